@@ -1,0 +1,27 @@
+# make train   train on moving digits: the tiny preset on a CPU, the paper's model on a GPU; ARGS="--help" lists options
+# make test    run the tests; ARGS="-m gpu" those that need a GPU, ARGS="-m 'not slow'" the quick ones
+# make lint    check the code's style
+#
+# Each makes its own virtual environment in .venv once, with the versions of constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test lint
+
+train: .venv/installed
+	$(BIN)/python -m tgan_fast.train $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# PyTorch first: what is installed decides which build of it everything else uses.
+.venv/installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@

@@ -1,0 +1,57 @@
+"""TGAN's discriminator: 3D convolutions over a whole video, one score at the end."""
+
+import math
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tgan_fast.models.generator import FRAMES, IMAGE_SIZE
+from tgan_fast.models.widths import scaled
+from tgan_fast.nn import BatchNormAct3d
+
+NEGATIVE_SLOPE = 0.2
+
+
+class VideoDiscriminator(nn.Module):
+    """TGAN's discriminator, 11,033,281 parameters by default; its state dict is that of the PyTorch notebook's model.
+
+    Args:
+        width: multiplier of all channel counts; 1 is the paper's.
+        channels: colour channels of the videos.
+
+    Source: Saito et al., arXiv:1611.06624, table 1.
+    """
+
+    def __init__(self, width: float = 1.0, channels: int = 3):
+        super().__init__()
+        self.width, self.channels = width, channels
+        c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
+        halving = {"kernel_size": 4, "stride": 2, "padding": 1}
+        # The names are the positions that the layers have in a plain nn.Sequential with its activations.
+        layers = OrderedDict()
+        layers["0"] = nn.Conv3d(channels, c64, **halving)
+        layers["2"] = nn.Conv3d(c64, c128, **halving)
+        layers["3"] = BatchNormAct3d(c128, NEGATIVE_SLOPE)
+        layers["5"] = nn.Conv3d(c128, c256, **halving)
+        layers["6"] = BatchNormAct3d(c256, NEGATIVE_SLOPE)
+        layers["8"] = nn.Conv3d(c256, c512, **halving)
+        layers["9"] = BatchNormAct3d(c512, NEGATIVE_SLOPE)
+        self.model3d = nn.Sequential(layers)
+        self.conv2d = nn.Conv2d(c512, 1, kernel_size=4)
+        for layer in (*self.model3d, self.conv2d):
+            if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+                nn.init.xavier_normal_(layer.weight, gain=math.sqrt(2))
+
+    def forward(self, videos: torch.Tensor) -> torch.Tensor:
+        """Score videos [N, channels, 16, 64, 64]; returns [N], without a sigmoid."""
+        expected = (self.channels, FRAMES, IMAGE_SIZE, IMAGE_SIZE)
+        if videos.shape[1:] != expected:
+            raise ValueError(f"the discriminator takes videos {['N', *expected]} and got {list(videos.shape)}")
+        first, *rest = self.model3d
+        # In place: a convolution's backward does not read its output.
+        x = F.leaky_relu_(first(videos), NEGATIVE_SLOPE)
+        for layer in rest:
+            x = layer(x)
+        return self.conv2d(x.squeeze(2)).flatten()

@@ -1,0 +1,65 @@
+"""Odd quintic polynomials whose composition is sign(x): the coefficients behind the `gemm` backend.
+
+Each polynomial p(x) = a·x + b·x³ + c·x⁵ is the one closest to 1 on the interval that its predecessor has left, in the
+largest deviation E; it maps [lower, upper] into [1 − E, 1 + E]. Greedy choice is optimal among compositions of
+polynomials of one degree: Amsel, Persson, Musco and Gower, "The Polar Express" (arXiv:2505.16932).
+"""
+
+import functools
+import math
+
+# Within this of 1, a last Newton–Schulz polynomial, whose error is cubic, reaches 1 to float64 rounding.
+_NEARLY_ONE = 1e-5
+# Every polynomial is made for an interval a little longer than its predecessor leaves, since a value that rounding
+# pushes past the upper end would be thrown far away by the next polynomials.
+_CUSHION = 1.001
+# p(1) = 1, p'(1) = p''(1) = 0
+_NEWTON_SCHULZ = (15 / 8, -10 / 8, 3 / 8)
+
+
+@functools.cache
+def sign_schedule(lower: float) -> tuple[tuple[float, float, float], ...]:
+    """Coefficients (a, b, c) of the polynomials, in order, that take lower ≤ |x| ≤ 1 to sign(x) in float64.
+
+    Where |x| < lower, the composition lies between 0 and sign(x).
+    """
+    if not 0 < lower < 1:
+        raise ValueError(f"lower must lie between 0 and 1, and is {lower}")
+    schedule = []
+    upper = 1.0
+    while upper - lower > _NEARLY_ONE:
+        a, b, c = _closest_to_one(lower, _CUSHION * upper)
+        schedule.append((a, b, c))
+        # The deviation is the same at both ends, so the lower end tells the new interval; it is taken from the
+        # polynomial itself, since 1 − (1 − p) has no digits left when p is tiny.
+        lower = lower * (a + b * lower**2 + c * lower**4)
+        upper = 2.0 - lower
+    return (*schedule, _NEWTON_SCHULZ)
+
+
+def _closest_to_one(lower, upper):
+    """Remez exchange: the odd quintic that deviates by −E, +E, −E, +E at lower, q, r and upper."""
+    q, r = (3 * lower + upper) / 4, (lower + 3 * upper) / 4
+    for _ in range(100):
+        a, b, c, _ = _solve([[x, x**3, x**5, s, 1.0] for x, s in ((lower, 1), (q, -1), (r, 1), (upper, -1))])
+        # Interior extrema: roots of p'(x) = a + 3·b·x² + 5·c·x⁴.
+        root = math.sqrt(max(9 * b * b - 20 * a * c, 0.0))
+        new_q, new_r = math.sqrt((-3 * b - root) / (10 * c)), math.sqrt((-3 * b + root) / (10 * c))
+        moved = abs(new_q - q) + abs(new_r - r)
+        q, r = new_q, new_r
+        if moved < 1e-14:
+            break
+    return a, b, c
+
+
+def _solve(rows):
+    """Gaussian elimination with partial pivoting of a small augmented system."""
+    n = len(rows)
+    for i in range(n):
+        pivot = max(range(i, n), key=lambda k: abs(rows[k][i]))
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        rows[i] = [value / rows[i][i] for value in rows[i]]
+        for k in range(n):
+            if k != i:
+                rows[k] = [x - rows[k][i] * y for x, y in zip(rows[k], rows[i], strict=True)]
+    return [row[n] for row in rows]

@@ -1,0 +1,155 @@
+"""Singular value clipping: every singular value σ of a weight replaced by min(σ, threshold).
+
+    W = U·diag(σ)·Vᵀ   →   W' = U·diag(min(σ, t))·Vᵀ = W − R·W,   R = U·diag(max(0, 1 − t/σ))·Uᵀ
+
+R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W needs no decomposition of its own: `eigh`
+decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `svd` does it the textbook way. The Gram matrix
+squares the condition, so everything but `svd` computes in float64, whatever the dtype of W.
+
+TGAN clips every layer of its discriminator at t = 1 (Saito et al., arXiv:1611.06624, section 3.3).
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from tgan_fast.ops.backends import require
+from tgan_fast.ops.sign_schedule import sign_schedule
+
+# The interval of |x| on which the `gemm` iterations converge, of matrices scaled to a norm of at most 1. For the sign,
+# of σ²/t² − 1: below it, a singular value at t is left within 1e-6·t where the largest is 1000·t. For the inverse
+# root, of t/σ: the largest σ that is clipped right is some 20,000·t.
+_SIGN_LOWER = 1e-12
+_ROOT_LOWER = 1e-5
+
+
+@torch.no_grad()
+def singular_value_clip(
+    weight: torch.Tensor, max_singular_value: float = 1.0, *, backend: str = "auto"
+) -> torch.Tensor:
+    """Return `weight` with every singular value above `max_singular_value` lowered to it.
+
+    Args:
+        weight: floating point; more than 2 dimensions are the matrix [shape[0], -1], one is a row. Where no singular
+            value is too large, or where an entry is not finite, the result equals `weight` bit for bit.
+        max_singular_value: the threshold, > 0.
+        backend: "svd" (`torch.linalg.svd` in the weight's dtype, float32 at least), "eigh" (eigenvalues of the Gram
+            matrix, float64), "gemm" (matrix products only, float64, no synchronisation with the host; singular values
+            up to 1000 times the threshold), or "auto", the fastest that fits the device.
+
+    Returns:
+        A new tensor of the same shape, dtype and device.
+
+    Raises:
+        ValueError: a weight or a threshold that makes no sense.
+        BackendError: the backend asked for cannot run here.
+    """
+    _check(weight, max_singular_value)
+    clip = _BACKENDS[_choose(weight, backend)]
+    matrix = weight.reshape(weight.shape[0] if weight.dim() > 1 else 1, -1)
+    # Of the two Gram matrices, the smaller one: a tall matrix is clipped as its transpose.
+    tall = matrix.shape[0] > matrix.shape[1]
+    clipped = clip(matrix.mT if tall else matrix, max_singular_value)
+    return (clipped.mT if tall else clipped).reshape(weight.shape)
+
+
+@torch.no_grad()
+def singular_value_clip_(
+    weights: Sequence[torch.Tensor], max_singular_value: float = 1.0, *, backend: str = "auto"
+) -> None:
+    """Clip the singular values of several weights in place; arguments and errors as in `singular_value_clip`.
+
+    Every weight is checked before the first is changed.
+    """
+    for weight in weights:
+        _check(weight, max_singular_value)
+        _choose(weight, backend)
+    for weight in weights:
+        weight.copy_(singular_value_clip(weight, max_singular_value, backend=backend))
+
+
+def _svd(wide, threshold):
+    if not wide.isfinite().all():
+        return wide.clone()
+    u, s, vh = torch.linalg.svd(wide.to(torch.promote_types(wide.dtype, torch.float32)), full_matrices=False)
+    if s[0] <= threshold:
+        return wide.clone()
+    return ((u * s.clamp(max=threshold)) @ vh).to(wide.dtype)
+
+
+def _eigh(wide, threshold):
+    double = wide.double()
+    gram = _scaled_gram(double, threshold)
+    if not gram.isfinite().all():
+        return wide.clone()
+    squared, u = torch.linalg.eigh(gram)
+    if squared[-1] <= 1:
+        return wide.clone()
+    shrinkage = 1 - squared.clamp(min=1).rsqrt()
+    return (double - (u * shrinkage) @ u.mT @ double).to(wide.dtype)
+
+
+def _gemm(wide, threshold):
+    double = wide.double()
+    gram = _scaled_gram(double, threshold)
+    identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+    at_least_one = _max_with_identity(gram, identity)
+    residual = identity - _inverse_root(at_least_one, identity)
+    # Where nothing exceeds the threshold, max(G, I) is I to rounding; a non-finite weight compares as false.
+    excess = (at_least_one - identity).diagonal().sum()
+    clips = (excess > 1e-10) & excess.isfinite()
+    return torch.where(clips, (double - residual @ double).to(wide.dtype), wide)
+
+
+def _scaled_gram(double, threshold):
+    scaled = double / threshold
+    return scaled @ scaled.mT
+
+
+def _max_with_identity(gram, identity):
+    """max(G, I) = (G + I + |G − I|) / 2, with |A| = A·sign(A)."""
+    a = gram - identity
+    # ‖A²‖ in the Frobenius norm bounds the largest eigenvalue squared, a factor of √m closer than ‖A‖² does.
+    x = a / torch.linalg.matrix_norm(a @ a).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
+    for p, q, r in sign_schedule(_SIGN_LOWER):
+        y = x @ x
+        x = x @ (p * identity + q * y + r * (y @ y))
+    return _symmetric((gram + identity + a @ x) / 2)
+
+
+def _inverse_root(h, identity):
+    """H^(-1/2) for eigenvalues of at least 1.
+
+    With y = x² and p(x) = x·f(y) of the sign schedule, y ← y·f(y)² tends to 1, so the product of all f(y) to 1/√y.
+    """
+    scale = torch.linalg.matrix_norm(h @ h).sqrt()
+    y, product = h / scale, identity
+    for p, q, r in sign_schedule(_ROOT_LOWER):
+        f = p * identity + q * y + r * (y @ y)
+        product = _symmetric(product @ f)
+        y = _symmetric(y @ f @ f)
+    return product / scale.sqrt()
+
+
+def _symmetric(a):
+    return (a + a.mT) / 2
+
+
+_BACKENDS = {"svd": _svd, "eigh": _eigh, "gemm": _gemm}
+
+
+def _choose(weight, backend):
+    if backend == "auto":
+        # An eigendecomposition waits for the host on a GPU; matrix products do not.
+        return "gemm" if weight.is_cuda else "eigh"
+    require("singular_value_clip", backend)
+    return backend
+
+
+def _check(weight, threshold):
+    if not weight.is_floating_point():
+        raise ValueError(f"singular value clipping needs a floating-point tensor and got {weight.dtype}")
+    if weight.dim() == 0 or weight.numel() == 0:
+        raise ValueError(f"singular value clipping needs a matrix and got the shape {list(weight.shape)}")
+    if not 0 < threshold < float("inf"):
+        raise ValueError(f"max_singular_value must be a positive number, and is {threshold}")

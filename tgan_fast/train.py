@@ -1,0 +1,115 @@
+"""Train TGAN: `python -m tgan_fast.train --help`."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from tgan_fast.command_line import parse, run
+from tgan_fast.errors import InputError
+from tgan_fast.training.checkpoint import CheckpointFolder, find, read_run
+from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
+from tgan_fast.training.loop import train
+
+_PROGRAM = "python -m tgan_fast.train"
+_RUNS = Path("runs")
+
+
+@dataclass
+class TrainCommand:
+    """Train TGAN on moving digits. Leaves a folder with samples, plots and checkpoints.
+
+    Settings come, later ones first, from: this command line, the --config file, the checkpoint that is resumed or the
+    --preset.
+    """
+
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig]
+    preset: Literal["auto", "tiny", "paper"] = "auto"
+    """Set of defaults: tiny, two minutes on a CPU; paper, the paper's; auto: paper where there is a GPU."""
+    config: Path | None = None
+    """YAML file of settings, such as the config.yaml of an earlier run."""
+    out: Path | None = None
+    """Folder of the run; by default the next number in runs/."""
+    resume: str | None = None
+    """Run folder or checkpoint to continue exactly; auto: the newest in --out, or in runs/, if there is one."""
+
+
+@dataclass
+class _Sources:
+    """The options that decide where the other options' defaults come from."""
+
+    preset: str = "auto"
+    config: Path | None = None
+    out: Path | None = None
+    resume: str | None = None
+
+
+def main(arguments: Sequence[str]) -> None:
+    sources, _ = tyro.cli(_Sources, args=_without_help(arguments), return_unknown_args=True)
+    checkpoint = _find_checkpoint(sources)
+    default = TrainCommand(_defaults(sources, checkpoint))
+    command = parse(TrainCommand, arguments, default=default, prog=_PROGRAM)
+    out = command.out or _folder_of(checkpoint) or _next_folder(command)
+    if (out / "config.yaml").exists() and sources.resume != "auto" and _folder_of(checkpoint) != out:
+        raise InputError(f"{out} holds another run: continue it with --resume {out}, or choose another --out")
+
+    print(f"run folder: {out}")
+    step = train(command.training, out, resume=checkpoint)
+    if step.iteration < command.training.steps:
+        print(f"stopped and saved after {step.iteration} iterations; go on with:")
+        print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")
+    else:
+        print(f"done: {step.iteration} iterations; look at {out / 'samples'} and {out / 'loss.png'}")
+
+
+def _without_help(arguments):
+    return [argument for argument in arguments if argument not in ("-h", "--help")]
+
+
+def _find_checkpoint(sources: _Sources) -> Path | None:
+    if sources.resume is None:
+        return None
+    if sources.resume == "auto":
+        folder = sources.out or max(_numbered_folders(), default=None)
+        return folder and CheckpointFolder(folder / "checkpoints", keep=1).latest()
+    return find(Path(sources.resume))
+
+
+def _folder_of(checkpoint: Path | None) -> Path | None:
+    """The run folder that a checkpoint lies in."""
+    if checkpoint is None or checkpoint.parent.name != "checkpoints":
+        return None
+    return checkpoint.parent.parent
+
+
+def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
+    if checkpoint is not None:
+        values = dict(read_run(checkpoint)["config"])
+    else:
+        preset = default_preset() if sources.preset == "auto" else sources.preset
+        # An unknown name is the parser's to report.
+        values = dict(PRESETS.get(preset, {}))
+    if sources.config is None:
+        return TrainingConfig(**values)
+    try:
+        return TrainingConfig(**(values | read_yaml(sources.config)))
+    except InputError as error:
+        raise InputError(f"{sources.config}: {error}") from None
+
+
+def _numbered_folders() -> list[Path]:
+    return [path for path in _RUNS.glob("*") if re.match(r"\d{5}-", path.name) and path.is_dir()]
+
+
+def _next_folder(command: TrainCommand) -> Path:
+    number = max((int(path.name[:5]) + 1 for path in _numbered_folders()), default=0)
+    preset = default_preset() if command.preset == "auto" else command.preset
+    return _RUNS / f"{number:05d}-{preset}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,7 @@
+"""Training: the config, the step, the loop and its checkpoints."""
+
+from tgan_fast.training.config import PRESETS, TrainingConfig
+from tgan_fast.training.loop import train
+from tgan_fast.training.step import TrainingStep
+
+__all__ = ["PRESETS", "TrainingConfig", "TrainingStep", "train"]

@@ -1,0 +1,146 @@
+"""Checkpoints: written whole or not at all, read without running code, ours and the PyTorch notebook's."""
+
+import io
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tgan_fast.errors import InputError
+from tgan_fast.files import write_atomically
+from tgan_fast.models import VideoGenerator
+from tgan_fast.training.config import TrainingConfig
+
+FORMAT = "tgan_fast checkpoint 1"
+_NAME = re.compile(r"iteration-(\d{8})\.pt")
+
+
+class CheckpointFolder:
+    """A folder of `iteration-NNNNNNNN.pt` files, of which the newest `keep` stay, and `best.pt`."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+
+    def save(self, checkpoint: Mapping[str, Any], iteration: int, score: float | None = None) -> Path:
+        """Write a checkpoint, then remove those that are too old.
+
+        Args:
+            checkpoint: of tensors and plain values alone.
+            iteration: iterations done.
+            score: the higher the better. The checkpoint of the best score so far is also kept as `best.pt`.
+
+        Raises:
+            OSError: the disk is full, for instance; all older checkpoints are still there.
+        """
+        path = self.folder / f"iteration-{iteration:08d}.pt"
+        content = io.BytesIO()
+        torch.save({"format": FORMAT, "score": score, **checkpoint}, content)
+        write_atomically(path, content.getbuffer())
+        if score is not None and score > self._best_score():
+            write_atomically(self.folder / "best.pt", content.getbuffer())
+        for old in self.paths()[: -self.keep]:
+            old.unlink()
+        return path
+
+    def paths(self) -> list[Path]:
+        """All numbered checkpoints, oldest first."""
+        return sorted(path for path in self.folder.glob("iteration-*.pt") if _NAME.fullmatch(path.name))
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None."""
+        return next(reversed(self.paths()), None)
+
+    def _best_score(self):
+        best = self.folder / "best.pt"
+        return read(best)["score"] if best.exists() else float("-inf")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU, told apart by what it holds: ours or the notebook's.
+
+    Raises:
+        InputError: missing, unreadable, holding code (which is not run), or some other file.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"there is no checkpoint {path}") from None
+    except pickle.UnpicklingError as error:
+        if "nsupported global" in str(error) or "nsupported class" in str(error):
+            raise InputError(
+                f"{path} is refused: it holds Python objects that would run code when loaded, not only tensors"
+            ) from None
+        raise InputError(f"{path} is not a checkpoint, or is damaged") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a checkpoint, or is damaged"
+        raise InputError(f"cannot read {path}: {reason}") from None
+    if not isinstance(content, dict) or not (content.get("format") == FORMAT or "model_state_dict" in content):
+        raise InputError(f"{path} is neither a checkpoint of tgan_fast nor one of the PyTorch notebook")
+    return content
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """As `read`, for a checkpoint that a run can resume from."""
+    content = read(path)
+    if "model_state_dict" in content:
+        raise InputError(f"{path} is the notebook's checkpoint: videos can be sampled from it, but no run resumed")
+    return content
+
+
+def find(path: Path) -> Path:
+    """A checkpoint file as it is; of a run folder, the newest checkpoint.
+
+    Raises:
+        InputError: the run folder has none.
+    """
+    if not path.is_dir():
+        return path
+    latest = CheckpointFolder(path / "checkpoints", keep=1).latest()
+    if latest is None:
+        raise InputError(f"there is no checkpoint in {path / 'checkpoints'}")
+    return latest
+
+
+def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "auto") -> VideoGenerator:
+    """The generator of a checkpoint, ours or the notebook's, on the CPU and in evaluation mode.
+
+    Args:
+        weights: the live ones, the averaged ones, or the averaged ones where the checkpoint has them.
+
+    Raises:
+        InputError: as `read`, and for a checkpoint of another architecture or without the weights asked for.
+    """
+    content = read(path)
+    if "model_state_dict" in content:
+        generator, states = VideoGenerator(), {"generator": content["model_state_dict"][0]}
+    else:
+        config = TrainingConfig(**content["config"])
+        generator, states = VideoGenerator(config.width, config.latent_dim, config.channels), content["step"]
+    if weights == "ema" and "ema" not in states:
+        raise InputError(f"{path} has no averaged weights: its run was not trained with ema_decay")
+    state = states["ema"] if weights != "live" and "ema" in states else states["generator"]
+    load_strictly(generator, state, path)
+    return generator.eval()
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """`module.load_state_dict(state)`.
+
+    Raises:
+        InputError: the first key that is missing, unknown or of another shape.
+    """
+    expected = module.state_dict()
+    for key, tensor in expected.items():
+        if key not in state:
+            raise InputError(f"{path} is of another architecture: it has no {key}, here of {list(tensor.shape)}")
+        if state[key].shape != tensor.shape:
+            shapes = f"{list(state[key].shape)} there, but {list(tensor.shape)} here"
+            raise InputError(f"{path} is of another architecture: {key} is {shapes}")
+    for key in state:
+        if key not in expected:
+            raise InputError(f"{path} is of another architecture: it has {key}, which is not known here")
+    module.load_state_dict(state)

@@ -1,0 +1,103 @@
+"""What can be chosen about a training run: one typed model for the command line, YAML files and library users."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tgan_fast.errors import InputError
+
+
+class TrainingConfig(BaseModel):
+    """A training run; the defaults are the paper's, `PRESETS` has other sets of them.
+
+    Raises:
+        InputError: an unknown setting (with the nearest known one), a value of the wrong type or out of its range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: float = Field(1.0, gt=0, description="Multiplier of all channel counts of both networks.")
+    latent_dim: int = Field(100, ge=1, description="Size of the latent.")
+    channels: int = Field(3, ge=1, description="Colour channels of the videos.")
+    digits: Literal[1, 2] = Field(2, description="Moving digits: how many in a clip.")
+    batch_size: int = Field(32, description="Videos in a batch, at least 2.")
+    steps: int = Field(81_000, ge=1, description="Iterations in all.")
+    learning_rate: float = Field(5e-5, gt=0, description="Of both RMSprop optimisers.")
+    clip_interval: int = Field(5, ge=0, description="Iterations between singular value clippings; 0: never.")
+    shared_fakes: bool = Field(False, description="The authors' order: one batch of fakes for both steps.")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="Also average the generator's weights.")
+    seed: int = Field(0, ge=0, description="Of weights, latents, digits and their order.")
+    workers: int = Field(4, ge=1, description="Threads that make batches in the background.")
+    device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, …")
+    log_interval: int = Field(100, ge=1, description="Iterations between lines of stats.jsonl.")
+    sample_interval: int = Field(1000, ge=1, description="Iterations between sample GIFs.")
+    checkpoint_interval: int = Field(1000, ge=1, description="Iterations between checkpoints.")
+    keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept.")
+
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError(_sentence(error.errors()[0])) from None
+        if self.batch_size < 2:
+            raise InputError(f"batch_size is {self.batch_size}, but batch norm needs at least 2 videos")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "tiny": {
+        "width": 0.125,
+        "channels": 1,
+        "digits": 1,
+        "batch_size": 16,
+        "steps": 600,
+        "learning_rate": 1e-3,
+        "workers": 1,
+        "log_interval": 10,
+        "sample_interval": 100,
+        "checkpoint_interval": 100,
+    },
+}
+
+
+def default_preset() -> str:
+    """`paper` where there is a GPU, `tiny` elsewhere."""
+    return "paper" if torch.cuda.is_available() else "tiny"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The values in a YAML file of config keys.
+
+    Raises:
+        InputError: the file cannot be read, is no YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the config file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold lines of 'key: value', as in 'batch_size: 32'")
+    return values
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` for an unknown name, or nothing when no known name is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _sentence(error):
+    key = ".".join(str(part) for part in error["loc"][:1])
+    if error["type"] == "extra_forbidden":
+        return f"there is no setting {key}{nearest(key, TrainingConfig.model_fields)}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key} is {error['input']!r}, but {message.replace('input should', 'it must')}"

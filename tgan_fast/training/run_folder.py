@@ -1,0 +1,89 @@
+"""The folder of a training run, and all that is written into it."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from tgan_fast.data.video_files import write_videos
+from tgan_fast.errors import InputError
+from tgan_fast.files import append_line, write_atomically
+from tgan_fast.training.checkpoint import CheckpointFolder
+from tgan_fast.training.config import TrainingConfig
+
+_NUMBERED = re.compile(r"(\d{5})-.+")
+
+
+class RunFolder:
+    """`config.yaml`, `environment.jsonl`, `stats.jsonl`, `tensorboard/`, `samples/`, `loss.png` and `checkpoints/`.
+
+    Args:
+        path: made where it is missing.
+        keep: checkpoints kept.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, path: Path, keep: int):
+        self.path = path
+        try:
+            (path / "samples").mkdir(parents=True, exist_ok=True)
+            (path / "checkpoints").mkdir(exist_ok=True)
+            write_atomically(path / "writable", b"")
+            (path / "writable").unlink()
+        except OSError as error:
+            raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
+        self.checkpoints = CheckpointFolder(path / "checkpoints", keep)
+        self._stats = path / "stats.jsonl"
+        self._tensorboard = None
+
+    def start(self, config: TrainingConfig, environment: dict[str, Any], iteration: int) -> None:
+        """Begin, or continue at `iteration`: what was recorded after it is dropped, since it will come again."""
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False).encode())
+        append_line(self.path / "environment.jsonl", json.dumps({"iteration": iteration, **environment}))
+        kept = [line for line in self.stats() if line["iteration"] <= iteration]
+        write_atomically(self._stats, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=iteration + 1)
+
+    def stats(self) -> list[dict[str, float]]:
+        """The lines of stats.jsonl; a last line cut short by a crash is left out."""
+        if not self._stats.exists():
+            return []
+        lines = self._stats.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def record(self, line: dict[str, float]) -> None:
+        """Append to stats.jsonl and to TensorBoard."""
+        append_line(self._stats, json.dumps(line))
+        for name in line.keys() - {"iteration"}:
+            self._tensorboard.add_scalar(name, line[name], line["iteration"])
+
+    def write_samples(self, clips, iteration: int) -> None:
+        """Write `samples/NNNNNNNN.gif` of clips uint8 [N, T, H, W, C]."""
+        shown = clips if clips.shape[-1] in (1, 3) else clips[..., :1]
+        write_videos(self.path / "samples" / f"{iteration:08d}.gif", shown)
+
+    def plot(self) -> None:
+        """Draw `loss.png` from stats.jsonl."""
+        stats = self.stats()
+        iterations = [line["iteration"] for line in stats]
+        figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for name in ("loss_discriminator", "loss_generator"):
+            axes.plot(iterations, [line[name] for line in stats], label=name.replace("_", " of the "))
+        axes.set(xlabel="iteration", ylabel="Wasserstein loss", title=self.path.name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        content = io.BytesIO()
+        figure.savefig(content, dpi=120)
+        write_atomically(self.path / "loss.png", content.getbuffer())
+
+    def close(self) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
