@@ -53,8 +53,10 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint = _find_checkpoint(sources)
     default = TrainCommand(_defaults(sources, checkpoint))
     command = parse(TrainCommand, arguments, default=default, prog=_PROGRAM)
-    out = command.out or _folder_of(checkpoint) or _next_folder(command)
-    if (out / "config.yaml").exists() and sources.resume != "auto" and _folder_of(checkpoint) != out:
+    own = _folder_of(checkpoint)
+    out = command.out or own or _next_folder(command)
+    continues = sources.resume == "auto" or (own is not None and own.resolve() == out.resolve())
+    if (out / "config.yaml").exists() and not continues:
         raise InputError(f"{out} holds another run: continue it with --resume {out}, or choose another --out")
 
     print(f"run folder: {out}")

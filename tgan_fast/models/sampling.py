@@ -34,8 +34,8 @@ def sample_videos(
     """
     device = next(generator.parameters()).device
     with _statistics(generator, of_batch=batch_statistics):
-        # Equal parts: a remainder of one video would have no batch statistics.
-        parts = latents.chunk(math.ceil(len(latents) / batch_size))
+        # Nearly equal parts: a remainder of one video would have no batch statistics.
+        parts = latents.tensor_split(math.ceil(len(latents) / batch_size))
         return torch.cat([generator(part.to(device)).cpu() for part in parts])
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from tgan_fast.models import VideoDiscriminator, VideoGenerator, constrain_
+from tgan_fast.models import FRAMES, IMAGE_SIZE, VideoDiscriminator, VideoGenerator, constrain_
 from tgan_fast.models.layout import to_channels_last_
 
 
@@ -116,13 +116,15 @@ class TrainingStep:
 
     def _latents(self, real):
         shape = (real.shape[0], self.generator.latent_dim)
-        return torch.rand(shape, generator=self._random, device=self._device, dtype=real.dtype).mul_(2).sub_(1)
+        # Drawn in float32 whatever the networks' precision, so that all precisions see the same latents.
+        return torch.rand(shape, generator=self._random, device=self._device).mul_(2).sub_(1).to(real.dtype)
 
     def _check(self, real):
         if not real.is_floating_point():
             raise ValueError(f"training takes floating-point videos in [-1, 1] and got {real.dtype}")
-        if real.dim() != 5:
-            raise ValueError(f"training takes videos [N, C, 16, 64, 64] and got {list(real.shape)}")
+        expected = (self.discriminator.channels, FRAMES, IMAGE_SIZE, IMAGE_SIZE)
+        if real.shape[1:] != expected:
+            raise ValueError(f"training takes videos {['N', *expected]} and got {list(real.shape)}")
         if real.shape[0] < 2:
             raise ValueError(f"a batch of {real.shape[0]} is too small: batch norm needs at least 2 videos")
 

@@ -1,0 +1,56 @@
+"""The discriminator against the reference model."""
+
+import pytest
+import torch
+from torch import nn
+
+from tgan_fast import VideoDiscriminator, reference
+
+
+def videos(n, channels=3, dtype=torch.float64, device="cpu"):
+    return (torch.rand(n, channels, 16, 64, 64, dtype=torch.float64) * 2 - 1).to(device, dtype)
+
+
+def test_parameter_count_is_the_papers():
+    assert sum(p.numel() for p in VideoDiscriminator().parameters()) == 11_033_281
+
+
+def test_state_dict_has_the_notebooks_keys_in_order_and_shapes():
+    plain, fast = reference.Discriminator().state_dict(), VideoDiscriminator().state_dict()
+    assert [(key, value.shape) for key, value in fast.items()] == [(key, value.shape) for key, value in plain.items()]
+    assert {f"model3d.{i}.weight" for i in (0, 2, 3, 5, 6, 8, 9)} | {"conv2d.weight", "conv2d.bias"} <= fast.keys()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_scores_and_gradients_are_the_references(n, channels, training, layout, device):
+    plain = reference.Discriminator(0.125, channels).double().to(device).train(training)
+    fast = VideoDiscriminator(0.125, channels).double().to(device).train(training)
+    fast.load_state_dict(plain.state_dict())
+    x = videos(n, channels, device=device).requires_grad_()
+    laid_out = x.to(memory_format=torch.channels_last_3d) if layout == "channels-last" else x
+    expected, got = plain(x), fast(laid_out)
+    assert got.shape == (n,)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    upstream = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, [x, *plain.parameters()], upstream)
+    grads = torch.autograd.grad(got, [x, *fast.parameters()], upstream)
+    for a, b in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * max(1.0, b.abs().max().item()))
+    torch.testing.assert_close(fast.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
+
+
+def test_initialisation_has_the_distribution_of_the_notebook():
+    discriminator = VideoDiscriminator()
+    for layer in (*discriminator.model3d, discriminator.conv2d):
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+            fans = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+            assert layer.weight.std().item() == pytest.approx(2**0.5 * (2 / sum(fans)) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 16, 64, 64), (2, 3, 15, 64, 64), (2, 3, 16, 64, 85), (3, 16, 64, 64)])
+def test_videos_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="takes videos \\['N', 3, 16, 64, 64\\]"):
+        VideoDiscriminator(0.125)(torch.zeros(shape))

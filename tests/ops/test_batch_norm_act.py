@@ -1,0 +1,149 @@
+"""batch_norm_act against a float64 formula, nn.BatchNorm and itself part by part."""
+
+import pytest
+import torch
+from torch import nn
+
+from tgan_fast.ops import BackendError, batch_norm_act
+
+SHAPES = {
+    "two-rows": (2, 5),
+    "one-channel": (3, 1, 7),
+    "2d": (4, 6, 5, 3),
+    "3d": (2, 3, 2, 4, 5),
+    "one-video": (1, 4, 3, 3, 3),
+}
+SLOPES = {"relu": 0.0, "leaky": 0.2, "none": 1.0}
+EPS, MOMENTUM = 1e-5, 0.1
+
+
+def formula(x, weight, bias, negative_slope):
+    """The definition, in float64."""
+    x, weight, bias = x.double(), weight.double(), bias.double()
+    dims = [d for d in range(x.dim()) if d != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    mean, var = x.mean(dims, keepdim=True), x.var(dims, keepdim=True, unbiased=False)
+    y = (x - mean) / (var + EPS).sqrt() * weight.view(shape) + bias.view(shape)
+    return torch.where(y > 0, y, negative_slope * y)
+
+
+def inputs(shape, dtype=torch.float32, device="cpu"):
+    x = torch.randn(shape, device=device, dtype=dtype) * 2 + 3
+    channels = shape[1]
+    weight = torch.rand(channels, device=device, dtype=dtype) + 0.5
+    return x, weight, torch.randn(channels, device=device, dtype=dtype)
+
+
+def strided(x):
+    """The same values, every second element of a larger tensor along the last axis."""
+    larger = x.new_full((*x.shape[:-1], 2 * x.shape[-1]), float("nan"))
+    larger[..., ::2] = x
+    return larger[..., ::2]
+
+
+def channels_last(x):
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+LAYOUTS = {"contiguous": lambda x: x, "channels-last": channels_last, "strided": strided}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_forward_and_gradients_match_the_formula_in_float64(shape, slope, layout, device):
+    values = inputs(shape, torch.float64, device)
+    upstream = torch.randn(shape, device=device, dtype=torch.float64)
+    expected_inputs = [v.clone().requires_grad_() for v in values]
+    got_inputs = [layout(values[0]).requires_grad_(), *(v.clone().requires_grad_() for v in values[1:])]
+    expected = formula(*expected_inputs, slope)
+    got = batch_norm_act(*got_inputs, negative_slope=slope)
+    assert got.shape == shape
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    # A value within rounding of zero could fall on the activation's other side, and its gradient would say nothing.
+    assert formula(*values, negative_slope=1.0).abs().min() > 1e-9
+    for a, b in zip(
+        torch.autograd.grad(got, got_inputs, upstream),
+        torch.autograd.grad(expected, expected_inputs, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_float32_is_as_accurate_as_separate_eager_layers(shape, device):
+    x, weight, bias = inputs(shape, device=device)
+    exact = formula(x, weight, bias, 0.2)
+    separate = nn.functional.leaky_relu(nn.functional.batch_norm(x, None, None, weight, bias, True, 0, EPS), 0.2)
+    error = (batch_norm_act(x, weight, bias, negative_slope=0.2) - exact).abs().max()
+    assert error <= 2 * (separate - exact).abs().max() + 1e-7
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_groups_are_calls_part_by_part(groups, device):
+    x, weight, bias = inputs((8, 3, 5, 5), torch.float64, device)
+    together = [torch.zeros(3, device=device).double(), torch.ones(3, device=device).double()]
+    apart = [statistic.clone() for statistic in together]
+    x_together, x_apart = x.clone().requires_grad_(), x.clone().requires_grad_()
+    got = batch_norm_act(x_together, weight, bias, *together, groups=groups)
+    expected = torch.cat([batch_norm_act(part, weight, bias, *apart) for part in x_apart.chunk(groups)])
+    upstream = torch.randn_like(x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    torch.testing.assert_close(together, apart, rtol=0, atol=0)
+    got.backward(upstream)
+    expected.backward(upstream)
+    torch.testing.assert_close(x_together.grad, x_apart.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_running_statistics_are_those_of_nn_batch_norm(device):
+    x, weight, bias = inputs((6, 4, 3), device=device)
+    module = nn.BatchNorm1d(4, eps=EPS, momentum=MOMENTUM).to(device)
+    mean, var = module.running_mean.clone(), module.running_var.clone()
+    module(x)
+    batch_norm_act(x, weight, bias, mean, var, momentum=MOMENTUM, eps=EPS)
+    torch.testing.assert_close(mean, module.running_mean, rtol=0, atol=0)
+    torch.testing.assert_close(var, module.running_var, rtol=0, atol=0)
+
+
+def test_evaluation_uses_and_keeps_the_running_statistics(device):
+    x, weight, bias = inputs((3, 2, 4), torch.float64, device)
+    mean, var = torch.tensor([1.0, -2.0], device=device).double(), torch.tensor([4.0, 0.25], device=device).double()
+    got = batch_norm_act(x, weight, bias, mean.clone(), var.clone(), training=False)
+    y = (x - mean[:, None]) / (var[:, None] + EPS).sqrt() * weight[:, None] + bias[:, None]
+    torch.testing.assert_close(got, y.clamp(min=0), rtol=1e-12, atol=1e-12)
+    kept_mean, kept_var = mean.clone(), var.clone()
+    batch_norm_act(x, weight, bias, kept_mean, kept_var, training=False)
+    assert torch.equal(kept_mean, mean)
+    assert torch.equal(kept_var, var)
+
+
+def test_no_scale_and_no_shift_are_one_and_zero(device):
+    x, _, _ = inputs((4, 3, 5), torch.float64, device)
+    plain = batch_norm_act(x, None, None)
+    torch.testing.assert_close(plain, batch_norm_act(x, x.new_ones(3), x.new_zeros(3)), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.ones(4)}, "needs \\[N, C, \\*\\]"),
+        ({"x": torch.ones(4, 3, dtype=torch.int64)}, "floating-point"),
+        ({"x": torch.ones(1, 3)}, "more than one value a channel"),
+        ({"x": torch.ones(0, 3)}, "more than one value a channel"),
+        ({"x": torch.ones(2, 3), "groups": 2}, "more than one value a channel and part"),
+        ({"weight": torch.ones(2)}, "weight has the shape \\[2\\], but x has 3 channels"),
+        ({"groups": 3}, "groups must divide the batch"),
+        ({"groups": 0}, "groups must divide the batch"),
+        ({"training": False}, "needs running_mean and running_var"),
+        ({"backend": "cudnn"}, "no backend 'cudnn': choose auto"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    arguments = {"x": torch.ones(4, 3), "weight": torch.ones(3), "bias": torch.zeros(3)} | changes
+    with pytest.raises(ValueError, match=message):
+        batch_norm_act(**arguments)
+
+
+def test_a_backend_asked_for_by_name_never_falls_back():
+    with pytest.raises(BackendError, match="triton"):
+        batch_norm_act(torch.ones(4, 3), torch.ones(3), torch.zeros(3), backend="triton")

@@ -1,0 +1,187 @@
+"""Every backend of singular value clipping against a float64 SVD, on the spectra that break shortcuts."""
+
+import pytest
+import torch
+
+from tgan_fast.ops import BackendError, singular_value_clip, singular_value_clip_
+
+BACKENDS = ["svd", "eigh", "gemm"]
+GRAM_BACKENDS = ["eigh", "gemm"]
+ROWS, COLUMNS = 48, 160
+
+
+def with_spectrum(s, columns=COLUMNS):
+    """A float64 matrix with singular values s and random singular vectors."""
+    rows = len(s)
+    u = torch.linalg.qr(torch.randn(rows, rows, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(columns, rows, dtype=torch.float64)).Q
+    return (u * s.double()) @ v.mT
+
+
+def cluster(width):
+    return 1 + width * torch.randn(ROWS, dtype=torch.float64)
+
+
+def topped(top):
+    s = 1.2 * torch.rand(ROWS, dtype=torch.float64)
+    s[0] = top
+    return s
+
+
+SPECTRA = {
+    "gaussian": lambda: torch.linalg.svdvals(0.1 * torch.randn(ROWS, COLUMNS, dtype=torch.float64)),
+    "cluster-1e-3": lambda: cluster(1e-3),
+    "cluster-1e-5": lambda: cluster(1e-5),
+    "cluster-1e-7": lambda: cluster(1e-7),
+    "rank-deficient": lambda: torch.cat([torch.linspace(0.1, 2, ROWS // 2), torch.zeros(ROWS - ROWS // 2)]),
+    "all-equal": lambda: torch.full((ROWS,), 1.5),
+    "top-30": lambda: topped(30),
+    "top-100": lambda: topped(100),
+    "top-1000": lambda: topped(1000),
+    "geometric-1000": lambda: torch.logspace(-3, 3, ROWS),
+}
+
+
+def clipped_by_svd(weight, threshold):
+    matrix = weight.double().cpu().reshape(weight.shape[0], -1)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return ((u * s.clamp(max=threshold)) @ vh).reshape(weight.shape)
+
+
+def relative_error(got, expected):
+    return ((got.double().cpu() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.037, 20.0])
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize("backend", GRAM_BACKENDS)
+def test_gram_backends_clip_float32_to_rounding(backend, spectrum, threshold, device):
+    weight = (threshold * with_spectrum(spectrum())).float().to(device)
+    got = singular_value_clip(weight, threshold, backend=backend)
+    assert relative_error(got, clipped_by_svd(weight, threshold)) <= 1e-7
+    assert torch.linalg.svdvals(got.double()).max() <= threshold * (1 + 2e-7)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_clips_float64(backend, spectrum, device):
+    weight = with_spectrum(spectrum())
+    got = singular_value_clip(weight.to(device), backend=backend)
+    largest = spectrum().max().item()
+    # The Gram matrix squares the condition, so its backends lose float64 rounding times the largest σ squared; the
+    # iterations of `gemm` also lose some digits of what lies close to the threshold.
+    bound = {"svd": 1e-13, "eigh": 1e-14 + 1e-15 * largest**2, "gemm": 1e-9 + 1e-14 * largest**2}[backend]
+    assert relative_error(got, clipped_by_svd(weight, 1.0)) <= bound
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+def test_svd_backend_in_float32_is_as_accurate_as_a_float32_svd(spectrum, device):
+    weight = with_spectrum(spectrum()).float().to(device)
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    expected = clipped_by_svd(weight, 1.0)
+    own = relative_error((u * s.clamp(max=1)) @ vh, expected)
+    assert relative_error(singular_value_clip(weight, backend="svd"), expected) <= 2 * own
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_within_the_threshold_stay_bit_for_bit(backend, dtype, device):
+    weight = with_spectrum(0.999 * torch.rand(ROWS)).to(device, dtype)
+    assert torch.equal(singular_value_clip(weight, backend=backend), weight)
+    zero = torch.zeros_like(weight)
+    assert torch.equal(singular_value_clip(zero, backend=backend), zero)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_clipping_twice_changes_nothing_beyond_rounding(backend, device):
+    once = singular_value_clip(with_spectrum(topped(30)).float().to(device), backend=backend)
+    twice = singular_value_clip(once, backend=backend)
+    assert relative_error(twice, once.double().cpu()) <= 1e-6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "shape", [(3, 200), (200, 3), (1, 50), (50, 1), (1, 1), (7, 7), (5, 3, 4, 4), (6, 2, 3, 3, 3), (40,)], ids=str
+)
+def test_shapes(backend, shape, device):
+    weight = 3 * torch.randn(shape, device=device)
+    got = singular_value_clip(weight, backend=backend)
+    assert got.shape == weight.shape
+    matrix = weight if weight.dim() > 1 else weight[None]
+    assert relative_error(got.reshape(matrix.shape), clipped_by_svd(matrix, 1.0)) <= 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_half_precision_is_rounded_once(backend, dtype, device):
+    weight = with_spectrum(topped(10)).to(device, dtype)
+    got = singular_value_clip(weight, backend=backend)
+    assert got.dtype == dtype
+    assert relative_error(got, clipped_by_svd(weight, 1.0)) <= torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_is_clipped_in_place_whatever_its_layout(backend, device):
+    channels_last = torch.randn(8, 3, 4, 4, device=device).to(memory_format=torch.channels_last)
+    transposed = torch.randn(20, 10, device=device).mT
+    every_second = torch.randn(10, 40, device=device)[:, ::2]
+    weights = [channels_last, transposed, every_second]
+    expected = [clipped_by_svd(weight, 0.5) for weight in weights]
+    addresses = [weight.data_ptr() for weight in weights]
+    singular_value_clip_(weights, 0.5, backend=backend)
+    assert [weight.data_ptr() for weight in weights] == addresses
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
+    for got, wanted in zip(weights, expected, strict=True):
+        assert relative_error(got, wanted) <= 2e-6
+
+
+def test_parameters_are_clipped_without_touching_their_graph(device):
+    weight = torch.nn.Parameter(3 * torch.randn(4, 9, device=device))
+    singular_value_clip_([weight])
+    assert weight.requires_grad
+    assert weight.grad_fn is None
+
+
+def test_an_empty_list_is_nothing_to_do():
+    singular_value_clip_([])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_non_finite_weights_are_left_alone_and_the_others_clipped(backend, value, device):
+    broken, sound = torch.randn(4, 9, device=device) * 3, torch.randn(4, 9, device=device) * 3
+    broken[1, 2] = value
+    before = broken.clone()
+    singular_value_clip_([broken, sound], backend=backend)
+    torch.testing.assert_close(broken, before, rtol=0, atol=0, equal_nan=True)
+    assert torch.linalg.svdvals(sound).max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("weight", "threshold", "message"),
+    [
+        (torch.ones(2, 2, dtype=torch.int32), 1.0, "floating-point"),
+        (torch.tensor(1.0), 1.0, "needs a matrix"),
+        (torch.ones(0, 3), 1.0, "needs a matrix"),
+        (torch.ones(2, 2), 0.0, "must be a positive number"),
+        (torch.ones(2, 2), -1.0, "must be a positive number"),
+        (torch.ones(2, 2), float("nan"), "must be a positive number"),
+    ],
+)
+def test_bad_input_is_named_before_any_weight_changes(weight, threshold, message):
+    first = torch.full((2, 2), 5.0)
+    with pytest.raises(ValueError, match=message):
+        singular_value_clip_([first, weight], threshold)
+    assert torch.equal(first, torch.full((2, 2), 5.0))
+
+
+def test_a_backend_asked_for_by_name_never_falls_back():
+    with pytest.raises(BackendError, match="cuda"):
+        singular_value_clip(torch.ones(2, 2), backend="cuda")
+    with pytest.raises(ValueError, match="choose auto, svd, eigh, gemm, cuda"):
+        singular_value_clip(torch.ones(2, 2), backend="magma")
+
+
+def test_auto_is_available_everywhere(device):
+    weight = 3 * torch.randn(4, 9, device=device)
+    assert relative_error(singular_value_clip(weight), clipped_by_svd(weight, 1.0)) <= 1e-7
