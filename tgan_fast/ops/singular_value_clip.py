@@ -102,8 +102,7 @@ def _gemm(wide, threshold):
 
 
 def _scaled_gram(double, threshold):
-    scaled = double / threshold
-    return scaled @ scaled.mT
+    return (double @ double.mT) / threshold**2
 
 
 def _max_with_identity(gram, identity):

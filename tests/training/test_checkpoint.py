@@ -1,0 +1,173 @@
+"""Checkpoints: kept, read safely, refused with a reason, the notebook's included."""
+
+import pickle
+
+import pytest
+import torch
+
+from tgan_fast import VideoDiscriminator, VideoGenerator, reference
+from tgan_fast.errors import InputError
+from tgan_fast.models.sampling import draw_latents, sample_videos
+from tgan_fast.training import TrainingConfig, TrainingStep
+from tgan_fast.training.checkpoint import CheckpointFolder, find, load_generator, read, read_run
+
+CONFIG = TrainingConfig(width=0.0625, latent_dim=6, channels=1, batch_size=2, ema_decay=0.5)
+
+
+def checkpoint(config=CONFIG):
+    generator = VideoGenerator(config.width, config.latent_dim, config.channels)
+    step = TrainingStep(generator, VideoDiscriminator(config.width, config.channels), ema_decay=config.ema_decay)
+    step(torch.rand(2, config.channels, 16, 64, 64))
+    return {"config": config.model_dump(), "device": "cpu", "step": step.state_dict()}, step
+
+
+def notebook_checkpoint(path):
+    """A file as the PyTorch notebook saves it after one iteration."""
+    generator, discriminator = reference.Generator(), reference.Discriminator()
+    optimizers = reference.make_optimizers(generator, discriminator)
+    z = torch.rand(2, 100)
+    reference.training_iteration(generator, discriminator, *optimizers, torch.rand(2, 3, 16, 64, 64), z, z, 1)
+    content = {
+        "epoch": 81_000,
+        "model_state_dict": [generator.state_dict(), discriminator.state_dict()],
+        "optimizer_state_dict": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    torch.save(content, path)
+    return generator, discriminator
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    content, _ = checkpoint()
+    folder = CheckpointFolder(tmp_path, keep=2)
+    assert folder.latest() is None
+    for iteration, score in ((5, 1.0), (10, 3.0), (100_000, 2.0)):
+        folder.save(content, iteration, score)
+    assert [path.name for path in folder.paths()] == ["iteration-00000010.pt", "iteration-00100000.pt"]
+    assert folder.latest() == tmp_path / "iteration-00100000.pt"
+    assert read(tmp_path / "best.pt")["score"] == 3.0
+    folder.save(content, 100_001)
+    assert read(tmp_path / "best.pt")["score"] == 3.0
+
+
+def test_a_full_disk_keeps_every_older_checkpoint(tmp_path):
+    content, _ = checkpoint()
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(content, 1)
+    (tmp_path / ".iteration-00000002.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        folder.save(content, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration-00000001.pt"]
+    read_run(folder.latest())
+
+
+@pytest.mark.parametrize("weights", ["auto", "live", "ema"])
+def test_a_runs_generator_gives_the_same_videos(tmp_path, weights):
+    content, step = checkpoint()
+    path = CheckpointFolder(tmp_path, keep=1).save(content, 1)
+    latents = draw_latents(3, CONFIG.latent_dim, 0)
+    network = step.generator if weights == "live" else step.ema
+    generator = load_generator(path, weights=weights)
+    assert not generator.training
+    assert torch.equal(sample_videos(generator, latents), sample_videos(network, latents))
+
+
+def test_without_averaged_weights_auto_takes_the_live_ones(tmp_path):
+    content, step = checkpoint(CONFIG.model_copy(update={"ema_decay": None}))
+    path = CheckpointFolder(tmp_path, keep=1).save(content, 1)
+    assert torch.equal(load_generator(path).slow[0].weight, step.generator.slow[0].weight)
+    with pytest.raises(InputError, match="no averaged weights"):
+        load_generator(path, weights="ema")
+
+
+@pytest.mark.slow
+def test_the_notebooks_checkpoint_goes_in_and_out(tmp_path):
+    path = tmp_path / "state_normal81000.ckpt"
+    generator, discriminator = notebook_checkpoint(path)
+    # The published file has 123,969,792 bytes; what differs is the container's, not the tensors'.
+    assert path.stat().st_size == pytest.approx(123_969_792, rel=1e-3)
+
+    states = torch.load(path, weights_only=True)["model_state_dict"]
+    fast = VideoGenerator()
+    fast.load_state_dict(states[0])
+    VideoDiscriminator().load_state_dict(states[1])
+    latents = draw_latents(2, 100, 0)
+    expected = generator.eval()(latents).detach()
+    torch.testing.assert_close(fast.eval()(latents).detach(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(load_generator(path)(latents).detach(), expected, rtol=1e-4, atol=1e-5)
+
+    back = reference.Generator()
+    back.load_state_dict(fast.state_dict())
+    assert torch.equal(back.eval()(latents), expected)
+    reference.Discriminator().load_state_dict(discriminator.state_dict())
+    with pytest.raises(InputError, match="notebook's checkpoint"):
+        read_run(path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model_state_dict": [Bomb(), {}]}, "x.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InputError, match=r"x\.pt is refused: it holds Python objects that would run code"):
+        read(tmp_path / "x.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(InputError, match=r"plain\.pt is refused|plain\.pt is not a checkpoint"):
+        read(tmp_path / "plain.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def damaged_files(folder):
+    content, _ = checkpoint()
+    whole = CheckpointFolder(folder, keep=1).save(content, 1).read_bytes()
+    yield "empty", b""
+    yield "text", b"not a checkpoint\n" * 100
+    yield "cut short", whole[: len(whole) // 2]
+    yield "cut at the end", whole[:-100]
+
+
+def test_damaged_files_are_named(tmp_path):
+    for name, content in damaged_files(tmp_path):
+        path = tmp_path / f"{name}.pt"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}.pt.*not a checkpoint, or is damaged") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"there is no checkpoint .*nothing\.pt"):
+        read(tmp_path / "nothing.pt")
+    with pytest.raises(InputError, match="Is a directory"):
+        read(tmp_path)
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
+    with pytest.raises(InputError, match="neither a checkpoint of tgan_fast nor one of the PyTorch notebook"):
+        read(tmp_path / "foreign.pt")
+
+
+def test_another_architecture_is_named_by_its_first_key_and_both_shapes(tmp_path):
+    state = VideoGenerator(width=0.5).state_dict()
+    torch.save({"model_state_dict": [state, {}]}, tmp_path / "narrow.ckpt")
+    with pytest.raises(InputError, match=r"temp\.model\.0\.weight is \[100, 256, 1\] there, but \[100, 512, 1\] here"):
+        load_generator(tmp_path / "narrow.ckpt")
+    state = VideoGenerator().state_dict()
+    del state["fast.0.weight"]
+    torch.save({"model_state_dict": [state, {}]}, tmp_path / "less.ckpt")
+    with pytest.raises(InputError, match=r"it has no fast\.0\.weight, here of \[4096, 100\]"):
+        load_generator(tmp_path / "less.ckpt")
+    torch.save({"model_state_dict": [VideoGenerator().state_dict() | {"x": torch.ones(1)}, {}]}, tmp_path / "more.ckpt")
+    with pytest.raises(InputError, match="it has x, which is not known here"):
+        load_generator(tmp_path / "more.ckpt")
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="there is no checkpoint in"):
+        find(tmp_path)
+    content, _ = checkpoint()
+    path = CheckpointFolder(tmp_path / "checkpoints", keep=3).save(content, 7)
+    assert find(tmp_path) == path
+    assert find(path) == path

@@ -1,0 +1,73 @@
+"""The config: types, ranges, unknown keys, YAML."""
+
+import pytest
+import yaml
+
+from tgan_fast.errors import InputError
+from tgan_fast.training import PRESETS, TrainingConfig
+from tgan_fast.training.config import read_yaml
+
+
+def test_the_defaults_are_the_papers():
+    config = TrainingConfig()
+    assert (config.width, config.latent_dim, config.channels) == (1, 100, 3)
+    assert (config.batch_size, config.steps, config.learning_rate, config.clip_interval) == (32, 81_000, 5e-5, 5)
+    assert TrainingConfig(**PRESETS["paper"]) == config
+
+
+def test_every_preset_is_valid_and_every_setting_explained():
+    for values in PRESETS.values():
+        TrainingConfig(**values)
+    assert all(field.description for field in TrainingConfig.model_fields.values())
+
+
+def test_a_config_survives_yaml(tmp_path):
+    config = TrainingConfig(**PRESETS["tiny"])
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump()))
+    assert TrainingConfig(**read_yaml(path)) == config
+
+
+def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
+    """YAML 1.1 reads 1e-4 as a string."""
+    path = tmp_path / "config.yaml"
+    path.write_text("learning_rate: 1e-4\nema_decay: null\n")
+    assert TrainingConfig(**read_yaml(path)).learning_rate == 1e-4
+    path.write_text("")
+    assert read_yaml(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batchsize": 4}, "there is no setting batchsize; did you mean batch_size"),
+        ({"qqqq": 4}, "there is no setting qqqq$"),
+        ({"batch_size": 0}, "batch_size is 0, but batch norm needs at least 2 videos"),
+        ({"batch_size": 1}, "batch_size is 1, but batch norm needs at least 2 videos"),
+        ({"batch_size": "many"}, "batch_size is 'many', but it must be a valid integer"),
+        ({"learning_rate": -1}, "learning_rate is -1, but it must be greater than 0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0, but it must be less than 1"),
+        ({"digits": 3}, "digits is 3, but it must be 1 or 2"),
+        ({"width": 0}, "width is 0, but it must be greater than 0"),
+    ],
+)
+def test_bad_values_are_named_in_one_sentence(values, message):
+    with pytest.raises(InputError, match=message) as caught:
+        TrainingConfig(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_yaml_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read the config file .*nothing\.yaml: No such file"):
+        read_yaml(tmp_path / "nothing.yaml")
+    path = tmp_path / "config.yaml"
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(InputError, match="must hold lines of 'key: value'"):
+        read_yaml(path)
+    path.write_text("a: [1\n")
+    with pytest.raises(InputError, match="is not a YAML file") as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+    path.write_text("!!python/object/apply:os.system ['true']\n")
+    with pytest.raises(InputError, match="is not a YAML file"):
+        read_yaml(path)
