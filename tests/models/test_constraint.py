@@ -45,7 +45,10 @@ def test_afterwards_every_layer_is_a_contraction(device):
 
 def test_linear_layers_are_clipped_and_batch_norms_without_scale_or_statistics_passed_over():
     network = nn.Sequential(
-        nn.Linear(6, 4), nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4, track_running_stats=False), nn.Conv1d(4, 3, 2)
+        nn.Linear(6, 4),
+        nn.BatchNorm1d(4, affine=False),
+        nn.BatchNorm1d(4, track_running_stats=False),
+        nn.Conv1d(4, 3, 2),
     )
     nn.init.constant_(network[2].weight, 5.0)
     nn.init.constant_(network[0].weight, 5.0)

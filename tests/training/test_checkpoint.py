@@ -143,9 +143,10 @@ def test_missing_and_foreign_files_are_named(tmp_path):
         read(tmp_path / "nothing.pt")
     with pytest.raises(InputError, match="Is a directory"):
         read(tmp_path)
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
-    with pytest.raises(InputError, match="neither a checkpoint of tgan_fast nor one of the PyTorch notebook"):
-        read(tmp_path / "foreign.pt")
+    for content in ({"weights": torch.zeros(3)}, torch.zeros(3), {"model_state_dict": {"x": torch.zeros(3)}}):
+        torch.save(content, tmp_path / "foreign.pt")
+        with pytest.raises(InputError, match="neither a checkpoint of tgan_fast nor one of the PyTorch notebook"):
+            read(tmp_path / "foreign.pt")
 
 
 def test_another_architecture_is_named_by_its_first_key_and_both_shapes(tmp_path):

@@ -78,15 +78,20 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a checkpoint, or is damaged"
         raise InputError(f"cannot read {path}: {reason}") from None
-    if not isinstance(content, dict) or not (content.get("format") == FORMAT or "model_state_dict" in content):
+    if not (isinstance(content, dict) and (content.get("format") == FORMAT or _is_notebooks(content))):
         raise InputError(f"{path} is neither a checkpoint of tgan_fast nor one of the PyTorch notebook")
     return content
+
+
+def _is_notebooks(content):
+    networks = content.get("model_state_dict")
+    return isinstance(networks, list) and len(networks) == 2 and all(isinstance(state, dict) for state in networks)
 
 
 def read_run(path: Path) -> dict[str, Any]:
     """As `read`, for a checkpoint that a run can resume from."""
     content = read(path)
-    if "model_state_dict" in content:
+    if _is_notebooks(content):
         raise InputError(f"{path} is the notebook's checkpoint: videos can be sampled from it, but no run resumed")
     return content
 
@@ -115,7 +120,7 @@ def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "aut
         InputError: as `read`, and for a checkpoint of another architecture or without the weights asked for.
     """
     content = read(path)
-    if "model_state_dict" in content:
+    if _is_notebooks(content):
         generator, states = VideoGenerator(), {"generator": content["model_state_dict"][0]}
     else:
         config = TrainingConfig(**content["config"])

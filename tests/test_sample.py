@@ -1,0 +1,113 @@
+"""`python -m tgan_fast.sample` as its users run it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tgan_fast import reference
+from tgan_fast import sample as command
+from tgan_fast.errors import InputError
+from tgan_fast.models.sampling import draw_latents
+from tgan_fast.training import TrainingConfig, train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    # A learning rate so large that three steps are enough for videos that differ.
+    values = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2}
+    config = TrainingConfig(**values, steps=3, learning_rate=0.02, ema_decay=0.5, device="cpu")
+    return folder, train(config, folder)
+
+
+def sampled(folder, out, *arguments):
+    command.main(["--checkpoint", str(folder), "--out", str(out), "--device", "cpu", *arguments])
+    return np.load(out)
+
+
+def clips_of(generator, count, seed):
+    """The definition: evaluation mode, levels (y + 1)/2·255."""
+    videos = generator.eval()(draw_latents(count, 6, seed)).detach()
+    return ((videos.permute(0, 2, 3, 4, 1) + 1) / 2 * 255).round().to(torch.uint8).numpy()
+
+
+def test_the_array_holds_the_generators_videos(trained, tmp_path):
+    folder, step = trained
+    for options, generator in (([], step.ema), (["--weights", "live"], step.generator)):
+        got = sampled(folder, tmp_path / "x.npy", "--grid", "2", "--seed", "5", *options)
+        assert got.shape == (4, 16, 64, 64, 1)
+        assert np.abs(got.astype(int) - clips_of(generator, 4, 5)).max() <= 1
+        assert got.std() > 3
+        assert not np.array_equal(got, sampled(folder, tmp_path / "y.npy", "--grid", "2", "--seed", "6", *options))
+        assert np.array_equal(got, sampled(folder, tmp_path / "z.npy", "--grid", "2", "--seed", "5", *options))
+
+
+def test_batch_statistics_on_request(trained, tmp_path):
+    folder, step = trained
+    got = sampled(folder, tmp_path / "x.npy", "--grid", "2", "--weights", "live", "--batch-norm", "batch")
+    videos = step.generator.train()(draw_latents(4, 6, 0)).detach()
+    expected = ((videos.permute(0, 2, 3, 4, 1) + 1) / 2 * 255).round().to(torch.uint8).numpy()
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.mp4", "x.png", "X.GIF"])
+def test_files_to_look_at(trained, tmp_path, capsys, name):
+    checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
+    command.main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / name), "--grid", "3", "--device", "cpu"])
+    assert name in capsys.readouterr().out
+    if name == "x.png":
+        assert Image.open(tmp_path / name).size == (16 * 64, 3 * 64)
+    elif name.lower() == "x.gif":
+        assert Image.open(tmp_path / name).size == (3 * 64, 3 * 64)
+    assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_notebooks_checkpoint_is_told_apart_by_content(tmp_path):
+    generator = reference.Generator()
+    content = {
+        "epoch": 1,
+        "model_state_dict": [generator.state_dict(), reference.Discriminator().state_dict()],
+        "optimizer_state_dict": [{}, {}],
+    }
+    torch.save(content, tmp_path / "state_normal81000.ckpt")
+    got = sampled(tmp_path / "state_normal81000.ckpt", tmp_path / "x.npy", "--grid", "1")
+    videos = generator.eval()(draw_latents(1, 100, 0)).detach()
+    expected = ((videos.permute(0, 2, 3, 4, 1) + 1) / 2 * 255).round().to(torch.uint8).numpy()
+    assert got.shape == (1, 16, 64, 64, 3)
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "x.avi"], r"cannot write x\.avi: its name must end in \.gif, \.mp4, \.png, \.npy"),
+        (["--out", "nowhere/x.gif"], r"cannot write nowhere/x\.gif: there is no folder nowhere"),
+        (["--out", "/proc/x.gif", "--grid", "1"], r"cannot write /proc/x\.gif"),
+        (["--out", "x.gif", "--grid", "0"], "--grid is 0, but must be at least 1"),
+        (["--out", "x.gif", "--fps", "0"], "--fps is 0, but must be at least 1"),
+        (["--out", "x.gif", "--grid", "1", "--batch-norm", "batch"], "needs at least 2 videos"),
+        (["--out", "x.gif", "--device", "cuda:99"], "cuda:99 cannot be used"),
+        (["--out", "x.gif", "--sed", "1"], "there is no option --sed; did you mean --seed"),
+        (["--out", "x.gif", "--checkpoint", "nothing.pt"], r"there is no checkpoint nothing\.pt"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_written(trained, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    given = [] if "--checkpoint" in arguments else ["--checkpoint", str(trained[0])]
+    with pytest.raises(InputError, match=message) as caught:
+        command.main([*given, *arguments])
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_errors_are_one_line_and_exit_code_2(tmp_path):
+    arguments = [sys.executable, "-m", "tgan_fast.sample", "--checkpoint", "nothing.pt", "--out", "x.gif"]
+    result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: there is no checkpoint nothing.pt\n"

@@ -1,0 +1,183 @@
+"""`python -m tgan_fast.train` as its users run it."""
+
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tgan_fast import train as command
+from tgan_fast.errors import InputError
+from tgan_fast.training.checkpoint import CheckpointFolder, read_run
+
+SMALL = (
+    "--preset tiny --width 0.03125 --latent-dim 4 --batch-size 2 --device cpu --log-interval 2 --sample-interval 50"
+).split()
+
+
+def start(arguments, folder):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tgan_fast.train", *map(str, arguments)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def checkpoints(folder):
+    return CheckpointFolder(folder / "checkpoints", keep=1)
+
+
+def wait_for_checkpoint(folder, newer_than, process):
+    while (checkpoints(folder).latest() or newer_than) == newer_than:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def wait_for_line(path, process):
+    while not path.exists() or "\n" not in path.read_text():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_run_from_start_to_end_and_its_resumption_with_more_steps(tmp_path):
+    code, out, err = finish(start([*SMALL, "--steps", "4"], tmp_path))
+    assert code == 0, err
+    assert "run folder: runs/00000-tiny" in out
+    assert "done: 4 iterations" in out
+    assert re.search(r"4/4 .*D=.*G=.*videos=", err)
+
+    first = tmp_path / "runs" / "00000-tiny"
+    code, out, err = finish(start(["--resume", "auto", "--steps", "6"], tmp_path))
+    assert code == 0, err
+    assert read_run(checkpoints(first).latest())["step"]["iteration"] == 6
+
+    code, out, err = finish(start([*SMALL, "--steps", "2"], tmp_path))
+    assert code == 0, err
+    assert "run folder: runs/00001-tiny" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_0_and_the_command_that_resumes(tmp_path, number):
+    process = start([*SMALL, "--steps", "100000", "--out", "my run"], tmp_path)
+    wait_for_line(tmp_path / "my run" / "stats.jsonl", process)
+    process.send_signal(number)
+    code, out, err = finish(process)
+    assert code == 0, err
+    line = out.splitlines()[-1].strip()
+    assert line == "python -m tgan_fast.train --resume 'my run'"
+    stopped = read_run(checkpoints(tmp_path / "my run").latest())["step"]["iteration"]
+
+    arguments = [*shlex.split(line)[3:], "--steps", str(stopped + 1)]
+    code, out, err = finish(start(arguments, tmp_path))
+    assert code == 0, err
+    assert f"done: {stopped + 1} iterations" in out
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_leaves_whole_checkpoints_and_an_exact_run(tmp_path):
+    common = [*SMALL, "--checkpoint-interval", "1", "--keep-checkpoints", "3"]
+    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 60
+    delay, newest = random.SystemRandom(), None
+    for _ in range(3):
+        process = start([*common, "--steps", "100000", "--out", killed, "--resume", "auto"], tmp_path)
+        wait_for_checkpoint(killed, newest, process)
+        time.sleep(delay.uniform(0, 0.3))
+        process.kill()
+        finish(process)
+        for path in checkpoints(killed).paths():
+            read_run(path)
+        newest = checkpoints(killed).latest()
+        steps = max(steps, read_run(newest)["step"]["iteration"])
+    code, _, err = finish(start([*common, "--steps", steps + 2, "--out", killed, "--resume", "auto"], tmp_path))
+    assert code == 0, err
+    code, _, err = finish(start([*common, "--steps", steps + 2, "--out", whole], tmp_path))
+    assert code == 0, err
+    left, right = (read_run(checkpoints(folder).latest())["step"] for folder in (killed, whole))
+    assert left["iteration"] == steps + 2
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_errors_are_one_line_and_exit_code_2(tmp_path):
+    code, out, err = finish(start(["--resume", "nothing.pt"], tmp_path))
+    assert (code, out, err) == (2, "", "error: there is no checkpoint nothing.pt\n")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Call the command line's main function in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: command.main([*SMALL, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batchsize", "4"], "there is no option --batchsize; did you mean --batch-size"),
+        (["--zzz=1"], "there is no option --zzz$"),
+        (["--batch-size", "1"], "batch_size is 1, but batch norm needs at least 2 videos"),
+        (["--batch-size", "0"], "batch_size is 0, but batch norm needs at least 2 videos"),
+        (["--learning-rate", "0"], "learning_rate is 0.0, but it must be greater than 0"),
+        (["--config", "nothing.yaml"], "cannot read the config file nothing.yaml"),
+        (["--device", "cuda:99"], "cuda:99 cannot be used"),
+        (["--device", "tpu"], "there is no device 'tpu'"),
+        (["--out", "/proc/run"], "cannot write to the output folder /proc/run"),
+        (["--resume", "nothing"], "there is no checkpoint nothing"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_is_written(run, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        run(*arguments)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["--batch-size", "many"], ["--preset", "huge"], ["--resume"]])
+def test_values_of_the_wrong_type_exit_with_2(run, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_yaml_file_is_between_preset_and_command_line(run, tmp_path):
+    (tmp_path / "my.yaml").write_text("width: 0.0625\nsteps: 1\nlearning_rate: 1e-4\n")
+    run("--config", "my.yaml", "--out", "run", "--width", "0.03125")
+    config = read_run(checkpoints(tmp_path / "run").latest())["config"]
+    assert (config["width"], config["steps"], config["learning_rate"], config["batch_size"]) == (0.03125, 1, 1e-4, 2)
+    (tmp_path / "my.yaml").write_text("batchsize: 2\n")
+    with pytest.raises(InputError, match=r"my\.yaml: there is no setting batchsize; did you mean batch_size"):
+        run("--config", "my.yaml", "--out", "other")
+
+
+def test_another_run_is_not_overwritten(run, tmp_path):
+    run("--steps", "1", "--out", "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="run holds another run: continue it with --resume run, or choose another"):
+        run("--steps", "1", "--out", "run")
+    with pytest.raises(InputError, match="is of another architecture"):
+        run("--resume", "run", "--width", "0.0625")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_help_names_every_setting(capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("--preset", "--config", "--out", "--resume", "--learning-rate", "--ema-decay", "--clip-interval"):
+        assert name in text

@@ -1,0 +1,266 @@
+"""The loop as a library function: what a run folder gets, exact resumption, and how it stops."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tgan_fast.errors import InputError, NonFiniteError
+from tgan_fast.training import TrainingConfig, train
+from tgan_fast.training.checkpoint import CheckpointFolder, read, read_run
+
+CONFIG = TrainingConfig(
+    width=0.03125,
+    latent_dim=4,
+    channels=1,
+    digits=1,
+    batch_size=2,
+    steps=7,
+    workers=1,
+    device="cpu",
+    log_interval=2,
+    sample_interval=4,
+    checkpoint_interval=3,
+    keep_checkpoints=2,
+)
+
+
+def changed(**values):
+    return CONFIG.model_copy(update=values)
+
+
+def state_of(folder):
+    """All state of a run's newest checkpoint, but for the config."""
+    return read_run(CheckpointFolder(folder / "checkpoints", keep=1).latest())["step"]
+
+
+def stats_of(folder):
+    return [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+
+
+def assert_same_state(left, right):
+    torch.testing.assert_close(state_of(left), state_of(right), rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(CONFIG, folder)
+    return folder
+
+
+def test_a_run_folder_has_all_that_it_should(whole):
+    assert {path.name for path in whole.iterdir()} == {
+        "checkpoints", "config.yaml", "environment.jsonl", "loss.png", "samples", "stats.jsonl", "tensorboard"
+    }  # fmt: skip
+    assert TrainingConfig(**yaml.safe_load((whole / "config.yaml").read_text())) == CONFIG
+    environment = json.loads((whole / "environment.jsonl").read_text())
+    assert environment["torch"] == torch.__version__
+    assert {"iteration", "tgan_fast", "commit", "cuda", "python", "platform", "device"} < environment.keys()
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == [
+        "iteration-00000006.pt", "iteration-00000007.pt"
+    ]  # fmt: skip
+    assert sorted(path.name for path in (whole / "samples").iterdir()) == ["00000004.gif", "00000007.gif"]
+    with Image.open(whole / "samples" / "00000007.gif") as gif:
+        assert gif.size == (4 * 64, 4 * 64)
+    with Image.open(whole / "loss.png") as plot:
+        assert np.asarray(plot.convert("L")).std() > 5
+
+
+def test_the_statistics_are_complete_and_in_tensorboard_too(whole):
+    stats = stats_of(whole)
+    assert [line["iteration"] for line in stats] == [2, 4, 6, 7]
+    assert all(np.isfinite(list(line.values())).all() for line in stats)
+    assert all(line["videos_per_second"] > 0 for line in stats)
+    events = EventAccumulator(str(whole / "tensorboard"))
+    events.Reload()
+    for name in ("loss_discriminator", "loss_generator", "score_real", "score_fake", "videos_per_second"):
+        logged = [(event.step, event.value) for event in events.Scalars(name)]
+        assert logged == [(line["iteration"], pytest.approx(line[name], rel=1e-6)) for line in stats]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(whole, tmp_path, steps):
+    train(changed(steps=steps), tmp_path)
+    checkpoint = CheckpointFolder(tmp_path / "checkpoints", keep=1).latest()
+    train(CONFIG, tmp_path, resume=checkpoint)
+    assert_same_state(tmp_path, whole)
+    last, expected = stats_of(tmp_path)[-1], stats_of(whole)[-1]
+    assert last["iteration"] == expected["iteration"] == 7
+    assert last["score_real"] == expected["score_real"]
+    started = [json.loads(line)["iteration"] for line in (tmp_path / "environment.jsonl").read_text().splitlines()]
+    assert started == [0, steps]
+
+
+def test_resuming_with_an_average_and_shared_fakes_is_exact_too(tmp_path):
+    options = {"ema_decay": 0.5, "shared_fakes": True, "steps": 4, "workers": 3}
+    train(changed(**options), tmp_path / "whole")
+    train(changed(**(options | {"steps": 2})), tmp_path / "parts")
+    checkpoint = CheckpointFolder(tmp_path / "parts" / "checkpoints", keep=1).latest()
+    train(changed(**options), tmp_path / "parts", resume=checkpoint)
+    assert_same_state(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_what_was_recorded_after_the_checkpoint_is_dropped_and_a_torn_line_too(tmp_path):
+    train(changed(steps=3), tmp_path)
+    with (tmp_path / "stats.jsonl").open("a") as file:
+        file.write('{"iteration": 99, "seconds": 1e9}\n{"iteration": 100, "sec')
+    train(CONFIG, tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000003.pt")
+    assert [line["iteration"] for line in stats_of(tmp_path)] == [2, 3, 4, 6, 7]
+    seconds = [line["seconds"] for line in stats_of(tmp_path)]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] < 1e8
+
+
+def test_a_run_goes_on_in_another_folder_but_not_behind_a_newer_checkpoint(whole, tmp_path):
+    older = whole / "checkpoints" / "iteration-00000006.pt"
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"has come further, to iteration-00000007\.pt"):
+        train(changed(steps=9), whole, resume=older)
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+    train(CONFIG, tmp_path, resume=older)
+    assert_same_state(tmp_path, whole)
+
+
+def test_the_global_random_state_is_neither_used_nor_changed(whole, tmp_path):
+    torch.manual_seed(1234)
+    before = torch.get_rng_state()
+    train(CONFIG, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_state(tmp_path, whole)
+
+
+def test_previews_do_not_disturb_training(whole, tmp_path):
+    train(changed(sample_interval=1, checkpoint_interval=1, log_interval=1), tmp_path)
+    assert_same_state(tmp_path, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_returns(whole, tmp_path, number):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+    def interrupt():
+        while not (tmp_path / "stats.jsonl").exists() or not stats_of(tmp_path):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt).start()
+    step = train(changed(steps=100_000), tmp_path)
+    assert 2 <= step.iteration < 100_000
+    assert state_of(tmp_path)["iteration"] == step.iteration
+    assert (tmp_path / "loss.png").exists()
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_iteration_and_checkpoint(tmp_path):
+    # The first update makes weights whose products overflow.
+    with pytest.raises(NonFiniteError, match=r"is (nan|inf|-inf) at iteration \d+; no checkpoint had been written yet"):
+        train(changed(learning_rate=1e38, clip_interval=0), tmp_path)
+    assert not CheckpointFolder(tmp_path / "checkpoints", keep=1).paths()
+
+
+def test_weights_that_break_later_keep_the_last_good_checkpoint(tmp_path):
+    train(changed(steps=3), tmp_path)
+    checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
+    before = checkpoint.read_bytes()
+    with pytest.raises(NonFiniteError) as caught:
+        train(changed(learning_rate=1e38, clip_interval=0), tmp_path, resume=checkpoint)
+    assert f"the last good checkpoint is {checkpoint}, from which --resume {tmp_path} goes on" in str(caught.value)
+    assert checkpoint.read_bytes() == before
+    assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
+
+
+def test_the_best_checkpoint_is_kept_by_score(tmp_path):
+    scores = iter([1.0, 5.0, 3.0])
+
+    def score(generator):
+        assert not generator.training
+        return next(scores)
+
+    step = train(CONFIG, tmp_path, score=score)
+    assert step.generator.training
+    best = read(tmp_path / "checkpoints" / "best.pt")
+    assert (best["score"], best["step"]["iteration"]) == (5.0, 6)
+
+
+def test_a_full_disk_is_named_and_older_checkpoints_survive(tmp_path):
+    train(changed(steps=3), tmp_path)
+    checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
+    (tmp_path / "checkpoints" / ".iteration-00000006.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="stopped after 6 iterations: No space left on device") as caught:
+        train(CONFIG, tmp_path, resume=checkpoint)
+    assert f"the last good checkpoint is {checkpoint}" in str(caught.value)
+    train(CONFIG, tmp_path, resume=checkpoint)
+    assert state_of(tmp_path)["iteration"] == 7
+
+
+class Clips:
+    """Clips of any shape and dtype."""
+
+    def __init__(self, shape, dtype, count=10):
+        self.clip, self.count = np.zeros(shape, dtype), count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.clip, 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Clips((16, 64, 64, 3), np.uint8), r"takes clips of uint8 \[16, 64, 64, 1\].*yields uint8 \[16, 64, 64, 3\]"),
+        (Clips((16, 64, 64, 1), np.float32), r"yields float32 \[16, 64, 64, 1\]"),
+        (Clips((15, 64, 64, 1), np.uint8), r"yields uint8 \[15, 64, 64, 1\]"),
+        (Clips((16, 64, 85, 1), np.uint8), r"yields uint8 \[16, 64, 85, 1\]"),
+        (Clips((16, 64, 64, 1), np.uint8, 0), "the data set has no clips"),
+        (Clips((16, 64, 64, 1), np.uint8, 1), "1 clips, fewer than a batch of 2"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, dataset, message):
+    with pytest.raises(InputError, match=message):
+        train(CONFIG, tmp_path / "run", dataset=dataset)
+    assert not (tmp_path / "run").exists()
+
+
+def test_any_data_set_of_clips_can_be_trained_on(tmp_path):
+    step = train(changed(steps=2), tmp_path, dataset=Clips((16, 64, 64, 1), np.uint8))
+    assert step.iteration == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 0.0625}, r"temp\.model\.0\.weight is \[4, 16, 1\] there, but \[4, 32, 1\] here"),
+        ({"ema_decay": 0.5}, "without an average of the weights, so ema_decay cannot be set now"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(whole, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(changed(**changes), tmp_path / "run", resume=whole / "checkpoints" / "iteration-00000007.pt")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write to the output folder .*file/run: Not a directory"):
+        train(CONFIG, tmp_path / "file" / "run")
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_resumes_and_its_checkpoint_is_refused_on_the_cpu(tmp_path):
+    train(changed(device="cuda", steps=3), tmp_path)
+    checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
+    assert train(changed(device="cuda"), tmp_path, resume=checkpoint).iteration == 7
+    with pytest.raises(InputError, match="was made on cuda and continues exactly only there"):
+        train(CONFIG, tmp_path / "cpu", resume=checkpoint)
