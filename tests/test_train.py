@@ -15,9 +15,10 @@ from tgan_fast import train as command
 from tgan_fast.errors import InputError
 from tgan_fast.training.checkpoint import CheckpointFolder, read_run
 
-SMALL = (
-    "--preset tiny --width 0.03125 --latent-dim 4 --batch-size 2 --device cpu --log-interval 2 --sample-interval 50"
-).split()
+SMALL = [
+    *("--preset", "tiny", "--width", "0.03125", "--latent-dim", "4", "--batch-size", "2"),
+    *("--device", "cpu", "--log-interval", "2", "--sample-interval", "50"),
+]
 
 
 def start(arguments, folder):

@@ -20,7 +20,7 @@ def test_other_names_are_refused(name):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_cuda_says_why():
-    with pytest.raises(InputError, match="built without CUDA|no GPU or no NVIDIA driver"):
+    with pytest.raises(InputError, match=r"built without CUDA|no GPU or no NVIDIA driver"):
         resolve_device("cuda")
 
 

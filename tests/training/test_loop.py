@@ -253,7 +253,7 @@ def test_a_checkpoint_of_other_settings_is_refused(whole, tmp_path, changes, mes
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write to the output folder .*file/run: Not a directory"):
+    with pytest.raises(InputError, match=r"cannot write to the output folder .*file/run: Not a directory"):
         train(CONFIG, tmp_path / "file" / "run")
 
 

@@ -103,7 +103,7 @@ def relative_error(got, exact):
 
 def test_ten_iterations_in_float64_are_the_references(device):
     expected, got = trace_of_reference(torch.float64, device), trace_of_step(torch.float64, device)
-    # A convolution's bias in front of a batch norm has no gradient but rounding, which RMSprop enlarges: so the loosest.
+    # So loose because a convolution's bias in front of a batch norm has rounding for a gradient: RMSprop enlarges it.
     for name in expected:
         assert relative_error(got[name], expected[name]) < 1e-8, name
 

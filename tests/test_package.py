@@ -1,0 +1,58 @@
+"""What a user gets from pip."""
+
+import importlib
+import pkgutil
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import tgan_fast
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
+    """In a build environment of its own, which holds neither PyTorch nor anything else of this one."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "build", "*.egg-info"))
+    git = ["git", "-C", source, "-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "x"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("tgan_fast-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        assert archive.read("tgan_fast/commit.txt").decode().strip() == commit
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "tgan_fast").rglob("*.py")}
+    assert {name for name in names if ".dist-info" not in name} == modules | {"tgan_fast/commit.txt"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_importing_needs_no_gpu_no_triton_and_no_command_line_library():
+    program = (
+        "import sys, tgan_fast, tgan_fast.ops, tgan_fast.nn, tgan_fast.reference\n"
+        "loaded = {'triton', 'tyro', 'pydantic', 'sklearn', 'matplotlib', 'tensorboard', 'av'} & set(sys.modules)\n"
+        "print(sorted(loaded))"
+    )
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "PATH": ""}
+    result = subprocess.run([sys.executable, "-c", program], env=hidden, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_module_imports():
+    for module in pkgutil.walk_packages(tgan_fast.__path__, "tgan_fast."):
+        importlib.import_module(module.name)
+
+
+def test_the_reference_shares_nothing_with_the_package():
+    source = (ROOT / "tgan_fast" / "reference.py").read_text()
+    assert "import tgan_fast" not in source
+    assert "from tgan_fast" not in source
