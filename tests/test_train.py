@@ -99,6 +99,7 @@ def test_kill_9_at_random_moments_leaves_whole_checkpoints_and_an_exact_run(tmp_
         time.sleep(delay.uniform(0, 0.3))
         process.kill()
         finish(process)
+        assert checkpoints(killed).paths()
         for path in checkpoints(killed).paths():
             read_run(path)
         newest = checkpoints(killed).latest()
@@ -109,6 +110,7 @@ def test_kill_9_at_random_moments_leaves_whole_checkpoints_and_an_exact_run(tmp_
     assert code == 0, err
     left, right = (read_run(checkpoints(folder).latest())["step"] for folder in (killed, whole))
     assert left["iteration"] == steps + 2
+    assert not list(killed.rglob("*.partial"))
     torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 

@@ -23,8 +23,8 @@ _RUNS = Path("runs")
 class TrainCommand:
     """Train TGAN on moving digits. Leaves a folder with samples, plots and checkpoints.
 
-    Settings come, later ones first, from: this command line, the --config file, the checkpoint that is resumed or the
-    --preset.
+    A setting is taken from the first of these that has it: this command line, the --config file, the checkpoint that
+    is resumed, the --preset.
     """
 
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tgan_fast.data import ClipLoader, to_clips, to_videos
+from tgan_fast.errors import InputError
 
 
 class Numbered:
@@ -65,7 +66,7 @@ def test_an_error_in_the_data_set_reaches_the_caller_and_no_thread_is_left():
 
 
 def test_too_few_clips_are_named():
-    with pytest.raises(ValueError, match="3 clips, fewer than a batch of 4"):
+    with pytest.raises(InputError, match="3 clips, fewer than a batch of 4"):
         ClipLoader(Numbered(3), 4)
 
 

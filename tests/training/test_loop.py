@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import CheckpointFolder, read, read_run
@@ -163,7 +164,9 @@ def test_a_signal_saves_and_returns(whole, tmp_path, number):
 
 def test_a_non_finite_loss_stops_the_run_and_names_iteration_and_checkpoint(tmp_path):
     # The first update makes weights whose products overflow.
-    with pytest.raises(NonFiniteError, match=r"is (nan|inf|-inf) at iteration \d+; no checkpoint had been written yet"):
+    with pytest.raises(
+        NonFiniteError, match=r"is (nan|inf|-inf) at iteration \d+: .* no checkpoint had been written yet"
+    ):
         train(changed(learning_rate=1e38, clip_interval=0), tmp_path)
     assert not CheckpointFolder(tmp_path / "checkpoints", keep=1).paths()
 
@@ -192,13 +195,26 @@ def test_the_best_checkpoint_is_kept_by_score(tmp_path):
     assert (best["score"], best["step"]["iteration"]) == (5.0, 6)
 
 
+class FillsTheDisk(MovingDigits):
+    """From the first clip that training asks for, the next checkpoint leads to a full disk."""
+
+    trap = None
+
+    def __getitem__(self, index):
+        if self.trap is not None and self.trap.parent.exists() and not self.trap.is_symlink():
+            self.trap.symlink_to("/dev/full")
+        return super().__getitem__(index)
+
+
 def test_a_full_disk_is_named_and_older_checkpoints_survive(tmp_path):
-    train(changed(steps=3), tmp_path)
+    dataset = FillsTheDisk(digits=1, seed=CONFIG.seed)
+    train(changed(steps=3), tmp_path, dataset=dataset)
     checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
-    (tmp_path / "checkpoints" / ".iteration-00000006.pt.partial").symlink_to("/dev/full")
-    with pytest.raises(InputError, match="stopped after 6 iterations: No space left on device") as caught:
-        train(CONFIG, tmp_path, resume=checkpoint)
+    dataset.trap = tmp_path / "checkpoints" / ".iteration-00000006.pt.partial"
+    with pytest.raises(InputError, match=r"stopped after 6 iterations: No space left on device: .*00000006") as caught:
+        train(CONFIG, tmp_path, dataset=dataset, resume=checkpoint)
     assert f"the last good checkpoint is {checkpoint}" in str(caught.value)
+    assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
     train(CONFIG, tmp_path, resume=checkpoint)
     assert state_of(tmp_path)["iteration"] == 7
 

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from tgan_fast.errors import InputError
+
 
 class ClipDataset(Protocol):
     """What training takes as data: anything with a length and with clips by index.
@@ -33,12 +35,12 @@ class ClipLoader:
         workers: threads that make batches ahead of time.
 
     Raises:
-        ValueError: the data set has fewer clips than a batch.
+        InputError: the data set has fewer clips than a batch.
     """
 
     def __init__(self, dataset: ClipDataset, batch_size: int, *, seed: int = 0, workers: int = 1):
         if len(dataset) < batch_size:
-            raise ValueError(f"the data set has {len(dataset)} clips, fewer than a batch of {batch_size}")
+            raise InputError(f"the data set has {len(dataset)} clips, fewer than a batch of {batch_size}")
         self._dataset, self._batch_size, self._seed, self._workers = dataset, batch_size, seed, workers
         self._batches_an_epoch = len(dataset) // batch_size
 

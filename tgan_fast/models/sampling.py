@@ -33,18 +33,18 @@ def sample_videos(
         Videos [N, C, 16, 64, 64] in (-1, 1), on the CPU.
     """
     device = next(generator.parameters()).device
-    with _statistics(generator, of_batch=batch_statistics):
+    with undisturbed(generator, batch_statistics=batch_statistics):
         # Nearly equal parts: a remainder of one video would have no batch statistics.
         parts = latents.tensor_split(math.ceil(len(latents) / batch_size))
         return torch.cat([generator(part.to(device)).cpu() for part in parts])
 
 
 @contextmanager
-def _statistics(module: nn.Module, *, of_batch: bool) -> Iterator[None]:
-    """Batch norms use the batch's statistics, or the running ones; the running ones stay as they are."""
+def undisturbed(module: nn.Module, *, batch_statistics: bool = False) -> Iterator[None]:
+    """Inside, batch norms use the running statistics, or the batch's; afterwards modes and buffers are as before."""
     training = {child: child.training for child in module.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    module.train(of_batch)
+    module.train(batch_statistics)
     try:
         yield
     finally:

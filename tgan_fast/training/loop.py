@@ -4,10 +4,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from tgan_fast.data import ClipDataset, ClipLoader, MovingDigits, to_clips, to_videos
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models import FRAMES, IMAGE_SIZE, VideoDiscriminator, VideoGenerator
-from tgan_fast.models.sampling import draw_latents, sample_videos
+from tgan_fast.models.sampling import draw_latents, sample_videos, undisturbed
 from tgan_fast.training.checkpoint import load_strictly, read_run
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.devices import resolve_device
@@ -57,10 +56,7 @@ def train(
     if dataset is None:
         dataset = MovingDigits(digits=config.digits, channels=config.channels, seed=config.seed)
     _check_clip(dataset, config)
-    try:
-        loader = ClipLoader(dataset, config.batch_size, seed=config.seed, workers=config.workers)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    loader = ClipLoader(dataset, config.batch_size, seed=config.seed, workers=config.workers)
     step = build_step(config, device)
     if resume is not None:
         _restore(step, resume)
@@ -133,7 +129,7 @@ class _Session:
         for offset, row in enumerate(values.tolist()):
             for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
-                    raise NonFiniteError(f"{name} is {value} at iteration {first + offset}; {_remedy(self.folder)}")
+                    raise NonFiniteError(f"{name} is {value} at iteration {first + offset}: {_calmer(self.folder)}")
         now = time.perf_counter()
         rate = len(self.scalars) * self.config.batch_size / (now - self.logged)
         means = dict(zip(names, values.mean(0).tolist(), strict=True))
@@ -145,8 +141,7 @@ class _Session:
         self.scalars, self.logged = [], now
 
     def sample(self) -> None:
-        generator = self.step.generator if self.step.ema is None else self.step.ema
-        clips = to_clips(sample_videos(generator, self.previews))
+        clips = to_clips(sample_videos(self._judged(), self.previews))
         self.folder.write_samples(clips.numpy(), self.step.iteration)
         self.sampled = self.step.iteration
 
@@ -167,13 +162,12 @@ class _Session:
         self.folder.plot()
 
     def _score(self):
-        generator = self.step.generator if self.step.ema is None else self.step.ema
-        training = generator.training
-        generator.eval()
-        try:
+        generator = self._judged()
+        with undisturbed(generator):
             return float(self.score(generator))
-        finally:
-            generator.train(training)
+
+    def _judged(self):
+        return self.step.generator if self.step.ema is None else self.step.ema
 
 
 def _remedy(folder):
@@ -183,13 +177,17 @@ def _remedy(folder):
     return f"the last good checkpoint is {latest}, from which --resume {folder.path} goes on"
 
 
+def _calmer(folder):
+    return f"try a lower learning_rate; {_remedy(folder)}"
+
+
 def _check_weights(step, folder):
     for network in (step.generator, step.discriminator):
         for name, tensor in network.state_dict().items():
             if not tensor.isfinite().all():
                 raise NonFiniteError(
-                    f"{name} of the {type(network).__name__} is not finite after iteration {step.iteration - 1}; "
-                    f"{_remedy(folder)}"
+                    f"{name} of the {type(network).__name__} is not finite after iteration {step.iteration - 1}: "
+                    f"{_calmer(folder)}"
                 )
 
 
@@ -231,7 +229,7 @@ def _progress(steps: int, done: int) -> tqdm:
 
 
 @contextmanager
-def _stop_signals() -> Any:
+def _stop_signals() -> Iterator[threading.Event]:
     """An event that the first SIGINT or SIGTERM sets; a second one acts as if this were not there."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

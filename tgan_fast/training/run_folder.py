@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from tgan_fast.errors import InputError
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.training.checkpoint import CheckpointFolder
 from tgan_fast.training.config import TrainingConfig
-
-_NUMBERED = re.compile(r"(\d{5})-.+")
 
 
 class RunFolder:
@@ -45,6 +42,8 @@ class RunFolder:
 
     def start(self, config: TrainingConfig, environment: dict[str, Any], iteration: int) -> None:
         """Begin, or continue at `iteration`: what was recorded after it is dropped, since it will come again."""
+        for unfinished in self.path.rglob(".*.partial"):
+            unfinished.unlink()
         write_atomically(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False).encode())
         append_line(self.path / "environment.jsonl", json.dumps({"iteration": iteration, **environment}))
         kept = [line for line in self.stats() if line["iteration"] <= iteration]
