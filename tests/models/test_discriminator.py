@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tgan_fast import VideoDiscriminator, reference
+from tgan_fast.models.discriminator import TwoFrameConv3d
 
 
 def videos(n, channels=3, dtype=torch.float64, device="cpu"):
@@ -40,6 +41,32 @@ def test_scores_and_gradients_are_the_references(n, channels, training, layout, 
     for a, b in zip(grads, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * max(1.0, b.abs().max().item()))
     torch.testing.assert_close(fast.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (2, 6)])
+def test_convolution_of_two_frames_is_the_framework_s(size, device):
+    fast = TwoFrameConv3d(5, 7).double().to(device)
+    plain = nn.Conv3d(5, 7, 4, stride=2, padding=1).double().to(device)
+    fast.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 5, 2, *size, dtype=torch.float64, device=device, requires_grad=True)
+    got, expected = fast(x), plain(x)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(expected)
+    for a, b in zip(
+        torch.autograd.grad(got, [x, *fast.parameters()], upstream),
+        torch.autograd.grad(expected, [x, *plain.parameters()], upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_groups_are_calls_part_by_part(device):
+    together, apart = (VideoDiscriminator(0.125).double().to(device) for _ in range(2))
+    apart.load_state_dict(together.state_dict())
+    x = videos(6, device=device)
+    got, expected = together(x, groups=3), torch.cat([apart(part) for part in x.chunk(3)])
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(together.state_dict(), apart.state_dict(), rtol=1e-12, atol=1e-12)
 
 
 def test_initialisation_has_the_distribution_of_the_notebook():

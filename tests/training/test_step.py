@@ -117,8 +117,12 @@ def test_ten_iterations_in_float32_are_as_accurate_as_the_references(device):
 
 
 def test_wasted_work_is_left_out():
-    """The reference's backward passes through G in D's step and for D's weights in G's step, and fifteen of sixteen
-    convolutions of the content latent, are 29 % of its operations."""
+    """Counted on paper for the reference, in GFLOP at batch 32: 1449.
+
+    Without its backward passes through G in D's step and for D's weights in G's step 1086; without fifteen of sixteen
+    convolutions of the content latent 1022; with half of D's last 3D convolution (8.6, in three forward passes, three
+    for the gradient of its input and two for its weight's) 988.
+    """
     real = torch.zeros(2, 3, 16, 64, 64)
     generator, discriminator = references(torch.float32, "cpu", width=1.0)
     optimizers = reference.make_optimizers(generator, discriminator)
@@ -128,7 +132,7 @@ def test_wasted_work_is_left_out():
     step = fast_step(torch.float32, "cpu", width=1.0, clip_interval=0)
     with FlopCounterMode(display=False) as fast:
         step(real)
-    assert fast.get_total_flops() / plain.get_total_flops() == pytest.approx(1022 / 1449, abs=0.01)
+    assert fast.get_total_flops() / plain.get_total_flops() == pytest.approx(988 / 1449, abs=0.005)
 
 
 def test_shared_fakes_are_the_authors_order(device):

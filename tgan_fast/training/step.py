@@ -16,7 +16,7 @@ class TrainingStep:
     An iteration is that of the PyTorch notebook with its wasted work left out: no gradients through the generator in
     the discriminator's step, none of the discriminator's weights in the generator's.
 
-        1. discriminator: RMSprop on mean(D(fake)) - mean(D(real)); real and fake pass through D apart, real first;
+        1. discriminator: RMSprop on mean(D(fake)) - mean(D(real)), with batch statistics of real and fake apart;
         2. generator: RMSprop on -mean(D(fake)) of fresh fakes;
         3. every `clip_interval` iterations, from iteration 0 on: `constrain_` on the discriminator.
 
@@ -84,7 +84,7 @@ class TrainingStep:
     def _alternating(self, real):
         with torch.no_grad():
             fake = self.generator(self._latents(real))
-        score_real, score_fake = self.discriminator(real).mean(), self.discriminator(fake).mean()
+        score_real, score_fake = self._scores(real, fake)
         loss_discriminator = score_fake - score_real
         _descend(loss_discriminator, self._discriminator_optimizer)
 
@@ -96,7 +96,7 @@ class TrainingStep:
     def _shared(self, real):
         fake = self.generator(self._latents(real))
         cut = fake.detach().requires_grad_()
-        score_real, score_fake = self.discriminator(real).mean(), self.discriminator(cut).mean()
+        score_real, score_fake = self._scores(real, cut)
         loss_discriminator, loss_generator = score_fake - score_real, -score_fake
         self._discriminator_optimizer.zero_grad()
         loss_discriminator.backward()
@@ -106,6 +106,11 @@ class TrainingStep:
         self._generator_optimizer.step()
         self._discriminator_optimizer.step()
         return _scalars(loss_discriminator, loss_generator, score_real, score_fake)
+
+    def _scores(self, real, fake):
+        """Mean scores; both pass through D as one batch in which batch norm keeps them apart, real first."""
+        real, fake = self.discriminator(torch.cat([real, fake]), groups=2).chunk(2)
+        return real.mean(), fake.mean()
 
     @torch.no_grad()
     def _average(self):
