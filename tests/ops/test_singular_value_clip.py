@@ -63,6 +63,15 @@ def test_gram_backends_clip_float32_to_rounding(backend, spectrum, threshold, de
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize("backend", GRAM_BACKENDS)
+def test_gram_backends_clip_float32_better_than_a_float32_svd(backend, spectrum, device):
+    weight = with_spectrum(spectrum()).float().to(device)
+    expected = clipped_by_svd(weight, 1.0)
+    by_svd = relative_error(singular_value_clip(weight, backend="svd"), expected)
+    assert relative_error(singular_value_clip(weight, backend=backend), expected) < by_svd
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_clips_float64(backend, spectrum, device):
     weight = with_spectrum(spectrum())
@@ -70,7 +79,7 @@ def test_every_backend_clips_float64(backend, spectrum, device):
     largest = spectrum().max().item()
     # The Gram matrix squares the condition, so its backends lose float64 rounding times the largest σ squared; the
     # iterations of `gemm` also lose some digits of what lies close to the threshold.
-    bound = {"svd": 1e-13, "eigh": 1e-14 + 1e-15 * largest**2, "gemm": 1e-9 + 1e-14 * largest**2}[backend]
+    bound = {"svd": 1e-13 + 1e-14 * largest, "eigh": 1e-14 + 1e-15 * largest**2, "gemm": 1e-9 + 1e-14 * largest**2}[backend]
     assert relative_error(got, clipped_by_svd(weight, 1.0)) <= bound
 
 
@@ -96,7 +105,7 @@ def test_weights_within_the_threshold_stay_bit_for_bit(backend, dtype, device):
 def test_clipping_twice_changes_nothing_beyond_rounding(backend, device):
     once = singular_value_clip(with_spectrum(topped(30)).float().to(device), backend=backend)
     twice = singular_value_clip(once, backend=backend)
-    assert relative_error(twice, once.double().cpu()) <= 1e-6
+    assert relative_error(twice, once.double().cpu()) <= (1e-5 if backend == "svd" else 1e-7)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -130,6 +130,8 @@ class TrainingStep:
         expected = (self.discriminator.channels, FRAMES, IMAGE_SIZE, IMAGE_SIZE)
         if real.shape[1:] != expected:
             raise ValueError(f"training takes videos {['N', *expected]} and got {list(real.shape)}")
+        if real.device != self._device:
+            raise ValueError(f"the videos are on {real.device}, but the networks on {self._device}")
         if real.shape[0] < 2:
             raise ValueError(f"a batch of {real.shape[0]} is too small: batch norm needs at least 2 videos")
 
