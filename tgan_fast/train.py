@@ -59,7 +59,6 @@ def main(arguments: Sequence[str]) -> None:
     if (out / "config.yaml").exists() and not continues:
         raise InputError(f"{out} holds another run: continue it with --resume {out}, or choose another --out")
 
-    print(f"run folder: {out}")
     step = train(command.training, out, resume=checkpoint)
     if step.iteration < command.training.steps:
         print(f"stopped and saved after {step.iteration} iterations; go on with:")

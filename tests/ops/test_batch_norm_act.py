@@ -79,6 +79,15 @@ def test_float32_is_as_accurate_as_separate_eager_layers(shape, device):
     assert error <= 2 * (separate - exact).abs().max() + 1e-7
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (2, 3, 2, 4, 5)], ids=["2d", "3d"])
+def test_the_memory_format_is_kept(shape, groups, device):
+    x, weight, bias = inputs(shape, device=device)
+    for layout in (LAYOUTS["contiguous"], LAYOUTS["channels-last"]):
+        laid_out = layout(x)
+        assert batch_norm_act(laid_out, weight, bias, groups=groups).stride() == laid_out.stride()
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_groups_are_calls_part_by_part(groups, device):
     x, weight, bias = inputs((8, 3, 5, 5), torch.float64, device)

@@ -67,7 +67,7 @@ def train(
     try:
         folder.start(config, provenance(device), step.iteration)
         session = _Session(config, step, folder, score)
-        with _stop_signals() as stop, _progress(config.steps, step.iteration) as bar:
+        with _stop_signals() as stop, _progress(out, config.steps, step.iteration) as bar:
             for clips, _ in loader.batches(start=step.iteration):
                 if step.iteration >= config.steps or stop.is_set():
                     break
@@ -224,8 +224,8 @@ def _check_clip(dataset: ClipDataset, config: TrainingConfig) -> None:
         )
 
 
-def _progress(steps: int, done: int) -> tqdm:
-    return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
+def _progress(out: Path, steps: int, done: int) -> tqdm:
+    return tqdm(desc=str(out), total=steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
 
 
 @contextmanager
