@@ -1,8 +1,8 @@
 """The operations, each in a file of its own, for any network."""
 
-from tgan_fast.ops.backends import BackendError, backends
 from tgan_fast.ops.batch_norm_act import batch_norm_act
 from tgan_fast.ops.clamp_batch_norm_scale import clamp_batch_norm_scale_
+from tgan_fast.ops.registry import BackendError, backends
 from tgan_fast.ops.singular_value_clip import singular_value_clip, singular_value_clip_
 
 __all__ = [

@@ -9,7 +9,7 @@ the running ones otherwise.
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.ops.backends import require
+from tgan_fast.ops.registry import require
 
 
 def batch_norm_act(

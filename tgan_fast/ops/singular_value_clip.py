@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tgan_fast.ops.backends import require
+from tgan_fast.ops.registry import require
 from tgan_fast.ops.sign_schedule import sign_schedule
 
 # The interval of |x| on which the `gemm` iterations converge, of matrices scaled to a norm of at most 1. For the sign,
