@@ -23,7 +23,9 @@ TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}
 
 
 class ReferenceRun:
-    """The eager reference as its own users run it: contiguous videos, one call an iteration."""
+    """The eager reference as its own users run it, on contiguous videos."""
+
+    memory_format = torch.contiguous_format
 
     def __init__(self, device):
         torch.manual_seed(0)
@@ -33,8 +35,7 @@ class ReferenceRun:
         self.random = torch.Generator(device).manual_seed(0)
         self.iteration = 0
 
-    def __call__(self, clips):
-        real = clips.permute(0, 4, 1, 2, 3).contiguous()
+    def __call__(self, real):
         z = [torch.rand(len(real), 100, generator=self.random, device=real.device) * 2 - 1 for _ in range(2)]
         losses = reference.training_iteration(
             self.generator, self.discriminator, *self.optimizers, real, *z, self.iteration, CYCLE
@@ -44,7 +45,9 @@ class ReferenceRun:
 
 
 class FastRun:
-    """TrainingStep on videos as the loader lays them out."""
+    """TrainingStep on videos as its loader lays them out."""
+
+    memory_format = torch.channels_last_3d
 
     def __init__(self, device, start: ReferenceRun):
         generator, discriminator = VideoGenerator(), VideoDiscriminator()
@@ -52,30 +55,38 @@ class FastRun:
         discriminator.load_state_dict(start.discriminator.state_dict())
         self.step = TrainingStep(generator.to(device), discriminator.to(device), clip_interval=CYCLE, seed=0)
 
-    def __call__(self, clips):
-        scalars = self.step(clips.permute(0, 4, 1, 2, 3))
+    def __call__(self, real):
+        scalars = self.step(real)
         return scalars["loss_discriminator"], scalars["loss_generator"]
 
 
-def check(contenders, clips) -> float:
+def check(contenders, batch) -> float:
     """Largest relative difference of the losses of one iteration; raises when the two do not agree."""
-    expected, got = (torch.stack(run(clips)).double().cpu() for run in contenders)
+    expected, got = (torch.stack(run(real)).double().cpu() for run, real in zip(contenders, batch, strict=True))
     difference = ((expected - got).abs() / expected.abs()).max().item()
-    tolerance = TOLERANCE[clips.device.type]
+    tolerance = TOLERANCE[batch[0].device.type]
     if not difference <= tolerance:
         raise SystemExit(f"error: the losses differ by {difference:.1e}, more than {tolerance:.0e}: nothing is timed")
     return difference
 
 
-def seconds(run, clips) -> float:
+def seconds(run, real) -> float:
     """Wall-clock time of one call, the device's work included."""
-    if clips.is_cuda:
+    if real.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    run(clips)
-    if clips.is_cuda:
+    run(real)
+    if real.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def describe(device) -> str:
+    """The device, and what float32 means there."""
+    if device == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads, float32"
+    precision = "float32, TF32 in convolutions" if torch.backends.cudnn.allow_tf32 else "float32"
+    return f"{torch.cuda.get_device_name()}, {precision}"
 
 
 def main(device: Literal["cpu", "cuda"] = "cpu", batch_size: int | None = None, cycles: int = 3) -> None:
@@ -87,19 +98,19 @@ def main(device: Literal["cpu", "cuda"] = "cpu", batch_size: int | None = None, 
         cycles: timed cycles of five iterations, after one that is not counted.
     """
     batch_size = batch_size or (8 if device == "cpu" else 32)
-    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    clips = [torch.rand(batch_size, 16, 64, 64, 3, device=device) * 2 - 1 for _ in range(CYCLE)]
     start = ReferenceRun(device)
     contenders = (start, FastRun(device, start))
-    print(f"{name}, torch {torch.__version__}, width 1, batch {batch_size}, float32")
-    print(f"losses of the first iteration differ by {check(contenders, clips[0]):.1e}")
+    videos = [torch.rand(batch_size, 3, 16, 64, 64, device=device) * 2 - 1 for _ in range(CYCLE)]
+    batches = [[real.contiguous(memory_format=run.memory_format) for run in contenders] for real in videos]
+    print(f"{describe(device)}, torch {torch.__version__}, width 1, batch {batch_size}")
+    print(f"losses of the first iteration differ by {check(contenders, batches[0]):.1e}")
 
-    for batch in clips[1:]:
-        for run in contenders:
-            run(batch)
+    for batch in batches[1:]:
+        for run, real in zip(contenders, batch, strict=True):
+            run(real)
     times = []
     for cycle in range(cycles):
-        turns = [[seconds(run, batch) for run in contenders] for batch in clips]
+        turns = [[seconds(run, real) for run, real in zip(contenders, batch, strict=True)] for batch in batches]
         times.append([statistics.mean(column) for column in zip(*turns, strict=True)])
         print(f"cycle {cycle}: reference {times[-1][0]:.4f} s, fast {times[-1][1]:.4f} s an iteration")
     slow, fast = (statistics.median(column) for column in zip(*times, strict=True))

@@ -1,4 +1,4 @@
-"""The git commit of a source tree. Imports nothing, so that setup.py can run it too."""
+"""The git commit of a source tree. Imports nothing that is installed, so that setup.py can run it too."""
 
 import subprocess
 from pathlib import Path

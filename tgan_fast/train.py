@@ -11,7 +11,7 @@ import tyro
 
 from tgan_fast.command_line import parse, run
 from tgan_fast.errors import InputError
-from tgan_fast.training.checkpoint import CheckpointFolder, find, read_run
+from tgan_fast.training.checkpoint import find, latest_of_run, read_run
 from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
 from tgan_fast.training.loop import train
 
@@ -76,7 +76,7 @@ def _find_checkpoint(sources: _Sources) -> Path | None:
         return None
     if sources.resume == "auto":
         folder = sources.out or max(_numbered_folders(), default=None)
-        return folder and CheckpointFolder(folder / "checkpoints", keep=1).latest()
+        return folder and latest_of_run(folder)
     return find(Path(sources.resume))
 
 

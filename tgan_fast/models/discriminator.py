@@ -70,12 +70,16 @@ class VideoDiscriminator(nn.Module):
         Returns:
             Scores [N], without a sigmoid.
         """
-        expected = (self.channels, FRAMES, IMAGE_SIZE, IMAGE_SIZE)
-        if videos.shape[1:] != expected:
-            raise ValueError(f"the discriminator takes videos {['N', *expected]} and got {list(videos.shape)}")
+        self.check(videos)
         first, *rest = self.model3d
         # In place: a convolution's backward does not read its output.
         x = F.leaky_relu_(first(videos), NEGATIVE_SLOPE)
         for layer in rest:
             x = layer(x, groups) if isinstance(layer, BatchNormAct3d) else layer(x)
         return self.conv2d(x.squeeze(2)).flatten()
+
+    def check(self, videos: torch.Tensor) -> None:
+        """Raise a ValueError unless `videos` has the shape that `forward` takes."""
+        expected = (self.channels, FRAMES, IMAGE_SIZE, IMAGE_SIZE)
+        if videos.shape[1:] != expected:
+            raise ValueError(f"the discriminator takes videos {['N', *expected]} and got {list(videos.shape)}")

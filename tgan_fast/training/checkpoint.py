@@ -59,6 +59,16 @@ class CheckpointFolder:
         return read(best)["score"] if best.exists() else float("-inf")
 
 
+def iteration_of(path: Path) -> int:
+    """The iteration in the name of a numbered checkpoint."""
+    return int(_NAME.fullmatch(path.name)[1])
+
+
+def latest_of_run(folder: Path) -> Path | None:
+    """The newest checkpoint of a run folder, or None."""
+    return CheckpointFolder(folder / "checkpoints", keep=1).latest()
+
+
 def read(path: Path) -> dict[str, Any]:
     """The content of a checkpoint file, on the CPU, told apart by what it holds: ours or the notebook's.
 
@@ -104,7 +114,7 @@ def find(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    latest = CheckpointFolder(path / "checkpoints", keep=1).latest()
+    latest = latest_of_run(path)
     if latest is None:
         raise InputError(f"there is no checkpoint in {path / 'checkpoints'}")
     return latest

@@ -15,7 +15,7 @@ from tgan_fast.data import ClipDataset, ClipLoader, MovingDigits, to_clips, to_v
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models import FRAMES, IMAGE_SIZE, VideoDiscriminator, VideoGenerator
 from tgan_fast.models.sampling import draw_latents, sample_videos, undisturbed
-from tgan_fast.training.checkpoint import load_strictly, read_run
+from tgan_fast.training.checkpoint import iteration_of, load_strictly, read_run
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.devices import resolve_device
 from tgan_fast.training.provenance import provenance
@@ -148,8 +148,11 @@ class _Session:
     def checkpoint(self) -> None:
         _check_weights(self.step, self.folder)
         score = None if self.score is None else self._score()
-        device = next(self.step.generator.parameters()).device.type
-        content = {"config": self.config.model_dump(), "device": device, "step": self.step.state_dict()}
+        content = {
+            "config": self.config.model_dump(),
+            "device": self.step.device.type,
+            "step": self.step.state_dict(),
+        }
         self.folder.checkpoints.save(content, self.step.iteration, score)
         self.saved = self.step.iteration
 
@@ -194,7 +197,7 @@ def _check_weights(step, folder):
 def _restore(step, path):
     content = read_run(path)
     state = content["step"]
-    device = next(step.generator.parameters()).device.type
+    device = step.device.type
     if content["device"] != device:
         raise InputError(f"{path} was made on {content['device']} and continues exactly only there, not on {device}")
     load_strictly(step.generator, state["generator"], path)
@@ -206,7 +209,7 @@ def _restore(step, path):
 
 def _refuse_to_fall_behind(folder, iteration):
     latest = folder.checkpoints.latest()
-    if latest is not None and read_run(latest)["step"]["iteration"] > iteration:
+    if latest is not None and iteration_of(latest) > iteration:
         raise InputError(
             f"{folder.path} has come further, to {latest.name}: resume from there, or choose a new folder with --out"
         )

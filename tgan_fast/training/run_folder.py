@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
+import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
@@ -63,7 +64,7 @@ class RunFolder:
         for name in line.keys() - {"iteration"}:
             self._tensorboard.add_scalar(name, line[name], line["iteration"])
 
-    def write_samples(self, clips, iteration: int) -> None:
+    def write_samples(self, clips: np.ndarray, iteration: int) -> None:
         """Write `samples/NNNNNNNN.gif` of clips uint8 [N, T, H, W, C]."""
         shown = clips if clips.shape[-1] in (1, 3) else clips[..., :1]
         write_videos(self.path / "samples" / f"{iteration:08d}.gif", shown)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from tgan_fast.models import FRAMES, IMAGE_SIZE, VideoDiscriminator, VideoGenerator, constrain_
+from tgan_fast.models import VideoDiscriminator, VideoGenerator, constrain_
 from tgan_fast.models.layout import to_channels_last_
 
 
@@ -31,6 +31,7 @@ class TrainingStep:
         seed: of the latents.
 
     Attributes:
+        device: where the networks are.
         iteration: iterations done.
         ema: the averaged generator, in evaluation mode, or None.
     """
@@ -52,8 +53,8 @@ class TrainingStep:
         self.clip_interval = clip_interval
         self.iteration = 0
         self._run = self._shared if shared_fakes else self._alternating
-        self._device = next(generator.parameters()).device
-        self._random = torch.Generator(self._device).manual_seed(seed)
+        self.device = next(generator.parameters()).device
+        self._random = torch.Generator(self.device).manual_seed(seed)
         self._generator_optimizer = torch.optim.RMSprop(generator.parameters(), lr=learning_rate)
         self._discriminator_optimizer = torch.optim.RMSprop(discriminator.parameters(), lr=learning_rate)
         self._ema_decay = ema_decay
@@ -122,16 +123,15 @@ class TrainingStep:
     def _latents(self, real):
         shape = (real.shape[0], self.generator.latent_dim)
         # Drawn in float32 whatever the networks' precision, so that all precisions see the same latents.
-        return torch.rand(shape, generator=self._random, device=self._device).mul_(2).sub_(1).to(real.dtype)
+        return torch.rand(shape, generator=self._random, device=self.device).mul_(2).sub_(1).to(real.dtype)
 
     def _check(self, real):
         if not real.is_floating_point():
             raise ValueError(f"training takes floating-point videos in [-1, 1] and got {real.dtype}")
-        expected = (self.discriminator.channels, FRAMES, IMAGE_SIZE, IMAGE_SIZE)
-        if real.shape[1:] != expected:
-            raise ValueError(f"training takes videos {['N', *expected]} and got {list(real.shape)}")
-        if real.device != self._device:
-            raise ValueError(f"the videos are on {real.device}, but the networks on {self._device}")
+        # Before the generator runs, which would already have moved its running statistics.
+        self.discriminator.check(real)
+        if real.device != self.device:
+            raise ValueError(f"the videos are on {real.device}, but the networks on {self.device}")
         if real.shape[0] < 2:
             raise ValueError(f"a batch of {real.shape[0]} is too small: batch norm needs at least 2 videos")
 
