@@ -9,6 +9,7 @@ from tgan_fast.ops import BackendError, batch_norm_act
 SHAPES = {
     "two-rows": (2, 5),
     "one-channel": (3, 1, 7),
+    "1d": (4, 6, 5),
     "2d": (4, 6, 5, 3),
     "3d": (2, 3, 2, 4, 5),
     "one-video": (1, 4, 3, 3, 3),
@@ -77,6 +78,80 @@ def test_float32_is_as_accurate_as_separate_eager_layers(shape, device):
     separate = nn.functional.leaky_relu(nn.functional.batch_norm(x, None, None, weight, bias, True, 0, EPS), 0.2)
     error = (batch_norm_act(x, weight, bias, negative_slope=0.2) - exact).abs().max()
     assert error <= 2 * (separate - exact).abs().max() + 1e-7
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
+@pytest.mark.parametrize("shape", [(64, 4, 64, 64), (16, 96, 24, 24), (2, 320, 4, 12, 12)], ids=str)
+def test_float32_keeps_its_digits_over_many_values(shape, slope, layout, device):
+    """Output, gradients and statistics, against separate eager layers on a contiguous tensor."""
+    x, weight, bias = inputs(shape, device=device)
+    exact = [v.double().requires_grad_() for v in (x, weight, bias)]
+    expected = formula(*exact, slope)
+    upstream = torch.randn(shape, device=device)
+    # No gradient where rounding may decide on which side of the activation a value falls.
+    upstream[formula(x, weight, bias, 1.0).abs() < 1e-4] = 0
+    expected_grads = torch.autograd.grad(expected, exact, upstream.double())
+    dims = [d for d in range(x.dim()) if d != 1]
+    expected_statistics = (x.double().mean(dims), x.double().var(dims))
+
+    def errors(x, operation):
+        values = [x.requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
+        statistics = [torch.zeros(shape[1], device=device), torch.ones(shape[1], device=device)]
+        y = operation(*values, *statistics)
+        pairs = zip(
+            (y, *torch.autograd.grad(y, values, upstream), *statistics),
+            (expected, *expected_grads, *expected_statistics),
+            strict=True,
+        )
+        return [((got.double() - wanted).norm() / wanted.norm()).item() for got, wanted in pairs]
+
+    def separate(x, weight, bias, mean, var):
+        y = nn.functional.batch_norm(x, mean, var, weight, bias, True, 1.0, EPS)
+        return nn.functional.leaky_relu(y, slope)
+
+    def together(x, weight, bias, mean, var):
+        return batch_norm_act(x, weight, bias, mean, var, momentum=1.0, eps=EPS, negative_slope=slope)
+
+    own = errors(x.clone(), separate)
+    for name, error, bound in zip(
+        ("y", "dx", "dweight", "dbias", "mean", "var"), errors(layout(x.clone()).detach(), together), own, strict=True
+    ):
+        assert error <= 2 * bound + 1e-7, name
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_a_mean_far_from_zero_keeps_the_variance(offset, device):
+    x = channels_last(torch.randn(8, 6, 32, 32, device=device)) + offset
+    var = torch.ones(6, device=device)
+    y = batch_norm_act(x, None, None, torch.zeros(6, device=device), var, momentum=1.0, negative_slope=1.0)
+    torch.testing.assert_close(var.double(), x.double().var((0, 2, 3)), rtol=1e-6, atol=0)
+    exact = formula(x, torch.ones(6, device=device), torch.zeros(6, device=device), 1.0)
+    separate = nn.functional.batch_norm(x.contiguous(), None, None, training=True, eps=EPS)
+    assert (y - exact).abs().max() <= 2 * (separate - exact).abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_rounded_once(dtype, device):
+    x, weight, bias = inputs((8, 6, 16, 16), device=device)
+    x = channels_last(x.to(dtype)).requires_grad_()
+    y = batch_norm_act(x, weight, bias, negative_slope=0.2)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, formula(x, weight, bias, 0.2).to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+    y.sum().backward()
+    assert x.grad.dtype == dtype
+
+
+def test_no_scale_and_no_shift_have_gradients_in_any_layout(device):
+    x = torch.randn(4, 3, 5, 5, device=device, dtype=torch.float64)
+    upstream = torch.randn_like(x)
+    grads = []
+    for layout in LAYOUTS.values():
+        leaf = layout(x.clone()).requires_grad_()
+        batch_norm_act(leaf, None, None).backward(upstream)
+        grads.append(leaf.grad)
+    for grad in grads[1:]:
+        torch.testing.assert_close(grad, grads[0], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

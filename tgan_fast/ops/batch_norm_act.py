@@ -9,6 +9,7 @@ the running ones otherwise.
 import torch
 import torch.nn.functional as F
 
+from tgan_fast.ops.batch_norm_act_cpu import activate_, batch_norm_act_cpu, fits
 from tgan_fast.ops.registry import require
 
 
@@ -61,11 +62,11 @@ def batch_norm_act(
 
 
 def _torch(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
+    if training and fits(x):
+        return batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope)
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     # In place: batch norm's backward reads its input, never its output, so the activation needs no memory of its own.
-    if negative_slope == 0:
-        return F.relu_(y)
-    return y if negative_slope == 1 else F.leaky_relu_(y, negative_slope)
+    return activate_(y, negative_slope)
 
 
 def _check(x, weight, bias, running_mean, running_var, training, groups):
