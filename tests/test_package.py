@@ -31,8 +31,10 @@ def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert archive.read("tgan_fast/commit.txt").decode().strip() == commit
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "tgan_fast").rglob("*.py")}
-    assert {name for name in names if ".dist-info" not in name} == modules | {"tgan_fast/commit.txt"}
+    files = {
+        str(path.relative_to(ROOT)) for suffix in ("py", "json") for path in (ROOT / "tgan_fast").rglob(f"*.{suffix}")
+    }
+    assert {name for name in names if ".dist-info" not in name} == files | {"tgan_fast/commit.txt"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

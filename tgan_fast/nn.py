@@ -15,41 +15,37 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         num_features: C of the input [N, C, *].
         negative_slope: slope of the activation below zero; 0 is ReLU, 1 is no activation.
         eps, momentum, affine, track_running_stats, device, dtype: as in `nn.BatchNorm*`.
+        process_group: in training, take the statistics over all its processes, as `nn.SyncBatchNorm` does; None, unlike
+            there, is this process alone (`torch.distributed.group.WORLD` are all).
         backend: passed on to `tgan_fast.ops.batch_norm_act`.
     """
 
-    def __init__(self, num_features, negative_slope=0.0, *, backend="auto", **batch_norm_options):
+    def __init__(self, num_features, negative_slope=0.0, *, process_group=None, backend="auto", **batch_norm_options):
         super().__init__(num_features, **batch_norm_options)
         self.negative_slope = negative_slope
+        self.process_group = process_group
         self.backend = backend
 
     def forward(self, x: torch.Tensor, groups: int = 1) -> torch.Tensor:
         """[N, C, *] → the same shape; `groups` as in `tgan_fast.ops.batch_norm_act`."""
         self._check_input_dim(x)
-        batch_statistics = self.training or self.running_mean is None
+        tracked = not self.training or self.track_running_stats
+        running_mean, running_var = (self.running_mean, self.running_var) if tracked else (None, None)
         return batch_norm_act(
             x,
             self.weight,
             self.bias,
-            self.running_mean,
-            self.running_var,
-            training=batch_statistics,
-            momentum=self._average_factor(groups),
+            running_mean,
+            running_var,
+            training=self.training or running_mean is None,
+            momentum=self.momentum,
             eps=self.eps,
             negative_slope=self.negative_slope,
             groups=groups,
+            num_batches_tracked=self.num_batches_tracked if self.training and tracked else None,
+            process_group=self.process_group if self.training else None,
             backend=self.backend,
         )
-
-    def _average_factor(self, groups):
-        if not (self.training and self.track_running_stats):
-            return 0.0
-        self.num_batches_tracked.add_(groups)
-        if self.momentum is not None:
-            return self.momentum
-        if groups > 1:
-            raise ValueError(f"cumulative statistics (momentum=None) take one part a call, and groups is {groups}")
-        return 1.0 / float(self.num_batches_tracked)
 
     def extra_repr(self):
         return f"{super().extra_repr()}, negative_slope={self.negative_slope}"
@@ -65,3 +61,74 @@ class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
 
 class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
     """`nn.BatchNorm3d` and (leaky) ReLU: [N, C, D, H, W]."""
+
+
+_FUSED = {nn.BatchNorm1d: BatchNormAct1d, nn.BatchNorm2d: BatchNormAct2d, nn.BatchNorm3d: BatchNormAct3d}
+
+
+def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = "auto") -> nn.Module:
+    """Replace every `nn.BatchNorm1d/2d/3d` of a network by `BatchNormAct1d/2d/3d`.
+
+    In an `nn.Sequential`, an `nn.ReLU` or `nn.LeakyReLU` right behind a batch norm becomes part of it, and an
+    `nn.Identity` takes its place; elsewhere the order of calls is not known and a batch norm stays without activation.
+    Parameters and buffers remain the same objects, so that optimisers and the names in the state dict stay as they are.
+    Other classes, subclasses of these and modules with hooks are left alone.
+
+    Args:
+        module: the network, changed in place.
+        process_group, backend: for every new module, as in `BatchNormAct1d`.
+
+    Returns:
+        The network; a new module if it is itself a batch norm.
+    """
+    fused = {}
+
+    def replacement(norm, negative_slope):
+        # The same module in two places stays one, unless the two differ in what follows.
+        if (norm, negative_slope) not in fused:
+            fused[norm, negative_slope] = _fuse(norm, negative_slope, process_group=process_group, backend=backend)
+        return fused[norm, negative_slope]
+
+    if _is_plain(module, _FUSED):
+        return replacement(module, 1.0)
+    for parent in list(module.modules()):
+        _convert_children(parent, replacement)
+    return module
+
+
+def _convert_children(parent, replacement):
+    names = list(parent._modules)
+    in_order = type(parent).forward is nn.Sequential.forward
+    for name, following in zip(names, [*names[1:], None], strict=True):
+        norm = parent._modules[name]
+        if not _is_plain(norm, _FUSED):
+            continue
+        activation = parent._modules[following] if in_order and following else None
+        if _is_plain(activation, (nn.ReLU, nn.LeakyReLU)):
+            parent.add_module(name, replacement(norm, getattr(activation, "negative_slope", 0.0)))
+            parent.add_module(following, nn.Identity())
+        else:
+            parent.add_module(name, replacement(norm, 1.0))
+
+
+def _is_plain(module, classes):
+    """Whether a module is of just one of these classes, with nobody watching its inputs, outputs or gradients."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return type(module) in classes and not any(getattr(module, name) for name in hooks)
+
+
+def _fuse(norm, negative_slope, **options):
+    """A module that shares parameters and buffers with `norm`."""
+    fused = _FUSED[type(norm)](
+        norm.num_features,
+        negative_slope,
+        eps=norm.eps,
+        momentum=norm.momentum,
+        affine=norm.affine,
+        track_running_stats=norm.track_running_stats,
+        device="meta",
+        **options,
+    )
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        setattr(fused, name, getattr(norm, name))
+    return fused.train(norm.training)

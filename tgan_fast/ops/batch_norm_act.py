@@ -6,11 +6,16 @@ mean and var are those of a channel over everything but the channel axis: the ba
 the running ones otherwise.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.ops.batch_norm_act_cpu import activate_, batch_norm_act_cpu, fits
-from tgan_fast.ops.registry import require
+from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
+from tgan_fast.ops.registry import BackendError, require, triton_is_installed
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def batch_norm_act(
@@ -21,74 +26,129 @@ def batch_norm_act(
     running_var: torch.Tensor | None = None,
     *,
     training: bool = True,
-    momentum: float = 0.1,
+    momentum: float | None = 0.1,
     eps: float = 1e-5,
     negative_slope: float = 0.0,
     groups: int = 1,
+    num_batches_tracked: torch.Tensor | None = None,
+    process_group: "ProcessGroup | None" = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """Normalise every channel of `x`, scale and shift it, and apply a leaky ReLU.
 
     Args:
-        x: [N, C, *], floating point, any memory format.
+        x: [N, C, *], floating point, any memory format. The kernels of the "triton" backend take float32, float16 and
+            bfloat16, and walk dense tensors and slices of samples or channels, the channels last (fastest) or first;
+            a view that skips pixels is copied first.
         weight, bias: [C] each, or None for 1 and 0.
         running_mean, running_var: [C] each. In training they are updated in place as `nn.BatchNorm*` does (with the
             unbiased variance); otherwise they are what `x` is normalised with.
         training: normalise with the statistics of `x` itself.
-        momentum: weight of the new statistics in the running ones.
+        momentum: weight of the new statistics in the running ones; None for the mean over all batches.
         eps: added to the variance.
         negative_slope: slope of the activation below zero; 0 is ReLU, 1 is no activation.
         groups: N is this many equal consecutive parts, each normalised with its own statistics, as if the operation
             had been called once a part; the running statistics are updated once a part, in order.
-        backend: "torch"; "auto" picks the fastest that fits the input.
+        num_batches_tracked: [] int64; in training `groups` is added to it. A momentum of None needs it.
+        process_group: normalise in training with the statistics of all its processes together, as `nn.SyncBatchNorm`
+            does; the gradients of `weight` and `bias` remain each process's own.
+        backend: "triton" or "torch"; "auto" picks the fastest that fits the input.
 
     Returns:
-        A tensor of the shape, dtype and memory format of `x`.
+        A tensor of the shape, dtype and memory format of `x`. Its gradients cannot be differentiated in turn.
 
     Raises:
-        ValueError: shapes, dtype or groups do not fit; one value a channel in training.
-        BackendError: the backend asked for cannot run here.
+        ValueError: shapes, dtypes, devices or groups do not fit; one value a channel in training.
+        BackendError: the backend asked for cannot run here, or not on this tensor.
     """
-    _check(x, weight, bias, running_mean, running_var, training, groups)
-    backend = "torch" if backend == "auto" else backend
+    _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group)
+    backend = _choose(backend, x)
+    options = training, momentum, eps, negative_slope, groups
+    if training and process_group is not None:
+        from tgan_fast.ops.batch_norm.sync import batch_norm_act_sync
+
+        tensors = x, weight, bias, running_mean, running_var, num_batches_tracked
+        return batch_norm_act_sync(*tensors, *options[1:], process_group, backend)
+    if backend == "triton":
+        from tgan_fast.ops.batch_norm.launch import batch_norm_act_triton
+
+        return batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
+    return _torch(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
+
+
+def _choose(backend, x):
+    if backend == "auto":
+        return "triton" if triton_is_installed() and x.is_cuda and _why_not_triton(x) is None else "torch"
     require("batch_norm_act", backend)
-    if groups == 1 or not training:
-        return _torch(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope)
+    reason = _why_not_triton(x) if backend == "triton" else None
+    if reason is not None:
+        raise BackendError(f"batch_norm_act: backend 'triton' cannot be used: {reason}")
+    return backend
+
+
+def _why_not_triton(x):
+    from tgan_fast.ops.batch_norm.launch import why_not
+
+    return why_not(x)
+
+
+def _torch(
+    x, weight, bias, running_mean, running_var, num_batches_tracked, training, momentum, eps, negative_slope, groups
+):
+    if not training:
+        return _part(x, weight, bias, running_mean, running_var, training, 0.0, eps, negative_slope)
+    momenta = [momentum] * groups
+    if num_batches_tracked is not None:
+        if momentum is None:
+            momenta = [1 / (int(num_batches_tracked) + part) for part in range(1, groups + 1)]
+        num_batches_tracked.add_(groups)
     parts = [
-        _torch(part, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope)
-        for part in x.chunk(groups)
+        _part(part, weight, bias, running_mean, running_var, training, part_momentum, eps, negative_slope)
+        for part, part_momentum in zip(x.chunk(groups), momenta, strict=True)
     ]
-    return torch.cat(parts)
+    return parts[0] if groups == 1 else torch.cat(parts)
 
 
-def _torch(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
+def _part(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
     if training and fits(x):
         return batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope)
-    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum or 0.0, eps)
     # In place: batch norm's backward reads its input, never its output, so the activation needs no memory of its own.
     return activate_(y, negative_slope)
 
 
-def _check(x, weight, bias, running_mean, running_var, training, groups):
+def _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group):
     if x.dim() < 2:
         raise ValueError(f"batch_norm_act needs [N, C, *] and got the shape {list(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"batch_norm_act needs a floating-point tensor and got {x.dtype}")
-    channels = x.shape[1]
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    for name, tensor in named.items():
-        if tensor is None:
-            continue
-        if tensor.shape != (channels,):
-            raise ValueError(f"{name} has the shape {list(tensor.shape)}, but x has {channels} channels")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, but x is on {x.device}")
-    if not training and (running_mean is None or running_var is None):
-        raise ValueError("batch_norm_act with training=False needs running_mean and running_var")
+    _check_channels(x, named)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var are given together or not at all")
     if groups < 1 or x.shape[0] % groups:
         raise ValueError(f"groups must divide the batch: {x.shape[0]} is not {groups} equal parts")
-    if training and x.numel() // max(1, channels) // groups <= 1:
+    if not training:
+        if running_mean is None:
+            raise ValueError("batch_norm_act with training=False needs running_mean and running_var")
+        return
+    if momentum is None and running_mean is not None and num_batches_tracked is None:
+        raise ValueError("momentum=None is the mean over all batches and needs num_batches_tracked")
+    values = x.numel() // max(1, x.shape[1]) // groups
+    if values < 1 or (values == 1 and (process_group is None or process_group.size() == 1)):
         raise ValueError(
             f"batch norm in training needs more than one value a channel{' and part' if groups > 1 else ''}, "
             f"but x has the shape {list(x.shape)}: use a larger batch"
         )
+
+
+def _check_channels(x, named):
+    for name, tensor in named.items():
+        if tensor is None:
+            continue
+        if tensor.shape != (x.shape[1],):
+            raise ValueError(f"{name} has the shape {list(tensor.shape)}, but x has {x.shape[1]} channels")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, but x is on {x.device}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be floating-point and is {tensor.dtype}")

@@ -1,20 +1,11 @@
 """Which implementations of each operation can run here, and why the others cannot."""
 
-AVAILABLE = "available"
+import importlib.util
+import os
 
-# operation → backend → AVAILABLE, or the reason why it cannot be used
-_REGISTRY: dict[str, dict[str, str]] = {
-    "batch_norm_act": {
-        "torch": AVAILABLE,
-        "triton": "the Triton kernels are not part of this version",
-    },
-    "singular_value_clip": {
-        "svd": AVAILABLE,
-        "eigh": AVAILABLE,
-        "gemm": AVAILABLE,
-        "cuda": "the CUDA extension is not part of this version",
-    },
-}
+import torch
+
+AVAILABLE = "available"
 
 
 class BackendError(RuntimeError):
@@ -23,7 +14,10 @@ class BackendError(RuntimeError):
 
 def backends() -> dict[str, dict[str, str]]:
     """Every operation with its backends: `"available"`, or the reason why a backend cannot be used."""
-    return {operation: dict(states) for operation, states in _REGISTRY.items()}
+    return {
+        operation: {backend: _state(operation, backend) for backend in states}
+        for operation, states in _REGISTRY.items()
+    }
 
 
 def require(operation: str, backend: str) -> None:
@@ -36,5 +30,41 @@ def require(operation: str, backend: str) -> None:
     states = _REGISTRY[operation]
     if backend not in states:
         raise ValueError(f"{operation} has no backend {backend!r}: choose auto, {', '.join(states)}")
-    if states[backend] != AVAILABLE:
-        raise BackendError(f"{operation}: backend {backend!r} cannot be used: {states[backend]}")
+    state = _state(operation, backend)
+    if state != AVAILABLE:
+        raise BackendError(f"{operation}: backend {backend!r} cannot be used: {state}")
+
+
+def triton_is_installed() -> bool:
+    """Whether the Triton kernels can be imported."""
+    return _TRITON_IS_INSTALLED
+
+
+def _state(operation, backend):
+    state = _REGISTRY[operation][backend]
+    return state() if callable(state) else state
+
+
+def _triton_state():
+    if not _TRITON_IS_INSTALLED:
+        return "Triton is not installed (on Linux it comes with PyTorch's builds for GPUs)"
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "PyTorch finds no GPU"
+    return AVAILABLE
+
+
+_TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
+
+# operation → backend → AVAILABLE, or the reason why it cannot be used, or a function that returns either
+_REGISTRY = {
+    "batch_norm_act": {
+        "triton": _triton_state,
+        "torch": AVAILABLE,
+    },
+    "singular_value_clip": {
+        "svd": AVAILABLE,
+        "eigh": AVAILABLE,
+        "gemm": AVAILABLE,
+        "cuda": "the CUDA extension is not part of this version",
+    },
+}

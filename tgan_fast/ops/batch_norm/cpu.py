@@ -60,7 +60,7 @@ class _BatchNormAct(torch.autograd.Function):
             """Of every chunk: x less its mean, and the gradient behind the activation."""
             for part, upstream in zip(_chunks(x), _chunks(dy), strict=True):
                 centered = affine.centered(part)
-                yield centered, _activation_backward(upstream, affine.of(centered), ctx.negative_slope)
+                yield centered, activation_backward(upstream, affine.of(centered), ctx.negative_slope)
 
         sum_g, sum_gx = _sums(((g, g * centered) for centered, g in gradients()), x)
         # `centered` is x less the mean rounded to x's dtype.
@@ -139,6 +139,7 @@ def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
     return v if negative_slope == 1 else F.leaky_relu_(v, negative_slope)
 
 
-def _activation_backward(dy, v, negative_slope):
+def activation_backward(dy: torch.Tensor, v: torch.Tensor, negative_slope: float) -> torch.Tensor:
+    """g from dy, in v's dtype."""
     dy = dy.to(v.dtype)
     return dy if negative_slope == 1 else torch.ops.aten.leaky_relu_backward(dy, v, negative_slope, False)

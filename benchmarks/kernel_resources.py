@@ -1,0 +1,187 @@
+"""Registers, shared memory and spills of every Triton kernel that the table of tiles can select, without a GPU.
+
+    python -m benchmarks.kernel_resources
+
+The launchers run on tensors without memory while their launches are recorded; each is then compiled ahead of time.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import triton
+import tyro
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from tgan_fast.ops.batch_norm import kernels as kernels_module
+from tgan_fast.ops.batch_norm import launch as launchers
+from tgan_fast.ops.batch_norm.tiles import Key, table
+
+ARCHITECTURES = (80, 90, 100)
+MULTIPROCESSORS = 132
+_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+}
+
+
+class Launch(NamedTuple):
+    """What decides the machine code of a kernel."""
+
+    kernel: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, object], ...]
+    divisible: tuple[int, ...]  # positions of arguments that 16 divides
+    warps: int
+
+    @classmethod
+    def of(cls, kernel, arguments, constants, warps):
+        """As Triton specialises it: a None, a 1 and whether 16 divides a pointer or a number are compiled in."""
+        signature, divisible = [], []
+        for position, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
+            specialised = name not in kernel.do_not_specialize
+            if value is None or (type(value) is int and value == 1 and specialised):
+                constants[name] = value
+                signature.append((name, "constexpr"))
+                continue
+            if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0 and specialised):
+                divisible.append(position)
+            signature.append((name, _type_of(value)))
+        signature += [(name, "constexpr") for name in kernel.arg_names[len(arguments) :]]
+        return cls(kernel.__name__, tuple(signature), tuple(constants.items()), tuple(divisible), warps)
+
+
+def _type_of(value):
+    if isinstance(value, torch.Tensor):
+        return _TYPES[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if value < 2**31 else "i64"
+
+
+class _Recorder:
+    """Stands in for a kernel and notes its launches."""
+
+    def __init__(self, kernel, launches):
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid):
+        def launch(*arguments, num_warps, **constants):
+            self.launches.setdefault(Launch.of(self.kernel, arguments, constants, num_warps))
+
+        return launch
+
+
+def launches() -> list[Launch]:
+    """Every launch that the table can lead to, for tensors of common alignment."""
+    found: dict[Launch, None] = {}
+    kernels = {name: kernel for name, kernel in vars(kernels_module).items() if name.endswith("_kernel")}
+    multiprocessors = launchers._multiprocessors
+    try:
+        launchers._multiprocessors = lambda device: MULTIPROCESSORS
+        for name, kernel in kernels.items():
+            setattr(kernels_module, name, _Recorder(kernel, found))
+        for shape, channels_last, dtype in _cases():
+            _run_launchers(shape, channels_last, dtype)
+    finally:
+        launchers._multiprocessors = multiprocessors
+        for name, kernel in kernels.items():
+            setattr(kernels_module, name, kernel)
+    return list(found)
+
+
+def _cases() -> Iterator[tuple[tuple[int, ...], bool, torch.dtype]]:
+    """A shape for each entry of the table."""
+    for key in dict.fromkeys(Key("", *key[1:]) if "small" not in key.kernel else key for key in table()):
+        for dtype in (torch.float32,) if key.itemsize == 4 else (torch.bfloat16, torch.float16):
+            if key.kernel:
+                yield (key.size, 64), True, dtype
+                yield (1, 64, key.size), False, dtype
+            elif key.channels_last:
+                yield (64, key.size, 32, 32), True, dtype
+            else:
+                yield (512, 64, key.size), False, dtype
+
+
+def _run_launchers(shape, channels_last, dtype):
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    if channels_last:
+        x = launchers._laid_out(x, channels_last=True)
+    channel = torch.empty(shape[1], device="meta")
+    batches = torch.zeros((), dtype=torch.int64, device="meta")
+    options = 1e-5, 0.2
+    launchers._train(x, channel, channel, channel, channel, batches, 0.1, *options, 1)
+    launchers._backward(x, x, channel, channel, channel, channel, *options, True, True, True, True)
+
+
+def compile_ahead(launch: Launch, architecture: int) -> dict:
+    """Compile and read what the machine code needs."""
+    kernel = getattr(kernels_module, launch.kernel)
+    source = ASTSource(
+        fn=kernel,
+        signature=dict(launch.signature),
+        constexprs=dict(launch.constants),
+        attrs={(position,): [["tt.divisibility", 16]] for position in launch.divisible},
+    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": launch.warps})
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([_CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    needs = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage.stdout))
+    widths = re.findall(r"ld\.global[^;]*?\.(v\d)?\.?b(\d+)", compiled.asm["ptx"])
+    return {
+        "kernel": launch.kernel,
+        "architecture": architecture,
+        "constants": dict(launch.constants),
+        "type": launch.signature[0][1],
+        "warps": launch.warps,
+        "registers": int(needs["REG"]),
+        "shared": compiled.metadata.shared,
+        "spilled": int(needs["STACK"]) + int(needs["LOCAL"]),
+        "widest_load": max((int(vector[1:] or 1) if vector else 1) * int(bits) // 8 for vector, bits in widths),
+    }
+
+
+def resources(architectures=ARCHITECTURES) -> list[dict]:
+    """What every launch needs on every architecture."""
+    jobs = [(launch, architecture) for launch in launches() for architecture in architectures]
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(compile_ahead, *zip(*jobs, strict=True), chunksize=8))
+
+
+def main(json_lines: bool = False) -> None:
+    """Print a line for every kernel and architecture.
+
+    Args:
+        json_lines: print JSON, one object a line, with everything that is known.
+    """
+    found = resources()
+    for entry in found:
+        if json_lines:
+            print(json.dumps(entry))
+        else:
+            constants = entry["constants"]
+            print(
+                f"sm_{entry['architecture']:<4}{entry['kernel']:28}{entry['type']:6}"
+                f"{constants.get('BLOCK_ROWS', ''):>5} x {constants.get('BLOCK_COLS', ''):<5}{entry['warps']:2} warps  "
+                f"{entry['registers']:4} registers  {entry['shared']:6} B shared  {entry['spilled']:4} B spilled  "
+                f"loads of up to {entry['widest_load']:2} B"
+            )
+    if not json_lines:
+        spilling = sum(entry["spilled"] > 0 for entry in found)
+        print(f"{len(found)} kernels, {spilling} of them spill registers")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,435 @@
+"""Triton kernels of batch norm + (leaky) ReLU.
+
+    v = (x - mean)·scale + bias,  scale = weight / sqrt(var + eps),  y = v if v > 0 else slope·v
+    g = dy if v > 0 else slope·dy
+    dx = scale·(g - mean(g) - (x - mean)·mean(g·(x - mean)) / (var + eps))
+    dweight = sum(g·(x - mean)) / sqrt(var + eps),  dbias = sum(g)
+
+Six kernels for tensors of any size; in half precision they move 6 bytes an element forward and 10 backward:
+
+    statistics          reads x          each program's mean of x, and sums of its differences and their squares
+    combine_statistics  reads those      mean and variance; moves the running statistics
+    normalize           reads x          writes y
+    gradient_sums       reads x, dy      each program's sums of g and g·(x - mean)
+    combine_gradients   reads those      their totals, dweight and dbias
+    input_gradient      reads x, dy      writes dx
+
+and two, small_forward and small_backward, that do all of it at once where the values of a channel fit one tile.
+
+A tile is [BLOCK_ROWS, BLOCK_COLS], its columns neighbours in memory. With the channels last, a row is a pixel and a
+column a channel. With the channels first, a tile lies within one channel, a row is a sample and a column a pixel. The
+samples are `groups` of equally many rows, each with statistics of its own. Sums are kept in float32 within a program
+and in float64 across programs. Offsets have 64 bits. Nothing is added atomically, so results repeat bit for bit.
+"""
+
+import triton
+import triton.language as tl
+
+# Partial sums are combined in tiles of this many programs and channels; eight floats are a sector of memory.
+COMBINED_PARTS = tl.constexpr(128)
+COMBINED_CHANNELS = tl.constexpr(8)
+
+
+@triton.jit
+def _locate(
+    tile, block, rows, cols,
+    CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """Rows [BLOCK_ROWS, 1] and columns [1, BLOCK_COLS] of a tile, their mask, and how many values of a channel it has.
+
+    `block` is a block of channels with the channels last, and a channel otherwise.
+    """
+    if CHANNELS_LAST:
+        first_row = tl.cast(tile, tl.int64) * BLOCK_ROWS
+        first_col = tl.cast(block, tl.int64) * BLOCK_COLS
+        count = tl.minimum(rows - first_row, BLOCK_ROWS)
+    else:
+        tiles_in_row = tl.cdiv(cols, BLOCK_COLS)
+        first_row = tl.cast(tile // tiles_in_row, tl.int64) * BLOCK_ROWS
+        first_col = tl.cast(tile % tiles_in_row, tl.int64) * BLOCK_COLS
+        count = tl.minimum(rows - first_row, BLOCK_ROWS) * tl.minimum(cols - first_col, BLOCK_COLS)
+    row = first_row + tl.arange(0, BLOCK_ROWS)[:, None]
+    col = first_col + tl.arange(0, BLOCK_COLS)[None, :]
+    return row, col, (row < rows) & (col < _aligned(cols, ALIGNMENT)), count.to(tl.float32)
+
+
+@triton.jit
+def _offsets(
+    group, row, col, block, rows, row_stride, channel_stride, CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr
+):  # fmt: skip
+    """Where the elements of a tile are in a tensor."""
+    offsets = (group * rows + row) * _aligned(row_stride, ALIGNMENT) + col
+    if not CHANNELS_LAST:
+        offsets += tl.cast(block, tl.int64) * _aligned(channel_stride, ALIGNMENT)
+    return offsets
+
+
+@triton.jit
+def _aligned(number, ALIGNMENT: tl.constexpr):
+    """The same number, in a form that tells the compiler what divides it: it then loads as many values at once."""
+    return number // ALIGNMENT * ALIGNMENT
+
+
+@triton.jit
+def _channels_of(block, channels, CHANNELS_LAST: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    """The channels of a tile and their mask: [BLOCK_COLS] with the channels last, [1] otherwise."""
+    if CHANNELS_LAST:
+        channel = block * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    else:
+        channel = block + tl.arange(0, 1)
+    return channel, channel < channels
+
+
+@triton.jit
+def _sum(values, CHANNELS_LAST: tl.constexpr):
+    """Sum of a tile by channel."""
+    columns = tl.sum(values, 0)
+    if not CHANNELS_LAST:
+        columns = tl.sum(columns, 0, keep_dims=True)
+    return columns
+
+
+@triton.jit
+def _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid):
+    """Mean, 1 / sqrt(var + eps), scale and bias of some channels of a group."""
+    at = group * channels + channel
+    mean_value = tl.load(mean + at, valid, other=0.0).to(tl.float32)
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.load(var + at, valid, other=1.0).to(tl.float32) + eps))
+    return mean_value, inverse, _scale_of(inverse, weight, channel, valid), _bias_of(inverse, bias, channel, valid)
+
+
+@triton.jit
+def _scale_of(inverse, weight, channel, valid):
+    if weight is None:
+        return inverse
+    else:
+        return inverse * tl.load(weight + channel, valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _bias_of(inverse, bias, channel, valid):
+    if bias is None:
+        return tl.zeros_like(inverse)
+    else:
+        return tl.load(bias + channel, valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _activate(v, NEGATIVE_SLOPE: tl.constexpr):
+    # A product with a slope of 0 would make NaN of -inf; NaN itself passes the comparison.
+    if NEGATIVE_SLOPE == 0:
+        v = tl.where(v <= 0, 0.0, v)
+    elif NEGATIVE_SLOPE != 1:
+        v = tl.where(v > 0, v, v * NEGATIVE_SLOPE)
+    return v
+
+
+@triton.jit
+def _activate_backward(dy, v, NEGATIVE_SLOPE: tl.constexpr):
+    if NEGATIVE_SLOPE == 0:
+        dy = tl.where(v > 0, dy, 0.0)
+    elif NEGATIVE_SLOPE != 1:
+        dy = tl.where(v > 0, dy, dy * NEGATIVE_SLOPE)
+    return dy
+
+
+@triton.jit
+def _move_running(running_mean, running_var, batches, momentum, mean, var, count, group, groups, channel, valid):
+    """running ← running + momentum·(new - running), with the unbiased variance.
+
+    Without a momentum the running statistics are the mean over all batches, which `batches` has counted already.
+    """
+    if momentum is None:
+        weight = 1.0 / (tl.load(batches) - groups + group + 1).to(tl.float32)
+    else:
+        weight = momentum
+    old = tl.load(running_mean + channel, valid, other=0.0).to(tl.float32)
+    tl.store(running_mean + channel, old + weight * (mean - old), valid)
+    old = tl.load(running_var + channel, valid, other=0.0).to(tl.float32)
+    tl.store(running_var + channel, old + weight * (var * (count / (count - 1)) - old), valid)
+
+
+@triton.jit
+def _count_batches(batches, momentum, groups):
+    """Without a momentum other programs read the count, so it cannot be moved here."""
+    if batches is not None:
+        if momentum is not None:
+            if tl.program_id(0) == 0:
+                tl.store(batches, tl.load(batches) + groups)
+
+
+@triton.jit
+def statistics_kernel(
+    x, partials, rows, cols, channels, splits, blocks, x_row, x_channel,
+    CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """partials [groups, splits, 4, channels]: shift, sum and sum of squares of x - shift, number of values.
+
+    Program s of a block of channels takes its tiles s, s + splits, … The shift is the mean of the first of them: near
+    enough to the mean of all for the squares to lose no digits, and not at the mercy of a single value.
+    """
+    program = tl.program_id(0)
+    split = program % splits
+    block = program // splits % blocks
+    group = (program // splits // blocks).to(tl.int64)
+    tiles = tl.cdiv(rows, BLOCK_ROWS)
+    if not CHANNELS_LAST:
+        tiles *= tl.cdiv(cols, BLOCK_COLS)
+
+    row, col, mask, count = _locate(split, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+    values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
+    shift = _sum(values, CHANNELS_LAST) / count
+    total = tl.where(mask, values - shift[None, :], 0.0)
+    squares = total * total
+    for tile in range(split + splits, tiles, splits):
+        row, col, mask, more = _locate(tile, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+        offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
+        centered = tl.where(mask, values - shift[None, :], 0.0)
+        total += centered
+        squares += centered * centered
+        count += more
+
+    channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
+    at = partials + (group * splits + split) * 4 * channels + channel
+    tl.store(at, shift, valid)
+    tl.store(at + channels, _sum(total, CHANNELS_LAST), valid)
+    tl.store(at + 2 * channels, _sum(squares, CHANNELS_LAST), valid)
+    tl.store(at + 3 * channels, tl.zeros_like(shift) + count, valid)
+
+
+@triton.jit(do_not_specialize=["count"])
+def combine_statistics_kernel(
+    partials, mean, var, running_mean, running_var, batches, momentum, count, channels, splits, groups,
+):  # fmt: skip
+    """mean, var [groups, channels] of `count` values a channel and group, by Chan's formula for parts of a set.
+
+    Every mean is taken relative to the first part's, so that nothing is lost when it is far from zero.
+    """
+    channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
+    valid = channel < channels
+    for group in range(groups):
+        first = partials + tl.cast(group, tl.int64) * splits * 4 * channels + channel
+        origin = tl.load(first, valid, other=0.0).to(tl.float64)
+        total = tl.zeros([COMBINED_CHANNELS], tl.float64)
+        squares = tl.zeros([COMBINED_CHANNELS], tl.float64)
+        for begin in range(0, splits, COMBINED_PARTS):
+            part = begin + tl.arange(0, COMBINED_PARTS)
+            mask = (part < splits)[:, None] & valid[None, :]
+            at = first[None, :] + part[:, None].to(tl.int64) * 4 * channels
+            shift = tl.load(at, mask, other=0.0).to(tl.float64)
+            sums = tl.load(at + channels, mask, other=0.0).to(tl.float64)
+            sums_of_squares = tl.load(at + 2 * channels, mask, other=0.0).to(tl.float64)
+            counts = tl.load(at + 3 * channels, mask, other=0.0).to(tl.float64)
+            # About the origin: sum(x - o) = s + n·(shift - o),  sum((x - o)²) = q + 2·s·(shift - o) + n·(shift - o)²
+            step = tl.where(mask, shift - origin[None, :], 0.0)
+            total += tl.sum(sums + counts * step, 0)
+            squares += tl.sum(sums_of_squares + (2 * sums + counts * step) * step, 0)
+        number = count.to(tl.float64)
+        offset = total / number
+        mean_value = (origin + offset).to(tl.float32)
+        var_value = tl.maximum(squares / number - offset * offset, 0.0).to(tl.float32)
+        tl.store(mean + group * channels + channel, mean_value, valid)
+        tl.store(var + group * channels + channel, var_value, valid)
+        if running_mean is not None:
+            _move_running(
+                running_mean, running_var, batches, momentum, mean_value, var_value, number.to(tl.float32), group,
+                groups, channel, valid,
+            )  # fmt: skip
+    _count_batches(batches, momentum, groups)
+
+
+@triton.jit
+def normalize_kernel(
+    x, y, mean, var, weight, bias, eps, rows, cols, channels, tiles, blocks, x_row, x_channel, y_row, y_channel,
+    CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """y from x, one tile a program, the last tiles first: `statistics_kernel` has just left them in the L2 cache."""
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    block = program % blocks
+    tile = program // blocks % tiles
+    group = (program // blocks // tiles).to(tl.int64)
+    channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
+    mean_value, _inverse, scale, shift = _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid)
+
+    row, col, mask, _count = _locate(tile, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+    values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
+    v = (values - mean_value[None, :]) * scale[None, :] + shift[None, :]
+    offsets = _offsets(group, row, col, block, rows, y_row, y_channel, CHANNELS_LAST, ALIGNMENT)
+    tl.store(y + offsets, _activate(v, NEGATIVE_SLOPE), mask)
+
+
+@triton.jit
+def gradient_sums_kernel(
+    x, dy, partials, mean, var, weight, bias, eps, rows, cols, channels, splits, blocks,
+    x_row, x_channel, dy_row, dy_channel,
+    CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """partials [groups, splits, 2, channels]: sums of g and g·(x - mean), over tiles as in `statistics_kernel`."""
+    program = tl.program_id(0)
+    split = program % splits
+    block = program // splits % blocks
+    group = (program // splits // blocks).to(tl.int64)
+    tiles = tl.cdiv(rows, BLOCK_ROWS)
+    if not CHANNELS_LAST:
+        tiles *= tl.cdiv(cols, BLOCK_COLS)
+    channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
+    mean_value, _inverse, scale, shift = _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid)
+
+    sum_g = tl.zeros([BLOCK_ROWS, BLOCK_COLS], tl.float32)
+    sum_gx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], tl.float32)
+    for tile in range(split, tiles, splits):
+        row, col, mask, _count = _locate(tile, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+        offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        centered = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - mean_value[None, :]
+        offsets = _offsets(group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+        upstream = tl.load(dy + offsets, mask, other=0.0).to(tl.float32)
+        g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
+        sum_g += g
+        sum_gx += g * centered
+
+    at = partials + (group * splits + split) * 2 * channels + channel
+    tl.store(at, _sum(sum_g, CHANNELS_LAST), valid)
+    tl.store(at + channels, _sum(sum_gx, CHANNELS_LAST), valid)
+
+
+@triton.jit
+def combine_gradients_kernel(partials, sums, dweight, dbias, var, eps, channels, splits, groups):
+    """sums [groups, 2, channels] of the partial sums; dweight and dbias [channels] over all groups."""
+    channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
+    valid = channel < channels
+    dweight_value = tl.zeros([COMBINED_CHANNELS], tl.float64)
+    dbias_value = tl.zeros([COMBINED_CHANNELS], tl.float64)
+    for group in range(groups):
+        first = partials + tl.cast(group, tl.int64) * splits * 2 * channels + channel
+        sum_g = tl.zeros([COMBINED_CHANNELS], tl.float64)
+        sum_gx = tl.zeros([COMBINED_CHANNELS], tl.float64)
+        for begin in range(0, splits, COMBINED_PARTS):
+            part = begin + tl.arange(0, COMBINED_PARTS)
+            mask = (part < splits)[:, None] & valid[None, :]
+            at = first[None, :] + part[:, None].to(tl.int64) * 2 * channels
+            sum_g += tl.sum(tl.load(at, mask, other=0.0).to(tl.float64), 0)
+            sum_gx += tl.sum(tl.load(at + channels, mask, other=0.0).to(tl.float64), 0)
+        at = sums + group * 2 * channels + channel
+        tl.store(at, sum_g.to(tl.float32), valid)
+        tl.store(at + channels, sum_gx.to(tl.float32), valid)
+        var_value = tl.load(var + group * channels + channel, valid, other=1.0).to(tl.float32)
+        dweight_value += sum_gx * tl.div_rn(1.0, tl.sqrt_rn(var_value + eps)).to(tl.float64)
+        dbias_value += sum_g
+    if dweight is not None:
+        tl.store(dweight + channel, dweight_value.to(tl.float32), valid)
+    if dbias is not None:
+        tl.store(dbias + channel, dbias_value.to(tl.float32), valid)
+
+
+@triton.jit
+def input_gradient_kernel(
+    x, dy, dx, sums, mean, var, weight, bias, eps, inverse_count, rows, cols, channels, tiles, blocks,
+    x_row, x_channel, dy_row, dy_channel, dx_row, dx_channel,
+    CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """dx from x and dy, one tile a program, the last tiles first; without `sums`, mean and var are constants."""
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    block = program % blocks
+    tile = program // blocks % tiles
+    group = (program // blocks // tiles).to(tl.int64)
+    channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
+    mean_value, inverse, scale, shift = _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid)
+
+    row, col, mask, _count = _locate(tile, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+    centered = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - mean_value[None, :]
+    offsets = _offsets(group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+    upstream = tl.load(dy + offsets, mask, other=0.0).to(tl.float32)
+    g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
+    if sums is not None:
+        at = sums + group * 2 * channels + channel
+        mean_g = tl.load(at, valid, other=0.0) * inverse_count
+        slope = tl.load(at + channels, valid, other=0.0) * inverse_count * inverse * inverse
+        g -= mean_g[None, :] + centered * slope[None, :]
+    offsets = _offsets(group, row, col, block, rows, dx_row, dx_channel, CHANNELS_LAST, ALIGNMENT)
+    tl.store(dx + offsets, g * scale[None, :], mask)
+
+
+@triton.jit
+def _locate_small(group, rows, inner, channels, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    """Sample, pixel and channel of every element of a tile that has all `rows` of a group, and their mask."""
+    row = tl.arange(0, BLOCK_ROWS)[:, None]
+    channel = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    position = group * rows + row
+    mask = (row < rows) & (channel < channels)[None, :]
+    return position // inner, position % inner, channel, mask
+
+
+@triton.jit
+def small_forward_kernel(
+    x, y, mean, var, weight, bias, running_mean, running_var, batches, momentum, eps, rows, inner, channels, groups,
+    x_sample, x_pixel, x_channel, y_sample, y_pixel, y_channel,
+    NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """The whole forward pass of a block of channels, every group's values in one tile: x is read once."""
+    for group in range(groups):
+        sample, pixel, channel, mask = _locate_small(group, rows, inner, channels, BLOCK_ROWS, BLOCK_COLS)
+        valid = channel < channels
+        wide = channel.to(tl.int64)[None, :]
+        offsets = sample.to(tl.int64) * x_sample + pixel.to(tl.int64) * x_pixel + wide * x_channel
+        values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
+        # Twice, since the first mean is rounded.
+        shift = tl.sum(values, 0) / rows
+        centered = tl.where(mask, values - shift[None, :], 0.0)
+        correction = tl.sum(centered, 0) / rows
+        mean_value = shift + correction
+        var_value = tl.maximum(tl.sum(centered * centered, 0) / rows - correction * correction, 0.0)
+        tl.store(mean + group * channels + channel, mean_value, valid)
+        tl.store(var + group * channels + channel, var_value, valid)
+        if running_mean is not None:
+            _move_running(
+                running_mean, running_var, batches, momentum, mean_value, var_value, rows.to(tl.float32), group,
+                groups, channel, valid,
+            )  # fmt: skip
+        inverse = tl.div_rn(1.0, tl.sqrt_rn(var_value + eps))
+        scale = _scale_of(inverse, weight, channel, valid)
+        v = (values - mean_value[None, :]) * scale[None, :] + _bias_of(inverse, bias, channel, valid)[None, :]
+        offsets = sample.to(tl.int64) * y_sample + pixel.to(tl.int64) * y_pixel + wide * y_channel
+        tl.store(y + offsets, _activate(v, NEGATIVE_SLOPE), mask)
+    _count_batches(batches, momentum, groups)
+
+
+@triton.jit
+def small_backward_kernel(
+    x, dy, dx, dweight, dbias, mean, var, weight, bias, eps, rows, inner, channels, groups,
+    x_sample, x_pixel, x_channel, dy_sample, dy_pixel, dy_channel, dx_sample, dx_pixel, dx_channel,
+    NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """The whole backward pass of a block of channels, every group's values in one tile: x and dy are read once."""
+    dweight_value = tl.zeros([BLOCK_COLS], tl.float32)
+    dbias_value = tl.zeros([BLOCK_COLS], tl.float32)
+    channel = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    valid = channel < channels
+    wide = channel.to(tl.int64)[None, :]
+    for group in range(groups):
+        mean_value, inverse, scale, shift = _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid)
+        sample, pixel, channel, mask = _locate_small(group, rows, inner, channels, BLOCK_ROWS, BLOCK_COLS)
+        offsets = sample.to(tl.int64) * x_sample + pixel.to(tl.int64) * x_pixel + wide * x_channel
+        centered = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - mean_value[None, :]
+        offsets = sample.to(tl.int64) * dy_sample + pixel.to(tl.int64) * dy_pixel + wide * dy_channel
+        upstream = tl.load(dy + offsets, mask, other=0.0).to(tl.float32)
+        g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
+        sum_g = tl.sum(g, 0)
+        sum_gx = tl.sum(g * centered, 0)
+        dweight_value += sum_gx * inverse
+        dbias_value += sum_g
+        if dx is not None:
+            slope = sum_gx / rows * inverse * inverse
+            g -= (sum_g / rows)[None, :] + centered * slope[None, :]
+            offsets = sample.to(tl.int64) * dx_sample + pixel.to(tl.int64) * dx_pixel + wide * dx_channel
+            tl.store(dx + offsets, g * scale[None, :], mask)
+    if dweight is not None:
+        tl.store(dweight + channel, dweight_value, valid)
+    if dbias is not None:
+        tl.store(dbias + channel, dbias_value, valid)

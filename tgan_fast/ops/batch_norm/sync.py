@@ -1,0 +1,70 @@
+"""Batch norm + activation in training with the statistics of several processes together.
+
+Each process computes mean and variance of its own n values; one sum over the processes of (n, Σx, Σx²), in float64,
+gives those of all. Backward sums Σg and Σg·(x - mean) likewise. What lies in between is done by launch.py or plain.py.
+"""
+
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+
+
+def batch_norm_act_sync(
+    x, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps, negative_slope, groups,
+    process_group, backend,
+):  # fmt: skip
+    """As `batch_norm_act` in training, with a process group; differentiable once."""
+    if backend == "triton":
+        from tgan_fast.ops.batch_norm import launch as parts
+    else:
+        from tgan_fast.ops.batch_norm import plain as parts
+    y, mean, var, count = _SyncBatchNormAct.apply(
+        parts.walkable(x), weight, bias, eps, negative_slope, groups, process_group, parts
+    )
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(groups)
+    if running_mean is not None:
+        unbiased = var * (count / (count - 1))
+        for part in range(groups):
+            part_momentum = 1 / (num_batches_tracked - groups + part + 1) if momentum is None else momentum
+            running_mean.add_((mean[part] - running_mean) * part_momentum)
+            running_var.add_((unbiased[part] - running_var) * part_momentum)
+    return y
+
+
+class _SyncBatchNormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps, negative_slope, groups, process_group, parts):
+        local_count = x.numel() // x.shape[1] // groups
+        mean, var, count = _over_all(process_group, *parts.statistics(x, groups), local_count)
+        ctx.save_for_backward(x, mean, var, weight, bias, count)
+        ctx.options, ctx.local_count = (eps, negative_slope), local_count
+        ctx.process_group, ctx.parts = process_group, parts
+        ctx.mark_non_differentiable(mean, var, count)
+        return parts.normalize(x, mean, var, weight, bias, eps, negative_slope), mean, var, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, *_):
+        *tensors, count = ctx.saved_tensors
+        want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
+        arguments = dy, *tensors, *ctx.options
+        sums, dweight, dbias = ctx.parts.gradient_sums(*arguments, want_weight, want_bias)
+        dx = None
+        if want_x:
+            dist.all_reduce(sums, group=ctx.process_group)
+            # The number of all values is known on the device only; with the sums scaled, the local one divides them.
+            sums = sums * (ctx.local_count / count).to(sums.dtype)
+            dx = ctx.parts.input_gradient(*arguments, sums, ctx.local_count)
+        return dx, dweight if want_weight else None, dbias if want_bias else None, *(None,) * 5
+
+
+def _over_all(process_group, mean, var, count):
+    """Mean and variance [groups, C] over all processes, and as a tensor the number of values behind them."""
+    wide = mean.double()
+    sums = torch.stack([torch.ones_like(wide), wide, var.double() + wide**2]) * count
+    dist.all_reduce(sums, group=process_group)
+    number = sums[0, 0, 0].clone()
+    mean_of_all = sums[1] / number
+    var_of_all = (sums[2] / number - mean_of_all**2).clamp_(min=0)
+    return mean_of_all.to(mean.dtype), var_of_all.to(var.dtype), number
