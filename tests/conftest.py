@@ -1,7 +1,13 @@
 """Devices, and the helpers that several test files share."""
 
+import os
+
 import pytest
 import torch
+
+# Without a GPU the Triton kernels run in its interpreter, which has to be known before they are imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 CPU = pytest.param("cpu", id="cpu")
 GPU = pytest.param("cuda", id="gpu", marks=pytest.mark.gpu)

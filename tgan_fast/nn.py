@@ -99,14 +99,15 @@ def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = 
 def _convert_children(parent, replacement):
     names = list(parent._modules)
     in_order = type(parent).forward is nn.Sequential.forward
-    for name, following in zip(names, [*names[1:], None], strict=True):
+    for position, name in enumerate(names):
         norm = parent._modules[name]
         if not _is_plain(norm, _FUSED):
             continue
-        activation = parent._modules[following] if in_order and following else None
+        following = names[position + 1] if in_order and position + 1 < len(names) else None
+        activation = parent._modules.get(following)
         if _is_plain(activation, (nn.ReLU, nn.LeakyReLU)):
             parent.add_module(name, replacement(norm, getattr(activation, "negative_slope", 0.0)))
-            parent.add_module(following, nn.Identity())
+            parent.add_module(following, nn.Identity().train(activation.training))
         else:
             parent.add_module(name, replacement(norm, 1.0))
 

@@ -1,5 +1,8 @@
 """batch_norm_act against a float64 formula, nn.BatchNorm and itself part by part."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -219,6 +222,15 @@ def test_no_scale_and_no_shift_are_one_and_zero(device):
         ({"groups": 3}, "groups must divide the batch"),
         ({"groups": 0}, "groups must divide the batch"),
         ({"training": False}, "needs running_mean and running_var"),
+        ({"training": False, "running_mean": torch.ones(3)}, "given together or not at all"),
+        ({"running_mean": torch.ones(2), "running_var": torch.ones(2)}, "running_mean has the shape"),
+        ({"bias": torch.ones(3, dtype=torch.int64)}, "bias must be floating-point and is torch.int64"),
+        ({"bias": torch.ones(3, device="meta")}, "bias is on meta, but x is on cpu"),
+        ({"x": torch.ones(4, 0), "weight": None, "bias": None}, "more than one value a channel"),
+        (
+            {"running_mean": torch.ones(3), "running_var": torch.ones(3), "momentum": None},
+            "needs num_batches_tracked",
+        ),
         ({"backend": "cudnn"}, "no backend 'cudnn': choose auto"),
     ],
 )
@@ -228,6 +240,35 @@ def test_bad_input_is_named(changes, message):
         batch_norm_act(**arguments)
 
 
-def test_a_backend_asked_for_by_name_never_falls_back():
-    with pytest.raises(BackendError, match="triton"):
-        batch_norm_act(torch.ones(4, 3), torch.ones(3), torch.zeros(3), backend="triton")
+@pytest.mark.parametrize(("hidden", "reason"), [("gpu", "PyTorch finds no GPU"), ("triton", "Triton is not installed")])
+def test_a_backend_asked_for_by_name_never_falls_back(hidden, reason):
+    """In a process that sees neither a GPU nor, in one case, Triton."""
+    program = (
+        "import importlib.util, sys, torch\n"
+        "find = importlib.util.find_spec\n"
+        "if sys.argv[1] == 'triton':\n"
+        "    importlib.util.find_spec = lambda name, *rest: None if name == 'triton' else find(name, *rest)\n"
+        "from tgan_fast.ops import BackendError, backends, batch_norm_act\n"
+        "print(backends()['batch_norm_act'])\n"
+        "batch_norm_act(torch.ones(4, 3), None, None)\n"
+        "try:\n"
+        "    batch_norm_act(torch.ones(4, 3), None, None, backend='triton')\n"
+        "except BackendError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": ""}
+    command = [sys.executable, "-c", program, hidden]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    states, error = result.stdout.splitlines()
+    assert reason in states
+    assert "'torch': 'available'" in states
+    assert error.startswith("batch_norm_act: backend 'triton' cannot be used: ")
+    assert reason in error
+
+
+def test_the_kernels_on_a_gpu_take_no_tensor_of_the_cpu():
+    pytest.importorskip("triton")
+    if not torch.cuda.is_available():
+        pytest.skip("without a GPU they run in Triton's interpreter, on the CPU")
+    with pytest.raises(BackendError, match="it runs on a GPU, and x is on cpu"):
+        batch_norm_act(torch.ones(4, 3), None, None, backend="triton")

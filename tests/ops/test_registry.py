@@ -5,9 +5,10 @@ import torch
 
 from tgan_fast.ops import BackendError, backends, batch_norm_act, singular_value_clip
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CALLS = {
-    "batch_norm_act": lambda backend: batch_norm_act(torch.randn(4, 3), None, None, backend=backend),
-    "singular_value_clip": lambda backend: singular_value_clip(torch.randn(4, 3), backend=backend),
+    "batch_norm_act": lambda backend: batch_norm_act(torch.randn(4, 3, device=DEVICE), None, None, backend=backend),
+    "singular_value_clip": lambda backend: singular_value_clip(torch.randn(4, 3, device=DEVICE), backend=backend),
 }
 
 

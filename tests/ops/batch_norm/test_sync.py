@@ -1,0 +1,108 @@
+"""Statistics across processes: two of them must give what one gives for both their batches."""
+
+import itertools
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tgan_fast.nn import BatchNormAct2d
+from tgan_fast.ops import batch_norm_act
+
+CHANNELS = 5
+SAMPLES = 4, 6  # of each process
+CASES = list(itertools.product(["torch", "triton"], [1, 2], [0.1, None]))
+IDS = [f"{backend}-{groups}-groups-momentum-{momentum}" for backend, groups, momentum in CASES]
+
+
+def device_of(backend):
+    """The kernels run on a GPU, or in Triton's interpreter without one."""
+    return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+
+
+def batches():
+    """x and a gradient for each process; the mean is far from zero, and not the same in both."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(samples, CHANNELS, 6, 7) for samples in SAMPLES]
+    return [
+        (torch.randn(shape, generator=random) + 100 + rank, torch.randn(shape, generator=random))
+        for rank, shape in enumerate(shapes)
+    ]
+
+
+def run(x, upstream, backend, groups, momentum, **options):
+    """Two training steps, and what they leave behind."""
+    device = device_of(backend)
+    torch.manual_seed(1)
+    module = BatchNormAct2d(CHANNELS, 0.2, momentum=momentum, backend=backend, **options)
+    torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    torch.nn.init.normal_(module.bias)
+    module.to(device)
+    for scale in (2, 1):
+        module.zero_grad()
+        leaf = (x * scale).to(device).requires_grad_()
+        y = module(leaf, groups=groups)
+        y.backward(upstream.to(device))
+    tensors = {"y": y.detach(), "dx": leaf.grad, "dweight": module.weight.grad, "dbias": module.bias.grad}
+    return {name: tensor.cpu() for name, tensor in (tensors | dict(module.named_buffers())).items()}
+
+
+def process(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    outcomes = [run(*batches()[rank], *case, process_group=dist.group.WORLD) for case in CASES]
+    torch.save(outcomes, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(process, args=(folder,), nprocs=2)
+    return list(zip(*(torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "case"), list(enumerate(CASES)), ids=IDS)
+def test_two_processes_are_one_with_both_batches(number, case, two_processes):
+    if case[0] == "triton":
+        pytest.importorskip("triton")
+    groups = case[1]
+    first, second = two_processes[number]
+
+    def together(name_or_index):
+        """A group of all is that group of the first process and that of the second."""
+        pairs = zip(*(part.chunk(groups) for part in name_or_index), strict=True)
+        return torch.cat([part for pair in pairs for part in pair])
+
+    x, upstream = (together(both) for both in zip(*batches(), strict=True))
+    expected = run(x, upstream, *case)
+    for name in ("y", "dx"):
+        torch.testing.assert_close(together((first[name], second[name])), expected[name], rtol=3e-5, atol=3e-5)
+    for name in ("dweight", "dbias"):
+        torch.testing.assert_close(first[name] + second[name], expected[name], rtol=3e-5, atol=3e-5)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], expected[name], rtol=1e-5, atol=0)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_one_process_is_ordinary_batch_norm(alone):
+    x = torch.randn(6, CHANNELS, 3, 3)
+    for dtype in (torch.float32, torch.float64):
+        got = batch_norm_act(x.to(dtype), None, None, process_group=alone)
+        torch.testing.assert_close(got, batch_norm_act(x.to(dtype), None, None), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="more than one value a channel"):
+        batch_norm_act(torch.ones(1, 3), None, None, process_group=alone)
+
+
+def test_evaluation_asks_no_other_process():
+    """No process group is there to be asked."""
+    module = BatchNormAct2d(CHANNELS, process_group="nobody").eval()
+    assert module(torch.randn(2, CHANNELS, 3, 3)).shape == (2, CHANNELS, 3, 3)
