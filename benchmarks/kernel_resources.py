@@ -119,9 +119,8 @@ def _run_launchers(shape, channels_last, dtype):
         x = launchers._laid_out(x, channels_last=True)
     channel = torch.empty(shape[1], device="meta")
     batches = torch.zeros((), dtype=torch.int64, device="meta")
-    options = 1e-5, 0.2
-    launchers._train(x, channel, channel, channel, channel, batches, 0.1, *options, 1)
-    launchers._backward(x, x, channel, channel, channel, channel, *options, True, True, True, True)
+    launchers._train(x, channel, channel, channel, channel, batches, 0.1, 1e-5, 0.2, 1)
+    launchers._backward(x, x, channel, channel, channel, channel, 0.2, None, True, True, True)
 
 
 def compile_ahead(launch: Launch, architecture: int) -> dict:

@@ -12,8 +12,10 @@ from tgan_fast.ops.batch_norm import launch
 
 EPS = 1e-5
 # Errors may be twice those of separate eager layers in the same dtype, and this on top: few values may happen to round
-# well, and Triton's interpreter rounds bfloat16 towards zero.
+# well, and Triton's interpreter rounds bfloat16 towards zero. Sums are in float32 always, and a CPU's eager layers have
+# theirs in float64.
 TOLERANCES = {torch.float32: 2e-7, torch.float16: 2**-11, torch.bfloat16: 2**-8}
+SUM_TOLERANCE = 1e-6
 
 SMALL = {
     "two-rows": (2, 5),
@@ -136,7 +138,8 @@ def assert_as_accurate_as_eager(x, laid_out, *, slope=0.2, groups=1, training=Tr
         scale = torch.maximum(truth.norm(), 1e-2 * upstream.norm())
         bound = 2 * (theirs.double() - truth).norm() / scale
         error = (mine.double() - truth).norm() / scale
-        assert error <= bound + TOLERANCES[mine.dtype], f"{name}: {error:.1e}, eager {bound / 2:.1e}"
+        tolerance = TOLERANCES[mine.dtype] if name in ("y", "dx") else SUM_TOLERANCE
+        assert error <= bound + tolerance, f"{name}: {error:.1e}, eager {bound / 2:.1e}"
 
 
 def values(shape, dtype, device):
@@ -468,9 +471,9 @@ def test_registered_operations_keep_their_promises(layout, device):
     check = torch.library.opcheck
     check(torch.ops.tgan_fast.batch_norm_act_train, (x, weight, bias, mean, var, count, 0.1, EPS, 0.2, 2))
     check(torch.ops.tgan_fast.batch_norm_act_train, (x, None, None, None, None, None, None, EPS, 0.2, 1))
-    check(torch.ops.tgan_fast.batch_norm_act_evaluate, (x, mean, var, weight, bias, EPS, 0.2))
+    check(torch.ops.tgan_fast.batch_norm_act_evaluate, (x, mean, var, weight, bias, 0.2, EPS))
     for wanted in ((True, True, True), (True, False, False), (False, True, False)):
-        arguments = x, x, mean[None], var[None], weight, bias, EPS, 0.2, True, *wanted
+        arguments = x, x, mean[None], var[None], weight, bias, 0.2, None, *wanted
         check(torch.ops.tgan_fast.batch_norm_act_backward, arguments)
 
 

@@ -31,37 +31,76 @@ COMBINED_CHANNELS = tl.constexpr(8)
 
 
 @triton.jit
-def _locate(
-    tile, block, rows, cols,
-    CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-):  # fmt: skip
-    """Rows [BLOCK_ROWS, 1] and columns [1, BLOCK_COLS] of a tile, their mask, and how many values of a channel it has.
+def _program(splits, blocks, LAST_FIRST: tl.constexpr):
+    """This program's share of the tiles, its block of channels (a channel, with the channels first) and its group.
 
-    `block` is a block of channels with the channels last, and a channel otherwise.
+    A second pass goes backwards, as far as here and over the tiles: what was read last is still in the L2 cache.
     """
-    if CHANNELS_LAST:
-        first_row = tl.cast(tile, tl.int64) * BLOCK_ROWS
-        first_col = tl.cast(block, tl.int64) * BLOCK_COLS
-        count = tl.minimum(rows - first_row, BLOCK_ROWS)
-    else:
-        tiles_in_row = tl.cdiv(cols, BLOCK_COLS)
-        first_row = tl.cast(tile // tiles_in_row, tl.int64) * BLOCK_ROWS
-        first_col = tl.cast(tile % tiles_in_row, tl.int64) * BLOCK_COLS
-        count = tl.minimum(rows - first_row, BLOCK_ROWS) * tl.minimum(cols - first_col, BLOCK_COLS)
-    row = first_row + tl.arange(0, BLOCK_ROWS)[:, None]
-    col = first_col + tl.arange(0, BLOCK_COLS)[None, :]
-    return row, col, (row < rows) & (col < _aligned(cols, ALIGNMENT)), count.to(tl.float32)
+    program = tl.program_id(0)
+    if LAST_FIRST:
+        program = tl.num_programs(0) - 1 - program
+    return program % splits, program // splits % blocks, (program // splits // blocks).to(tl.int64)
 
 
 @triton.jit
-def _offsets(
-    group, row, col, block, rows, row_stride, channel_stride, CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr
-):  # fmt: skip
-    """Where the elements of a tile are in a tensor."""
-    offsets = (group * rows + row) * _aligned(row_stride, ALIGNMENT) + col
+def _tiles(rows, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    """How many tiles a block of channels has in a group."""
+    tiles = tl.cdiv(rows, BLOCK_ROWS)
     if not CHANNELS_LAST:
-        offsets += tl.cast(block, tl.int64) * _aligned(channel_stride, ALIGNMENT)
-    return offsets
+        tiles *= tl.cdiv(cols, BLOCK_COLS)
+    return tiles
+
+
+@triton.jit
+def _corner(tile, block, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    """First row and column of a tile."""
+    if CHANNELS_LAST:
+        return tl.cast(tile, tl.int64) * BLOCK_ROWS, tl.cast(block, tl.int64) * BLOCK_COLS
+    else:
+        tiles_in_row = tl.cdiv(cols, BLOCK_COLS)
+        first_row = tl.cast(tile // tiles_in_row, tl.int64) * BLOCK_ROWS
+        return first_row, tl.cast(tile % tiles_in_row, tl.int64) * BLOCK_COLS
+
+
+@triton.jit
+def _mask(
+    first_row, first_col, rows, cols,
+    ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    row = first_row + tl.arange(0, BLOCK_ROWS)[:, None]
+    col = first_col + tl.arange(0, BLOCK_COLS)[None, :]
+    return (row < rows) & (col < _aligned(cols, ALIGNMENT))
+
+
+@triton.jit
+def _count(
+    first_row, first_col, rows, cols,
+    CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """How many values of a channel a tile has."""
+    count = tl.minimum(rows - first_row, BLOCK_ROWS)
+    if not CHANNELS_LAST:
+        count *= tl.minimum(cols - first_col, BLOCK_COLS)
+    return count.to(tl.float32)
+
+
+@triton.jit
+def _start(
+    pointer, group, first_row, first_col, block, rows, row_stride, channel_stride,
+    CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr,
+):  # fmt: skip
+    """Where a tile begins in a tensor."""
+    pointer += (group * rows + first_row) * _aligned(row_stride, ALIGNMENT) + first_col
+    if not CHANNELS_LAST:
+        pointer += tl.cast(block, tl.int64) * _aligned(channel_stride, ALIGNMENT)
+    return pointer
+
+
+@triton.jit
+def _within(row_stride, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    """Where the elements of a tile are, from where it begins."""
+    row = tl.arange(0, BLOCK_ROWS).to(tl.int64)[:, None]
+    return row * _aligned(row_stride, ALIGNMENT) + tl.arange(0, BLOCK_COLS)[None, :]
 
 
 @triton.jit
@@ -90,12 +129,30 @@ def _sum(values, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid):
+def _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid):
     """Mean, 1 / sqrt(var + eps), scale and bias of some channels of a group."""
     at = group * channels + channel
     mean_value = tl.load(mean + at, valid, other=0.0).to(tl.float32)
-    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.load(var + at, valid, other=1.0).to(tl.float32) + eps))
+    inverse = _inverse_of(spread + at, eps, valid)
     return mean_value, inverse, _scale_of(inverse, weight, channel, valid), _bias_of(inverse, bias, channel, valid)
+
+
+@triton.jit
+def _inverse_of(spread, eps, valid):
+    """1 / sqrt(var + eps), which `spread` points to; with an eps it points to var."""
+    inverse = tl.load(spread, valid, other=1.0).to(tl.float32)
+    if eps is not None:
+        inverse = tl.rsqrt(inverse + eps)
+    return inverse
+
+
+@triton.jit
+def _spread_of(var, eps):
+    """1 / sqrt(var + eps), rounded correctly; without an eps the variance itself."""
+    if eps is None:
+        return var
+    else:
+        return tl.div_rn(1.0, tl.sqrt_rn(var + eps))
 
 
 @triton.jit
@@ -168,28 +225,25 @@ def statistics_kernel(
     Program s of a block of channels takes its tiles s, s + splits, … The shift is the mean of the first of them: near
     enough to the mean of all for the squares to lose no digits, and not at the mercy of a single value.
     """
-    program = tl.program_id(0)
-    split = program % splits
-    block = program // splits % blocks
-    group = (program // splits // blocks).to(tl.int64)
-    tiles = tl.cdiv(rows, BLOCK_ROWS)
-    if not CHANNELS_LAST:
-        tiles *= tl.cdiv(cols, BLOCK_COLS)
-
-    row, col, mask, count = _locate(split, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-    values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
+    split, block, group = _program(splits, blocks, False)
+    within = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    row, col = _corner(split, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+    values = tl.load(start + within, mask, other=0.0).to(tl.float32)
+    count = _count(row, col, rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
     shift = _sum(values, CHANNELS_LAST) / count
     total = tl.where(mask, values - shift[None, :], 0.0)
     squares = total * total
-    for tile in range(split + splits, tiles, splits):
-        row, col, mask, more = _locate(tile, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-        offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-        values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
+    for tile in range(split + splits, _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS), splits):
+        row, col = _corner(tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+        mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+        start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        values = tl.load(start + within, mask, other=0.0).to(tl.float32)
         centered = tl.where(mask, values - shift[None, :], 0.0)
         total += centered
         squares += centered * centered
-        count += more
+        count += _count(row, col, rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
 
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     at = partials + (group * splits + split) * 4 * channels + channel
@@ -201,11 +255,12 @@ def statistics_kernel(
 
 @triton.jit(do_not_specialize=["count"])
 def combine_statistics_kernel(
-    partials, mean, var, running_mean, running_var, batches, momentum, count, channels, splits, groups,
+    partials, mean, spread, running_mean, running_var, batches, momentum, eps, count, channels, splits, groups,
 ):  # fmt: skip
-    """mean, var [groups, channels] of `count` values a channel and group, by Chan's formula for parts of a set.
+    """mean and spread [groups, channels] of `count` values a channel and group, by Chan's formula for parts of a set.
 
-    Every mean is taken relative to the first part's, so that nothing is lost when it is far from zero.
+    The spread is 1 / sqrt(var + eps), or without an eps the variance. Means are taken relative to the first part's, so
+    that nothing is lost when they are far from zero.
     """
     channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
     valid = channel < channels
@@ -231,7 +286,7 @@ def combine_statistics_kernel(
         mean_value = (origin + offset).to(tl.float32)
         var_value = tl.maximum(squares / number - offset * offset, 0.0).to(tl.float32)
         tl.store(mean + group * channels + channel, mean_value, valid)
-        tl.store(var + group * channels + channel, var_value, valid)
+        tl.store(spread + group * channels + channel, _spread_of(var_value, eps), valid)
         if running_mean is not None:
             _move_running(
                 running_mean, running_var, batches, momentum, mean_value, var_value, number.to(tl.float32), group,
@@ -242,52 +297,49 @@ def combine_statistics_kernel(
 
 @triton.jit
 def normalize_kernel(
-    x, y, mean, var, weight, bias, eps, rows, cols, channels, tiles, blocks, x_row, x_channel, y_row, y_channel,
+    x, y, mean, spread, weight, bias, eps, rows, cols, channels, splits, blocks, x_row, x_channel, y_row, y_channel,
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """y from x, one tile a program, the last tiles first: `statistics_kernel` has just left them in the L2 cache."""
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
-    block = program % blocks
-    tile = program // blocks % tiles
-    group = (program // blocks // tiles).to(tl.int64)
+    """y from x, the last tiles first."""
+    split, block, group = _program(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
-    mean_value, _inverse, scale, shift = _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid)
-
-    row, col, mask, _count = _locate(tile, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-    values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
-    v = (values - mean_value[None, :]) * scale[None, :] + shift[None, :]
-    offsets = _offsets(group, row, col, block, rows, y_row, y_channel, CHANNELS_LAST, ALIGNMENT)
-    tl.store(y + offsets, _activate(v, NEGATIVE_SLOPE), mask)
+    mean_value, _inverse, scale, shift = _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid)
+    within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_y = _within(y_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    tiles = _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    for tile in range(split, tiles, splits):
+        row, col = _corner(tiles - 1 - tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+        mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+        start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        values = tl.load(start + within_x, mask, other=0.0).to(tl.float32)
+        v = (values - mean_value[None, :]) * scale[None, :] + shift[None, :]
+        start = _start(y, group, row, col, block, rows, y_row, y_channel, CHANNELS_LAST, ALIGNMENT)
+        tl.store(start + within_y, _activate(v, NEGATIVE_SLOPE), mask)
 
 
 @triton.jit
 def gradient_sums_kernel(
-    x, dy, partials, mean, var, weight, bias, eps, rows, cols, channels, splits, blocks,
+    x, dy, partials, mean, spread, weight, bias, eps, rows, cols, channels, splits, blocks,
     x_row, x_channel, dy_row, dy_channel,
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """partials [groups, splits, 2, channels]: sums of g and g·(x - mean), over tiles as in `statistics_kernel`."""
-    program = tl.program_id(0)
-    split = program % splits
-    block = program // splits % blocks
-    group = (program // splits // blocks).to(tl.int64)
-    tiles = tl.cdiv(rows, BLOCK_ROWS)
-    if not CHANNELS_LAST:
-        tiles *= tl.cdiv(cols, BLOCK_COLS)
+    split, block, group = _program(splits, blocks, False)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
-    mean_value, _inverse, scale, shift = _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid)
-
+    mean_value, _inverse, scale, shift = _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid)
+    within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_dy = _within(dy_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
     sum_g = tl.zeros([BLOCK_ROWS, BLOCK_COLS], tl.float32)
     sum_gx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], tl.float32)
-    for tile in range(split, tiles, splits):
-        row, col, mask, _count = _locate(tile, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-        offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-        centered = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - mean_value[None, :]
-        offsets = _offsets(group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
-        upstream = tl.load(dy + offsets, mask, other=0.0).to(tl.float32)
+    for tile in range(split, _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS), splits):
+        row, col = _corner(tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+        mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+        start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        centered = tl.load(start + within_x, mask, other=0.0).to(tl.float32) - mean_value[None, :]
+        start = _start(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+        upstream = tl.load(start + within_dy, mask, other=0.0).to(tl.float32)
         g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
         sum_g += g
         sum_gx += g * centered
@@ -298,7 +350,7 @@ def gradient_sums_kernel(
 
 
 @triton.jit
-def combine_gradients_kernel(partials, sums, dweight, dbias, var, eps, channels, splits, groups):
+def combine_gradients_kernel(partials, sums, dweight, dbias, spread, eps, channels, splits, groups):
     """sums [groups, 2, channels] of the partial sums; dweight and dbias [channels] over all groups."""
     channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
     valid = channel < channels
@@ -317,8 +369,7 @@ def combine_gradients_kernel(partials, sums, dweight, dbias, var, eps, channels,
         at = sums + group * 2 * channels + channel
         tl.store(at, sum_g.to(tl.float32), valid)
         tl.store(at + channels, sum_gx.to(tl.float32), valid)
-        var_value = tl.load(var + group * channels + channel, valid, other=1.0).to(tl.float32)
-        dweight_value += sum_gx * tl.div_rn(1.0, tl.sqrt_rn(var_value + eps)).to(tl.float64)
+        dweight_value += sum_gx * _inverse_of(spread + group * channels + channel, eps, valid).to(tl.float64)
         dbias_value += sum_g
     if dweight is not None:
         tl.store(dweight + channel, dweight_value.to(tl.float32), valid)
@@ -328,32 +379,39 @@ def combine_gradients_kernel(partials, sums, dweight, dbias, var, eps, channels,
 
 @triton.jit
 def input_gradient_kernel(
-    x, dy, dx, sums, mean, var, weight, bias, eps, inverse_count, rows, cols, channels, tiles, blocks,
+    x, dy, dx, sums, mean, spread, weight, bias, eps, inverse_count, rows, cols, channels, splits, blocks,
     x_row, x_channel, dy_row, dy_channel, dx_row, dx_channel,
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """dx from x and dy, one tile a program, the last tiles first; without `sums`, mean and var are constants."""
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
-    block = program % blocks
-    tile = program // blocks % tiles
-    group = (program // blocks // tiles).to(tl.int64)
+    """dx from x and dy, the last tiles first; without `sums`, mean and variance are constants."""
+    split, block, group = _program(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
-    mean_value, inverse, scale, shift = _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid)
-
-    row, col, mask, _count = _locate(tile, block, rows, cols, CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    offsets = _offsets(group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-    centered = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - mean_value[None, :]
-    offsets = _offsets(group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
-    upstream = tl.load(dy + offsets, mask, other=0.0).to(tl.float32)
-    g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
+    mean_value, inverse, scale, shift = _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid)
+    # dx = scale·g - slope·(x - mean) - offset
+    slope = tl.zeros_like(scale)
+    offset = tl.zeros_like(scale)
     if sums is not None:
         at = sums + group * 2 * channels + channel
-        mean_g = tl.load(at, valid, other=0.0) * inverse_count
-        slope = tl.load(at + channels, valid, other=0.0) * inverse_count * inverse * inverse
-        g -= mean_g[None, :] + centered * slope[None, :]
-    offsets = _offsets(group, row, col, block, rows, dx_row, dx_channel, CHANNELS_LAST, ALIGNMENT)
-    tl.store(dx + offsets, g * scale[None, :], mask)
+        offset = tl.load(at, valid, other=0.0) * inverse_count * scale
+        slope = tl.load(at + channels, valid, other=0.0) * inverse_count * inverse * inverse * scale
+    within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_dy = _within(dy_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_dx = _within(dx_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    tiles = _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    for tile in range(split, tiles, splits):
+        row, col = _corner(tiles - 1 - tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+        mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+        start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        centered = tl.load(start + within_x, mask, other=0.0).to(tl.float32) - mean_value[None, :]
+        start = _start(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+        upstream = tl.load(start + within_dy, mask, other=0.0).to(tl.float32)
+        g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
+        result = g * scale[None, :]
+        if sums is not None:
+            result -= centered * slope[None, :] + offset[None, :]
+        start = _start(dx, group, row, col, block, rows, dx_row, dx_channel, CHANNELS_LAST, ALIGNMENT)
+        tl.store(start + within_dx, result, mask)
 
 
 @triton.jit
@@ -368,7 +426,7 @@ def _locate_small(group, rows, inner, channels, BLOCK_ROWS: tl.constexpr, BLOCK_
 
 @triton.jit
 def small_forward_kernel(
-    x, y, mean, var, weight, bias, running_mean, running_var, batches, momentum, eps, rows, inner, channels, groups,
+    x, y, mean, spread, weight, bias, running_mean, running_var, batches, momentum, eps, rows, inner, channels, groups,
     x_sample, x_pixel, x_channel, y_sample, y_pixel, y_channel,
     NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
@@ -386,13 +444,14 @@ def small_forward_kernel(
         mean_value = shift + correction
         var_value = tl.maximum(tl.sum(centered * centered, 0) / rows - correction * correction, 0.0)
         tl.store(mean + group * channels + channel, mean_value, valid)
-        tl.store(var + group * channels + channel, var_value, valid)
+        tl.store(spread + group * channels + channel, _spread_of(var_value, eps), valid)
         if running_mean is not None:
             _move_running(
                 running_mean, running_var, batches, momentum, mean_value, var_value, rows.to(tl.float32), group,
                 groups, channel, valid,
             )  # fmt: skip
-        inverse = tl.div_rn(1.0, tl.sqrt_rn(var_value + eps))
+        inverse = _spread_of(var_value, eps)
+        tl.store(spread + group * channels + channel, inverse, valid)
         scale = _scale_of(inverse, weight, channel, valid)
         v = (values - mean_value[None, :]) * scale[None, :] + _bias_of(inverse, bias, channel, valid)[None, :]
         offsets = sample.to(tl.int64) * y_sample + pixel.to(tl.int64) * y_pixel + wide * y_channel
@@ -402,7 +461,7 @@ def small_forward_kernel(
 
 @triton.jit
 def small_backward_kernel(
-    x, dy, dx, dweight, dbias, mean, var, weight, bias, eps, rows, inner, channels, groups,
+    x, dy, dx, dweight, dbias, mean, spread, weight, bias, rows, inner, channels, groups,
     x_sample, x_pixel, x_channel, dy_sample, dy_pixel, dy_channel, dx_sample, dx_pixel, dx_channel,
     NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
@@ -413,7 +472,9 @@ def small_backward_kernel(
     valid = channel < channels
     wide = channel.to(tl.int64)[None, :]
     for group in range(groups):
-        mean_value, inverse, scale, shift = _affine_of(mean, var, weight, bias, eps, group, channels, channel, valid)
+        mean_value, inverse, scale, shift = _affine_of(
+            mean, spread, weight, bias, None, group, channels, channel, valid
+        )
         sample, pixel, channel, mask = _locate_small(group, rows, inner, channels, BLOCK_ROWS, BLOCK_COLS)
         offsets = sample.to(tl.int64) * x_sample + pixel.to(tl.int64) * x_pixel + wide * x_channel
         centered = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - mean_value[None, :]

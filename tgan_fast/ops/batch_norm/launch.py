@@ -45,12 +45,14 @@ class _BatchNormAct(torch.autograd.Function):
         compiling = torch.compiler.is_compiling()
         if training:
             forward = _train_operation if compiling else _train
-            y, mean, var = forward(x, weight, bias, running_mean, running_var, batches, momentum, eps, slope, groups)
+            running = running_mean, running_var, batches
+            y, mean, spread = forward(x, weight, bias, *running, momentum, eps, slope, groups)
+            eps = None
         else:
-            mean, var = running_mean, running_var
-            y = (_evaluate_operation if compiling else normalize)(x, mean, var, weight, bias, eps, slope)
-        ctx.save_for_backward(x, mean, var, weight, bias)
-        ctx.options = eps, slope, training
+            mean, spread = running_mean, running_var
+            y = (_evaluate_operation if compiling else normalize)(x, mean, spread, weight, bias, slope, eps)
+        ctx.save_for_backward(x, mean, spread, weight, bias)
+        ctx.options = slope, eps
         return y
 
     @staticmethod
@@ -74,7 +76,7 @@ def _train(
     negative_slope: float,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and mean and variance [groups, C]; moves the running statistics."""
+    """y, and mean and 1 / sqrt(var + eps) as [groups, C]; moves the running statistics."""
     running = running_mean, running_var, batches, momentum
     if momentum is None and batches is not None:
         batches.add_(groups)
@@ -82,8 +84,8 @@ def _train(
     if small_rows_for(geometry.count, geometry.channels_last) is not None:
         results = _small_forward(x, weight, bias, *running, eps, negative_slope, geometry)
     else:
-        mean, var = statistics(x, groups, *running)
-        results = normalize(x, mean, var, weight, bias, eps, negative_slope), mean, var
+        mean, spread = statistics(x, groups, eps, *running)
+        results = normalize(x, mean, spread, weight, bias, negative_slope), mean, spread
     for changed in (running_mean, running_var, batches):
         if changed is not None and not changed.is_inference():
             torch.autograd.graph.increment_version(changed)
@@ -94,27 +96,27 @@ def _backward(
     dy: Tensor,
     x: Tensor,
     mean: Tensor,
-    var: Tensor,
+    spread: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    eps: float,
     negative_slope: float,
-    training: bool,
+    eps: float | None,
     want_x: bool,
     want_weight: bool,
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, dweight and dbias; empty where not wanted."""
+    """dx, dweight and dbias, empty where not wanted; of evaluation if there is an eps."""
+    training = eps is None
     geometry = _Geometry.of(x, mean.numel() // x.shape[1])
-    arguments = dy, x, mean, var, weight, bias, eps, negative_slope
+    arguments = dy, x, mean, spread, weight, bias, negative_slope
     if training and small_rows_for(geometry.count, geometry.channels_last) is not None:
         return _small_backward(*arguments, want_x, want_weight, want_bias, geometry)
     sums, dweight, dbias = None, x.new_empty(0), x.new_empty(0)
     if training or want_weight or want_bias:
-        sums, dweight, dbias = gradient_sums(*arguments, want_weight, want_bias)
+        sums, dweight, dbias = gradient_sums(*arguments, want_weight, want_bias, eps)
     if not want_x:
         return x.new_empty(0), dweight, dbias
-    dx = input_gradient(*arguments, sums if training else None, geometry.count)
+    dx = input_gradient(*arguments, sums if training else None, geometry.count, eps)
     return dx, dweight, dbias
 
 
@@ -123,10 +125,16 @@ def walkable(x):
     return x if _is_channels_last(x) is not None else _laid_out(x, channels_last=x.stride(1) == 1)
 
 
-def statistics(x, groups, running_mean=None, running_var=None, batches=None, momentum=None):
-    """Mean and biased variance [groups, C] in float32; moves the running statistics, if there are any."""
+# In what follows, as in the kernels, `spread` is 1 / sqrt(var + eps) where eps is None, and var where it is given.
+
+
+def statistics(x, groups, eps=None, running_mean=None, running_var=None, batches=None, momentum=None):
+    """Mean and biased variance, or with an eps mean and 1 / sqrt(var + eps), as [groups, C] in float32.
+
+    Moves the running statistics, if there are any.
+    """
     geometry = _Geometry.of(x, groups)
-    mean, var = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
+    mean, spread = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
     tile = _tile("statistics", x, geometry)
     splits, blocks = _splits(x, geometry, tile)
     partials = x.new_empty((groups, splits, 4, x.shape[1]), dtype=torch.float32)
@@ -136,20 +144,20 @@ def statistics(x, groups, running_mean=None, running_var=None, batches=None, mom
             *_walk(x, geometry.channels_last), **_blocks(geometry, tile, x),
         )  # fmt: skip
         kernels.combine_statistics_kernel[(_combining_programs(x),)](
-            partials, mean, var, running_mean, running_var, batches, momentum, geometry.count, geometry.channels,
-            splits, groups, num_warps=4,
+            partials, mean, spread, running_mean, running_var, batches, momentum, eps, geometry.count,
+            geometry.channels, splits, groups, num_warps=4,
         )  # fmt: skip
-    return mean, var
+    return mean, spread
 
 
 def normalize(
     x: Tensor,
     mean: Tensor,
-    var: Tensor,
+    spread: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    eps: float,
     negative_slope: float,
+    eps: float | None = None,
 ) -> Tensor:
     """y from x and given statistics [groups, C], or [C] for all of x."""
     geometry = _Geometry.of(x, mean.numel() // max(1, x.shape[1]))
@@ -157,17 +165,17 @@ def normalize(
     if x.numel() == 0:
         return y
     tile = _tile("normalize", x, geometry)
-    tiles, blocks = geometry.tiles(tile)
+    splits, blocks = _splits(x, geometry, tile)
     with _on_device_of(x):
-        kernels.normalize_kernel[(tiles * blocks * geometry.groups,)](
-            x, y, mean, var, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels, tiles, blocks,
+        kernels.normalize_kernel[(splits * blocks * geometry.groups,)](
+            x, y, mean, spread, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels, splits, blocks,
             *_walk(x, geometry.channels_last), *_walk(y, geometry.channels_last),
             NEGATIVE_SLOPE=negative_slope, **_blocks(geometry, tile, x, y),
         )  # fmt: skip
     return y
 
 
-def gradient_sums(dy, x, mean, var, weight, bias, eps, negative_slope, want_weight, want_bias):
+def gradient_sums(dy, x, mean, spread, weight, bias, negative_slope, want_weight, want_bias, eps=None):
     """Sums of g and of g·(x - mean) as [groups, 2, C] in float32, dweight and dbias (empty where not wanted)."""
     geometry = _Geometry.of(x, mean.numel() // x.shape[1])
     dy = _laid_out(dy, geometry.channels_last)
@@ -178,18 +186,18 @@ def gradient_sums(dy, x, mean, var, weight, bias, eps, negative_slope, want_weig
     dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
     with _on_device_of(x):
         kernels.gradient_sums_kernel[(splits * blocks * geometry.groups,)](
-            x, dy, partials, mean, var, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels, splits,
+            x, dy, partials, mean, spread, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels, splits,
             blocks, *_walk(x, geometry.channels_last), *_walk(dy, geometry.channels_last),
             NEGATIVE_SLOPE=negative_slope, **_blocks(geometry, tile, x, dy),
         )  # fmt: skip
         kernels.combine_gradients_kernel[(_combining_programs(x),)](
-            partials, sums, dweight if want_weight else None, dbias if want_bias else None, var, eps,
+            partials, sums, dweight if want_weight else None, dbias if want_bias else None, spread, eps,
             geometry.channels, splits, geometry.groups, num_warps=4,
         )  # fmt: skip
     return sums, dweight, dbias
 
 
-def input_gradient(dy, x, mean, var, weight, bias, eps, negative_slope, sums, count):
+def input_gradient(dy, x, mean, spread, weight, bias, negative_slope, sums, count, eps=None):
     """dx; `sums` [groups, 2, C] are over `count` values a channel and group, None if mean and var are constants."""
     geometry = _Geometry.of(x, mean.numel() // x.shape[1])
     dy = _laid_out(dy, geometry.channels_last)
@@ -197,11 +205,12 @@ def input_gradient(dy, x, mean, var, weight, bias, eps, negative_slope, sums, co
     if x.numel() == 0:
         return dx
     tile = _tile("input_gradient", x, geometry)
-    tiles, blocks = geometry.tiles(tile)
+    splits, blocks = _splits(x, geometry, tile)
     with _on_device_of(x):
-        kernels.input_gradient_kernel[(tiles * blocks * geometry.groups,)](
-            x, dy, dx, sums, mean, var, weight, bias, eps, 1 / count, geometry.rows, geometry.cols, geometry.channels,
-            tiles, blocks, *(stride for t in (x, dy, dx) for stride in _walk(t, geometry.channels_last)),
+        kernels.input_gradient_kernel[(splits * blocks * geometry.groups,)](
+            x, dy, dx, sums, mean, spread, weight, bias, eps, 1 / count, geometry.rows, geometry.cols,
+            geometry.channels, splits, blocks,
+            *(stride for t in (x, dy, dx) for stride in _walk(t, geometry.channels_last)),
             NEGATIVE_SLOPE=negative_slope, **_blocks(geometry, tile, x, dy, dx),
         )  # fmt: skip
     return dx
@@ -209,19 +218,19 @@ def input_gradient(dy, x, mean, var, weight, bias, eps, negative_slope, sums, co
 
 def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, geometry):
     y = _empty_like(x, geometry.channels_last)
-    mean, var = (x.new_empty((geometry.groups, geometry.channels), dtype=torch.float32) for _ in range(2))
+    mean, spread = (x.new_empty((geometry.groups, geometry.channels), dtype=torch.float32) for _ in range(2))
     tile = _small_tile("small_forward", x, geometry)
     with _on_device_of(x):
         kernels.small_forward_kernel[(triton.cdiv(geometry.channels, tile.columns),)](
-            x, y, mean, var, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.count,
+            x, y, mean, spread, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.count,
             geometry.inner, geometry.channels, geometry.groups,
             *(stride for t in (x, y) for stride in _small_walk(t, geometry.channels_last)),
             NEGATIVE_SLOPE=negative_slope, BLOCK_ROWS=tile.rows, BLOCK_COLS=tile.columns, num_warps=tile.warps,
         )  # fmt: skip
-    return y, mean, var
+    return y, mean, spread
 
 
-def _small_backward(dy, x, mean, var, weight, bias, eps, negative_slope, want_x, want_weight, want_bias, geometry):
+def _small_backward(dy, x, mean, spread, weight, bias, negative_slope, want_x, want_weight, want_bias, geometry):
     dy = _laid_out(dy, geometry.channels_last)
     dx = _empty_like(x, geometry.channels_last) if want_x else x.new_empty(0)
     dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
@@ -231,7 +240,7 @@ def _small_backward(dy, x, mean, var, weight, bias, eps, negative_slope, want_x,
     with _on_device_of(x):
         kernels.small_backward_kernel[(triton.cdiv(geometry.channels, tile.columns),)](
             x, dy, dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
-            mean, var, weight, bias, eps, geometry.count, geometry.inner, geometry.channels, geometry.groups,
+            mean, spread, weight, bias, geometry.count, geometry.inner, geometry.channels, geometry.groups,
             *(stride for walk in strides for stride in walk),
             NEGATIVE_SLOPE=negative_slope, BLOCK_ROWS=tile.rows, BLOCK_COLS=tile.columns, num_warps=tile.warps,
         )  # fmt: skip
@@ -383,16 +392,16 @@ _backward_operation = torch.library.custom_op("tgan_fast::batch_norm_act_backwar
 
 @_train_operation.register_fake
 def _(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, groups):
-    mean, var = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
-    return _empty_like(x, _is_channels_last(x)), mean, var
+    mean, spread = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
+    return _empty_like(x, _is_channels_last(x)), mean, spread
 
 
 @_evaluate_operation.register_fake
-def _(x, mean, var, weight, bias, eps, negative_slope):
+def _(x, mean, spread, weight, bias, negative_slope, eps=None):
     return _empty_like(x, _is_channels_last(x))
 
 
 @_backward_operation.register_fake
-def _(dy, x, mean, var, weight, bias, eps, negative_slope, training, want_x, want_weight, want_bias):
+def _(dy, x, mean, spread, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
     dx = _empty_like(x, _is_channels_last(x)) if want_x else x.new_empty(0)
     return dx, _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)

@@ -37,18 +37,19 @@ class _SyncBatchNormAct(torch.autograd.Function):
     def forward(ctx, x, weight, bias, eps, negative_slope, groups, process_group, parts):
         local_count = x.numel() // x.shape[1] // groups
         mean, var, count = _over_all(process_group, *parts.statistics(x, groups), local_count)
-        ctx.save_for_backward(x, mean, var, weight, bias, count)
-        ctx.options, ctx.local_count = (eps, negative_slope), local_count
+        inverse = (var + eps).rsqrt()
+        ctx.save_for_backward(x, mean, inverse, weight, bias, count)
+        ctx.negative_slope, ctx.local_count = negative_slope, local_count
         ctx.process_group, ctx.parts = process_group, parts
         ctx.mark_non_differentiable(mean, var, count)
-        return parts.normalize(x, mean, var, weight, bias, eps, negative_slope), mean, var, count
+        return parts.normalize(x, mean, inverse, weight, bias, negative_slope), mean, var, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *_):
         *tensors, count = ctx.saved_tensors
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
-        arguments = dy, *tensors, *ctx.options
+        arguments = dy, *tensors, ctx.negative_slope
         sums, dweight, dbias = ctx.parts.gradient_sums(*arguments, want_weight, want_bias)
         dx = None
         if want_x:
