@@ -22,6 +22,7 @@ from triton.compiler import ASTSource
 
 from tgan_fast.ops.batch_norm import kernels as kernels_module
 from tgan_fast.ops.batch_norm import launch as launchers
+from tgan_fast.ops.batch_norm.geometry import laid_out
 from tgan_fast.ops.batch_norm.tiles import Key, table
 
 ARCHITECTURES = (80, 90, 100)
@@ -116,7 +117,7 @@ def _cases() -> Iterator[tuple[tuple[int, ...], bool, torch.dtype]]:
 def _run_launchers(shape, channels_last, dtype):
     x = torch.empty(shape, dtype=dtype, device="meta")
     if channels_last:
-        x = launchers._laid_out(x, channels_last=True)
+        x = laid_out(x, channels_last=True)
     channel = torch.empty(shape[1], device="meta")
     batches = torch.zeros((), dtype=torch.int64, device="meta")
     launchers._train(x, channel, channel, channel, channel, batches, 0.1, 1e-5, 0.2, 1)

@@ -226,6 +226,8 @@ def test_no_scale_and_no_shift_are_one_and_zero(device):
         ({"running_mean": torch.ones(2), "running_var": torch.ones(2)}, "running_mean has the shape"),
         ({"bias": torch.ones(3, dtype=torch.int64)}, "bias must be floating-point and is torch.int64"),
         ({"bias": torch.ones(3, device="meta")}, "bias is on meta, but x is on cpu"),
+        ({"num_batches_tracked": torch.tensor(0.0)}, "must be one int64 on cpu, and is \\[\\] torch.float32 on cpu"),
+        ({"num_batches_tracked": torch.zeros((), dtype=torch.int64, device="meta")}, "torch.int64 on meta"),
         ({"x": torch.ones(4, 0), "weight": None, "bias": None}, "more than one value a channel"),
         (
             {"running_mean": torch.ones(3), "running_var": torch.ones(3), "momentum": None},

@@ -132,13 +132,23 @@ def _check(x, weight, bias, running_mean, running_var, training, momentum, group
         if running_mean is None:
             raise ValueError("batch_norm_act with training=False needs running_mean and running_var")
         return
-    if momentum is None and running_mean is not None and num_batches_tracked is None:
+    if num_batches_tracked is not None:
+        _check_count(x, num_batches_tracked)
+    elif momentum is None and running_mean is not None:
         raise ValueError("momentum=None is the mean over all batches and needs num_batches_tracked")
     values = x.numel() // max(1, x.shape[1]) // groups
     if values < 1 or (values == 1 and (process_group is None or process_group.size() == 1)):
         raise ValueError(
             f"batch norm in training needs more than one value a channel{' and part' if groups > 1 else ''}, "
             f"but x has the shape {list(x.shape)}: use a larger batch"
+        )
+
+
+def _check_count(x, count):
+    if count.dtype != torch.int64 or count.dim() != 0 or count.device != x.device:
+        raise ValueError(
+            f"num_batches_tracked must be one int64 on {x.device}, and is {list(count.shape)} {count.dtype} "
+            f"on {count.device}"
         )
 
 

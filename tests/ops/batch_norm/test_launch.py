@@ -9,6 +9,7 @@ from tgan_fast.ops import BackendError, batch_norm_act
 
 pytest.importorskip("triton")
 from tgan_fast.ops.batch_norm import launch
+from tgan_fast.ops.batch_norm.geometry import walkable
 
 EPS = 1e-5
 # Errors may be twice those of separate eager layers in the same dtype, and this on top: few values may happen to round
@@ -30,7 +31,7 @@ SMALL = {
 LARGE = {
     "prime-signal": (1, 1, 10007),
     "several-blocks": (300, 136, 2, 2),
-    "odd-channels": (6, 21, 32, 24),
+    "odd-channels": (6, 13, 32, 24),
     "few-channels": (2, 3, 2, 40, 50),
     "many-rows": (4500, 5),
 }
@@ -164,7 +165,7 @@ def test_evaluation_is_as_accurate_as_eager(shape, dtype, layout, device):
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0, -0.5])
-@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 7, 36, 32)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 3, 36, 32)], ids=str)
 def test_every_slope(shape, slope, layout, device):
     x = values(shape, torch.float32, device)
     assert_as_accurate_as_eager(x, layout(x), slope=slope)
@@ -172,29 +173,29 @@ def test_every_slope(shape, slope, layout, device):
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("groups", [2, 3])
-@pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 48, 48)], ids=str)
+@pytest.mark.parametrize("shape", [(6, 5, 3), (6, 3, 48, 48)], ids=str)
 def test_groups_are_as_accurate_as_eager_part_by_part(shape, groups, layout, device):
     x = values(shape, torch.float32, device) * torch.arange(1, 7, device=device).view(-1, *[1] * (len(shape) - 1))
     assert_as_accurate_as_eager(x, layout(x), groups=groups)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 6, 32, 36)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 3, 32, 36)], ids=str)
 def test_views_give_what_their_values_give(shape, view, device):
     x = values(shape, torch.float32, device)
     assert not view(x).is_contiguous()
     assert_as_accurate_as_eager(x, view(x))
 
 
-@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 6, 32, 36)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 3, 32, 36)], ids=str)
 def test_only_views_that_skip_pixels_are_copied(shape, device):
     x = values(shape, torch.float32, device)
     for name, view in VIEWS.items():
         laid_out = view(x)
-        assert (launch.walkable(laid_out) is laid_out) == (name != "every-second-pixel"), name
+        assert (walkable(laid_out) is laid_out) == (name != "every-second-pixel"), name
 
 
-@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 6, 32, 36)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 3, 32, 36)], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_the_gradient_may_come_in_another_layout(shape, layout, device):
     x = layout(values(shape, torch.float32, device))
@@ -236,7 +237,7 @@ def test_one_value_far_from_the_others_keeps_the_variance_of_the_rest(layout, de
     torch.testing.assert_close(var.double(), x.double().var((0, 2, 3)), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(6, 4, 5), (6, 5, 40, 36)], ids=str)
+@pytest.mark.parametrize("shape", [(6, 4, 5), (6, 3, 40, 36)], ids=str)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_without_momentum_the_running_statistics_are_the_mean_over_all_batches(shape, groups, device):
     module = nn.BatchNorm1d(shape[1], momentum=None).to(device)
@@ -254,7 +255,7 @@ def test_without_momentum_the_running_statistics_are_the_mean_over_all_batches(s
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("shape", [(6, 4, 5), (6, 5, 40, 36)], ids=str)
+@pytest.mark.parametrize("shape", [(6, 4, 5), (6, 3, 40, 36)], ids=str)
 def test_batches_are_counted(shape, momentum, device):
     count = torch.tensor(7, device=device)
     mean, var = running(shape[1], device)
@@ -275,7 +276,7 @@ def test_changed_statistics_are_known_to_autograd(device):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 7, 36, 32)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 3, 36, 32)], ids=str)
 @pytest.mark.parametrize("wanted", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1)], ids=str)
 def test_only_wanted_gradients_are_computed_and_they_do_not_change(wanted, shape, training, device):
     tensors = values(shape, torch.float32, device), *parameters(shape[1], device)
@@ -294,14 +295,14 @@ def test_only_wanted_gradients_are_computed_and_they_do_not_change(wanted, shape
 
 
 def test_frozen_parameters_in_evaluation_cost_no_sums(device, monkeypatch):
-    x = values((4, 7, 36, 32), torch.float32, device).requires_grad_()
+    x = values((4, 3, 36, 32), torch.float32, device).requires_grad_()
     monkeypatch.delattr(launch, "gradient_sums")
-    batch_norm_act(x, *parameters(7, device), *running(7, device), training=False, backend="triton").sum().backward()
+    batch_norm_act(x, *parameters(3, device), *running(3, device), training=False, backend="triton").sum().backward()
     assert x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(4, 6, 5), (4, 7, 36, 32)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 6, 5), (4, 3, 36, 32)], ids=str)
 def test_parameters_of_half_precision(shape, dtype, device):
     """As after model.half(): gradients come in the parameters' dtype."""
     x = values(shape, dtype, device)
@@ -316,7 +317,7 @@ def test_parameters_of_half_precision(shape, dtype, device):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (6, 5, 48, 48)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (6, 3, 48, 48)], ids=str)
 def test_results_repeat_bit_for_bit(shape, layout, device):
     x = layout(values(shape, torch.float32, device))
     tensors = x, *parameters(shape[1], device)
@@ -368,7 +369,7 @@ def test_offsets_beyond_32_bits(pixels, layout, device):
         # The samples as rows of pixels: one stride walks them.
         x = memory.as_strided((3, 4), (2**30, 1)) if pixels == 4 else memory.as_strided((1, 4, 3), (1, 1, 2**30))
     x.copy_(values(x.shape, torch.float16, device))
-    assert launch.walkable(x) is x
+    assert walkable(x) is x
     assert_as_accurate_as_eager(x.contiguous(), x)
 
 
@@ -511,3 +512,28 @@ def test_a_cuda_graph_replays_it(shape, layout):
 def test_dtypes_that_the_kernels_do_not_take(device):
     with pytest.raises(BackendError, match=r"takes float32, float16 and bfloat16, and x is torch\.float64"):
         batch_norm_act(torch.ones(4, 3, dtype=torch.float64, device=device), None, None, backend="triton")
+
+
+def test_an_expanded_tensor(device):
+    """Its samples are one and the same memory; the results are not."""
+    x = values((1, 3, 5), torch.float32, device).expand(4, -1, -1)
+    assert_as_accurate_as_eager(x.contiguous(), x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_vectors_with_gaps(training, device):
+    """Every second element of a longer vector, as parameters and as running statistics."""
+    x = values((4, 6, 5), torch.float32, device)
+    dense = [*parameters(6, device), *running(6, device)]
+    gaps = [torch.stack([vector, torch.full_like(vector, torch.nan)], 1).flatten()[::2] for vector in dense]
+    weights = dense[0].requires_grad_(), gaps[0].detach().requires_grad_()
+    got, expected = (
+        batch_norm_act(x, weight, *vectors, training=training, backend="triton")
+        for weight, vectors in zip(weights, (dense[1:], gaps[1:]), strict=True)
+    )
+    assert torch.equal(got, expected)
+    for mine, truth in zip(gaps[2:], dense[2:], strict=True):
+        assert torch.equal(mine, truth)
+    got.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(weights[0].grad, weights[1].grad)

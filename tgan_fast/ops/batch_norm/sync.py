@@ -18,6 +18,7 @@ def batch_norm_act_sync(
         from tgan_fast.ops.batch_norm import launch as parts
     else:
         from tgan_fast.ops.batch_norm import plain as parts
+    weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
     y, mean, var, count = _SyncBatchNormAct.apply(
         parts.walkable(x), weight, bias, eps, negative_slope, groups, process_group, parts
     )

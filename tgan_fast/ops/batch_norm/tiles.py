@@ -31,7 +31,7 @@ class Tile(NamedTuple):
     rows: int
     columns: int
     warps: int
-    programs: int  # of a kernel that sums, for each multiprocessor
+    programs: int  # for each multiprocessor; the small kernels have one for each block of channels
 
 
 def columns_for(size: int, channels_last: bool) -> int:
@@ -61,7 +61,7 @@ def tile_for(kernel: str, itemsize: int, channels_last: bool, size: int) -> Tile
 
 @functools.cache
 def table() -> dict[Key, Tile]:
-    """All entries."""
+    """All entries; the tuner puts its own into this very dictionary."""
     entries = json.loads(TABLE.read_text())["tiles"]
     return {
         Key(*(entry[field] for field in Key._fields)): Tile(*(entry[field] for field in Tile._fields))

@@ -1,0 +1,263 @@
+"""What the benchmarks share: timing in turns, the copy ceiling, a description of the machine, files of results."""
+
+import functools
+import importlib
+import json
+import math
+import platform
+import random
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from tgan_fast.commit import commit_of
+from tgan_fast.files import write_atomically
+
+SCHEMA = 1  # of the files of results
+WITHOUT_GRAPH = "events without a CUDA graph"  # the beginning of such a `Timing.method`
+RESULTS = Path(__file__).with_name("results")
+
+_ROUNDS = {"cpu": 10, "cuda": 30}
+_COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
+_CPU_CACHE_BYTES = 32 << 20  # a common size of the last level, which PyTorch does not tell
+# Inputs so small that this many fit the cache are read from the cache in use, too.
+_MOST_INPUT_SETS = 256
+# NVML's reasons for a lower clock, by their bits.
+_THROTTLE_REASONS = (
+    "idle",
+    "application clocks",
+    "software power cap",
+    "hardware slowdown",
+    "sync boost",
+    "software thermal slowdown",
+    "hardware thermal slowdown",
+    "hardware power brake",
+    "display clocks",
+)
+
+
+class Timing(NamedTuple):
+    """Seconds a call over all rounds, and how they were measured."""
+
+    median: float
+    p10: float
+    p90: float
+    method: str
+
+
+def again(name) -> str:
+    """The name under which `measure` times the first contender a second time."""
+    return f"{name} again"
+
+
+def measure(
+    contenders: Mapping[str, Callable], input_sets: Sequence, device: str, rounds: int | None = None
+) -> dict[str, Timing]:
+    """Time contenders in turns, so that a machine whose speed drifts slows down all of them.
+
+    In each round, in a random order, every contender runs once on each input set. On a GPU that is the replay of a
+    CUDA graph, timed by events; a contender that cannot be captured runs without one, and its `Timing.method` says why.
+
+    Args:
+        contenders: functions of an input set. What they return is dropped.
+        input_sets: `input_set_count` tells how many they should be. For contenders that run backward on a GPU, forward
+            must have run within `side_stream`.
+        device: "cpu" or "cuda".
+        rounds: 10 on a CPU and 30 on a GPU by default.
+
+    Returns:
+        A timing for each contender, and one for the first under the name `again(first)`: the two differ by chance.
+    """
+    first = next(iter(contenders))
+    contenders = {**contenders, again(first): contenders[first]}
+    timed = _time_on_gpu if device == "cuda" else _time_on_cpu
+    return timed(contenders, input_sets, rounds or _ROUNDS[device])
+
+
+def input_set_count(nbytes: int, device: str) -> int:
+    """How many input sets of `nbytes` together exceed twice the last cache; at least two."""
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if device == "cuda" else _CPU_CACHE_BYTES
+    return min(_MOST_INPUT_SETS, max(2, math.ceil(2 * cache / nbytes)))
+
+
+@contextmanager
+def side_stream(device: str) -> Iterator[None]:
+    """On a GPU, work on the stream where `measure` captures.
+
+    The default stream cannot be captured, and backward runs on the stream of its forward.
+    """
+    if device == "cpu":
+        yield
+        return
+    outer, stream = torch.cuda.current_stream(), _stream()
+    stream.wait_stream(outer)
+    with torch.cuda.stream(stream):
+        yield
+    outer.wait_stream(stream)
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes read plus written per second when a large tensor is copied: the ceiling of what moves bytes."""
+    source = torch.rand(_COPY_BYTES[device] // 4, device=device)
+    timing = measure({"copy": torch.empty_like(source).copy_}, [source], device)["copy"]
+    return 2 * source.nbytes / timing.median
+
+
+def describe(device: str) -> dict:
+    """The machine and its state at this moment, the software, and the command."""
+    return {
+        "device": device_name(device),
+        "gpu_state": _gpu_state() if device == "cuda" else None,
+        "threads": torch.get_num_threads() if device == "cpu" else None,
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        "commit": commit_of(Path(__file__).resolve().parent.parent),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+    }
+
+
+def device_name(device: str) -> str:
+    """The model of the GPU or of the CPU."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    information = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*:\s*(.+)$", information.read_text(), re.M) if information.exists() else []
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def write_results(section: str, payload: dict, device: str) -> Path:
+    """Put a section, with `describe(device)` in it, into the device's file of results; returns the file."""
+    name = device_name(device) if device == "cuda" else f"cpu {device_name(device)} {torch.get_num_threads()} threads"
+    path = RESULTS / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    results = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "sections": {}}
+    if results["schema"] != SCHEMA:
+        raise SystemExit(f"error: {path} has the schema {results['schema']}, not {SCHEMA}: move it away")
+    results["sections"][section] = {"environment": describe(device), **payload}
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, _json(results).encode())
+    return path
+
+
+def rounded(number: float) -> float:
+    """To four digits, more than a measurement holds."""
+    return float(f"{number:.4g}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in 200 characters at most."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _time_on_cpu(contenders, input_sets, rounds):
+    seconds = {name: [] for name in contenders}
+    for call in contenders.values():
+        call(input_sets[0])
+    for name in _turns(contenders, rounds):
+        begin = time.perf_counter()
+        for inputs in input_sets:
+            contenders[name](inputs)
+        seconds[name].append((time.perf_counter() - begin) / len(input_sets))
+    return {name: _timing(column, "perf_counter") for name, column in seconds.items()}
+
+
+def _time_on_gpu(contenders, input_sets, rounds):
+    with side_stream("cuda"):
+        # One pool for all: their outputs are dropped, so that replays may overwrite each other's.
+        pool = torch.cuda.graph_pool_handle()
+        runs = {name: _captured(call, input_sets, pool) for name, call in contenders.items()}
+        # Not timed, and not waited for: while the GPU is busy with these, the timed ones queue up without gaps.
+        for run, _ in runs.values():
+            run()
+        events = {name: [] for name in runs}
+        for name in _turns(runs, rounds):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            runs[name][0]()
+            end.record()
+            events[name].append((begin, end))
+        torch.cuda.synchronize()
+    return {
+        name: _timing([begin.elapsed_time(end) / 1e3 / len(input_sets) for begin, end in events[name]], method)
+        for name, (_, method) in runs.items()
+    }
+
+
+def _turns(names, rounds):
+    """Every name once a round. The order changes, since a contender may find the cache as the one before left it."""
+    order = random.Random(0)
+    for _ in range(rounds):
+        yield from order.sample(list(names), len(names))
+
+
+def _captured(call, input_sets, pool):
+    """A function that makes a call on each input set, a graph's replay if it can be, and the method's name."""
+
+    def run():
+        # All outputs live until the last call: none is written where another one still is in the cache.
+        return [call(inputs) for inputs in input_sets]
+
+    run()  # compiles, loads and allocates what a capture must not
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
+            run()
+    except RuntimeError as error:
+        return run, f"{WITHOUT_GRAPH}: {first_line(error)}"
+    return graph.replay, "replays of a CUDA graph"
+
+
+@functools.cache
+def _stream():
+    return torch.cuda.Stream()
+
+
+def _timing(seconds, method):
+    tenths = statistics.quantiles(seconds, n=10, method="inclusive")
+    return Timing(statistics.median(seconds), tenths[0], tenths[-1], method)
+
+
+def _gpu_state():
+    """Clocks, power, temperature and why the clocks are not higher, from NVML; None without nvidia-ml-py."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties('cuda').uuid}")
+        reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
+        return {
+            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+            "sm_clock_limit_mhz": pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
+            "power_w": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+            "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1e3,
+            "temperature_c": pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+            "throttle_reasons": [reason for bit, reason in enumerate(_THROTTLE_REASONS) if reasons >> bit & 1],
+        }
+    except pynvml.NVMLError:
+        return None
+
+
+def _version(module):
+    try:
+        return importlib.import_module(module).__version__
+    except ImportError:
+        return None
+
+
+def _json(value):
+    """JSON with each innermost object and list on a line of its own."""
+    text = json.dumps(value, indent=1)
+    innermost = r"([\[{])\n\s*([^\[\]{}]*?)\n\s*([\]}])"
+    return re.sub(innermost, lambda m: m[1] + re.sub(r"\n\s*", " ", m[2]) + m[3], text) + "\n"

@@ -1,0 +1,119 @@
+"""How the kernels walk a tensor: its layout, rows, columns and strides.
+
+Shapes repeat from one training step to the next, and to work them out takes longer than to launch a kernel: what
+launches need is remembered. While torch.compile traces, sizes may be symbols, and nothing is.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+
+_remember = functools.lru_cache(maxsize=4096)
+
+
+class Geometry(NamedTuple):
+    """x [N, C, *] as `groups` times [rows, C] with the channels last, or [rows, C, cols] with the channels first."""
+
+    channels_last: bool
+    groups: int
+    rows: int
+    cols: int
+    channels: int
+    count: int  # values a channel and group
+    inner: int  # values a channel in what the small kernels take for a sample
+    dense: bool
+
+
+def geometry_of(x: torch.Tensor, groups: int) -> Geometry:
+    """Of an x that is `walkable`."""
+    return _geometry(x.shape, x.stride(), groups)
+
+
+def walkable(x: torch.Tensor) -> torch.Tensor:
+    """x, or a copy in the layout most like its own that the kernels can walk."""
+    layout = _layout.__wrapped__ if torch.compiler.is_compiling() else _layout
+    return x if layout(x.shape, x.stride()) is not None else _copied(x, channels_last=x.stride(1) == 1)
+
+
+def laid_out(t: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """t itself if the kernels can walk it in this layout, otherwise a copy."""
+    return t if _can_walk(t.shape, t.stride(), channels_last) else _copied(t, channels_last)
+
+
+def empty_output(x: torch.Tensor, geometry: Geometry | None = None) -> torch.Tensor:
+    """A dense tensor in x's layout."""
+    geometry = geometry or _geometry.__wrapped__(x.shape, x.stride(), 1)
+    if geometry.dense:
+        return torch.empty_like(x)
+    if geometry.channels_last:
+        return x.new_empty((x.shape[0], *x.shape[2:], x.shape[1])).movedim(-1, 1)
+    return x.new_empty(x.shape)
+
+
+def strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
+    """Strides of a row and of a channel for each tensor."""
+    return [stride for t in tensors for stride in _walk(t.shape, t.stride(), geometry.channels_last)]
+
+
+def small_strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
+    """Strides of a sample, a pixel and a channel for each tensor; with the channels last all of it is one sample."""
+    walks = (_walk(t.shape, t.stride(), geometry.channels_last) for t in tensors)
+    return [s for row, channel in walks for s in ((0, row, channel) if geometry.channels_last else (row, 1, channel))]
+
+
+def _copied(t, channels_last):
+    return t.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else t.contiguous()
+
+
+@_remember
+def _geometry(shape, strides, groups):
+    samples, channels, *pixel_shape = shape
+    pixels = math.prod(pixel_shape)
+    channels_last = _layout.__wrapped__(shape, strides)
+    row, channel = _walk.__wrapped__(shape, strides, channels_last)
+    if channels_last:
+        rows = samples * pixels
+        dense = rows == 1 or row == channels
+        return Geometry(True, groups, rows // groups, channels, channels, rows // groups, rows, dense)
+    dense = (samples == 1 or row == channels * pixels) and (channels == 1 or channel == pixels)
+    rows = samples // groups
+    return Geometry(False, groups, rows, pixels, channels, rows * pixels, pixels, dense)
+
+
+@_remember
+def _layout(shape, strides) -> bool | None:
+    """Whether the channels are last (True) or first (False); None if it is neither."""
+    if shape[1] > 1 and _can_walk.__wrapped__(shape, strides, True):
+        return True
+    return False if _can_walk.__wrapped__(shape, strides, False) else None
+
+
+@_remember
+def _can_walk(shape, strides, channels_last):
+    if channels_last:
+        return strides[1] == 1 and _walk.__wrapped__(shape, strides, True)[0] is not None
+    return _stride_over(shape[2:], strides[2:]) == 1
+
+
+@_remember
+def _walk(shape, strides, channels_last):
+    """Strides of a row and of a channel."""
+    if channels_last:
+        return _stride_over((shape[0], *shape[2:]), (strides[0], *strides[2:])), strides[1]
+    return strides[0], strides[1]
+
+
+def _stride_over(shape, strides) -> int | None:
+    """The stride that walks these dimensions as if they were one, if there is such a one."""
+    stride, extent = None, 1
+    for size, step in zip(reversed(shape), reversed(strides), strict=True):
+        if size == 1:
+            continue
+        if stride is None:
+            stride = step
+        elif step != stride * extent:
+            return None
+        extent *= size
+    return 1 if stride is None else stride
