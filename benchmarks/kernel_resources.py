@@ -102,7 +102,9 @@ def launches() -> list[Launch]:
 
 
 def _cases() -> Iterator[tuple[tuple[int, ...], bool, torch.dtype]]:
-    """A shape for each entry of the table."""
+    """A shape for each entry of the table, and two with more rows or columns than 32 bits can count."""
+    yield (2**31 + 16, 64), True, torch.bfloat16
+    yield (1, 2, 2**31 + 16), False, torch.bfloat16
     for key in dict.fromkeys(Key("", *key[1:]) if "small" not in key.kernel else key for key in table()):
         for dtype in (torch.float32,) if key.itemsize == 4 else (torch.bfloat16, torch.float16):
             if key.kernel:

@@ -1,5 +1,7 @@
 """Batch norm and activation as one module, a drop-in for `nn.BatchNorm*` followed by (leaky) ReLU."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -46,6 +48,14 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
             process_group=self.process_group if self.training else None,
             backend=self.backend,
         )
+
+    def __deepcopy__(self, memo):
+        """A copy works with the same processes: a process group cannot be copied."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        memo[id(self.process_group)] = self.process_group
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def extra_repr(self):
         return f"{super().extra_repr()}, negative_slope={self.negative_slope}"

@@ -41,7 +41,7 @@ def test_a_training_pass_is_the_references(name, device):
     exact, exact_grads = outcome(plain.double(), x.double(), upstream)
     got, grads = outcome(fused, x, upstream)
     for mine, truth in zip(got, exact, strict=True):
-        assert (mine.double() - truth).norm() <= 3e-6 * truth.double().norm()
+        assert (mine.double() - truth).norm() <= 1e-5 * truth.double().norm()
     # Looser: rounding puts a few values on the activation's other side. The true gradient of a bias before a batch norm
     # is zero.
     largest = max(grad.norm() for grad in exact_grads)

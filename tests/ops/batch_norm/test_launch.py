@@ -9,7 +9,7 @@ from tgan_fast.ops import BackendError, batch_norm_act
 
 pytest.importorskip("triton")
 from tgan_fast.ops.batch_norm import launch
-from tgan_fast.ops.batch_norm.geometry import walkable
+from tgan_fast.ops.batch_norm.geometry import geometry_of, walkable
 
 EPS = 1e-5
 # Errors may be twice those of separate eager layers in the same dtype, and this on top: few values may happen to round
@@ -177,6 +177,19 @@ def test_every_slope(shape, slope, layout, device):
 def test_groups_are_as_accurate_as_eager_part_by_part(shape, groups, layout, device):
     x = values(shape, torch.float32, device) * torch.arange(1, 7, device=device).view(-1, *[1] * (len(shape) - 1))
     assert_as_accurate_as_eager(x, layout(x), groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"), [((140_000, 4), channels_last), ((40, 1, 16384), torch.Tensor.contiguous)]
+)
+def test_sums_of_more_programs_than_are_combined_at_once(shape, layout, device, monkeypatch):
+    monkeypatch.setattr(launch, "_multiprocessors", lambda device: 100)
+    launch.forget_launches()
+    x = values(shape, torch.float32, device)
+    splits = launch._launch("statistics", x, geometry_of(x, 1))[1].splits
+    assert splits > launch.kernels.COMBINED_PARTS.value
+    assert_as_accurate_as_eager(x, layout(x))
+    launch.forget_launches()
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)

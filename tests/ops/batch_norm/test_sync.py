@@ -1,5 +1,6 @@
 """Statistics across processes: two of them must give what one gives for both their batches."""
 
+import copy
 import itertools
 
 import pytest
@@ -100,6 +101,15 @@ def test_one_process_is_ordinary_batch_norm(alone):
         torch.testing.assert_close(got, batch_norm_act(x.to(dtype), None, None), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="more than one value a channel"):
         batch_norm_act(torch.ones(1, 3), None, None, process_group=alone)
+
+
+def test_a_copy_works_with_the_same_processes(alone):
+    module = BatchNormAct2d(CHANNELS, process_group=alone)
+    twin = copy.deepcopy(torch.nn.Sequential(module))[0]
+    assert twin.process_group is alone
+    assert twin.weight is not module.weight
+    x = torch.randn(3, CHANNELS, 2, 2)
+    assert torch.equal(twin(x), module(x))
 
 
 def test_evaluation_asks_no_other_process():
