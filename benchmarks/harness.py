@@ -121,7 +121,7 @@ def describe(device: str) -> dict:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "python": platform.python_version(),
-        "commit": commit_of(Path(__file__).resolve().parent.parent),
+        "commit": _commit(),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
     }
 
@@ -224,6 +224,12 @@ def _stream():
 def _timing(seconds, method):
     tenths = statistics.quantiles(seconds, n=10, method="inclusive")
     return Timing(statistics.median(seconds), tenths[0], tenths[-1], method)
+
+
+@functools.cache
+def _commit():
+    """As it was before the first file of results was written."""
+    return commit_of(Path(__file__).resolve().parent.parent)
 
 
 def _gpu_state():

@@ -182,12 +182,16 @@ def _activate(v, NEGATIVE_SLOPE: tl.constexpr):
 
 
 @triton.jit
-def _activate_backward(dy, v, NEGATIVE_SLOPE: tl.constexpr):
+def _load_gradient(x, dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE: tl.constexpr):
+    """x - mean and g of a tile that x and dy point to."""
+    centered = tl.load(x, mask, other=0.0).to(tl.float32) - mean_value[None, :]
+    g = tl.load(dy, mask, other=0.0).to(tl.float32)
+    v = centered * scale[None, :] + shift[None, :]
     if NEGATIVE_SLOPE == 0:
-        dy = tl.where(v > 0, dy, 0.0)
+        g = tl.where(v > 0, g, 0.0)
     elif NEGATIVE_SLOPE != 1:
-        dy = tl.where(v > 0, dy, dy * NEGATIVE_SLOPE)
-    return dy
+        g = tl.where(v > 0, g, g * NEGATIVE_SLOPE)
+    return centered, g
 
 
 @triton.jit
@@ -336,11 +340,11 @@ def gradient_sums_kernel(
     for tile in range(split, _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS), splits):
         row, col = _corner(tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-        start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-        centered = tl.load(start + within_x, mask, other=0.0).to(tl.float32) - mean_value[None, :]
-        start = _start(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
-        upstream = tl.load(start + within_dy, mask, other=0.0).to(tl.float32)
-        g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
+        x_start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        dy_start = _start(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+        centered, g = _load_gradient(
+            x_start + within_x, dy_start + within_dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE
+        )
         sum_g += g
         sum_gx += g * centered
 
@@ -402,11 +406,11 @@ def input_gradient_kernel(
     for tile in range(split, tiles, splits):
         row, col = _corner(tiles - 1 - tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-        start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-        centered = tl.load(start + within_x, mask, other=0.0).to(tl.float32) - mean_value[None, :]
-        start = _start(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
-        upstream = tl.load(start + within_dy, mask, other=0.0).to(tl.float32)
-        g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
+        x_start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        dy_start = _start(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+        centered, g = _load_gradient(
+            x_start + within_x, dy_start + within_dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE
+        )
         result = g * scale[None, :]
         if sums is not None:
             result -= centered * slope[None, :] + offset[None, :]
@@ -476,11 +480,9 @@ def small_backward_kernel(
             mean, spread, weight, bias, None, group, channels, channel, valid
         )
         sample, pixel, channel, mask = _locate_small(group, rows, inner, channels, BLOCK_ROWS, BLOCK_COLS)
-        offsets = sample.to(tl.int64) * x_sample + pixel.to(tl.int64) * x_pixel + wide * x_channel
-        centered = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - mean_value[None, :]
-        offsets = sample.to(tl.int64) * dy_sample + pixel.to(tl.int64) * dy_pixel + wide * dy_channel
-        upstream = tl.load(dy + offsets, mask, other=0.0).to(tl.float32)
-        g = _activate_backward(upstream, centered * scale[None, :] + shift[None, :], NEGATIVE_SLOPE)
+        x_offsets = sample.to(tl.int64) * x_sample + pixel.to(tl.int64) * x_pixel + wide * x_channel
+        dy_offsets = sample.to(tl.int64) * dy_sample + pixel.to(tl.int64) * dy_pixel + wide * dy_channel
+        centered, g = _load_gradient(x + x_offsets, dy + dy_offsets, mask, mean_value, scale, shift, NEGATIVE_SLOPE)
         sum_g = tl.sum(g, 0)
         sum_gx = tl.sum(g * centered, 0)
         dweight_value += sum_gx * inverse
