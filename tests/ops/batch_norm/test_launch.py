@@ -173,7 +173,7 @@ def test_every_slope(shape, slope, layout, device):
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("groups", [2, 3])
-@pytest.mark.parametrize("shape", [(6, 5, 3), (6, 3, 48, 48)], ids=str)
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (6, 3, 48, 48)], ids=str)
 def test_groups_are_as_accurate_as_eager_part_by_part(shape, groups, layout, device):
     x = values(shape, torch.float32, device) * torch.arange(1, 7, device=device).view(-1, *[1] * (len(shape) - 1))
     assert_as_accurate_as_eager(x, layout(x), groups=groups)

@@ -58,9 +58,11 @@ def strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
 
 
 def small_strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
-    """Strides of a sample, a pixel and a channel for each tensor; with the channels last all of it is one sample."""
+    """Strides of a sample, a pixel and a channel for each tensor; with the channels last a group is one sample."""
     walks = (_walk(t.shape, t.stride(), geometry.channels_last) for t in tensors)
-    return [s for row, channel in walks for s in ((0, row, channel) if geometry.channels_last else (row, 1, channel))]
+    if geometry.channels_last:
+        return [stride for row, channel in walks for stride in (geometry.rows * row, row, channel)]
+    return [stride for row, channel in walks for stride in (row, 1, channel)]
 
 
 def _copied(t, channels_last):
@@ -76,7 +78,7 @@ def _geometry(shape, strides, groups):
     if channels_last:
         rows = samples * pixels
         dense = rows == 1 or row == channels
-        return Geometry(True, groups, rows // groups, channels, channels, rows // groups, rows, dense)
+        return Geometry(True, groups, rows // groups, channels, channels, rows // groups, rows // groups, dense)
     dense = (samples == 1 or row == channels * pixels) and (channels == 1 or channel == pixels)
     rows = samples // groups
     return Geometry(False, groups, rows, pixels, channels, rows * pixels, pixels, dense)

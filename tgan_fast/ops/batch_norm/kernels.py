@@ -131,7 +131,7 @@ def _sum(values, CHANNELS_LAST: tl.constexpr):
 @triton.jit
 def _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid):
     """Mean, 1 / sqrt(var + eps), scale and bias of some channels of a group."""
-    at = group * channels + channel
+    at = tl.cast(group, tl.int64) * channels + channel
     mean_value = tl.load(mean + at, valid, other=0.0).to(tl.float32)
     inverse = _inverse_of(spread + at, eps, valid)
     return mean_value, inverse, _scale_of(inverse, weight, channel, valid), _bias_of(inverse, bias, channel, valid)
@@ -195,19 +195,37 @@ def _load_gradient(x, dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE: tl.con
 
 
 @triton.jit
-def _move_running(running_mean, running_var, batches, momentum, mean, var, count, group, groups, channel, valid):
-    """running ← running + momentum·(new - running), with the unbiased variance.
+def _load_running(running_mean, running_var, channel, valid):
+    """Running mean and variance; 0 if there are none."""
+    zero = tl.zeros(channel.shape, tl.float32)
+    if running_mean is None:
+        return zero, zero
+    else:
+        mean = tl.load(running_mean + channel, valid, other=0.0).to(tl.float32)
+        return mean, tl.load(running_var + channel, valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _moved(old_mean, old_var, mean, var, count, batches, momentum, group, groups):
+    """old + momentum·(new - old), with the unbiased variance.
 
     Without a momentum the running statistics are the mean over all batches, which `batches` has counted already.
     """
-    if momentum is None:
+    if momentum is not None:
+        weight = momentum
+    elif batches is not None:
         weight = 1.0 / (tl.load(batches) - groups + group + 1).to(tl.float32)
     else:
-        weight = momentum
-    old = tl.load(running_mean + channel, valid, other=0.0).to(tl.float32)
-    tl.store(running_mean + channel, old + weight * (mean - old), valid)
-    old = tl.load(running_var + channel, valid, other=0.0).to(tl.float32)
-    tl.store(running_var + channel, old + weight * (var * (count / (count - 1)) - old), valid)
+        weight = 0.0
+    unbiased = var * (count / (count - 1))
+    return old_mean + weight * (mean - old_mean), old_var + weight * (unbiased - old_var)
+
+
+@triton.jit
+def _store_running(running_mean, running_var, mean, var, channel, valid):
+    if running_mean is not None:
+        tl.store(running_mean + channel, mean, valid)
+        tl.store(running_var + channel, var, valid)
 
 
 @triton.jit
@@ -268,6 +286,7 @@ def combine_statistics_kernel(
     """
     channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
     valid = channel < channels
+    old_mean, old_var = _load_running(running_mean, running_var, channel, valid)
     for group in range(groups):
         first = partials + tl.cast(group, tl.int64) * splits * 4 * channels + channel
         origin = tl.load(first, valid, other=0.0).to(tl.float64)
@@ -289,13 +308,13 @@ def combine_statistics_kernel(
         offset = total / number
         mean_value = (origin + offset).to(tl.float32)
         var_value = tl.maximum(squares / number - offset * offset, 0.0).to(tl.float32)
-        tl.store(mean + group * channels + channel, mean_value, valid)
-        tl.store(spread + group * channels + channel, _spread_of(var_value, eps), valid)
-        if running_mean is not None:
-            _move_running(
-                running_mean, running_var, batches, momentum, mean_value, var_value, number.to(tl.float32), group,
-                groups, channel, valid,
-            )  # fmt: skip
+        at = tl.cast(group, tl.int64) * channels + channel
+        tl.store(mean + at, mean_value, valid)
+        tl.store(spread + at, _spread_of(var_value, eps), valid)
+        old_mean, old_var = _moved(
+            old_mean, old_var, mean_value, var_value, number.to(tl.float32), batches, momentum, group, groups
+        )
+    _store_running(running_mean, running_var, old_mean, old_var, channel, valid)
     _count_batches(batches, momentum, groups)
 
 
@@ -370,10 +389,12 @@ def combine_gradients_kernel(partials, sums, dweight, dbias, spread, eps, channe
             at = first[None, :] + part[:, None].to(tl.int64) * 2 * channels
             sum_g += tl.sum(tl.load(at, mask, other=0.0).to(tl.float64), 0)
             sum_gx += tl.sum(tl.load(at + channels, mask, other=0.0).to(tl.float64), 0)
-        at = sums + group * 2 * channels + channel
+        at = sums + tl.cast(group, tl.int64) * 2 * channels + channel
         tl.store(at, sum_g.to(tl.float32), valid)
         tl.store(at + channels, sum_gx.to(tl.float32), valid)
-        dweight_value += sum_gx * _inverse_of(spread + group * channels + channel, eps, valid).to(tl.float64)
+        dweight_value += sum_gx * _inverse_of(spread + tl.cast(group, tl.int64) * channels + channel, eps, valid).to(
+            tl.float64
+        )
         dbias_value += sum_g
     if dweight is not None:
         tl.store(dweight + channel, dweight_value.to(tl.float32), valid)
@@ -419,13 +440,11 @@ def input_gradient_kernel(
 
 
 @triton.jit
-def _locate_small(group, rows, inner, channels, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    """Sample, pixel and channel of every element of a tile that has all `rows` of a group, and their mask."""
+def _locate_small(group, rows, inner, valid, BLOCK_ROWS: tl.constexpr):
+    """Sample and pixel of each row of a tile that has all `rows` of a group; the mask of its elements."""
     row = tl.arange(0, BLOCK_ROWS)[:, None]
-    channel = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-    position = group * rows + row
-    mask = (row < rows) & (channel < channels)[None, :]
-    return position // inner, position % inner, channel, mask
+    first_sample = tl.cast(group, tl.int64) * (rows // inner)
+    return first_sample + row // inner, (row % inner).to(tl.int64), (row < rows) & valid[None, :]
 
 
 @triton.jit
@@ -435,11 +454,13 @@ def small_forward_kernel(
     NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """The whole forward pass of a block of channels, every group's values in one tile: x is read once."""
+    channel = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    valid = channel < channels
+    wide = channel.to(tl.int64)[None, :]
+    old_mean, old_var = _load_running(running_mean, running_var, channel, valid)
     for group in range(groups):
-        sample, pixel, channel, mask = _locate_small(group, rows, inner, channels, BLOCK_ROWS, BLOCK_COLS)
-        valid = channel < channels
-        wide = channel.to(tl.int64)[None, :]
-        offsets = sample.to(tl.int64) * x_sample + pixel.to(tl.int64) * x_pixel + wide * x_channel
+        sample, pixel, mask = _locate_small(group, rows, inner, valid, BLOCK_ROWS)
+        offsets = sample * x_sample + pixel * x_pixel + wide * x_channel
         values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
         # Twice, since the first mean is rounded.
         shift = tl.sum(values, 0) / rows
@@ -447,19 +468,18 @@ def small_forward_kernel(
         correction = tl.sum(centered, 0) / rows
         mean_value = shift + correction
         var_value = tl.maximum(tl.sum(centered * centered, 0) / rows - correction * correction, 0.0)
-        tl.store(mean + group * channels + channel, mean_value, valid)
-        tl.store(spread + group * channels + channel, _spread_of(var_value, eps), valid)
-        if running_mean is not None:
-            _move_running(
-                running_mean, running_var, batches, momentum, mean_value, var_value, rows.to(tl.float32), group,
-                groups, channel, valid,
-            )  # fmt: skip
+        old_mean, old_var = _moved(
+            old_mean, old_var, mean_value, var_value, rows.to(tl.float32), batches, momentum, group, groups
+        )
         inverse = _spread_of(var_value, eps)
-        tl.store(spread + group * channels + channel, inverse, valid)
+        at = tl.cast(group, tl.int64) * channels + channel
+        tl.store(mean + at, mean_value, valid)
+        tl.store(spread + at, inverse, valid)
         scale = _scale_of(inverse, weight, channel, valid)
         v = (values - mean_value[None, :]) * scale[None, :] + _bias_of(inverse, bias, channel, valid)[None, :]
-        offsets = sample.to(tl.int64) * y_sample + pixel.to(tl.int64) * y_pixel + wide * y_channel
+        offsets = sample * y_sample + pixel * y_pixel + wide * y_channel
         tl.store(y + offsets, _activate(v, NEGATIVE_SLOPE), mask)
+    _store_running(running_mean, running_var, old_mean, old_var, channel, valid)
     _count_batches(batches, momentum, groups)
 
 
@@ -479,9 +499,9 @@ def small_backward_kernel(
         mean_value, inverse, scale, shift = _affine_of(
             mean, spread, weight, bias, None, group, channels, channel, valid
         )
-        sample, pixel, channel, mask = _locate_small(group, rows, inner, channels, BLOCK_ROWS, BLOCK_COLS)
-        x_offsets = sample.to(tl.int64) * x_sample + pixel.to(tl.int64) * x_pixel + wide * x_channel
-        dy_offsets = sample.to(tl.int64) * dy_sample + pixel.to(tl.int64) * dy_pixel + wide * dy_channel
+        sample, pixel, mask = _locate_small(group, rows, inner, valid, BLOCK_ROWS)
+        x_offsets = sample * x_sample + pixel * x_pixel + wide * x_channel
+        dy_offsets = sample * dy_sample + pixel * dy_pixel + wide * dy_channel
         centered, g = _load_gradient(x + x_offsets, dy + dy_offsets, mask, mean_value, scale, shift, NEGATIVE_SLOPE)
         sum_g = tl.sum(g, 0)
         sum_gx = tl.sum(g * centered, 0)
@@ -490,7 +510,7 @@ def small_backward_kernel(
         if dx is not None:
             slope = sum_gx / rows * inverse * inverse
             g -= (sum_g / rows)[None, :] + centered * slope[None, :]
-            offsets = sample.to(tl.int64) * dx_sample + pixel.to(tl.int64) * dx_pixel + wide * dx_channel
+            offsets = sample * dx_sample + pixel * dx_pixel + wide * dx_channel
             tl.store(dx + offsets, g * scale[None, :], mask)
     if dweight is not None:
         tl.store(dweight + channel, dweight_value, valid)
