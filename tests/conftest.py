@@ -26,6 +26,14 @@ def device(request):
     return torch.device(request.param)
 
 
+@pytest.fixture(params=[pytest.param("cpu", id="interpreter"), GPU])
+def triton_device(request):
+    """Where the Triton kernels run."""
+    if request.param == "cpu" and torch.cuda.is_available():
+        pytest.skip("Triton's interpreter stands in only where there is no GPU")
+    return torch.device(request.param)
+
+
 @pytest.fixture(autouse=True)
 def _reproducible(monkeypatch):
     """The same random numbers in every run, and float32 that is float32: cuDNN takes TF32 by default."""

@@ -28,7 +28,7 @@ def outcome(network, x, upstream):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["generator", "discriminator"])
-def test_a_training_pass_is_the_references(name, device):
+def test_a_training_pass_is_the_references(name, triton_device):
     if name == "generator":
         plain, fused, layers = reference.Generator(WIDTH, LATENT), VideoGenerator(WIDTH, LATENT), 10
         x, upstream = torch.rand(3, LATENT) * 2 - 1, torch.randn(3, 3, 16, 64, 64)
@@ -37,7 +37,7 @@ def test_a_training_pass_is_the_references(name, device):
         x, upstream = torch.rand(3, 3, 16, 64, 64) * 2 - 1, torch.randn(3)
     fused.load_state_dict(plain.state_dict())
     assert with_kernels(fused) == layers
-    x, upstream, plain, fused = x.to(device), upstream.to(device), plain.to(device), fused.to(device)
+    x, upstream, plain, fused = (value.to(triton_device) for value in (x, upstream, plain, fused))
     exact, exact_grads = outcome(plain.double(), x.double(), upstream)
     got, grads = outcome(fused, x, upstream)
     for mine, truth in zip(got, exact, strict=True):

@@ -51,7 +51,7 @@ def batch_norm_act(
             had been called once a part; the running statistics are updated once a part, in order.
         num_batches_tracked: [] int64; in training `groups` is added to it. A momentum of None needs it.
         process_group: normalise in training with the statistics of all its processes together, as `nn.SyncBatchNorm`
-            does; the gradients of `weight` and `bias` remain each process's own.
+            does; the gradients of `weight` and `bias` remain each process's own. Not for torch.compile.
         backend: "triton" or "torch"; "auto" picks the fastest that fits the input.
 
     Returns:

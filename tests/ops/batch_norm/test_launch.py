@@ -73,6 +73,11 @@ VIEWS = {
 LAYOUTS = {"channels-first": torch.Tensor.contiguous, "channels-last": channels_last}
 
 
+@pytest.fixture
+def device(triton_device):
+    return triton_device
+
+
 @pytest.fixture(autouse=True)
 def _nan_in_new_memory():
     """So that an element which no kernel writes is seen."""
