@@ -1,4 +1,4 @@
-"""Registers, shared memory and spills of every Triton kernel that the table of tiles can select, without a GPU.
+"""Registers, shared memory and spills of every Triton kernel, for every tile of the table, without a GPU.
 
     python -m benchmarks.kernel_resources
 
@@ -27,6 +27,7 @@ from tgan_fast.ops.batch_norm.tiles import Key, table
 
 ARCHITECTURES = (80, 90, 100)
 MULTIPROCESSORS = 132
+EPS = 1e-5
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _TYPES = {
     torch.float32: "*fp32",
@@ -84,7 +85,7 @@ class _Recorder:
 
 
 def launches() -> list[Launch]:
-    """Every launch that the table can lead to, for tensors of common alignment."""
+    """Every entry of the table as in training with common options, and every option on a tensor of each kind."""
     found: dict[Launch, None] = {}
     kernels = {name: kernel for name, kernel in vars(kernels_module).items() if name.endswith("_kernel")}
     multiprocessors = launchers._multiprocessors
@@ -92,8 +93,10 @@ def launches() -> list[Launch]:
         launchers._multiprocessors = lambda device: MULTIPROCESSORS
         for name, kernel in kernels.items():
             setattr(kernels_module, name, _Recorder(kernel, found))
-        for shape, channels_last, dtype in _cases():
-            _run_launchers(shape, channels_last, dtype)
+        for case in _cases():
+            _train_and_back(_tensor(*case))
+        for x in _tensors_of_every_kind():
+            _run_every_option(x)
     finally:
         launchers._multiprocessors = multiprocessors
         for name, kernel in kernels.items():
@@ -116,14 +119,49 @@ def _cases() -> Iterator[tuple[tuple[int, ...], bool, torch.dtype]]:
                 yield (512, 64, key.size), False, dtype
 
 
-def _run_launchers(shape, channels_last, dtype):
+def _tensors_of_every_kind() -> Iterator[torch.Tensor]:
+    """For both families of kernels in both layouts, and for sizes of 1, which are compiled in."""
+    half = torch.bfloat16
+    yield _tensor((64, 64, 32, 32), True, half)
+    yield _tensor((512, 64, 16), False, half)
+    yield _tensor((64, 64), True, half)
+    yield _tensor((2, 64, 64), False, half)
+    yield _tensor((2, 1, 10007), False, half)
+    yield _tensor((64, 4), False, half).t()
+
+
+def _tensor(shape, channels_last, dtype):
     x = torch.empty(shape, dtype=dtype, device="meta")
-    if channels_last:
-        x = laid_out(x, channels_last=True)
-    channel = torch.empty(shape[1], device="meta")
+    return laid_out(x, channels_last=True) if channels_last else x
+
+
+def _train_and_back(x, slope=0.2, parameters=torch.float32, momentum=0.1, groups=1):
+    """A training step with everything that a layer can have."""
+    channel = torch.empty(x.shape[1], dtype=parameters, device="meta")
+    statistics = torch.empty(groups, x.shape[1], device="meta")
     batches = torch.zeros((), dtype=torch.int64, device="meta")
-    launchers._train(x, channel, channel, channel, channel, batches, 0.1, 1e-5, 0.2, 1)
-    launchers._backward(x, x, channel, channel, channel, channel, 0.2, None, True, True, True)
+    launchers._train(x, channel, channel, channel, channel, batches, momentum, EPS, slope, groups)
+    launchers._backward(x, x, statistics, statistics, channel, channel, slope, None, True, True, True)
+
+
+def _run_every_option(x):
+    for slope in (0.0, 1.0):
+        _train_and_back(x, slope=slope)
+    _train_and_back(x, parameters=x.dtype)
+    _train_and_back(x, momentum=None)
+    _train_and_back(x, groups=2)
+    channel = torch.empty(x.shape[1], device="meta")
+    # Neither parameters nor running statistics, and what the processes of a group have of their own.
+    launchers._train(x, None, None, None, None, None, None, EPS, 0.2, 1)
+    launchers.statistics(x, 1)
+    launchers.statistics(x[:1], 1)
+    for want_x, want_weight, want_bias in ((True, False, False), (False, True, False), (False, False, True)):
+        for eps in (None, EPS):
+            wanted = want_x, want_weight, want_bias
+            launchers._backward(x, x, channel, channel, channel, channel, 0.2, eps, *wanted)
+    launchers._backward(x, x, channel, channel, None, None, 0.2, None, True, False, False)
+    for slope in (0.0, 0.2, 1.0):
+        launchers.normalize(x, channel, channel, channel, channel, slope, EPS)
 
 
 def compile_ahead(launch: Launch, architecture: int) -> dict:

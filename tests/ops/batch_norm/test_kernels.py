@@ -38,19 +38,53 @@ def test_every_kernel_compiles_within_the_registers(resources):
 @pytest.mark.slow
 def test_every_entry_of_the_table_was_compiled(resources):
     compiled = {
-        (entry["kernel"], entry["type"] == "*fp32", entry["constants"]["BLOCK_ROWS"], entry["constants"]["BLOCK_COLS"])
+        (
+            entry["kernel"],
+            entry["type"] == "*fp32",
+            entry["constants"].get("CHANNELS_LAST"),
+            entry["constants"]["BLOCK_ROWS"],
+            entry["constants"]["BLOCK_COLS"],
+            entry["warps"],
+        )
         for entry in resources
         if "BLOCK_ROWS" in entry["constants"]
     }
     for key, tile in table().items():
-        assert (f"{key.kernel}_kernel", key.itemsize == 4, tile.rows, tile.columns) in compiled, key
+        layout = None if "small" in key.kernel else key.channels_last
+        wanted = f"{key.kernel}_kernel", key.itemsize == 4, layout, tile.rows, tile.columns, tile.warps
+        assert wanted in compiled, key
+
+
+@pytest.mark.slow
+def test_every_option_was_compiled(resources):
+    """Triton compiles each anew, and its interpreter forgives what its compiler does not."""
+
+    def options(kernel, name):
+        return {entry["constants"].get(name, "given") for entry in resources if entry["kernel"] == kernel}
+
+    slopes = {0.0, 0.2, 1.0}
+    for kernel in ("normalize", "gradient_sums", "input_gradient", "small_forward", "small_backward"):
+        assert options(f"{kernel}_kernel", "NEGATIVE_SLOPE") == slopes, kernel
+        assert options(f"{kernel}_kernel", "weight") == {None, "given"}
+    for kernel in ("normalize", "gradient_sums", "input_gradient", "combine_statistics", "combine_gradients"):
+        assert options(f"{kernel}_kernel", "eps") == {None, "given"}, kernel
+    for kernel in ("combine_statistics", "small_forward"):
+        for name in ("running_mean", "batches", "momentum"):
+            assert options(f"{kernel}_kernel", name) == {None, "given"}, (kernel, name)
+    for kernel in ("combine_statistics", "combine_gradients", "small_forward", "small_backward"):
+        assert options(f"{kernel}_kernel", "groups") == {1, "given"}, kernel
+    for kernel in ("combine_gradients", "small_backward"):
+        for name in ("dweight", "dbias"):
+            assert options(f"{kernel}_kernel", name) == {None, "given"}, (kernel, name)
+    assert options("small_backward_kernel", "dx") == {None, "given"}
+    assert options("input_gradient_kernel", "sums") == {None, "given"}
 
 
 @pytest.mark.slow
 def test_large_tensors_are_read_sixteen_bytes_at_a_time(resources):
     walking = {"statistics_kernel", "normalize_kernel", "gradient_sums_kernel", "input_gradient_kernel"}
     for entry in resources:
-        # Four channels in half precision are eight bytes, and then comes the next row.
-        whole = entry["constants"].get("BLOCK_COLS", 0) * (4 if entry["type"] == "*fp32" else 2) >= 16
-        if entry["kernel"] in walking and whole:
+        # What divides all rows and steps between them: four channels in half precision are eight bytes.
+        alignment = entry["constants"].get("ALIGNMENT", 0) * (4 if entry["type"] == "*fp32" else 2)
+        if entry["kernel"] in walking and alignment >= 16:
             assert entry["widest_load"] == 16, entry

@@ -290,8 +290,8 @@ def combine_statistics_kernel(
     for group in range(groups):
         first = partials + tl.cast(group, tl.int64) * splits * 4 * channels + channel
         origin = tl.load(first, valid, other=0.0).to(tl.float64)
-        total = tl.zeros([COMBINED_CHANNELS], tl.float64)
-        squares = tl.zeros([COMBINED_CHANNELS], tl.float64)
+        totals = tl.zeros([COMBINED_PARTS, COMBINED_CHANNELS], tl.float64)
+        squares = tl.zeros([COMBINED_PARTS, COMBINED_CHANNELS], tl.float64)
         for begin in range(0, splits, COMBINED_PARTS):
             part = begin + tl.arange(0, COMBINED_PARTS)
             mask = (part < splits)[:, None] & valid[None, :]
@@ -302,12 +302,12 @@ def combine_statistics_kernel(
             counts = tl.load(at + 3 * channels, mask, other=0.0).to(tl.float64)
             # About the origin: sum(x - o) = s + n·(shift - o),  sum((x - o)²) = q + 2·s·(shift - o) + n·(shift - o)²
             step = tl.where(mask, shift - origin[None, :], 0.0)
-            total += tl.sum(sums + counts * step, 0)
-            squares += tl.sum(sums_of_squares + (2 * sums + counts * step) * step, 0)
+            totals += sums + counts * step
+            squares += sums_of_squares + (2 * sums + counts * step) * step
         number = count.to(tl.float64)
-        offset = total / number
+        offset = tl.sum(totals, 0) / number
         mean_value = (origin + offset).to(tl.float32)
-        var_value = tl.maximum(squares / number - offset * offset, 0.0).to(tl.float32)
+        var_value = tl.maximum(tl.sum(squares, 0) / number - offset * offset, 0.0).to(tl.float32)
         at = tl.cast(group, tl.int64) * channels + channel
         tl.store(mean + at, mean_value, valid)
         tl.store(spread + at, _spread_of(var_value, eps), valid)
@@ -381,14 +381,16 @@ def combine_gradients_kernel(partials, sums, dweight, dbias, spread, eps, channe
     dbias_value = tl.zeros([COMBINED_CHANNELS], tl.float64)
     for group in range(groups):
         first = partials + tl.cast(group, tl.int64) * splits * 2 * channels + channel
-        sum_g = tl.zeros([COMBINED_CHANNELS], tl.float64)
-        sum_gx = tl.zeros([COMBINED_CHANNELS], tl.float64)
+        parts_g = tl.zeros([COMBINED_PARTS, COMBINED_CHANNELS], tl.float64)
+        parts_gx = tl.zeros([COMBINED_PARTS, COMBINED_CHANNELS], tl.float64)
         for begin in range(0, splits, COMBINED_PARTS):
             part = begin + tl.arange(0, COMBINED_PARTS)
             mask = (part < splits)[:, None] & valid[None, :]
             at = first[None, :] + part[:, None].to(tl.int64) * 2 * channels
-            sum_g += tl.sum(tl.load(at, mask, other=0.0).to(tl.float64), 0)
-            sum_gx += tl.sum(tl.load(at + channels, mask, other=0.0).to(tl.float64), 0)
+            parts_g += tl.load(at, mask, other=0.0).to(tl.float64)
+            parts_gx += tl.load(at + channels, mask, other=0.0).to(tl.float64)
+        sum_g = tl.sum(parts_g, 0)
+        sum_gx = tl.sum(parts_gx, 0)
         at = sums + tl.cast(group, tl.int64) * 2 * channels + channel
         tl.store(at, sum_g.to(tl.float32), valid)
         tl.store(at + channels, sum_gx.to(tl.float32), valid)
