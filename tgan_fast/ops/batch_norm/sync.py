@@ -27,7 +27,10 @@ def batch_norm_act_sync(
     if running_mean is not None:
         unbiased = var * (count / (count - 1))
         for part in range(groups):
-            part_momentum = 1 / (num_batches_tracked - groups + part + 1) if momentum is None else momentum
+            part_momentum = momentum
+            if momentum is None:
+                # In float64: one over an integer tensor would be a float32.
+                part_momentum = 1 / (num_batches_tracked - groups + part + 1).double()
             running_mean.add_((mean[part] - running_mean) * part_momentum)
             running_var.add_((unbiased[part] - running_var) * part_momentum)
     return y
