@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
-from tgan_fast.ops.registry import BackendError, require, triton_is_installed
+from tgan_fast.ops.registry import TRITON_IS_INSTALLED, BackendError, require
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -78,7 +78,7 @@ def batch_norm_act(
 
 def _choose(backend, x):
     if backend == "auto":
-        return "triton" if triton_is_installed() and x.is_cuda and _why_not_triton(x) is None else "torch"
+        return "triton" if TRITON_IS_INSTALLED and x.is_cuda and _why_not_triton(x) is None else "torch"
     require("batch_norm_act", backend)
     reason = _why_not_triton(x) if backend == "triton" else None
     if reason is not None:

@@ -6,6 +6,7 @@ import os
 import torch
 
 AVAILABLE = "available"
+TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 class BackendError(RuntimeError):
@@ -35,25 +36,18 @@ def require(operation: str, backend: str) -> None:
         raise BackendError(f"{operation}: backend {backend!r} cannot be used: {state}")
 
 
-def triton_is_installed() -> bool:
-    """Whether the Triton kernels can be imported."""
-    return _TRITON_IS_INSTALLED
-
-
 def _state(operation, backend):
     state = _REGISTRY[operation][backend]
     return state() if callable(state) else state
 
 
 def _triton_state():
-    if not _TRITON_IS_INSTALLED:
+    if not TRITON_IS_INSTALLED:
         return "Triton is not installed (on Linux it comes with PyTorch's builds for GPUs)"
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
         return "PyTorch finds no GPU"
     return AVAILABLE
 
-
-_TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 # operation → backend → AVAILABLE, or the reason why it cannot be used, or a function that returns either
 _REGISTRY = {
