@@ -102,11 +102,12 @@ def _torch(
         if momentum is None:
             momenta = [1 / (int(num_batches_tracked) + part) for part in range(1, groups + 1)]
         num_batches_tracked.add_(groups)
+    # One part is x itself: chunk(1) would be a view, whose backward copies the gradient.
     parts = [
         _part(part, weight, bias, running_mean, running_var, training, part_momentum, eps, negative_slope)
-        for part, part_momentum in zip(x.chunk(groups), momenta, strict=True)
+        for part, part_momentum in zip(x.chunk(groups) if groups > 1 else (x,), momenta, strict=True)
     ]
-    return parts[0] if groups == 1 else torch.cat(parts)
+    return torch.cat(parts) if groups > 1 else parts[0]
 
 
 def _part(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
