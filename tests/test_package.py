@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
     """In a build environment of its own, which holds neither PyTorch nor anything else of this one."""
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "build", "*.egg-info"))
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "build", "*.egg-info", "*.so"))
     git = ["git", "-C", source, "-c", "user.name=x", "-c", "user.email=x@x"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "add", "."], check=True)
@@ -34,7 +35,10 @@ def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
     files = {
         str(path.relative_to(ROOT)) for suffix in ("py", "json") for path in (ROOT / "tgan_fast").rglob(f"*.{suffix}")
     }
-    assert {name for name in names if ".dist-info" not in name} == files | {"tgan_fast/commit.txt"}
+    code = {name for name in names if ".dist-info" not in name}
+    extension = {name for name in code if name.startswith("tgan_fast/_cuda.") and name.endswith(".so")}
+    assert code - extension == files | {"tgan_fast/commit.txt"}
+    assert len(extension) == (0 if run_path(str(ROOT / "setup.py"))["why_without_cuda"]() else 1)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -171,6 +171,12 @@ def test_a_non_finite_loss_stops_the_run_and_names_iteration_and_checkpoint(tmp_
     assert not CheckpointFolder(tmp_path / "checkpoints", keep=1).paths()
 
 
+def test_a_weight_that_the_constraint_finds_broken_stops_the_run_at_the_next_log(tmp_path):
+    # With shared fakes both losses of an iteration are computed before its updates break the weights.
+    with pytest.raises(NonFiniteError, match="a weight of the discriminator is no longer finite after 1 iterations"):
+        train(changed(learning_rate=1e38, shared_fakes=True, clip_interval=1, log_interval=1), tmp_path)
+
+
 def test_weights_that_break_later_keep_the_last_good_checkpoint(tmp_path):
     train(changed(steps=3), tmp_path)
     checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"

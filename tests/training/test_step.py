@@ -261,3 +261,16 @@ def test_an_iteration_never_waits_for_the_gpu():
         step(real)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_constraint_reports_a_broken_weight_until_a_good_state_is_loaded(device):
+    step = fast_step(torch.float32, device, clip_interval=1)
+    step(batches(torch.float32, device, 1)[0])
+    assert step.non_finite.item() == 0
+    good = copy.deepcopy(step.state_dict())
+    with torch.no_grad():
+        next(step.discriminator.parameters())[0] = float("nan")
+    step(batches(torch.float32, device, 1)[0])
+    assert step.non_finite.item() == 1
+    step.load_state_dict(good)
+    assert step.non_finite.item() == 0

@@ -25,10 +25,16 @@ def clamp_batch_norm_scale_(
     Raises:
         ValueError: the two lists do not fit each other.
     """
+    check_scales(weights, running_vars)
+    for weight, running_var in zip(weights, running_vars, strict=True):
+        deviation = (running_var + eps).sqrt()
+        weight.clamp_(min=lowest * deviation, max=deviation)
+
+
+def check_scales(weights: Sequence[torch.Tensor], running_vars: Sequence[torch.Tensor]) -> None:
+    """Raise a ValueError where scales and running variances do not fit each other."""
     if len(weights) != len(running_vars):
         raise ValueError(f"{len(weights)} scales, but {len(running_vars)} running variances")
     for weight, running_var in zip(weights, running_vars, strict=True):
         if weight.shape != running_var.shape:
             raise ValueError(f"scale of {list(weight.shape)}, but running variance of {list(running_var.shape)}")
-        deviation = (running_var + eps).sqrt()
-        weight.clamp_(min=lowest * deviation, max=deviation)

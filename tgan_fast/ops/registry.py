@@ -16,7 +16,7 @@ class BackendError(RuntimeError):
 def backends() -> dict[str, dict[str, str]]:
     """Every operation with its backends: `"available"`, or the reason why a backend cannot be used."""
     return {
-        operation: {backend: _state(operation, backend) for backend in states}
+        operation: {backend: backend_state(operation, backend) for backend in states}
         for operation, states in _REGISTRY.items()
     }
 
@@ -31,12 +31,13 @@ def require(operation: str, backend: str) -> None:
     states = _REGISTRY[operation]
     if backend not in states:
         raise ValueError(f"{operation} has no backend {backend!r}: choose auto, {', '.join(states)}")
-    state = _state(operation, backend)
+    state = backend_state(operation, backend)
     if state != AVAILABLE:
         raise BackendError(f"{operation}: backend {backend!r} cannot be used: {state}")
 
 
-def _state(operation, backend):
+def backend_state(operation: str, backend: str) -> str:
+    """`AVAILABLE`, or why the backend cannot be used."""
     state = _REGISTRY[operation][backend]
     return state() if callable(state) else state
 
@@ -49,6 +50,12 @@ def _triton_state():
     return AVAILABLE
 
 
+def _cuda_extension_state():
+    from tgan_fast.ops.cuda_extension import extension_state  # it imports this module
+
+    return extension_state()
+
+
 # operation → backend → AVAILABLE, or the reason why it cannot be used, or a function that returns either
 _REGISTRY = {
     "batch_norm_act": {
@@ -59,6 +66,6 @@ _REGISTRY = {
         "svd": AVAILABLE,
         "eigh": AVAILABLE,
         "gemm": AVAILABLE,
-        "cuda": "the CUDA extension is not part of this version",
+        "cuda": _cuda_extension_state,
     },
 }

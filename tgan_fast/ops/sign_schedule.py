@@ -1,4 +1,4 @@
-"""Odd quintic polynomials whose composition is sign(x): the coefficients behind the `gemm` backend.
+"""Odd quintic polynomials whose composition is sign(x): the coefficients behind the `gemm` and `cuda` backends.
 
 Each polynomial p(x) = a·x + b·x³ + c·x⁵ is the one closest to 1 on the interval that its predecessor has left, in the
 largest deviation E; it maps [lower, upper] into [1 − E, 1 + E]. Greedy choice is optimal among compositions of
@@ -7,6 +7,7 @@ polynomials of one degree: Amsel, Persson, Musco and Gower, "The Polar Express" 
 
 import functools
 import math
+from typing import NamedTuple
 
 # Within this of 1, a last Newton–Schulz polynomial, whose error is cubic, reaches 1 to float64 rounding.
 _NEARLY_ONE = 1e-5
@@ -17,24 +18,45 @@ _CUSHION = 1.001
 _NEWTON_SCHULZ = (15 / 8, -10 / 8, 3 / 8)
 
 
-@functools.cache
-def sign_schedule(lower: float) -> tuple[tuple[float, float, float], ...]:
-    """Coefficients (a, b, c) of the polynomials, in order, that take lower ≤ |x| ≤ 1 to sign(x) in float64.
+class SignPolynomial(NamedTuple):
+    """p(x) = a·x + b·x³ + c·x⁵, for lower ≤ |x| ≤ upper."""
 
-    Where |x| < lower, the composition lies between 0 and sign(x).
+    lower: float
+    upper: float
+    a: float
+    b: float
+    c: float
+
+    @property
+    def deviation(self) -> float:
+        """Largest |p(x) − sign(x)| on the interval; the same at both of its ends."""
+        return 1.0 - self._at_lower
+
+    @property
+    def _at_lower(self):
+        return self.lower * (self.a + self.b * self.lower**2 + self.c * self.lower**4)
+
+
+@functools.cache
+def sign_schedule(lower: float, deviation: float = 1e-14) -> tuple[SignPolynomial, ...]:
+    """The polynomials, in order, that take lower ≤ |x| ≤ 1 to sign(x), up to `deviation`.
+
+    Where |x| < lower, the composition lies between 0 and sign(x). Without its first polynomials it serves the shorter
+    interval of the first that is left.
     """
     if not 0 < lower < 1:
         raise ValueError(f"lower must lie between 0 and 1, and is {lower}")
     schedule = []
     upper = 1.0
-    while upper - lower > _NEARLY_ONE:
-        a, b, c = _closest_to_one(lower, _CUSHION * upper)
-        schedule.append((a, b, c))
-        # The deviation is the same at both ends, so the lower end tells the new interval; it is taken from the
-        # polynomial itself, since 1 − (1 − p) has no digits left when p is tiny.
-        lower = lower * (a + b * lower**2 + c * lower**4)
+    while 1.0 - lower > deviation:
+        if upper - lower <= _NEARLY_ONE:
+            return (*schedule, SignPolynomial(lower, upper, *_NEWTON_SCHULZ))
+        polynomial = SignPolynomial(lower, upper, *_closest_to_one(lower, _CUSHION * upper))
+        schedule.append(polynomial)
+        # Taken from the polynomial itself, since 1 − (1 − p) has no digits left when p is tiny.
+        lower = polynomial._at_lower
         upper = 2.0 - lower
-    return (*schedule, _NEWTON_SCHULZ)
+    return tuple(schedule)
 
 
 def _closest_to_one(lower, upper):

@@ -3,8 +3,9 @@
     W = U·diag(σ)·Vᵀ   →   W' = U·diag(min(σ, t))·Vᵀ = W − R·W,   R = U·diag(max(0, 1 − t/σ))·Uᵀ
 
 R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W needs no decomposition of its own: `eigh`
-decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `svd` does it the textbook way. The Gram matrix
-squares the condition, so everything but `svd` computes in float64, whatever the dtype of W.
+decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `cuda` does the same for a whole list of weights
+in three kernels (csrc/), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but `svd`
+computes in float64, whatever the dtype of W.
 
 TGAN clips every layer of its discriminator at t = 1 (Saito et al., arXiv:1611.06624, section 3.3).
 """
@@ -13,7 +14,8 @@ from collections.abc import Sequence
 
 import torch
 
-from tgan_fast.ops.registry import require
+from tgan_fast.ops import singular_value_clip_cuda as cuda
+from tgan_fast.ops.registry import AVAILABLE, BackendError, backend_state, require
 from tgan_fast.ops.sign_schedule import sign_schedule
 
 # The interval of |x| on which the `gemm` iterations converge, of matrices scaled to a norm of at most 1. For the sign,
@@ -35,7 +37,10 @@ def singular_value_clip(
         max_singular_value: the threshold, > 0.
         backend: "svd" (`torch.linalg.svd` in the weight's dtype, float32 at least), "eigh" (eigenvalues of the Gram
             matrix, float64), "gemm" (matrix products only, float64, no synchronisation with the host; singular values
-            up to 1000 times the threshold), or "auto", the fastest that fits the device.
+            up to 1000 times the threshold), "cuda" (the kernels of csrc/ for float32, float16 and bfloat16 on a GPU;
+            no synchronisation, the same bits every time), or "auto", the fastest that fits device and dtype.
+            "cuda" clips a weight of ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leaves a smaller side above
+            1024 to "gemm".
 
     Returns:
         A new tensor of the same shape, dtype and device.
@@ -44,28 +49,61 @@ def singular_value_clip(
         ValueError: a weight or a threshold that makes no sense.
         BackendError: the backend asked for cannot run here.
     """
-    _check(weight, max_singular_value)
-    clip = _BACKENDS[_choose(weight, backend)]
-    matrix = weight.reshape(weight.shape[0] if weight.dim() > 1 else 1, -1)
-    # Of the two Gram matrices, the smaller one: a tall matrix is clipped as its transpose.
-    tall = matrix.shape[0] > matrix.shape[1]
-    clipped = clip(matrix.mT if tall else matrix, max_singular_value)
-    return (clipped.mT if tall else clipped).reshape(weight.shape)
+    clipped = weight.detach().clone()
+    singular_value_clip_([clipped], max_singular_value, backend=backend)
+    return clipped
 
 
 @torch.no_grad()
 def singular_value_clip_(
-    weights: Sequence[torch.Tensor], max_singular_value: float = 1.0, *, backend: str = "auto"
+    weights: Sequence[torch.Tensor],
+    max_singular_value: float = 1.0,
+    *,
+    copies: Sequence[torch.Tensor | None] | None = None,
+    non_finite: torch.Tensor | None = None,
+    backend: str = "auto",
 ) -> None:
-    """Clip the singular values of several weights in place; arguments and errors as in `singular_value_clip`.
+    """Clip the singular values of several weights in place, with "cuda" all of them in one batch.
 
     Every weight is checked before the first is changed.
+
+    Args:
+        weights, max_singular_value, backend: as in `singular_value_clip`.
+        copies: for each weight a tensor of its shape that is overwritten with the clipped values, such as the bfloat16
+            weights of mixed precision; None for none.
+        non_finite: int32 tensor of one element on the weights' device, set to 1 if a weight was left alone because an
+            entry is not finite, and never reset.
+
+    Raises:
+        ValueError, BackendError: as `singular_value_clip`; copies or a flag that do not fit.
     """
-    for weight in weights:
-        _check(weight, max_singular_value)
-        _choose(weight, backend)
-    for weight in weights:
-        weight.copy_(singular_value_clip(weight, max_singular_value, backend=backend))
+    weights = list(weights)
+    copies = [None] * len(weights) if copies is None else list(copies)
+    check_weights(weights, max_singular_value, copies, non_finite)
+    chosen = choose(weights, backend)
+    if "cuda" in chosen:
+        by_kernel = [i for i, name in enumerate(chosen) if name == "cuda"]
+        cuda.launch(
+            [weights[i] for i in by_kernel],
+            max_singular_value,
+            copies=[copies[i] for i in by_kernel],
+            non_finite=non_finite,
+        )
+    for weight, copy, name in zip(weights, copies, chosen, strict=True):
+        if name != "cuda":
+            _clip_by_torch(weight, copy, max_singular_value, non_finite, name)
+
+
+def _clip_by_torch(weight, copy, threshold, non_finite, backend):
+    matrix = weight.reshape(weight.shape[0] if weight.dim() > 1 else 1, -1)
+    # Of the two Gram matrices, the smaller one: a tall matrix is clipped as its transpose.
+    tall = matrix.shape[0] > matrix.shape[1]
+    clipped = _BACKENDS[backend](matrix.mT if tall else matrix, threshold)
+    weight.copy_((clipped.mT if tall else clipped).reshape(weight.shape))
+    if copy is not None:
+        copy.copy_(weight)
+    if non_finite is not None:
+        non_finite.logical_or_(~weight.isfinite().all())
 
 
 def _svd(wide, threshold):
@@ -110,9 +148,9 @@ def _max_with_identity(gram, identity):
     a = gram - identity
     # ‖A²‖ in the Frobenius norm bounds the largest eigenvalue squared, a factor of √m closer than ‖A‖² does.
     x = a / torch.linalg.matrix_norm(a @ a).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
-    for p, q, r in sign_schedule(_SIGN_LOWER):
+    for p in sign_schedule(_SIGN_LOWER):
         y = x @ x
-        x = x @ (p * identity + q * y + r * (y @ y))
+        x = x @ (p.a * identity + p.b * y + p.c * (y @ y))
     return _symmetric((gram + identity + a @ x) / 2)
 
 
@@ -123,8 +161,8 @@ def _inverse_root(h, identity):
     """
     scale = torch.linalg.matrix_norm(h @ h).sqrt()
     y, product = h / scale, identity
-    for p, q, r in sign_schedule(_ROOT_LOWER):
-        f = p * identity + q * y + r * (y @ y)
+    for p in sign_schedule(_ROOT_LOWER):
+        f = p.a * identity + p.b * y + p.c * (y @ y)
         product = _symmetric(product @ f)
         y = _symmetric(y @ f @ f)
     return product / scale.sqrt()
@@ -137,18 +175,57 @@ def _symmetric(a):
 _BACKENDS = {"svd": _svd, "eigh": _eigh, "gemm": _gemm}
 
 
-def _choose(weight, backend):
+def choose(weights: Sequence[torch.Tensor], backend: str) -> list[str]:
+    """The backend of each weight: the one asked for, but "gemm" for those too large for "cuda".
+
+    Raises:
+        ValueError, BackendError: it cannot be had for these weights.
+    """
     if backend == "auto":
-        # An eigendecomposition waits for the host on a GPU; matrix products do not.
-        return "gemm" if weight.is_cuda else "eigh"
+        return [_fastest(weight) for weight in weights]
     require("singular_value_clip", backend)
-    return backend
+    if backend != "cuda":
+        return [backend] * len(weights)
+    devices = {str(weight.device) for weight in weights}
+    if len(devices) > 1:
+        raise ValueError(
+            f"the weights are on {' and '.join(sorted(devices))}: clip those of each device in their own call"
+        )
+    for weight in weights:
+        if not weight.is_cuda:
+            raise BackendError(f"backend 'cuda' clips weights on a GPU, and one is on {weight.device}")
+        if weight.dtype not in cuda.DTYPES:
+            raise BackendError(f"backend 'cuda' clips float32, float16 and bfloat16, not {weight.dtype}: use 'gemm'")
+    return [_fastest(weight) for weight in weights]
 
 
-def _check(weight, threshold):
-    if not weight.is_floating_point():
-        raise ValueError(f"singular value clipping needs a floating-point tensor and got {weight.dtype}")
-    if weight.dim() == 0 or weight.numel() == 0:
-        raise ValueError(f"singular value clipping needs a matrix and got the shape {list(weight.shape)}")
+def _fastest(weight):
+    if not weight.is_cuda:
+        return "eigh"
+    # An eigendecomposition waits for the host on a GPU; matrix products do not.
+    if weight.dtype not in cuda.DTYPES or backend_state("singular_value_clip", "cuda") != AVAILABLE:
+        return "gemm"
+    rows = weight.shape[0] if weight.dim() > 1 else 1
+    return "cuda" if min(rows, weight.numel() // rows) <= cuda.largest_side(weight.device) else "gemm"
+
+
+def check_weights(weights, threshold, copies, non_finite) -> None:
+    """Raise a ValueError for what makes no sense."""
     if not 0 < threshold < float("inf"):
         raise ValueError(f"max_singular_value must be a positive number, and is {threshold}")
+    if len(copies) != len(weights):
+        raise ValueError(f"{len(weights)} weights, but {len(copies)} copies")
+    for weight, copy in zip(weights, copies, strict=True):
+        if not weight.is_floating_point():
+            raise ValueError(f"singular value clipping needs a floating-point tensor and got {weight.dtype}")
+        if weight.dim() == 0 or weight.numel() == 0:
+            raise ValueError(f"singular value clipping needs a matrix and got the shape {list(weight.shape)}")
+        if copy is not None and (copy.shape != weight.shape or copy.device != weight.device):
+            raise ValueError(
+                f"a copy of {list(copy.shape)} on {copy.device} does not fit the weight of {list(weight.shape)} on "
+                f"{weight.device}"
+            )
+        if non_finite is not None and non_finite.device != weight.device:
+            raise ValueError(f"non_finite is on {non_finite.device}, and a weight on {weight.device}")
+    if non_finite is not None and (non_finite.dtype != torch.int32 or non_finite.numel() != 1):
+        raise ValueError(f"non_finite must be one int32, and is {list(non_finite.shape)} of {non_finite.dtype}")

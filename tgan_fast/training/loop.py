@@ -130,6 +130,11 @@ class _Session:
             for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
                     raise NonFiniteError(f"{name} is {value} at iteration {first + offset}: {_calmer(self.folder)}")
+        if self.step.non_finite.item():
+            raise NonFiniteError(
+                f"a weight of the discriminator is no longer finite after {self.step.iteration} iterations: "
+                f"{_calmer(self.folder)}"
+            )
         now = time.perf_counter()
         rate = len(self.scalars) * self.config.batch_size / (now - self.logged)
         means = dict(zip(names, values.mean(0).tolist(), strict=True))

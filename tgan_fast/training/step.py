@@ -34,6 +34,8 @@ class TrainingStep:
         device: where the networks are.
         iteration: iterations done.
         ema: the averaged generator, in evaluation mode, or None.
+        non_finite: int32 tensor, not 0 once the constraint met a weight that is not finite, and left it alone. On the
+            device, so that only reading it waits.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TrainingStep:
         self._generator_optimizer = torch.optim.RMSprop(generator.parameters(), lr=learning_rate)
         self._discriminator_optimizer = torch.optim.RMSprop(discriminator.parameters(), lr=learning_rate)
         self._ema_decay = ema_decay
+        self.non_finite = torch.zeros((), dtype=torch.int32, device=self.device)
         self.ema = None if ema_decay is None else copy.deepcopy(generator).requires_grad_(False).eval()
 
     def __call__(self, real: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -76,7 +79,7 @@ class TrainingStep:
         self._check(real)
         scalars = self._run(real)
         if self.clip_interval and self.iteration % self.clip_interval == 0:
-            constrain_(self.discriminator)
+            constrain_(self.discriminator, non_finite=self.non_finite)
         if self.ema is not None:
             self._average()
         self.iteration += 1
@@ -166,6 +169,7 @@ class TrainingStep:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.iteration = state["iteration"]
+        self.non_finite.zero_()
 
 
 def _descend(loss, optimizer):

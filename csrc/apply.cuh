@@ -1,0 +1,189 @@
+// W' = W − R·W, in place, with the rounded copies; and the clamp of the batch norm scales.
+//
+// A block holds all rows of a strip of columns in shared memory, so W is read once and written once; R streams by from
+// the L2 cache. float32 values, products and sums in float64.
+#pragma once
+
+#include "plan.cuh"
+#include "tile_product.cuh"
+
+namespace tgan_fast {
+
+struct ScalePlan {
+    float* scale;
+    const float* running_var;
+    std::int64_t channels;
+};
+
+struct ApplyArguments {
+    Plan plan;
+    double* workspace;
+    ScalePlan scales[kScalesPerCall];
+    float lowest, epsilon;
+};
+
+constexpr int kApplyDepth = 16;
+constexpr int kApplyPitch = kApplyDepth + 4;
+constexpr int kApplyStages = 3;
+constexpr int kApplyStageDoubles = kBlock * kApplyPitch;
+
+template <int Width>
+using ApplyPart = WarpPart<kBlock, Width, 2>;
+
+// The stages of R, and later the finished tile, come first in shared memory, then the strip.
+template <int Width>
+constexpr int kApplyFront = kApplyStages * kApplyStageDoubles > kBlock * (Width + 1)
+                                ? kApplyStages * kApplyStageDoubles
+                                : kBlock * (Width + 1);
+
+template <int Width>
+constexpr int apply_shared(int padded) {
+    return kApplyFront<Width> * static_cast<int>(sizeof(double)) + padded * Width * static_cast<int>(sizeof(float));
+}
+
+// Neighbouring rows are turned by 8 columns, so that a warp's loads of 4 rows and 8 columns meet 32 banks.
+template <int Width>
+__device__ __forceinline__ int strip_index(int row, int column) {
+    return row * Width + (column ^ (row % 4 * 8));
+}
+
+// Calls function(row, column) for this thread's share of `rows` rows of the strip, neighbours in memory after one
+// another.
+template <int Width, typename Function>
+__device__ __forceinline__ void for_each_of_strip(const MatrixPlan& m, int rows, Function function) {
+    const bool down = m.row_stride < m.column_stride;
+    for (int index = threadIdx.x; index < rows * Width; index += ApplyPart<Width>::kThreads) {
+        if (down)
+            function(index % rows, index / rows);
+        else
+            function(index / Width, index % Width);
+    }
+}
+
+__device__ __forceinline__ void write_copy(const MatrixPlan& m, std::int64_t offset, float value) {
+    if (m.copy_type == CopyType::none) return;
+    static_cast<unsigned short*>(m.copy)[offset] =
+        m.copy_type == CopyType::float16 ? round_to_half(value) : round_to_bfloat16(value);
+}
+
+template <int Width>
+__device__ __forceinline__ void load_strip(float* strip, const MatrixPlan& m, std::int64_t first_column) {
+    if (m.vectorized) {
+        for (int index = threadIdx.x; index < m.padded * (Width / 4); index += ApplyPart<Width>::kThreads) {
+            const int row = index / (Width / 4), column = index % (Width / 4) * 4;
+            float4 four = {0, 0, 0, 0};
+            const float* const from = m.data + row * m.row_stride + first_column + column;
+            if (row < m.rows && first_column + column + 4 <= m.columns) {
+                four = *reinterpret_cast<const float4*>(from);
+            } else if (row < m.rows) {
+                float* const values = &four.x;
+                for (int e = 0; e < 4 && first_column + column + e < m.columns; ++e) values[e] = from[e];
+            }
+            *reinterpret_cast<float4*>(strip + strip_index<Width>(row, column)) = four;
+        }
+        return;
+    }
+    for_each_of_strip<Width>(m, m.padded, [&](int row, int column) {
+        const bool inside = row < m.rows && first_column + column < m.columns;
+        strip[strip_index<Width>(row, column)] =
+            inside ? m.data[row * m.row_stride + (first_column + column) * m.column_stride] : 0;
+    });
+}
+
+__device__ __forceinline__ void load_shrinkage(double* stage, const double* rows, int padded) {
+    constexpr int kPairs = kApplyDepth / 2;
+    for (int index = threadIdx.x; index < kBlock * kPairs; index += blockDim.x) {
+        const int row = index / kPairs, pair = index % kPairs;
+        copy_async(stage + row * kApplyPitch + 2 * pair, rows + static_cast<std::int64_t>(row) * padded + 2 * pair);
+    }
+}
+
+// 64 rows of R·W for the strip, in shared memory; `rows` points to them in R.
+template <int Width>
+__device__ __forceinline__ void multiply_strip(double* shared, const float* strip, const double* rows, int padded) {
+    const ApplyPart<Width> part;
+    Piece piece;
+    clear(piece);
+    const int steps = padded / kApplyDepth;
+    for (int s = 0; s < kApplyStages - 1; ++s) {
+        load_shrinkage(shared + s * kApplyStageDoubles, rows + s * kApplyDepth, padded);
+        commit_copies();
+    }
+    for (int s = 0; s < steps; ++s) {
+        wait_for_copies<kApplyStages - 2>();
+        __syncthreads();
+        const int ahead = s + kApplyStages - 1;
+        if (ahead < steps)
+            load_shrinkage(shared + ahead % kApplyStages * kApplyStageDoubles, rows + ahead * kApplyDepth, padded);
+        commit_copies();
+        const double* const a =
+            shared + s % kApplyStages * kApplyStageDoubles + part.row * kApplyPitch + part.group * 8;
+        const int first = s * kApplyDepth + part.group * 8;
+        accumulate(
+            piece, a, kApplyPitch,
+            [&](int j, int k) { return static_cast<double>(strip[strip_index<Width>(first + k, part.column + j)]); },
+            part.lane);
+    }
+    wait_for_copies<0>();
+    gather(shared, piece, part);
+}
+
+template <int Width>
+__device__ __forceinline__ void clip_strip(const ApplyArguments& arguments, const MatrixPlan& m,
+                                           std::int64_t first_column) {
+    double* const shared = shared_memory();
+    float* const strip = reinterpret_cast<float*>(shared + kApplyFront<Width>);
+    load_strip<Width>(strip, m, first_column);
+    for (int first_row = 0; first_row < m.rows; first_row += kBlock) {
+        // The tile before may still be read, and the strip has to be complete.
+        __syncthreads();
+        multiply_strip<Width>(shared, strip,
+                              slot(arguments.workspace, m, kR) + static_cast<std::int64_t>(first_row) * m.padded,
+                              m.padded);
+        for_each_of_strip<Width>(m, kBlock, [&](int row, int column) {
+            if (first_row + row >= m.rows || first_column + column >= m.columns) return;
+            const float before = strip[strip_index<Width>(first_row + row, column)];
+            const float value = static_cast<float>(before - shared[row * (Width + 1) + column]);
+            const std::int64_t offset = (first_row + row) * m.row_stride + (first_column + column) * m.column_stride;
+            m.data[offset] = value;
+            write_copy(m, offset, value);
+        });
+    }
+}
+
+template <int Width>
+__device__ __forceinline__ void copy_strip(const MatrixPlan& m, std::int64_t first_column) {
+    for_each_of_strip<Width>(m, m.rows, [&](int row, int column) {
+        if (first_column + column >= m.columns) return;
+        const std::int64_t offset = row * m.row_stride + (first_column + column) * m.column_stride;
+        write_copy(m, offset, m.data[offset]);
+    });
+}
+
+__device__ __forceinline__ void clamp_scale(const ScalePlan& plan, float lowest, float epsilon) {
+    for (std::int64_t channel = threadIdx.x; channel < plan.channels; channel += blockDim.x) {
+        const float deviation = sqrtf(plan.running_var[channel] + epsilon);
+        const float smallest = lowest * deviation;
+        float scale = plan.scale[channel];
+        // Not fminf and fmaxf, which would hide a deviation that is not a number.
+        scale = scale >= smallest ? scale : smallest;
+        plan.scale[channel] = scale <= deviation ? scale : deviation;
+    }
+}
+
+template <int Width>
+__global__ void __launch_bounds__(ApplyPart<Width>::kThreads, 1) apply_kernel(const ApplyArguments arguments) {
+    const Plan& plan = arguments.plan;
+    const int block = blockIdx.x;
+    if (block >= plan.strips) return clamp_scale(arguments.scales[block - plan.strips], arguments.lowest,
+                                                 arguments.epsilon);
+    const int matrix = matrix_of(plan, &MatrixPlan::first_strip, block);
+    const MatrixPlan& m = plan.matrices[matrix];
+    const std::int64_t first_column = static_cast<std::int64_t>(block - m.first_strip) * Width;
+    if (control(arguments.workspace)->status[matrix] == Status::clipped)
+        clip_strip<Width>(arguments, m, first_column);
+    else if (m.copy_type != CopyType::none)
+        copy_strip<Width>(m, first_column);
+}
+
+}  // namespace tgan_fast

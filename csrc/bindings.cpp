@@ -1,0 +1,78 @@
+// The only file that knows Python. Tensors come as addresses with sizes and strides; errors go back as text.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "singular_value_clip.h"
+
+namespace py = pybind11;
+using tgan_fast::BatchNormScale;
+using tgan_fast::Constraint;
+using tgan_fast::CopyType;
+using tgan_fast::Matrix;
+
+namespace {
+
+using Address = std::uintptr_t;
+// address, rows, columns, row stride, column stride, address of the copy (0: none), its type (1: float16, 2: bfloat16)
+using MatrixTuple =
+    std::tuple<Address, std::int64_t, std::int64_t, std::int64_t, std::int64_t, Address, int>;
+// address of the scale, address of the running variance, channels
+using ScaleTuple = std::tuple<Address, Address, std::int64_t>;
+// lower, upper, a, b, c
+using PolynomialTuple = std::tuple<double, double, double, double, double>;
+
+template <typename T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+std::vector<Matrix> matrices_of(const std::vector<MatrixTuple>& tuples) {
+    std::vector<Matrix> matrices;
+    for (const auto& [data, rows, columns, row_stride, column_stride, copy, type] : tuples)
+        matrices.push_back({pointer<float>(data), rows, columns, row_stride, column_stride, pointer<void>(copy),
+                            static_cast<CopyType>(type)});
+    return matrices;
+}
+
+std::string constrain(int device, const std::vector<MatrixTuple>& matrices, const std::vector<ScaleTuple>& scales,
+                      double threshold, double lowest, double epsilon, const std::vector<PolynomialTuple>& polynomials,
+                      double deviation, Address workspace, std::size_t workspace_size, Address non_finite,
+                      Address stream) {
+    std::vector<BatchNormScale> batch_norms;
+    for (const auto& [scale, running_var, channels] : scales)
+        batch_norms.push_back({pointer<float>(scale), pointer<const float>(running_var), channels});
+    Constraint constraint = {threshold, lowest, epsilon, {}, deviation};
+    for (const auto& [lower, upper, a, b, c] : polynomials)
+        constraint.polynomials.push_back({lower, upper, a, b, c});
+    const std::vector<Matrix> list = matrices_of(matrices);
+    const py::gil_scoped_release release;
+    return tgan_fast::constrain(device, list, batch_norms, constraint, pointer<void>(workspace), workspace_size,
+                                pointer<int>(non_finite), pointer<void>(stream));
+}
+
+py::tuple largest_side(int device) {
+    std::string error;
+    const int side = tgan_fast::largest_side(device, error);
+    return py::make_tuple(side, error);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, module) {
+    module.doc() = "CUDA kernels of tgan_fast; csrc/singular_value_clip.h says what they do.";
+    module.def("largest_side", &largest_side, py::arg("device"),
+               "The largest smaller side of a matrix that the device takes, and why it is 0 where it is.");
+    module.def(
+        "workspace_bytes",
+        [](const std::vector<MatrixTuple>& matrices) { return tgan_fast::workspace_bytes(matrices_of(matrices)); },
+        py::arg("matrices"));
+    module.def("constrain", &constrain, py::arg("device"), py::arg("matrices"), py::arg("scales"),
+               py::arg("threshold"), py::arg("lowest"), py::arg("epsilon"), py::arg("polynomials"),
+               py::arg("deviation"), py::arg("workspace"), py::arg("workspace_size"), py::arg("non_finite"),
+               py::arg("stream"), "Clips and clamps in the order of the stream; returns what went wrong, or \"\".");
+}

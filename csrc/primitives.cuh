@@ -1,0 +1,106 @@
+// What the kernels need of the hardware, each in one function. Without nvcc the same names come from cuda_on_host.h,
+// which runs blocks and threads on a CPU (tests/csrc).
+#pragma once
+
+#ifndef __CUDACC__
+#include "cuda_on_host.h"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+namespace tgan_fast {
+
+// C += A·B of a warp on the tensor cores in float64: A is 16×8, B 8×8, C 16×8. Lane l holds, with g = l / 4 and t = l % 4,
+//   a = A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4]
+//   b = B[t][g], B[t + 4][g]
+//   c = C[g][2t], C[g][2t + 1], C[g + 8][2t], C[g + 8][2t + 1]
+__device__ __forceinline__ void multiply_add(double (&c)[4], const double (&a)[4], const double (&b)[2]) {
+#if __CUDA_ARCH__ >= 900
+    asm("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
+        : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+#else
+    // The quarters of the larger product hold their elements in the same lanes.
+    for (int k = 0; k < 2; ++k)
+        for (int half = 0; half < 2; ++half)
+            asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                : "+d"(c[2 * half]), "+d"(c[2 * half + 1])
+                : "d"(a[2 * k + half]), "d"(b[k]));
+#endif
+}
+
+// Asynchronous copy of 16 bytes, both addresses multiples of 16. It passes by the L1 cache, so it sees what other
+// blocks wrote before a grid_barrier.
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                 :
+                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))), "l"(global)
+                 : "memory");
+}
+
+// Closes a group of this thread's copies.
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most the last `Pending` groups of this thread are under way; other threads' copies need a
+// __syncthreads() too.
+template <int Pending>
+__device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+// The block's dynamic shared memory, 16-byte aligned.
+__device__ __forceinline__ double* shared_memory() {
+    extern __shared__ __align__(16) double dynamic_shared_memory[];
+    return dynamic_shared_memory;
+}
+
+// A load that sees what other blocks wrote before a grid_barrier.
+__device__ __forceinline__ double load_fresh(const double* global) { return __ldcg(global); }
+
+// All blocks of a cooperative launch wait for one another; what they wrote before is visible behind it. `arrivals` is 0
+// at launch, and `barriers` counts the barriers that this block has passed.
+__device__ __forceinline__ void grid_barrier(unsigned* arrivals, unsigned& barriers) {
+    ++barriers;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        atomicAdd(arrivals, 1u);
+        while (*static_cast<volatile unsigned*>(arrivals) < barriers * gridDim.x) __nanosleep(20);
+        __threadfence();
+    }
+    __syncthreads();
+}
+
+__device__ __forceinline__ unsigned short round_to_half(float value) {
+    return __half_as_ushort(__float2half_rn(value));
+}
+
+__device__ __forceinline__ unsigned short round_to_bfloat16(float value) {
+    return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+// Launches kernel(argument) with `shared_bytes` of dynamic shared memory; a cooperative launch has all its blocks
+// resident at once.
+template <typename Argument>
+cudaError_t launch(void (*kernel)(Argument), int blocks, int threads, size_t shared_bytes, bool cooperative,
+                   cudaStream_t stream, Argument argument) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = cooperative ? 1 : 0;
+    void* arguments[] = {&argument};
+    return cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);
+}
+
+}  // namespace tgan_fast
+
+#endif

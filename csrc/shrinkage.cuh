@@ -1,0 +1,223 @@
+// Runs the program of program.cuh for all matrices in one cooperative launch.
+//
+// The lower triangles are cut into tiles of 32×64, the blocks of the grid take them in turn, and all blocks meet after
+// each operation. Operands stay in the L2 cache: 1.5 KB a tile and a unit of depth are read for 4 KFLOP.
+#pragma once
+
+#include "program.cuh"
+#include "tile_product.cuh"
+
+namespace tgan_fast {
+
+struct ShrinkageArguments {
+    Plan plan;
+    Polynomials polynomials;
+    double* workspace;
+    double threshold_squared;
+    int* non_finite;
+};
+
+constexpr int kTileRows = 32, kTileColumns = 64;
+using ShrinkagePart = WarpPart<kTileRows, kTileColumns, 4>;
+constexpr int kDepth = 32;
+constexpr int kPitch = kDepth + 4;
+constexpr int kStages = 3;
+constexpr int kStageDoubles = (kTileRows + kTileColumns) * kPitch;
+constexpr int kTilePitch = kTileColumns + 1;
+// Behind the stages, which the finished tile takes the place of: sums of threads, then states of matrices.
+constexpr int kSumsOffset = kStages * kStageDoubles;
+constexpr int kStatesOffset = kSumsOffset + ShrinkagePart::kThreads;
+constexpr int kShrinkageShared = kStatesOffset * sizeof(double) + kMatricesPerCall * sizeof(State);
+static_assert(kStages * kStageDoubles >= kTileRows * kTilePitch);
+
+// A tile of one matrix: rows and columns of its first element, and its place among all tiles.
+struct Tile {
+    int row, column, index;
+};
+
+__device__ inline Tile tile_at(const MatrixPlan& m, int index) {
+    const int within = index - m.first_tile;
+    const BlockPosition block = lower_block_position(within / 2);
+    return {block.row * kBlock + within % 2 * kTileRows, block.column * kBlock, index};
+}
+
+__device__ __forceinline__ void load_stage(double* stage, const double* left, const double* right, int padded) {
+    constexpr int kPairs = kDepth / 2;
+    for (int index = threadIdx.x; index < (kTileRows + kTileColumns) * kPairs; index += ShrinkagePart::kThreads) {
+        const int row = index / kPairs, pair = index % kPairs;
+        const double* const from = row < kTileRows ? left + static_cast<std::int64_t>(row) * padded
+                                                   : right + static_cast<std::int64_t>(row - kTileRows) * padded;
+        copy_async(stage + row * kPitch + 2 * pair, from + 2 * pair);
+    }
+}
+
+// The tile of left·right in shared memory; `left` points to the tile's first row of the one matrix, `right` to the row
+// of the other that is the tile's first column: it is symmetric.
+__device__ __forceinline__ void multiply(double* shared, const double* left, const double* right, int padded) {
+    const ShrinkagePart part;
+    Piece piece;
+    clear(piece);
+    const int steps = padded / kDepth;
+    for (int s = 0; s < kStages - 1; ++s) {
+        if (s < steps) load_stage(shared + s * kStageDoubles, left + s * kDepth, right + s * kDepth, padded);
+        commit_copies();
+    }
+    for (int s = 0; s < steps; ++s) {
+        wait_for_copies<kStages - 2>();
+        __syncthreads();
+        const int ahead = s + kStages - 1;
+        if (ahead < steps)
+            load_stage(shared + ahead % kStages * kStageDoubles, left + ahead * kDepth, right + ahead * kDepth, padded);
+        commit_copies();
+        const double* const a = shared + s % kStages * kStageDoubles + part.row * kPitch + part.group * 8;
+        const double* const b =
+            shared + s % kStages * kStageDoubles + (kTileRows + part.column) * kPitch + part.group * 8;
+        accumulate(piece, a, kPitch, [&](int j, int k) { return b[j * kPitch + k]; }, part.lane);
+    }
+    wait_for_copies<0>();
+    gather(shared, piece, part);
+}
+
+// Calls function(i, j) for this thread's share of a tile's elements that are not above the matrix's diagonal.
+template <typename Function>
+__device__ __forceinline__ void for_each_lower_element(Tile tile, Function function) {
+    for (int index = threadIdx.x; index < kTileRows * kTileColumns; index += ShrinkagePart::kThreads) {
+        const int i = index / kTileColumns, j = index % kTileColumns;
+        if (tile.row + i >= tile.column + j) function(i, j);
+    }
+}
+
+// Writes the lower triangle of a finished tile and its mirror image, so that the result is symmetric to the last bit,
+// and returns this thread's share of the measure.
+__device__ __forceinline__ double write_tile(double* out, const double* values, Tile tile, int padded,
+                                             Measure measure) {
+    double sum = 0;
+    for_each_lower_element(tile, [&](int i, int j) {
+        const int row = tile.row + i, column = tile.column + j;
+        const double value = values[i * kTilePitch + j];
+        out[static_cast<std::int64_t>(row) * padded + column] = value;
+        if (measure == Measure::trace) sum += row == column ? value : 0;
+        if (measure == Measure::squares) sum += (row == column ? 1 : 2) * value * value;
+    });
+    for (int index = threadIdx.x; index < kTileRows * kTileColumns; index += ShrinkagePart::kThreads) {
+        const int i = index % kTileRows, j = index / kTileRows;
+        const int row = tile.row + i, column = tile.column + j;
+        if (row > column) out[static_cast<std::int64_t>(column) * padded + row] = values[i * kTilePitch + j];
+    }
+    return sum;
+}
+
+// Adds up what the block's threads have, in a fixed order; thread 0 gets the sum.
+__device__ __forceinline__ double sum_over_block(double* sums, double value) {
+    sums[threadIdx.x] = value;
+    for (int half = ShrinkagePart::kThreads / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    return threadIdx.x == 0 ? sums[0] : 0;
+}
+
+// A = G/t² − I out of the Gram kernel's partial sums. Rows beyond the matrix are zero.
+__device__ __forceinline__ void reduce(double* values, const ShrinkageArguments& arguments, const MatrixPlan& m,
+                                       Tile tile) {
+    const int lower_block = (tile.index - m.first_tile) / 2, first_row = tile.row % kBlock;
+    for_each_lower_element(tile, [&](int i, int j) {
+        double sum = 0;
+        for (int split = 0; split < m.splits; ++split)
+            sum += partial(arguments.workspace, m, lower_block, split)[(first_row + i) * kBlock + j];
+        const bool identity = tile.row + i == tile.column + j && tile.row + i < m.rows;
+        values[i * kTilePitch + j] = sum / arguments.threshold_squared - identity;
+    });
+}
+
+__device__ __forceinline__ void apply(double* values, const Operation& o, double* workspace, const MatrixPlan& m,
+                                      Tile tile) {
+    const std::int64_t first_row = static_cast<std::int64_t>(tile.row) * m.padded;
+    if (o.right != kNone)
+        multiply(values, slot(workspace, m, o.left) + first_row,
+                 slot(workspace, m, o.right) + static_cast<std::int64_t>(tile.column) * m.padded, m.padded);
+    for_each_lower_element(tile, [&](int i, int j) {
+        const std::int64_t offset = first_row + static_cast<std::int64_t>(i) * m.padded + tile.column + j;
+        double value = 0;
+        if (o.right != kNone)
+            value = values[i * kTilePitch + j];
+        else if (o.left != kNone)
+            value = load_fresh(slot(workspace, m, o.left) + offset);
+        value *= o.product_scale;
+        if (o.addend != kNone) value += o.addend_scale * load_fresh(slot(workspace, m, o.addend) + offset);
+        if (tile.row + i == tile.column + j && tile.row + i < m.rows) value += o.identity;
+        values[i * kTilePitch + j] = value;
+    });
+}
+
+__device__ __forceinline__ void run_tile(double* shared, const State& state, const ShrinkageArguments& arguments,
+                                         const MatrixPlan& m, Tile tile) {
+    const Operation o = operation(state, arguments.polynomials);
+    const Measure measure = measure_of(state);
+    // The tile before may still be read.
+    __syncthreads();
+    if (state.stage == Stage::reduce)
+        reduce(shared, arguments, m, tile);
+    else
+        apply(shared, o, arguments.workspace, m, tile);
+    __syncthreads();
+    double* const out = slot(arguments.workspace, m, state.stage == Stage::reduce ? kA : o.out);
+    const double sum = write_tile(out, shared, tile, m.padded, measure);
+    if (measure == Measure::nothing) return;
+    const double total = sum_over_block(shared + kSumsOffset, sum);
+    if (threadIdx.x == 0) tile_sums(arguments.workspace)[tile.index] = total;
+}
+
+// Every block follows the states of all matrices by itself, a warp a matrix: they depend on nothing but sums that all
+// blocks see. Returns whether any matrix has an operation left.
+__device__ __forceinline__ bool advance_all(State* states, double* sums, const ShrinkageArguments& arguments) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (int matrix = warp; matrix < arguments.plan.count; matrix += ShrinkagePart::kThreads / 32) {
+        const MatrixPlan& m = arguments.plan.matrices[matrix];
+        double sum = 0;
+        if (measure_of(states[matrix]) != Measure::nothing)
+            for (int tile = lane; tile < 2 * lower_blocks(m); tile += 32)
+                sum += load_fresh(tile_sums(arguments.workspace) + m.first_tile + tile);
+        sums[threadIdx.x] = sum;
+        __syncwarp();
+        if (lane == 0) {
+            for (int other = 1; other < 32; ++other) sum += sums[threadIdx.x + other];
+            advance(states[matrix], m, arguments.polynomials, sum);
+        }
+        __syncwarp();
+    }
+    __syncthreads();
+    bool any = false;
+    for (int matrix = 0; matrix < arguments.plan.count; ++matrix) any |= states[matrix].stage != Stage::done;
+    return any;
+}
+
+__device__ __forceinline__ void report(const State* states, const ShrinkageArguments& arguments) {
+    for (int matrix = 0; matrix < arguments.plan.count; ++matrix) {
+        control(arguments.workspace)->status[matrix] = states[matrix].status;
+        if (states[matrix].status == Status::non_finite && arguments.non_finite != nullptr) *arguments.non_finite = 1;
+    }
+}
+
+__global__ void __launch_bounds__(ShrinkagePart::kThreads, 1) shrinkage_kernel(const ShrinkageArguments arguments) {
+    double* const shared = shared_memory();
+    State* const states = reinterpret_cast<State*>(shared + kStatesOffset);
+    const Plan& plan = arguments.plan;
+    for (int matrix = threadIdx.x; matrix < plan.count; matrix += ShrinkagePart::kThreads)
+        states[matrix] = initial_state();
+    __syncthreads();
+
+    unsigned barriers = 0;
+    do {
+        for (int index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
+            const int matrix = matrix_of(plan, &MatrixPlan::first_tile, index);
+            if (states[matrix].stage == Stage::done) continue;
+            const MatrixPlan& m = plan.matrices[matrix];
+            run_tile(shared, states[matrix], arguments, m, tile_at(m, index));
+        }
+        grid_barrier(&control(arguments.workspace)->arrivals, barriers);
+    } while (advance_all(states, shared + kSumsOffset, arguments));
+    if (blockIdx.x == 0 && threadIdx.x == 0) report(states, arguments);
+}
+
+}  // namespace tgan_fast

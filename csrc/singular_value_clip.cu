@@ -1,0 +1,244 @@
+#include "singular_value_clip.h"
+
+#include <algorithm>
+
+#include "apply.cuh"
+#include "gram.cuh"
+#include "shrinkage.cuh"
+
+namespace tgan_fast {
+namespace {
+
+constexpr int kLargestSide = 1024;
+static_assert(sizeof(GramArguments) <= 4096 && sizeof(ShrinkageArguments) <= 4096 && sizeof(ApplyArguments) <= 4096,
+              "kernel arguments have 4 KB");
+
+std::int64_t divided_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+
+MatrixPlan plan_of(const Matrix& matrix) {
+    MatrixPlan m = {};
+    m.data = matrix.data;
+    m.copy = matrix.copy;
+    m.copy_type = matrix.copy == nullptr ? CopyType::none : matrix.copy_type;
+    const bool wide = matrix.rows <= matrix.columns;
+    m.rows = static_cast<int>(wide ? matrix.rows : matrix.columns);
+    m.columns = wide ? matrix.columns : matrix.rows;
+    m.row_stride = wide ? matrix.row_stride : matrix.column_stride;
+    m.column_stride = wide ? matrix.column_stride : matrix.row_stride;
+    m.padded = static_cast<int>(divided_up(m.rows, kBlock)) * kBlock;
+    m.splits = static_cast<int>(divided_up(m.columns, kSplitColumns));
+    m.split_columns = static_cast<int>(divided_up(divided_up(m.columns, m.splits), kGramDepth)) * kGramDepth;
+    m.splits = static_cast<int>(divided_up(m.columns, m.split_columns));
+    m.vectorized = m.column_stride == 1 && (m.rows == 1 || m.row_stride % 4 == 0) &&
+                   reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
+    return m;
+}
+
+struct Layout {
+    Plan plan;
+    std::int64_t doubles;
+};
+
+// The plan of matrices [first, last), the largest first: they have most tiles, so the blocks that get an uneven share
+// get it of small ones.
+Layout lay_out(const std::vector<Matrix>& matrices, std::size_t first, std::size_t last) {
+    Layout layout = {};
+    Plan& plan = layout.plan;
+    for (std::size_t i = first; i < last; ++i) plan.matrices[plan.count++] = plan_of(matrices[i]);
+    std::stable_sort(plan.matrices, plan.matrices + plan.count,
+                     [](const MatrixPlan& a, const MatrixPlan& b) { return a.rows > b.rows; });
+    for (int i = 0; i < plan.count; ++i) {
+        MatrixPlan& m = plan.matrices[i];
+        m.first_gram_item = plan.gram_items;
+        m.first_tile = plan.tiles;
+        plan.gram_items += lower_blocks(m) * m.splits;
+        plan.tiles += 2 * lower_blocks(m);
+    }
+    layout.doubles = kControlDoubles + divided_up(plan.tiles, 32) * 32;
+    for (int i = 0; i < plan.count; ++i) {
+        MatrixPlan& m = plan.matrices[i];
+        m.partials = layout.doubles;
+        m.slots = m.partials + static_cast<std::int64_t>(lower_blocks(m)) * m.splits * kBlock * kBlock;
+        layout.doubles = m.slots + kSlots * slot_doubles(m);
+    }
+    return layout;
+}
+
+void cut_into_strips(Plan& plan, int width) {
+    for (int i = 0; i < plan.count; ++i) {
+        plan.matrices[i].first_strip = plan.strips;
+        plan.strips += static_cast<int>(divided_up(plan.matrices[i].columns, width));
+    }
+}
+
+// Of the matrices in a plan, which are sorted.
+int largest_padded(const Plan& plan) { return plan.count > 0 ? plan.matrices[0].padded : 0; }
+
+struct Limits {
+    int multiprocessors, shared_bytes;
+};
+
+cudaError_t limits_of(int device, Limits& limits) {
+    cudaError_t error = cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return error;
+}
+
+// Makes a device the current one for as long as it lives.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        error = cudaGetDevice(&before_);
+        if (error == cudaSuccess) error = cudaSetDevice(device);
+    }
+    ~DeviceGuard() {
+        if (error == cudaSuccess) cudaSetDevice(before_);
+    }
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+    cudaError_t error;
+
+  private:
+    int before_ = 0;
+};
+
+template <typename Argument>
+cudaError_t launch_with_shared(void (*kernel)(Argument), int blocks, int threads, int shared_bytes, bool cooperative,
+                               cudaStream_t stream, const Argument& argument) {
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    if (error != cudaSuccess) return error;
+    return launch(kernel, blocks, threads, shared_bytes, cooperative, stream, argument);
+}
+
+// What one round of launches works on.
+struct Call {
+    Plan plan;
+    const BatchNormScale* scales;
+    int scale_count;
+    double* workspace;
+    int* non_finite;
+    cudaStream_t stream;
+};
+
+cudaError_t launch_gram(const Call& call) {
+    return launch_with_shared(gram_kernel, call.plan.gram_items, GramPart::kThreads, kGramShared, false, call.stream,
+                              GramArguments{call.plan, call.workspace});
+}
+
+cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, const Limits& limits) {
+    ShrinkageArguments arguments = {};
+    arguments.plan = call.plan;
+    arguments.polynomials.count = static_cast<int>(constraint.polynomials.size());
+    std::copy(constraint.polynomials.begin(), constraint.polynomials.end(), arguments.polynomials.steps);
+    arguments.polynomials.deviation = constraint.deviation;
+    arguments.workspace = call.workspace;
+    arguments.threshold_squared = constraint.threshold * constraint.threshold;
+    arguments.non_finite = call.non_finite;
+    // One block a multiprocessor: more would only make the barriers slower.
+    return launch_with_shared(shrinkage_kernel, std::min(call.plan.tiles, limits.multiprocessors),
+                              ShrinkagePart::kThreads, kShrinkageShared, true, call.stream, arguments);
+}
+
+template <int Width>
+cudaError_t launch_apply_of_width(const Call& call, ApplyArguments arguments) {
+    cut_into_strips(arguments.plan, Width);
+    return launch_with_shared(apply_kernel<Width>, arguments.plan.strips + call.scale_count,
+                              ApplyPart<Width>::kThreads, apply_shared<Width>(largest_padded(call.plan)), false,
+                              call.stream, arguments);
+}
+
+cudaError_t launch_apply(const Call& call, const Constraint& constraint, const Limits& limits) {
+    ApplyArguments arguments = {};
+    arguments.plan = call.plan;
+    arguments.workspace = call.workspace;
+    for (int i = 0; i < call.scale_count; ++i)
+        arguments.scales[i] = {call.scales[i].scale, call.scales[i].running_var, call.scales[i].channels};
+    arguments.lowest = static_cast<float>(constraint.lowest);
+    arguments.epsilon = static_cast<float>(constraint.epsilon);
+    // A wider strip reads R less often.
+    if (apply_shared<64>(largest_padded(call.plan)) <= limits.shared_bytes)
+        return launch_apply_of_width<64>(call, arguments);
+    return launch_apply_of_width<32>(call, arguments);
+}
+
+cudaError_t launch_all(const Call& call, const Constraint& constraint, const Limits& limits) {
+    cudaError_t error = cudaSuccess;
+    if (call.plan.count > 0) error = launch_gram(call);
+    if (call.plan.count > 0 && error == cudaSuccess) error = launch_shrinkage(call, constraint, limits);
+    return error == cudaSuccess ? launch_apply(call, constraint, limits) : error;
+}
+
+std::string text_of(cudaError_t error) {
+    int driver = 0;
+    // CUDA calls a driver that is not there too old.
+    if (error == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+        return "no CUDA driver is installed";
+    return cudaGetErrorString(error);
+}
+
+std::string refusal(const std::vector<Matrix>& matrices, const Constraint& constraint, std::size_t workspace_size,
+                    int side) {
+    if (!(constraint.threshold > 0)) return "the threshold must be positive";
+    if (constraint.polynomials.empty() || constraint.polynomials.size() > kPolynomials)
+        return "1 to 32 polynomials are needed";
+    for (const Matrix& matrix : matrices) {
+        if (matrix.rows < 1 || matrix.columns < 1) return "a matrix is empty";
+        if (std::min(matrix.rows, matrix.columns) > side)
+            return "a matrix of " + std::to_string(matrix.rows) + "×" + std::to_string(matrix.columns) +
+                   " is too large: the smaller side may have " + std::to_string(side);
+    }
+    if (workspace_size < workspace_bytes(matrices)) return "the workspace is too small";
+    return "";
+}
+
+}  // namespace
+
+int largest_side(int device, std::string& error) {
+    Limits limits = {};
+    const cudaError_t state = limits_of(device, limits);
+    if (state != cudaSuccess) {
+        error = text_of(state);
+        return 0;
+    }
+    if (limits.shared_bytes < std::max(kShrinkageShared, kGramShared)) return 0;
+    int side = kLargestSide;
+    while (side > 0 && apply_shared<32>(side) > limits.shared_bytes) side -= kBlock;
+    return std::max(side, 0);
+}
+
+std::size_t workspace_bytes(const std::vector<Matrix>& matrices) {
+    std::int64_t doubles = 0;
+    for (std::size_t first = 0; first < matrices.size(); first += kMatricesPerCall)
+        doubles = std::max(
+            doubles, lay_out(matrices, first, std::min(matrices.size(), first + kMatricesPerCall)).doubles);
+    return static_cast<std::size_t>(doubles) * sizeof(double);
+}
+
+std::string constrain(int device, const std::vector<Matrix>& matrices, const std::vector<BatchNormScale>& scales,
+                      const Constraint& constraint, void* workspace, std::size_t workspace_size, int* non_finite,
+                      void* stream) {
+    std::string error;
+    const int side = largest_side(device, error);
+    if (error.empty()) error = refusal(matrices, constraint, workspace_size, side);
+    if (!error.empty()) return error;
+    const DeviceGuard guard(device);
+    Limits limits = {};
+    cudaError_t state = guard.error == cudaSuccess ? limits_of(device, limits) : guard.error;
+    std::size_t matrix = 0, scale = 0;
+    while (state == cudaSuccess && (matrix < matrices.size() || scale < scales.size())) {
+        const std::size_t matrix_end = std::min(matrices.size(), matrix + kMatricesPerCall);
+        const std::size_t scale_end = std::min(scales.size(), scale + kScalesPerCall);
+        const Call call = {lay_out(matrices, matrix, matrix_end).plan, scales.data() + scale,
+                           static_cast<int>(scale_end - scale), static_cast<double*>(workspace), non_finite,
+                           static_cast<cudaStream_t>(stream)};
+        state = launch_all(call, constraint, limits);
+        matrix = matrix_end;
+        scale = scale_end;
+    }
+    return state == cudaSuccess ? "" : text_of(state);
+}
+
+}  // namespace tgan_fast

@@ -1,0 +1,63 @@
+// Singular value clipping of many matrices at once, on a CUDA device.
+//
+//     W = U·diag(σ)·Vᵀ   →   W' = U·diag(min(σ, t))·Vᵀ
+//
+// Knows neither Python nor PyTorch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tgan_fast {
+
+enum class CopyType : int { none, float16, bfloat16 };
+
+// A float32 matrix in device memory, clipped in place; element (i, j) is data[i·row_stride + j·column_stride].
+struct Matrix {
+    float* data;
+    std::int64_t rows, columns, row_stride, column_stride;
+    // Receives the clipped values, rounded to `copy_type`, at the same offsets.
+    void* copy;
+    CopyType copy_type;
+};
+
+// Scale and running variance of a batch norm in device memory, float32 [channels] each:
+// scale ← clamp(scale, lowest·s, s), s = sqrt(running_var + epsilon).
+struct BatchNormScale {
+    float* scale;
+    const float* running_var;
+    std::int64_t channels;
+};
+
+// One of the odd polynomials a·x + b·x³ + c·x⁵ whose composition is sign(x): it takes |x| in [lower, upper] into the
+// next one's interval.
+struct SignPolynomial {
+    double lower, upper, a, b, c;
+};
+
+struct Constraint {
+    double threshold;                         // t > 0
+    double lowest, epsilon;                   // of the batch norm scales
+    std::vector<SignPolynomial> polynomials;  // at most 32
+    double deviation;                         // of their composition from sign(x)
+};
+
+// The largest min(rows, columns) that the device has shared memory for, 1024 at most; 0 if there is no such device, and
+// `error` then says why.
+int largest_side(int device, std::string& error);
+
+// Bytes of device memory that `constrain` needs; the address must be a multiple of 256.
+std::size_t workspace_bytes(const std::vector<Matrix>& matrices);
+
+// Clips all matrices and clamps all scales, in the order of the stream: three launches for up to 24 matrices, no
+// synchronisation with the host, so that a CUDA graph can hold it. The same input gives the same bits.
+//
+// A matrix with a non-finite entry stays as it is, and 1 is written to *non_finite (device memory, never reset; may be
+// null). Returns what went wrong, or an empty string.
+std::string constrain(int device, const std::vector<Matrix>& matrices, const std::vector<BatchNormScale>& scales,
+                      const Constraint& constraint, void* workspace, std::size_t workspace_size, int* non_finite,
+                      void* stream);
+
+}  // namespace tgan_fast

@@ -1,0 +1,64 @@
+"""TGAN's Lipschitz constraint of a list of layers, both halves in one call.
+
+    W ← U·diag(min(σ, t))·Vᵀ                              weights (singular_value_clip.py)
+    γ ← clamp(γ, lowest·s, s),  s = sqrt(running_var + ε)  batch norms (clamp_batch_norm_scale.py)
+
+Saito et al., arXiv:1611.06624, section 3.3. On a GPU the second half is done by the last kernel of the first.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from tgan_fast.ops import singular_value_clip_cuda as cuda
+from tgan_fast.ops.clamp_batch_norm_scale import check_scales, clamp_batch_norm_scale_
+from tgan_fast.ops.singular_value_clip import check_weights, choose, singular_value_clip_
+
+
+@torch.no_grad()
+def constrain_layers_(
+    weights: Sequence[torch.Tensor],
+    scales: Sequence[torch.Tensor],
+    running_vars: Sequence[torch.Tensor],
+    max_singular_value: float = 1.0,
+    *,
+    lowest: float = 0.01,
+    eps: float = 0.0,
+    copies: Sequence[torch.Tensor | None] | None = None,
+    non_finite: torch.Tensor | None = None,
+    backend: str = "auto",
+) -> None:
+    """Clip weights and clamp batch-norm scales in place.
+
+    Args:
+        weights, max_singular_value, copies, non_finite, backend: of `singular_value_clip_`.
+        scales, running_vars, lowest, eps: of `clamp_batch_norm_scale_`.
+
+    Raises:
+        ValueError, BackendError: as these two; nothing has changed then.
+    """
+    weights, scales, running_vars = list(weights), list(scales), list(running_vars)
+    copies = [None] * len(weights) if copies is None else list(copies)
+    check_weights(weights, max_singular_value, copies, non_finite)
+    check_scales(scales, running_vars)
+    if weights and set(choose(weights, backend)) == {"cuda"} and _kernel_takes(scales, running_vars, weights[0].device):
+        cuda.launch(
+            weights,
+            max_singular_value,
+            copies=copies,
+            non_finite=non_finite,
+            scales=scales,
+            running_vars=running_vars,
+            lowest=lowest,
+            eps=eps,
+        )
+        return
+    singular_value_clip_(weights, max_singular_value, copies=copies, non_finite=non_finite, backend=backend)
+    clamp_batch_norm_scale_(scales, running_vars, lowest=lowest, eps=eps)
+
+
+def _kernel_takes(scales, running_vars, device):
+    return all(
+        tensor.device == device and tensor.dtype == torch.float32 and tensor.is_contiguous()
+        for tensor in (*scales, *running_vars)
+    )

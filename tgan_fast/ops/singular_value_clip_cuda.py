@@ -1,0 +1,146 @@
+"""Launcher of the CUDA kernels of singular value clipping: tensors in, addresses and strides out to csrc/.
+
+One call clips all weights of a discriminator in three launches (csrc/singular_value_clip.h). It does not wait for the
+GPU, and can be captured in a CUDA graph.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from tgan_fast.ops.cuda_extension import extension
+from tgan_fast.ops.registry import BackendError
+from tgan_fast.ops.sign_schedule import sign_schedule
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_COPY_TYPES = {torch.float16: 1, torch.bfloat16: 2}
+# From σ = t up to ‖W‖ = 3162·t. Their deviation only limits what counts as no excess at all.
+_POLYNOMIALS = sign_schedule(1e-15, 1e-8)
+_KEPT_WORKSPACES = 8
+
+
+def largest_side(device: torch.device) -> int:
+    """The largest smaller side of a matrix that the kernels take on this GPU."""
+    return extension().largest_side(device.index)[0]
+
+
+def launch(
+    weights: Sequence[torch.Tensor],
+    threshold: float,
+    *,
+    copies: Sequence[torch.Tensor | None] | None = None,
+    non_finite: torch.Tensor | None = None,
+    scales: Sequence[torch.Tensor] = (),
+    running_vars: Sequence[torch.Tensor] = (),
+    lowest: float = 0.0,
+    eps: float = 0.0,
+) -> None:
+    """Clip weights and clamp batch-norm scales of one GPU, in place, on its current stream.
+
+    Arguments as in `tgan_fast.ops.constrain_layers_`, whose checks they have passed; the smaller side of every weight
+    is at most `largest_side`, scales and variances are contiguous float32.
+    """
+    device = (*weights, *scales)[0].device
+    copies = copies or [None] * len(weights)
+    operands = [_Operand.of(weight, copy) for weight, copy in zip(weights, copies, strict=True)]
+    matrices = [operand.matrix for operand in operands]
+    size = extension().workspace_bytes(matrices)
+    workspace = _workspace(device, size)
+    error = extension().constrain(
+        device=device.index,
+        matrices=matrices,
+        scales=[(s.data_ptr(), v.data_ptr(), s.numel()) for s, v in zip(scales, running_vars, strict=True)],
+        threshold=threshold,
+        lowest=lowest,
+        epsilon=eps,
+        polynomials=_POLYNOMIALS,
+        deviation=_POLYNOMIALS[-1].deviation,
+        workspace=workspace.data_ptr(),
+        workspace_size=size,
+        non_finite=0 if non_finite is None else non_finite.data_ptr(),
+        stream=torch.cuda.current_stream(device).cuda_stream,
+    )
+    if error:
+        raise BackendError(f"singular value clipping on {device} failed: {error}")
+    for operand in operands:
+        operand.finish()
+    # Autograd cannot see what the kernels wrote.
+    torch.autograd.graph.increment_version([t for t in (*weights, *scales) if not t.is_inference()])
+
+
+class _Operand(NamedTuple):
+    """A weight as the float32 matrix that the kernels clip, itself where it has that form."""
+
+    weight: torch.Tensor
+    copy: torch.Tensor | None
+    clipped: torch.Tensor
+    matrix: tuple[int, int, int, int, int, int, int]
+
+    @classmethod
+    def of(cls, weight, copy):
+        clipped = weight.detach()
+        if clipped.dtype != torch.float32 or _column_stride(clipped) is None:
+            clipped = clipped.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        rows = clipped.shape[0] if clipped.dim() > 1 else 1
+        row_stride = clipped.stride(0) if clipped.dim() > 1 else clipped.numel()
+        written = copy if _written_by_kernel(copy, clipped) else None
+        matrix = (
+            clipped.data_ptr(),
+            rows,
+            clipped.numel() // rows,
+            row_stride,
+            _column_stride(clipped),
+            0 if written is None else written.data_ptr(),
+            0 if written is None else _COPY_TYPES[written.dtype],
+        )
+        return cls(weight, None if written is not None else copy, clipped, matrix)
+
+    def finish(self):
+        """What the kernels could not write: weights and copies of another layout or dtype."""
+        if self.clipped.data_ptr() != self.weight.data_ptr():
+            self.weight.copy_(self.clipped)
+        if self.copy is not None:
+            self.copy.copy_(self.clipped)
+
+
+def _written_by_kernel(copy, clipped):
+    return copy is not None and copy.dtype in _COPY_TYPES and copy.stride() == clipped.stride()
+
+
+def _column_stride(weight):
+    """The distance of a row's elements in memory, or None where they have no common one.
+
+    The order of a matrix's columns does not matter to its singular values, so the dimensions behind the first may lie
+    in memory in any order, as in channels-last layouts.
+    """
+    inner = range(1, weight.dim()) if weight.dim() > 1 else range(1)
+    sizes = sorted((weight.stride(d), weight.shape[d]) for d in inner if weight.shape[d] > 1)
+    if not sizes:
+        return 1
+    expected = sizes[0][0]
+    for stride, size in sizes:
+        if stride != expected:
+            return None
+        expected *= size
+    return sizes[0][0]
+
+
+_workspaces: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
+
+
+def _workspace(device, size):
+    """At least `size` bytes on the device, kept for the next call on the same stream.
+
+    While a CUDA graph is captured they come from the graph's own memory: the graph may be replayed on another stream.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        return torch.empty(size, dtype=torch.uint8, device=device)
+    key = (device.index, torch.cuda.current_stream(device).cuda_stream)
+    if key not in _workspaces or _workspaces[key].numel() < size:
+        _workspaces[key] = torch.empty(size, dtype=torch.uint8, device=device)
+    _workspaces.move_to_end(key)
+    while len(_workspaces) > _KEPT_WORKSPACES:
+        _workspaces.popitem(last=False)
+    return _workspaces[key]
