@@ -124,7 +124,6 @@ __device__ __forceinline__ void multiply_strip(double* shared, const float* stri
             [&](int j, int k) { return static_cast<double>(strip[strip_index<Width>(first + k, part.column + j)]); },
             part.lane);
     }
-    wait_for_copies<0>();
     gather(shared, piece, part);
 }
 
@@ -164,10 +163,10 @@ __device__ __forceinline__ void clamp_scale(const ScalePlan& plan, float lowest,
     for (std::int64_t channel = threadIdx.x; channel < plan.channels; channel += blockDim.x) {
         const float deviation = sqrtf(plan.running_var[channel] + epsilon);
         const float smallest = lowest * deviation;
-        float scale = plan.scale[channel];
-        // Not fminf and fmaxf, which would hide a deviation that is not a number.
-        scale = scale >= smallest ? scale : smallest;
-        plan.scale[channel] = scale <= deviation ? scale : deviation;
+        const float scale = plan.scale[channel];
+        // A scale or a deviation that is not a number stays visible.
+        const float raised = scale < smallest ? smallest : scale;
+        plan.scale[channel] = raised <= deviation || isnan(raised) ? raised : deviation;
     }
 }
 

@@ -67,6 +67,8 @@ PYBIND11_MODULE(_cuda, module) {
     module.doc() = "CUDA kernels of tgan_fast; csrc/singular_value_clip.h says what they do.";
     module.def("largest_side", &largest_side, py::arg("device"),
                "The largest smaller side of a matrix that the device takes, and why it is 0 where it is.");
+    module.def("shared_bytes", &tgan_fast::shared_bytes, py::arg("side"),
+               "Dynamic shared memory of each kernel, for matrices of this smaller side.");
     module.def(
         "workspace_bytes",
         [](const std::vector<MatrixTuple>& matrices) { return tgan_fast::workspace_bytes(matrices_of(matrices)); },

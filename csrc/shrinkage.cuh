@@ -74,7 +74,6 @@ __device__ __forceinline__ void multiply(double* shared, const double* left, con
             shared + s % kStages * kStageDoubles + (kTileRows + part.column) * kPitch + part.group * 8;
         accumulate(piece, a, kPitch, [&](int j, int k) { return b[j * kPitch + k]; }, part.lane);
     }
-    wait_for_copies<0>();
     gather(shared, piece, part);
 }
 

@@ -209,6 +209,14 @@ int largest_side(int device, std::string& error) {
     return std::max(side, 0);
 }
 
+std::vector<std::pair<std::string, int>> shared_bytes(int side) {
+    const int padded = static_cast<int>(divided_up(side, kBlock)) * kBlock;
+    return {{"gram_kernel", kGramShared},
+            {"shrinkage_kernel", kShrinkageShared},
+            {"apply_kernel<64>", apply_shared<64>(padded)},
+            {"apply_kernel<32>", apply_shared<32>(padded)}};
+}
+
 std::size_t workspace_bytes(const std::vector<Matrix>& matrices) {
     std::int64_t doubles = 0;
     for (std::size_t first = 0; first < matrices.size(); first += kMatricesPerCall)

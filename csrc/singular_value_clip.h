@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace tgan_fast {
@@ -47,6 +48,9 @@ struct Constraint {
 // The largest min(rows, columns) that the device has shared memory for, 1024 at most; 0 if there is no such device, and
 // `error` then says why.
 int largest_side(int device, std::string& error);
+
+// Dynamic shared memory of each kernel, in bytes, for matrices of this smaller side.
+std::vector<std::pair<std::string, int>> shared_bytes(int side);
 
 // Bytes of device memory that `constrain` needs; the address must be a multiple of 256.
 std::size_t workspace_bytes(const std::vector<Matrix>& matrices);

@@ -2,54 +2,12 @@
 
 import pytest
 import torch
+from spectra import ROWS, SPECTRA, clipped_by_svd, relative_error, topped, with_spectrum
 
 from tgan_fast.ops import BackendError, singular_value_clip, singular_value_clip_
 
 BACKENDS = ["svd", "eigh", "gemm"]
 GRAM_BACKENDS = ["eigh", "gemm"]
-ROWS, COLUMNS = 48, 160
-
-
-def with_spectrum(s, columns=COLUMNS):
-    """A float64 matrix with singular values s and random singular vectors."""
-    rows = len(s)
-    u = torch.linalg.qr(torch.randn(rows, rows, dtype=torch.float64)).Q
-    v = torch.linalg.qr(torch.randn(columns, rows, dtype=torch.float64)).Q
-    return (u * s.double()) @ v.mT
-
-
-def cluster(width):
-    return 1 + width * torch.randn(ROWS, dtype=torch.float64)
-
-
-def topped(top):
-    s = 1.2 * torch.rand(ROWS, dtype=torch.float64)
-    s[0] = top
-    return s
-
-
-SPECTRA = {
-    "gaussian": lambda: torch.linalg.svdvals(0.1 * torch.randn(ROWS, COLUMNS, dtype=torch.float64)),
-    "cluster-1e-3": lambda: cluster(1e-3),
-    "cluster-1e-5": lambda: cluster(1e-5),
-    "cluster-1e-7": lambda: cluster(1e-7),
-    "rank-deficient": lambda: torch.cat([torch.linspace(0.1, 2, ROWS // 2), torch.zeros(ROWS - ROWS // 2)]),
-    "all-equal": lambda: torch.full((ROWS,), 1.5),
-    "top-30": lambda: topped(30),
-    "top-100": lambda: topped(100),
-    "top-1000": lambda: topped(1000),
-    "geometric-1000": lambda: torch.logspace(-3, 3, ROWS),
-}
-
-
-def clipped_by_svd(weight, threshold):
-    matrix = weight.double().cpu().reshape(weight.shape[0], -1)
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return ((u * s.clamp(max=threshold)) @ vh).reshape(weight.shape)
-
-
-def relative_error(got, expected):
-    return ((got.double().cpu() - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.037, 20.0])

@@ -5,7 +5,7 @@ GPU, and can be captured in a CUDA graph.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,27 +43,42 @@ def launch(
     is at most `largest_side`, scales and variances are contiguous float32.
     """
     device = (*weights, *scales)[0].device
+    arguments = {
+        "threshold": threshold,
+        "lowest": lowest,
+        "epsilon": eps,
+        "non_finite": 0 if non_finite is None else non_finite.data_ptr(),
+        "device": device.index,
+        "stream": torch.cuda.current_stream(device).cuda_stream,
+    }
     copies = copies or [None] * len(weights)
-    operands = [_Operand.of(weight, copy) for weight, copy in zip(weights, copies, strict=True)]
+    run(weights, copies, scales, running_vars, lambda size: _workspace(device, size), arguments)
+
+
+def run(
+    weights: Sequence[torch.Tensor],
+    copies: Sequence[torch.Tensor | None],
+    scales: Sequence[torch.Tensor],
+    running_vars: Sequence[torch.Tensor],
+    workspace_of: Callable[[int], torch.Tensor],
+    arguments: dict,
+) -> None:
+    """The part of `launch` that does not ask PyTorch for the GPU; `arguments` are further ones of the extension."""
+    operands = _operands(weights, copies)
     matrices = [operand.matrix for operand in operands]
     size = extension().workspace_bytes(matrices)
-    workspace = _workspace(device, size)
+    workspace = workspace_of(size)
     error = extension().constrain(
-        device=device.index,
         matrices=matrices,
         scales=[(s.data_ptr(), v.data_ptr(), s.numel()) for s, v in zip(scales, running_vars, strict=True)],
-        threshold=threshold,
-        lowest=lowest,
-        epsilon=eps,
         polynomials=_POLYNOMIALS,
         deviation=_POLYNOMIALS[-1].deviation,
         workspace=workspace.data_ptr(),
         workspace_size=size,
-        non_finite=0 if non_finite is None else non_finite.data_ptr(),
-        stream=torch.cuda.current_stream(device).cuda_stream,
+        **arguments,
     )
     if error:
-        raise BackendError(f"singular value clipping on {device} failed: {error}")
+        raise BackendError(f"singular value clipping failed on {weights[0].device}: {error}")
     for operand in operands:
         operand.finish()
     # Autograd cannot see what the kernels wrote.
@@ -71,21 +86,22 @@ def launch(
 
 
 class _Operand(NamedTuple):
-    """A weight as the float32 matrix that the kernels clip, itself where it has that form."""
+    """A weight as the float32 matrix that the kernels clip: itself where it has that form, else a copy."""
 
     weight: torch.Tensor
-    copy: torch.Tensor | None
+    copy: torch.Tensor | None  # only where the kernels do not write it
     clipped: torch.Tensor
     matrix: tuple[int, int, int, int, int, int, int]
 
     @classmethod
     def of(cls, weight, copy):
-        clipped = weight.detach()
+        clipped, written = weight.detach(), None
         if clipped.dtype != torch.float32 or _column_stride(clipped) is None:
             clipped = clipped.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        elif copy is not None and copy.dtype in _COPY_TYPES and copy.stride() == weight.stride():
+            written, copy = copy, None
         rows = clipped.shape[0] if clipped.dim() > 1 else 1
         row_stride = clipped.stride(0) if clipped.dim() > 1 else clipped.numel()
-        written = copy if _written_by_kernel(copy, clipped) else None
         matrix = (
             clipped.data_ptr(),
             rows,
@@ -95,18 +111,25 @@ class _Operand(NamedTuple):
             0 if written is None else written.data_ptr(),
             0 if written is None else _COPY_TYPES[written.dtype],
         )
-        return cls(weight, None if written is not None else copy, clipped, matrix)
+        return cls(weight, copy, clipped, matrix)
 
     def finish(self):
         """What the kernels could not write: weights and copies of another layout or dtype."""
         if self.clipped.data_ptr() != self.weight.data_ptr():
             self.weight.copy_(self.clipped)
         if self.copy is not None:
-            self.copy.copy_(self.clipped)
+            self.copy.copy_(self.weight)
 
 
-def _written_by_kernel(copy, clipped):
-    return copy is not None and copy.dtype in _COPY_TYPES and copy.stride() == clipped.stride()
+def _operands(weights, copies):
+    operands, seen = [], set()
+    for weight, copy in zip(weights, copies, strict=True):
+        # A weight that two layers share is clipped once: twice at the same time would be a race.
+        place = (weight.data_ptr(), weight.shape, weight.stride())
+        if place not in seen:
+            operands.append(_Operand.of(weight, copy))
+        seen.add(place)
+    return operands
 
 
 def _column_stride(weight):

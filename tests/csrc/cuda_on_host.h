@@ -1,0 +1,156 @@
+// What csrc/*.cu and csrc/*.cuh need of CUDA, on a CPU: every thread of a kernel is a fiber, and all fibers share one
+// thread of the process. Blocks, warps, barriers and shared memory are what they are on a GPU, in an order that can be
+// chosen.
+//
+// Mistakes show: shared memory starts as NaN; an asynchronous copy leaves NaN at its destination until the wait that
+// completes it; deadlocks, writes beyond the shared memory and launches that a GPU refuses are errors of launch(),
+// which cudaGetErrorString explains. There is no __shared__: kernels take dynamic shared memory, by shared_memory().
+#pragma once
+
+// Before the macros: the standard library has attributes of the same names.
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __launch_bounds__(...)
+
+struct HostIndex {
+    unsigned x;
+};
+extern HostIndex threadIdx, blockIdx, blockDim, gridDim;
+
+struct __align__(16) float4 {
+    float x, y, z, w;
+};
+struct __align__(16) double2 {
+    double x, y;
+};
+
+void __syncthreads();
+void __syncwarp(unsigned mask = 0xffffffff);
+unsigned atomicAdd(unsigned* address, unsigned value);
+inline void __threadfence() {}
+inline void __nanosleep(unsigned) {}
+
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorCooperativeLaunchTooLarge = 720,
+};
+
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrCooperativeLaunch = 95,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+};
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+using cudaStream_t = struct CUstream_st*;
+
+// For the error of the last launch, what went wrong in it.
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream);
+
+// The pretended device, of which every library built with this has its own. As an H100 it starts with 132
+// multiprocessors, 232448 bytes of shared memory a block and as many blocks a multiprocessor as fit. Without
+// multiprocessors there is no device.
+//
+// Of the threads that can go on, seed 0 runs the first, 1 the last and any other one a random one.
+extern "C" void configure_host_device(int multiprocessors, int shared_bytes_optin, int blocks_per_multiprocessor,
+                                      unsigned schedule_seed);
+
+namespace tgan_fast {
+namespace host {
+
+using Function = const void*;
+
+struct Launch {
+    Function kernel;
+    void (*call)(Function kernel, const void* argument);
+    const void* argument;
+    int blocks, threads;
+    size_t shared_bytes;
+    bool cooperative;
+};
+
+cudaError_t run(const Launch& launch);
+cudaError_t allow_shared_memory(Function kernel, int bytes);
+int resident_blocks(Function kernel, int threads, size_t shared_bytes);
+void wait_for_copies(size_t pending);
+
+}  // namespace host
+
+// As in primitives.cuh. k is summed in order.
+void multiply_add(double (&c)[4], const double (&a)[4], const double (&b)[2]);
+void copy_async(void* shared, const void* global);
+void commit_copies();
+double* shared_memory();
+void grid_barrier(unsigned* arrivals, unsigned& barriers);
+unsigned short round_to_half(float value);
+unsigned short round_to_bfloat16(float value);
+
+template <int Pending>
+__forceinline__ void wait_for_copies() {
+    host::wait_for_copies(Pending);
+}
+
+__forceinline__ double load_fresh(const double* global) { return *global; }
+
+template <typename Argument>
+cudaError_t launch(void (*kernel)(Argument), int blocks, int threads, size_t shared_bytes, bool cooperative,
+                   cudaStream_t, Argument argument) {
+    static_assert(sizeof(Argument) <= 4096, "a kernel's arguments have 4 KB");
+    const auto call = [](host::Function function, const void* pointer) {
+        reinterpret_cast<void (*)(Argument)>(const_cast<void*>(function))(*static_cast<const Argument*>(pointer));
+    };
+    return host::run({reinterpret_cast<host::Function>(kernel), call, &argument, blocks, threads, shared_bytes,
+                      cooperative});
+}
+
+}  // namespace tgan_fast
+
+// `kernel` is a function pointer, or already a const void*.
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaErrorInvalidValue;
+    return tgan_fast::host::allow_shared_memory((tgan_fast::host::Function)kernel, value);
+}
+
+template <typename Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel* kernel, int threads,
+                                                          size_t shared_bytes) {
+    *blocks = tgan_fast::host::resident_blocks((tgan_fast::host::Function)kernel, threads, shared_bytes);
+    return cudaSuccess;
+}

@@ -1,0 +1,440 @@
+"""The CUDA kernels of singular value clipping against a float64 SVD: on the CPU (cuda_on_host.h), and on a GPU."""
+
+import ctypes
+import importlib.machinery
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from host_build import build
+from spectra import SPECTRA, clipped_by_svd, gaussian, relative_error, topped, with_spectrum
+
+from tgan_fast.ops import singular_value_clip, singular_value_clip_cuda
+from tgan_fast.ops.clamp_batch_norm_scale import clamp_batch_norm_scale_
+from tgan_fast.ops.registry import BackendError
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+SOURCES = [CSRC / "singular_value_clip.cu", CSRC / "bindings.cpp"]
+TGAN = [(64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192)]
+SQRT = 3e-7  # PyTorch's square root on CPUs is not always the nearest number
+H100, CONSUMER = 232448, 101376  # bytes of shared memory that a block may have
+
+
+class HostDevice:
+    """The extension built for the CPU, in the place of the one for GPUs."""
+
+    def __init__(self, path):
+        name = f"{path.stem}._cuda"  # pybind11 takes two modules of one name for the same
+        loader = importlib.machinery.ExtensionFileLoader(name, str(path))
+        self.module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+        loader.exec_module(self.module)
+        self.library = ctypes.CDLL(str(path))
+
+    def configure(self, multiprocessors=4, shared_bytes=H100, seed=0):
+        self.library.configure_host_device(multiprocessors, shared_bytes, 1, seed)
+
+    def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
+        """Clip in place and return whether a weight was reported as not finite."""
+        non_finite = torch.zeros((), dtype=torch.int32)
+        arguments = {
+            "threshold": threshold,
+            "lowest": lowest,
+            "epsilon": eps,
+            "non_finite": non_finite.data_ptr(),
+            "device": 0,
+            "stream": 0,
+        }
+        guard = Workspace()
+        copies = [None] * len(weights) if copies is None else copies
+        singular_value_clip_cuda.run(weights, copies, scales, running_vars, guard.of_size, arguments)
+        guard.check()
+        return bool(non_finite)
+
+
+class Gpu:
+    """The extension itself. Tensors are taken there and back with all of the memory that they are views of."""
+
+    def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
+        bases = {}
+
+        def there(tensor):
+            if tensor is None:
+                return None
+            storage = tensor.untyped_storage()
+            size = storage.nbytes() // tensor.element_size()
+            base = tensor.as_strided((size,), (1,), 0)
+            moved = bases.setdefault(storage.data_ptr(), (base, base.cuda()))[1]
+            return moved.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+        non_finite = torch.zeros((), dtype=torch.int32, device="cuda")
+        singular_value_clip_cuda.launch(
+            [there(weight) for weight in weights],
+            threshold,
+            copies=None if copies is None else [there(copy) for copy in copies],
+            non_finite=non_finite,
+            scales=[there(scale) for scale in scales],
+            running_vars=[there(variance) for variance in running_vars],
+            lowest=lowest,
+            eps=eps,
+        )
+        for base, moved in bases.values():
+            base.copy_(moved)
+        return bool(non_finite)
+
+
+class Workspace:
+    """Memory full of NaN between two borders that must not change."""
+
+    BORDER = 64
+
+    def of_size(self, size):
+        self.memory = torch.full((size // 8 + 2 * self.BORDER,), float("nan"), dtype=torch.float64)
+        self.borders = [self.memory[: self.BORDER], self.memory[len(self.memory) - self.BORDER :]]
+        for border in self.borders:
+            border.fill_(7.0)
+        return self.memory[self.BORDER : len(self.memory) - self.BORDER].view(torch.uint8)
+
+    def check(self):
+        assert all((border == 7.0).all() for border in self.borders)
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory):
+    return tmp_path_factory.mktemp("csrc")
+
+
+@pytest.fixture(scope="session")
+def host_device(libraries):
+    return HostDevice(build(SOURCES, libraries, python=True))
+
+
+@pytest.fixture
+def host(host_device, monkeypatch):
+    host_device.configure()
+    monkeypatch.setattr(singular_value_clip_cuda, "extension", lambda: host_device.module)
+    return host_device
+
+
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def kernels(request):
+    return Gpu() if request.param == "gpu" else request.getfixturevalue("host")
+
+
+def largest(weight):
+    return torch.linalg.matrix_norm(weight.double().flatten(1), ord=2).item()
+
+
+def assert_clipped(got, before, threshold=1.0, bound=1e-7):
+    assert relative_error(got, clipped_by_svd(before, threshold)) <= bound
+    assert largest(got) <= threshold * (1 + 2 * bound)
+
+
+# float32 rounding alone is 3e-8. At the edge of what the kernels tell from the threshold (kResolution in
+# csrc/program.cuh) a singular value may stay 4e-7 too large.
+BOUNDS = {"cluster-1e-6": 4e-7, "all-1.5e-6-above": 4e-7, "top-1000": 2e-7}
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.037, 20.0])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_every_spectrum_is_clipped_to_rounding(name, threshold, kernels):
+    before = (threshold * with_spectrum(SPECTRA[name]())).float()
+    weight = before.clone()
+    assert not kernels.clip([weight], threshold)
+    assert_clipped(weight, before, threshold, bound=BOUNDS.get(name, 1e-7))
+
+
+# Around the sizes of tiles (32, 64), of the Gram kernel's depth (32) and of its parts of the columns (2048).
+SHAPES = [
+    *[(1, 1), (1, 50), (50, 1), (2, 2), (3, 200), (200, 3), (7, 7), (31, 33), (32, 64), (33, 65), (63, 64), (64, 63)],
+    *[(64, 64), (65, 129), (128, 128), (129, 130), (40, 2047), (40, 2048), (40, 2049), (5, 4100), (4100, 5), (1, 4097)],
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes(shape, kernels):
+    before = gaussian(*shape, top=2)
+    weight = before.clone()
+    kernels.clip([weight])
+    assert_clipped(weight, before)
+
+
+def channels_last(*shape):
+    return torch.randn(*shape).to(memory_format={4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)])
+
+
+LAYOUTS = {
+    "vector": lambda: torch.randn(40),
+    "every-third-of-a-vector": lambda: torch.randn(120)[::3],
+    "conv2d": lambda: torch.randn(5, 3, 4, 4),
+    "conv3d": lambda: torch.randn(6, 2, 3, 3, 3),
+    "conv2d-channels-last": lambda: channels_last(5, 3, 4, 4),
+    "conv3d-channels-last": lambda: channels_last(6, 4, 3, 3, 3),
+    "transposed": lambda: torch.randn(30, 9).mT,
+    "transposed-tall": lambda: torch.randn(9, 80).mT,
+    "rows-of-a-wider-one": lambda: torch.randn(20, 90)[:, 8:72],
+    "rows-not-aligned": lambda: torch.randn(20, 91)[:, 1:70],
+    "every-other-row": lambda: torch.randn(40, 72)[::2],
+    "every-other-column": lambda: torch.randn(20, 144)[:, ::2],
+    "middle-dimension-sliced": lambda: torch.randn(6, 8, 5)[:, 2:6],  # no common distance of a row's elements
+    "one-element-off": lambda: torch.randn(20 * 64 + 1)[1:].view(20, 64),
+}
+
+
+@pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_layouts_and_dtypes(make, dtype, kernels):
+    weight = make()
+    base = torch.full((weight.untyped_storage().nbytes() // 4,), 7.0, dtype=dtype)
+    weight_view = base.as_strided(weight.shape, weight.stride(), weight.storage_offset())
+    weight_view.copy_(weight)
+    before = weight_view.clone()
+    kernels.clip([weight_view])
+    matrix, expected = (t.double().reshape(t.shape[0] if t.dim() > 1 else 1, -1) for t in (weight_view, before))
+    expected = clipped_by_svd(expected, 1.0)
+    if dtype == torch.float32:
+        assert relative_error(matrix, expected) <= 1e-7
+    else:
+        torch.testing.assert_close(matrix, expected.to(dtype).double(), rtol=torch.finfo(dtype).eps, atol=1e-6)
+    # Nothing but the weight itself was written.
+    weight_view.fill_(7.0)
+    assert (base == 7.0).all()
+
+
+def mixed_batch():
+    shapes = [(64, 192), (100, 40), (1, 500), (70, 300), (3, 5), (130, 131), (1, 1)]
+    return [gaussian(*shape, top=top) for shape, top in zip(shapes, [1.4, 3, 2, 0.5, 30, 1.01, 4], strict=True)]
+
+
+def test_the_bits_depend_neither_on_the_order_of_threads_nor_on_the_number_of_multiprocessors(host):
+    results = []
+    for multiprocessors, seed in [(1, 0), (3, 1), (7, 2), (132, 3)]:
+        host.configure(multiprocessors, seed=seed)
+        torch.manual_seed(0)
+        weights = mixed_batch()
+        host.clip(weights)
+        results.append(weights)
+    for weights in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(weights, results[0], strict=True))
+
+
+def test_the_bits_do_not_depend_on_the_rest_of_the_batch(kernels):
+    together, alone = mixed_batch(), None
+    alone = [weight.clone() for weight in together]
+    kernels.clip(together)
+    for weight in alone:
+        kernels.clip([weight])
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_batches(seed, host):
+    torch.manual_seed(seed)
+    host.configure(multiprocessors=seed + 1, seed=seed, shared_bytes=(H100, CONSUMER)[seed % 2])
+    sizes = torch.randint(1, 90, (6, 2)).tolist()
+    before = [gaussian(*size, top=float(4 * torch.rand(()))) for size in sizes]
+    weights = [weight.clone() for weight in before]
+    host.clip(weights)
+    for weight, original in zip(weights, before, strict=True):
+        assert_clipped(weight, original)
+
+
+def test_more_weights_and_scales_than_one_launch_takes(kernels):
+    before = [gaussian(3, 5 + i, top=2) for i in range(50)]
+    weights = [weight.clone() for weight in before]
+    scales, running_vars = [torch.randn(3) for _ in range(30)], [torch.rand(3) for _ in range(30)]
+    expected = [scale.clone() for scale in scales]
+    clamp_batch_norm_scale_(expected, running_vars)
+    kernels.clip(weights, scales=scales, running_vars=running_vars)
+    for weight, original in zip(weights, before, strict=True):
+        assert_clipped(weight, original)
+    torch.testing.assert_close(scales, expected, rtol=SQRT, atol=0)
+
+
+def test_the_same_weight_twice_is_clipped_once(kernels):
+    before = gaussian(20, 30, top=3)
+    weight = before.clone()
+    kernels.clip([weight, weight])
+    assert_clipped(weight, before)
+
+
+def test_narrow_strips_where_shared_memory_is_small(host):
+    host.configure(shared_bytes=CONSUMER)
+    before = [gaussian(300, 310, top=2), gaussian(40, 333, top=2)]  # 64 columns of the first would not fit
+    weights = [weight.clone() for weight in before]
+    host.clip(weights)
+    for weight, original in zip(weights, before, strict=True):
+        assert_clipped(weight, original)
+
+
+@pytest.mark.parametrize(("shared_bytes", "side"), [(H100, 1024), (166912, 1024), (CONSUMER, 512), (65536, 0)])
+def test_the_largest_side_follows_from_the_shared_memory(shared_bytes, side, host):
+    host.configure(shared_bytes=shared_bytes)
+    assert host.module.largest_side(0) == (side, "")
+
+
+def test_weights_within_the_threshold_stay_bit_for_bit(kernels):
+    before = [
+        with_spectrum((1 - 4e-6) * torch.rand(70)).float(),
+        torch.zeros(40, 90),
+        torch.full((1, 4), 0.5),
+        gaussian(9, 9, 0.9),
+    ]
+    weights = [weight.clone() for weight in before]
+    kernels.clip(weights)
+    assert all(torch.equal(a, b) for a, b in zip(weights, before, strict=True))
+
+
+@pytest.mark.parametrize("top", [2, 30, 1000])
+def test_clipping_twice_changes_nothing_beyond_rounding(top, kernels):
+    weight = with_spectrum(topped(top)).float()
+    kernels.clip([weight])
+    once = weight.clone()
+    kernels.clip([weight])
+    assert relative_error(weight, once.double()) <= 1e-7
+
+
+@pytest.mark.parametrize("top", [1e4, 1e6, 1e30])
+def test_a_weight_far_above_the_threshold_comes_down_call_by_call(top, kernels):
+    """One call lowers singular values at least to a 3162th of the Frobenius norm."""
+    weight = with_spectrum(topped(top)).float()
+    for _ in range(20):
+        norm = weight.double().norm().item()
+        kernels.clip([weight])
+        assert largest(weight) <= max(1 + 4e-7, 1.001 * norm / 3162)
+        if norm < 3162:
+            return
+    pytest.fail("it does not come down")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_weights_are_left_alone_and_reported(value, kernels):
+    broken, sound, vector = gaussian(70, 90), gaussian(33, 50, top=2), torch.ones(1, 9)
+    broken[69, 89] = vector[0, 8] = value
+    before = [broken.clone(), sound.clone(), vector.clone()]
+    assert kernels.clip([broken, sound, vector])
+    torch.testing.assert_close([broken, vector], [before[0], before[2]], rtol=0, atol=0, equal_nan=True)
+    assert_clipped(sound, before[1])
+
+
+def test_the_largest_finite_weights_are_finite(kernels):
+    weight = torch.full((3, 70), torch.finfo(torch.float32).max)
+    norm = weight.double().norm().item()
+    assert not kernels.clip([weight])
+    assert weight.isfinite().all()
+    assert largest(weight) < 1.001 * norm / 3162
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_copies_hold_the_rounded_weights(dtype, kernels):
+    weights = [
+        gaussian(70, 90, top=3),
+        gaussian(70, 90, top=0.9),  # stays as it is
+        channels_last(6, 4, 3, 3, 3),
+        gaussian(90, 30, top=2).to(torch.bfloat16),
+        gaussian(20, 200, top=3)[:, 3:100],  # the copy has another layout
+        gaussian(5, 5),
+    ]
+    weights[1][0, 0] = 1e-6  # subnormal in float16
+    broken = gaussian(40, 50)
+    broken[3, 3] = float("nan")
+    weights.append(broken)
+    copies = [torch.full_like(weight, float("nan"), dtype=dtype) for weight in weights]
+    copies[4] = torch.full((20, 97), float("nan"), dtype=dtype)
+    copies[5] = None
+    kernels.clip(weights, copies=copies)
+    for weight, copy in zip(weights, copies, strict=True):
+        if copy is not None:
+            torch.testing.assert_close(copy, weight.to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_scales_are_clamped_as_by_torch(eps, kernels):
+    scales = [torch.randn(300), torch.tensor([5.0, -5.0, 0.5, float("nan"), 1.0, 1.0])]
+    running_vars = [torch.rand(300), torch.tensor([1.0, 1.0, 4.0, 1.0, float("nan"), -1.0])]
+    expected = [scale.clone() for scale in scales]
+    clamp_batch_norm_scale_(expected, running_vars, lowest=0.01, eps=eps)
+    weight = gaussian(4, 4, top=2)
+    kernels.clip([weight], scales=scales, running_vars=running_vars, eps=eps)
+    torch.testing.assert_close(scales, expected, rtol=SQRT, atol=0, equal_nan=True)
+
+
+def test_what_the_extension_refuses(host):
+    def refused(
+        rows=4, columns=4, threshold=1.0, polynomials=singular_value_clip_cuda._POLYNOMIALS, workspace_size=None
+    ):
+        weight = torch.ones(rows, columns)
+        matrices = [(weight.data_ptr(), rows, columns, columns, 1, 0, 0)]
+        size = host.module.workspace_bytes(matrices)
+        workspace = torch.empty(size, dtype=torch.uint8)
+        return host.module.constrain(
+            0, matrices, [], threshold, 0, 0, polynomials, 0, workspace.data_ptr(),
+            size if workspace_size is None else workspace_size, 0, 0,
+        )  # fmt: skip
+
+    assert refused() == ""
+    assert refused(threshold=0.0) == "the threshold must be positive"
+    assert refused(threshold=float("nan")) == "the threshold must be positive"
+    assert refused(polynomials=[]) == "1 to 32 polynomials are needed"
+    assert refused(workspace_size=8) == "the workspace is too small"
+    assert refused(rows=0) == "a matrix is empty"
+    assert refused(rows=1025, columns=1026) == ("a matrix of 1025×1026 is too large: the smaller side may have 1024")
+
+
+def test_without_a_device_the_error_is_the_runtimes(host):
+    host.configure(multiprocessors=0)
+    _, error = host.module.largest_side(0)
+    assert error
+    with pytest.raises(BackendError, match="singular value clipping failed on cpu"):
+        host.clip([torch.ones(2, 2)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_no_two_threads_race(seed, libraries, monkeypatch):
+    """Every way through the kernels, with more matrices than a block has warps."""
+    host = HostDevice(build(SOURCES, libraries, race_check=True, python=True))
+    monkeypatch.setattr(singular_value_clip_cuda, "extension", lambda: host.module)
+    host.configure(multiprocessors=3, shared_bytes=(H100, CONSUMER)[seed % 2], seed=seed)
+    before = [
+        gaussian(70, 200),
+        gaussian(80, 67, top=2),
+        gaussian(66, 2060, top=1.2),
+        gaussian(20, 91, top=2)[:, 1:70],
+        with_spectrum(topped(1e4, rows=33), 70).float(),
+        with_spectrum(topped(100), 70).float(),
+        gaussian(30, 30, top=0.5),
+        gaussian(1, 300, top=2),
+        *[gaussian(3, 5, top=2) for _ in range(9)],
+    ]
+    weights = [weight.clone(memory_format=torch.preserve_format) for weight in before]
+    copies = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in weights]
+    host.clip(weights, copies=copies, scales=[torch.randn(300)], running_vars=[torch.rand(300)])
+    for weight, original in zip(weights, before, strict=True):
+        if original.norm() < 3162:
+            assert_clipped(weight, original)
+
+
+@pytest.mark.slow
+def test_the_weights_of_tgan(kernels):
+    before = [gaussian(*shape) for shape in TGAN]
+    weights = [weight.clone() for weight in before]
+    kernels.clip(weights)
+    for weight, original in zip(weights, before, strict=True):
+        assert_clipped(weight, original)
+
+
+def test_autograd_notices(host):
+    weight = gaussian(4, 9, top=3)
+    factor = torch.ones(4, 9, requires_grad=True)
+    product = (factor * weight).sum()
+    host.clip([weight])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_gemm_and_the_kernels_agree(kernels):
+    before = with_spectrum(topped(30)).float()
+    weight = before.clone()
+    kernels.clip([weight])
+    assert relative_error(weight, singular_value_clip(before, backend="gemm").double()) <= 1e-7

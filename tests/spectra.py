@@ -1,0 +1,65 @@
+"""Matrices whose singular values break shortcuts of clipping, and what a float64 SVD makes of them."""
+
+import torch
+
+ROWS, COLUMNS = 70, 160
+
+
+def with_spectrum(s, columns=COLUMNS):
+    """A float64 matrix with singular values s and random singular vectors."""
+    rows = len(s)
+    u = torch.linalg.qr(torch.randn(rows, rows, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(columns, rows, dtype=torch.float64)).Q
+    return (u * s.double()) @ v.mT
+
+
+def gaussian(rows, columns, top=1.4):
+    """Singular values from 0 to about `top`."""
+    return torch.randn(rows, columns) * top / (rows**0.5 + columns**0.5)
+
+
+def cluster(width):
+    return 1 + width * torch.randn(ROWS, dtype=torch.float64)
+
+
+def topped(top, rows=ROWS):
+    s = 1.2 * torch.rand(rows, dtype=torch.float64)
+    s[0] = top
+    return s
+
+
+def trained():
+    """Clipped, then moved by what five RMSprop steps of the usual learning rate do."""
+    weight = clipped_by_svd(with_spectrum(2 * torch.rand(ROWS)), 1.0)
+    for _ in range(5):
+        weight += 5e-5 * torch.randn_like(weight).sign()
+    return torch.linalg.svdvals(weight)
+
+
+SPECTRA = {
+    "gaussian": lambda: torch.linalg.svdvals(0.1 * torch.randn(ROWS, COLUMNS, dtype=torch.float64)),
+    "cluster-1e-3": lambda: cluster(1e-3),
+    "cluster-1e-5": lambda: cluster(1e-5),
+    "cluster-1e-6": lambda: cluster(1e-6),
+    "cluster-1e-7": lambda: cluster(1e-7),
+    "all-1.5e-6-above": lambda: torch.full((ROWS,), 1 + 1.5e-6, dtype=torch.float64),
+    "all-one": lambda: torch.ones(ROWS),
+    "all-equal": lambda: torch.full((ROWS,), 1.5),
+    "rank-deficient": lambda: torch.cat([torch.linspace(0.1, 2, ROWS // 2), torch.zeros(ROWS - ROWS // 2)]),
+    "rank-one": lambda: torch.cat([torch.full((1,), 2.0), torch.zeros(ROWS - 1)]),
+    "trained": trained,
+    "top-30": lambda: topped(30),
+    "top-100": lambda: topped(100),
+    "top-1000": lambda: topped(1000),
+    "geometric-1000": lambda: torch.logspace(-3, 3, ROWS),
+}
+
+
+def clipped_by_svd(weight, threshold):
+    matrix = weight.double().cpu().reshape(weight.shape[0], -1)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return ((u * s.clamp(max=threshold)) @ vh).reshape(weight.shape)
+
+
+def relative_error(got, expected):
+    return ((got.double().cpu() - expected).norm() / expected.norm()).item()
