@@ -124,6 +124,24 @@ def test_non_finite_weights_are_left_alone_and_the_others_clipped(backend, value
     assert torch.linalg.svdvals(sound).max() <= 1 + 1e-5
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
+def test_a_non_finite_weight_is_reported_and_stays_reported(backend, device):
+    flag = torch.zeros((), dtype=torch.int32, device=device)
+    sound, broken = torch.randn(4, 9, device=device), torch.full((4, 9), float("inf"), device=device)
+    for weights, expected in (([sound], 0), ([sound, broken, sound], 1), ([sound], 1)):
+        singular_value_clip_(weights, non_finite=flag, backend=backend)
+        assert flag.item() == expected
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
+def test_copies_hold_the_rounded_weights(backend, device):
+    weights = [3 * torch.randn(4, 9, device=device), torch.randn(3, 2, device=device), torch.eye(2, device=device)]
+    copies = [torch.full_like(weights[0], float("nan"), dtype=torch.bfloat16), None, torch.empty_like(weights[2])]
+    singular_value_clip_(weights, copies=copies, backend=backend)
+    assert torch.equal(copies[0], weights[0].bfloat16())
+    assert torch.equal(copies[2], weights[2])
+
+
 @pytest.mark.parametrize(
     ("weight", "threshold", "message"),
     [

@@ -5,7 +5,7 @@
 R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W needs no decomposition of its own: `eigh`
 decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `cuda` does the same for a whole list of weights
 in three kernels (csrc/), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but `svd`
-computes in float64, whatever the dtype of W.
+computes it and R in float64, whatever the dtype of W.
 
 TGAN clips every layer of its discriminator at t = 1 (Saito et al., arXiv:1611.06624, section 3.3).
 """
@@ -23,6 +23,10 @@ from tgan_fast.ops.sign_schedule import sign_schedule
 # root, of t/σ: the largest σ that is clipped right is some 20,000·t.
 _SIGN_LOWER = 1e-12
 _ROOT_LOWER = 1e-5
+# Columns of W that are converted to float64 at a time, so that they stay in the cache.
+_COLUMNS = 2048
+# Up to this times the threshold, the rounding of R·W in float32 is as small as that of the result.
+_LARGEST_FOR_FLOAT32 = 1.5
 
 
 @torch.no_grad()
@@ -95,52 +99,72 @@ def singular_value_clip_(
 
 
 def _clip_by_torch(weight, copy, threshold, non_finite, backend):
-    matrix = weight.reshape(weight.shape[0] if weight.dim() > 1 else 1, -1)
+    in_memory_order = _rows_in_memory_order(weight)
+    matrix = in_memory_order.flatten(1)
     # Of the two Gram matrices, the smaller one: a tall matrix is clipped as its transpose.
-    tall = matrix.shape[0] > matrix.shape[1]
-    clipped = _BACKENDS[backend](matrix.mT if tall else matrix, threshold)
-    weight.copy_((clipped.mT if tall else clipped).reshape(weight.shape))
+    _BACKENDS[backend](matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix, threshold)
+    if matrix.data_ptr() != weight.data_ptr():
+        in_memory_order.copy_(matrix.view(in_memory_order.shape))
     if copy is not None:
         copy.copy_(weight)
     if non_finite is not None:
         non_finite.logical_or_(~weight.isfinite().all())
 
 
+def _rows_in_memory_order(weight):
+    """The weight as [rows, …] with the other dimensions permuted so that flattening them copies nothing, if possible.
+
+    The order of a matrix's columns does not matter to its singular values.
+    """
+    if weight.dim() == 1:
+        return weight[None]
+    return weight.permute(0, *sorted(range(1, weight.dim()), key=weight.stride, reverse=True))
+
+
 def _svd(wide, threshold):
     if not wide.isfinite().all():
-        return wide.clone()
+        return
     u, s, vh = torch.linalg.svd(wide.to(torch.promote_types(wide.dtype, torch.float32)), full_matrices=False)
-    if s[0] <= threshold:
-        return wide.clone()
-    return ((u * s.clamp(max=threshold)) @ vh).to(wide.dtype)
+    if s[0] > threshold:
+        wide.copy_((u * s.clamp(max=threshold)) @ vh)
 
 
 def _eigh(wide, threshold):
-    double = wide.double()
-    gram = _scaled_gram(double, threshold)
+    gram = _gram(wide) / threshold**2
     if not gram.isfinite().all():
-        return wide.clone()
+        return
     squared, u = torch.linalg.eigh(gram)
     if squared[-1] <= 1:
-        return wide.clone()
-    shrinkage = 1 - squared.clamp(min=1).rsqrt()
-    return (double - (u * shrinkage) @ u.mT @ double).to(wide.dtype)
+        return
+    r = (u * (1 - squared.clamp(min=1).rsqrt())) @ u.mT
+    single = wide.dtype != torch.float64 and squared[-1] <= _LARGEST_FOR_FLOAT32**2
+    r = r.float() if single else r
+    for part in wide.split(_COLUMNS, dim=1):
+        part.sub_(r @ part.to(r.dtype))
 
 
 def _gemm(wide, threshold):
-    double = wide.double()
-    gram = _scaled_gram(double, threshold)
+    gram = _gram(wide) / threshold**2
     identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
     at_least_one = _max_with_identity(gram, identity)
-    residual = identity - _inverse_root(at_least_one, identity)
+    r = identity - _inverse_root(at_least_one, identity)
     # Where nothing exceeds the threshold, max(G, I) is I to rounding; a non-finite weight compares as false.
     excess = (at_least_one - identity).diagonal().sum()
     clips = (excess > 1e-10) & excess.isfinite()
-    return torch.where(clips, (double - residual @ double).to(wide.dtype), wide)
+    for part in wide.split(_COLUMNS, dim=1):
+        part.copy_(torch.where(clips, part - r @ part.double(), part))
 
 
-def _scaled_gram(double, threshold):
-    return (double @ double.mT) / threshold**2
+def _gram(wide):
+    """W·Wᵀ in float64, in four bands of rows that end at the diagonal: the rest is their mirror image."""
+    rows = wide.shape[0]
+    gram = torch.zeros(rows, rows, dtype=torch.float64, device=wide.device)
+    bands = [slice(i, i + (rows + 3) // 4) for i in range(0, rows, (rows + 3) // 4)]
+    for part in wide.split(_COLUMNS, dim=1):
+        part = part.double()
+        for band in bands:
+            gram[band, : band.stop].addmm_(part[band], part[: band.stop].mT)
+    return gram.tril() + gram.tril(-1).mT
 
 
 def _max_with_identity(gram, identity):
