@@ -23,8 +23,8 @@ from tgan_fast.files import write_atomically
 SCHEMA = 1  # of the files of results
 WITHOUT_GRAPH = "events without a CUDA graph"  # the beginning of such a `Timing.method`
 RESULTS = Path(__file__).with_name("results")
+ROUNDS = {"cpu": 10, "cuda": 30}  # of `measure`, by default
 
-_ROUNDS = {"cpu": 10, "cuda": 30}
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 _CPU_CACHE_BYTES = 32 << 20  # a common size of the last level, which PyTorch does not tell
 # Inputs so small that this many fit the cache are read from the cache in use, too.
@@ -58,7 +58,13 @@ def again(name) -> str:
 
 
 def measure(
-    contenders: Mapping[str, Callable], input_sets: Sequence, device: str, rounds: int | None = None
+    contenders: Mapping[str, Callable],
+    input_sets: Sequence,
+    device: str,
+    rounds: int | Mapping[str, int] | None = None,
+    *,
+    prepare: Callable | None = None,
+    uncaptured: Mapping[str, str] | None = None,
 ) -> dict[str, Timing]:
     """Time contenders in turns, so that a machine whose speed drifts slows down all of them.
 
@@ -70,15 +76,30 @@ def measure(
         input_sets: `input_set_count` tells how many they should be. For contenders that run backward on a GPU, forward
             must have run within `side_stream`.
         device: "cpu" or "cuda".
-        rounds: 10 on a CPU and 30 on a GPU by default.
+        rounds: `ROUNDS` by default; for each contender its own where slow ones shall take part in fewer.
+        prepare: called with every input set before a contender's turn, outside of what is timed: restores what
+            contenders change.
+        uncaptured: contenders that run without a CUDA graph, and why. Name those that cannot be captured: PyTorch
+            captures nothing reliably after an attempt that failed.
 
     Returns:
         A timing for each contender, and one for the first under the name `again(first)`: the two differ by chance.
     """
+    if not isinstance(rounds, Mapping):
+        rounds = dict.fromkeys(contenders, rounds or ROUNDS[device])
     first = next(iter(contenders))
-    contenders = {**contenders, again(first): contenders[first]}
-    timed = _time_on_gpu if device == "cuda" else _time_on_cpu
-    return timed(contenders, input_sets, rounds or _ROUNDS[device])
+    contenders, rounds, uncaptured = (
+        {**options, again(first): options[first]} if first in options else options
+        for options in (contenders, rounds, uncaptured or {})
+    )
+
+    def prepare_all():
+        for inputs in input_sets if prepare else ():
+            prepare(inputs)
+
+    if device == "cuda":
+        return _time_on_gpu(contenders, input_sets, rounds, prepare_all, uncaptured)
+    return _time_on_cpu(contenders, input_sets, rounds, prepare_all)
 
 
 def input_set_count(nbytes: int, device: str) -> int:
@@ -135,10 +156,15 @@ def device_name(device: str) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+def results_file(device: str) -> Path:
+    """Where the results of this machine's device are, or will be."""
+    name = device_name(device) if device == "cuda" else f"cpu {device_name(device)} {torch.get_num_threads()} threads"
+    return RESULTS / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+
+
 def write_results(section: str, payload: dict, device: str) -> Path:
     """Put a section, with `describe(device)` in it, into the device's file of results; returns the file."""
-    name = device_name(device) if device == "cuda" else f"cpu {device_name(device)} {torch.get_num_threads()} threads"
-    path = RESULTS / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    path = results_file(device)
     results = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "sections": {}}
     if results["schema"] != SCHEMA:
         raise SystemExit(f"error: {path} has the schema {results['schema']}, not {SCHEMA}: move it away")
@@ -158,11 +184,13 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _time_on_cpu(contenders, input_sets, rounds):
+def _time_on_cpu(contenders, input_sets, rounds, prepare_all):
     seconds = {name: [] for name in contenders}
     for call in contenders.values():
+        prepare_all()
         call(input_sets[0])
-    for name in _turns(contenders, rounds):
+    for name in _turns(rounds):
+        prepare_all()
         begin = time.perf_counter()
         for inputs in input_sets:
             contenders[name](inputs)
@@ -170,16 +198,25 @@ def _time_on_cpu(contenders, input_sets, rounds):
     return {name: _timing(column, "perf_counter") for name, column in seconds.items()}
 
 
-def _time_on_gpu(contenders, input_sets, rounds):
+def _time_on_gpu(contenders, input_sets, rounds, prepare_all, uncaptured):
     with side_stream("cuda"):
         # One pool for all: their outputs are dropped, so that replays may overwrite each other's.
         pool = torch.cuda.graph_pool_handle()
-        runs = {name: _captured(call, input_sets, pool) for name, call in contenders.items()}
+        runs = {}
+        for name, call in contenders.items():
+            prepare_all()
+            run = functools.partial(_call_on_each, call, input_sets)
+            if name in uncaptured:
+                runs[name] = run, f"{WITHOUT_GRAPH}: {uncaptured[name]}"
+            else:
+                runs[name] = _captured(run, pool)
         # Not timed, and not waited for: while the GPU is busy with these, the timed ones queue up without gaps.
         for run, _ in runs.values():
+            prepare_all()
             run()
         events = {name: [] for name in runs}
-        for name in _turns(runs, rounds):
+        for name in _turns(rounds):
+            prepare_all()
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             runs[name][0]()
@@ -192,20 +229,24 @@ def _time_on_gpu(contenders, input_sets, rounds):
     }
 
 
-def _turns(names, rounds):
-    """Every name once a round. The order changes, since a contender may find the cache as the one before left it."""
-    order = random.Random(0)
-    for _ in range(rounds):
-        yield from order.sample(list(names), len(names))
+def _turns(rounds):
+    """Every name as often as it has rounds, spread evenly over all rounds.
+
+    The order changes, since a contender may find the cache as the one before left it.
+    """
+    order, most = random.Random(0), max(rounds.values())
+    for index in range(most):
+        names = [name for name, count in rounds.items() if index * count % most < count]
+        yield from order.sample(names, len(names))
 
 
-def _captured(call, input_sets, pool):
-    """A function that makes a call on each input set, a graph's replay if it can be, and the method's name."""
+def _call_on_each(call, input_sets):
+    """All outputs live until the last call: none is written where another one still is in the cache."""
+    return [call(inputs) for inputs in input_sets]
 
-    def run():
-        # All outputs live until the last call: none is written where another one still is in the cache.
-        return [call(inputs) for inputs in input_sets]
 
+def _captured(run, pool):
+    """The replay of a graph of `run`, or `run` itself where it cannot be captured, and the method's name."""
     run()  # compiles, loads and allocates what a capture must not
     graph = torch.cuda.CUDAGraph()
     try:

@@ -42,6 +42,25 @@ def test_contenders_take_turns_on_every_input():
         assert 0 <= timing.p10 <= timing.median <= timing.p90
 
 
+def test_slow_contenders_take_part_in_fewer_rounds_that_are_spread_evenly():
+    seen = []
+    contenders = {name: lambda inputs, name=name: seen.append(name) for name in ("fast", "slow")}
+    harness.measure(contenders, [0], "cpu", rounds={"fast": 6, "slow": 2})
+    timed = seen[3:]
+    assert timed.count("fast") == 2 * 6
+    assert timed.count("slow") == 2
+    assert "slow" in timed[:3]
+    assert "slow" in timed[-7:]
+
+
+def test_input_sets_are_prepared_before_every_turn():
+    events = []
+    contenders = {name: lambda inputs: events.append("call") for name in "ab"}
+    harness.measure(contenders, [1, 2], "cpu", rounds=2, prepare=lambda inputs: events.append("prepare"))
+    warm_up, timed = 3 * ["prepare", "prepare", "call"], 6 * ["prepare", "prepare", "call", "call"]
+    assert events == warm_up + timed
+
+
 @pytest.mark.slow
 def test_batch_norm_against_others():
     result = run("benchmarks.bench_batch_norm_act", "--device", "cpu", "--smoke")
