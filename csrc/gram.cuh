@@ -2,7 +2,7 @@
 // even where a singular value is ten thousand times as large.
 //
 // One block computes a 64×64 block of the lower triangle over a part of the columns; shrinkage.cuh adds the parts up.
-// Reads every W once for every 64 of its rows, through the L2 cache.
+// For a W of m×n: m·(m + 64)·n FLOP; 4·m·n bytes from memory, and through the L2 cache up to m/64 times as many.
 #pragma once
 
 #include "plan.cuh"

@@ -43,8 +43,8 @@ def singular_value_clip(
             matrix, float64), "gemm" (matrix products only, float64, no synchronisation with the host; singular values
             up to 1000 times the threshold), "cuda" (the kernels of csrc/ for float32, float16 and bfloat16 on a GPU;
             no synchronisation, the same bits every time), or "auto", the fastest that fits device and dtype.
-            "cuda" clips a weight of ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leaves a smaller side above
-            1024 to "gemm".
+            "cuda" takes what lies within 3e-6·t below the threshold for too large as well, clips a weight of
+            ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leaves a smaller side above 1024 to "gemm".
 
     Returns:
         A new tensor of the same shape, dtype and device.
