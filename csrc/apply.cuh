@@ -24,9 +24,8 @@ struct ApplyArguments {
 };
 
 constexpr int kApplyDepth = 16;
-constexpr int kApplyPitch = kApplyDepth + 4;
 constexpr int kApplyStages = 3;
-constexpr int kApplyStageDoubles = kBlock * kApplyPitch;
+constexpr int kApplyStageDoubles = kBlock * kApplyDepth;
 
 template <int Width>
 using ApplyPart = WarpPart<kBlock, Width, 2>;
@@ -42,10 +41,10 @@ constexpr int apply_shared(int padded) {
     return kApplyFront<Width> * static_cast<int>(sizeof(double)) + padded * Width * static_cast<int>(sizeof(float));
 }
 
-// Neighbouring rows are turned by 8 columns, so that a warp's loads of 4 rows and 8 columns meet 32 banks.
+// Every other row is turned by 8 more columns, so that a warp's loads of 8 columns of 4 such rows meet 32 banks.
 template <int Width>
 __device__ __forceinline__ int strip_index(int row, int column) {
-    return row * Width + (column ^ (row % 4 * 8));
+    return row * Width + (column ^ (row / 2 % 4 * 8));
 }
 
 // Calls function(row, column) for this thread's share of `rows` rows of the strip, neighbours in memory after one
@@ -91,11 +90,13 @@ __device__ __forceinline__ void load_strip(float* strip, const MatrixPlan& m, st
     });
 }
 
+template <int Width>
 __device__ __forceinline__ void load_shrinkage(double* stage, const double* rows, int padded) {
     constexpr int kPairs = kApplyDepth / 2;
-    for (int index = threadIdx.x; index < kBlock * kPairs; index += blockDim.x) {
-        const int row = index / kPairs, pair = index % kPairs;
-        copy_async(stage + row * kApplyPitch + 2 * pair, rows + static_cast<std::int64_t>(row) * padded + 2 * pair);
+#pragma unroll
+    for (int i = 0; i < kBlock * kPairs / ApplyPart<Width>::kThreads; ++i) {
+        const int index = threadIdx.x + i * ApplyPart<Width>::kThreads, row = index / kPairs, k = index % kPairs * 2;
+        copy_async(stage + row * kApplyDepth + exchanged(row, k), rows + static_cast<std::int64_t>(row) * padded + k);
     }
 }
 
@@ -107,7 +108,7 @@ __device__ __forceinline__ void multiply_strip(double* shared, const float* stri
     clear(piece);
     const int steps = padded / kApplyDepth;
     for (int s = 0; s < kApplyStages - 1; ++s) {
-        load_shrinkage(shared + s * kApplyStageDoubles, rows + s * kApplyDepth, padded);
+        load_shrinkage<Width>(shared + s * kApplyStageDoubles, rows + s * kApplyDepth, padded);
         commit_copies();
     }
     for (int s = 0; s < steps; ++s) {
@@ -115,15 +116,15 @@ __device__ __forceinline__ void multiply_strip(double* shared, const float* stri
         __syncthreads();
         const int ahead = s + kApplyStages - 1;
         if (ahead < steps)
-            load_shrinkage(shared + ahead % kApplyStages * kApplyStageDoubles, rows + ahead * kApplyDepth, padded);
+            load_shrinkage<Width>(shared + ahead % kApplyStages * kApplyStageDoubles, rows + ahead * kApplyDepth, padded);
         commit_copies();
-        const double* const a =
-            shared + s % kApplyStages * kApplyStageDoubles + part.row * kApplyPitch + part.group * 8;
-        const int first = s * kApplyDepth + part.group * 8;
-        accumulate(
-            piece, a, kApplyPitch,
-            [&](int j, int k) { return static_cast<double>(strip[strip_index<Width>(first + k, part.column + j)]); },
-            part.lane);
+        const double* const a = shared + s % kApplyStages * kApplyStageDoubles + part.row * kApplyDepth;
+        const int k = part.group * 8, row = s * kApplyDepth + k + part.lane % 4 * 2;
+        const auto pair = [&](int j) {
+            return double2{strip[strip_index<Width>(row, part.column + j)],
+                           strip[strip_index<Width>(row + 1, part.column + j)]};
+        };
+        accumulate<kApplyDepth>(piece, a, k, pair, part.lane);
     }
     gather(shared, piece, part);
 }

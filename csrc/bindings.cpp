@@ -49,9 +49,8 @@ std::string constrain(int device, const std::vector<MatrixTuple>& matrices, cons
     Constraint constraint = {threshold, lowest, epsilon, {}, deviation};
     for (const auto& [lower, upper, a, b, c] : polynomials)
         constraint.polynomials.push_back({lower, upper, a, b, c});
-    const std::vector<Matrix> list = matrices_of(matrices);
-    const py::gil_scoped_release release;
-    return tgan_fast::constrain(device, list, batch_norms, constraint, pointer<void>(workspace), workspace_size,
+    // With the GIL: the launches of two threads on one stream and workspace must not mix.
+    return tgan_fast::constrain(device, matrices_of(matrices), batch_norms, constraint, pointer<void>(workspace), workspace_size,
                                 pointer<int>(non_finite), pointer<void>(stream));
 }
 

@@ -19,44 +19,35 @@ using GramPart = WarpPart<kBlock, kBlock, 1>;
 constexpr int kGramDepth = 32;
 // A thread's share of an operand comes in two parts of so many elements.
 constexpr int kGramElements = kBlock * kGramDepth / GramPart::kThreads / 2;
-constexpr int kGramPitch = kGramDepth + 4;
-constexpr int kGramOperandDoubles = kBlock * kGramPitch;
+constexpr int kGramOperandDoubles = kBlock * kGramDepth;
 constexpr int kGramShared = 4 * kGramOperandDoubles * sizeof(double);
 static_assert(kGramDepth == 32, "four parts of depth 8");
 static_assert(kGramShared >= kBlock * (kBlock + 1) * static_cast<int>(sizeof(double)));
 
-// Part of W that one operand takes: 64 rows from `data` on, of which `rows` exist, and `columns` columns.
+// The elements of W that a thread brings to one operand: the first of the 64×32 part that comes next, the distance to its
+// others, and how many rows and columns there are from the first on.
 struct GramOperand {
-    const float* data;
-    std::int64_t row_stride, column_stride;
+    const float* next;
+    std::int64_t step;
     int rows, columns;
 };
 
-__device__ __forceinline__ GramOperand gram_operand(const MatrixPlan& m, int first_row, std::int64_t first_column,
-                                                    int columns) {
-    return {m.data + first_row * m.row_stride + first_column * m.column_stride, m.row_stride, m.column_stride,
-            m.rows - first_row, columns};
-}
-
-// How a thread's 16 elements of a 64×32 part come to shared memory, by their row, their column, and their column there.
-// Rows that are contiguous and aligned: four neighbours at a time. A product's terms may be added in any order, so the
-// columns are stored in one that keeps banks apart; so are the rows, of which lanes 0–7 and 8–15 take one and its next
-// but one.
+// How a thread's 16 elements of a part come to shared memory, by their row, their column, and their column there. Rows
+// that are contiguous and aligned: four neighbours at a time. A product's terms may be added in any order, so the
+// columns are stored in one that keeps banks apart.
 struct ContiguousRows {
-    static __device__ __forceinline__ int line() { return static_cast<int>(threadIdx.x) / 8; }
-    static __device__ __forceinline__ int row(int e) {
-        return line() / 4 * 4 + line() % 2 * 2 + line() / 2 % 2 + e / 4 * (GramPart::kThreads / 8);
-    }
+    static constexpr int kRows = GramPart::kThreads / 8;  // at once
+    static __device__ __forceinline__ int row(int e) { return threadIdx.x / 8 + e / 4 * kRows; }
     static __device__ __forceinline__ int column(int e) { return threadIdx.x % 8 * 4 + e % 4; }
     static __device__ __forceinline__ int shared_column(int e) { return e % 4 * 8 + threadIdx.x % 8; }
+    static __device__ __forceinline__ std::int64_t step(const MatrixPlan& m) { return kRows * m.row_stride; }
 
-    static __device__ __forceinline__ void fetch(float (&values)[kGramElements], const GramOperand& w, int first,
-                                                  int half) {
+    static __device__ __forceinline__ void fetch(float (&values)[kGramElements], const GramOperand& w, int half) {
 #pragma unroll
         for (int i = 0; i < kGramElements; i += 4) {
-            const int e = half * kGramElements + i;
-            const float* const from = w.data + row(e) * w.row_stride + first + column(e);
-            const int left = row(e) < w.rows ? w.columns - first - column(e) : 0;
+            const int line = (half * kGramElements + i) / 4;
+            const float* const from = w.next + line * w.step;
+            const int left = line * kRows < w.rows ? w.columns : 0;
             float4 four = {0, 0, 0, 0};
             if (left >= 4) {
                 four = *reinterpret_cast<const float4*>(from);
@@ -83,90 +74,113 @@ struct SingleElements {
     static __device__ __forceinline__ int row(int e) { return DownColumns ? along() : across(e); }
     static __device__ __forceinline__ int column(int e) { return DownColumns ? across(e) : along(); }
     static __device__ __forceinline__ int shared_column(int e) { return column(e); }
+    static __device__ __forceinline__ std::int64_t step(const MatrixPlan& m) {
+        return kStep * (DownColumns ? m.column_stride : m.row_stride);
+    }
 
-    static __device__ __forceinline__ void fetch(float (&values)[kGramElements], const GramOperand& w, int first,
-                                                  int half) {
-        const int e = half * kGramElements;
-        const float* from = w.data + row(e) * w.row_stride + (first + column(e)) * w.column_stride;
-        const std::int64_t step = kStep * (DownColumns ? w.column_stride : w.row_stride);
+    static __device__ __forceinline__ void fetch(float (&values)[kGramElements], const GramOperand& w, int half) {
+        const int along = DownColumns ? w.rows : w.columns, across = DownColumns ? w.columns : w.rows;
+        const float* from = w.next + half * kGramElements * w.step;
 #pragma unroll
-        for (int i = 0; i < kGramElements; ++i, from += step)
-            values[i] = row(e + i) < w.rows && first + column(e + i) < w.columns ? *from : 0;
+        for (int i = 0; i < kGramElements; ++i, from += w.step)
+            values[i] = along > 0 && (half * kGramElements + i) * kStep < across ? *from : 0;
     }
 };
+
+template <typename Elements>
+__device__ __forceinline__ GramOperand gram_operand(const MatrixPlan& m, int first_row, std::int64_t first_column,
+                                                    int columns) {
+    const int row = first_row + Elements::row(0), column = Elements::column(0);
+    return {m.data + row * m.row_stride + (first_column + column) * m.column_stride, Elements::step(m), m.rows - row,
+            columns - column};
+}
 
 template <typename Elements>
 __device__ __forceinline__ void store_elements(double* operand, const float (&values)[kGramElements], int half) {
 #pragma unroll
     for (int i = 0; i < kGramElements; ++i) {
         const int e = half * kGramElements + i;
-        operand[Elements::row(e) * kGramPitch + Elements::shared_column(e)] = values[i];
+        const int row = Elements::row(e);
+        operand[row * kGramDepth + exchanged(row, Elements::shared_column(e))] = values[i];
     }
 }
 
+// A block of the Gram matrix and a part of W's columns that it is summed over.
+struct GramItem {
+    int row, column;  // of the block
+    std::int64_t first_column;
+    int columns;
+};
+
 // The block of the Gram matrix, in shared memory; on the diagonal the two operands are one.
 template <typename Elements>
-__device__ __forceinline__ void multiply_rows(double* shared, const GramOperand& left, const GramOperand& right,
-                                              bool diagonal) {
+__device__ __forceinline__ void multiply_rows(double* shared, const MatrixPlan& m, const GramItem& item) {
     const GramPart part;
     Piece piece;
     clear(piece);
+    const bool diagonal = item.row == item.column;
+    GramOperand left = gram_operand<Elements>(m, item.row * kBlock, item.first_column, item.columns);
+    GramOperand right = gram_operand<Elements>(m, item.column * kBlock, item.first_column, item.columns);
     float values[kGramElements];
     const auto operand = [&](int stage, int which) { return shared + (2 * stage + which) * kGramOperandDoubles; };
     // Part 0 and 1 are the halves of the left operand, 2 and 3 those of the right one.
-    const auto fetch = [&](int first, int p) { Elements::fetch(values, p < 2 ? left : right, first, p % 2); };
+    const auto fetch = [&](int p) { Elements::fetch(values, p < 2 ? left : right, p % 2); };
     const auto store = [&](int stage, int p) { store_elements<Elements>(operand(stage, p / 2), values, p % 2); };
+    const auto move = [&](GramOperand& w) {
+        w.next += kGramDepth * m.column_stride;
+        w.columns -= kGramDepth;
+    };
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
         if (p >= 2 && diagonal) continue;
-        fetch(0, p);
+        fetch(p);
         store(0, p);
     }
 
     int stage = 0;
-    for (int first = 0; first < left.columns; first += kGramDepth, stage ^= 1) {
+    for (int first = 0; first < item.columns; first += kGramDepth, stage ^= 1) {
         __syncthreads();
-        const double* const a = operand(stage, 0) + part.row * kGramPitch;
-        const double* const b = operand(stage, !diagonal) + part.column * kGramPitch;
-        const int next = first + kGramDepth;
+        move(left);
+        move(right);
+        const double* const a = operand(stage, 0) + part.row * kGramDepth;
+        const double* const b = operand(stage, !diagonal) + part.column * kGramDepth;
+        const bool more = first + kGramDepth < item.columns;
         // Each part of the next operands travels to registers while a quarter of these is multiplied.
 #pragma unroll
         for (int p = 0; p < 4; ++p) {
-            const bool fetches = next < left.columns && (p < 2 || !diagonal);
-            if (fetches) fetch(next, p);
-            const int k = 8 * p;
-            accumulate(piece, a + k, kGramPitch, [&](int j, int i) { return b[j * kGramPitch + k + i]; }, part.lane);
+            const bool fetches = more && (p < 2 || !diagonal);
+            if (fetches) fetch(p);
+            const auto pair = [&](int j) { return load_pair<kGramDepth>(b, j, 8 * p, part.lane % 4); };
+            accumulate<kGramDepth>(piece, a, 8 * p, pair, part.lane);
             if (fetches) store(stage ^ 1, p);
         }
     }
     gather(shared, piece, part);
 }
 
-__global__ void __launch_bounds__(GramPart::kThreads, 3) gram_kernel(const GramArguments arguments) {
+__global__ void __launch_bounds__(GramPart::kThreads, 2) gram_kernel(const GramArguments arguments) {
     const MatrixPlan& m = arguments.plan.matrices[matrix_of(arguments.plan, &MatrixPlan::first_gram_item, blockIdx.x)];
-    const int item = blockIdx.x - m.first_gram_item;
-    const int split = item % m.splits;
-    const BlockPosition block = lower_block_position(item / m.splits);
+    const int index = blockIdx.x - m.first_gram_item;
+    const int lower_block = index / m.splits, split = index % m.splits;
+    const BlockPosition block = lower_block_position(lower_block);
     const std::int64_t begin = static_cast<std::int64_t>(split) * m.split_columns;
     const int columns = m.columns - begin < m.split_columns ? static_cast<int>(m.columns - begin) : m.split_columns;
+    const GramItem item = {block.row, block.column, begin, columns};
 
     // The next kernel counts its barriers from here.
     if (blockIdx.x == 0 && threadIdx.x == 0) control(arguments.workspace)->arrivals = 0;
 
     double* const shared = shared_memory();
-    const GramOperand left = gram_operand(m, block.row * kBlock, begin, columns);
-    const GramOperand right = gram_operand(m, block.column * kBlock, begin, columns);
-    const bool diagonal = block.row == block.column;
     if (m.vectorized)
-        multiply_rows<ContiguousRows>(shared, left, right, diagonal);
+        multiply_rows<ContiguousRows>(shared, m, item);
     else if (m.row_stride < m.column_stride)
-        multiply_rows<SingleElements<true>>(shared, left, right, diagonal);
+        multiply_rows<SingleElements<true>>(shared, m, item);
     else
-        multiply_rows<SingleElements<false>>(shared, left, right, diagonal);
+        multiply_rows<SingleElements<false>>(shared, m, item);
 
-    double* const out = partial(arguments.workspace, m, item / m.splits, split);
-    for (int index = threadIdx.x; index < kBlock * kBlock; index += GramPart::kThreads)
-        out[index] = shared[index / kBlock * (kBlock + 1) + index % kBlock];
+    double* const out = partial(arguments.workspace, m, lower_block, split);
+    for (int e = threadIdx.x; e < kBlock * kBlock; e += GramPart::kThreads)
+        out[e] = shared[e / kBlock * (kBlock + 1) + e % kBlock];
 }
 
 }  // namespace tgan_fast

@@ -66,10 +66,11 @@ __device__ __forceinline__ void grid_barrier(unsigned* arrivals, unsigned& barri
     ++barriers;
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
-        atomicAdd(arrivals, 1u);
-        while (*static_cast<volatile unsigned*>(arrivals) < barriers * gridDim.x) __nanosleep(20);
-        __threadfence();
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrivals) : "memory");
+        unsigned arrived;
+        do {
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(arrivals) : "memory");
+        } while (arrived < barriers * gridDim.x);
     }
     __syncthreads();
 }

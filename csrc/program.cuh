@@ -2,7 +2,7 @@
 //
 //     A = G/t² − I                        eigenvalues σ²/t² − 1
 //     X = sign(A)                         odd polynomials composed, the first ones left out where ‖A‖ allows
-//     B = (A + A·X)/2 = max(A, 0)
+//     B = A/2 + (A·X + X·A)/4 = max(A, 0) both orders, since rounding leaves A·X less symmetric the larger ‖A‖ is
 //     M = (I + B)^(-1/2)                  the same polynomials: with y = x² and p(x) = x·f(y), y ← y·f(y)² tends to 1,
 //                                         so the product of all f(y) to y^(-1/2)
 //     R = I − M
@@ -53,12 +53,12 @@ enum class Stage : int {
 // What is added up over the elements of an operation's result.
 enum class Measure : int { nothing, trace, squares };
 
-// out = identity·I + addend_scale·addend + product_scale·left·right, of symmetric matrices that commute. Without a
-// `right` it is left alone; without a `left` nothing.
+// out = identity·I + addend_scale·addend + product_scale·left·right, of symmetric matrices that commute; with
+// `both_orders`, left·right + right·left. Without a `right` it is left alone; without a `left` nothing.
 struct Operation {
     Slot left, right, addend, out;
     double product_scale, addend_scale, identity;
-    Measure measure;
+    bool both_orders = false;
 };
 
 struct State {
@@ -79,17 +79,16 @@ __device__ inline Slot other_x(const State& s) { return s.x == kX0 ? kX1 : kX0; 
 __device__ inline Slot next_product(const State& s) { return s.product == kM0 ? kM1 : kM0; }
 __device__ inline bool is_last(const State& s, const Polynomials& p) { return s.step + 1 == p.count; }
 __device__ inline Operation product(Slot left, Slot right, Slot out) {
-    return {left, right, kNone, out, 1, 0, 0, Measure::nothing};
+    return {left, right, kNone, out, 1, 0, 0};
 }
 // f(y) = a + b·y + c·y² of polynomial `step`.
 __device__ inline Operation factor(const SignPolynomial& p, Slot y, Slot out) {
-    return {y, y, y, out, p.c, p.b, p.a, Measure::nothing};
+    return {y, y, y, out, p.c, p.b, p.a};
 }
 // The last product of the iteration is R = I − √κ·(what it would be).
 __device__ inline Operation shrinkage(Operation o, double scale) {
     const double root = sqrt(scale);
-    return {o.left, o.right, o.addend, kR, -root * o.product_scale, -root * o.addend_scale, 1 - root * o.identity,
-            Measure::nothing};
+    return {o.left, o.right, o.addend, kR, -root * o.product_scale, -root * o.addend_scale, 1 - root * o.identity};
 }
 
 __device__ inline Operation operation(const State& s, const Polynomials& polynomials) {
@@ -97,21 +96,18 @@ __device__ inline Operation operation(const State& s, const Polynomials& polynom
     switch (s.stage) {
         case Stage::rescale: {
             const double r = kLargestTrace / s.trace;
-            return {kA, kNone, kNone, kA, r, 0, r - 1, Measure::nothing};
+            return {kA, kNone, kNone, kA, r, 0, r - 1};
         }
         case Stage::vector:
-            return {kNone, kNone, kNone, kR, 0, 0, 1 - 1 / sqrt(s.trace), Measure::nothing};
+            return {kNone, kNone, kNone, kR, 0, 0, 1 - 1 / sqrt(s.trace)};
         case Stage::square:
             return product(kA, kA, kY);
-        case Stage::fourth: {
-            Operation o = product(kY, kY, kP);
-            o.measure = Measure::squares;
-            return o;
-        }
+        case Stage::fourth:
+            return product(kY, kY, kP);
         case Stage::sign_first_factor: {
             // The polynomial of x = A·upper/norm, by A⁴ and A², which are there.
             const double u = p.upper / s.norm;
-            return {kP, kNone, kY, kP, p.c * u * u * u * u * u, p.b * u * u * u, p.a * u, Measure::nothing};
+            return {kP, kNone, kY, kP, p.c * u * u * u * u * u, p.b * u * u * u, p.a * u};
         }
         case Stage::sign_first:
             return product(kA, kP, s.x);
@@ -122,16 +118,15 @@ __device__ inline Operation operation(const State& s, const Polynomials& polynom
         case Stage::sign_apply:
             return product(s.x, kP, other_x(s));
         case Stage::excess:
-            return {kA, s.x, kA, kY, 0.5, 0.5, 0, Measure::squares};
+            return {kA, s.x, kA, kY, 0.25, 0.5, 0, true};
         case Stage::root_first_factor: {
             // f(κ·(I + B)), by B.
             const double k = s.scale;
-            const Operation o = {kY, kY, kY, kP, p.c * k * k, p.b * k + 2 * p.c * k * k, p.a + p.b * k + p.c * k * k,
-                                 Measure::nothing};
+            const Operation o = {kY, kY, kY, kP, p.c * k * k, p.b * k + 2 * p.c * k * k, p.a + p.b * k + p.c * k * k};
             return is_last(s, polynomials) ? shrinkage(o, k) : o;
         }
         case Stage::root_first_half:
-            return {kY, kP, kP, kX0, s.scale, s.scale, 0, Measure::nothing};
+            return {kY, kP, kP, kX0, s.scale, s.scale, 0};
         case Stage::root_first_y:
             return product(kX0, kP, s.y);
         case Stage::root_factor:
@@ -148,7 +143,7 @@ __device__ inline Operation operation(const State& s, const Polynomials& polynom
         case Stage::done:
             break;
     }
-    return {kNone, kNone, kNone, kNone, 0, 0, 0, Measure::nothing};
+    return {kNone, kNone, kNone, kNone, 0, 0, 0};
 }
 
 __device__ inline Measure measure_of(const State& s) {

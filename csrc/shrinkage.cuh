@@ -19,17 +19,18 @@ struct ShrinkageArguments {
 };
 
 constexpr int kTileRows = 32, kTileColumns = 64;
-using ShrinkagePart = WarpPart<kTileRows, kTileColumns, 4>;
+constexpr int kGroups = 4;
+using ShrinkagePart = WarpPart<kTileRows, kTileColumns, kGroups>;
 constexpr int kDepth = 32;
-constexpr int kPitch = kDepth + 4;
 constexpr int kStages = 3;
-constexpr int kStageDoubles = (kTileRows + kTileColumns) * kPitch;
+constexpr int kStageDoubles = (kTileRows + kTileColumns) * kDepth;
 constexpr int kTilePitch = kTileColumns + 1;
-// Behind the stages, which the finished tile takes the place of: sums of threads, then states of matrices.
+constexpr int kTileDoubles = kTileRows * kTilePitch;
+// Behind the stages, which the finished tiles take the place of: sums of threads, then states of matrices.
 constexpr int kSumsOffset = kStages * kStageDoubles;
 constexpr int kStatesOffset = kSumsOffset + ShrinkagePart::kThreads;
 constexpr int kShrinkageShared = kStatesOffset * sizeof(double) + kMatricesPerCall * sizeof(State);
-static_assert(kStages * kStageDoubles >= kTileRows * kTilePitch);
+static_assert(kStages * kStageDoubles >= kGroups * kTileDoubles);
 
 // A tile of one matrix: rows and columns of its first element, and its place among all tiles.
 struct Tile {
@@ -42,40 +43,61 @@ __device__ inline Tile tile_at(const MatrixPlan& m, int index) {
     return {block.row * kBlock + within % 2 * kTileRows, block.column * kBlock, index};
 }
 
-__device__ __forceinline__ void load_stage(double* stage, const double* left, const double* right, int padded) {
-    constexpr int kPairs = kDepth / 2;
-    for (int index = threadIdx.x; index < (kTileRows + kTileColumns) * kPairs; index += ShrinkagePart::kThreads) {
-        const int row = index / kPairs, pair = index % kPairs;
-        const double* const from = row < kTileRows ? left + static_cast<std::int64_t>(row) * padded
-                                                   : right + static_cast<std::int64_t>(row - kTileRows) * padded;
-        copy_async(stage + row * kPitch + 2 * pair, from + 2 * pair);
+// What a thread copies of the operands: two doubles in each of some rows.
+class StageLoader {
+  public:
+    __device__ __forceinline__ StageLoader(const double* left, const double* right, int padded) {
+        const int row = threadIdx.x / kPairs, k = threadIdx.x % kPairs * 2;
+        const std::int64_t offset = static_cast<std::int64_t>(row) * padded + k;
+        left_ = left + offset;
+        right_ = right + offset;
+        step_ = static_cast<std::int64_t>(kRows) * padded;
+        to_ = row * kDepth + exchanged(row, k);
     }
-}
 
-// The tile of left·right in shared memory; `left` points to the tile's first row of the one matrix, `right` to the row
+    // The part of both operands from column k on.
+    __device__ __forceinline__ void operator()(double* stage, int k) const {
+#pragma unroll
+        for (int i = 0; i < kTileRows / kRows; ++i)
+            copy_async(stage + to_ + i * kRows * kDepth, left_ + k + i * step_);
+#pragma unroll
+        for (int i = 0; i < kTileColumns / kRows; ++i)
+            copy_async(stage + to_ + (kTileRows + i * kRows) * kDepth, right_ + k + i * step_);
+    }
+
+  private:
+    static constexpr int kPairs = kDepth / 2;
+    static constexpr int kRows = ShrinkagePart::kThreads / kPairs;  // at once
+    static_assert(kTileRows % kRows == 0 && kTileColumns % kRows == 0 && kRows % 2 == 0);
+
+    const double* left_;
+    const double* right_;
+    std::int64_t step_;
+    int to_;
+};
+
+// piece += this warp's part of left·right; `left` points to the tile's first row of the one matrix, `right` to the row
 // of the other that is the tile's first column: it is symmetric.
-__device__ __forceinline__ void multiply(double* shared, const double* left, const double* right, int padded) {
-    const ShrinkagePart part;
-    Piece piece;
-    clear(piece);
+__device__ __forceinline__ void multiply(Piece& piece, const ShrinkagePart& part, double* shared, const double* left,
+                                         const double* right, int padded) {
+    const StageLoader load(left, right, padded);
     const int steps = padded / kDepth;
     for (int s = 0; s < kStages - 1; ++s) {
-        if (s < steps) load_stage(shared + s * kStageDoubles, left + s * kDepth, right + s * kDepth, padded);
+        if (s < steps) load(shared + s * kStageDoubles, s * kDepth);
         commit_copies();
     }
     for (int s = 0; s < steps; ++s) {
         wait_for_copies<kStages - 2>();
         __syncthreads();
         const int ahead = s + kStages - 1;
-        if (ahead < steps)
-            load_stage(shared + ahead % kStages * kStageDoubles, left + ahead * kDepth, right + ahead * kDepth, padded);
+        if (ahead < steps) load(shared + ahead % kStages * kStageDoubles, ahead * kDepth);
         commit_copies();
-        const double* const a = shared + s % kStages * kStageDoubles + part.row * kPitch + part.group * 8;
-        const double* const b =
-            shared + s % kStages * kStageDoubles + (kTileRows + part.column) * kPitch + part.group * 8;
-        accumulate(piece, a, kPitch, [&](int j, int k) { return b[j * kPitch + k]; }, part.lane);
+        const double* const a = shared + s % kStages * kStageDoubles + part.row * kDepth;
+        const double* const b = shared + s % kStages * kStageDoubles + (kTileRows + part.column) * kDepth;
+        const int k = part.group * 8;
+        const auto pair = [&](int j) { return load_pair<kDepth>(b, j, k, part.lane % 4); };
+        accumulate<kDepth>(piece, a, k, pair, part.lane);
     }
-    gather(shared, piece, part);
 }
 
 // Calls function(i, j) for this thread's share of a tile's elements that are not above the matrix's diagonal.
@@ -130,19 +152,36 @@ __device__ __forceinline__ void reduce(double* values, const ShrinkageArguments&
     });
 }
 
+// The tiles of left·right, one a group of warps, in shared memory.
+__device__ __forceinline__ void multiply_tile(double* shared, const Operation& o, double* workspace,
+                                              const MatrixPlan& m, Tile tile) {
+    const ShrinkagePart part;
+    Piece piece;
+    clear(piece);
+    const double *left = slot(workspace, m, o.left), *right = slot(workspace, m, o.right);
+    const std::int64_t row = static_cast<std::int64_t>(tile.row) * m.padded;
+    const std::int64_t column = static_cast<std::int64_t>(tile.column) * m.padded;
+    multiply(piece, part, shared, left + row, right + column, m.padded);
+    if (o.both_orders) {
+        __syncthreads();
+        multiply(piece, part, shared, right + row, left + column, m.padded);
+    }
+    spread(shared, piece, part);
+}
+
 __device__ __forceinline__ void apply(double* values, const Operation& o, double* workspace, const MatrixPlan& m,
                                       Tile tile) {
-    const std::int64_t first_row = static_cast<std::int64_t>(tile.row) * m.padded;
-    if (o.right != kNone)
-        multiply(values, slot(workspace, m, o.left) + first_row,
-                 slot(workspace, m, o.right) + static_cast<std::int64_t>(tile.column) * m.padded, m.padded);
+    if (o.right != kNone) multiply_tile(values, o, workspace, m, tile);
+    const std::int64_t first = static_cast<std::int64_t>(tile.row) * m.padded + tile.column;
     for_each_lower_element(tile, [&](int i, int j) {
-        const std::int64_t offset = first_row + static_cast<std::int64_t>(i) * m.padded + tile.column + j;
+        const std::int64_t offset = first + static_cast<std::int64_t>(i) * m.padded + j;
         double value = 0;
-        if (o.right != kNone)
-            value = values[i * kTilePitch + j];
-        else if (o.left != kNone)
+        if (o.right != kNone) {
+#pragma unroll
+            for (int group = 0; group < kGroups; ++group) value += values[group * kTileDoubles + i * kTilePitch + j];
+        } else if (o.left != kNone) {
             value = load_fresh(slot(workspace, m, o.left) + offset);
+        }
         value *= o.product_scale;
         if (o.addend != kNone) value += o.addend_scale * load_fresh(slot(workspace, m, o.addend) + offset);
         if (tile.row + i == tile.column + j && tile.row + i < m.rows) value += o.identity;
@@ -169,19 +208,20 @@ __device__ __forceinline__ void run_tile(double* shared, const State& state, con
 }
 
 // Every block follows the states of all matrices by itself, a warp a matrix: they depend on nothing but sums that all
-// blocks see. Returns whether any matrix has an operation left.
+// blocks see. A slow block may still read these while a fast one is in the next operation, which therefore must not be
+// measured too: no two consecutive stages are. Returns whether any matrix has an operation left.
 __device__ __forceinline__ bool advance_all(State* states, double* sums, const ShrinkageArguments& arguments) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int matrix = warp; matrix < arguments.plan.count; matrix += ShrinkagePart::kThreads / 32) {
         const MatrixPlan& m = arguments.plan.matrices[matrix];
+        const bool measured = measure_of(states[matrix]) != Measure::nothing;
         double sum = 0;
-        if (measure_of(states[matrix]) != Measure::nothing)
-            for (int tile = lane; tile < 2 * lower_blocks(m); tile += 32)
-                sum += load_fresh(tile_sums(arguments.workspace) + m.first_tile + tile);
+        for (int tile = lane; tile < 2 * lower_blocks(m) && measured; tile += 32)
+            sum += load_fresh(tile_sums(arguments.workspace) + m.first_tile + tile);
         sums[threadIdx.x] = sum;
         __syncwarp();
         if (lane == 0) {
-            for (int other = 1; other < 32; ++other) sum += sums[threadIdx.x + other];
+            for (int other = 1; other < 32 && measured; ++other) sum += sums[threadIdx.x + other];
             advance(states[matrix], m, arguments.polynomials, sum);
         }
         __syncwarp();

@@ -1,6 +1,7 @@
 #include "singular_value_clip.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "apply.cuh"
 #include "gram.cuh"
@@ -88,12 +89,12 @@ cudaError_t limits_of(int device, Limits& limits) {
 // Makes a device the current one for as long as it lives.
 class DeviceGuard {
   public:
-    explicit DeviceGuard(int device) {
+    explicit DeviceGuard(int device) : device_(device) {
         error = cudaGetDevice(&before_);
-        if (error == cudaSuccess) error = cudaSetDevice(device);
+        if (error == cudaSuccess && before_ != device_) error = cudaSetDevice(device_);
     }
     ~DeviceGuard() {
-        if (error == cudaSuccess) cudaSetDevice(before_);
+        if (error == cudaSuccess && before_ != device_) cudaSetDevice(before_);
     }
     DeviceGuard(const DeviceGuard&) = delete;
     DeviceGuard& operator=(const DeviceGuard&) = delete;
@@ -101,16 +102,27 @@ class DeviceGuard {
     cudaError_t error;
 
   private:
-    int before_ = 0;
+    int device_, before_ = 0;
 };
 
+// Allows a kernel all of the shared memory that a block may have; an error if it was not compiled for this GPU. The same
+// for every call, so that calls of several threads, or in one CUDA graph, do not disturb each other.
 template <typename Argument>
-cudaError_t launch_with_shared(void (*kernel)(Argument), int blocks, int threads, int shared_bytes, bool cooperative,
-                               cudaStream_t stream, const Argument& argument) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-    if (error != cudaSuccess) return error;
-    return launch(kernel, blocks, threads, shared_bytes, cooperative, stream, argument);
+cudaError_t prepare(void (*kernel)(Argument), const Limits& limits) {
+    const void* const function = reinterpret_cast<const void*>(kernel);
+    cudaFuncAttributes attributes = {};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, function);
+    if (error != cudaSuccess || attributes.maxDynamicSharedSizeBytes >= limits.shared_bytes) return error;
+    return cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.shared_bytes);
+}
+
+// On the current device.
+cudaError_t prepare_all(const Limits& limits) {
+    cudaError_t error = prepare(gram_kernel, limits);
+    if (error == cudaSuccess) error = prepare(shrinkage_kernel, limits);
+    if (error == cudaSuccess) error = prepare(apply_kernel<64>, limits);
+    if (error == cudaSuccess) error = prepare(apply_kernel<32>, limits);
+    return error;
 }
 
 // What one round of launches works on.
@@ -124,8 +136,8 @@ struct Call {
 };
 
 cudaError_t launch_gram(const Call& call) {
-    return launch_with_shared(gram_kernel, call.plan.gram_items, GramPart::kThreads, kGramShared, false, call.stream,
-                              GramArguments{call.plan, call.workspace});
+    return launch(gram_kernel, call.plan.gram_items, GramPart::kThreads, kGramShared, false, call.stream,
+                  GramArguments{call.plan, call.workspace});
 }
 
 cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, const Limits& limits) {
@@ -138,16 +150,15 @@ cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, con
     arguments.threshold_squared = constraint.threshold * constraint.threshold;
     arguments.non_finite = call.non_finite;
     // One block a multiprocessor: more would only make the barriers slower.
-    return launch_with_shared(shrinkage_kernel, std::min(call.plan.tiles, limits.multiprocessors),
-                              ShrinkagePart::kThreads, kShrinkageShared, true, call.stream, arguments);
+    return launch(shrinkage_kernel, std::min(call.plan.tiles, limits.multiprocessors), ShrinkagePart::kThreads,
+                  kShrinkageShared, true, call.stream, arguments);
 }
 
 template <int Width>
 cudaError_t launch_apply_of_width(const Call& call, ApplyArguments arguments) {
     cut_into_strips(arguments.plan, Width);
-    return launch_with_shared(apply_kernel<Width>, arguments.plan.strips + call.scale_count,
-                              ApplyPart<Width>::kThreads, apply_shared<Width>(largest_padded(call.plan)), false,
-                              call.stream, arguments);
+    return launch(apply_kernel<Width>, arguments.plan.strips + call.scale_count, ApplyPart<Width>::kThreads,
+                  apply_shared<Width>(largest_padded(call.plan)), false, call.stream, arguments);
 }
 
 cudaError_t launch_apply(const Call& call, const Constraint& constraint, const Limits& limits) {
@@ -181,7 +192,9 @@ std::string text_of(cudaError_t error) {
 
 std::string refusal(const std::vector<Matrix>& matrices, const Constraint& constraint, std::size_t workspace_size,
                     int side) {
-    if (!(constraint.threshold > 0)) return "the threshold must be positive";
+    const double squared = constraint.threshold * constraint.threshold;
+    if (!(constraint.threshold > 0 && squared > 0 && std::isfinite(squared)))
+        return "the threshold and its square must be positive numbers";
     if (constraint.polynomials.empty() || constraint.polynomials.size() > kPolynomials)
         return "1 to 32 polynomials are needed";
     for (const Matrix& matrix : matrices) {
@@ -198,12 +211,19 @@ std::string refusal(const std::vector<Matrix>& matrices, const Constraint& const
 
 int largest_side(int device, std::string& error) {
     Limits limits = {};
-    const cudaError_t state = limits_of(device, limits);
+    cudaError_t state = limits_of(device, limits);
+    if (state == cudaSuccess && limits.shared_bytes < std::max(kShrinkageShared, kGramShared)) {
+        error = "a block of the device has " + std::to_string(limits.shared_bytes) + " bytes of shared memory";
+        return 0;
+    }
+    if (state == cudaSuccess) {
+        const DeviceGuard guard(device);
+        state = guard.error == cudaSuccess ? prepare_all(limits) : guard.error;
+    }
     if (state != cudaSuccess) {
         error = text_of(state);
         return 0;
     }
-    if (limits.shared_bytes < std::max(kShrinkageShared, kGramShared)) return 0;
     int side = kLargestSide;
     while (side > 0 && apply_shared<32>(side) > limits.shared_bytes) side -= kBlock;
     return std::max(side, 0);

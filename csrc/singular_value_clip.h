@@ -45,8 +45,8 @@ struct Constraint {
     double deviation;                         // of their composition from sign(x)
 };
 
-// The largest min(rows, columns) that the device has shared memory for, 1024 at most; 0 if there is no such device, and
-// `error` then says why.
+// The largest min(rows, columns) that the device has shared memory for, 1024 at most; 0 if the kernels cannot run there,
+// and `error` then says why.
 int largest_side(int device, std::string& error);
 
 // Dynamic shared memory of each kernel, in bytes, for matrices of this smaller side.

@@ -51,6 +51,7 @@ SPECTRA = {
     "top-30": lambda: topped(30),
     "top-100": lambda: topped(100),
     "top-1000": lambda: topped(1000),
+    "ten-up-to-1600": lambda: torch.cat([torch.logspace(2, 3.2, 10), 1.2 * torch.rand(ROWS - 10)]),
     "geometric-1000": lambda: torch.logspace(-3, 3, ROWS),
 }
 

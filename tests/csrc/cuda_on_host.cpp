@@ -342,11 +342,6 @@ void complete(const Copy& copy) {
 
 // ---- Launches ------------------------------------------------------------------------------------------------------
 
-size_t allowed_shared_bytes(Function kernel) {
-    const auto found = device.allowed_shared_bytes.find(kernel);
-    return found == device.allowed_shared_bytes.end() ? kDefaultSharedBytes : found->second;
-}
-
 cudaError_t refusal(const Launch& launch) {
     if (device.multiprocessors < 1) return cudaErrorNoDevice;
     if (launch.blocks < 1 || launch.threads < 1 || launch.threads > kThreadsPerBlock)
@@ -461,6 +456,11 @@ cudaError_t allow_shared_memory(Function kernel, int bytes) {
     if (bytes < 0 || static_cast<size_t>(bytes) > device.shared_bytes_optin) return remember(cudaErrorInvalidValue);
     device.allowed_shared_bytes[kernel] = bytes;
     return cudaSuccess;
+}
+
+size_t allowed_shared_bytes(Function kernel) {
+    const auto found = device.allowed_shared_bytes.find(kernel);
+    return found == device.allowed_shared_bytes.end() ? kDefaultSharedBytes : found->second;
 }
 
 int resident_blocks(Function kernel, int threads, size_t shared_bytes) {

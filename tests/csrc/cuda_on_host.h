@@ -107,6 +107,7 @@ struct Launch {
 
 cudaError_t run(const Launch& launch);
 cudaError_t allow_shared_memory(Function kernel, int bytes);
+size_t allowed_shared_bytes(Function kernel);
 int resident_blocks(Function kernel, int threads, size_t shared_bytes);
 void wait_for_copies(size_t pending);
 
@@ -141,11 +142,22 @@ cudaError_t launch(void (*kernel)(Argument), int blocks, int threads, size_t sha
 
 }  // namespace tgan_fast
 
+struct cudaFuncAttributes {
+    int maxDynamicSharedSizeBytes;
+};
+
 // `kernel` is a function pointer, or already a const void*.
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaErrorInvalidValue;
     return tgan_fast::host::allow_shared_memory((tgan_fast::host::Function)kernel, value);
+}
+
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel* kernel) {
+    attributes->maxDynamicSharedSizeBytes =
+        static_cast<int>(tgan_fast::host::allowed_shared_bytes((tgan_fast::host::Function)kernel));
+    return cudaSuccess;
 }
 
 template <typename Kernel>

@@ -18,7 +18,7 @@ BUILD = run_path(str(ROOT / "setup.py"))
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
 # threads of a block, and blocks of a multiprocessor that the kernel counts on
 LAUNCHES = {
-    "gram_kernel": (128, 3),
+    "gram_kernel": (128, 2),
     "shrinkage_kernel": (256, 1),
     "apply_kernel<64>": (256, 1),
     "apply_kernel<32>": (128, 1),

@@ -1,8 +1,11 @@
 """What the "cuda" backend promises of a GPU; tests/csrc has its accuracy, on CPUs too."""
 
+import threading
+
 import pytest
 import torch
 from spectra import clipped_by_svd, gaussian, relative_error
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tgan_fast import VideoDiscriminator
 from tgan_fast.models import constrain_
@@ -39,9 +42,19 @@ def test_what_it_refuses():
         singular_value_clip(on_gpu.double(), backend="cuda")
     with pytest.raises(BackendError, match="clips weights on a GPU, and one is on cpu"):
         singular_value_clip(torch.ones(2, 2), backend="cuda")
-    with pytest.raises(ValueError, match="the weights are on cpu and cuda:0: clip each device's"):
+    with pytest.raises(BackendError, match="clips weights on a GPU, and one is on cpu"):
         singular_value_clip_([on_gpu, torch.ones(2, 2)], backend="cuda")
-    singular_value_clip_([on_gpu, torch.ones(2, 2)])  # auto takes each weight's own
+    with FakeTensorMode() as mode, pytest.raises(BackendError, match="clips plain tensors, not a FakeTensor"):
+        singular_value_clip_([mode.from_tensor(on_gpu)], backend="cuda")
+
+
+def test_auto_takes_each_weight_where_it_is():
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    before = [gaussian(20, 30, top=2).to(device) for device in devices]
+    weights = [weight.clone() for weight in before]
+    singular_value_clip_(weights)
+    for weight, original in zip(weights, before, strict=True):
+        assert relative_error(weight, clipped_by_svd(original, 1.0)) <= 1e-7
 
 
 def test_it_takes_three_launches_and_never_waits_for_the_gpu():
@@ -93,6 +106,36 @@ def test_a_cuda_graph_holds_it():
     static[1][5, 7] = float("inf")
     graph.replay()
     assert flag.item() == 1
+
+
+def test_a_cuda_graph_holds_calls_of_several_sizes():
+    sizes = [(20, 30), (300, 400), (700, 720), (64, 64)]
+    static = [gaussian(*size, top=2).cuda() for size in sizes]
+    singular_value_clip_(static, backend="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for weight in static:
+            singular_value_clip_([weight], backend="cuda")
+    before = [gaussian(*size, top=2).cuda() for size in sizes]
+    for weight, original in zip(static, before, strict=True):
+        weight.copy_(original)
+    graph.replay()
+    for weight, original in zip(static, before, strict=True):
+        assert relative_error(weight, clipped_by_svd(original, 1.0)) <= 1e-7
+
+
+def test_threads_on_one_stream_do_not_disturb_each_other():
+    batches = [weights_of_tgan() for _ in range(4)]
+    expected = [[weight.clone() for weight in weights] for weights in batches]
+    for weights in expected:
+        singular_value_clip_(weights, backend="cuda")
+    threads = [threading.Thread(target=singular_value_clip_, args=(weights,)) for weights in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for weights, wanted in zip(batches, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(weights, wanted, strict=True))
 
 
 def test_streams_do_not_disturb_each_other():

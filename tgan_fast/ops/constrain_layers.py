@@ -41,7 +41,7 @@ def constrain_layers_(
     copies = [None] * len(weights) if copies is None else list(copies)
     check_weights(weights, max_singular_value, copies, non_finite)
     check_scales(scales, running_vars)
-    if weights and set(choose(weights, backend)) == {"cuda"} and _kernel_takes(scales, running_vars, weights[0].device):
+    if set(choose(weights, backend)) == {"cuda"} and _one_call_takes(weights, scales, running_vars):
         cuda.launch(
             weights,
             max_singular_value,
@@ -57,8 +57,7 @@ def constrain_layers_(
     clamp_batch_norm_scale_(scales, running_vars, lowest=lowest, eps=eps)
 
 
-def _kernel_takes(scales, running_vars, device):
-    return all(
-        tensor.device == device and tensor.dtype == torch.float32 and tensor.is_contiguous()
-        for tensor in (*scales, *running_vars)
+def _one_call_takes(weights, scales, running_vars):
+    return len({tensor.device for tensor in (*weights, *scales, *running_vars)}) == 1 and all(
+        tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in (*scales, *running_vars)
     )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from tgan_fast.ops import singular_value_clip_cuda as cuda
-from tgan_fast.ops.registry import AVAILABLE, BackendError, backend_state, require
+from tgan_fast.ops.registry import BackendError, require
 from tgan_fast.ops.sign_schedule import sign_schedule
 
 # The interval of |x| on which the `gemm` iterations converge, of matrices scaled to a norm of at most 1. For the sign,
@@ -85,12 +85,13 @@ def singular_value_clip_(
     copies = [None] * len(weights) if copies is None else list(copies)
     check_weights(weights, max_singular_value, copies, non_finite)
     chosen = choose(weights, backend)
-    if "cuda" in chosen:
-        by_kernel = [i for i, name in enumerate(chosen) if name == "cuda"]
+    # A batch for each GPU.
+    for device in {weight.device for weight, name in zip(weights, chosen, strict=True) if name == "cuda"}:
+        batch = [i for i, weight in enumerate(weights) if chosen[i] == "cuda" and weight.device == device]
         cuda.launch(
-            [weights[i] for i in by_kernel],
+            [weights[i] for i in batch],
             max_singular_value,
-            copies=[copies[i] for i in by_kernel],
+            copies=[copies[i] for i in batch],
             non_finite=non_finite,
         )
     for weight, copy, name in zip(weights, copies, chosen, strict=True):
@@ -210,16 +211,15 @@ def choose(weights: Sequence[torch.Tensor], backend: str) -> list[str]:
     require("singular_value_clip", backend)
     if backend != "cuda":
         return [backend] * len(weights)
-    devices = {str(weight.device) for weight in weights}
-    if len(devices) > 1:
-        raise ValueError(
-            f"the weights are on {' and '.join(sorted(devices))}: clip those of each device in their own call"
-        )
     for weight in weights:
         if not weight.is_cuda:
             raise BackendError(f"backend 'cuda' clips weights on a GPU, and one is on {weight.device}")
         if weight.dtype not in cuda.DTYPES:
             raise BackendError(f"backend 'cuda' clips float32, float16 and bfloat16, not {weight.dtype}: use 'gemm'")
+        if not cuda.has_memory(weight):
+            raise BackendError(f"backend 'cuda' clips plain tensors, not a {type(weight).__name__}: use 'gemm'")
+        if not cuda.largest_side(weight.device):
+            raise BackendError(f"backend 'cuda' was not compiled for {weight.device}: see TGAN_FAST_CUDA_ARCHS")
     return [_fastest(weight) for weight in weights]
 
 
@@ -227,7 +227,7 @@ def _fastest(weight):
     if not weight.is_cuda:
         return "eigh"
     # An eigendecomposition waits for the host on a GPU; matrix products do not.
-    if weight.dtype not in cuda.DTYPES or backend_state("singular_value_clip", "cuda") != AVAILABLE:
+    if weight.dtype not in cuda.DTYPES or not cuda.has_memory(weight):
         return "gemm"
     rows = weight.shape[0] if weight.dim() > 1 else 1
     return "cuda" if min(rows, weight.numel() // rows) <= cuda.largest_side(weight.device) else "gemm"

@@ -4,6 +4,7 @@ One call clips all weights of a discriminator in three launches (csrc/singular_v
 GPU, and can be captured in a CUDA graph after a first call outside of it, which loads the kernels.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,9 +22,18 @@ _POLYNOMIALS = sign_schedule(1e-15, 1e-8)
 _KEPT_WORKSPACES = 8
 
 
+@functools.cache
 def largest_side(device: torch.device) -> int:
-    """The largest smaller side of a matrix that the kernels take on this GPU."""
-    return extension().largest_side(device.index)[0]
+    """The largest smaller side of a matrix that the kernels take on this GPU; 0 where they cannot run."""
+    try:
+        return extension().largest_side(device.index)[0]
+    except ImportError:
+        return 0
+
+
+def has_memory(weight: torch.Tensor) -> bool:
+    """Whether there is an address behind the tensor, unlike a FakeTensor or another class with its own dispatch."""
+    return type(weight).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
 
 
 def launch(
@@ -64,7 +74,7 @@ def run(
     arguments: dict,
 ) -> None:
     """The part of `launch` that does not ask PyTorch for the GPU; `arguments` are further ones of the extension."""
-    operands = _operands(weights, copies)
+    operands, repeated = _operands(weights, copies)
     matrices = [operand.matrix for operand in operands]
     size = extension().workspace_bytes(matrices)
     workspace = workspace_of(size)
@@ -81,8 +91,11 @@ def run(
         raise BackendError(f"singular value clipping failed on {weights[0].device}: {error}")
     for operand in operands:
         operand.finish()
+    for weight, copy in repeated:
+        copy.copy_(weight)
     # Autograd cannot see what the kernels wrote.
-    torch.autograd.graph.increment_version([t for t in (*weights, *scales) if not t.is_inference()])
+    written = [*weights, *scales, *(copy for copy in copies if copy is not None)]
+    torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
 
 
 class _Operand(NamedTuple):
@@ -122,14 +135,19 @@ class _Operand(NamedTuple):
 
 
 def _operands(weights, copies):
-    operands, seen = [], set()
+    """What the kernels work on, and weights listed again, with copies of their own.
+
+    A weight that two layers share is clipped once: twice at the same time would be a race.
+    """
+    operands, repeated, seen = [], [], set()
     for weight, copy in zip(weights, copies, strict=True):
-        # A weight that two layers share is clipped once: twice at the same time would be a race.
         place = (weight.data_ptr(), weight.shape, weight.stride())
         if place not in seen:
             operands.append(_Operand.of(weight, copy))
+        elif copy is not None:
+            repeated.append((weight, copy))
         seen.add(place)
-    return operands
+    return operands, repeated
 
 
 def _column_stride(weight):
