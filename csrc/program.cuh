@@ -16,7 +16,7 @@
 
 namespace tgan_fast {
 
-// A value σ² between t² and (1 + this)·t² may keep up to a sixteenth of its relative excess over t² in σ: 4e-7.
+// A σ² between t² and (1 + this)·t² is not lowered all the way: up to a sixteenth of this, 4e-7·t, stays in σ.
 constexpr double kResolution = 6e-6;
 // Where ‖W‖² exceeds this times t², rounding of the largest eigenvalues would blur what lies near t: such a W is clipped
 // at the larger threshold ‖W‖/3162, and further by the next call.
