@@ -20,13 +20,13 @@ from tgan_fast.ops.cuda_extension import extension
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (80, 90, 100)
 SIDE = 512
+SETUP = run_path(str(ROOT / "setup.py"))
 
 
 def resources(nvcc: str, architecture: int) -> list[dict]:
     """What every kernel needs on one architecture."""
-    flags = run_path(str(ROOT / "setup.py"))["COMPILE_FLAGS"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [nvcc, *flags, f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c"]
+        command = [nvcc, *SETUP["COMPILE_FLAGS"], f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c"]
         command += [str(ROOT / "csrc" / "singular_value_clip.cu"), "-o", str(Path(folder, "kernels.o"))]
         result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -61,9 +61,9 @@ def main(json_lines: bool = False) -> None:
     Args:
         json_lines: print JSON, one object a line.
     """
-    nvcc = run_path(str(ROOT / "setup.py"))["find_nvcc"]()
-    if nvcc is None:
-        sys.exit("there is no nvcc in CUDA_HOME, CUDA_PATH or PATH")
+    if reason := SETUP["why_without_cuda"]():
+        sys.exit(f"the CUDA extension cannot be built here: {reason}")
+    nvcc = SETUP["find_nvcc"]()
     for architecture in ARCHITECTURES:
         for entry in resources(nvcc, architecture):
             if json_lines:

@@ -10,16 +10,10 @@
 
 namespace tgan_fast {
 
-struct ScalePlan {
-    float* scale;
-    const float* running_var;
-    std::int64_t channels;
-};
-
 struct ApplyArguments {
     Plan plan;
     double* workspace;
-    ScalePlan scales[kScalesPerCall];
+    BatchNormScale scales[kScalesPerCall];
     float lowest, epsilon;
 };
 
@@ -106,26 +100,20 @@ __device__ __forceinline__ void multiply_strip(double* shared, const float* stri
     const ApplyPart<Width> part;
     Piece piece;
     clear(piece);
-    const int steps = padded / kApplyDepth;
-    for (int s = 0; s < kApplyStages - 1; ++s) {
-        load_shrinkage<Width>(shared + s * kApplyStageDoubles, rows + s * kApplyDepth, padded);
-        commit_copies();
-    }
-    for (int s = 0; s < steps; ++s) {
-        wait_for_copies<kApplyStages - 2>();
-        __syncthreads();
-        const int ahead = s + kApplyStages - 1;
-        if (ahead < steps)
-            load_shrinkage<Width>(shared + ahead % kApplyStages * kApplyStageDoubles, rows + ahead * kApplyDepth, padded);
-        commit_copies();
-        const double* const a = shared + s % kApplyStages * kApplyStageDoubles + part.row * kApplyDepth;
-        const int k = part.group * 8, row = s * kApplyDepth + k + part.lane % 4 * 2;
+    static_assert(kApplyStages - 1 <= kBlock / kApplyDepth);
+    const auto load = [&](int stage, int step) {
+        load_shrinkage<Width>(shared + stage * kApplyStageDoubles, rows + step * kApplyDepth, padded);
+    };
+    const auto compute = [&](int stage, int step) {
+        const double* const a = shared + stage * kApplyStageDoubles + part.row * kApplyDepth;
+        const int k = part.group * 8, row = step * kApplyDepth + k + part.lane % 4 * 2;
         const auto pair = [&](int j) {
             return double2{strip[strip_index<Width>(row, part.column + j)],
                            strip[strip_index<Width>(row + 1, part.column + j)]};
         };
         accumulate<kApplyDepth>(piece, a, k, pair, part.lane);
-    }
+    };
+    pipeline<kApplyStages>(padded / kApplyDepth, load, compute);
     gather(shared, piece, part);
 }
 
@@ -161,14 +149,14 @@ __device__ __forceinline__ void copy_strip(const MatrixPlan& m, std::int64_t fir
     });
 }
 
-__device__ __forceinline__ void clamp_scale(const ScalePlan& plan, float lowest, float epsilon) {
-    for (std::int64_t channel = threadIdx.x; channel < plan.channels; channel += blockDim.x) {
-        const float deviation = sqrtf(plan.running_var[channel] + epsilon);
+__device__ __forceinline__ void clamp_scale(const BatchNormScale& batch_norm, float lowest, float epsilon) {
+    for (std::int64_t channel = threadIdx.x; channel < batch_norm.channels; channel += blockDim.x) {
+        const float deviation = sqrtf(batch_norm.running_var[channel] + epsilon);
         const float smallest = lowest * deviation;
-        const float scale = plan.scale[channel];
+        const float scale = batch_norm.scale[channel];
         // A scale or a deviation that is not a number stays visible.
         const float raised = scale < smallest ? smallest : scale;
-        plan.scale[channel] = raised <= deviation || isnan(raised) ? raised : deviation;
+        batch_norm.scale[channel] = raised <= deviation || isnan(raised) ? raised : deviation;
     }
 }
 

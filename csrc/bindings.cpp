@@ -19,8 +19,7 @@ namespace {
 
 using Address = std::uintptr_t;
 // address, rows, columns, row stride, column stride, address of the copy (0: none), its type (1: float16, 2: bfloat16)
-using MatrixTuple =
-    std::tuple<Address, std::int64_t, std::int64_t, std::int64_t, std::int64_t, Address, int>;
+using MatrixTuple = std::tuple<Address, std::int64_t, std::int64_t, std::int64_t, std::int64_t, Address, int>;
 // address of the scale, address of the running variance, channels
 using ScaleTuple = std::tuple<Address, Address, std::int64_t>;
 // lower, upper, a, b, c
@@ -50,8 +49,8 @@ std::string constrain(int device, const std::vector<MatrixTuple>& matrices, cons
     for (const auto& [lower, upper, a, b, c] : polynomials)
         constraint.polynomials.push_back({lower, upper, a, b, c});
     // With the GIL: the launches of two threads on one stream and workspace must not mix.
-    return tgan_fast::constrain(device, matrices_of(matrices), batch_norms, constraint, pointer<void>(workspace), workspace_size,
-                                pointer<int>(non_finite), pointer<void>(stream));
+    return tgan_fast::constrain(device, matrices_of(matrices), batch_norms, constraint, pointer<void>(workspace),
+                                workspace_size, pointer<int>(non_finite), pointer<void>(stream));
 }
 
 py::tuple largest_side(int device) {

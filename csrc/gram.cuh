@@ -1,5 +1,5 @@
 // Gram matrix W·Wᵀ of every W, in float64: float32 squares are exact in it, and rounding stays far below the threshold
-// even where a singular value is ten thousand times as large.
+// even where a singular value is thousands of times as large.
 //
 // One block computes a 64×64 block of the lower triangle over a part of the columns; shrinkage.cuh adds the parts up.
 // For a W of m×n: m·(m + 64)·n FLOP; 4·m·n bytes from memory, and through the L2 cache up to m/64 times as many.

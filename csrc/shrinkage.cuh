@@ -80,24 +80,17 @@ class StageLoader {
 // of the other that is the tile's first column: it is symmetric.
 __device__ __forceinline__ void multiply(Piece& piece, const ShrinkagePart& part, double* shared, const double* left,
                                          const double* right, int padded) {
-    const StageLoader load(left, right, padded);
-    const int steps = padded / kDepth;
-    for (int s = 0; s < kStages - 1; ++s) {
-        if (s < steps) load(shared + s * kStageDoubles, s * kDepth);
-        commit_copies();
-    }
-    for (int s = 0; s < steps; ++s) {
-        wait_for_copies<kStages - 2>();
-        __syncthreads();
-        const int ahead = s + kStages - 1;
-        if (ahead < steps) load(shared + ahead % kStages * kStageDoubles, ahead * kDepth);
-        commit_copies();
-        const double* const a = shared + s % kStages * kStageDoubles + part.row * kDepth;
-        const double* const b = shared + s % kStages * kStageDoubles + (kTileRows + part.column) * kDepth;
+    const StageLoader loader(left, right, padded);
+    static_assert(kStages - 1 <= kBlock / kDepth);
+    const auto load = [&](int stage, int step) { loader(shared + stage * kStageDoubles, step * kDepth); };
+    const auto compute = [&](int stage, int) {
+        const double* const a = shared + stage * kStageDoubles + part.row * kDepth;
+        const double* const b = shared + stage * kStageDoubles + (kTileRows + part.column) * kDepth;
         const int k = part.group * 8;
         const auto pair = [&](int j) { return load_pair<kDepth>(b, j, k, part.lane % 4); };
         accumulate<kDepth>(piece, a, k, pair, part.lane);
-    }
+    };
+    pipeline<kStages>(padded / kDepth, load, compute);
 }
 
 // Calls function(i, j) for this thread's share of a tile's elements that are not above the matrix's diagonal.

@@ -116,13 +116,22 @@ cudaError_t prepare(void (*kernel)(Argument), const Limits& limits) {
     return cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.shared_bytes);
 }
 
-// On the current device.
-cudaError_t prepare_all(const Limits& limits) {
-    cudaError_t error = prepare(gram_kernel, limits);
+// Makes the kernels ready on a device, the current one, and tells its limits.
+cudaError_t prepare_all(int device, Limits& limits) {
+    cudaError_t error = limits_of(device, limits);
+    if (error == cudaSuccess) error = prepare(gram_kernel, limits);
     if (error == cudaSuccess) error = prepare(shrinkage_kernel, limits);
     if (error == cudaSuccess) error = prepare(apply_kernel<64>, limits);
     if (error == cudaSuccess) error = prepare(apply_kernel<32>, limits);
     return error;
+}
+
+// 0 where the kernels do not fit.
+int largest_side_within(const Limits& limits) {
+    if (limits.shared_bytes < std::max(kShrinkageShared, kGramShared)) return 0;
+    int side = kLargestSide;
+    while (side > 0 && apply_shared<32>(side) > limits.shared_bytes) side -= kBlock;
+    return std::max(side, 0);
 }
 
 // What one round of launches works on.
@@ -165,8 +174,7 @@ cudaError_t launch_apply(const Call& call, const Constraint& constraint, const L
     ApplyArguments arguments = {};
     arguments.plan = call.plan;
     arguments.workspace = call.workspace;
-    for (int i = 0; i < call.scale_count; ++i)
-        arguments.scales[i] = {call.scales[i].scale, call.scales[i].running_var, call.scales[i].channels};
+    std::copy_n(call.scales, call.scale_count, arguments.scales);
     arguments.lowest = static_cast<float>(constraint.lowest);
     arguments.epsilon = static_cast<float>(constraint.epsilon);
     // A wider strip reads R less often.
@@ -210,23 +218,17 @@ std::string refusal(const std::vector<Matrix>& matrices, const Constraint& const
 }  // namespace
 
 int largest_side(int device, std::string& error) {
+    const DeviceGuard guard(device);
     Limits limits = {};
-    cudaError_t state = limits_of(device, limits);
-    if (state == cudaSuccess && limits.shared_bytes < std::max(kShrinkageShared, kGramShared)) {
-        error = "a block of the device has " + std::to_string(limits.shared_bytes) + " bytes of shared memory";
-        return 0;
-    }
-    if (state == cudaSuccess) {
-        const DeviceGuard guard(device);
-        state = guard.error == cudaSuccess ? prepare_all(limits) : guard.error;
-    }
+    const cudaError_t state = guard.error == cudaSuccess ? prepare_all(device, limits) : guard.error;
     if (state != cudaSuccess) {
         error = text_of(state);
         return 0;
     }
-    int side = kLargestSide;
-    while (side > 0 && apply_shared<32>(side) > limits.shared_bytes) side -= kBlock;
-    return std::max(side, 0);
+    const int side = largest_side_within(limits);
+    if (side == 0)
+        error = "a block of the device has " + std::to_string(limits.shared_bytes) + " bytes of shared memory";
+    return side;
 }
 
 std::vector<std::pair<std::string, int>> shared_bytes(int side) {
@@ -248,13 +250,12 @@ std::size_t workspace_bytes(const std::vector<Matrix>& matrices) {
 std::string constrain(int device, const std::vector<Matrix>& matrices, const std::vector<BatchNormScale>& scales,
                       const Constraint& constraint, void* workspace, std::size_t workspace_size, int* non_finite,
                       void* stream) {
-    std::string error;
-    const int side = largest_side(device, error);
-    if (error.empty()) error = refusal(matrices, constraint, workspace_size, side);
-    if (!error.empty()) return error;
     const DeviceGuard guard(device);
     Limits limits = {};
-    cudaError_t state = guard.error == cudaSuccess ? limits_of(device, limits) : guard.error;
+    cudaError_t state = guard.error == cudaSuccess ? prepare_all(device, limits) : guard.error;
+    if (state != cudaSuccess) return text_of(state);
+    const std::string error = refusal(matrices, constraint, workspace_size, largest_side_within(limits));
+    if (!error.empty()) return error;
     std::size_t matrix = 0, scale = 0;
     while (state == cudaSuccess && (matrix < matrices.size() || scale < scales.size())) {
         const std::size_t matrix_end = std::min(matrices.size(), matrix + kMatricesPerCall);

@@ -55,7 +55,7 @@ std::vector<std::pair<std::string, int>> shared_bytes(int side);
 // Bytes of device memory that `constrain` needs; the address must be a multiple of 256.
 std::size_t workspace_bytes(const std::vector<Matrix>& matrices);
 
-// Clips all matrices and clamps all scales, in the order of the stream: three launches for up to 24 matrices, no
+// Clips all matrices and clamps all scales, which are on the device, in the order of the stream: three launches for up to 24 matrices, no
 // synchronisation with the host, so that a CUDA graph can hold it. The same input gives the same bits.
 //
 // A matrix with a non-finite entry stays as it is, and 1 is written to *non_finite (device memory, never reset; may be

@@ -43,6 +43,25 @@ __device__ __forceinline__ double2 load_pair(const double* operand, int row, int
     return *reinterpret_cast<const double2*>(operand + row * Depth + exchanged(row, k) + 2 * t);
 }
 
+// Calls compute(stage, step) for each step, for whose data load(stage, step) has issued this thread's asynchronous copies
+// Stages − 1 steps before. There are at least as many steps.
+template <int Stages, typename Load, typename Compute>
+__device__ __forceinline__ void pipeline(int steps, Load load, Compute compute) {
+    for (int step = 0; step < Stages - 1; ++step) {
+        load(step, step);
+        commit_copies();
+    }
+    for (int step = 0; step < steps; ++step) {
+        wait_for_copies<Stages - 2>();
+        // Everybody's copies have arrived, and the stage that is filled next is no longer read.
+        __syncthreads();
+        const int ahead = step + Stages - 1;
+        if (ahead < steps) load(ahead % Stages, ahead);
+        commit_copies();
+        compute(step % Stages, step);
+    }
+}
+
 // piece += A·B for a depth of 8 from k on. `a` is an operand; right(j) is the pair (B[k + 2t][j], B[k + 2t + 1][j]).
 // The terms of a product may be added in any order, so each lane takes two that are neighbours in memory.
 template <int Depth, typename Right>

@@ -3,6 +3,7 @@
 import torch
 
 ROWS, COLUMNS = 70, 160
+TGAN = [(64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192)]  # its discriminator's weights
 
 
 def with_spectrum(s, columns=COLUMNS):

@@ -606,12 +606,6 @@ void __syncwarp(unsigned mask) {
     release_warp();
 }
 
-unsigned atomicAdd(unsigned* address, unsigned value) {
-    const unsigned old = *address;
-    *address += value;
-    return old;
-}
-
 // ---- The device ----------------------------------------------------------------------------------------------------
 
 void configure_host_device(int multiprocessors, int shared_bytes_optin, int blocks_per_multiprocessor,
@@ -645,8 +639,6 @@ const char* cudaGetErrorString(cudaError_t error) {
     return "unrecognized error code";
 }
 
-cudaError_t cudaPeekAtLastError() { return device.last_error; }
-
 cudaError_t cudaGetLastError() { return std::exchange(device.last_error, cudaSuccess); }
 
 cudaError_t cudaGetDevice(int* index) {
@@ -671,23 +663,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int ind
         case cudaDevAttrMultiProcessorCount:
             *value = device.multiprocessors;
             break;
-        case cudaDevAttrComputeCapabilityMajor:
-            *value = 9;
-            break;
-        case cudaDevAttrComputeCapabilityMinor:
-            *value = 0;
-            break;
-        case cudaDevAttrCooperativeLaunch:
-            *value = 1;
-            break;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin:
             *value = device.shared_bytes_optin;
             break;
     }
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
-    memset(address, value, bytes);
     return cudaSuccess;
 }

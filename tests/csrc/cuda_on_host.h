@@ -28,7 +28,6 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
 
@@ -46,9 +45,6 @@ struct __align__(16) double2 {
 
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xffffffff);
-unsigned atomicAdd(unsigned* address, unsigned value);
-inline void __threadfence() {}
-inline void __nanosleep(unsigned) {}
 
 enum cudaError_t {
     cudaSuccess = 0,
@@ -63,9 +59,6 @@ enum cudaError_t {
 
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
-    cudaDevAttrComputeCapabilityMajor = 75,
-    cudaDevAttrComputeCapabilityMinor = 76,
-    cudaDevAttrCooperativeLaunch = 95,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 
@@ -76,12 +69,10 @@ using cudaStream_t = struct CUstream_st*;
 // For the error of the last launch, what went wrong in it.
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
-cudaError_t cudaPeekAtLastError();
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
-cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream);
 
 // The pretended device, of which every library built with this has its own. As an H100 it starts with 132
 // multiprocessors, 232448 bytes of shared memory a block and as many blocks a multiprocessor as fit. Without

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from host_build import build
-from spectra import SPECTRA, clipped_by_svd, gaussian, relative_error, topped, with_spectrum
+from spectra import SPECTRA, TGAN, clipped_by_svd, gaussian, relative_error, topped, with_spectrum
 
 from tgan_fast.ops import singular_value_clip, singular_value_clip_cuda
 from tgan_fast.ops.clamp_batch_norm_scale import clamp_batch_norm_scale_
@@ -16,7 +16,6 @@ from tgan_fast.ops.registry import BackendError
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 SOURCES = [CSRC / "singular_value_clip.cu", CSRC / "bindings.cpp"]
-TGAN = [(64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192)]
 SQRT = 3e-7  # PyTorch's square root on CPUs is not always the nearest number
 H100, CONSUMER = 232448, 101376  # bytes of shared memory that a block may have
 

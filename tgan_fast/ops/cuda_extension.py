@@ -4,8 +4,6 @@ import functools
 import importlib
 from types import ModuleType
 
-from tgan_fast.ops.registry import AVAILABLE
-
 
 @functools.cache
 def extension() -> ModuleType:
@@ -17,8 +15,8 @@ def extension() -> ModuleType:
     return importlib.import_module("tgan_fast._cuda")
 
 
-def extension_state() -> str:
-    """`AVAILABLE`, or why the extension cannot be used and what helps."""
+def why_not() -> str | None:
+    """Why the extension cannot be used, and what helps; None if it can."""
     try:
         loaded = extension()
     except ModuleNotFoundError:
@@ -29,4 +27,4 @@ def extension_state() -> str:
     except ImportError as error:
         return f"the CUDA extension does not load, so install tgan_fast again: {error}"
     _, error = loaded.largest_side(0)
-    return f"the CUDA extension finds no GPU: {error}" if error else AVAILABLE
+    return f"the CUDA extension finds no GPU: {error}" if error else None

@@ -5,6 +5,8 @@ import os
 
 import torch
 
+from tgan_fast.ops import cuda_extension
+
 AVAILABLE = "available"
 TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
@@ -51,9 +53,7 @@ def _triton_state():
 
 
 def _cuda_extension_state():
-    from tgan_fast.ops.cuda_extension import extension_state  # it imports this module
-
-    return extension_state()
+    return cuda_extension.why_not() or AVAILABLE
 
 
 # operation → backend → AVAILABLE, or the reason why it cannot be used, or a function that returns either
