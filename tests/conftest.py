@@ -35,7 +35,10 @@ def triton_device(request):
 
 
 @pytest.fixture(autouse=True)
-def _reproducible(monkeypatch):
+def _reproducible():
     """The same random numbers in every run, and float32 that is float32: cuDNN takes TF32 by default."""
     torch.manual_seed(0)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    yield
+    convolutions.fp32_precision = before

@@ -1,0 +1,66 @@
+"""The arithmetic of the networks: bfloat16, TF32 or float32.
+
+In all of them weights, batch statistics, losses and the optimisers' state are float32; only what convolutions and
+matrix products read and write differs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from tgan_fast.errors import InputError
+
+Precision = Literal["bf16", "tf32", "fp32"]
+
+_OLDEST_WITH_TF32 = (8, 0)
+
+
+def resolve_precision(name: Literal["auto", "bf16", "tf32", "fp32"], device: torch.device) -> Precision:
+    """A precision that the device has; `auto` is bf16 on GPUs that have it in hardware, fp32 elsewhere.
+
+    Raises:
+        InputError: the device does not have the precision asked for.
+    """
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and _has_bf16(device) else "fp32"
+    if name == "bf16" and device.type == "cuda" and not _has_bf16(device):
+        raise InputError(f"{_name(device)} does not compute in bfloat16: choose --precision fp32")
+    if name == "tf32" and not _has_tf32(device):
+        raise InputError(f"{_name(device)} does not compute in TF32: choose --precision fp32")
+    return name
+
+
+def compute_dtype(precision: Precision, dtype: torch.dtype) -> torch.dtype:
+    """What the activations of a network with weights of `dtype` are."""
+    return torch.bfloat16 if precision == "bf16" else dtype
+
+
+@contextmanager
+def arithmetic(precision: Precision) -> Iterator[None]:
+    """Inside, cuDNN and cuBLAS take float32 as TF32 if that is the precision, as float32 otherwise.
+
+    cuDNN also chooses its convolution algorithms by measuring them. Afterwards all is as it was.
+    """
+    convolutions, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = convolutions.fp32_precision, products.fp32_precision, torch.backends.cudnn.benchmark
+    convolutions.fp32_precision = products.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision, products.fp32_precision, torch.backends.cudnn.benchmark = before
+
+
+def _has_bf16(device):
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _has_tf32(device):
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _OLDEST_WITH_TF32
+
+
+def _name(device):
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
