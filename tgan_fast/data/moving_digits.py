@@ -6,13 +6,16 @@ C. Kaynak, UCI Machine Learning Repository), which are part of that package; the
 """
 
 import numpy as np
+import torch
 from PIL import Image
 
-FRAMES = 16
-FRAME_SIZE = 64
+from tgan_fast.models import FRAMES, IMAGE_SIZE
+
 DIGIT_SIZE = 28
 # Pixels a frame, along each axis.
 FASTEST = 5.0
+
+_ROOM = IMAGE_SIZE - DIGIT_SIZE
 
 
 class MovingDigits:
@@ -26,19 +29,27 @@ class MovingDigits:
         digits: how many move in a clip, 1 or 2.
         channels: 1, or any number of equal channels.
         seed: of handwritings, places and speeds.
+
+    Attributes:
+        layers: of the windows, one for each digit; see `read_windows`.
     """
 
     def __init__(self, size: int = 100_000, *, digits: int = 1, channels: int = 1, seed: int = 0):
         if digits not in (1, 2):
             raise ValueError(f"one or two digits can move in a clip, not {digits}")
         self.size, self.digits, self.channels, self.seed = size, digits, channels, seed
+        self.layers = digits
         # Here, since importing scikit-learn takes a second that other data sets need not wait for.
         from sklearn.datasets import load_digits
 
         scanned = load_digits()
-        self._labels = scanned.target
         self._images = np.stack([_enlarged(image) for image in scanned.images])
-        self._by_label = [np.flatnonzero(self._labels == label) for label in range(10)]
+        # A stream each, so that a clip does not depend on how many there are.
+        of_labels, of_handwritings, of_starts, of_speeds = np.random.default_rng(seed).spawn(4)
+        self._labels = of_labels.integers(10, size=size)
+        self._handwritings = _different_handwritings(of_handwritings, self._labels, digits, scanned.target)
+        self._starts = of_starts.uniform(0, _ROOM, (size, digits, 2))
+        self._speeds = of_speeds.uniform(-FASTEST, FASTEST, (size, digits, 2))
 
     def __len__(self) -> int:
         return self.size
@@ -47,14 +58,34 @@ class MovingDigits:
         """Clip `index`: uint8 [16, 64, 64, channels], and its digit."""
         if not 0 <= index < self.size:
             raise IndexError(f"clip {index} of {self.size}")
-        rng = np.random.default_rng((self.seed, index))
-        label = int(rng.integers(10))
-        clip = np.zeros((FRAMES, FRAME_SIZE, FRAME_SIZE), np.uint8)
-        for image in self._images[rng.choice(self._by_label[label], self.digits, replace=False)]:
-            for frame, (top, left) in zip(clip, _bouncing_path(rng), strict=True):
+        clip = np.zeros((FRAMES, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        for image, corners in zip(self._images[self._handwritings[index]], self._corners(index), strict=True):
+            for frame, (top, left) in zip(clip, corners, strict=True):
                 place = frame[top : top + DIGIT_SIZE, left : left + DIGIT_SIZE]
                 np.maximum(place, image, out=place)
-        return np.repeat(clip[..., None], self.channels, axis=-1), label
+        return np.repeat(clip[..., None], self.channels, axis=-1), int(self._labels[index])
+
+    @property
+    def frames(self) -> torch.Tensor:
+        """What `windows` are windows of: every handwriting amid so much black that a window may hold it anywhere.
+
+        uint8 [1797, 100, 100, 1].
+        """
+        margin = (_ROOM, _ROOM)
+        return torch.from_numpy(np.pad(self._images, ((0, 0), margin, margin))[..., None])
+
+    def windows(self, clips: np.ndarray, choices: np.random.Generator | None = None) -> np.ndarray:
+        """Windows int64 [n, digits, 16, 4], as `read_windows` takes them, of `clips` [n]; nothing is left to choose."""
+        windows = np.ones((len(clips), self.digits, FRAMES, 4), np.int64)
+        windows[..., 0] = self._handwritings[clips][..., None]
+        windows[..., 1:3] = _ROOM - self._corners(clips)
+        return windows
+
+    def _corners(self, clips):
+        """Top left corners int64 [..., digits, 16, 2] on straight paths that the frame's edges reflect."""
+        starts, speeds = self._starts[clips][..., None, :], self._speeds[clips][..., None, :]
+        unfolded = (starts + speeds * np.arange(FRAMES)[:, None]) % (2 * _ROOM)
+        return np.rint(_ROOM - np.abs(_ROOM - unfolded)).astype(np.int64)
 
 
 def _enlarged(image):
@@ -63,9 +94,11 @@ def _enlarged(image):
     return np.asarray(levels.resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC))
 
 
-def _bouncing_path(rng):
-    """Top left corners [16, 2] on a straight path that the frame's edges reflect."""
-    room = FRAME_SIZE - DIGIT_SIZE
-    start, speed = rng.uniform(0, room, 2), rng.uniform(-FASTEST, FASTEST, 2)
-    unfolded = (start + speed * np.arange(FRAMES)[:, None]) % (2 * room)
-    return np.rint(room - np.abs(room - unfolded)).astype(int)
+def _different_handwritings(random, labels, digits, scanned):
+    """For each of `labels` [n], `digits` different ones of the images that `scanned` names alike: int64 [n, digits]."""
+    counts = np.bincount(scanned)
+    before = np.cumsum(counts) - counts
+    places = random.integers(counts[labels][:, None] - np.arange(digits))
+    # The second one of those that the first one leaves.
+    places[:, 1:] += places[:, 1:] >= places[:, :1]
+    return np.argsort(scanned, kind="stable")[before[labels][:, None] + places]

@@ -1,0 +1,106 @@
+"""CUDA streams and events on a CPU: what is launched on a stream runs later, in order, on a thread of the stream's.
+
+Copies take their time and go in two halves, so that what should have waited for one shows.
+"""
+
+import queue
+import random
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+
+from tgan_fast.data.prefetch import Filling
+
+_current = threading.local()
+
+
+class Stream:
+    """As `torch.cuda.Stream`, as far as it is used."""
+
+    def __init__(self, device=None):
+        self._work = queue.Queue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def launch(self, work):
+        self._work.put(work)
+
+    def wait_event(self, event):
+        self.launch(event.last.wait)
+
+    def synchronize(self):
+        self._work.join()
+
+    def _run(self):
+        while True:
+            self._work.get()()
+            self._work.task_done()
+
+
+class Event:
+    """As `torch.cuda.Event`: waiting for it is waiting for what was recorded last, if anything was."""
+
+    def __init__(self, blocking=False):
+        self.last = threading.Event()
+        self.last.set()
+
+    def record(self, stream):
+        self.last = threading.Event()
+        stream.launch(self.last.set)
+
+    def synchronize(self):
+        self.last.wait()
+
+
+class DeviceMemory:
+    """A tensor that only streams write."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def copy_(self, host, non_blocking):
+        assert non_blocking
+        _current.stream.launch(lambda: write_slowly(self.array, host.array, 1e-3))
+
+
+class PinnedMemory:
+    """A tensor of the host."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def numpy(self):
+        return self.array
+
+
+class SimulatedFilling(Filling):
+    """`Filling` whose memory is simulated too."""
+
+    def empty(self, *, pin_memory=False, device=None):
+        array = np.zeros(self.shape)
+        return PinnedMemory(array) if pin_memory else DeviceMemory(array)
+
+
+def write_slowly(target, source, seconds):
+    """Up to so many seconds lie between the halves."""
+    half = len(target) // 2
+    np.copyto(target[:half], source[:half])
+    time.sleep(random.uniform(0, seconds))
+    np.copyto(target[half:], source[half:])
+
+
+@contextmanager
+def on_stream(stream):
+    """As `torch.cuda.stream`."""
+    _current.stream = stream
+    yield
+
+
+def simulate(monkeypatch, cuda):
+    """Let `torch.cuda` have simulated streams; returns the one that is current."""
+    main = Stream()
+    for name, value in (("Stream", Stream), ("Event", Event), ("stream", on_stream)):
+        monkeypatch.setattr(cuda, name, value)
+    monkeypatch.setattr(cuda, "current_stream", lambda device=None: main)
+    return main

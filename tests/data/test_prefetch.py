@@ -1,0 +1,190 @@
+"""Threads and copies that run ahead: everything in its turn, nothing overwritten too early, nothing left behind."""
+
+import functools
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+import simulated_streams
+import torch
+
+from tgan_fast.data.prefetch import Filling, batches_ahead, filled_ahead, made_ahead, uploaded_ahead
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
+
+
+def pattern(k, size=1000):
+    return (np.arange(size) * 7 + k * 13) % 251
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("start", [0, 7])
+def test_what_threads_make_comes_in_order(workers, start):
+    def make(k):
+        time.sleep(0.001 * (k % 3))
+        return k, threading.current_thread().name
+
+    with_names = list(itertools.islice(made_ahead(make, start, workers), 30))
+    assert [k for k, _ in with_names] == list(range(start, start + 30))
+    assert len({name for _, name in with_names}) == workers
+    assert not threads()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_work_runs_ahead_but_not_too_far(workers):
+    begun = []
+    batches = made_ahead(begun.append, 0, workers)
+    for k in range(10):
+        next(batches)
+        deadline = time.monotonic() + 10
+        while len(begun) < k + batches_ahead(workers) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.005)
+        assert sorted(begun) == list(range(k + batches_ahead(workers)))
+    batches.close()
+    assert not threads()
+
+
+def test_an_error_is_raised_in_its_turn_and_no_thread_is_left():
+    def fill(k, out):
+        if k == 3:
+            raise OSError("batch 3 is unreadable")
+        out[...] = k
+
+    batches = filled_ahead(Filling(fill, (2,), torch.int64), 0, 2)
+    assert [next(batches).tolist() for _ in range(3)] == [[0, 0], [1, 1], [2, 2]]
+    with pytest.raises(OSError, match="batch 3 is unreadable"):
+        next(batches)
+    assert not threads()
+
+
+def test_batches_on_the_cpu_have_memory_of_their_own():
+    filling = Filling(lambda k, out: np.copyto(out, k), (3,), torch.uint8)
+    batches = list(itertools.islice(filled_ahead(filling, 5, 2), 20))
+    assert [batch.tolist() for batch in batches] == [[k] * 3 for k in range(5, 25)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("producer", "consumer"), [(0, 0), (3e-3, 0), (0, 3e-3), (3e-3, 3e-3)])
+def test_the_ring_on_simulated_streams(monkeypatch, workers, producer, consumer):
+    """Without any one of its three waits, these batches are torn."""
+    current, count, torn = simulated_streams.simulate(monkeypatch, torch.cuda), 60, []
+
+    def fill(k, out):
+        simulated_streams.write_slowly(out, np.full_like(out, k), producer)
+
+    def look(k, array):
+        before = array.copy()
+        time.sleep(consumer)
+        if not (before == array).all() or not (array == k).all():
+            torn.append(k)
+
+    filling = simulated_streams.SimulatedFilling(fill, (64,), None)
+    batches = uploaded_ahead(filling, 0, workers, torch.device("cpu"))
+    for k, batch in enumerate(itertools.islice(batches, count)):
+        current.launch(functools.partial(look, k, batch.array))
+    batches.close()
+    current.synchronize()
+    assert not torn
+    assert not threads()
+
+
+def cycles(milliseconds):
+    """What `torch.cuda._sleep` takes for a time of that order."""
+    return int(milliseconds * 1e6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("slow", ["neither", "producer", "consumer", "both", "now and then"])
+def test_the_ring_under_stress(workers, slow):
+    """Batches large enough that a copy which begins too early is still under way when it does harm."""
+    size, count, random = 8 << 20, 60, np.random.default_rng(0)
+    pauses = random.uniform(0, 4, (2, count + batches_ahead(workers)))
+    if slow == "now and then":
+        pauses *= random.integers(2, size=pauses.shape)
+    else:
+        pauses *= {"neither": [[0], [0]], "producer": [[1], [0]], "consumer": [[0], [1]], "both": [[1], [1]]}[slow]
+
+    def fill(k, out):
+        time.sleep(pauses[0, k] / 1e3)
+        out[...] = k % 251
+
+    batches = uploaded_ahead(Filling(fill, (size,), torch.uint8), 0, workers, torch.device("cuda"))
+    extremes = []
+    for k, batch in enumerate(itertools.islice(batches, count)):
+        torch.cuda._sleep(cycles(pauses[1, k]))
+        extremes.append(torch.stack([*batch.aminmax(), batch[0], batch[-1]]))
+    batches.close()
+    assert torch.stack(extremes).tolist() == [[k % 251] * 4 for k in range(count)]
+    assert not threads()
+
+
+@pytest.mark.gpu
+def test_the_ring_yields_what_was_filled_in():
+    filling = Filling(lambda k, out: np.copyto(out, pattern(k)), (1000,), torch.int64)
+    batches = uploaded_ahead(filling, 3, 2, torch.device("cuda"))
+    for k, batch in enumerate(itertools.islice(batches, 40), start=3):
+        assert batch.is_cuda
+        assert np.array_equal(batch.cpu().numpy(), pattern(k))
+
+
+@pytest.mark.gpu
+def test_the_host_does_not_wait_for_the_gpu():
+    filling = Filling(lambda k, out: np.copyto(out, k), (1 << 20,), torch.uint8)
+    batches = uploaded_ahead(filling, 0, 1, torch.device("cuda"))
+    next(batches)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(cycles(2000))
+    busy = torch.cuda.Event()
+    busy.record()
+    for _ in range(batches_ahead(1) - 1):
+        next(batches)
+    assert not busy.query()
+    batches.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("taken", [1, 9])
+def test_a_ring_that_is_closed_leaves_nothing_that_writes(taken):
+    """Its memory, taken again at once, keeps what is written into it."""
+    filling = Filling(lambda k, out: np.copyto(out, 1), (4 << 20,), torch.uint8)
+    batches = uploaded_ahead(filling, 0, 2, torch.device("cuda"))
+    for _ in itertools.islice(batches, taken):
+        torch.cuda._sleep(cycles(1))
+    batches.close()
+    again = [torch.zeros(4 << 20, dtype=torch.uint8, device="cuda") for _ in range(batches_ahead(2))]
+    torch.cuda.synchronize()
+    assert not any(memory.any() for memory in again)
+    assert not threads()
+
+
+@pytest.mark.gpu
+def test_an_error_leaves_the_ring_as_closing_does():
+    def fill(k, out):
+        if k == 5:
+            raise OSError("batch 5 is unreadable")
+
+    batches = uploaded_ahead(Filling(fill, (10,), torch.uint8), 0, 3, torch.device("cuda"))
+    for _ in range(5):
+        next(batches)
+    with pytest.raises(OSError, match="batch 5 is unreadable"):
+        next(batches)
+    assert not threads()
+
+
+@pytest.mark.gpu
+def test_batches_can_be_read_on_another_stream():
+    """The one that is current when batches are asked for."""
+    filling = Filling(lambda k, out: np.copyto(out, k), (4 << 20,), torch.uint8)
+    stream, sums = torch.cuda.Stream(), []
+    with torch.cuda.stream(stream):
+        for batch in itertools.islice(uploaded_ahead(filling, 0, 1, torch.device("cuda")), 20):
+            torch.cuda._sleep(cycles(1))
+            sums.append(batch.sum())
+    stream.synchronize()
+    assert torch.stack(sums).tolist() == [k * (4 << 20) for k in range(20)]

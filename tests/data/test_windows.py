@@ -1,0 +1,200 @@
+"""Windows of frames become videos, pixel by pixel as a plain loop would read them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tgan_fast.data.pixels import scaled
+from tgan_fast.data.windows import read_windows, whole_frames
+from tgan_fast.ops.registry import TRITON_IS_INSTALLED
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+needs_triton = pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="needs Triton")
+
+
+def random_frames(*shape):
+    return torch.randint(256, shape, dtype=torch.uint8)
+
+
+def random_windows(frames, n, layers, clip_frames):
+    """Anywhere in the frames, half of them mirrored, every frame of a clip from somewhere else; both ends reached."""
+    count, height, width, _ = frames.shape
+    size = n, layers, clip_frames
+    step = 1 - 2 * torch.randint(2, size)
+    windows = [torch.randint(most, size) for most in (count, height - 63, width - 63)]
+    windows[2] += torch.where(step < 0, 63, 0)
+    windows = torch.stack([*windows, step], -1)
+    windows[0, 0, 0] = torch.tensor([count - 1, height - 64, width - 1, -1])
+    windows[-1, -1, -1] = torch.tensor([0, 0, 0, 1])
+    return windows
+
+
+def plain_loop(frames, windows, channels):
+    """Videos float64 [n, channels, T, 64, 64]."""
+    n, layers, clip_frames, _ = windows.shape
+    levels = np.zeros((n, clip_frames, 64, 64, frames.shape[-1]), np.uint8)
+    for place in np.ndindex(n, layers, clip_frames):
+        frame, top, left, step = windows[place].tolist()
+        for x in range(64):
+            column = frames[frame, top : top + 64, left + step * x].numpy()
+            pixels = levels[place[0], place[2], :, x]
+            np.maximum(pixels, column, out=pixels)
+    videos = (levels.astype(float) - 127.5) / 127.5
+    return torch.from_numpy(np.broadcast_to(videos, (*videos.shape[:-1], channels)).copy()).permute(0, 4, 1, 2, 3)
+
+
+CASES = {
+    "frames-of-the-same-size": ((5, 64, 64, 3), (2, 1, 3), 3),
+    "wider": ((5, 64, 85, 3), (2, 1, 3), 3),
+    "larger": ((3, 70, 99, 3), (2, 1, 2), 3),
+    "grey": ((5, 64, 85, 1), (2, 1, 3), 1),
+    "grey-to-colour": ((5, 64, 85, 1), (2, 1, 3), 3),
+    "two-layers": ((6, 100, 100, 1), (3, 2, 2), 3),
+    "three-layers-two-channels": ((4, 66, 65, 2), (1, 3, 1), 2),
+    "one-frame": ((1, 64, 64, 1), (1, 1, 1), 1),
+    "five-channels": ((2, 64, 64, 5), (1, 1, 2), 5),
+}
+cases = pytest.mark.parametrize(("shape", "size", "channels"), CASES.values(), ids=CASES)
+
+
+@cases
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES], ids=str)
+def test_indexing_reads_what_a_plain_loop_reads(device, shape, size, channels, dtype):
+    frames = random_frames(*shape)
+    windows = random_windows(frames, *size)
+    videos = read_windows(frames.to(device), windows.to(device), dtype=dtype, channels=channels, backend="torch")
+    check(videos, plain_loop(frames, windows, channels), dtype, rounds_twice=True)
+
+
+@needs_triton
+@cases
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_kernel_reads_what_a_plain_loop_reads(triton_device, shape, size, channels, dtype):
+    frames = random_frames(*shape)
+    windows = random_windows(frames, *size)
+    placed = frames.to(triton_device), windows.to(triton_device)
+    videos = read_windows(*placed, dtype=dtype, channels=channels, backend="triton")
+    # Triton's interpreter rounds bfloat16 towards zero.
+    in_interpreter = triton_device.type == "cpu" and dtype == torch.bfloat16
+    check(videos, plain_loop(frames, windows, channels), dtype, rounds_twice=in_interpreter)
+
+
+def check(videos, exact, dtype, *, rounds_twice):
+    assert videos.dtype == dtype
+    assert videos.is_contiguous(memory_format=torch.channels_last_3d)
+    videos = videos.cpu()
+    if not rounds_twice:
+        assert torch.equal(videos, exact.to(dtype))
+    torch.testing.assert_close(videos.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+@needs_triton
+def test_every_byte_is_rounded_once_by_the_kernel(triton_device):
+    frames = torch.arange(256, dtype=torch.uint8).repeat(16).view(1, 64, 64, 1).to(triton_device)
+    windows = torch.tensor([0, 0, 0, 1], device=triton_device).view(1, 1, 1, 4)
+    videos = read_windows(frames, windows, backend="triton").flatten()[:256].cpu()
+    assert torch.equal(videos, ((torch.arange(256).double() - 127.5) / 127.5).float())
+    assert (videos[0], videos[-1]) == (-1, 1)
+
+
+BACKENDS = ["torch", pytest.param("triton", marks=needs_triton)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_whole_frames_are_clips_as_they_are(backend):
+    """On the CPU the kernel runs in Triton's interpreter."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clips = random_frames(2, 16, 64, 64, 1).to(device)
+    videos = read_windows(clips.flatten(0, 1), whole_frames(2).to(device), backend=backend)
+    torch.testing.assert_close(videos, scaled(clips), rtol=2e-7, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_beyond_what_32_bits_count(backend):
+    frames = torch.zeros(2**31 // (64 * 64 * 3) + 20, 64, 64, 3, dtype=torch.uint8, device="cuda")
+    assert frames.numel() > 2**31
+    last = frames[-2:].copy_(random_frames(2, 64, 64, 3))
+    windows = torch.tensor([[0, 0, 0, 1], [1, 0, 63, -1]], device="cuda").view(1, 1, 2, 4)
+    expected = read_windows(last.clone(), windows, backend=backend)
+    windows[..., 0] += len(frames) - 2
+    assert torch.equal(read_windows(frames, windows, backend=backend), expected)
+
+
+@pytest.mark.gpu
+def test_a_gpu_takes_the_kernel_where_it_can():
+    frames = random_frames(3, 64, 64, 1).cuda()
+    windows = random_windows(frames.cpu(), 2, 1, 2).cuda()
+    for dtype, backend in ((torch.bfloat16, "triton"), (torch.float64, "torch")):
+        expected = read_windows(frames, windows, dtype=dtype, backend=backend)
+        assert torch.equal(read_windows(frames, windows, dtype=dtype), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cuda_graph_reads_the_windows_of_its_replay(backend):
+    frames = random_frames(9, 70, 85, 3).cuda()
+    windows = random_windows(frames.cpu(), 4, 2, 16).cuda()
+    static = windows.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        read_windows(frames, static, dtype=torch.bfloat16, backend=backend)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            videos = read_windows(frames, static, dtype=torch.bfloat16, backend=backend)
+    torch.cuda.current_stream().wait_stream(stream)
+    for _ in range(3):
+        windows = windows.roll(1, 0)
+        static.copy_(windows)
+        graph.replay()
+        assert torch.equal(videos, read_windows(frames, windows, dtype=torch.bfloat16, backend=backend))
+
+
+COMPILE = """
+import json, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tgan_fast.data.kernels import read_windows_kernel
+
+numbers = dict.fromkeys(("height", "width", "clip_frames"), "i32")
+for dtype in ("fp32", "bf16"):
+    for channels, video_channels, layers in ((3, 3, 1), (1, 3, 2)):
+        constants = {
+            "LAYERS": layers, "CHANNELS": channels, "VIDEO_CHANNELS": video_channels, "SIZE": 64, "BLOCK": 1024
+        }
+        signature = {"frames": "*u8", "windows": "*i64", "videos": "*" + dtype, **numbers}
+        source = ASTSource(
+            fn=read_windows_kernel,
+            signature={**signature, **dict.fromkeys(constants, "constexpr")},
+            constexprs=constants,
+            attrs={(position,): [["tt.divisibility", 16]] for position in range(3)},
+        )
+        for architecture in (80, 90, 100):
+            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+            print(json.dumps({"cubin": len(compiled.asm["cubin"]), "ptx": compiled.asm["ptx"]}))
+"""
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_kernel_compiles_for_gpus_that_are_not_there():
+    """In a process of its own, since this one may have decided for Triton's interpreter, which forgives a lot."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        cwd=Path(__file__).resolve().parents[2], env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    compiled = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(compiled) == 12
+    for entry in compiled:
+        assert entry["cubin"] > 0
+        assert "div.rn.f32" in entry["ptx"]
+        assert "st.global.v4.b32" in entry["ptx"]

@@ -1,0 +1,103 @@
+"""Batches made by threads, and copied to a GPU, before they are asked for."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+Made = TypeVar("Made")
+
+
+class Filling(NamedTuple):
+    """How to make batches: `fill(k, array)` writes batch `k` into an array of this shape and dtype."""
+
+    fill: Callable[[int, np.ndarray], None]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def empty(self, **options) -> torch.Tensor:
+        """A tensor for one batch, with the options of `torch.empty`."""
+        return torch.empty(self.shape, dtype=self.dtype, **options)
+
+
+def made_ahead(make: Callable[[int], Made], start: int, workers: int) -> Generator[Made, None, None]:
+    """Yield make(start), make(start + 1), … without end, each made by a thread before its turn.
+
+    `make(k + batches_ahead(workers))` begins only when the caller has come back for more than `make(k)`. An error in
+    `make` is raised in its turn. Closing the generator ends the threads.
+    """
+    depth = batches_ahead(workers)
+    with ThreadPoolExecutor(workers, thread_name_prefix="clips") as pool:
+        ahead = deque(pool.submit(make, k) for k in range(start, start + depth))
+        try:
+            for k in itertools.count(start + depth):
+                yield ahead.popleft().result()
+                ahead.append(pool.submit(make, k))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def batches_ahead(workers: int) -> int:
+    """How many batches are made or being made at any time."""
+    return max(4, 2 * workers)
+
+
+def filled_ahead(filling: Filling, start: int, workers: int) -> Generator[torch.Tensor, None, None]:
+    """Yield batches start, start + 1, … without end, each in memory of its own."""
+
+    def make(k):
+        batch = filling.empty()
+        filling.fill(k, batch.numpy())
+        return batch
+
+    return made_ahead(make, start, workers)
+
+
+def uploaded_ahead(
+    filling: Filling, start: int, workers: int, device: torch.device
+) -> Generator[torch.Tensor, None, None]:
+    """Yield batches start, start + 1, … on a GPU without end, each valid until the next one is asked for.
+
+    What the caller does with a batch, it launches on the stream that is current when it asks for the next one. Its
+    thread never waits for the GPU, unless it is `batches_ahead` in front of it.
+    """
+    slots = [_Slot(filling, device) for _ in range(batches_ahead(workers))]
+    copies = torch.cuda.Stream(device)
+
+    def make(k):
+        slot = slots[k % len(slots)]
+        slot.uploaded.synchronize()
+        filling.fill(k, slot.host.numpy())
+        with torch.cuda.stream(copies):
+            copies.wait_event(slot.consumed)
+            slot.on_device.copy_(slot.host, non_blocking=True)
+            slot.uploaded.record(copies)
+        return slot
+
+    made = made_ahead(make, start, workers)
+    try:
+        for slot in made:
+            torch.cuda.current_stream(device).wait_event(slot.uploaded)
+            yield slot.on_device
+            slot.consumed.record(torch.cuda.current_stream(device))
+    finally:
+        made.close()
+        # The slots' memory goes back to an allocator that knows nothing of this stream.
+        copies.synchronize()
+
+
+class _Slot:
+    """Memory for one batch on both sides, and what has been done with it."""
+
+    def __init__(self, filling, device):
+        self.host = filling.empty(pin_memory=True)
+        self.on_device = filling.empty(device=device)
+        # Threads that wait for this one sleep; others spin.
+        self.uploaded = torch.cuda.Event(blocking=True)
+        self.consumed = torch.cuda.Event()
+        # Whoever had this memory before may not have finished with it.
+        self.consumed.record(torch.cuda.current_stream(device))
