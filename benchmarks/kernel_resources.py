@@ -5,6 +5,7 @@
 The launchers run on tensors without memory while their launches are recorded; each is then compiled ahead of time.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -20,7 +21,8 @@ import tyro
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tgan_fast.ops.batch_norm import kernels as kernels_module
+from tgan_fast.ops import optimizer_kernels
+from tgan_fast.ops.batch_norm import kernels as batch_norm_kernels
 from tgan_fast.ops.batch_norm import launch as launchers
 from tgan_fast.ops.batch_norm.geometry import laid_out
 from tgan_fast.ops.batch_norm.tiles import Key, table
@@ -28,6 +30,12 @@ from tgan_fast.ops.batch_norm.tiles import Key, table
 ARCHITECTURES = (80, 90, 100)
 MULTIPROCESSORS = 132
 EPS = 1e-5
+_KERNELS = {
+    name: (module, kernel)
+    for module in (batch_norm_kernels, optimizer_kernels)
+    for name, kernel in vars(module).items()
+    if name.endswith("_kernel")
+}
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _TYPES = {
     torch.float32: "*fp32",
@@ -87,20 +95,20 @@ class _Recorder:
 def launches() -> list[Launch]:
     """Every entry of the table as in training with common options, and every option on a tensor of each kind."""
     found: dict[Launch, None] = {}
-    kernels = {name: kernel for name, kernel in vars(kernels_module).items() if name.endswith("_kernel")}
     multiprocessors = launchers._multiprocessors
     try:
         launchers._multiprocessors = lambda device: MULTIPROCESSORS
-        for name, kernel in kernels.items():
-            setattr(kernels_module, name, _Recorder(kernel, found))
+        for name, (module, kernel) in _KERNELS.items():
+            setattr(module, name, _Recorder(kernel, found))
         for case in _cases():
             _train_and_back(_tensor(*case))
         for x in _tensors_of_every_kind():
             _run_every_option(x)
+        _run_optimizers()
     finally:
         launchers._multiprocessors = multiprocessors
-        for name, kernel in kernels.items():
-            setattr(kernels_module, name, kernel)
+        for name, (module, kernel) in _KERNELS.items():
+            setattr(module, name, kernel)
     return list(found)
 
 
@@ -164,11 +172,23 @@ def _run_every_option(x):
         launchers.normalize(x, channel, channel, channel, channel, slope, EPS)
 
 
+def _run_optimizers():
+    """Every dtype of gradients and copies; lengths that 16 divides, others, and more than 32 bits can count."""
+    gradients, copies = (torch.float32, torch.bfloat16, torch.float16), (None, torch.bfloat16, torch.float16)
+    alike = list(zip(gradients, copies, strict=True))
+    every = list(itertools.product(gradients, copies))
+    for length, pairs in ((1, alike), (1001, alike), (1 << 20, every), (2**31 + 16, alike)):
+        for gradient, copy in pairs:
+            p, g = (torch.empty(length, dtype=dtype, device="meta") for dtype in (torch.float32, gradient))
+            c = copy and torch.empty(length, dtype=copy, device="meta")
+            optimizer_kernels.rmsprop(p, g, p, c, 1e-3, 0.99, 1e-8)
+            optimizer_kernels.adam(p, g, p, p, p.new_zeros(()), c, 1e-3, 0.9, 0.999, 1e-8)
+
+
 def compile_ahead(launch: Launch, architecture: int) -> dict:
     """Compile and read what the machine code needs."""
-    kernel = getattr(kernels_module, launch.kernel)
     source = ASTSource(
-        fn=kernel,
+        fn=_KERNELS[launch.kernel][1],
         signature=dict(launch.signature),
         constexprs=dict(launch.constants),
         attrs={(position,): [["tt.divisibility", 16]] for position in launch.divisible},

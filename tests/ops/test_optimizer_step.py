@@ -1,0 +1,291 @@
+"""rmsprop_ and adam_ against PyTorch's optimisers; the Triton kernels in its interpreter where there is no GPU."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tgan_fast.ops import BackendError, adam_, optimizer_step, rmsprop_
+from tgan_fast.ops.registry import TRITON_IS_INSTALLED
+
+ROOT = Path(__file__).resolve().parents[2]
+LENGTHS = [1, 7, 1024, 3001]
+STEPS = 6
+NAN = float("nan")
+needs_triton = pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="needs Triton")
+
+
+class Own:
+    """State of our operations, in the middle of tensors whose other elements are NaN and must stay so."""
+
+    def __init__(self, name, start, backend="auto", copy_dtype=None, shift=16):
+        def surrounded(values):
+            tensor = torch.full((len(values) + 2 * shift,), NAN, dtype=values.dtype, device=values.device)
+            self.whole.append(tensor)
+            tensor[shift : shift + len(values)] = values
+            return tensor[shift : shift + len(values)]
+
+        self.whole, self.shift, self.backend = [], shift, backend
+        self.operation = {"rmsprop": rmsprop_, "adam": adam_}[name]
+        self.parameter = surrounded(start)
+        self.averages = [surrounded(torch.zeros_like(start)) for _ in range({"rmsprop": 1, "adam": 2}[name])]
+        self.copy = None if copy_dtype is None else surrounded(torch.full_like(start, NAN, dtype=copy_dtype))
+        self.number = [torch.zeros((), device=start.device)] if name == "adam" else []
+
+    def step(self, gradient, **options):
+        for number in self.number:
+            number += 1
+        self.operation(
+            self.parameter, gradient, *self.averages, *self.number, copy=self.copy, backend=self.backend, **options
+        )
+
+    def assert_nothing_else_was_written(self):
+        for tensor in self.whole:
+            assert tensor[: self.shift].isnan().all()
+            assert tensor[-self.shift :].isnan().all()
+            assert tensor[self.shift : -self.shift].isfinite().all()
+
+
+class Torchs:
+    """PyTorch's own optimiser of a tensor."""
+
+    def __init__(self, name, start, **options):
+        self.parameter = torch.nn.Parameter(start.clone())
+        kind = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}[name]
+        self.optimizer = kind([self.parameter], foreach=False, **options)
+
+    def step(self, gradient):
+        self.parameter.grad = gradient.to(self.parameter.dtype)
+        self.optimizer.step()
+
+
+def start_and_gradients(length, device, dtype=torch.float32, gradient_dtype=None):
+    """Gradients of very different sizes, some of them 0."""
+    start = torch.randn(length, device=device, dtype=dtype) * 1e-2
+    gradients = torch.randn(STEPS, length, device=device, dtype=dtype) * 10 ** torch.empty_like(start).uniform_(-9, 3)
+    gradients[:, 1::5] = 0
+    return start, gradients.to(gradient_dtype or dtype)
+
+
+def error(got, exact, start):
+    """Relative to the way that was gone."""
+    return ((got.double() - exact).norm() / (exact - start.double()).norm()).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("length", [*LENGTHS, 2 * optimizer_step._CHUNK + 5])
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_on_a_cpu_the_numbers_are_pytorchs_bit_for_bit(name, length, dtype):
+    start, gradients = start_and_gradients(length, "cpu", dtype)
+    own, torchs = Own(name, start), Torchs(name, start, lr=1e-2)
+    for gradient in gradients:
+        own.step(gradient, learning_rate=1e-2)
+        torchs.step(gradient)
+    assert torch.equal(own.parameter, torchs.parameter)
+    own.assert_nothing_else_was_written()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_the_torch_backend_is_as_accurate_as_pytorch(name, dtype, device):
+    start, gradients = start_and_gradients(1001, device, dtype)
+    own, torchs = Own(name, start, "torch"), Torchs(name, start, lr=1e-2)
+    exact = Torchs(name, start.double(), lr=1e-2)
+    for gradient in gradients:
+        own.step(gradient, learning_rate=1e-2)
+        torchs.step(gradient)
+        exact.step(gradient)
+    bound = 2 * error(torchs.parameter.detach(), exact.parameter.detach(), start)
+    assert error(own.parameter, exact.parameter.detach(), start) <= max(bound, 1e-14)
+
+
+@needs_triton
+@pytest.mark.parametrize("shift", [16, 3], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("gradient_dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_the_kernels_are_as_accurate_as_pytorch(name, length, gradient_dtype, shift, triton_device):
+    start, gradients = start_and_gradients(length, triton_device, gradient_dtype=gradient_dtype)
+    own, torchs = Own(name, start, "triton", shift=shift), Torchs(name, start, lr=1e-2)
+    exact = Torchs(name, start.double(), lr=1e-2)
+    for gradient in gradients:
+        own.step(gradient, learning_rate=1e-2)
+        torchs.step(gradient)
+        exact.step(gradient)
+    exact = exact.parameter.detach()
+    # Few values may happen to round well; the sums of start and way have an ulp of their own.
+    rounding = torch.finfo(torch.float32).eps * start.norm().item() / (exact - start.double()).norm().item()
+    assert error(own.parameter, exact, start) <= 2 * error(torchs.parameter.detach(), exact, start) + rounding
+    own.assert_nothing_else_was_written()
+
+
+def rounded(parameter, dtype, backend):
+    """As `parameter.to(dtype)`; but Triton's interpreter cuts a float32 off where bfloat16 ends."""
+    if dtype == torch.bfloat16 and backend == "triton" and parameter.device.type == "cpu":
+        return (parameter.view(torch.int32) >> 16).to(torch.int16).view(torch.bfloat16)
+    return parameter.to(dtype)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize("copy_dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_the_copy_is_the_rounded_parameter(name, length, copy_dtype, backend, triton_device):
+    start, gradients = start_and_gradients(length, triton_device)
+    own, without = Own(name, start, backend, copy_dtype), Own(name, start, backend)
+    for gradient in gradients[:3]:
+        own.step(gradient, learning_rate=1e-2)
+        without.step(gradient, learning_rate=1e-2)
+        assert torch.equal(own.copy, rounded(own.parameter, copy_dtype, backend))
+    assert torch.equal(own.parameter, without.parameter)
+    own.assert_nothing_else_was_written()
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_gradients_in_half_precision_are_what_they_are_in_float32(name, device):
+    start, gradients = start_and_gradients(1001, device, gradient_dtype=torch.bfloat16)
+    half, single = Own(name, start, "torch"), Own(name, start, "torch")
+    for gradient in gradients:
+        half.step(gradient, learning_rate=1e-2)
+        single.step(gradient.float(), learning_rate=1e-2)
+    assert torch.equal(half.parameter, single.parameter)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("number", [1, 2, 40, 693, 10**7])
+def test_bias_correction_keeps_its_digits(number, beta1, backend, triton_device):
+    """In float32 1 - 0.999 alone is off by 5e-5, and 1 - 0.9999 by 5e-4."""
+    beta2 = 1 - (1 - beta1) / 100
+    g = torch.tensor([1e-3, -2.0, 30.0], device=triton_device)
+    parameter, average, square_average = (torch.zeros_like(g) for _ in range(3))
+    step = torch.tensor(float(number), device=triton_device)
+    options = {"learning_rate": 0.1, "beta1": beta1, "beta2": beta2, "backend": backend}
+    adam_(parameter, g, average, square_average, step, **options)
+    m, v = (1 - beta1) * g.double(), (1 - beta2) * g.double() ** 2
+    m, v = m / -math.expm1(number * math.log(beta1)) if beta1 else m, v / -math.expm1(number * math.log(beta2))
+    torch.testing.assert_close(parameter.double(), -0.1 * m / (v.sqrt() + 1e-8), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+def test_every_option_is_obeyed(backend, triton_device):
+    start, gradients = start_and_gradients(100, triton_device)
+    gradients = gradients.clamp(-1, 1)
+    for name, mine, torchs in (
+        ("rmsprop", {"alpha": 0.6, "eps": 0.3}, {"alpha": 0.6, "eps": 0.3}),
+        ("adam", {"beta1": 0.3, "beta2": 0.7, "eps": 0.3}, {"betas": (0.3, 0.7), "eps": 0.3}),
+    ):
+        own, exact = Own(name, start, backend), Torchs(name, start.double(), lr=0.2, **torchs)
+        for gradient in gradients:
+            own.step(gradient, learning_rate=0.2, **mine)
+            exact.step(gradient)
+        torch.testing.assert_close(own.parameter.double(), exact.parameter.detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_nothing_at_all(name, backend, triton_device):
+    Own(name, torch.zeros(0, device=triton_device), backend).step(torch.zeros(0, device=triton_device), learning_rate=1)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+def test_autograd_learns_of_the_change(backend, triton_device):
+    own = Own("rmsprop", torch.ones(5, device=triton_device), backend)
+    versions = [tensor._version for tensor in (own.parameter, *own.averages)]
+    own.step(torch.ones(5, device=triton_device), learning_rate=1.0)
+    changed = [tensor._version for tensor in (own.parameter, *own.averages)]
+    assert all(after > before for before, after in zip(versions, changed, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_a_cuda_graph_replays_steps_without_waiting(name, backend):
+    start, gradients = start_and_gradients(3008, "cuda")
+    own, replayed = (Own(name, start, backend, torch.bfloat16) for _ in range(2))
+    gradient = torch.zeros_like(start)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    Own(name, start, backend, torch.bfloat16).step(gradient, learning_rate=1e-2)  # compiles
+    with torch.cuda.graph(graph, stream=stream):
+        replayed.step(gradient, learning_rate=1e-2)
+    for values in gradients:
+        own.step(values, learning_rate=1e-2)
+        gradient.copy_(values)
+        graph.replay()
+    assert torch.equal(own.parameter, replayed.parameter)
+    assert torch.equal(own.copy, replayed.copy)
+
+
+def test_what_does_not_fit_is_refused():
+    p, g, v = (torch.zeros(6) for _ in range(3))
+
+    def refused(message, *tensors, operation=rmsprop_, **options):
+        with pytest.raises(ValueError, match=message):
+            operation(*tensors, learning_rate=1.0, **options)
+
+    refused("needs a flat floating-point parameter and got \\[2, 3\\]", p.view(2, 3), g, v)
+    refused("needs a flat floating-point parameter and got \\[6\\] of torch.int64", p.long(), g, v)
+    refused("gradient is \\[5\\] on cpu, but the parameter is \\[6\\]", p, g[:5], v)
+    refused("gradient is \\[6\\] on meta", p, g.to("meta"), v)
+    refused("copy is \\[1\\] on cpu", p, g, v, copy=torch.zeros(1))
+    refused("copy must be contiguous and floating-point", p, g, v, copy=torch.zeros(6, dtype=torch.int16))
+    refused("square_average must be contiguous", p, g, torch.zeros(12)[::2])
+    refused("square_average is torch.float64, but the parameter torch.float32", p, g, v.double())
+    refused("rmsprop has no backend 'svd'", p, g, v, backend="svd")
+    for step in (torch.zeros(1), torch.zeros((), dtype=torch.int64), torch.zeros((), device="meta")):
+        refused("step must be one float32 on cpu", p, g, v, v, step, operation=adam_)
+    assert torch.equal(p, torch.zeros(6))
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("parameter", "gradient", "copy", "message"),
+    [
+        (torch.float64, torch.float32, None, "takes float32 parameters, and these are torch.float64"),
+        (torch.float32, torch.float64, None, "takes gradients in float32, bfloat16 and float16"),
+        (torch.float32, torch.float32, torch.float32, "writes copies in bfloat16 and float16"),
+    ],
+)
+def test_the_kernels_refuse_what_they_cannot_take(parameter, gradient, copy, message, triton_device):
+    p, v = (torch.zeros(6, dtype=parameter, device=triton_device) for _ in range(2))
+    c = copy and torch.zeros(6, dtype=copy, device=triton_device)
+    options = {"learning_rate": 1.0, "copy": c, "backend": "triton"}
+    with pytest.raises(BackendError, match=message):
+        rmsprop_(p, torch.zeros(6, dtype=gradient, device=triton_device), v, **options)
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
+    """In a process of its own, since this one may have decided for Triton's interpreter."""
+    program = (
+        "import json\n"
+        "from benchmarks.kernel_resources import ARCHITECTURES, compile_ahead, launches\n"
+        "steps = [launch for launch in launches() if launch.kernel in ('rmsprop_kernel', 'adam_kernel')]\n"
+        "found = [{**compile_ahead(launch, a), 'signature': dict(launch.signature), 'divisible': launch.divisible}\n"
+        "         for launch in steps for a in ARCHITECTURES]\n"
+        "print(json.dumps(found))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout)
+    for kernel in ("rmsprop_kernel", "adam_kernel"):
+        own = [entry for entry in found if entry["kernel"] == kernel]
+        assert {entry["architecture"] for entry in own} == {80, 90, 100}
+        assert {entry["signature"]["gradient"] for entry in own} == {"*fp32", "*bf16", "*fp16"}
+        assert {entry["signature"]["copy"] for entry in own} == {"constexpr", "*bf16", "*fp16"}
+        assert {entry["signature"]["count"] for entry in own} == {"constexpr", "i32", "i64"}
+        assert {entry["widest_load"] for entry in own} == {4, 16}
+    for entry in found:
+        assert entry["spilled"] == 0, entry
+        assert entry["shared"] == 0, entry
+        # Half of all threads that a multiprocessor can hold, and more, find registers.
+        assert entry["registers"] <= 64, entry
+        length = list(entry["signature"]).index("count")
+        assert entry["widest_load"] == (16 if length in entry["divisible"] else 4), entry

@@ -1,0 +1,150 @@
+"""The parameters of a network in one piece of memory, with their gradients and a narrower copy in others like it."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+# Bytes. Every parameter begins where vector loads, and the lines of a CPU's cache, do.
+_ALIGNMENT = 64
+
+
+class FlatParameters:
+    """Moves parameters into one flat tensor, so that one kernel updates and one all-reduce averages all of them.
+
+    Each parameter becomes a view of that tensor, with the shape and the strides that it had, and remains one as long as
+    it is written in place, as `load_state_dict` and optimisers do. `Module.to` and assignments to `.data` move it out.
+
+    Args:
+        parameters: of one floating-point dtype and device, each dense in any memory format, each given once.
+        copy_dtype: also keep a copy of the data in this dtype.
+        extra: how many further numbers shall travel with the gradients.
+
+    Attributes:
+        parameters: the list.
+        starts: where each begins in the flat tensors, and their length.
+        data: [n], the parameters; what lies between them is 0.
+        bucket: [n + extra], `gradient` and `extra` in one piece.
+        gradient: [n], dtype of the parameters.
+        extra: [extra], of the same dtype.
+        copy: [n] of `copy_dtype`, or None. Optimisers keep it up to date; after other changes call `refresh_copy`.
+
+    Raises:
+        ValueError: there are no parameters, or they do not meet the conditions above.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], copy_dtype: torch.dtype | None = None, *, extra: int = 0
+    ) -> None:
+        self.parameters = list(parameters)
+        _check(self.parameters)
+        first = self.parameters[0]
+        self.starts = _starts(self.parameters, _ALIGNMENT // first.element_size())
+        self.data = first.new_zeros(self.starts[-1])
+        self.bucket = self.data.new_zeros(self.starts[-1] + extra)
+        self.gradient, self.extra = self.bucket.split([self.starts[-1], extra])
+        self._data_views, self._gradient_views = self.views(self.data), self.views(self.gradient)
+        for parameter, view in zip(self.parameters, self._data_views, strict=True):
+            view.copy_(parameter.detach())
+            parameter.data = view
+        self.copy = None if copy_dtype is None else self.data.to(copy_dtype)
+
+    def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """Views of a flat tensor [n] of any dtype, with the shapes and the strides of the parameters."""
+        if flat.shape != self.data.shape or not flat.is_contiguous():
+            raise ValueError(f"views are of a contiguous tensor {list(self.data.shape)}, and not of {list(flat.shape)}")
+        return [
+            flat[start : start + parameter.numel()].as_strided(parameter.shape, parameter.stride())
+            for start, parameter in zip(self.starts, self.parameters, strict=False)
+        ]
+
+    def refresh_copy(self) -> None:
+        """Round the parameters into `copy`, if there is one."""
+        if self.copy is not None:
+            self.copy.copy_(self.data)
+
+    @torch.no_grad()
+    def gather(self, sources: Sequence[nn.Parameter] | None = None, *, smaller_than: float = math.inf) -> None:
+        """Copy the gradients of `sources` into `gradient`, in one launch for each of their dtypes.
+
+        Afterwards the parameters have their views of `gradient` for `.grad`, or None where the source has no gradient,
+        and the sources no gradient of their own. What stood in `gradient` is overwritten, not added to.
+
+        Args:
+            sources: as many parameters of the same shapes, any of which may be the same objects or of another dtype;
+                by default the parameters themselves.
+            smaller_than: leave alone what has this many elements or more.
+        """
+        sources = self.parameters if sources is None else sources
+        copies = {}
+        for parameter, source, view in zip(self.parameters, sources, self._gradient_views, strict=True):
+            gradient = source.grad
+            if parameter.numel() >= smaller_than or gradient is view:
+                continue
+            source.grad = None
+            parameter.grad = None if gradient is None else view
+            if gradient is not None:
+                targets, values = copies.setdefault(gradient.dtype, ([], []))
+                targets.append(view)
+                values.append(_laid_out_as(view, gradient))
+        for targets, values in copies.values():
+            torch._foreach_copy_(targets, values)
+
+    def gathered(self, index: int) -> bool:
+        """Whether the gradient of a parameter is in `gradient`."""
+        return self.parameters[index].grad is self._gradient_views[index]
+
+    def gradient_row(self, index: int) -> torch.Tensor:
+        """The gradient of a parameter in the order in which `data` has the parameter; a view unless strides differ."""
+        gradient = _laid_out_as(self._gradient_views[index], self.parameters[index].grad)
+        return gradient.as_strided((gradient.numel(),), (1,))
+
+    def check(self) -> None:
+        """Raise a RuntimeError unless every parameter is still a view of `data`."""
+        for index, (parameter, view) in enumerate(zip(self.parameters, self._data_views, strict=True)):
+            if parameter.data_ptr() != view.data_ptr():
+                raise RuntimeError(
+                    f"parameter {index} was moved out of its flat tensor: move the network first, then make its "
+                    f"FlatParameters and optimiser"
+                )
+
+
+def _check(parameters):
+    if not parameters:
+        raise ValueError("there are no parameters to lay out")
+    if len(set(parameters)) < len(parameters):
+        raise ValueError("a parameter is given twice: list each once, as Module.parameters() does")
+    first = parameters[0]
+    for index, parameter in enumerate(parameters):
+        if not parameter.is_floating_point():
+            raise ValueError(f"parameter {index} must be floating-point and is {parameter.dtype}")
+        if (parameter.dtype, parameter.device) != (first.dtype, first.device):
+            raise ValueError(
+                f"parameter {index} is {parameter.dtype} on {parameter.device}, and the first {first.dtype} on "
+                f"{first.device}: all must be alike"
+            )
+        # A new tensor takes over the strides of a dense one alone.
+        if torch.empty_like(parameter, device="meta").stride() != parameter.stride():
+            raise ValueError(f"parameter {index} has gaps or overlaps in memory: assign it .data.contiguous()")
+
+
+def _starts(parameters, alignment):
+    starts = [0]
+    for parameter in parameters:
+        starts.append(starts[-1] + -(-parameter.numel() // alignment) * alignment)
+    return starts
+
+
+def _laid_out_as(view, gradient):
+    """The gradient with the very strides of the view, a copy only where they differ.
+
+    Autograd sees to them, but for dimensions of size 1, whose strides mean nothing. `_foreach_copy_` takes those amiss
+    and copies one tensor after another.
+    """
+    if gradient.shape != view.shape:
+        raise ValueError(f"a gradient is {list(gradient.shape)}, but its parameter {list(view.shape)}")
+    strides = zip(view.shape, gradient.stride(), view.stride(), strict=True)
+    if any(a != b for size, a, b in strides if size != 1):
+        return torch.empty_like(view, dtype=gradient.dtype).copy_(gradient)
+    return gradient if gradient.stride() == view.stride() else gradient.as_strided(view.shape, view.stride())

@@ -1,0 +1,190 @@
+"""RMSprop and Adam over flat parameters: PyTorch's optimisers in one launch a step, with PyTorch's checkpoints."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import groupby, pairwise
+from typing import Any
+
+import torch
+
+from tgan_fast.ops import adam_, rmsprop_
+from tgan_fast.training.flat_parameters import FlatParameters
+
+# Variants that saved states may name and that are not done here.
+_REFUSED = ("momentum", "centered", "weight_decay", "amsgrad", "maximize")
+# Settings of PyTorch's implementations, without influence on the numbers.
+_IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
+# Elements. A CPU copies the gradient of a smaller parameter in less time than the operations of a step take to start.
+_LARGE = 1 << 17
+
+
+class FlatOptimizer(torch.optim.Optimizer):
+    """What `RMSprop` and `Adam` have in common.
+
+    A step updates the whole network at once where its gradients were gathered (`FlatParameters.gather`). On a GPU it
+    gathers them itself if nobody has; on a CPU it then takes those of large parameters from where autograd left them.
+    Parameters without a gradient are left alone. The copy of the flat parameters, if they have one, is written along.
+
+    A step can be recorded in a CUDA graph: steps are counted on the device, and no memory is ever moved, not by
+    `load_state_dict` either. The numbers in `param_groups`, the learning rate first of all, are plain ones, read at
+    every step and thus fixed in a graph once it is recorded.
+
+    `state` has PyTorch's entries for every parameter, as views of flat tensors; `state_dict` and `load_state_dict` give
+    and take what PyTorch's optimiser of that name saves, whatever its version, memory format and device.
+    """
+
+    _AVERAGES: tuple[str, ...]
+
+    def __init__(self, flat: FlatParameters, torchs_own: torch.optim.Optimizer):
+        # With all settings of PyTorch's own optimiser, which it wants to find in a state that it loads.
+        super().__init__(flat.parameters, torchs_own.defaults)
+        self._flat = flat
+        self._averages = {name: torch.zeros_like(flat.data) for name in self._AVERAGES}
+        self._steps = torch.zeros(len(flat.parameters), dtype=torch.float32, device=flat.data.device)
+        self._set_steps([0.0] * len(flat.parameters))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Only for the constructor: flat parameters are one group."""
+        if self.param_groups:
+            raise ValueError("flat parameters are one group: no other can be added")
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Do one step; returns what the closure, which is called first, returns."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        flat = self._flat
+        flat.check()
+        given = [parameter.grad is not None for parameter in flat.parameters]
+        flat.gather(smaller_than=_LARGE if flat.data.is_cpu else math.inf)
+        for first, end in self._runs(given):
+            self._steps[first:end].add_(1)
+            for part, gradient in self._parts(first, end):
+                averages = [average[part] for average in self._averages.values()]
+                copy = None if flat.copy is None else flat.copy[part]
+                self._update(flat.data[part], gradient, averages, self._steps[first], copy)
+            torch.autograd.graph.increment_version(flat.parameters[first:end])
+        return loss
+
+    def _update(self, parameter, gradient, averages, step, copy):
+        raise NotImplementedError
+
+    def _runs(self, given):
+        """First and end of every run of parameters that have gradients and have done equally many steps."""
+        # Once apart, always apart: the host does not know how many steps a CUDA graph has done.
+        for index in range(1, len(given)):
+            self._apart[index] |= given[index] != given[index - 1]
+        bounds = [*(index for index, apart in enumerate(self._apart) if apart), len(given)]
+        return [(first, end) for first, end in pairwise(bounds) if given[first]]
+
+    def _parts(self, first, end) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The slices of the flat tensors that a run of parameters is updated in, and the gradient of each."""
+        flat = self._flat
+        for gathered, group in groupby(range(first, end), flat.gathered):
+            indices = list(group)
+            if gathered:
+                part = slice(flat.starts[indices[0]], flat.starts[indices[-1] + 1])
+                yield part, flat.gradient[part]
+                continue
+            for index in indices:
+                row = flat.gradient_row(index)
+                yield slice(flat.starts[index], flat.starts[index] + len(row)), row
+
+    def state_dict(self) -> dict[str, Any]:
+        """What PyTorch's optimiser would save: tensors of their own, for parameters that have done a step.
+
+        Waits for the GPU.
+        """
+        saved, steps = super().state_dict(), self._steps.tolist()
+        saved["state"] = {
+            index: {name: value.cpu().clone() if name == "step" else value.clone() for name, value in entry.items()}
+            for index, entry in saved["state"].items()
+            if steps[index] > 0
+        }
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state that this class or PyTorch's optimiser has saved, its learning rate included.
+
+        Raises:
+            ValueError: a state of other parameters, of another optimiser or of a variant that is not done here; nothing
+                has changed then.
+        """
+        self._check_saved(state_dict)
+        super().load_state_dict(state_dict)
+        (group,) = self.param_groups
+        own = {name: value for name, value in self.defaults.items() if name in _IMPLEMENTATION or name not in group}
+        group.update(own, lr=float(group["lr"]))
+        loaded = [self.state.get(parameter) for parameter in self._flat.parameters]
+        for name, average in self._averages.items():
+            for view, entry in zip(self._flat.views(average), loaded, strict=True):
+                view.copy_(entry[name]) if entry else view.zero_()
+        self._set_steps([float(entry["step"]) if entry else 0.0 for entry in loaded])
+
+    def _set_steps(self, steps):
+        self._steps.copy_(torch.tensor(steps))
+        # Whether a parameter has, or may have, done other steps than the one before it.
+        self._apart = [True, *(a != b for a, b in zip(steps[1:], steps, strict=False))]
+        averages = zip(*(self._flat.views(average) for average in self._averages.values()), strict=True)
+        self.state = defaultdict(dict)
+        for parameter, step, views in zip(self._flat.parameters, self._steps, averages, strict=True):
+            self.state[parameter] = {"step": step, **dict(zip(self._averages, views, strict=True))}
+
+    def _check_saved(self, saved):
+        groups, parameters = saved["param_groups"], self._flat.parameters
+        counts = [len(group["params"]) for group in groups]
+        if counts != [len(parameters)]:
+            raise ValueError(f"the state is of groups of {counts} parameters, but here is one of {len(parameters)}")
+        for name in _REFUSED:
+            if groups[0].get(name):
+                raise ValueError(f"the state is of an optimiser with {name}={groups[0][name]}, which is not done here")
+        for index, (key, parameter) in enumerate(zip(groups[0]["params"], parameters, strict=True)):
+            entry = saved["state"].get(key)
+            for name in ("step", *self._AVERAGES) if entry else ():
+                if name not in entry:
+                    raise ValueError(f"the state of parameter {index} has no {name}: another optimiser saved it")
+                if name != "step" and entry[name].shape != parameter.shape:
+                    shapes = f"{list(entry[name].shape)}, but the parameter {list(parameter.shape)}"
+                    raise ValueError(f"{name} of parameter {index} is {shapes}")
+
+
+class RMSprop(FlatOptimizer):
+    """torch.optim.RMSprop without momentum, centering and weight decay; see `FlatOptimizer`.
+
+    Args:
+        flat: the parameters.
+        lr, alpha, eps: PyTorch's.
+    """
+
+    _AVERAGES = ("square_avg",)
+
+    def __init__(self, flat: FlatParameters, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8):
+        super().__init__(flat, torch.optim.RMSprop(flat.parameters, lr=lr, alpha=alpha, eps=eps))
+
+    def _update(self, parameter, gradient, averages, step, copy):
+        (group,) = self.param_groups
+        options = {"learning_rate": group["lr"], "alpha": group["alpha"], "eps": group["eps"]}
+        rmsprop_(parameter, gradient, *averages, copy=copy, **options)
+
+
+class Adam(FlatOptimizer):
+    """torch.optim.Adam without AMSGrad and weight decay; see `FlatOptimizer`.
+
+    Args:
+        flat: the parameters.
+        lr, betas, eps: PyTorch's.
+    """
+
+    _AVERAGES = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self, flat: FlatParameters, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ):
+        super().__init__(flat, torch.optim.Adam(flat.parameters, lr=lr, betas=betas, eps=eps))
+
+    def _update(self, parameter, gradient, averages, step, copy):
+        (group,) = self.param_groups
+        beta1, beta2 = group["betas"]
+        options = {"learning_rate": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
+        adam_(parameter, gradient, *averages, step, copy=copy, **options)
