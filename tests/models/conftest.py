@@ -1,7 +1,21 @@
 """What the tests of several networks share."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
+
+from tgan_fast.ops.convolution.forms import TABLE
+
+_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+
+
+@pytest.fixture(params=["cpu", "cuda"], ids=["forms-of-cpu", "forms-of-cuda"])
+def every_table(request, monkeypatch):
+    """On a CPU, convolutions in the forms that they have there, and then in those of a GPU."""
+    for devices in TABLE.values():
+        monkeypatch.setitem(devices, "cpu", devices[request.param])
 
 
 @pytest.fixture
@@ -22,3 +36,38 @@ def assert_same_module():
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
     return check
+
+
+@pytest.fixture
+def assert_bf16_twin_is_as_accurate():
+    """Check that the bfloat16 twin of `fast` is as accurate at x as that of `plain`, a module with the same state."""
+
+    def check(fast, plain, x):
+        fast.load_state_dict(plain.state_dict())
+        exact = copy.deepcopy(plain).double()
+        truth = exact(x)
+        upstream = torch.randn_like(truth)
+        truth = [truth, *torch.autograd.grad(truth, list(exact.parameters()), upstream)]
+        errors = []
+        for network in (fast, plain):
+            twin = _bf16_twin(network)
+            y = twin(x.bfloat16())
+            assert torch.isfinite(y).all()
+            results = [y, *torch.autograd.grad(y, list(twin.parameters()), upstream.to(y.dtype))]
+            errors.append([(a.double() - b).norm().item() for a, b in zip(results, truth, strict=True)])
+        # The true gradient of a bias before a batch norm is zero, so the scale is that of all gradients.
+        floor = 1e-4 * max(gradient.norm().item() for gradient in truth[1:])
+        assert errors[0][0] <= 2 * errors[1][0]
+        for (name, _), got, own in zip(fast.named_parameters(), errors[0][1:], errors[1][1:], strict=True):
+            assert got <= 2 * own + floor, name
+
+    return check
+
+
+def _bf16_twin(network):
+    """What computes in training in bfloat16: a copy in which only the batch norms keep their float32."""
+    twin = copy.deepcopy(network)
+    for module in twin.modules():
+        if not list(module.children()) and not isinstance(module, _BATCH_NORMS):
+            module.to(torch.bfloat16)
+    return twin

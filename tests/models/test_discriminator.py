@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from layouts import VIDEOS, watched
 from torch import nn
 
 from tgan_fast import VideoDiscriminator, reference
-from tgan_fast.models.discriminator import TwoFrameConv3d
+from tgan_fast.models.discriminator import HalvingConv3d, TwoFrameConv3d, WholeConv2d
+from tgan_fast.models.layout import to_channels_last_
 
 
 def videos(n, channels=3, dtype=torch.float64, device="cpu"):
@@ -43,11 +45,64 @@ def test_scores_and_gradients_are_the_references(n, channels, training, layout, 
     torch.testing.assert_close(fast.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (2, 6)])
-def test_convolution_of_two_frames_is_the_framework_s(size, device, assert_same_module):
-    fast = TwoFrameConv3d(5, 7).double().to(device)
-    plain = nn.Conv3d(5, 7, 4, stride=2, padding=1).double().to(device)
-    assert_same_module(fast, plain, torch.randn(3, 5, 2, *size, dtype=torch.float64, device=device))
+@pytest.mark.parametrize(
+    ("layer", "channels", "size"),
+    [
+        (HalvingConv3d, 3, (4, 6, 8)),
+        (HalvingConv3d, 5, (4, 6, 8)),
+        (TwoFrameConv3d, 5, (2, 8, 8)),
+        (TwoFrameConv3d, 5, (2, 2, 6)),
+    ],
+)
+def test_layers_are_the_framework_s(layer, channels, size, device, assert_same_module):
+    fast = layer(channels, 7).double().to(device)
+    plain = nn.Conv3d(channels, 7, 4, stride=2, padding=1).double().to(device)
+    assert_same_module(fast, plain, torch.randn(3, channels, *size, dtype=torch.float64, device=device))
+
+
+def test_the_last_layer_is_the_framework_s(device):
+    fast = WholeConv2d(6, 4).double().to(device)
+    plain = nn.Sequential(nn.Conv2d(6, 1, 4), nn.Flatten(0)).double().to(device)
+    fast.load_state_dict(plain[0].state_dict())
+    x = torch.randn(5, 6, 4, 4, dtype=torch.float64, device=device, requires_grad=True)
+    got, expected = fast(x), plain(x)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(got)
+    grads, wanted = (
+        torch.autograd.grad(y, [x, *net.parameters()], upstream) for y, net in ((got, fast), (expected, plain))
+    )
+    for a, b in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_scores_are_float32_and_summed_in_it_where_the_layers_are_bfloat16(device):
+    layer = WholeConv2d(512, 4).to(device, torch.bfloat16)
+    x = torch.randn(64, 512, 4, 4, device=device).bfloat16()
+    scores = layer(x)
+    assert scores.dtype == torch.float32
+    exact = nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double()).flatten()
+    # So small an error is beyond bfloat16.
+    assert (scores - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+@pytest.mark.usefixtures("every_table")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_stay_last_in_memory(channels, device):
+    discriminator = to_channels_last_(VideoDiscriminator(0.25, channels).to(device))
+    x = videos(2 * VIDEOS, channels, torch.float32, device).contiguous(memory_format=torch.channels_last_3d)
+    x.requires_grad_()
+    with watched(discriminator) as transposed:
+        discriminator(x, groups=2).sum().backward()
+    assert transposed == []
+    assert x.grad.movedim(1, -1).is_contiguous()
+    for name, parameter in discriminator.named_parameters():
+        assert parameter.grad.squeeze().stride() == parameter.squeeze().stride(), name
+
+
+@pytest.mark.usefixtures("every_table")
+def test_in_bf16_it_is_as_accurate_as_the_reference(assert_bf16_twin_is_as_accurate, device):
+    plain, fast = (network(0.25).to(device) for network in (reference.Discriminator, VideoDiscriminator))
+    assert_bf16_twin_is_as_accurate(fast, plain, videos(8, device=device).bfloat16().double())
 
 
 def test_groups_are_calls_part_by_part(device):

@@ -2,10 +2,18 @@
 
 import pytest
 import torch
+from layouts import VIDEOS, watched
 from torch import nn
 
 from tgan_fast import VideoGenerator, reference
-from tgan_fast.models.generator import ConvTranspose2dStride1
+from tgan_fast.models import generator as generator_module
+from tgan_fast.models.generator import (
+    DoublingConvTranspose1d,
+    DoublingConvTranspose2d,
+    PointwiseConvTranspose1d,
+    SameConvTranspose2d,
+)
+from tgan_fast.models.layout import to_channels_last_
 
 
 def twins(width=0.125, latent_dim=12, channels=3, dtype=torch.float64, device="cpu"):
@@ -17,19 +25,6 @@ def twins(width=0.125, latent_dim=12, channels=3, dtype=torch.float64, device="c
 
 def latents(n, latent_dim=12, dtype=torch.float64, device="cpu"):
     return (torch.rand(n, latent_dim, dtype=torch.float64) * 2 - 1).to(device, dtype)
-
-
-class InputShapes(torch.overrides.TorchFunctionMode):
-    """Notes the shape of the first argument of every call of one function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function, self.seen = function, []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is self.function:
-            self.seen.append(tuple(args[0].shape))
-        return function(*args, **(kwargs or {}))
 
 
 def test_parameter_count_is_the_papers():
@@ -85,19 +80,84 @@ def test_initialisation_has_the_distributions_of_the_notebook():
         assert weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.02)
 
 
-def test_the_content_latent_is_not_repeated_over_the_frames():
+def test_the_content_latent_is_not_repeated_over_the_frames(monkeypatch):
     """The first deconvolution's inputs: one of N videos and one of N·16 frames, each of half the channels."""
-    generator = VideoGenerator(0.125, 12)
-    with InputShapes(nn.functional.conv_transpose2d) as shapes:
-        generator(latents(3, dtype=torch.float32))
-    assert shapes.seen[:2] == [(48, 32, 4, 4), (3, 32, 4, 4)]
+    seen, convolution = [], generator_module.conv_transpose2d_doubling
+
+    def note(x, *rest):
+        seen.append(tuple(x.shape))
+        return convolution(x, *rest)
+
+    monkeypatch.setattr(generator_module, "conv_transpose2d_doubling", note)
+    VideoGenerator(0.125, 12)(latents(3, dtype=torch.float32))
+    assert seen[:2] == [(3, 32, 4, 4), (48, 32, 4, 4)]
 
 
-@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (3, 0), (1, 0), (5, 2)])
-def test_stride_one_deconvolution_is_the_framework_s(kernel, padding, device, assert_same_module):
-    fast = ConvTranspose2dStride1(6, 4, kernel, padding).double().to(device)
-    plain = nn.ConvTranspose2d(6, 4, kernel, padding=padding).double().to(device)
-    assert_same_module(fast, plain, torch.randn(2, 6, 7, 9, dtype=torch.float64, device=device))
+DOUBLING = {"stride": 2, "padding": 1}
+LAYERS = {
+    "pointwise-1d": (PointwiseConvTranspose1d(6, 4), nn.ConvTranspose1d(6, 4, 1), (3, 6, 5)),
+    "doubling-1d": (DoublingConvTranspose1d(6, 4), nn.ConvTranspose1d(6, 4, 4, **DOUBLING), (3, 6, 5)),
+    "doubling-2d": (DoublingConvTranspose2d(6, 4), nn.ConvTranspose2d(6, 4, 4, bias=False, **DOUBLING), (3, 6, 5, 7)),
+    "same-2d-1": (SameConvTranspose2d(6, 4, 1), nn.ConvTranspose2d(6, 4, 1), (2, 6, 7, 16)),
+    "same-2d-3": (SameConvTranspose2d(6, 4, 3), nn.ConvTranspose2d(6, 4, 3, padding=1), (2, 6, 7, 16)),
+    "same-2d-5": (SameConvTranspose2d(6, 4, 5), nn.ConvTranspose2d(6, 4, 5, padding=2), (2, 6, 7, 16)),
+}
+
+
+@pytest.mark.parametrize(("fast", "plain", "shape"), LAYERS.values(), ids=LAYERS)
+def test_layers_are_the_framework_s(fast, plain, shape, device, assert_same_module):
+    x = torch.randn(shape, dtype=torch.float64, device=device)
+    assert_same_module(fast.double().to(device), plain.double().to(device), x)
+
+
+def test_biases_that_the_paper_does_not_have_are_added(device):
+    """As if batch norms had been folded into the layers before them."""
+    plain, fast = twins(device=device)
+    names = ("fast.0", "slow.0", "model.0", "model.3", "model.6", "model.9")
+    for name in names:
+        part, index = name.rsplit(".")
+        bias = torch.randn(plain.get_submodule(f"{part}.{int(index) + 1}").num_features)
+        for network in (plain, fast):
+            network.get_submodule(name).bias = nn.Parameter(bias.to(device, torch.float64))
+    z = latents(3, device=device)
+    plain.eval(), fast.eval()
+    expected, got = plain(z), fast(z)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("every_table")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_stay_last_in_memory(channels, device):
+    """Only the features of both linear layers, channels first as in the notebook, are turned, and their gradients."""
+    generator = to_channels_last_(VideoGenerator(0.25, 12, channels).to(device))
+    z = latents(VIDEOS, dtype=torch.float32, device=device)
+    with watched(generator) as transposed:
+        videos = generator(z)
+        videos.backward(torch.randn_like(videos))
+    turned = [(VIDEOS, 64, 4, 4), (16 * VIDEOS, 64, 4, 4)]
+    assert sorted(transposed) == sorted(2 * turned)
+    assert videos.movedim(1, -1).is_contiguous()
+    for name, parameter in generator.named_parameters():
+        assert parameter.grad.squeeze().stride() == parameter.squeeze().stride(), name
+
+
+def test_a_transposed_layout_would_not_go_unnoticed():
+    layers = nn.Sequential(nn.Identity(), to_channels_last_(DoublingConvTranspose2d(64, 32)))
+    x = torch.randn(VIDEOS, 64, 4, 4)
+    with pytest.raises(AssertionError, match="has the strides"), watched(layers):
+        layers(x)
+    with watched(layers) as transposed:
+        x = x.contiguous(memory_format=torch.channels_last)
+        assert transposed == [tuple(x.shape)]
+        y = layers(x)
+        (y + torch.randn(y.shape)).relu()
+    assert transposed == [tuple(x.shape), tuple(y.shape)]
+
+
+@pytest.mark.usefixtures("every_table")
+def test_in_bf16_it_is_as_accurate_as_the_reference(assert_bf16_twin_is_as_accurate, device):
+    plain, fast = twins(0.25, 24, dtype=torch.float32, device=device)
+    assert_bf16_twin_is_as_accurate(fast, plain, latents(8, 24, device=device).bfloat16().double())
 
 
 def test_latents_of_another_size_are_refused():

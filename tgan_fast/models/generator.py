@@ -9,9 +9,87 @@ from torch import nn
 
 from tgan_fast.models.widths import scaled
 from tgan_fast.nn import BatchNormAct1d, BatchNormAct2d
+from tgan_fast.ops.convolution import (
+    conv_transpose1d_doubling,
+    conv_transpose2d_doubling,
+    conv_transpose2d_same,
+)
 
 FRAMES = 16
 IMAGE_SIZE = 64
+
+
+class PointwiseConvTranspose1d(nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d` of kernel 1: [N, C, L] → [N, out, L], a linear layer that leaves the channels last."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.transpose(1, 2), self.weight.squeeze(2).t(), self.bias).transpose(1, 2)
+
+
+class DoublingConvTranspose1d(nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d` of kernel 4, stride 2 and padding 1: [N, C, L] → [N, out, 2·L]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_transpose1d_doubling(x, self.weight, self.bias)
+
+
+class DoublingConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` of kernel 4, stride 2 and padding 1: [N, C, H, W] → [N, out, 2·H, 2·W]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_transpose2d_doubling(x, self.weight, self.bias)
+
+    def on_still_and_moving(self, still: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        """The layer on the channels [still, moving] of frames, of which those of a video share `still`.
+
+        The layer is linear, so its share of `still` is computed once a video and added to every frame.
+
+        Args:
+            still: [N, C/2, H, W].
+            moving: [N·frames, C/2, H, W].
+
+        Returns:
+            [N·frames, out, 2·H, 2·W].
+        """
+        for_still, for_moving = self.weight.chunk(2)
+        video = conv_transpose2d_doubling(still, for_still, self.bias)
+        return _AddToFrames.apply(conv_transpose2d_doubling(moving, for_moving), video)
+
+
+class _AddToFrames(torch.autograd.Function):
+    """frames [N·F, …] += videos [N, …]: autograd's own way for a tensor seen as [N, F, …] copies the gradient."""
+
+    @staticmethod
+    def forward(ctx, frames, videos):
+        ctx.mark_dirty(frames)
+        ctx.videos = len(videos)
+        frames.unflatten(0, (ctx.videos, -1)).add_(videos.unsqueeze(1))
+        return frames
+
+    @staticmethod
+    def backward(ctx, gradient):
+        # Summed with the channels last, or else the sum would have them first.
+        of_videos = gradient.movedim(1, -1).unflatten(0, (ctx.videos, -1)).sum(1).movedim(-1, 1)
+        return gradient, of_videos
+
+
+class SameConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` of stride 1 and an odd kernel that keeps the size: [N, C, H, W] → [N, out, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_transpose2d_same(x, self.weight, self.bias)
 
 
 class TemporalGenerator(nn.Module):
@@ -20,18 +98,17 @@ class TemporalGenerator(nn.Module):
     def __init__(self, width: float = 1.0, latent_dim: int = 100):
         super().__init__()
         c512, c256, c128 = (scaled(c, width) for c in (512, 256, 128))
-        doubling = {"kernel_size": 4, "stride": 2, "padding": 1}
         # The names are the positions that the layers have in a plain nn.Sequential with its activations.
         layers = OrderedDict()
-        layers["0"] = nn.ConvTranspose1d(latent_dim, c512, kernel_size=1)
+        layers["0"] = PointwiseConvTranspose1d(latent_dim, c512)
         layers["1"] = BatchNormAct1d(c512)
-        layers["3"] = nn.ConvTranspose1d(c512, c256, **doubling)
+        layers["3"] = DoublingConvTranspose1d(c512, c256)
         layers["4"] = BatchNormAct1d(c256)
-        layers["6"] = nn.ConvTranspose1d(c256, c128, **doubling)
+        layers["6"] = DoublingConvTranspose1d(c256, c128)
         layers["7"] = BatchNormAct1d(c128)
-        layers["9"] = nn.ConvTranspose1d(c128, c128, **doubling)
+        layers["9"] = DoublingConvTranspose1d(c128, c128)
         layers["10"] = BatchNormAct1d(c128)
-        layers["12"] = nn.ConvTranspose1d(c128, latent_dim, **doubling)
+        layers["12"] = DoublingConvTranspose1d(c128, latent_dim)
         self.model = nn.Sequential(layers)
         for layer in self.model:
             if isinstance(layer, nn.ConvTranspose1d):
@@ -39,23 +116,6 @@ class TemporalGenerator(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         return self.model(z.unsqueeze(2)).tanh().transpose(1, 2)
-
-
-class ConvTranspose2dStride1(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` of stride 1, computed as the ordinary convolution that it is.
-
-    y = conv2d(x, w with its channels exchanged and its kernel turned by 180°, padding = kernel - 1 - padding)
-
-    The same numbers, but libraries' convolutions are better tuned than their transposed ones, above all for few
-    channels.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int):
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kernel = self.weight.transpose(0, 1).flip(2, 3)
-        return F.conv2d(x, kernel, self.bias, padding=self.kernel_size[0] - 1 - self.padding[0])
 
 
 class VideoGenerator(nn.Module):
@@ -76,17 +136,16 @@ class VideoGenerator(nn.Module):
         self.temp = TemporalGenerator(width, latent_dim)
         self.fast = nn.Sequential(nn.Linear(latent_dim, c256 * 16, bias=False), BatchNormAct1d(c256 * 16))
         self.slow = nn.Sequential(nn.Linear(latent_dim, c256 * 16, bias=False), BatchNormAct1d(c256 * 16))
-        doubling = {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False}
         layers = OrderedDict()
-        layers["0"] = nn.ConvTranspose2d(2 * c256, c256, **doubling)
+        layers["0"] = DoublingConvTranspose2d(2 * c256, c256)
         layers["1"] = BatchNormAct2d(c256)
-        layers["3"] = nn.ConvTranspose2d(c256, c128, **doubling)
+        layers["3"] = DoublingConvTranspose2d(c256, c128)
         layers["4"] = BatchNormAct2d(c128)
-        layers["6"] = nn.ConvTranspose2d(c128, c64, **doubling)
+        layers["6"] = DoublingConvTranspose2d(c128, c64)
         layers["7"] = BatchNormAct2d(c64)
-        layers["9"] = nn.ConvTranspose2d(c64, c32, **doubling)
+        layers["9"] = DoublingConvTranspose2d(c64, c32)
         layers["10"] = BatchNormAct2d(c32)
-        layers["12"] = ConvTranspose2dStride1(c32, channels, kernel_size=3, padding=1)
+        layers["12"] = SameConvTranspose2d(c32, channels, kernel_size=3)
         self.model = nn.Sequential(layers)
         for layer in (self.fast[0], self.slow[0], *self.model):
             if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)):
@@ -101,23 +160,19 @@ class VideoGenerator(nn.Module):
         Returns:
             Videos [N, channels, 16, 64, 64] in (-1, 1).
         """
+        return self.frames(z).tanh().unflatten(0, (-1, FRAMES)).transpose(1, 2)
+
+    def frames(self, z: torch.Tensor) -> torch.Tensor:
+        """The videos' frames [N·16, channels, 64, 64] before their tanh, from latents as in `forward`."""
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"the generator takes latents [N, {self.latent_dim}] and got {list(z.shape)}")
-        n = z.shape[0]
-        fast = self.fast(self.temp(z).flatten(0, 1)).unflatten(1, (-1, 4, 4))
-        slow = self.slow(z).unflatten(1, (-1, 4, 4))
-        x = self._first_deconvolution(slow, fast)
+        fast, slow = self.fast(self.temp(z).flatten(0, 1)), self.slow(z)
+        x = self.model[0].on_still_and_moving(_image(slow), _image(fast))
         for layer in self.model[1:]:
             x = layer(x)
-        return x.tanh().unflatten(0, (n, FRAMES)).transpose(1, 2)
+        return x
 
-    def _first_deconvolution(self, slow, fast):
-        """The first layer on the channels [slow, fast], with slow [N, …] the same in all frames of fast [N·16, …].
 
-        The layer is linear, so its share of slow is computed once a video and added to every frame.
-        """
-        deconvolution = self.model[0]
-        weights = deconvolution.weight.chunk(2)
-        options = {"stride": deconvolution.stride, "padding": deconvolution.padding}
-        frames = F.conv_transpose2d(fast, weights[1], **options).unflatten(0, (-1, FRAMES))
-        return (frames + F.conv_transpose2d(slow, weights[0], **options).unsqueeze(1)).flatten(0, 1)
+def _image(features):
+    """[N, C·16], channels first as in the notebook's linear layers, → [N, C, 4, 4] with the channels last in memory."""
+    return features.unflatten(1, (-1, 4, 4)).contiguous(memory_format=torch.channels_last)

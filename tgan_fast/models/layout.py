@@ -1,22 +1,19 @@
-"""Channels-last memory formats for networks that mix 2D and 3D convolutions."""
+"""Channels-last memory formats for networks that mix 1D, 2D and 3D convolutions."""
 
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-
 
 def to_channels_last_(module: Module) -> Module:
-    """Lay out every 4- and 5-dimensional parameter with its channels last, in place; returns the module.
+    """Lay out every parameter of 3 to 5 dimensions with its second dimension last, in place; returns the module.
 
-    Convolutions then compute, and pass on, channels-last activations. (`Module.to(memory_format=…)` takes one format
-    and refuses networks that have parameters of both dimensions.)
+    Convolutions then compute, and pass on, channels-last activations. (`Module.to(memory_format=…)` takes one format,
+    none for 3 dimensions, and refuses networks that have parameters of different ones.)
     """
     for parameter in module.parameters():
-        if parameter.dim() in _FORMATS:
-            parameter.data = parameter.data.contiguous(memory_format=_FORMATS[parameter.dim()])
+        if 3 <= parameter.dim() <= 5:
+            parameter.data = parameter.data.movedim(1, -1).contiguous().movedim(-1, 1)
     return module

@@ -1,0 +1,265 @@
+"""Every form of every convolution against PyTorch's own."""
+
+import importlib
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tgan_fast.ops import convolution
+from tgan_fast.ops.convolution import (
+    conv3d_halving,
+    conv3d_two_frames,
+    conv_transpose1d_doubling,
+    conv_transpose2d_doubling,
+    conv_transpose2d_same,
+    forms,
+)
+
+HALVING, DOUBLING = {"stride": 2, "padding": 1}, {"stride": 2, "padding": 1}
+
+
+class Case(NamedTuple):
+    """An operation, what it is in PyTorch, and the shapes of x and weight."""
+
+    operation: str
+    plain: object
+    x: tuple[int, ...]
+    weight: tuple[int, ...]
+    options: dict
+
+    @property
+    def out(self):
+        return self.weight[1 if "transpose" in self.operation else 0]
+
+    @property
+    def forms(self):
+        return importlib.import_module(f"tgan_fast.ops.convolution.{self.operation}").FORMS
+
+    def call(self, *tensors, form="auto"):
+        return getattr(convolution, self.operation)(*tensors, form=form)
+
+    def call_plain(self, *tensors):
+        return self.plain(*tensors, **self.options)
+
+
+CASES = {
+    "videos": Case("conv3d_halving", F.conv3d, (2, 3, 8, 6, 10), (5, 3, 4, 4, 4), HALVING),
+    "grey videos": Case("conv3d_halving", F.conv3d, (2, 1, 4, 4, 4), (3, 1, 4, 4, 4), HALVING),
+    "two channels": Case("conv3d_halving", F.conv3d, (1, 2, 2, 2, 2), (1, 2, 4, 4, 4), HALVING),
+    "odd videos": Case("conv3d_halving", F.conv3d, (2, 3, 5, 7, 9), (5, 3, 4, 4, 4), HALVING),
+    "odd time and height": Case("conv3d_halving", F.conv3d, (2, 3, 5, 7, 8), (5, 3, 4, 4, 4), HALVING),
+    "many channels": Case("conv3d_halving", F.conv3d, (2, 6, 4, 6, 8), (7, 6, 4, 4, 4), HALVING),
+    "two frames": Case("conv3d_two_frames", F.conv3d, (2, 6, 2, 6, 10), (5, 6, 4, 4, 4), HALVING),
+    "two odd frames": Case("conv3d_two_frames", F.conv3d, (3, 5, 2, 7, 5), (4, 5, 4, 4, 4), HALVING),
+    "two small frames": Case("conv3d_two_frames", F.conv3d, (1, 1, 2, 2, 2), (1, 1, 4, 4, 4), HALVING),
+    "sequence": Case("conv_transpose1d_doubling", F.conv_transpose1d, (3, 6, 5), (6, 4, 4), DOUBLING),
+    "single step": Case("conv_transpose1d_doubling", F.conv_transpose1d, (3, 6, 1), (6, 4, 4), DOUBLING),
+    "single channel": Case("conv_transpose1d_doubling", F.conv_transpose1d, (1, 1, 2), (1, 1, 4), DOUBLING),
+    "images": Case("conv_transpose2d_doubling", F.conv_transpose2d, (3, 6, 4, 7), (6, 5, 4, 4), DOUBLING),
+    "single pixel": Case("conv_transpose2d_doubling", F.conv_transpose2d, (2, 1, 1, 1), (1, 1, 4, 4), DOUBLING),
+    "colours": Case("conv_transpose2d_same", F.conv_transpose2d, (3, 6, 4, 16), (6, 3, 3, 3), {"padding": 1}),
+    "grey, kernel 5": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 8), (5, 1, 5, 5), {"padding": 2}),
+    "kernel 1": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 8), (5, 2, 1, 1), {"padding": 0}),
+    "odd rows": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 7), (5, 3, 3, 3), {"padding": 1}),
+}
+# Every form that can compute a case, and "auto".
+FORMS_OF_CASES = [
+    pytest.param(case, form, id=f"{name}-{form}")
+    for name, case in CASES.items()
+    for form in ("auto", *case.forms)
+    if form == "auto" or forms.why_not(case.forms[form], torch.empty(case.x), torch.empty(case.weight)) is None
+]
+
+
+def channels_last(t):
+    return t.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def strided(t):
+    """Every second element of a larger tensor along the last axis."""
+    larger = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), float("nan"))
+    larger[..., ::2] = t
+    return larger[..., ::2]
+
+
+LAYOUTS = {"contiguous": torch.Tensor.contiguous, "channels-last": channels_last, "strided": strided}
+
+
+@pytest.fixture(autouse=True)
+def _nan_in_new_memory():
+    """So that an element which nobody writes is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def inputs(case, dtype=torch.float64, device="cpu", layout=torch.Tensor.contiguous):
+    """x, weight and bias, as leaves."""
+    x, weight, bias = (torch.randn(shape, dtype=torch.float64) for shape in (case.x, case.weight, (case.out,)))
+    weight /= weight[0].numel() ** 0.5
+    x, weight = (layout(t.to(device, dtype)) for t in (x, weight))
+    return [t.requires_grad_() for t in (x, weight, bias.to(device, dtype))]
+
+
+def outcome(y, leaves, upstream):
+    """y and the gradients of the leaves."""
+    return [y, *torch.autograd.grad(y, leaves, upstream.to(y))]
+
+
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
+def test_it_is_pytorchs_convolution_in_float64(case, form, layout, with_bias, device):
+    leaves = inputs(case, device=device, layout=layout)[: 2 + with_bias]
+    tensors = leaves if with_bias else [*leaves, None]
+    expected, got = case.call_plain(*tensors), case.call(*tensors, form=form)
+    upstream = layout(torch.randn_like(expected))
+    for a, b in zip(outcome(got, leaves, upstream), outcome(expected, leaves, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
+def test_it_is_as_accurate_as_pytorchs(case, form, dtype, device):
+    """Over several draws together: a single result may be exact by chance."""
+    errors, norms = [], []
+    for _ in range(8):
+        leaves = inputs(case, dtype, device, channels_last)
+        exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+        truth = case.call_plain(*exact)
+        upstream = torch.randn_like(truth).to(dtype)
+        truth = outcome(truth, exact, upstream)
+        results = outcome(case.call(*leaves, form=form), leaves, upstream)
+        assert all(result.dtype == dtype for result in results)
+        results += outcome(case.call_plain(*leaves), leaves, upstream)
+        errors.append([(a.double() - t).norm().item() for a, t in zip(results, truth * 2, strict=True)])
+        norms.append([t.norm().item() for t in truth])
+    got, plain = torch.tensor(errors).sum(0).chunk(2)
+    # What rounding the result alone does.
+    floor = torch.tensor(norms).sum(0) * torch.finfo(dtype).eps / 2
+    assert (got <= 2 * plain + floor).all(), (got, plain)
+
+
+@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
+def test_channels_stay_last_and_gradients_lie_as_their_tensors_do(case, form, device):
+    leaves = inputs(case, torch.float32, device, channels_last)
+    y = case.call(*leaves, form=form)
+    assert y.movedim(1, -1).is_contiguous()
+    dx, dweight, _ = torch.autograd.grad(y, leaves, channels_last(torch.randn_like(y)))
+    assert dx.movedim(1, -1).is_contiguous()
+    assert dweight.movedim(1, -1).is_contiguous()
+
+
+@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
+def test_only_the_gradients_that_are_wanted(case, form, device):
+    leaves = inputs(case, device=device)
+    y = case.call(*leaves, form=form)
+    upstream = torch.randn_like(y)
+    for wanted, whole in enumerate(torch.autograd.grad(y, leaves, upstream)):
+        alone = [leaf.detach().requires_grad_(index == wanted) for index, leaf in enumerate(leaves)]
+        (gradient,) = torch.autograd.grad(case.call(*alone, form=form), alone[wanted : wanted + 1], upstream)
+        torch.testing.assert_close(gradient, whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
+def test_an_activation_may_overwrite_the_output(case, form, device):
+    leaves = inputs(case, device=device, layout=channels_last)
+    got, expected = F.leaky_relu_(case.call(*leaves, form=form), 0.2), F.leaky_relu(case.call_plain(*leaves), 0.2)
+    upstream = torch.randn_like(expected)
+    for a, b in zip(outcome(got, leaves, upstream), outcome(expected, leaves, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["videos", "two frames", "sequence", "images", "colours"])
+def test_autocast_is_that_of_pytorch(name, device):
+    case = CASES[name]
+    leaves = inputs(case, torch.float32, device, channels_last)
+    with torch.autocast(device.type, torch.bfloat16):
+        got, expected = case.call(*leaves), case.call_plain(*leaves)
+    assert got.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)
+    for gradient in torch.autograd.grad(got, leaves, torch.ones_like(got)):
+        assert gradient.dtype == torch.float32
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_gradients_of_gradients_are_refused(case):
+    x, *parameters = inputs(case)
+    (dx,) = torch.autograd.grad(case.call(x, *parameters).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
+
+
+def test_the_table_names_forms_that_have_the_pass():
+    operations = {case.operation: case.forms for case in CASES.values()}
+    assert forms.TABLE.keys() == operations.keys()
+    for operation, devices in forms.TABLE.items():
+        assert devices.keys() == {"cpu", "cuda"}
+        for passes in devices.values():
+            for which, name in zip(forms.Passes._fields, passes, strict=True):
+                assert getattr(operations[operation][name], which) is not None, (operation, name, which)
+
+
+def test_auto_takes_the_table_and_direct_for_what_it_cannot_compute(monkeypatch):
+    monkeypatch.setitem(forms.TABLE["conv3d_halving"], "cpu", forms.Passes("pairs", "blocks", "pairs"))
+
+    def chosen(name):
+        case = CASES[name]
+        return forms.choose(case.operation, case.forms, "auto", torch.empty(case.x), torch.empty(case.weight))
+
+    assert chosen("videos") == ("pairs", "blocks", "pairs")
+    assert chosen("odd time and height") == ("pairs", "direct", "pairs")
+    assert chosen("odd videos") == chosen("many channels") == forms.DIRECT
+
+
+def test_a_form_leaves_the_passes_that_it_lacks_to_direct_and_passes_may_be_mixed():
+    case = CASES["videos"]
+    x, weight = torch.empty(case.x), torch.empty(case.weight)
+    assert forms.choose("conv3d_halving", case.forms, "blocks", x, weight) == ("direct", "blocks", "direct")
+    mixed = forms.Passes("pairs", "blocks", "direct")
+    assert forms.choose("conv3d_halving", case.forms, mixed, x, weight) == mixed
+    leaves = inputs(case)
+    got, expected = case.call(*leaves, form=mixed), case.call_plain(*leaves)
+    upstream = torch.randn_like(expected)
+    for a, b in zip(outcome(got, leaves, upstream), outcome(expected, leaves, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "message"),
+    [
+        ("videos", "fast", "conv3d_halving has no form 'fast': choose auto, direct, pairs, blocks"),
+        ("odd videos", "pairs", "form 'pairs' cannot be used: rows of 9 are not pairs"),
+        ("many channels", "pairs", "form 'pairs' cannot be used: it has room for 3 channels, and x has 6"),
+        ("odd videos", "blocks", r"form 'blocks' cannot be used: \[5, 7, 9\] are not blocks of 2"),
+        ("many channels", "blocks", "form 'blocks' cannot be used: it is for fewer than 4 channels, and x has 6"),
+        ("odd rows", "eight pixels", "form 'eight pixels' cannot be used: rows of 7 are not groups of 8"),
+    ],
+)
+def test_forms_that_do_not_exist_or_do_not_fit_are_named(name, form, message):
+    with pytest.raises(ValueError, match=message):
+        CASES[name].call(*inputs(CASES[name]), form=form)
+
+
+def test_a_kernel_wider_than_a_group_and_its_neighbours_is_refused():
+    x, weight = torch.zeros(1, 2, 11, 16), torch.zeros(2, 1, 11, 11)
+    with pytest.raises(ValueError, match="a kernel of 11 reaches further than a group"):
+        conv_transpose2d_same(x, weight, form="four pixels")
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "weight", "message"),
+    [
+        (conv3d_two_frames, (1, 2, 3, 4, 4), (1, 2, 4, 4, 4), r"takes \[N, C, 2, H, W\] and got \[1, 2, 3, 4, 4\]"),
+        (conv_transpose2d_same, (1, 2, 4, 4), (2, 1, 4, 4), r"of odd k and got \[2, 1, 4, 4\]"),
+        (conv3d_halving, (1, 2, 4, 4, 4), (1, 2, 3, 3, 3), r"takes weights \[out, 2, 4, 4, 4\] and got \[1, 2, 3, 3"),
+        (conv3d_halving, (1, 4, 4, 4), (1, 4, 4, 4, 4), r"takes x of 5 dimensions and got \[1, 4, 4, 4\]"),
+        (conv_transpose1d_doubling, (1, 2, 4), (3, 1, 4), r"takes weights \[2, out, 4\] and got \[3, 1, 4\]"),
+        (conv_transpose2d_doubling, (1, 2, 4, 4), (2, 1, 3, 3), r"takes weights \[2, out, 4, 4\] and got \[2, 1, 3"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(function, x, weight, message):
+    with pytest.raises(ValueError, match=message):
+        function(torch.zeros(x), torch.zeros(weight))

@@ -1,0 +1,15 @@
+"""Convolutions of TGAN's kinds, each in several forms that compute the same; `forms.TABLE` tells which runs where."""
+
+from tgan_fast.ops.convolution.conv3d_halving import conv3d_halving
+from tgan_fast.ops.convolution.conv3d_two_frames import conv3d_two_frames
+from tgan_fast.ops.convolution.conv_transpose1d_doubling import conv_transpose1d_doubling
+from tgan_fast.ops.convolution.conv_transpose2d_doubling import conv_transpose2d_doubling
+from tgan_fast.ops.convolution.conv_transpose2d_same import conv_transpose2d_same
+
+__all__ = [
+    "conv3d_halving",
+    "conv3d_two_frames",
+    "conv_transpose1d_doubling",
+    "conv_transpose2d_doubling",
+    "conv_transpose2d_same",
+]

@@ -1,0 +1,96 @@
+"""3D convolution of kernel 4, stride 2 and padding 1, above all of videos with their few channels.
+
+"pairs": two neighbours in a row, of four values each, are the channels of one pixel: kernel 4×4×2, stride 2×2×1. Of the
+four values three are colours and one is always 1, by which the bias comes into the product.
+
+"blocks": 2×2×2 neighbours are the channels of one pixel: kernel 2, stride 1. For the gradient of x, where the library
+would write three channels in strides.
+"""
+
+import torch
+
+from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct, library
+
+_VALUES = 4  # of a pixel in "pairs"
+
+
+def conv3d_halving(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+) -> torch.Tensor:
+    """`torch.nn.functional.conv3d` with stride 2 and padding 1.
+
+    Args:
+        x: [N, C, T, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: [out, C, 4, 4, 4].
+        bias: [out] or None.
+        form: "direct", "pairs" or "blocks", or one for each pass.
+
+    Returns:
+        [N, out, T/2, H/2, W/2], differentiable once.
+
+    Raises:
+        ValueError: the shapes do not fit; there is no such form, or it cannot compute this.
+    """
+    check_shapes("conv3d_halving", x, weight, [4, 4, 4])
+    return convolve("conv3d_halving", FORMS, form, x, weight, bias)
+
+
+def _pairs(x):
+    n, channels, t, h, w = x.shape
+    pixel = x.new_zeros(_VALUES)
+    pixel[-1] = 1
+    pixels = pixel.expand(n, t + 2, h + 2, w + 2, _VALUES).contiguous()
+    pixels[:, 1:-1, 1:-1, 1:-1, :channels] = x.movedim(1, -1)
+    return pixels.view(n, t + 2, h + 2, w // 2 + 1, 2 * _VALUES).movedim(-1, 1)
+
+
+def _pairs_forward(pairs, weight, bias):
+    kernel = weight.new_zeros(weight.shape[0], 4, 4, 4, _VALUES)
+    kernel[..., : weight.shape[1]] = weight.movedim(1, -1)
+    if bias is not None:
+        kernel[:, 0, 0, 0, -1] = bias
+    return _OF_PAIRS.forward(pairs, _kernel_of_pairs(kernel), None)
+
+
+def _pairs_gradients(dy, pairs, weight, wanted):
+    kernel = _kernel_of_pairs(weight.new_empty(weight.shape[0], 4, 4, 4, _VALUES))
+    gradient, _ = _OF_PAIRS.parameter_gradients(dy, pairs, kernel, (True, False))
+    gradient = gradient.movedim(1, -1).reshape(-1, 4, 4, 4, _VALUES)
+    dweight = torch.empty_like(weight).copy_(gradient[..., : weight.shape[1]].movedim(-1, 1)) if wanted[0] else None
+    return dweight, gradient[:, 0, 0, 0, -1].clone() if wanted[1] else None
+
+
+def _kernel_of_pairs(kernel):
+    """[out, 4, 4, 4, values] as [out, 2·values, 4, 4, 2]."""
+    return kernel.view(-1, 4, 4, 2, 2 * _VALUES).movedim(-1, 1)
+
+
+def _blocks_input_gradient(dy, x, weight):
+    out, channels = weight.shape[:2]
+    kernel = weight.movedim(1, -1).reshape(out, 2, 2, 2, 2, 2, 2, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    kernel = kernel.reshape(out, 2, 2, 2, 8 * channels).movedim(-1, 1)
+    blocks = torch.nn.functional.conv_transpose3d(dy, kernel).movedim(1, -1)
+    blocks = blocks.unflatten(-1, (2, 2, 2, channels)).permute(0, 1, 4, 2, 5, 3, 6, 7)
+    n, _, *size = x.shape
+    padded = blocks.reshape(n, *(extent + 2 for extent in size), channels)
+    return padded[:, 1:-1, 1:-1, 1:-1].contiguous().movedim(-1, 1)
+
+
+def _not_pairs(x, weight):
+    if x.shape[1] >= _VALUES:
+        return f"it has room for {_VALUES - 1} channels, and x has {x.shape[1]}"
+    return f"rows of {x.shape[4]} are not pairs" if x.shape[4] % 2 else None
+
+
+def _not_blocks(x, weight):
+    if x.shape[1] >= _VALUES:
+        return f"it is for fewer than {_VALUES} channels, and x has {x.shape[1]}"
+    return f"{list(x.shape[2:])} are not blocks of 2" if any(extent % 2 for extent in x.shape[2:]) else None
+
+
+_OF_PAIRS = library([2, 2, 1], [0, 0, 0], [1, 1, 1], False, [0, 0, 0], 1)
+FORMS = {
+    "direct": direct(3, stride=2, padding=1),
+    "pairs": Form(forward=_pairs_forward, parameter_gradients=_pairs_gradients, prepare=_pairs, why_not=_not_pairs),
+    "blocks": Form(input_gradient=_blocks_input_gradient, why_not=_not_blocks),
+}

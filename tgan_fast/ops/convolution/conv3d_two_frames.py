@@ -1,0 +1,115 @@
+"""3D convolution of kernel 4, stride 2 and padding 1 of two frames.
+
+Such an input gives one frame, and of the kernel's four slices in time the outer two only ever meet the padding: with
+the inner two it is half of the operations.
+
+"inner": the convolution with the inner slices.
+
+"product": one matrix product of all patches [N·H/2·W/2, 2·4·4·C] and the inner slices, which lie in a channels-last
+weight as one matrix [out, 2·4·4·C], and in its gradient too. There are few pixels and many channels, so that what
+counts is to read and to write the weight once, and on a GPU to divide the long sums among many multiprocessors.
+"""
+
+import torch
+
+from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct, library
+
+
+def conv3d_two_frames(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+) -> torch.Tensor:
+    """`torch.nn.functional.conv3d` with stride 2 and padding 1 for two frames.
+
+    Args:
+        x: [N, C, 2, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: [out, C, 4, 4, 4], likewise.
+        bias: [out] or None.
+        form: "direct", "inner" or "product", or one for each pass.
+
+    Returns:
+        [N, out, 1, H/2, W/2], differentiable once.
+
+    Raises:
+        ValueError: the shapes do not fit; there is no such form.
+    """
+    check_shapes("conv3d_two_frames", x, weight, [4, 4, 4])
+    if x.shape[2] != 2:
+        raise ValueError(f"conv3d_two_frames takes [N, C, 2, H, W] and got {list(x.shape)}")
+    return convolve("conv3d_two_frames", FORMS, form, x, weight, bias)
+
+
+def _inner(weight):
+    return weight[:, :, 1:3].contiguous(memory_format=torch.channels_last_3d)
+
+
+def _inner_forward(x, weight, bias):
+    return _INNER.forward(x, _inner(weight), bias)
+
+
+def _inner_input_gradient(dy, x, weight):
+    return _INNER.input_gradient(dy, x, _inner(weight))
+
+
+def _inner_gradients(dy, x, weight, wanted):
+    inner, dbias = _INNER.parameter_gradients(dy, x, _inner(weight), wanted)
+    if not wanted[0]:
+        return None, dbias
+    dweight = torch.zeros_like(weight)
+    dweight[:, :, 1:3] = inner
+    return dweight, dbias
+
+
+def _patches(x):
+    """[N, H/2, W/2, 2·4·4·C], frames first."""
+    n, channels, frames, h, w = x.shape
+    padded = x.new_zeros(n, frames, h + 2, w + 2, channels)
+    padded[:, :, 1:-1, 1:-1] = x.movedim(1, -1)
+    sample, frame, row, pixel, channel = padded.stride()
+    shape = n, h // 2, w // 2, frames, 4, 4, channels
+    return padded.as_strided(shape, (sample, 2 * row, 2 * pixel, frame, row, pixel, channel)).flatten(3)
+
+
+def _matrix(weight):
+    """The inner slices as [out, 2·4·4·C]; a view if the channels are last in memory."""
+    return weight.movedim(1, -1)[:, 1:3].flatten(1)
+
+
+def _product_forward(patches, weight, bias):
+    y = torch.nn.functional.linear(patches, _matrix(weight), bias)
+    return y.movedim(-1, 1).unsqueeze(2)
+
+
+def _product_input_gradient(dy, x, weight):
+    n, channels, frames, h, w = x.shape
+    patches = (_rows(dy) @ _matrix(weight)).view(n, h // 2, w // 2, frames, 4, 4, channels)
+    # In float32 at least: up to four patches meet in a pixel.
+    dx = patches.new_zeros(n, frames, h + 2, w + 2, channels, dtype=torch.promote_types(x.dtype, torch.float32))
+    for i in range(4):
+        for j in range(4):
+            dx[:, :, i : i + h // 2 * 2 : 2, j : j + w // 2 * 2 : 2] += patches[..., i, j, :].movedim(3, 1)
+    return dx[:, :, 1:-1, 1:-1].to(x.dtype).contiguous().movedim(-1, 1)
+
+
+def _product_gradients(dy, patches, weight, wanted):
+    rows = _rows(dy)
+    dbias = rows.sum(0) if wanted[1] else None
+    if not wanted[0]:
+        return None, dbias
+    dweight = torch.empty_like(weight, memory_format=torch.channels_last_3d)
+    dweight[:, :, ::3] = 0
+    # Straight into its place.
+    torch.mm(rows.t(), patches.flatten(0, 2), out=_matrix(dweight))
+    return dweight, dbias
+
+
+def _rows(dy):
+    """[N·H/2·W/2, out]; a view if the channels are last in memory."""
+    return dy.movedim(1, -1).reshape(-1, dy.shape[1])
+
+
+_INNER = library([1, 2, 2], [0, 1, 1], [1, 1, 1], False, [0, 0, 0], 1)
+FORMS = {
+    "direct": direct(3, stride=2, padding=1),
+    "inner": Form(_inner_forward, _inner_input_gradient, _inner_gradients),
+    "product": Form(_product_forward, _product_input_gradient, _product_gradients, prepare=_patches),
+}

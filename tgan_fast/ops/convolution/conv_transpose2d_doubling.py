@@ -1,0 +1,52 @@
+"""Transposed 2D convolution of kernel 4, stride 2 and padding 1.
+
+"phases": pixels in even and odd rows and columns are each a 2×2 convolution of stride 1. The four are computed as one
+with four times the channels, and interleaved: a pass more over y, for a library that is slow at the gradient of an
+ordinary convolution of stride 2, as which it computes this one. The gradients are ordinary convolutions in any case.
+"""
+
+import torch
+
+from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct
+
+
+def conv_transpose2d_doubling(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+) -> torch.Tensor:
+    """`torch.nn.functional.conv_transpose2d` with stride 2 and padding 1.
+
+    Args:
+        x: [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: [C, out, 4, 4], likewise.
+        bias: [out] or None.
+        form: "direct" or "phases", or one for each pass.
+
+    Returns:
+        [N, out, 2·H, 2·W], differentiable once.
+
+    Raises:
+        ValueError: the shapes do not fit; there is no such form.
+    """
+    check_shapes("conv_transpose2d_doubling", x, weight, [4, 4], transposed=True)
+    return convolve("conv_transpose2d_doubling", FORMS, form, x, weight, bias)
+
+
+def _phases_forward(x, weight, bias):
+    n, _, h, w = x.shape
+    channels, out = weight.shape[:2]
+    # y[2p] = x[p - 1]·w[3] + x[p]·w[1] and y[2p - 1] = x[p - 1]·w[2] + x[p]·w[0], in rows as in columns.
+    kernel = weight.flip(2, 3).reshape(channels, out, 2, 2, 2, 2).permute(3, 5, 1, 2, 4, 0)
+    kernel = kernel.reshape(4 * out, 2, 2, channels).movedim(-1, 1)
+    phases = torch.nn.functional.conv2d(x, kernel, None if bias is None else bias.repeat(4), padding=1)
+    phases = phases.movedim(1, -1).unflatten(-1, (2, 2, out))
+    y = x.new_empty(n, h, 2, w, 2, out)
+    for i in range(2):
+        for j in range(2):
+            y[:, :, i, :, j] = phases[:, i : i + h, j : j + w, i, j]
+    return y.view(n, 2 * h, 2 * w, out).movedim(-1, 1)
+
+
+FORMS = {
+    "direct": direct(2, stride=2, padding=1, transposed=True),
+    "phases": Form(forward=_phases_forward),
+}

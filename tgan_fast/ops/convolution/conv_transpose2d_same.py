@@ -1,0 +1,126 @@
+"""Transposed 2D convolution of stride 1 whose output has the size of its input, to few channels.
+
+"four pixels", "eight pixels": the ordinary convolution that it is, of the kernel turned by 180°. So many neighbours in
+a row are the channels of one pixel of y, which is y's own memory if its channels are last. Kernel and stride grow by as
+much. What is multiplied by zero on the way costs less than what so few channels leave idle. For the gradient of x,
+which is likewise an ordinary convolution, of dy, both sides are grouped.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct, library
+
+
+def conv_transpose2d_same(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+) -> torch.Tensor:
+    """`torch.nn.functional.conv_transpose2d` with stride 1 and the padding that keeps the size.
+
+    Args:
+        x: [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: [C, out, k, k], k odd, likewise.
+        bias: [out] or None.
+        form: "direct", "four pixels" or "eight pixels", or one for each pass.
+
+    Returns:
+        [N, out, H, W], differentiable once.
+
+    Raises:
+        ValueError: the shapes do not fit; there is no such form, or it cannot compute this.
+    """
+    k = weight.shape[-1]
+    check_shapes("conv_transpose2d_same", x, weight, [k, k], transposed=True)
+    if k % 2 == 0:
+        raise ValueError(f"conv_transpose2d_same takes weights [C, out, k, k] of odd k and got {list(weight.shape)}")
+    return convolve("conv_transpose2d_same", FORMS, form, x, weight, bias)
+
+
+def _direct(weight):
+    return direct(2, stride=1, padding=weight.shape[2] // 2, transposed=True)
+
+
+def _direct_forward(x, weight, bias):
+    return _direct(weight).forward(x, weight, bias)
+
+
+def _direct_input_gradient(dy, x, weight):
+    return _direct(weight).input_gradient(dy, x, weight)
+
+
+def _direct_gradients(dy, x, weight, wanted):
+    return _direct(weight).parameter_gradients(dy, x, weight, wanted)
+
+
+def _grouped_forward(pixels, x, weight, bias):
+    channels, out, k, _ = weight.shape
+    # Each of the pixels has the turned kernel at its own place in one that is as much wider.
+    kernel = weight.new_zeros(pixels, out, k, k + pixels - 1, channels)
+    _shifted(kernel, k).copy_(weight.flip(2, 3).movedim(0, -1))
+    kernel = kernel.flatten(0, 1).movedim(-1, 1)
+    y = _of_groups(pixels, k).forward(x, kernel, None if bias is None else bias.repeat(pixels))
+    return _regrouped(y, out)
+
+
+def _grouped_input_gradient(pixels, dy, x, weight):
+    channels, out, k, _ = weight.shape
+    # Every pixel sees its group and those on both sides.
+    kernel = weight.new_zeros(pixels, channels, k, 3 * pixels, out)
+    _shifted(kernel[..., pixels - k // 2 :, :], k).copy_(weight.movedim(1, -1))
+    kernel = kernel.view(pixels * channels, k, 3, pixels * out).movedim(-1, 1)
+    return _regrouped(F.conv2d(_regrouped(dy, pixels * out), kernel, padding=(k // 2, 1)), channels)
+
+
+def _grouped_gradients(pixels, dy, x, weight, wanted):
+    dbias = _sum(dy) if wanted[1] else None
+    if not wanted[0]:
+        return None, dbias
+    channels, out, k, _ = weight.shape
+    kernel = weight.new_empty(pixels * out, k, k + pixels - 1, channels).movedim(-1, 1)
+    groups = _regrouped(dy, pixels * out)
+    dkernel, _ = _of_groups(pixels, k).parameter_gradients(groups, x, kernel, (True, False))
+    dkernel = _shifted(dkernel.movedim(1, -1).unflatten(0, (pixels, out)), k).sum(0)
+    return torch.empty_like(weight).copy_(dkernel.movedim(-1, 0).flip(2, 3)), dbias
+
+
+def _sum(dy):
+    # oneDNN's own adds one value after another, and loses half of the digits.
+    return dy.sum((0, 2, 3))
+
+
+def _of_groups(pixels, k):
+    return library([1, pixels], [k // 2, k // 2], [1, 1], False, [0, 0], 1)
+
+
+def _shifted(kernel, k):
+    """View [pixels, out, rows, columns, C] as [pixels, out, rows, k, C]: k columns of each pixel, one further each."""
+    strides = list(kernel.stride())
+    strides[0] += strides[3]
+    return kernel.as_strided((*kernel.shape[:3], k, kernel.shape[4]), strides)
+
+
+def _regrouped(y, channels):
+    """[N, ·, H, ·] with so many channels; a view if they are last in memory."""
+    n, _, h, _ = y.shape
+    return y.movedim(1, -1).reshape(n, h, -1, channels).movedim(-1, 1)
+
+
+def _not_grouped(pixels, x, weight):
+    if x.shape[3] % pixels:
+        return f"rows of {x.shape[3]} are not groups of {pixels}"
+    return f"a kernel of {weight.shape[2]} reaches further than a group" if weight.shape[2] // 2 > pixels else None
+
+
+def _grouped(pixels):
+    functions = _grouped_forward, _grouped_input_gradient, _grouped_gradients
+    forward, input_gradient, gradients = (partial(function, pixels) for function in functions)
+    return Form(forward, input_gradient, gradients, why_not=partial(_not_grouped, pixels))
+
+
+FORMS = {
+    "direct": Form(_direct_forward, _direct_input_gradient, _direct_gradients),
+    "four pixels": _grouped(4),
+    "eight pixels": _grouped(8),
+}
