@@ -54,6 +54,17 @@ def test_batch_statistics_on_request(trained, tmp_path):
     assert np.abs(got.astype(int) - expected).max() <= 1
 
 
+def test_the_precision_asked_for(trained, tmp_path):
+    folder, step = trained
+    exact, rounded = (
+        sampled(folder, tmp_path / f"{precision}.npy", "--grid", "2", "--precision", precision).astype(int)
+        for precision in ("fp32", "bf16")
+    )
+    assert np.abs(exact - clips_of(step.ema, 4, 0)).max() <= 1
+    # Less than 1 % of the levels.
+    assert 0 < np.abs(rounded - exact).mean() < 2.55
+
+
 @pytest.mark.parametrize("name", ["x.gif", "x.mp4", "x.png", "X.GIF"])
 def test_files_to_look_at(trained, tmp_path, capsys, name):
     checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
@@ -91,6 +102,8 @@ def test_the_notebooks_checkpoint_is_told_apart_by_content(tmp_path):
         (["--out", "x.gif", "--grid", "0"], "--grid is 0, but must be at least 1"),
         (["--out", "x.gif", "--fps", "0"], "--fps is 0, but must be at least 1"),
         (["--out", "x.gif", "--grid", "1", "--batch-norm", "batch"], "needs at least 2 videos"),
+        (["--out", "x.gif", "--device", "cpu", "--precision", "tf32"], "the CPU does not compute in TF32: choose"),
+        (["--out", "x.gif", "--batch-norm", "batch", "--precision", "bf16"], "fp32 alone: leave out --precision bf16"),
         (["--out", "x.gif", "--device", "cuda:99"], "cuda:99 cannot be used"),
         (["--out", "x.gif", "--sed", "1"], "there is no option --sed; did you mean --seed"),
         (["--out", "x.gif", "--checkpoint", "nothing.pt"], r"there is no checkpoint nothing\.pt"),

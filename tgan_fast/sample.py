@@ -9,7 +9,8 @@ from tgan_fast.command_line import parse, run
 from tgan_fast.data import to_clips
 from tgan_fast.data.video_files import encoder_of, write_videos
 from tgan_fast.errors import InputError
-from tgan_fast.models.sampling import draw_latents, sample_videos
+from tgan_fast.models.sampling import Sampler, draw_latents, sample_videos
+from tgan_fast.precision import arithmetic, resolve_precision
 from tgan_fast.training.checkpoint import find, load_generator
 from tgan_fast.training.devices import resolve_device
 
@@ -29,7 +30,9 @@ class SampleCommand:
     weights: Literal["auto", "live", "ema"] = "auto"
     """Of a run with ema_decay: the averaged weights or the live ones; auto: averaged where there are any."""
     batch_norm: Literal["running", "batch"] = "running"
-    """Normalise with the running statistics, or with those of the batch as in training."""
+    """Normalise with the running statistics, or with those of the batch as in training, in fp32."""
+    precision: Literal["auto", "bf16", "tf32", "fp32"] = "auto"
+    """Of convolutions and matrix products; auto: bf16 on GPUs that have it, fp32 elsewhere."""
     fps: int = 16
     """Frames a second of a GIF or MP4."""
     device: str = "auto"
@@ -40,12 +43,17 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(SampleCommand, arguments, prog="python -m tgan_fast.sample")
     _check(command)
     device = resolve_device(command.device)
+    precision = resolve_precision(command.precision, device)
     generator = load_generator(find(command.checkpoint), weights=command.weights).to(device)
     count = command.grid if command.out.suffix.lower() == ".png" else command.grid**2
     latents = draw_latents(count, generator.latent_dim, command.seed)
-    videos = sample_videos(generator, latents, batch_statistics=command.batch_norm == "batch")
+    if command.batch_norm == "batch":
+        with arithmetic("fp32"):
+            clips = to_clips(sample_videos(generator, latents, batch_statistics=True))
+    else:
+        clips = Sampler(generator, precision=precision)(latents)
     try:
-        write_videos(command.out, to_clips(videos).numpy(), fps=command.fps)
+        write_videos(command.out, clips.numpy(), fps=command.fps)
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror or error}") from None
     print(f"{count} videos: {command.out}")
@@ -61,6 +69,8 @@ def _check(command: SampleCommand) -> None:
         raise InputError(f"--fps is {command.fps}, but must be at least 1")
     if command.batch_norm == "batch" and command.grid < 2:
         raise InputError("--batch-norm batch needs at least 2 videos: choose --grid 2 or more")
+    if command.batch_norm == "batch" and command.precision not in ("auto", "fp32"):
+        raise InputError(f"--batch-norm batch computes in fp32 alone: leave out --precision {command.precision}")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,24 @@
 import pytest
 import torch
 
-from tgan_fast.ops import BackendError, backends, batch_norm_act, singular_value_clip
+from tgan_fast.ops import (
+    BackendError,
+    adam_,
+    backends,
+    batch_norm_act,
+    rmsprop_,
+    singular_value_clip,
+    tanh_to_levels,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STEP, RATE = torch.ones((), device=DEVICE), {"learning_rate": 0.1}
 CALLS = {
+    "adam": lambda backend: adam_(*(torch.rand(5, device=DEVICE) for _ in range(4)), STEP, **RATE, backend=backend),
     "batch_norm_act": lambda backend: batch_norm_act(torch.randn(4, 3, device=DEVICE), None, None, backend=backend),
+    "rmsprop": lambda backend: rmsprop_(*(torch.rand(5, device=DEVICE) for _ in range(3)), **RATE, backend=backend),
     "singular_value_clip": lambda backend: singular_value_clip(torch.randn(4, 3, device=DEVICE), backend=backend),
+    "tanh_to_levels": lambda backend: tanh_to_levels(torch.randn(4, 3, device=DEVICE), backend=backend),
 }
 
 

@@ -58,7 +58,15 @@ def _cuda_extension_state():
 
 # operation → backend → AVAILABLE, or the reason why it cannot be used, or a function that returns either
 _REGISTRY = {
+    "adam": {
+        "triton": _triton_state,
+        "torch": AVAILABLE,
+    },
     "batch_norm_act": {
+        "triton": _triton_state,
+        "torch": AVAILABLE,
+    },
+    "rmsprop": {
         "triton": _triton_state,
         "torch": AVAILABLE,
     },
@@ -67,5 +75,9 @@ _REGISTRY = {
         "eigh": AVAILABLE,
         "gemm": AVAILABLE,
         "cuda": _cuda_extension_state,
+    },
+    "tanh_to_levels": {
+        "triton": _triton_state,
+        "torch": AVAILABLE,
     },
 }

@@ -1,0 +1,39 @@
+"""Generators for tests that look as if they had been trained: every batch norm does something else."""
+
+import copy
+
+import torch
+from torch import nn
+
+from tgan_fast import VideoGenerator
+
+LATENT = 12
+
+
+def trained_generator(dtype=torch.float32, device="cpu", channels=3, width=0.125) -> VideoGenerator:
+    """In training mode, with the statistics of a batch, and with videos in which most levels occur."""
+    generator = VideoGenerator(width, LATENT, channels).double()
+    norms = [module for module in generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        generator.model[-1].weight /= generator.frames(latents(16, torch.float64)).std()
+    for norm in norms:
+        norm.momentum = 0.1
+    return generator.to(device, dtype)
+
+
+def latents(count, dtype=torch.float32, device="cpu") -> torch.Tensor:
+    """[count, LATENT], uniform in (-1, 1)."""
+    return (torch.rand(count, LATENT, dtype=torch.float64) * 2 - 1).to(device, dtype)
+
+
+def in_bfloat16(generator: VideoGenerator) -> VideoGenerator:
+    """A copy in evaluation mode that computes as training in bf16 does: batch norms alone keep their float32."""
+    twin = copy.deepcopy(generator).eval().to(torch.bfloat16)
+    for name, module in generator.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            twin.set_submodule(name, copy.deepcopy(module).eval())
+    return twin

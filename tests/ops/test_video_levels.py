@@ -1,0 +1,150 @@
+"""tanh_to_levels against its definition in float64, and against the clips that videos become."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tgan_fast.data import to_clips
+from tgan_fast.ops import BackendError
+from tgan_fast.ops.video_levels import tanh_to_levels
+
+ROOT = Path(__file__).resolve().parents[2]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+# Of float32 around 127.5, with a tanh that is off by a few units in its last place.
+NEAR_A_HALF = 1e-4
+
+
+def layouts():
+    """[N, C, H, W] tensors of every kind, whose size is no multiple of anything."""
+    random = torch.Generator().manual_seed(0)
+    dense = torch.randn(3, 3, 37, 41, generator=random) * 2
+    yield "contiguous", dense
+    yield "channels last", dense.contiguous(memory_format=torch.channels_last)
+    yield "transposed", dense.permute(2, 0, 3, 1)
+    yield "sliced", dense[:, 1:, ::2]
+    yield "expanded", dense[:, :1].expand(3, 5, 37, 41)
+    yield "of one channel", dense[:, :1]
+    yield "of many programs", torch.randn(2, 3, 64, 64, generator=random) * 2
+    yield "of one element", torch.full((1, 1, 1, 1), 0.3)
+    yield "empty", dense[:0]
+
+
+LAYOUTS = [pytest.param(x, id=name) for name, x in layouts()]
+TRITON_DTYPES = DTYPES[:3]
+
+
+def assert_nearest_levels(levels, x, tolerance=NEAR_A_HALF):
+    exact = (x.double().tanh() + 1) * 127.5
+    assert levels.dtype == torch.uint8
+    assert (levels.double() - exact).abs().le(0.5 + tolerance).all()
+
+
+def expected_layout(x):
+    return torch.empty_like(x, dtype=torch.uint8).stride()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("x", LAYOUTS)
+def test_levels_are_those_of_the_clips(x, dtype, device):
+    x = x.to(device, dtype)
+    before = x.clone()
+    levels = tanh_to_levels(x, backend="torch")
+    videos = x.float().tanh().unsqueeze(2)
+    assert torch.equal(levels.permute(0, 2, 3, 1).unsqueeze(1), to_clips(videos))
+    assert levels.stride() == expected_layout(x)
+    assert_nearest_levels(levels, x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
+@pytest.mark.parametrize("x", LAYOUTS)
+def test_triton_takes_the_nearest_levels_too(x, dtype, triton_device):
+    pytest.importorskip("triton")
+    x = x.to(triton_device, dtype)
+    before = x.clone()
+    levels = tanh_to_levels(x, backend="triton")
+    assert levels.stride() == expected_layout(x)
+    assert_nearest_levels(levels, x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of the interpreter's NumPy
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_every_number_of_sixteen_bits_has_a_level(dtype, backend, triton_device):
+    """NaN and the infinities included."""
+    if backend == "triton":
+        pytest.importorskip("triton")
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).to(triton_device)
+    levels = tanh_to_levels(x, backend=backend)
+    is_nan = x.isnan()
+    assert is_nan.any()
+    assert levels[is_nan].eq(0).all()
+    assert_nearest_levels(levels[~is_nan], x[~is_nan])
+    assert levels[x == torch.inf].item() == 255
+    assert levels[x == -torch.inf].item() == 0
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_tie_goes_to_the_even_level(backend, triton_device):
+    if backend == "triton":
+        pytest.importorskip("triton")
+    x = torch.tensor([0.0, -0.0], device=triton_device)
+    assert tanh_to_levels(x, backend=backend).tolist() == [128, 128]
+
+
+def test_auto_takes_triton_on_a_gpu_and_torch_elsewhere(device):
+    x = torch.randn(10007, device=device)
+    expected = "triton" if device.type == "cuda" else "torch"
+    assert torch.equal(tanh_to_levels(x), tanh_to_levels(x, backend=expected))
+
+
+def test_what_is_refused(triton_device):
+    with pytest.raises(ValueError, match=r"needs a floating-point tensor and got torch\.int64"):
+        tanh_to_levels(torch.arange(3))
+    with pytest.raises(ValueError, match="has no backend 'cuda': choose auto, triton, torch"):
+        tanh_to_levels(torch.zeros(3), backend="cuda")
+    with pytest.raises(BackendError, match=r"backend 'triton' cannot be used: it takes .* and x is torch\.float64"):
+        tanh_to_levels(torch.zeros(3, dtype=torch.float64, device=triton_device), backend="triton")
+
+
+@pytest.mark.gpu
+def test_triton_on_a_gpu_refuses_the_cpu():
+    with pytest.raises(BackendError, match="it runs on a GPU, and x is on cpu"):
+        tanh_to_levels(torch.zeros(3), backend="triton")
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tgan_fast.ops.video_levels_kernels import levels_kernel
+
+for architecture in (80, 90, 100):
+    for dtype in ("fp32", "fp16", "bf16"):
+        for count, aligned in (("i32", (0, 1, 2)), ("i64", (0, 1))):
+            signature = {"x": f"*{dtype}", "levels": "*u8", "count": count, "block": "constexpr"}
+            attributes = {(position,): [["tt.divisibility", 16]] for position in aligned}
+            source = ASTSource(fn=levels_kernel, signature=signature, constexprs={"block": 4096}, attrs=attributes)
+            options = {"num_warps": 8}
+            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+            print(architecture, dtype, count, "ld.global.v4" in compiled.asm["ptx"], compiled.metadata.shared)
+"""
+
+
+@pytest.mark.slow
+def test_it_compiles_without_a_gpu():
+    """In a process of its own, since this one may have decided for Triton's interpreter."""
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == 3 * 3 * 2
+    for architecture, dtype, count, wide, shared in lines:
+        # As many elements as a multiple of 16 are read sixteen bytes at a time.
+        assert (wide, shared) == (str(count == "i32"), "0"), (architecture, dtype)

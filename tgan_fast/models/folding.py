@@ -1,0 +1,101 @@
+"""A generator for sampling alone: its batch norms are folded into the layers before them.
+
+In evaluation mode batch norm is a scale and a shift by channel, the same for every input, and so is what is left of it:
+
+    W' = W·γ/√(var + ε),  b' = β + (b - mean)·γ/√(var + ε)
+"""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from tgan_fast.models.generator import VideoGenerator
+from tgan_fast.models.layout import to_channels_last_
+from tgan_fast.nn import BatchNormAct1d, BatchNormAct2d
+
+_BATCH_NORMS = BatchNormAct1d, BatchNormAct2d
+_TRANSPOSED = nn.ConvTranspose1d, nn.ConvTranspose2d
+
+
+class FoldedGenerator:
+    """What `generator` computes in evaluation mode, with weights of its own.
+
+    Args:
+        generator: read now and by `refresh`, and never changed. It stays on its device.
+        dtype: of the weights and activations. Folding is computed in the generator's own dtype, then rounded.
+    """
+
+    def __init__(self, generator: VideoGenerator, dtype: torch.dtype):
+        self._network = copy.deepcopy(generator).eval().requires_grad_(False)
+        self._dtype = dtype
+        self._folds = []
+        for live, own in zip(_sequences(generator), _sequences(self._network), strict=True):
+            for index, layer in enumerate(live):
+                if not isinstance(layer, _BATCH_NORMS):
+                    self._folds.append(_fold(live, own, index, dtype))
+        to_channels_last_(self._network)
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the generator's weights and running statistics, into the same memory as before."""
+        for layer, norm, weight, shift in self._folds:
+            if norm is None:
+                weight.copy_(layer.weight)
+                shift.copy_(layer.bias)
+                continue
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
+            shape = [1] * weight.dim()
+            shape[1 if isinstance(layer, _TRANSPOSED) else 0] = -1
+            torch.mul(layer.weight, scale.view(shape), out=weight)
+            torch.addcmul(norm.bias, mean, scale, value=-1, out=shift)
+
+    def frames(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents [N, latent_dim] → frames [N·16, channels, 64, 64] before their tanh, in the dtype of the weights."""
+        return self._network.frames(z.to(self._dtype))
+
+
+class _Fold(NamedTuple):
+    """A layer of the live generator, the batch norm behind it, and where their weight and shift go."""
+
+    layer: nn.Module
+    norm: nn.Module | None
+    weight: torch.Tensor
+    shift: torch.Tensor
+
+
+def _sequences(generator):
+    return [module for module in generator.modules() if isinstance(module, nn.Sequential)]
+
+
+def _fold(live, own, index, dtype):
+    """Prepare the layer at `index` of `own`, a copy of `live`, and what follows it."""
+    layer = own[index].to(dtype)
+    norm = live[index + 1] if index + 1 < len(live) else None
+    if norm is None:
+        shift = layer.bias
+    elif _adds_bias_for_free(layer):
+        layer.bias = nn.Parameter(layer.weight.new_empty(norm.num_features), requires_grad=False)
+        own[index + 1] = _in_place(norm.negative_slope)
+        shift = layer.bias
+    else:
+        # What is left of the batch norm, a shift and the activation, is one pass.
+        layer.bias = None
+        left = own[index + 1]
+        left.reset_parameters()
+        left.eps = 0.0
+        shift = left.bias
+    return _Fold(live[index], norm, layer.weight, shift)
+
+
+def _adds_bias_for_free(layer):
+    # On a GPU PyTorch adds the bias of a convolution in a pass of its own.
+    return not layer.weight.is_cuda
+
+
+def _in_place(negative_slope):
+    """The activation, of a convolution's output, which nothing else needs."""
+    return nn.ReLU(inplace=True) if negative_slope == 0 else nn.LeakyReLU(negative_slope, inplace=True)

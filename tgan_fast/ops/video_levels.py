@@ -1,0 +1,79 @@
+"""The last step from a generator's output to pixels: tanh and 256 levels, as one operation.
+
+    level = round((tanh(x) + 1) · 127.5)
+
+Halves are rounded to even, as `torch.round` does.
+"""
+
+import contextlib
+
+import torch
+
+from tgan_fast.ops.registry import TRITON_IS_INSTALLED, BackendError, require
+
+_TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_BLOCK = 4096  # elements of a Triton program
+
+
+def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
+    """Levels of tanh(x), computed in float32 whatever the dtype of `x`.
+
+    Args:
+        x: any shape and memory format, floating point.
+        backend: "triton" for float32, float16 and bfloat16 on a GPU, or "torch"; "auto" picks the fastest that fits.
+
+    Returns:
+        uint8 of the shape and memory format of `x`: 0 for -inf and for NaN, 255 for inf. "torch" gives exactly what
+        `tgan_fast.data.to_clips` gives for the float32 tanh; "triton" has a tanh of its own, so that a value within
+        1e-4 of the middle between two levels may become either.
+
+    Raises:
+        ValueError: `x` is not floating point, or there is no backend of that name.
+        BackendError: "triton" was asked for and cannot run here, or not on this tensor.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"tanh_to_levels needs a floating-point tensor and got {x.dtype}")
+    if _choose(backend, x) == "triton":
+        return _triton(x)
+    # A NaN has no level, and what a conversion makes of it depends on the processor.
+    return x.float().tanh().add_(1).mul_(127.5).round_().nan_to_num_(0).to(torch.uint8)
+
+
+def _choose(backend, x):
+    if backend == "auto":
+        return "triton" if TRITON_IS_INSTALLED and x.is_cuda and _why_not_triton(x) is None else "torch"
+    require("tanh_to_levels", backend)
+    reason = _why_not_triton(x) if backend == "triton" else None
+    if reason is not None:
+        raise BackendError(f"tanh_to_levels: backend 'triton' cannot be used: {reason}")
+    return backend
+
+
+def _why_not_triton(x):
+    if x.dtype not in _TRITON_DTYPES:
+        return f"it takes float32, float16 and bfloat16, and x is {x.dtype}"
+    if not (x.is_cuda or _interpreted()):
+        return f"it runs on a GPU, and x is on {x.device}"
+    return None
+
+
+def _interpreted():
+    import triton
+
+    from tgan_fast.ops.video_levels_kernels import levels_kernel
+
+    return not isinstance(levels_kernel, triton.JITFunction)
+
+
+def _triton(x):
+    from tgan_fast.ops.video_levels_kernels import levels_kernel
+
+    levels = torch.empty_like(x, dtype=torch.uint8)
+    if x.stride() != levels.stride():
+        # It skips elements or repeats them; a clone is dense, with the strides of `levels`.
+        x = x.clone()
+    if x.numel() > 0:
+        grid = (-(-x.numel() // _BLOCK),)
+        with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+            levels_kernel[grid](x, levels, x.numel(), block=_BLOCK, num_warps=8)
+    return levels
