@@ -1,5 +1,6 @@
 """What all command lines share: typed options, and errors in one sentence."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
@@ -40,7 +41,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _fail(error, code):
-    print(f"error: {error}", file=sys.stderr)
+    # Of several processes that torchrun has started, each says which it is.
+    rank = int(os.environ.get("RANK", "0"))
+    print(f"error{f' of process {rank}' if rank else ''}: {error}", file=sys.stderr)
     sys.exit(code)
 
 

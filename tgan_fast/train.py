@@ -1,5 +1,6 @@
 """Train TGAN: `python -m tgan_fast.train --help`."""
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -56,10 +57,13 @@ def main(arguments: Sequence[str]) -> None:
     own = _folder_of(checkpoint)
     out = command.out or own or _next_folder(command)
     continues = sources.resume == "auto" or (own is not None and own.resolve() == out.resolve())
-    if (out / "config.yaml").exists() and not continues:
+    first = os.environ.get("RANK", "0") == "0"
+    if first and (out / "config.yaml").exists() and not continues:
         raise InputError(f"{out} holds another run: continue it with --resume {out}, or choose another --out")
 
     step = train(command.training, out, resume=checkpoint)
+    if not first:
+        return
     if step.iteration < command.training.steps:
         print(f"stopped and saved after {step.iteration} iterations; go on with:")
         print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")

@@ -8,7 +8,7 @@ import torch
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.errors import InputError
 from tgan_fast.models.sampling import draw_latents, sample_videos
-from tgan_fast.training import TrainingConfig, TrainingStep
+from tgan_fast.training import TrainingConfig, TrainingStep, train
 from tgan_fast.training.checkpoint import CheckpointFolder, find, load_generator, read, read_run
 
 CONFIG = TrainingConfig(width=0.0625, latent_dim=6, channels=1, batch_size=2, ema_decay=0.5)
@@ -99,7 +99,29 @@ def test_the_notebooks_checkpoint_goes_in_and_out(tmp_path):
     back.load_state_dict(fast.state_dict())
     assert torch.equal(back.eval()(latents), expected)
     reference.Discriminator().load_state_dict(discriminator.state_dict())
-    with pytest.raises(InputError, match="notebook's checkpoint"):
+
+
+def test_a_run_resumes_from_the_notebooks_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    networks = reference.Generator(CONFIG.width, CONFIG.latent_dim, 1), reference.Discriminator(CONFIG.width, 1)
+    optimizers = reference.make_optimizers(*networks)
+    videos, z = torch.rand(2, 1, 16, 64, 64), torch.rand(2, CONFIG.latent_dim)
+    reference.training_iteration(*networks, *optimizers, videos, z, z, iteration=0)
+    content = {"epoch": 1, "model_state_dict": [network.state_dict() for network in networks]}
+    path = tmp_path / "notebook.ckpt"
+    torch.save(content | {"optimizer_state_dict": [optimizer.state_dict() for optimizer in optimizers]}, path)
+
+    config = CONFIG.model_copy(update={"channels": 1, "device": "cpu", "steps": 3, "workers": 1, "ema_decay": None})
+    step = train(config, tmp_path / "run", resume=path)
+    assert step.iteration == 3
+    # A moving average that began at this run's start would be far below.
+    for name, optimizer in zip(("generator", "discriminator"), optimizers, strict=True):
+        before = optimizer.state_dict()["state"]
+        after = step.state_dict()[f"{name}_optimizer"]["state"]
+        for key, entry in after.items():
+            assert (entry["square_avg"] >= 0.99**2 * before[key]["square_avg"] * (1 - 1e-5)).all()
+    torch.save(content, path)
+    with pytest.raises(InputError, match="has no iteration or optimisers: videos can be sampled from it, but no run"):
         read_run(path)
 
 

@@ -27,6 +27,7 @@ CONFIG = TrainingConfig(
     steps=7,
     workers=1,
     device="cpu",
+    precision="fp32",
     log_interval=2,
     sample_interval=4,
     checkpoint_interval=3,

@@ -1,5 +1,6 @@
 """TrainingStep against the reference iteration, and what else it promises."""
 
+import contextlib
 import copy
 import functools
 
@@ -9,9 +10,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
+from tgan_fast.data import to_videos
 from tgan_fast.training import TrainingStep
 
-WIDTH, LATENT, BATCH, ITERATIONS, RATE = 0.0625, 12, 4, 10, 5e-5
+WIDTH, LATENT, BATCH, ITERATIONS, RATE = 0.0625, 12, 4, 20, 5e-5
 
 
 def references(dtype, device, width=WIDTH):
@@ -25,7 +27,7 @@ def fast_step(dtype, device, width=WIDTH, **options):
     networks = (VideoGenerator(width, LATENT, 3), VideoDiscriminator(width, 3))
     for network, other in zip(networks, plain, strict=True):
         network.to(device, dtype).load_state_dict(other.state_dict())
-    return TrainingStep(*networks, **({"learning_rate": RATE, "seed": 7} | options))
+    return TrainingStep(*networks, **({"learning_rate": RATE, "seed": 7, "precision": "fp32"} | options))
 
 
 def batches(dtype, device, count=ITERATIONS, seed=2):
@@ -62,7 +64,7 @@ def flat(state):
 
 @functools.cache
 def trace_of_reference(dtype, device, count=ITERATIONS, seed=2):
-    """Losses, gradients and final states after some iterations, with clipping after the iterations 0 and 5."""
+    """Losses, gradients and final states after some iterations, with clipping in every fifth."""
     generator, discriminator = references(dtype, device)
     optimizers = reference.make_optimizers(generator, discriminator, RATE)
     z, losses = latents(device), []
@@ -101,7 +103,7 @@ def relative_error(got, exact):
     return ((got - exact).norm() / exact.norm()).item()
 
 
-def test_ten_iterations_in_float64_are_the_references(device):
+def test_twenty_iterations_in_float64_are_the_references(device):
     expected, got = trace_of_reference(torch.float64, device), trace_of_step(torch.float64, device)
     # So loose because a convolution's bias in front of a batch norm has rounding for a gradient: RMSprop enlarges it.
     for name in expected:
@@ -128,7 +130,7 @@ def test_the_first_losses_and_gradients_in_float32_are_as_accurate_as_the_refere
         assert got <= 2 * own, name
 
 
-def test_ten_iterations_in_float32_are_as_accurate_as_the_references(device):
+def test_twenty_iterations_in_float32_are_as_accurate_as_the_references(device):
     exact = trace_of_reference(torch.float64, device)
     reference32, fast32 = trace_of_reference(torch.float32, device), trace_of_step(torch.float32, device)
     for name in exact:
@@ -136,12 +138,162 @@ def test_ten_iterations_in_float32_are_as_accurate_as_the_references(device):
         assert relative_error(fast32[name], exact[name]) <= 2 * own, name
 
 
+def first_bf16_gradients_of_reference(seed, device):
+    """As its users take bfloat16: by autocast."""
+    generator, discriminator = references(torch.float32, device)
+    optimizers = reference.make_optimizers(generator, discriminator, RATE)
+    z = latents(device)
+    zs = [next(z) for _ in range(2)]
+    with torch.autocast(torch.device(device).type, torch.bfloat16), Gradients() as gradients:
+        real = batches(torch.float32, device, 1, seed)[0]
+        reference.training_iteration(generator, discriminator, *optimizers, real, *zs, iteration=1)
+    return gradients.seen
+
+
+def test_the_first_gradients_in_bf16_are_as_accurate_as_autocast_makes_them(device):
+    errors = []
+    for seed in range(4):
+        exact = trace_of_reference(torch.float64, device, 1, seed)
+        step = fast_step(torch.float32, device, precision="bf16", clip_interval=0, cuda_graph="off")
+        with Gradients() as gradients:
+            step(batches(torch.float32, device, 1, seed)[0])
+        autocast = first_bf16_gradients_of_reference(seed, device)
+        for name, fast, plain in zip(("discriminator", "generator"), gradients.seen, autocast, strict=True):
+            truth = exact[f"{name} gradients"]
+            errors.append((relative_error(fast, truth), relative_error(plain, truth)))
+    for pairs in (errors[::2], errors[1::2]):
+        got, own = (sum(column) for column in zip(*pairs, strict=True))
+        assert got <= 2 * own
+
+
+def test_bf16_keeps_weights_statistics_losses_and_optimisers_in_float32(device):
+    step = fast_step(torch.float32, device, precision="bf16", learning_rate=1e-7, clip_interval=2, ema_decay=0.5)
+    start = copy.deepcopy(step.state_dict())
+    for real in batches(torch.float32, device, 3):
+        scalars = step(real)
+    assert all(value.dtype == torch.float32 for value in scalars.values())
+    state = step.state_dict()
+    for network in ("generator", "discriminator", "ema"):
+        assert {tensor.dtype for tensor in state[network].values()} == {torch.float32, torch.int64}
+    for name in ("generator_optimizer", "discriminator_optimizer"):
+        assert all(entry["square_avg"].dtype == torch.float32 for entry in state[name]["state"].values())
+    # So small a change would be lost in bfloat16.
+    change = flat(state["generator"]) - flat(start["generator"])
+    assert 0 < change.abs().median() < flat(start["generator"]).abs().median() / 256
+
+
+def test_in_bf16_copies_of_the_weights_follow_updates_the_constraint_and_a_loaded_state(device):
+    step = fast_step(torch.float32, device, precision="bf16", clip_interval=1, cuda_graph="off")
+    other = fast_step(torch.float32, device, precision="bf16", clip_interval=1, cuda_graph="off", seed=1)
+    first, second = batches(torch.float32, device, 2)
+    step(first)
+    other.load_state_dict(copy.deepcopy(step.state_dict()))
+    for network in (step._generator, step._discriminator, other._generator, other._discriminator):
+        computed = dict(network.computing.named_parameters())
+        for name, parameter in network.module.named_parameters():
+            # Batch norms compute with the very parameters.
+            same = computed[name] is parameter if computed[name].dtype == torch.float32 else False
+            assert same or torch.equal(computed[name], parameter.bfloat16()), name
+    assert torch.equal(torch.stack([*step(second).values()]), torch.stack([*other(second).values()]))
+
+
+def test_adam_is_pytorchs(device):
+    step = fast_step(torch.float64, device, optimizer="adam", clip_interval=0)
+    generator, discriminator = references(torch.float64, device)
+    optimizers = [torch.optim.Adam(network.parameters(), lr=RATE) for network in (generator, discriminator)]
+    z = latents(device)
+    for iteration, real in enumerate(batches(torch.float64, device, 3)):
+        zs = [next(z).double() for _ in range(2)]
+        losses = reference.training_iteration(generator, discriminator, *optimizers, real, *zs, iteration + 1)
+        scalars = step(real)
+        torch.testing.assert_close(scalars["loss_generator"], losses[1], rtol=1e-7, atol=1e-9)
+
+
+def test_the_notebooks_state_goes_on_as_the_notebook_does(device):
+    """Networks and optimisers as it saves them, into the middle of a run."""
+    generator, discriminator = references(torch.float64, device)
+    optimizers = reference.make_optimizers(generator, discriminator, RATE)
+    z, real = latents(device), batches(torch.float64, device, 5)
+    for iteration in range(3):
+        zs = [next(z).double() for _ in range(2)]
+        reference.training_iteration(generator, discriminator, *optimizers, real[iteration], *zs, iteration)
+    step = fast_step(torch.float64, device)
+    for _ in range(3):
+        step(real[0])  # so that the latents are as far, too
+    state = {"iteration": 3, "generator": generator.state_dict(), "discriminator": discriminator.state_dict()}
+    names = ("generator_optimizer", "discriminator_optimizer")
+    step.load_state_dict(copy.deepcopy(state | dict(zip(names, (o.state_dict() for o in optimizers), strict=True))))
+    for iteration in (3, 4):
+        zs = [next(z).double() for _ in range(2)]
+        losses = reference.training_iteration(generator, discriminator, *optimizers, real[iteration], *zs, iteration)
+        scalars = step(real[iteration])
+        for name, loss in zip(("loss_discriminator", "loss_generator"), losses, strict=True):
+            torch.testing.assert_close(scalars[name], loss, rtol=1e-7, atol=1e-9)
+    assert step.iteration == 5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_read_within_the_step_is_trained_on(device, precision):
+    clips = torch.randint(256, (BATCH, 16, 64, 64, 3), dtype=torch.uint8, device=device)
+    reads = fast_step(torch.float32, device, precision=precision, read=lambda batch: to_videos(batch, device))
+    given = fast_step(torch.float32, device, precision=precision)
+    for _ in range(2):
+        got, expected = reads(clips), given(to_videos(clips, device))
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"shared_fakes": True}, {"ema_decay": 0.9, "optimizer": "adam"}], ids=str)
+@pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])
+def test_cuda_graphs_change_nothing(precision, options):
+    options = options | {"precision": precision, "clip_interval": 2}
+    with cudnn_without_choices():
+        plain = fast_step(torch.float32, "cuda", cuda_graph="off", **options)
+        replayed = fast_step(torch.float32, "cuda", cuda_graph="on", **options)
+        for real in batches(torch.float32, "cuda", 9):
+            torch.testing.assert_close(replayed(real), plain(real), rtol=0, atol=0)
+    torch.testing.assert_close(replayed.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
+@contextlib.contextmanager
+def cudnn_without_choices():
+    """Algorithms that repeat, chosen without measuring."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+@pytest.mark.gpu
+def test_a_state_loaded_into_a_recorded_step_continues_from_there():
+    step = fast_step(torch.float32, "cuda", cuda_graph="on", clip_interval=2)
+    real = batches(torch.float32, "cuda", 8)
+    for batch in real[:6]:
+        step(batch)
+    state = copy.deepcopy(step.state_dict())
+    expected = [step(batch) for batch in real[6:]]
+    step.load_state_dict(state)
+    for batch, scalars in zip(real[6:], expected, strict=True):
+        torch.testing.assert_close(step(batch), scalars, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_refuses_other_batches():
+    step = fast_step(torch.float32, "cuda", cuda_graph="on")
+    step(batches(torch.float32, "cuda", 1)[0])
+    with pytest.raises(ValueError, match=r"the CUDA graph holds batches of \[4, 3, 16, 64, 64\]"):
+        step(batches(torch.float32, "cuda", 1)[0][:2])
+
+
 def test_wasted_work_is_left_out():
     """Counted on paper for the reference, in GFLOP at batch 32: 1449.
 
     Without its backward passes through G in D's step and for D's weights in G's step 1086; without fifteen of sixteen
     convolutions of the content latent 1022; with half of D's last 3D convolution (8.6, in three forward passes, three
-    for the gradient of its input and two for its weight's) 988.
+    for the gradient of its input and two for its weight's) 988. Forms of convolutions that are faster although they
+    multiply by zeros add one per cent.
     """
     real = torch.zeros(2, 3, 16, 64, 64)
     generator, discriminator = references(torch.float32, "cpu", width=1.0)
@@ -152,7 +304,7 @@ def test_wasted_work_is_left_out():
     step = fast_step(torch.float32, "cpu", width=1.0, clip_interval=0)
     with FlopCounterMode(display=False) as fast:
         step(real)
-    assert fast.get_total_flops() / plain.get_total_flops() == pytest.approx(988 / 1449, abs=0.005)
+    assert fast.get_total_flops() / plain.get_total_flops() == pytest.approx(988 / 1449, rel=0.015)
 
 
 def test_shared_fakes_are_the_authors_order(device):

@@ -5,7 +5,7 @@ from torch import nn
 
 from tgan_fast.ops import constrain_layers_
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -13,6 +13,7 @@ def constrain_(
     discriminator: nn.Module,
     max_singular_value: float = 1.0,
     *,
+    twin: nn.Module | None = None,
     non_finite: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
@@ -25,19 +26,24 @@ def constrain_(
     Args:
         discriminator: any module; other layers than those named stay as they are.
         max_singular_value: the threshold, > 0.
+        twin: the same network with copies of these weights, in bfloat16 for instance, which get the clipped values.
         non_finite, backend: of `tgan_fast.ops.constrain_layers_`.
     """
-    modules = list(discriminator.modules())
     batch_norms = [
         module
-        for module in modules
+        for module in discriminator.modules()
         if isinstance(module, _BATCH_NORMS) and module.affine and module.track_running_stats
     ]
     constrain_layers_(
-        [module.weight for module in modules if isinstance(module, (nn.Linear, *_CONVOLUTIONS))],
+        _weights(discriminator),
         [module.weight for module in batch_norms],
         [module.running_var for module in batch_norms],
         max_singular_value,
+        copies=None if twin is None else _weights(twin),
         non_finite=non_finite,
         backend=backend,
     )
+
+
+def _weights(network):
+    return [module.weight for module in network.modules() if isinstance(module, _WEIGHTED)]

@@ -99,11 +99,21 @@ def _is_notebooks(content):
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """As `read`, for a checkpoint that a run can resume from."""
+    """As `read`, for a checkpoint that a run can resume from.
+
+    Of the notebook's: the networks and both RMSprop optimisers at the iteration it has as `epoch`; `config` and
+    `device`, which it does not have, are empty, and the latents begin anew.
+    """
     content = read(path)
-    if _is_notebooks(content):
-        raise InputError(f"{path} is the notebook's checkpoint: videos can be sampled from it, but no run resumed")
-    return content
+    if not _is_notebooks(content):
+        return content
+    networks, optimizers = content["model_state_dict"], content.get("optimizer_state_dict")
+    if not (isinstance(optimizers, list) and len(optimizers) == 2 and isinstance(content.get("epoch"), int)):
+        raise InputError(f"{path} has no iteration or optimisers: videos can be sampled from it, but no run resumed")
+    names = ("generator", "discriminator")
+    step = {"iteration": content["epoch"], **dict(zip(names, networks, strict=True))}
+    step |= {f"{name}_optimizer": state for name, state in zip(names, optimizers, strict=True)}
+    return {"config": {}, "device": None, "step": step}
 
 
 def find(path: Path) -> Path:

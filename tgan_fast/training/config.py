@@ -25,13 +25,21 @@ class TrainingConfig(BaseModel):
     latent_dim: int = Field(100, ge=1, description="Size of the latent.")
     channels: int = Field(3, ge=1, description="Colour channels of the videos.")
     digits: Literal[1, 2] = Field(2, description="Moving digits: how many in a clip.")
-    batch_size: int = Field(32, description="Videos in a batch, at least 2.")
+    batch_size: int = Field(32, description="Videos in a batch, at least 2; several processes share it evenly.")
     steps: int = Field(81_000, ge=1, description="Iterations in all.")
-    learning_rate: float = Field(5e-5, gt=0, description="Of both RMSprop optimisers.")
+    optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="Of both networks.")
+    learning_rate: float = Field(5e-5, gt=0, description="Of both optimisers.")
     clip_interval: int = Field(5, ge=0, description="Iterations between singular value clippings; 0: never.")
     shared_fakes: bool = Field(False, description="The authors' order: one batch of fakes for both steps.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Also average the generator's weights.")
     seed: int = Field(0, ge=0, description="Of weights, latents, digits and their order.")
+    precision: Literal["auto", "bf16", "tf32", "fp32"] = Field(
+        "auto", description="Of convolutions; auto: bf16 on GPUs that have it, else fp32."
+    )
+    cuda_graph: Literal["auto", "on", "off"] = Field(
+        "auto", description="Replay iterations as CUDA graphs; auto: where that is possible."
+    )
+    sync_batch_norm: bool = Field(False, description="Batch statistics over all processes of a torchrun.")
     workers: int = Field(4, ge=1, description="Threads that make batches in the background.")
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, …")
     log_interval: int = Field(100, ge=1, description="Iterations between lines of stats.jsonl.")

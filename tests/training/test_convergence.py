@@ -1,0 +1,37 @@
+"""In bf16 as in float32 training takes the same way: 500 iterations on moving digits at small width."""
+
+import itertools
+import json
+import statistics
+
+import pytest
+import torch
+from training import convergence
+
+
+def curves_of_reference():
+    return torch.tensor(json.loads(convergence.CURVES.read_text()))
+
+
+def test_the_curves_of_the_reference_are_those_of_different_runs():
+    curves = curves_of_reference()
+    assert curves.shape == (len(convergence.SEEDS), 2, convergence.ITERATIONS // convergence.WINDOW)
+    assert all(convergence.distance(a, b) > 0.1 for a, b in itertools.combinations(curves, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "precision", "seeds"),
+    [
+        pytest.param("cpu", "bf16", [0], id="cpu"),
+        pytest.param("cuda", "bf16", convergence.SEEDS, id="gpu-bf16", marks=pytest.mark.gpu),
+        pytest.param("cuda", "tf32", convergence.SEEDS, id="gpu-tf32", marks=pytest.mark.gpu),
+    ],
+)
+def test_a_run_is_nearer_to_the_references_than_the_references_runs_with_other_seeds(device, precision, seeds):
+    """Than they are typically: than the median of the distances of all their pairs."""
+    curves = curves_of_reference()
+    spread = statistics.median(convergence.distance(a, b) for a, b in itertools.combinations(curves, 2))
+    for seed in seeds:
+        curve = convergence.curve_of_step(seed, device, precision=precision)
+        assert convergence.distance(curve, curves[seed]) <= spread

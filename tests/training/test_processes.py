@@ -1,0 +1,174 @@
+"""Several processes train what one trains: here two on a CPU, through gloo."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tgan_fast import VideoDiscriminator, VideoGenerator
+from tgan_fast.errors import InputError
+from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep, train
+from tgan_fast.training.checkpoint import read_run
+from tgan_fast.training.processes import Processes, joined
+
+WIDTH, LATENT, BATCH, ITERATIONS = 0.03125, 6, 4, 4
+CASES = {
+    "synchronised": {"sync_batch_norm": True},
+    "shared fakes": {"sync_batch_norm": True, "shared_fakes": True, "ema_decay": 0.5, "optimizer": "adam"},
+    "own statistics": {},
+}
+
+
+def step_of(processes, **options):
+    """In float64, so that nothing hides behind rounding."""
+    torch.manual_seed(0)
+    generator, discriminator = VideoGenerator(WIDTH, LATENT, 1).double(), VideoDiscriminator(WIDTH, 1).double()
+    # A batch norm's running variance must not be what it is at the start, or the constraint would hide differences.
+    return TrainingStep(generator, discriminator, clip_interval=2, processes=processes, seed=3, **options)
+
+
+def trained(processes, **options):
+    """Losses and the state after some iterations on this process's part of every batch."""
+    step, random, losses = step_of(processes, **options), torch.Generator().manual_seed(1), []
+    for _ in range(ITERATIONS):
+        videos = torch.rand(BATCH, 1, 16, 64, 64, generator=random, dtype=torch.float64) * 2 - 1
+        step(videos.chunk(processes.size)[processes.rank])
+        losses.append(step.scalars.clone())
+    step.check_equality()
+    return torch.stack(losses), step.state_dict()
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    processes = Processes(dist.group.WORLD)
+    results = {name: trained(processes, **options) for name, options in CASES.items()}
+    step = step_of(processes)
+    if rank == 1:
+        with torch.no_grad():
+            next(step.generator.parameters())[0] += 1e-9
+    try:
+        step.check_equality()
+    except RuntimeError as error:
+        results["error"] = str(error)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(process, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_all_processes_end_with_the_same_bits(results, name):
+    (losses, state), (other_losses, other_state) = (result[name] for result in results)
+    assert torch.equal(losses, other_losses)
+    torch.testing.assert_close(state, other_state, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["synchronised", "shared fakes"])
+def test_with_synchronised_batch_norm_they_train_as_one_process_does(results, name):
+    losses, state = results[0][name]
+    expected_losses, expected = trained(Processes(), **CASES[name])
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-9, atol=1e-12)
+    for network in ("generator", "discriminator"):
+        for key, value in expected[network].items():
+            # A convolution's bias in front of a batch norm has rounding for a gradient, which optimisers enlarge.
+            torch.testing.assert_close(state[network][key], value, rtol=1e-6, atol=1e-6, msg=key)
+
+
+@pytest.mark.slow
+def test_without_it_statistics_differ_from_those_of_one_process(results):
+    """So that the test above shows something."""
+    expected, _ = trained(Processes())
+    assert (results[0]["own statistics"][0] - expected).abs().max() > 1e-4
+
+
+@pytest.mark.slow
+def test_processes_that_have_drifted_apart_are_named(results):
+    for result in results:
+        assert "the networks of the processes [1] are no longer those of process 0" in result["error"]
+
+
+CONFIG = {
+    "width": 0.03125,
+    "latent_dim": 4,
+    "channels": 1,
+    "digits": 1,
+    "batch_size": 4,
+    "learning_rate": 5e-5,
+    "ema_decay": 0.5,
+    "sync_batch_norm": True,
+    "workers": 1,
+    "device": "cpu",
+    "log_interval": 2,
+    "checkpoint_interval": 2,
+    "sample_interval": 100,
+}
+
+
+def torchrun(folder, *arguments, processes=2):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in CONFIG.items() if value is not True]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "tgan_fast.train", *options, "--sync-batch-norm", "--out", str(folder), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def losses_of(folder):
+    lines = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+    return {line["iteration"]: (line["loss_discriminator"], line["loss_generator"]) for line in lines}
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_does_and_resumes_exactly(tmp_path):
+    for steps in (2, 6):
+        resume = ["--resume", str(tmp_path / "parts")] if steps == 6 else []
+        result = torchrun(tmp_path / "parts", f"--steps={steps}", *resume)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert result.stdout.count("done: ") == 1
+    result = torchrun(tmp_path / "whole", "--steps=6")
+    assert result.returncode == 0, result.stderr[-3000:]
+    states = [
+        read_run(tmp_path / name / "checkpoints" / "iteration-00000006.pt")["step"] for name in ("parts", "whole")
+    ]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+    train(TrainingConfig(**(PRESETS["tiny"] | CONFIG | {"steps": 6})), tmp_path / "one")
+    expected, got = losses_of(tmp_path / "one"), losses_of(tmp_path / "whole")
+    assert got.keys() == expected.keys() == {2, 4, 6}
+    for iteration, losses in expected.items():
+        assert got[iteration] == pytest.approx(losses, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_errors_of_several_processes_are_sentences(tmp_path):
+    result = torchrun(tmp_path / "run", "--batch-size=5")
+    assert result.returncode != 0
+    assert "error: batch_size is 5, but 2 processes share it evenly: choose a multiple\n" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_is_alone():
+    with joined("cpu") as (processes, device):
+        assert (processes.rank, processes.size, processes.group, processes.backend) == (0, 1, None, None)
+        assert device == torch.device("cpu")
+        assert processes.gather(7, device) == [7]
+        tensor = torch.ones(3)
+        processes.average_(tensor)
+        assert tensor.tolist() == [1, 1, 1]
+
+
+def test_a_missing_device_is_named():
+    with pytest.raises(InputError, match="there is no device 'gpu'"), joined("gpu"):
+        pass

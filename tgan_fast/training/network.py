@@ -1,0 +1,123 @@
+"""One of the two networks in training: float32 weights that are updated, and the network that computes."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from tgan_fast.models.layout import to_channels_last_
+from tgan_fast.precision import Precision
+from tgan_fast.training.flat_parameters import FlatParameters
+from tgan_fast.training.optimizers import Adam, RMSprop
+from tgan_fast.training.processes import Processes
+
+OptimizerName = Literal["rmsprop", "adam"]
+
+_OPTIMIZERS = {"rmsprop": RMSprop, "adam": Adam}
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class TrainedNetwork:
+    """A network with its optimiser.
+
+    Args:
+        module: put into training mode, its convolution weights into a channels-last memory format, and all its
+            parameters into one buffer.
+        precision: bf16 gives it a `computing` network of its own.
+        optimizer, learning_rate: of its parameters.
+        processes: those that train it together.
+        carried: how many further floats are averaged together with the gradients.
+
+    Attributes:
+        module: the network whose state is saved.
+        computing: the network to call: `module` itself, but in bf16 a twin whose convolutions and linear layers have
+            bfloat16 copies of the weights, and whose batch norms are those of `module`. The optimiser keeps it up to
+            date.
+        optimizer: updates `module`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        precision: Precision,
+        optimizer: OptimizerName,
+        learning_rate: float,
+        processes: Processes,
+        carried: int = 0,
+    ):
+        self.module = to_channels_last_(module).train()
+        self.flat = FlatParameters(
+            module.parameters(), copy_dtype=torch.bfloat16 if precision == "bf16" else None, extra=carried
+        )
+        self.optimizer = _OPTIMIZERS[optimizer](self.flat, lr=learning_rate)
+        self.computing = module if self.flat.copy is None else _twin(module, self.flat.views(self.flat.copy))
+        self._sources = list(self.computing.parameters())
+        self._processes = processes
+        # Straight from where backward leaves them the CPU's optimiser is faster.
+        self._gathers = self.flat.copy is not None or self.flat.data.is_cuda or processes.size > 1
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+        # What the user froze must be frozen in the twin too.
+        for parameter, source in zip(self.flat.parameters, self._sources, strict=True):
+            source.requires_grad_(parameter.requires_grad)
+
+    def update(self, carried: Sequence[torch.Tensor] = ()) -> None:
+        """One step of the optimiser with the gradients that backward has left, averaged over the processes.
+
+        Args:
+            carried: tensors of float32 that are averaged on the same way, in place.
+        """
+        if self._gathers:
+            self.flat.gather(self._sources)
+        if self._processes.size > 1:
+            self._average(carried)
+        self.optimizer.step()
+
+    def _average(self, carried):
+        flattened = [tensor.view(-1) for tensor in carried]
+        places = self.flat.extra.split([tensor.numel() for tensor in flattened])
+        if carried:
+            torch._foreach_copy_(places, flattened)
+        self._processes.average_(self.flat.bucket)
+        if carried:
+            torch._foreach_copy_(flattened, places)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No gradients for the weights in what is computed inside."""
+        trainable = [parameter for parameter in self._sources if parameter.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+    def load_state_dict(self, state: dict) -> None:
+        self.module.load_state_dict(state)
+        if self.flat.copy is not None:
+            self.flat.refresh_copy()
+
+
+def running_statistics(module: nn.Module) -> list[torch.Tensor]:
+    """Running means and variances of all batch norms."""
+    norms = [child for child in module.modules() if isinstance(child, _BATCH_NORMS) and child.track_running_stats]
+    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+
+
+def _twin(module, copies):
+    """The same network with `copies` in the place of its parameters, but the very same batch norms."""
+    twin = copy.deepcopy(module)
+    for name, copied in zip(dict(module.named_parameters()), copies, strict=True):
+        owner, _, attribute = name.rpartition(".")
+        setattr(twin.get_submodule(owner), attribute, nn.Parameter(copied))
+    for name, child in module.named_modules():
+        if isinstance(child, _BATCH_NORMS):
+            twin.set_submodule(name, child)
+    return twin

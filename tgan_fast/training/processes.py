@@ -1,0 +1,84 @@
+"""The processes that train together, one a GPU, as torchrun starts them; most often there is but one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+
+from tgan_fast.errors import InputError
+from tgan_fast.training.devices import resolve_device
+
+
+class Processes:
+    """This process and its peers.
+
+    Args:
+        group: of torch.distributed; None is this process alone.
+
+    Attributes:
+        rank, size: which of how many processes this one is.
+        group: as given.
+        backend: of the group, or None.
+    """
+
+    def __init__(self, group: "dist.ProcessGroup | None" = None):
+        self.group = group
+        self.rank = 0 if group is None else dist.get_rank(group)
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.backend = None if group is None else dist.get_backend(group)
+
+    def average_(self, tensor: torch.Tensor) -> None:
+        """The mean over the processes, in place, the same bits in all of them."""
+        if self.size > 1:
+            dist.all_reduce(tensor, group=self.group)
+            tensor.div_(self.size)
+
+    def gather(self, number: int, device: torch.device) -> list[int]:
+        """One number of every process, in the order of ranks. Waits for all of them."""
+        if self.size == 1:
+            return [number]
+        numbers = torch.zeros(self.size, dtype=torch.int64, device=device)
+        numbers[self.rank] = number
+        dist.all_reduce(numbers, group=self.group)
+        return numbers.tolist()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes that torchrun has started, or this one alone, and this one's device.
+
+    Args:
+        device: as a user names it; with several processes `auto` and `cuda` are a GPU for each.
+
+    Raises:
+        InputError: there is no such device, or not one for each process.
+    """
+    initialized = dist.is_available() and dist.is_initialized()
+    alone = not initialized and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    resolved = resolve_device(device) if alone or initialized else _own_device(device)
+    # Streams and events are otherwise those of the first GPU.
+    with torch.cuda.device(resolved) if resolved.type == "cuda" else nullcontext():
+        if alone:
+            yield Processes(), resolved
+            return
+        if not initialized:
+            dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+        try:
+            yield Processes(dist.group.WORLD), resolved
+        finally:
+            if not initialized:
+                dist.destroy_process_group()
+
+
+def _own_device(name):
+    device = resolve_device(name)
+    if device.type == "cpu":
+        return device
+    if device.index is not None:
+        raise InputError(f"--device {name} is one GPU for all processes: choose auto, cuda or cpu")
+    local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local >= count:
+        raise InputError(f"there are more processes than GPUs on this machine: start torchrun with {count} at most")
+    return torch.device("cuda", local)

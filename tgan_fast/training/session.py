@@ -1,0 +1,139 @@
+"""The stages of the training loop: an iteration, its record, samples, a checkpoint, the end."""
+
+import sys
+import threading
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from tgan_fast.errors import NonFiniteError
+from tgan_fast.models.sampling import Sampler, draw_latents, undisturbed
+from tgan_fast.training.background import Background, Snapshot
+from tgan_fast.training.scalar_log import Interval, ScalarLog
+from tgan_fast.training.step import SCALARS
+
+_PREVIEWS = 16
+
+
+class Session:
+    """What one call of `train` keeps between iterations, and the stages of its loop.
+
+    Only the process that has a folder writes.
+    """
+
+    def __init__(self, config, step, folder, score, processes):
+        self.config, self.step, self.folder, self.score, self.processes = config, step, folder, score, processes
+        self.scalars = ScalarLog()
+        self.background = Background(step.device.type == "cuda")
+        self.seconds = 0.0
+        self.sampled = self.saved = self.sampler = self.bar = None
+        self.stopping = False
+
+    def progress(self, out: Path) -> tqdm:
+        return tqdm(
+            desc=str(out), total=self.config.steps, initial=self.step.iteration, unit="step", dynamic_ncols=True,
+            smoothing=0.05, disable=self.folder is None,
+        )  # fmt: skip
+
+    def begin(self, bar: tqdm, data: str) -> None:
+        self.bar = bar
+        if self.folder is not None:
+            bar.write(data, file=sys.stderr)
+            self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
+        self.scalars = ScalarLog()
+
+    def iterate(self, batch: torch.Tensor) -> None:
+        self.step(batch)
+        self.scalars.append(self.step.scalars)
+        self.bar.update()
+        self._record(self.scalars.take())
+        self.background.check()
+
+    def stops(self, requested: threading.Event) -> bool:
+        # Several processes agree on it when they log, so that all stop after the same iteration.
+        if self.processes.size == 1:
+            return requested.is_set()
+        if self.step.iteration % self.config.log_interval == 0:
+            self.stopping = any(self.processes.gather(int(requested.is_set()), self.step.device))
+        return self.stopping
+
+    def log(self) -> None:
+        # The interval before has long arrived: waiting for it only keeps the host from running far ahead of the GPU.
+        self._record(self.scalars.take(wait=True))
+        self.scalars.end_interval(self.step.iteration, self.step.non_finite)
+        self._record(self.scalars.take())
+        if self.processes.size > 1:
+            self.step.check_equality()
+
+    def _record(self, interval: Interval | None) -> None:
+        if interval is None:
+            return
+        interval.check(SCALARS)
+        self.seconds += interval.seconds
+        rate = len(interval.rows) * self.config.batch_size / interval.seconds
+        means = dict(zip(SCALARS, interval.means(), strict=True))
+        if self.folder is not None:
+            self.folder.record(
+                {"iteration": interval.last, **means, "videos_per_second": rate, "seconds": self.seconds}
+            )
+        self.bar.set_postfix(
+            D=f"{means['loss_discriminator']:.3f}", G=f"{means['loss_generator']:.3f}", videos=f"{rate:.0f}/s"
+        )
+
+    def sample(self) -> None:
+        if self.folder is None:
+            return
+        if self.sampler is None:
+            self.sampler = Sampler(
+                self._judged(), batch_size=_PREVIEWS, precision=self.step.precision, cuda_graph=self.config.cuda_graph
+            )
+        self.sampler.refresh()
+        clips = self.sampler(draw_latents(_PREVIEWS, self.config.latent_dim, self.config.seed))
+        self.background.submit(self.folder.write_samples, clips.numpy(), self.step.iteration)
+        self.sampled = self.step.iteration
+
+    def checkpoint(self) -> None:
+        if self.folder is None:
+            return
+        score = None if self.score is None else self._score()
+        snapshot = Snapshot(self.step.state_dict())
+        self.background.submit(self._write_checkpoint, snapshot, self.step.iteration, score)
+        self.saved = self.step.iteration
+
+    def _write_checkpoint(self, snapshot, iteration, score):
+        state = snapshot.on_cpu()
+        _check_weights(state, iteration)
+        content = {"config": self.config.model_dump(), "device": self.step.device.type, "step": state}
+        self.folder.checkpoints.save(content, iteration, score)
+
+    def finish(self) -> None:
+        self.log()
+        self._record(self.scalars.take(wait=True))
+        if self.saved != self.step.iteration:
+            self.checkpoint()
+        if self.sampled != self.step.iteration:
+            self.sample()
+        self.background.wait()
+        if self.folder is not None:
+            self.folder.plot()
+
+    def close(self) -> None:
+        self.background.close()
+        if self.folder is not None:
+            self.folder.close()
+
+    def _score(self):
+        generator = self._judged()
+        with undisturbed(generator):
+            return float(self.score(generator))
+
+    def _judged(self):
+        return self.step.generator if self.step.ema is None else self.step.ema
+
+
+def _check_weights(state, iteration):
+    for network in ("generator", "discriminator"):
+        for name, tensor in state[network].items():
+            if not tensor.isfinite().all():
+                raise NonFiniteError(f"{name} of the {network} is not finite after iteration {iteration - 1}")
