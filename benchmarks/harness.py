@@ -19,13 +19,16 @@ import torch
 
 from tgan_fast.commit import commit_of
 from tgan_fast.files import write_atomically
+from tgan_fast.precision import Precision, arithmetic, compute_dtype
 
 SCHEMA = 1  # of the files of results
 WITHOUT_GRAPH = "events without a CUDA graph"  # the beginning of such a `Timing.method`
+NOT_MEASURED = "not measured yet"
 RESULTS = Path(__file__).with_name("results")
 ROUNDS = {"cpu": 10, "cuda": 30}  # of `measure`, by default
 
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
+_MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 _CPU_CACHE_BYTES = 32 << 20  # a common size of the last level, which PyTorch does not tell
 # Inputs so small that this many fit the cache are read from the cache in use, too.
 _MOST_INPUT_SETS = 256
@@ -50,6 +53,31 @@ class Timing(NamedTuple):
     p10: float
     p90: float
     method: str
+
+
+class Goal(NamedTuple):
+    """A bound of what is measured."""
+
+    text: str
+    measured: float | None
+    bound: float
+    at_most: bool
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is met; a goal without a measurement is neither met nor missed."""
+        if self.measured is None:
+            return NOT_MEASURED
+        met = self.measured <= self.bound if self.at_most else self.measured >= self.bound
+        return "met" if met else "SHORT"
+
+    def record(self) -> dict:
+        """What goes into the file of results."""
+        return {**self._asdict(), "verdict": self.verdict}
+
+    def __str__(self):
+        measured = "" if self.measured is None else f"{self.measured}: "
+        return f"goal {'≤' if self.at_most else '≥'} {self.bound} {self.text}: {measured}{self.verdict}"
 
 
 def again(name) -> str:
@@ -129,6 +157,19 @@ def copy_bandwidth(device: str) -> float:
     source = torch.rand(_COPY_BYTES[device] // 4, device=device)
     timing = measure({"copy": torch.empty_like(source).copy_}, [source], device)["copy"]
     return 2 * source.nbytes / timing.median
+
+
+def matrix_product_rate(device: str, precision: Precision) -> float:
+    """Operations per second of a large square matrix product of random numbers: the ceiling of convolutions."""
+    side = _MATRIX_SIDE[device]
+    dtype = compute_dtype(precision, torch.float32)
+    left, right = (torch.rand(side, side, device=device).sub_(0.5).to(dtype) for _ in range(2))
+
+    def product(_):
+        with arithmetic(precision):
+            return left @ right
+
+    return 2 * side**3 / measure({"product": product}, [None], device)["product"].median
 
 
 def describe(device: str) -> dict:

@@ -1,0 +1,405 @@
+"""Every convolution of both networks, forward and backward, in every form: which ones should stand in the table.
+
+    python -m benchmarks.bench_convolutions --device cuda
+
+Every form is first compared with float64, on two samples. Then the forms of a layer take turns on the same random
+tensors, each pass by itself. TFLOP/s count what the mathematics needs, whatever a form really computes, and a floor is
+the longer of two times: that of so many operations at the rate of a large matrix product, and that of so many bytes of
+x, y and weight at the rate of a copy, both measured in the same run. At the end stands what to change in
+`tgan_fast.ops.convolution.forms.TABLE`.
+"""
+
+import importlib
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+import tyro
+
+from benchmarks import harness
+from benchmarks.harness import rounded
+from tgan_fast.models.widths import scaled
+from tgan_fast.ops.convolution import forms
+from tgan_fast.ops.convolution.forms import DIRECT, TABLE, Form, Passes
+from tgan_fast.precision import Precision, arithmetic, compute_dtype, resolve_precision
+
+DEFAULT_BATCH = {"cpu": 8, "cuda": 32}
+SMOKE_WIDTH, SMOKE_BATCH = 1 / 16, 1
+ROUNDS = {"cpu": 5, "cuda": 20}
+CHECKED_SAMPLES = 2
+FRAMES = 16
+PREPARE = "prepare"
+# The table is to be changed where another entry is better by more than this share of the operation's time.
+MARGIN = 0.03
+# Of a result's norm: both sides of a comparison are rounded at the end.
+ROUNDINGS = 2
+
+# How often the passes run in an iteration, on the batch of the layer: the generator twice forward and once backward,
+# the discriminator on real and fake videos together, and once more on half as many, then without gradients of its
+# weights.
+GENERATOR, DISCRIMINATOR, FIRST = Passes(2, 1, 1), Passes(1.5, 1.5, 1), Passes(1.5, 0.5, 1)
+
+
+class Layer(NamedTuple):
+    """A convolution at its real sizes."""
+
+    name: str
+    operation: str
+    x: tuple[int, ...]
+    weight: tuple[int, ...]
+    with_bias: bool
+    runs: Passes
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """All of the operation that can compute this."""
+        module = importlib.import_module(f"tgan_fast.ops.convolution.{self.operation}")
+        tensors = [torch.empty(shape, device="meta") for shape in (self.x, self.weight)]
+        return {name: form for name, form in module.FORMS.items() if forms.why_not(form, *tensors) is None}
+
+    @property
+    def out(self) -> int:
+        return self.weight[1 if "transpose" in self.operation else 0]
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of a pass."""
+        if "transpose" in self.operation:
+            return 2 * math.prod(self.x) * math.prod(self.weight[1:])
+        # Of an input of two frames half of the kernel meets the padding.
+        halves = 2 if self.operation == "conv3d_two_frames" else 1
+        return 2 * self.x[0] * math.prod(size // 2 for size in self.x[2:]) * math.prod(self.weight) // halves
+
+    def __str__(self):
+        return f"{self.name}: {self.operation}, x {list(self.x)}, weight {list(self.weight)}"
+
+
+class Feed(NamedTuple):
+    """The tensors of a layer, the channels last in memory, and what each form has made of x."""
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    dy: torch.Tensor
+    prepared: dict[str, torch.Tensor]
+
+
+class Ceilings(NamedTuple):
+    """What the machine reaches in this run."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+    def floor(self, layer: Layer, nbytes: int) -> float:
+        """Seconds that a pass takes at least."""
+        return max(layer.flops / self.flops_per_second, nbytes / self.bytes_per_second)
+
+
+def layers_for(batch: int, width: float = 1.0) -> list[Layer]:
+    """Those of both networks, in the order of the forward pass."""
+    c512, c256, c128, c64, c32 = (scaled(channels, width) for channels in (512, 256, 128, 64, 32))
+    latent, frames = 100, batch * FRAMES
+    steps = ((c512, c256), (c256, c128), (c128, c128), (c128, latent))
+    layers = [
+        Layer(f"temporal {i + 1}", "conv_transpose1d_doubling", (batch, c, 2**i), (c, out, 4), True, GENERATOR)
+        for i, (c, out) in enumerate(steps)
+    ]
+    images = ((batch, c256, c256, 4), (frames, c256, c256, 4), (frames, c256, c128, 8), (frames, c128, c64, 16))
+    names = "deconvolution 1 of content", "deconvolution 1", "deconvolution 2", "deconvolution 3", "deconvolution 4"
+    layers += [
+        Layer(name, "conv_transpose2d_doubling", (n, c, size, size), (c, out, 4, 4), False, GENERATOR)
+        for name, (n, c, out, size) in zip(names, (*images, (frames, c64, c32, 32)), strict=True)
+    ]
+    layers.append(
+        Layer("deconvolution 5", "conv_transpose2d_same", (frames, c32, 64, 64), (c32, 3, 3, 3), True, GENERATOR)
+    )
+    videos = ((3, c64, 16, 64, FIRST), (c64, c128, 8, 32, DISCRIMINATOR), (c128, c256, 4, 16, DISCRIMINATOR))
+    layers += [
+        Layer(f"convolution {i}", "conv3d_halving", (2 * batch, c, t, size, size), (out, c, 4, 4, 4), True, runs)
+        for i, (c, out, t, size, runs) in enumerate(videos, 1)
+    ]
+    last = (2 * batch, c256, 2, 8, 8), (c512, c256, 4, 4, 4)
+    return [*layers, Layer("convolution 4", "conv3d_two_frames", *last, True, DISCRIMINATOR)]
+
+
+def feed_of(layer: Layer, dtype: torch.dtype, device: str, samples: int | None = None) -> Feed:
+    """Random tensors; weights of such a size that y is about as large as x."""
+    x = _random((samples or layer.x[0], *layer.x[1:]), dtype, device)
+    fan = layer.flops / 2 / math.prod(_y_shape(layer))
+    weight = _random(layer.weight, dtype, device, fan**-0.5)
+    bias = _random((layer.out,), dtype, device) if layer.with_bias else None
+    dy = _random((len(x), *_y_shape(layer)[1:]), dtype, device)
+    prepared = {name: form.prepare(x) for name, form in layer.forms.items() if form.prepare is not None}
+    return Feed(x, weight, bias, dy, prepared)
+
+
+def _random(shape, dtype, device, scale=1.0):
+    last = (shape[0], *shape[2:], shape[1]) if len(shape) > 1 else shape
+    values = torch.randn(last, device=device).mul_(scale).to(dtype)
+    return values.movedim(-1, 1) if len(shape) > 1 else values
+
+
+def _y_shape(layer):
+    factor = {"conv_transpose2d_same": 1, "conv3d_halving": 0.5, "conv3d_two_frames": 0.5}.get(layer.operation, 2)
+    return (layer.x[0], layer.out, *(int(size * factor) for size in layer.x[2:]))
+
+
+def contenders_for(layer: Layer) -> Passes:
+    """For each pass the forms that have it, as functions of a feed."""
+    contenders = Passes({}, {}, {})
+    for name, form in layer.forms.items():
+        if form.forward is not None:
+            contenders.forward[name] = _forward(form)
+        if form.input_gradient is not None:
+            contenders.input_gradient[name] = lambda feed, form=form: form.input_gradient(feed.dy, feed.x, feed.weight)
+        if form.parameter_gradients is not None:
+            contenders.parameter_gradients[name] = _parameter_gradients(name, form)
+    return contenders
+
+
+def _forward(form):
+    def forward(feed):
+        prepared = feed.x if form.prepare is None else form.prepare(feed.x)
+        return form.forward(prepared, feed.weight, feed.bias)
+
+    return forward
+
+
+def _parameter_gradients(name, form):
+    """Without preparing x: forward in the same form has done that."""
+
+    def gradients(feed):
+        wanted = True, feed.bias is not None
+        return form.parameter_gradients(feed.dy, feed.prepared.get(name, feed.x), feed.weight, wanted)
+
+    return gradients
+
+
+def check(layer: Layer, contenders: Passes, dtype: torch.dtype, device: str) -> tuple[dict[str, dict], dict[str, str]]:
+    """Relative errors against float64 by pass and form, and why forms are left out."""
+    feed = feed_of(layer, dtype, device, CHECKED_SAMPLES)
+    exact = Feed(*(value if value is None or isinstance(value, dict) else value.double() for value in feed))
+    errors, left_out = {}, {}
+    for which, calls in zip(Passes._fields, contenders, strict=True):
+        truth = _tensors(calls["direct"](exact))
+        errors[which] = {}
+        for name, call in list(calls.items()):
+            try:
+                results = _tensors(call(feed))
+            except RuntimeError as error:
+                if name == "direct":
+                    raise
+                left_out[f"{which} {name}"] = harness.first_line(error)
+                del calls[name]
+                continue
+            pairs = zip(results, truth, strict=True)
+            errors[which][name] = rounded(max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs))
+        _compare(layer, which, errors[which], dtype)
+    return errors, left_out
+
+
+def _tensors(result):
+    """What a pass returns, as a list without those that were not wanted."""
+    return [tensor for tensor in (result if isinstance(result, tuple) else (result,)) if tensor is not None]
+
+
+def _compare(layer, which, errors, dtype):
+    """Raise unless every form is about as accurate as the library's convolution."""
+    for name, error in errors.items():
+        if not error <= 2 * errors["direct"] + ROUNDINGS * torch.finfo(dtype).eps:
+            raise SystemExit(
+                f"error: {layer}: {which} in the form {name!r} is off by {error:.1e} of its norm in float64, more than "
+                f"twice the {errors['direct']:.1e} of the library's convolution: nothing is timed"
+            )
+
+
+def time_passes(layer: Layer, contenders: Passes, feeds: list[Feed], device: str, rounds: int) -> dict[str, dict]:
+    """Timings of every pass in every form, and of what forms make of x."""
+    calls = dict(zip(Passes._fields, contenders, strict=True))
+    prepares = {name: form.prepare for name, form in layer.forms.items() if form.prepare is not None}
+    if prepares:
+        calls[PREPARE] = {name: lambda feed, prepare=prepare: prepare(feed.x) for name, prepare in prepares.items()}
+    return {which: harness.measure(named, feeds, device, rounds) for which, named in calls.items()}
+
+
+def run(layer: Layer, dtype: torch.dtype, device: str, ceilings: Ceilings, smoke: bool) -> dict:
+    """Check and time one layer; the record that goes into the file of results."""
+    torch.manual_seed(0)
+    contenders = contenders_for(layer)
+    with _without_choosing_algorithms():
+        errors, left_out = check(layer, contenders, dtype, device)
+    values = math.prod(layer.x) + math.prod(layer.weight) + math.prod(_y_shape(layer))
+    nbytes = values * dtype.itemsize
+    count = 2 if smoke else harness.input_set_count(nbytes, device)
+    feeds = [feed_of(layer, dtype, device) for _ in range(count)]
+    timings = time_passes(layer, contenders, feeds, device, 2 if smoke else ROUNDS[device])
+    floor = ceilings.floor(layer, nbytes)
+    return {
+        **layer._asdict(),
+        "gflop": rounded(layer.flops / 1e9),
+        "megabytes": rounded(nbytes / 1e6),
+        "floor_seconds": rounded(floor),
+        "input_sets": count,
+        "timings": [
+            {"pass": which, "form": name, **_figures(timing, layer, floor), "error": errors.get(which, {}).get(name)}
+            for which, named in timings.items()
+            for name, timing in named.items()
+        ],
+        "left_out": left_out,
+    }
+
+
+@contextmanager
+def _without_choosing_algorithms() -> Iterator[None]:
+    """cuDNN would measure its algorithms for the two samples of a check too, which takes longer than all the rest."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _figures(timing, layer, floor):
+    return {
+        "seconds": rounded(timing.median),
+        "p10": rounded(timing.p10),
+        "p90": rounded(timing.p90),
+        "teraflops_per_second": rounded(layer.flops / timing.median / 1e12),
+        "share_of_floor": rounded(floor / timing.median),
+        "method": timing.method,
+    }
+
+
+def iteration_seconds(record: dict, passes: Passes) -> float:
+    """What a layer takes in an iteration in these forms, with "direct" for those that it does not have."""
+    seconds = {(timing["pass"], timing["form"]): timing["seconds"] for timing in record["timings"]}
+    passes = _of_layer(record, passes)
+    total = sum(
+        runs * seconds[which, name] for runs, which, name in zip(record["runs"], Passes._fields, passes, strict=True)
+    )
+    if passes.parameter_gradients != passes.forward:
+        total += record["runs"][2] * seconds.get((PREPARE, passes.parameter_gradients), 0.0)
+    return total
+
+
+def _of_layer(record, passes):
+    """Those that the layer has, "direct" for the others."""
+    measured = {(timing["pass"], timing["form"]) for timing in record["timings"]}
+    named = zip(Passes._fields, passes, strict=True)
+    return Passes(*(name if (which, name) in measured else "direct" for which, name in named))
+
+
+def best(records: list[dict]) -> tuple[Passes, float]:
+    """The forms in which layers take least, the same for all of them, and how long that is."""
+    measured = [{t["form"] for r in records for t in r["timings"] if t["pass"] == which} for which in Passes._fields]
+    names = [sorted(name for name in column if not name.endswith("again")) for column in measured]
+    candidates = (Passes(*choice) for choice in itertools.product(*names))
+    seconds = {passes: sum(iteration_seconds(record, passes) for record in records) for passes in candidates}
+    return min(seconds.items(), key=lambda item: item[1])
+
+
+def verdicts_for(records: list[dict], device: str) -> list[dict]:
+    """For every operation the entry of the table, the best one, and whether they agree."""
+    verdicts = []
+    for operation in dict.fromkeys(record["operation"] for record in records):
+        of_operation = [record for record in records if record["operation"] == operation]
+        entry = TABLE[operation].get(device, DIRECT)
+        seconds = sum(iteration_seconds(record, entry) for record in of_operation)
+        winner, least = best(of_operation)
+        verdicts.append(
+            {
+                "operation": operation,
+                "table": entry,
+                "best": winner,
+                "table_seconds": rounded(seconds),
+                "best_seconds": rounded(least),
+                "direct_seconds": rounded(sum(iteration_seconds(record, DIRECT) for record in of_operation)),
+                "floor_seconds": rounded(sum(sum(r["runs"]) * r["floor_seconds"] for r in of_operation)),
+                "agree": winner == entry or least > (1 - MARGIN) * seconds,
+            }
+        )
+    return verdicts
+
+
+def print_layer(record: dict, layer: Layer, device: str) -> None:
+    """Its lines of the table."""
+    print(f"\n{layer}; {record['gflop']} GFLOP, {record['megabytes']} MB, floor {1e3 * record['floor_seconds']:.4f} ms")
+    entry = _of_layer(record, TABLE[layer.operation].get(device, DIRECT))
+    columns = dict(zip(Passes._fields, zip(entry, best([record])[0], strict=True), strict=True))
+    for timing in record["timings"]:
+        in_table, is_best = (timing["form"] == name for name in columns.get(timing["pass"], (None, None)))
+        marks = " ".join(word for word, marked in (("table", in_table), ("best", is_best)) if marked)
+        error = "" if timing["error"] is None else f"{timing['error']:.0e}"
+        print(
+            f"  {timing['pass']:20}{timing['form']:14}{1e3 * timing['seconds']:11.4f}"
+            f"{timing['teraflops_per_second']:10.3f}{100 * timing['share_of_floor']:6.0f} %{error:>8}  {marks}"
+        )
+        if timing["method"].startswith(harness.WITHOUT_GRAPH):
+            print(f"  {'':20}{timing['form']} timed by {timing['method']}")
+    for name, reason in record["left_out"].items():
+        print(f"  {name} left out: {reason}")
+
+
+def print_verdicts(verdicts: list[dict], device: str) -> None:
+    """What to change in the table."""
+    print("\nms in an iteration, all layers of an operation together")
+    print(f"  {'':28}{'direct':>10}{'table':>10}{'best':>10}{'floor':>10}")
+    for verdict in verdicts:
+        keys = "direct_seconds", "table_seconds", "best_seconds", "floor_seconds"
+        print(f"  {verdict['operation']:28}" + "".join(f"{1e3 * verdict[key]:10.4f}" for key in keys))
+    totals = [sum(verdict[key] for verdict in verdicts) for key in keys]
+    print(f"  {'together':28}" + "".join(f"{1e3 * total:10.4f}" for total in totals))
+    for verdict in verdicts:
+        if verdict["agree"]:
+            print(f"TABLE[{verdict['operation']!r}][{device!r}] agrees")
+        else:
+            print(f"TABLE[{verdict['operation']!r}][{device!r}] should be {verdict['best']}")
+
+
+def main(
+    device: Literal["cpu", "cuda"] = "cpu",
+    batch_size: int | None = None,
+    precision: Literal["auto", "bf16", "tf32", "fp32"] = "auto",
+    smoke: bool = False,
+) -> None:
+    """Print a table and write it to benchmarks/results.
+
+    Args:
+        device: where to run.
+        batch_size: videos in a batch; 8 on a CPU and 32 on a GPU by default.
+        precision: of the convolutions; auto is that of training.
+        smoke: only show that everything runs, in some seconds, and write nothing.
+    """
+    resolved: Precision = resolve_precision(precision, torch.device(device))
+    batch, width = (SMOKE_BATCH, SMOKE_WIDTH) if smoke else (batch_size or DEFAULT_BATCH[device], 1.0)
+    dtype = compute_dtype(resolved, torch.float32)
+    ceilings = Ceilings(harness.matrix_product_rate(device, resolved), harness.copy_bandwidth(device))
+    print(
+        f"{harness.device_name(device)}, torch {torch.__version__}, {resolved}, batch {batch}: matrix product "
+        f"{ceilings.flops_per_second / 1e12:.3f} TFLOP/s, copy {ceilings.bytes_per_second / 1e9:.0f} GB/s"
+    )
+    print(f"  {'pass':20}{'form':14}{'ms':>11}{'TFLOP/s':>10}{'floor':>8}{'error':>8}")
+    records = []
+    with arithmetic(resolved), torch.no_grad():
+        for layer in layers_for(batch, width):
+            records.append(run(layer, dtype, device, ceilings, smoke))
+            print_layer(records[-1], layer, device)
+    verdicts = verdicts_for(records, device)
+    print_verdicts(verdicts, device)
+    if not smoke:
+        payload = {
+            "precision": resolved,
+            "batch_size": batch,
+            "matrix_product_flops_per_second": rounded(ceilings.flops_per_second),
+            "copy_bytes_per_second": rounded(ceilings.bytes_per_second),
+            "verdicts": verdicts,
+            "layers": records,
+        }
+        print(f"\nwritten to {harness.write_results('convolutions', payload, device)}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
