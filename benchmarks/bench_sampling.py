@@ -9,8 +9,7 @@ or the bytes, at the rates of a large matrix product and of a large copy.
 
 import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ import tyro
 from torch import nn
 
 from benchmarks import floors, harness
+from benchmarks.contenders import cudnn_for
 from benchmarks.harness import Goal, rounded
 from tgan_fast import VideoGenerator, reference
 from tgan_fast.errors import InputError
@@ -54,23 +54,12 @@ class Eager:
     @torch.no_grad()
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
         """Clips uint8 [N, 16, 64, 64, C]."""
-        with self._cudnn():
+        with cudnn_for(self.precision, self._chooses_algorithms):
             return self._clips(latents)
 
     def _clips(self, latents):
         videos = self.network(latents).permute(0, 2, 3, 4, 1)
         return ((videos.float() + 1) * 127.5).round().to(torch.uint8).contiguous()
-
-    @contextmanager
-    def _cudnn(self) -> Iterator[None]:
-        cudnn = torch.backends.cudnn
-        before = cudnn.conv.fp32_precision, cudnn.benchmark
-        cudnn.conv.fp32_precision = "ieee" if self.precision == "fp32" else "tf32"
-        cudnn.benchmark = self._chooses_algorithms
-        try:
-            yield
-        finally:
-            cudnn.conv.fp32_precision, cudnn.benchmark = before
 
 
 class StrictEager(Eager):

@@ -47,6 +47,19 @@ class Start(NamedTuple):
         return networks
 
 
+@contextmanager
+def cudnn_for(precision: str, chooses_algorithms: bool) -> Iterator[None]:
+    """Inside, cuDNN computes as a contender's users have it; matrix products are float32, PyTorch's default."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.benchmark
+    cudnn.conv.fp32_precision = "ieee" if precision == "fp32" else "tf32"
+    cudnn.benchmark = chooses_algorithms
+    try:
+        yield
+    finally:
+        cudnn.conv.fp32_precision, cudnn.benchmark = before
+
+
 class Notebook:
     """The reference's iteration as it is, in PyTorch's default arithmetic: TF32 in convolutions.
 
@@ -91,17 +104,8 @@ class Notebook:
         latents = [torch.empty(count, LATENT_DIM, device=self._device) for _ in range(2)]
         return [z.uniform_(-1, 1, generator=self._random).to(self._dtype) for z in latents]
 
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        """Inside, cuDNN computes as this contender's users have it; matrix products are float32, PyTorch's default."""
-        cudnn = torch.backends.cudnn
-        before = cudnn.conv.fp32_precision, cudnn.benchmark
-        cudnn.conv.fp32_precision = "ieee" if self.precision == "fp32" else "tf32"
-        cudnn.benchmark = self._chooses_algorithms
-        try:
-            yield
-        finally:
-            cudnn.conv.fp32_precision, cudnn.benchmark = before
+    def _arithmetic(self):
+        return cudnn_for(self.precision, self._chooses_algorithms)
 
 
 class StrictNotebook(Notebook):

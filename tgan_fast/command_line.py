@@ -43,7 +43,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def _fail(error, code):
     # Of several processes that torchrun has started, each says which it is.
     rank = int(os.environ.get("RANK", "0"))
-    print(f"error{f' of process {rank}' if rank else ''}: {error}", file=sys.stderr)
+    sys.stderr.write(f"error{f' of process {rank}' if rank else ''}: {error}\n")
     sys.exit(code)
 
 

@@ -20,7 +20,7 @@ MEASURED = """
 import resource, sys, torch
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.loop import build_step
-config = TrainingConfig(width=0.25, channels=1, precision="fp32")
+config = TrainingConfig(width=0.25, channels=1, precision="fp32", clip_interval=0)
 step = build_step(config, torch.device("cpu"))
 step(torch.zeros(2, 1, 16, 64, 64))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -31,20 +31,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 @pytest.mark.slow
 def test_the_need_on_a_cpu_is_about_what_the_system_reports():
-    batch_size = 24
+    batch_size = 64
     result = subprocess.run(
         [sys.executable, "-c", MEASURED, str(batch_size)], capture_output=True, text=True, check=True
     )
     reported = 1024 * int(result.stdout)
-    step = build_step(TrainingConfig(width=0.25, channels=1, precision="fp32"), torch.device("cpu"))
+    config = TrainingConfig(width=0.25, channels=1, precision="fp32", clip_interval=0)
+    step = build_step(config, torch.device("cpu"))
     counted = bytes_needed(step, batch_size) - bytes_needed(step, 2)
     # What oneDNN takes for itself is not counted.
-    assert 0.5 < counted / reported < 1.2
+    assert 0.6 < counted / reported < 1.2
 
 
 def test_the_need_grows_in_proportion_to_the_videos():
     step = build_step(CONFIG.model_copy(update={"clip_interval": 0}), torch.device("cpu"))
-    needs = [bytes_needed(step, videos) for videos in (4, 8, 16)]
+    needs = [bytes_needed(step, videos) for videos in (8, 16, 32)]
     assert needs[2] - needs[1] == pytest.approx(2 * (needs[1] - needs[0]), rel=0.05)
 
 
