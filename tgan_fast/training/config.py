@@ -63,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "channels": 1,
         "digits": 1,
         "batch_size": 8,
-        "steps": 850,
+        "steps": 1000,
         "learning_rate": 7e-4,
         "ema_decay": 0.99,
         "clip_interval": 1,
