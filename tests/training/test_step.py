@@ -404,10 +404,13 @@ def test_bad_batches_are_named_and_change_nothing(real, message):
 
 
 @pytest.mark.gpu
-def test_an_iteration_never_waits_for_the_gpu():
-    step = fast_step(torch.float32, "cuda", clip_interval=1, ema_decay=0.9)
+@pytest.mark.parametrize("cuda_graph", ["off", "on"])
+def test_an_iteration_never_waits_for_the_gpu(cuda_graph):
+    step = fast_step(torch.float32, "cuda", clip_interval=1, ema_decay=0.9, cuda_graph=cuda_graph)
     real = batches(torch.float32, "cuda", 1)[0]
-    step(real)
+    # Recording a graph waits.
+    for _ in range(4):
+        step(real)
     torch.cuda.set_sync_debug_mode("error")
     try:
         step(real)

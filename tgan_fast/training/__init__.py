@@ -2,6 +2,7 @@
 
 from tgan_fast.training.config import PRESETS, TrainingConfig
 from tgan_fast.training.loop import train
+from tgan_fast.training.processes import Processes
 from tgan_fast.training.step import TrainingStep
 
-__all__ = ["PRESETS", "TrainingConfig", "TrainingStep", "train"]
+__all__ = ["PRESETS", "Processes", "TrainingConfig", "TrainingStep", "train"]

@@ -24,10 +24,9 @@ class Session:
 
     def __init__(self, config, step, folder, score, processes):
         self.config, self.step, self.folder, self.score, self.processes = config, step, folder, score, processes
-        self.scalars = ScalarLog()
         self.background = Background(step.device.type == "cuda")
         self.seconds = 0.0
-        self.sampled = self.saved = self.sampler = self.bar = None
+        self.scalars = self.sampled = self.saved = self.sampler = self.bar = None
         self.stopping = False
 
     def progress(self, out: Path) -> tqdm:
