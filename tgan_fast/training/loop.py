@@ -113,6 +113,7 @@ def _train(config, out, dataset, resume, score, processes, device):
         raise NonFiniteError(f"{error}: try a lower learning_rate; {_remedy(folder)}") from None
     finally:
         session.close()
+        step.leave_processes()
     return step
 
 

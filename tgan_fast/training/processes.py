@@ -65,11 +65,14 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
             return
         if not initialized:
             dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+        processes = Processes(dist.group.WORLD)
         try:
-            yield Processes(dist.group.WORLD), resolved
+            yield processes, resolved
         finally:
             if not initialized:
                 dist.destroy_process_group()
+                # The last reference: with it go gloo's threads, which must not outlive Python.
+                processes.group = None
 
 
 def _own_device(name):

@@ -119,6 +119,7 @@ class Session:
 
     def close(self) -> None:
         self.background.close()
+        self.sampler = None
         if self.folder is not None:
             self.folder.close()
 

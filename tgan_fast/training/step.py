@@ -256,6 +256,11 @@ class TrainingStep:
         tensors += [*running_statistics(self.generator), *running_statistics(self.discriminator)]
         return int(sum(tensor.view(torch.int32).sum(dtype=torch.int64) for tensor in tensors))
 
+    def leave_processes(self) -> None:
+        """Let go of the other processes. What it has trained stays; it trains no further."""
+        for network in (self.generator, self.discriminator, self.ema or self.generator):
+            _synchronize(network, None)
+
     def state_dict(self) -> dict:
         """All that the next iterations depend on, of tensors and plain values alone."""
         state = {
