@@ -24,7 +24,7 @@ from benchmarks.harness import rounded
 from tgan_fast.models.widths import scaled
 from tgan_fast.ops.convolution import forms
 from tgan_fast.ops.convolution.forms import DIRECT, TABLE, Form, Passes
-from tgan_fast.precision import Precision, arithmetic, compute_dtype, resolve_precision
+from tgan_fast.precision import Precision, PrecisionOption, arithmetic, compute_dtype, resolve_precision
 
 DEFAULT_BATCH = {"cpu": 8, "cuda": 32}
 SMOKE_WIDTH, SMOKE_BATCH = 1 / 16, 1
@@ -362,7 +362,7 @@ def print_verdicts(verdicts: list[dict], device: str) -> None:
 def main(
     device: Literal["cpu", "cuda"] = "cpu",
     batch_size: int | None = None,
-    precision: Literal["auto", "bf16", "tf32", "fp32"] = "auto",
+    precision: PrecisionOption = "auto",
     smoke: bool = False,
 ) -> None:
     """Print a table and write it to benchmarks/results.

@@ -22,6 +22,7 @@ import tyro
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import harness
+from benchmarks.harness import NOT_MEASURED, Goal
 from tgan_fast import reference
 from tgan_fast.ops import BackendError, singular_value_clip_
 from tgan_fast.ops.singular_value_clip import choose
@@ -43,7 +44,6 @@ FEWEST_ROUNDS = 3
 TOLERANCE = 1e-4
 # Both sides of a comparison are rounded to float32 at best.
 ROUNDING = 2 * torch.finfo(torch.float32).eps
-NOT_MEASURED = "not measured yet"
 
 
 class Case(NamedTuple):
@@ -76,22 +76,6 @@ class Accuracy(NamedTuple):
 
     error: float  # relative to the weight's norm
     excess: float  # largest singular value − 1
-
-
-class Goal(NamedTuple):
-    """A bound of what is measured."""
-
-    text: str
-    measured: float | None
-    bound: float
-    at_most: bool
-
-    @property
-    def verdict(self):
-        if self.measured is None:
-            return NOT_MEASURED
-        met = self.measured <= self.bound if self.at_most else self.measured >= self.bound
-        return "met" if met else "SHORT"
 
 
 def cases_for(device, smoke) -> list[Case]:
@@ -312,7 +296,7 @@ def run(case, device, copy, probes, smoke) -> dict:
         "floor_seconds": harness.rounded(2 * nbytes / copy),  # every weight read once and written once
         "contenders": rows,
         "left_out": left_out,
-        "goals": [{**goal._asdict(), "verdict": goal.verdict} for goal in goals_for(case, device, rows)],
+        "goals": [goal.record() for goal in goals_for(case, device, rows)],
     }
 
 
@@ -403,9 +387,7 @@ def print_case(case, record) -> None:
     for name, reason in record["left_out"].items():
         print(f"  {name:12}left out: {reason}")
     for goal in record["goals"]:
-        relation = "≤" if goal["at_most"] else "≥"
-        measured = "" if goal["measured"] is None else f"{goal['measured']}: "
-        print(f"  goal {relation} {goal['bound']} {goal['text']}: {measured}{goal['verdict']}")
+        print(f"  {Goal(*(goal[name] for name in Goal._fields))}")
 
 
 def _cell(value, form):

@@ -21,7 +21,7 @@ from benchmarks.bench_step import CYCLE, DEFAULT_BATCH, SMOKE_BATCH, SMOKE_WIDTH
 from benchmarks.floors import Work
 from benchmarks.harness import rounded
 from tgan_fast import VideoDiscriminator, VideoGenerator
-from tgan_fast.precision import Precision, compute_dtype, resolve_precision
+from tgan_fast.precision import Precision, PrecisionOption, compute_dtype, resolve_precision
 from tgan_fast.training import TrainingStep
 
 ROUNDS = {"cpu": 2, "cuda": 10}
@@ -189,7 +189,7 @@ def _record(row):
 def main(
     device: Literal["cpu", "cuda"] = "cpu",
     batch_size: int | None = None,
-    precision: Literal["auto", "bf16", "tf32", "fp32"] = "auto",
+    precision: PrecisionOption = "auto",
     smoke: bool = False,
 ) -> None:
     """Print the table and write it to benchmarks/results.

@@ -21,7 +21,9 @@ import tyro
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tgan_fast.ops import optimizer_kernels
+from tgan_fast.data import kernels as data_kernels
+from tgan_fast.data.windows import read_windows
+from tgan_fast.ops import optimizer_kernels, video_levels, video_levels_kernels
 from tgan_fast.ops.batch_norm import kernels as batch_norm_kernels
 from tgan_fast.ops.batch_norm import launch as launchers
 from tgan_fast.ops.batch_norm.geometry import laid_out
@@ -30,9 +32,10 @@ from tgan_fast.ops.batch_norm.tiles import Key, table
 ARCHITECTURES = (80, 90, 100)
 MULTIPROCESSORS = 132
 EPS = 1e-5
+_FLOATS = torch.float32, torch.bfloat16, torch.float16
 _KERNELS = {
     name: (module, kernel)
-    for module in (batch_norm_kernels, optimizer_kernels)
+    for module in (batch_norm_kernels, optimizer_kernels, video_levels_kernels, data_kernels)
     for name, kernel in vars(module).items()
     if name.endswith("_kernel")
 }
@@ -42,6 +45,7 @@ _TYPES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
     torch.int64: "*i64",
+    torch.uint8: "*u8",
 }
 
 
@@ -105,6 +109,8 @@ def launches() -> list[Launch]:
         for x in _tensors_of_every_kind():
             _run_every_option(x)
         _run_optimizers()
+        _run_levels()
+        _run_windows()
     finally:
         launchers._multiprocessors = multiprocessors
         for name, (module, kernel) in _KERNELS.items():
@@ -174,7 +180,7 @@ def _run_every_option(x):
 
 def _run_optimizers():
     """Every dtype of gradients and copies; lengths that 16 divides, others, and more than 32 bits can count."""
-    gradients, copies = (torch.float32, torch.bfloat16, torch.float16), (None, torch.bfloat16, torch.float16)
+    gradients, copies = _FLOATS, (None, *_FLOATS[1:])
     alike = list(zip(gradients, copies, strict=True))
     every = list(itertools.product(gradients, copies))
     for length, pairs in ((1, alike), (1001, alike), (1 << 20, every), (2**31 + 16, alike)):
@@ -183,6 +189,19 @@ def _run_optimizers():
             c = copy and torch.empty(length, dtype=copy, device="meta")
             optimizer_kernels.rmsprop(p, g, p, c, 1e-3, 0.99, 1e-8)
             optimizer_kernels.adam(p, g, p, p, p.new_zeros(()), c, 1e-3, 0.9, 0.999, 1e-8)
+
+
+def _run_levels():
+    for length, dtype in itertools.product((1, 1001, 1 << 20, 2**31 + 16), _FLOATS):
+        video_levels.launch(torch.empty(length, dtype=dtype, device="meta"))
+
+
+def _run_windows():
+    """Coloured frames; grey ones in one layer and in two, as they are and widened."""
+    for (colours, layers, channels), dtype in itertools.product(((3, 1, 3), (1, 1, 1), (1, 2, 3)), _FLOATS):
+        frames = torch.empty((100, 64, 85, colours), dtype=torch.uint8, device="meta")
+        windows = torch.empty((32, layers, 16, 4), dtype=torch.int64, device="meta")
+        read_windows(frames, windows, dtype=dtype, channels=channels, backend="triton")
 
 
 def compile_ahead(launch: Launch, architecture: int) -> dict:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tgan_fast.errors import InputError
+from tgan_fast.nn import is_watched
 
 CudaGraphMode = Literal["auto", "on", "off"]
 
@@ -122,12 +123,5 @@ def _why_not(device, networks, backend):
         return "CUDA_LAUNCH_BLOCKING=1 makes every launch wait"
     if torch.is_anomaly_enabled():
         return "autograd's anomaly mode looks at every step of backward"
-    hooked = next((type(module).__name__ for network in networks for module in network.modules() if _hooks(module)), "")
-    return f"{hooked} has hooks, which a graph would not call" if hooked else None
-
-
-def _hooks(module):
-    return any(
-        getattr(module, name)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )
+    watched = next((module for network in networks for module in network.modules() if is_watched(module)), None)
+    return None if watched is None else f"{type(watched).__name__} has hooks, which a graph would not call"

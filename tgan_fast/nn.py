@@ -123,9 +123,13 @@ def _convert_children(parent, replacement):
 
 
 def _is_plain(module, classes):
-    """Whether a module is of just one of these classes, with nobody watching its inputs, outputs or gradients."""
+    return type(module) in classes and not is_watched(module)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether hooks of a module see its inputs, outputs or gradients."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return type(module) in classes and not any(getattr(module, name) for name in hooks)
+    return any(getattr(module, name) for name in hooks)
 
 
 def _fuse(norm, negative_slope, **options):

@@ -13,11 +13,12 @@ import torch
 from tgan_fast.errors import InputError
 
 Precision = Literal["bf16", "tf32", "fp32"]
+PrecisionOption = Literal["auto", "bf16", "tf32", "fp32"]
 
 _OLDEST_WITH_TF32 = (8, 0)
 
 
-def resolve_precision(name: Literal["auto", "bf16", "tf32", "fp32"], device: torch.device) -> Precision:
+def resolve_precision(name: PrecisionOption, device: torch.device) -> Precision:
     """A precision that the device has; `auto` is bf16 on GPUs that have it in hardware, fp32 elsewhere.
 
     Raises:

@@ -10,7 +10,7 @@ from tgan_fast.data import to_clips
 from tgan_fast.data.video_files import encoder_of, write_videos
 from tgan_fast.errors import InputError
 from tgan_fast.models.sampling import Sampler, draw_latents, sample_videos
-from tgan_fast.precision import arithmetic, resolve_precision
+from tgan_fast.precision import PrecisionOption, arithmetic, resolve_precision
 from tgan_fast.training.checkpoint import find, load_generator
 from tgan_fast.training.devices import resolve_device
 
@@ -31,7 +31,7 @@ class SampleCommand:
     """Of a run with ema_decay: the averaged weights or the live ones; auto: averaged where there are any."""
     batch_norm: Literal["running", "batch"] = "running"
     """Normalise with the running statistics, or with those of the batch as in training, in fp32."""
-    precision: Literal["auto", "bf16", "tf32", "fp32"] = "auto"
+    precision: PrecisionOption = "auto"
     """Of convolutions and matrix products; auto: bf16 on GPUs that have it, fp32 elsewhere."""
     fps: int = 16
     """Frames a second of a GIF or MP4."""

@@ -129,7 +129,7 @@ for architecture in (80, 90, 100):
         for count, aligned in (("i32", (0, 1, 2)), ("i64", (0, 1))):
             signature = {"x": f"*{dtype}", "levels": "*u8", "count": count, "block": "constexpr"}
             attributes = {(position,): [["tt.divisibility", 16]] for position in aligned}
-            source = ASTSource(fn=levels_kernel, signature=signature, constexprs={"block": 4096}, attrs=attributes)
+            source = ASTSource(fn=levels_kernel, signature=signature, constexprs={"block": 2048}, attrs=attributes)
             options = {"num_warps": 8}
             compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
             print(architecture, dtype, count, "ld.global.v4" in compiled.asm["ptx"], compiled.metadata.shared)

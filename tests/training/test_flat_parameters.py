@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from operations import Operations
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tgan_fast.training.flat_parameters import FlatParameters
 
@@ -52,18 +52,6 @@ def set_gradients(parameters, dtype=None):
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter, dtype=dtype)
     return [parameter.grad.clone() for parameter in parameters]
-
-
-class Operations(TorchDispatchMode):
-    """The names of the operations that ran."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(function.overloadpacket._qualified_op_name.removeprefix("aten::"))
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -5,9 +5,9 @@ import io
 
 import pytest
 import torch
+from operations import Operations
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tgan_fast.training import optimizers
 from tgan_fast.training.flat_parameters import FlatParameters
@@ -173,18 +173,6 @@ def test_parameters_without_gradients_stay_as_they_are(name, gathered, device):
     steps = {index: entry["step"].item() for index, entry in torchs.optimizer.state_dict()["state"].items()}
     assert {index: e["step"].item() for index, e in ours.optimizer.state_dict()["state"].items()} == steps
     assert len(set(steps.values())) > 1
-
-
-class Operations(TorchDispatchMode):
-    """The names of the operations that ran."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(function.overloadpacket._qualified_op_name.removeprefix("aten::"))
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("large", "updates"), [(0, 8), (20, 7), (10**6, 1)])

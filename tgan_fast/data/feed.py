@@ -90,7 +90,7 @@ def open_feed(
     in_windows = isinstance(dataset, VideoFrames) or type(dataset) is MovingDigits
     if not in_windows and resident == "on":
         raise InputError("clips that a data set makes one by one cannot be resident: choose resident='auto'")
-    if in_windows and _is_resident(resident, dataset.frames.nbytes, device):
+    if in_windows and _is_resident(resident, dataset, device):
         filling, read = _windows(dataset, order, device, dtype, channels)
         description = _resident_description(dataset, device)
     else:
@@ -120,15 +120,15 @@ def _check(dataset, channels):
         )
 
 
-def _is_resident(residence, nbytes, device):
-    if device.type != "cuda":
+def _is_resident(residence, dataset, device):
+    if device.type != "cuda" or residence == "off":
         return residence == "on"
-    free, _ = torch.cuda.mem_get_info(device)
+    nbytes, (free, _) = dataset.frames.nbytes, torch.cuda.mem_get_info(device)
     if residence == "on" and nbytes > free:
         raise InputError(
             f"the frames take {_gigabytes(nbytes)}, but {device} has {_gigabytes(free)} free: choose resident='auto'"
         )
-    return residence == "on" or (residence == "auto" and fits(nbytes, free))
+    return residence == "on" or fits(nbytes, free)
 
 
 def _windows(dataset, order, device, dtype, channels):

@@ -5,6 +5,8 @@ C. Kaynak, UCI Machine Learning Repository), which are part of that package; the
 (Srivastava, Mansimov and Salakhutdinov, arXiv:1502.04681).
 """
 
+import functools
+
 import numpy as np
 import torch
 from PIL import Image
@@ -65,7 +67,7 @@ class MovingDigits:
                 np.maximum(place, image, out=place)
         return np.repeat(clip[..., None], self.channels, axis=-1), int(self._labels[index])
 
-    @property
+    @functools.cached_property
     def frames(self) -> torch.Tensor:
         """What `windows` are windows of: every handwriting amid so much black that a window may hold it anywhere.
 

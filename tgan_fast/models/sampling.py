@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import cycle
-from typing import Literal
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from tgan_fast.cuda_graph import CudaGraphMode, Replayed, use_cuda_graph
 from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.generator import FRAMES, IMAGE_SIZE, VideoGenerator
 from tgan_fast.ops.video_levels import tanh_to_levels
-from tgan_fast.precision import arithmetic, compute_dtype, resolve_precision
+from tgan_fast.precision import PrecisionOption, arithmetic, compute_dtype, resolve_precision
 
 _CPU_BATCH = 2  # larger ones only fall out of the cache
 
@@ -47,7 +46,7 @@ class Sampler:
         generator: VideoGenerator,
         *,
         batch_size: int = 64,
-        precision: Literal["auto", "bf16", "tf32", "fp32"] = "auto",
+        precision: PrecisionOption = "auto",
         cuda_graph: CudaGraphMode = "auto",
     ):
         if batch_size < 1:

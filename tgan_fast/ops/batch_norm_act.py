@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
-from tgan_fast.ops.registry import TRITON_IS_INSTALLED, BackendError, require
+from tgan_fast.ops.registry import triton_or_torch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -62,7 +62,7 @@ def batch_norm_act(
         BackendError: the backend asked for cannot run here, or not on this tensor.
     """
     _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group)
-    backend = _choose(backend, x)
+    backend = triton_or_torch("batch_norm_act", backend, x, lambda: _why_not_triton(x))
     options = training, momentum, eps, negative_slope, groups
     if training and process_group is not None:
         from tgan_fast.ops.batch_norm.sync import batch_norm_act_sync
@@ -74,16 +74,6 @@ def batch_norm_act(
 
         return batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
     return _torch(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
-
-
-def _choose(backend, x):
-    if backend == "auto":
-        return "triton" if TRITON_IS_INSTALLED and x.is_cuda and _why_not_triton(x) is None else "torch"
-    require("batch_norm_act", backend)
-    reason = _why_not_triton(x) if backend == "triton" else None
-    if reason is not None:
-        raise BackendError(f"batch_norm_act: backend 'triton' cannot be used: {reason}")
-    return backend
 
 
 def _why_not_triton(x):

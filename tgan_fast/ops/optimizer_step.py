@@ -14,7 +14,7 @@ matrix products read it, is written in the same pass.
 
 import torch
 
-from tgan_fast.ops.registry import TRITON_IS_INSTALLED, BackendError, require
+from tgan_fast.ops.registry import triton_or_torch
 
 # Elements that the "torch" backend works on at a time on a CPU: what it touches, 4 MB in float32, stays in the cache
 # between its operations. Smaller chunks are slower, since every operation has a fixed cost.
@@ -89,16 +89,9 @@ def adam_(
 
 
 def _implementation(operation, backend, parameter, gradient, copy):
-    if backend == "auto":
-        usable = TRITON_IS_INSTALLED and parameter.is_cuda and _why_not_triton(parameter, gradient, copy) is None
-        backend = "triton" if usable else "torch"
-    else:
-        require(operation, backend)
+    backend = triton_or_torch(operation, backend, parameter, lambda: _why_not_triton(parameter, gradient, copy))
     if backend == "torch":
         return {"rmsprop": _rmsprop_torch, "adam": _adam_torch}[operation]
-    reason = _why_not_triton(parameter, gradient, copy)
-    if reason is not None:
-        raise BackendError(f"{operation}: backend 'triton' cannot be used: {reason}")
     from tgan_fast.ops import optimizer_kernels
 
     return {"rmsprop": optimizer_kernels.rmsprop, "adam": optimizer_kernels.adam}[operation]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -36,6 +37,24 @@ def require(operation: str, backend: str) -> None:
     state = backend_state(operation, backend)
     if state != AVAILABLE:
         raise BackendError(f"{operation}: backend {backend!r} cannot be used: {state}")
+
+
+def triton_or_torch(operation: str, backend: str, x: torch.Tensor, why_not: Callable[[], str | None]) -> str:
+    """The backend of an operation that has these two: the one asked for; for "auto" Triton on a GPU if it takes `x`.
+
+    Args:
+        why_not: why Triton's kernels cannot take the tensors, or None. Called only where Triton is installed.
+
+    Raises:
+        ValueError, BackendError: as `require`, and where Triton was asked for and cannot take the tensors.
+    """
+    if backend == "auto":
+        return "triton" if TRITON_IS_INSTALLED and x.is_cuda and why_not() is None else "torch"
+    require(operation, backend)
+    reason = why_not() if backend == "triton" else None
+    if reason is not None:
+        raise BackendError(f"{operation}: backend 'triton' cannot be used: {reason}")
+    return backend
 
 
 def backend_state(operation: str, backend: str) -> str:

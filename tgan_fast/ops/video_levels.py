@@ -9,10 +9,11 @@ import contextlib
 
 import torch
 
-from tgan_fast.ops.registry import TRITON_IS_INSTALLED, BackendError, require
+from tgan_fast.ops.registry import triton_or_torch
 
 _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_BLOCK = 4096  # elements of a Triton program
+# Elements of a Triton program, 8 a thread: with 16, lengths that 16 does not divide leave too few registers.
+_BLOCK = 2048
 
 
 def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
@@ -33,20 +34,10 @@ def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
     """
     if not x.is_floating_point():
         raise ValueError(f"tanh_to_levels needs a floating-point tensor and got {x.dtype}")
-    if _choose(backend, x) == "triton":
-        return _triton(x)
+    if triton_or_torch("tanh_to_levels", backend, x, lambda: _why_not_triton(x)) == "triton":
+        return launch(x)
     # A NaN has no level, and what a conversion makes of it depends on the processor.
     return x.float().tanh().add_(1).mul_(127.5).round_().nan_to_num_(0).to(torch.uint8)
-
-
-def _choose(backend, x):
-    if backend == "auto":
-        return "triton" if TRITON_IS_INSTALLED and x.is_cuda and _why_not_triton(x) is None else "torch"
-    require("tanh_to_levels", backend)
-    reason = _why_not_triton(x) if backend == "triton" else None
-    if reason is not None:
-        raise BackendError(f"tanh_to_levels: backend 'triton' cannot be used: {reason}")
-    return backend
 
 
 def _why_not_triton(x):
@@ -65,7 +56,8 @@ def _interpreted():
     return not isinstance(levels_kernel, triton.JITFunction)
 
 
-def _triton(x):
+def launch(x: torch.Tensor) -> torch.Tensor:
+    """The levels by Triton's kernel, whether or not it can run here."""
     from tgan_fast.ops.video_levels_kernels import levels_kernel
 
     levels = torch.empty_like(x, dtype=torch.uint8)

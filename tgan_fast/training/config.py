@@ -9,7 +9,9 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tgan_fast.cuda_graph import CudaGraphMode
 from tgan_fast.errors import InputError
+from tgan_fast.precision import PrecisionOption
 
 
 class TrainingConfig(BaseModel):
@@ -33,10 +35,10 @@ class TrainingConfig(BaseModel):
     shared_fakes: bool = Field(False, description="The authors' order: one batch of fakes for both steps.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Also average the generator's weights.")
     seed: int = Field(0, ge=0, description="Of weights, latents, digits and their order.")
-    precision: Literal["auto", "bf16", "tf32", "fp32"] = Field(
+    precision: PrecisionOption = Field(
         "auto", description="Of convolutions; auto: bf16 on GPUs that have it, else fp32."
     )
-    cuda_graph: Literal["auto", "on", "off"] = Field(
+    cuda_graph: CudaGraphMode = Field(
         "auto", description="Replay iterations as CUDA graphs; auto: where that is possible."
     )
     sync_batch_norm: bool = Field(False, description="Batch statistics over all processes of a torchrun.")

@@ -101,8 +101,7 @@ class TrainedNetwork:
 
     def load_state_dict(self, state: dict) -> None:
         self.module.load_state_dict(state)
-        if self.flat.copy is not None:
-            self.flat.refresh_copy()
+        self.flat.refresh_copy()
 
 
 def running_statistics(module: nn.Module) -> list[torch.Tensor]:

@@ -2,15 +2,13 @@
 
 import copy
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import nn
 
 from tgan_fast.cuda_graph import CudaGraphMode, Replayed, use_cuda_graph
 from tgan_fast.models import VideoDiscriminator, VideoGenerator, constrain_
-from tgan_fast.precision import arithmetic, compute_dtype, resolve_precision
-from tgan_fast.training.flat_parameters import FlatParameters
+from tgan_fast.precision import PrecisionOption, arithmetic, compute_dtype, resolve_precision
 from tgan_fast.training.network import OptimizerName, TrainedNetwork, running_statistics
 from tgan_fast.training.processes import Processes
 
@@ -75,7 +73,7 @@ class TrainingStep:
         shared_fakes: bool = False,
         ema_decay: float | None = None,
         seed: int = 0,
-        precision: Literal["auto", "bf16", "tf32", "fp32"] = "auto",
+        precision: PrecisionOption = "auto",
         optimizer: OptimizerName = "rmsprop",
         cuda_graph: CudaGraphMode = "auto",
         read: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -111,7 +109,7 @@ class TrainingStep:
         self._ema_decay, self.ema = ema_decay, None
         if ema_decay is not None:
             self.ema = copy.deepcopy(generator).requires_grad_(False).eval()
-            self._ema = FlatParameters(self.ema.parameters())
+            _synchronize(self.ema, None)
         self._iterate = self._shared if shared_fakes else self._alternating
         self._replays = use_cuda_graph(
             cuda_graph, self.device, (generator, discriminator), backend=self._processes.backend
@@ -209,7 +207,7 @@ class TrainingStep:
 
     @torch.no_grad()
     def _average(self):
-        self._ema.data.lerp_(self._generator.flat.data, 1 - self._ema_decay)
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - self._ema_decay)
         torch._foreach_copy_(list(self.ema.buffers()), list(self.generator.buffers()))
 
     def _constrain(self):
@@ -258,7 +256,7 @@ class TrainingStep:
 
     def leave_processes(self) -> None:
         """Let go of the other processes. What it has trained stays; it trains no further."""
-        for network in (self.generator, self.discriminator, self.ema or self.generator):
+        for network in (self.generator, self.discriminator):
             _synchronize(network, None)
 
     def state_dict(self) -> dict:
