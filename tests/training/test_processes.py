@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,10 +118,10 @@ CONFIG = {
 }
 
 
-def torchrun(folder, *arguments, processes=2):
+def torchrun(folder, *arguments, processes=2, program=("-m", "tgan_fast.train")):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in CONFIG.items() if value is not True]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "tgan_fast.train", *options, "--sync-batch-norm", "--out", str(folder), *arguments]
+    command += [*program, *options, "--sync-batch-norm", "--out", str(folder), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
@@ -149,6 +150,27 @@ def test_torchrun_trains_as_one_process_does_and_resumes_exactly(tmp_path):
     assert got.keys() == expected.keys() == {2, 4, 6}
     for iteration, losses in expected.items():
         assert got[iteration] == pytest.approx(losses, rel=1e-3, abs=1e-4)
+
+
+TRAINING_THEN_THREADS = """
+import sys
+from pathlib import Path
+from tgan_fast.train import main
+main(sys.argv[1:])
+names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+print(f"threads of gloo: {sum('gloo' in name for name in names)} of {len(names)}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed in Linux's /proc")
+def test_no_thread_of_the_group_is_left_when_python_ends(tmp_path):
+    """It would be ended in the midst of C++ code, which now and then aborts the process."""
+    program = tmp_path / "program.py"
+    program.write_text(TRAINING_THEN_THREADS)
+    result = torchrun(tmp_path / "run", "--steps=2", program=[str(program)])
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("threads of gloo: 0 of ") == 2
 
 
 @pytest.mark.slow
