@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from two_processes import outcomes_of_two
 
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.errors import InputError
@@ -44,9 +44,8 @@ def trained(processes, **options):
     return torch.stack(losses), step.state_dict()
 
 
-def process(rank, folder):
+def outcome(rank):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     processes = Processes(dist.group.WORLD)
     results = {name: trained(processes, **options) for name, options in CASES.items()}
     step = step_of(processes)
@@ -57,15 +56,12 @@ def process(rank, folder):
         step.check_equality()
     except RuntimeError as error:
         results["error"] = str(error)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(process, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return outcomes_of_two(outcome, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from tgan_fast.training.devices import resolve_device
 if dist.is_available():
     # Its functions take the group of all processes for a default, which is none as long as there is none. Imported by
     # torch._dynamo later, it would hold that group for good, and gloo's threads would outlive Python.
-    import torch.distributed.nn.functional  # noqa: F401
+    import torch.distributed.nn.functional
 
 
 class Processes:

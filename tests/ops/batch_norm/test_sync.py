@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from two_processes import outcomes_of_two
 
 from tgan_fast.nn import BatchNormAct2d
 from tgan_fast.ops import batch_norm_act
@@ -54,18 +54,13 @@ def run(x, upstream, backend, groups, momentum, **options):
     return {name: tensor.cpu() for name, tensor in (tensors | dict(module.named_buffers())).items()}
 
 
-def process(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    outcomes = [run(*batches()[rank], *case, process_group=dist.group.WORLD) for case in CASES]
-    torch.save(outcomes, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def outcomes(rank):
+    return [run(*batches()[rank], *case, process_group=dist.group.WORLD) for case in CASES]
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(process, args=(folder,), nprocs=2)
-    return list(zip(*(torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)), strict=True))
+    return list(zip(*outcomes_of_two(outcomes, tmp_path_factory.mktemp("processes")), strict=True))
 
 
 @pytest.mark.slow

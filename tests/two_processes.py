@@ -1,0 +1,24 @@
+"""Two processes on a CPU, joined by gloo."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def outcomes_of_two(outcome: Callable[[int], Any], folder: Path) -> list:
+    """What `outcome(rank)`, a function of a module, returns in each of two processes; they leave files in `folder`."""
+    mp.spawn(_process, (outcome, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def _process(rank, outcome, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(outcome(rank), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+    # What still holds the group must go before Python ends: gloo's threads, which the group ends, abort the process.
+    gc.collect()
