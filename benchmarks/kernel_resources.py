@@ -22,8 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tgan_fast.data import kernels as data_kernels
-from tgan_fast.data.windows import read_windows
-from tgan_fast.ops import optimizer_kernels, video_levels, video_levels_kernels
+from tgan_fast.ops import optimizer_kernels, video_levels_kernels
 from tgan_fast.ops.batch_norm import kernels as batch_norm_kernels
 from tgan_fast.ops.batch_norm import launch as launchers
 from tgan_fast.ops.batch_norm.geometry import laid_out
@@ -193,7 +192,7 @@ def _run_optimizers():
 
 def _run_levels():
     for length, dtype in itertools.product((1, 1001, 1 << 20, 2**31 + 16), _FLOATS):
-        video_levels.launch(torch.empty(length, dtype=dtype, device="meta"))
+        video_levels_kernels.tanh_to_levels(torch.empty(length, dtype=dtype, device="meta"))
 
 
 def _run_windows():
@@ -201,7 +200,7 @@ def _run_windows():
     for (colours, layers, channels), dtype in itertools.product(((3, 1, 3), (1, 1, 1), (1, 2, 3)), _FLOATS):
         frames = torch.empty((100, 64, 85, colours), dtype=torch.uint8, device="meta")
         windows = torch.empty((32, layers, 16, 4), dtype=torch.int64, device="meta")
-        read_windows(frames, windows, dtype=dtype, channels=channels, backend="triton")
+        data_kernels.read_windows(frames, windows, dtype, channels)
 
 
 def compile_ahead(launch: Launch, architecture: int) -> dict:

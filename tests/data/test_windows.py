@@ -12,7 +12,7 @@ import torch
 
 from tgan_fast.data.pixels import scaled
 from tgan_fast.data.windows import read_windows, whole_frames
-from tgan_fast.ops.registry import TRITON_IS_INSTALLED
+from tgan_fast.ops.registry import TRITON_IS_INSTALLED, BackendError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 needs_triton = pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="needs Triton")
@@ -92,6 +92,19 @@ def check(videos, exact, dtype, *, rounds_twice):
     if not rounds_twice:
         assert torch.equal(videos, exact.to(dtype))
     torch.testing.assert_close(videos.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_an_unknown_backend_is_named():
+    frames = random_frames(1, 64, 64, 1)
+    with pytest.raises(ValueError, match="read_windows has no backend 'cuda': choose auto, triton, torch"):
+        read_windows(frames, whole_frames(1), backend="cuda")
+
+
+@needs_triton
+def test_the_kernel_says_what_it_does_not_take(triton_device):
+    frames = random_frames(16, 64, 64, 1).to(triton_device)
+    with pytest.raises(BackendError, match=r"it writes float32, float16 and bfloat16, and not torch\.float64"):
+        read_windows(frames, whole_frames(1).to(triton_device), dtype=torch.float64, backend="triton")
 
 
 @needs_triton

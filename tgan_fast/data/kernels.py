@@ -3,8 +3,14 @@
 Each program writes BLOCK values of one frame of one clip. Offsets into frames and videos have 64 bits.
 """
 
+import torch
 import triton
 import triton.language as tl
+
+from tgan_fast.models import IMAGE_SIZE
+
+_BLOCK, _WARPS = 1024, 4
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @triton.jit
@@ -31,3 +37,30 @@ def read_windows_kernel(
     video = tl.div_rn((2 * value - 255).to(tl.float32), 255.0)
     first = tl.program_id(0).to(tl.int64) * (SIZE * SIZE * VIDEO_CHANNELS)
     tl.store(videos + first + place, video.to(videos.dtype.element_ty))
+
+
+# Triton decides it when it decorates the kernel: in its interpreter it runs on a CPU, slowly, for tests.
+INTERPRETED = not isinstance(read_windows_kernel, triton.JITFunction)
+
+
+def why_not(frames: torch.Tensor, dtype: torch.dtype) -> str | None:
+    """Why the kernel cannot read these frames into videos of this dtype; None if it can."""
+    if dtype not in _DTYPES:
+        return f"it writes float32, float16 and bfloat16, and not {dtype}"
+    if not (frames.is_cuda or INTERPRETED):
+        return f"it runs on a GPU, and the frames are on {frames.device}"
+    return None
+
+
+def read_windows(frames: torch.Tensor, windows: torch.Tensor, dtype: torch.dtype, channels: int) -> torch.Tensor:
+    """As `read_windows` of windows.py."""
+    n, layers, clip_frames, _ = windows.shape
+    videos = frames.new_empty((n, clip_frames, IMAGE_SIZE, IMAGE_SIZE, channels), dtype=dtype)
+    grid = n * clip_frames, IMAGE_SIZE * IMAGE_SIZE * channels // _BLOCK
+    with torch.cuda.device_of(frames):
+        read_windows_kernel[grid](
+            frames, windows, videos, *frames.shape[1:3], clip_frames,
+            LAYERS=layers, CHANNELS=frames.shape[-1], VIDEO_CHANNELS=channels, SIZE=IMAGE_SIZE, BLOCK=_BLOCK,
+            num_warps=_WARPS,
+        )  # fmt: skip
+    return videos.permute(0, 4, 1, 2, 3)

@@ -4,16 +4,11 @@ A window of one frame is four numbers: which frame, the row of its top, the colu
 or -1 where the clip is the mirror image. A clip may lie in several layers, of which the brightest counts.
 """
 
-from typing import Literal
-
 import torch
 
 from tgan_fast.data.pixels import scaled
 from tgan_fast.models import FRAMES, IMAGE_SIZE
-from tgan_fast.ops.registry import TRITON_IS_INSTALLED
-
-_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_BLOCK, _WARPS = 1024, 4
+from tgan_fast.ops.registry import triton_or_torch
 
 
 def read_windows(
@@ -22,7 +17,7 @@ def read_windows(
     *,
     dtype: torch.dtype = torch.float32,
     channels: int | None = None,
-    backend: Literal["auto", "triton", "torch"] = "auto",
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Cut clips out of frames and scale them to [-1, 1].
 
@@ -31,16 +26,24 @@ def read_windows(
         windows: int64 [N, layers, T, 4] on the same device. They must lie within the frames; this is not checked.
         dtype: of the videos.
         channels: makes that many equal ones of a single channel.
-        backend: "triton" reads and writes in one pass; "auto" takes it where there is a GPU.
+        backend: "triton" reads and writes in one pass, for float32, float16 and bfloat16; "auto" takes it where there
+            is a GPU; "torch" for the rest.
 
     Returns:
         Videos [N, C, T, 64, 64], channels last in memory.
+
+    Raises:
+        ValueError: there is no backend of that name.
+        BackendError: "triton" was asked for and cannot run here, or not on these tensors.
     """
-    if backend == "auto":
-        fits = frames.is_cuda and TRITON_IS_INSTALLED and dtype in _KERNEL_DTYPES
-        backend = "triton" if fits else "torch"
-    read = _triton if backend == "triton" else _torch
-    return read(frames, windows, dtype, channels or frames.shape[-1])
+    backend = triton_or_torch("read_windows", backend, frames, lambda: _why_not_triton(frames, dtype))
+    channels = channels or frames.shape[-1]
+    if backend == "torch":
+        return _read_windows_torch(frames, windows, dtype, channels)
+    # Here, since Triton need not be installed.
+    from tgan_fast.data import kernels
+
+    return kernels.read_windows(frames, windows, dtype, channels)
 
 
 def whole_frames(n: int) -> torch.Tensor:
@@ -50,23 +53,13 @@ def whole_frames(n: int) -> torch.Tensor:
     return windows
 
 
-def _triton(frames, windows, dtype, channels):
-    # Here, since Triton need not be installed.
-    from tgan_fast.data.kernels import read_windows_kernel
+def _why_not_triton(frames, dtype):
+    from tgan_fast.data.kernels import why_not
 
-    n, layers, clip_frames, _ = windows.shape
-    videos = frames.new_empty((n, clip_frames, IMAGE_SIZE, IMAGE_SIZE, channels), dtype=dtype)
-    grid = n * clip_frames, IMAGE_SIZE * IMAGE_SIZE * channels // _BLOCK
-    with torch.cuda.device_of(frames):
-        read_windows_kernel[grid](
-            frames, windows, videos, *frames.shape[1:3], clip_frames,
-            LAYERS=layers, CHANNELS=frames.shape[-1], VIDEO_CHANNELS=channels, SIZE=IMAGE_SIZE, BLOCK=_BLOCK,
-            num_warps=_WARPS,
-        )  # fmt: skip
-    return videos.permute(0, 4, 1, 2, 3)
+    return why_not(frames, dtype)
 
 
-def _torch(frames, windows, dtype, channels):
+def _read_windows_torch(frames, windows, dtype, channels):
     frame, top, left, step = windows[..., None, None].unbind(3)
     ramp = torch.arange(IMAGE_SIZE, device=frames.device)
     layers = frames[frame, top + ramp[:, None], left + step * ramp]

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
 
@@ -96,8 +96,7 @@ class Sampler:
         return (self._batch(latents[start : start + self.batch_size]) for start in starts)
 
     def _batch(self, latents):
-        device = torch.cuda.device(latents.device) if latents.is_cuda else nullcontext()
-        with torch.no_grad(), arithmetic(self._precision), device:
+        with torch.no_grad(), arithmetic(self._precision), torch.cuda.device_of(latents):
             return self._compute(latents)
 
     def _clips(self, latents):

@@ -10,7 +10,6 @@ which are 16 bytes of float32 in one access. That needs addresses and a length t
 slow. Divisions and roots are rounded correctly, as PyTorch's are. Offsets have 64 bits.
 """
 
-import contextlib
 import math
 
 import torch
@@ -113,5 +112,5 @@ def adam(parameter, gradient, average, square_average, step, copy, learning_rate
 def _launch(kernel, parameter, *arguments):
     if parameter.numel() == 0:
         return
-    with torch.cuda.device(parameter.device) if parameter.is_cuda else contextlib.nullcontext():
+    with torch.cuda.device_of(parameter):
         kernel[(triton.cdiv(parameter.numel(), BLOCK.value),)](*arguments, num_warps=_WARPS)

@@ -85,6 +85,10 @@ _REGISTRY = {
         "triton": _triton_state,
         "torch": AVAILABLE,
     },
+    "read_windows": {
+        "triton": _triton_state,
+        "torch": AVAILABLE,
+    },
     "rmsprop": {
         "triton": _triton_state,
         "torch": AVAILABLE,

@@ -5,15 +5,9 @@
 Halves are rounded to even, as `torch.round` does.
 """
 
-import contextlib
-
 import torch
 
 from tgan_fast.ops.registry import triton_or_torch
-
-_TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Elements of a Triton program, 8 a thread: with 16, lengths that 16 does not divide leave too few registers.
-_BLOCK = 2048
 
 
 def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
@@ -35,37 +29,14 @@ def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
     if not x.is_floating_point():
         raise ValueError(f"tanh_to_levels needs a floating-point tensor and got {x.dtype}")
     if triton_or_torch("tanh_to_levels", backend, x, lambda: _why_not_triton(x)) == "triton":
-        return launch(x)
+        from tgan_fast.ops import video_levels_kernels
+
+        return video_levels_kernels.tanh_to_levels(x)
     # A NaN has no level, and what a conversion makes of it depends on the processor.
     return x.float().tanh().add_(1).mul_(127.5).round_().nan_to_num_(0).to(torch.uint8)
 
 
 def _why_not_triton(x):
-    if x.dtype not in _TRITON_DTYPES:
-        return f"it takes float32, float16 and bfloat16, and x is {x.dtype}"
-    if not (x.is_cuda or _interpreted()):
-        return f"it runs on a GPU, and x is on {x.device}"
-    return None
+    from tgan_fast.ops.video_levels_kernels import why_not
 
-
-def _interpreted():
-    import triton
-
-    from tgan_fast.ops.video_levels_kernels import levels_kernel
-
-    return not isinstance(levels_kernel, triton.JITFunction)
-
-
-def launch(x: torch.Tensor) -> torch.Tensor:
-    """The levels by Triton's kernel, whether or not it can run here."""
-    from tgan_fast.ops.video_levels_kernels import levels_kernel
-
-    levels = torch.empty_like(x, dtype=torch.uint8)
-    if x.stride() != levels.stride():
-        # It skips elements or repeats them; a clone is dense, with the strides of `levels`.
-        x = x.clone()
-    if x.numel() > 0:
-        grid = (-(-x.numel() // _BLOCK),)
-        with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-            levels_kernel[grid](x, levels, x.numel(), block=_BLOCK, num_warps=8)
-    return levels
+    return why_not(x)

@@ -1,7 +1,12 @@
 """Triton kernel of `tanh_to_levels`: reads an element once (2 or 4 bytes), writes its level (1 byte)."""
 
+import torch
 import triton
 import triton.language as tl
+
+# Elements of a program, 8 a thread: with 16, lengths that 16 does not divide leave too few registers.
+_BLOCK = 2048
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Adding and subtracting it rounds a float32 below 2^22 to the nearest integer, halves to even.
 _ROUNDING = tl.constexpr(1.5 * 2**23)
@@ -18,3 +23,28 @@ def levels_kernel(x, levels, count, block: tl.constexpr):
     level = (tanh + 1.0) * 127.5 + _ROUNDING - _ROUNDING
     # The comparison fails for NaN.
     tl.store(levels + offsets, tl.where(level > 0.0, level, 0.0).to(tl.uint8), mask)
+
+
+# Triton decides it when it decorates the kernel: in its interpreter it runs on a CPU, slowly, for tests.
+INTERPRETED = not isinstance(levels_kernel, triton.JITFunction)
+
+
+def why_not(x: torch.Tensor) -> str | None:
+    """Why the kernel cannot take this tensor; None if it can."""
+    if x.dtype not in _DTYPES:
+        return f"it takes float32, float16 and bfloat16, and x is {x.dtype}"
+    if not (x.is_cuda or INTERPRETED):
+        return f"it runs on a GPU, and x is on {x.device}"
+    return None
+
+
+def tanh_to_levels(x: torch.Tensor) -> torch.Tensor:
+    """As `tanh_to_levels` of video_levels.py."""
+    levels = torch.empty_like(x, dtype=torch.uint8)
+    if x.stride() != levels.stride():
+        # It skips elements or repeats them; a clone is dense, with the strides of `levels`.
+        x = x.clone()
+    if x.numel() > 0:
+        with torch.cuda.device_of(x):
+            levels_kernel[(triton.cdiv(x.numel(), _BLOCK),)](x, levels, x.numel(), block=_BLOCK, num_warps=8)
+    return levels

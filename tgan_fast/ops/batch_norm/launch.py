@@ -4,7 +4,6 @@ Forward, backward and evaluation are registered with PyTorch, and torch.compile 
 are called directly, which saves the dispatcher's time.
 """
 
-import contextlib
 import functools
 import math
 from typing import NamedTuple
@@ -146,7 +145,7 @@ def statistics(x, groups, eps=None, running_mean=None, running_var=None, batches
     mean, spread = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
     strides, launch = _launch("statistics", x, geometry)
     partials = x.new_empty((groups, launch.splits, 4, x.shape[1]), dtype=torch.float32)
-    with _on_device_of(x):
+    with torch.cuda.device_of(x):
         kernels.statistics_kernel[launch.grid](
             x, partials, geometry.rows, geometry.cols, geometry.channels, launch.splits, launch.blocks, *strides,
             **launch.options,
@@ -173,7 +172,7 @@ def normalize(
     if x.numel() == 0:
         return y
     strides, launch = _launch("normalize", x, geometry, y)
-    with _on_device_of(x):
+    with torch.cuda.device_of(x):
         kernels.normalize_kernel[launch.grid](
             x, y, mean, spread, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels, launch.splits,
             launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
@@ -189,7 +188,7 @@ def gradient_sums(dy, x, mean, spread, weight, bias, negative_slope, want_weight
     partials = x.new_empty((geometry.groups, launch.splits, 2, x.shape[1]), dtype=torch.float32)
     sums = x.new_empty((geometry.groups, 2, x.shape[1]), dtype=torch.float32)
     dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
-    with _on_device_of(x):
+    with torch.cuda.device_of(x):
         kernels.gradient_sums_kernel[launch.grid](
             x, dy, partials, mean, spread, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels,
             launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
@@ -208,7 +207,7 @@ def input_gradient(dy, x, mean, spread, weight, bias, negative_slope, sums, coun
     if x.numel() == 0:
         return dx
     strides, launch = _launch("input_gradient", x, geometry, dy, dx)
-    with _on_device_of(x):
+    with torch.cuda.device_of(x):
         kernels.input_gradient_kernel[launch.grid](
             x, dy, dx, sums, mean, spread, weight, bias, eps, 1 / count, geometry.rows, geometry.cols,
             geometry.channels, launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope,
@@ -221,7 +220,7 @@ def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum
     y = empty_output(x, geometry)
     mean, spread = (x.new_empty((geometry.groups, geometry.channels), dtype=torch.float32) for _ in range(2))
     grid, options = _small_launch_for("small_forward", x.element_size(), geometry)
-    with _on_device_of(x):
+    with torch.cuda.device_of(x):
         kernels.small_forward_kernel[grid](
             x, y, mean, spread, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.count,
             geometry.inner, geometry.channels, geometry.groups, *small_strides_of(geometry, x, y),
@@ -235,7 +234,7 @@ def _small_backward(dy, x, mean, spread, weight, bias, negative_slope, want_x, w
     dx = empty_output(x, geometry)
     dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
     grid, options = _small_launch_for("small_backward", x.element_size(), geometry)
-    with _on_device_of(x):
+    with torch.cuda.device_of(x):
         kernels.small_backward_kernel[grid](
             x, dy, dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
             mean, spread, weight, bias, geometry.count, geometry.inner, geometry.channels, geometry.groups,
@@ -309,10 +308,6 @@ def _multiprocessors(device):
 
 def _combining_grid(x):
     return (triton.cdiv(x.shape[1], kernels.COMBINED_CHANNELS.value),)
-
-
-def _on_device_of(x):
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 _train_operation = torch.library.custom_op(
