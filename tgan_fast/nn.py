@@ -73,7 +73,8 @@ class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
     """`nn.BatchNorm3d` and (leaky) ReLU: [N, C, D, H, W]."""
 
 
-_FUSED = {nn.BatchNorm1d: BatchNormAct1d, nn.BatchNorm2d: BatchNormAct2d, nn.BatchNorm3d: BatchNormAct3d}
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # the classes above are derived from them
+_FUSED = dict(zip(BATCH_NORMS, (BatchNormAct1d, BatchNormAct2d, BatchNormAct3d), strict=True))
 
 
 def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = "auto") -> nn.Module:

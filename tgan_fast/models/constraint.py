@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
+from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.ops import constrain_layers_
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def constrain_(
@@ -32,7 +32,7 @@ def constrain_(
     batch_norms = [
         module
         for module in discriminator.modules()
-        if isinstance(module, _BATCH_NORMS) and module.affine and module.track_running_stats
+        if isinstance(module, BATCH_NORMS) and module.affine and module.track_running_stats
     ]
     constrain_layers_(
         _weights(discriminator),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tgan_fast.models.layout import to_channels_last_
+from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.precision import Precision
 from tgan_fast.training.flat_parameters import FlatParameters
 from tgan_fast.training.optimizers import Adam, RMSprop
@@ -17,7 +18,6 @@ from tgan_fast.training.processes import Processes
 OptimizerName = Literal["rmsprop", "adam"]
 
 _OPTIMIZERS = {"rmsprop": RMSprop, "adam": Adam}
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class TrainedNetwork:
@@ -106,7 +106,7 @@ class TrainedNetwork:
 
 def running_statistics(module: nn.Module) -> list[torch.Tensor]:
     """Running means and variances of all batch norms."""
-    norms = [child for child in module.modules() if isinstance(child, _BATCH_NORMS) and child.track_running_stats]
+    norms = [child for child in module.modules() if isinstance(child, BATCH_NORMS) and child.track_running_stats]
     return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
 
 
@@ -117,6 +117,6 @@ def _twin(module, copies):
         owner, _, attribute = name.rpartition(".")
         setattr(twin.get_submodule(owner), attribute, nn.Parameter(copied))
     for name, child in module.named_modules():
-        if isinstance(child, _BATCH_NORMS):
+        if isinstance(child, BATCH_NORMS):
             twin.set_submodule(name, child)
     return twin

@@ -85,7 +85,7 @@ class TrainingStep:
         self.device = weight.device
         self.precision = resolve_precision(precision, self.device)
         self.dtype = compute_dtype(self.precision, weight.dtype)
-        self.learning_rate, self.clip_interval, self.seed = learning_rate, clip_interval, seed
+        self.learning_rate, self.clip_interval = learning_rate, clip_interval
         self.iteration, self.scalars = 0, None
         self._read = read
         self._processes = processes or Processes()
