@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tgan_fast.errors import InputError
-from tgan_fast.training import TrainingConfig, train
+from tgan_fast.training import TrainingConfig, memory, train
 from tgan_fast.training.loop import build_step
 from tgan_fast.training.memory import bytes_needed, out_of_memory, refuse_too_large_a_batch
 
@@ -64,6 +64,12 @@ def test_a_batch_that_a_cpu_cannot_hold_is_refused_with_one_that_it_can(tmp_path
     fitting = int(str(e.value).split()[-3])
     assert 0 < fitting < 100_000
     refuse_too_large_a_batch(CONFIG.model_copy(update={"batch_size": fitting // 2}), torch.device("cpu"), build_step)
+
+
+def test_systems_that_do_not_tell_what_is_free_are_asked_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "missing")
+    fitting = int(out_of_memory(CONFIG, torch.device("cpu"), build_step, 1).split()[-3])
+    assert 0 < fitting < 100_000
 
 
 @pytest.mark.gpu

@@ -147,7 +147,9 @@ def build_step(
 
 
 def _remedy(folder):
-    latest = None if folder is None else folder.checkpoints.latest()
+    if folder is None:
+        return "process 0 says which checkpoint is the last good one"
+    latest = folder.checkpoints.latest()
     if latest is None:
         return "no checkpoint had been written yet"
     return f"the last good checkpoint is {latest}, from which --resume {folder.path} goes on"

@@ -1,6 +1,7 @@
 """How large a batch the memory holds: measured with small ones."""
 
 import gc
+import os
 import re
 import weakref
 from collections.abc import Callable
@@ -22,7 +23,7 @@ _USABLE = 0.7
 # A CPU's system kills a process rather than refusing it memory, so there the need is foreseen. Smaller batches than
 # this are not worth the second that it takes.
 _FORESEEN = 64
-
+_MEMINFO = Path("/proc/meminfo")
 
 BuildStep = Callable[[TrainingConfig, torch.device], TrainingStep]
 
@@ -105,7 +106,10 @@ def _largest_batch(config, device, build):
 def _available(device):
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
+    if not _MEMINFO.exists():
+        # Not Linux: what is free is not told in any one way, but how much there is.
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", _MEMINFO.read_text())[1])
 
 
 def _sentence(config, device, fitting):
