@@ -273,13 +273,10 @@ def run(case, device, copy, smoke) -> dict:
 def _figures(timing, nbytes, rivals, copy):
     """`ratio` is how many times as long as tgan_fast it takes."""
     return {
-        "seconds": harness.rounded(timing.median),
-        "p10": harness.rounded(timing.p10),
-        "p90": harness.rounded(timing.p90),
+        **timing.record(),
         "gigabytes_per_second": harness.rounded(nbytes / timing.median / 1e9),
         "share_of_copy": harness.rounded(nbytes / timing.median / copy),
         "ratio": harness.rounded(timing.median / rivals["tgan_fast"].median),
-        "method": timing.method,
     }
 
 
@@ -320,16 +317,13 @@ def main(device: Literal["cpu", "cuda"] = "cpu", smoke: bool = False) -> None:
     print("ratio: how many times as long as tgan_fast; errors: of y, dx, dweight, dbias against float64")
     columns = f"{'ms':>11}{'GB/s':>8}{'copy':>7}{'ratio':>7}"
     print(f"{'':22}{'forward':^33}{'backward':^33}\n{'':22}{columns}{columns}   errors")
-    records = []
-    for case in cases_for(device, smoke):
+
+    def run_case(case):
         with harness.side_stream(device):
-            records.append(run(case, device, copy, smoke))
-        print_case(case, records[-1])
-        if not smoke:
-            payload = {"copy_bytes_per_second": harness.rounded(copy), "cases": records}
-            path = harness.write_results("batch_norm_act", payload, device)
-    if not smoke:
-        print(f"\nwritten to {path}")
+            return run(case, device, copy, smoke)
+
+    cases, common = cases_for(device, smoke), {"copy_bytes_per_second": harness.rounded(copy)}
+    harness.record_cases("batch_norm_act", cases, run_case, print_case, device, write=not smoke, **common)
 
 
 if __name__ == "__main__":

@@ -264,12 +264,9 @@ def _without_choosing_algorithms() -> Iterator[None]:
 
 def _figures(timing, layer, floor):
     return {
-        "seconds": rounded(timing.median),
-        "p10": rounded(timing.p10),
-        "p90": rounded(timing.p90),
+        **timing.record(),
         "teraflops_per_second": rounded(layer.flops / timing.median / 1e12),
         "share_of_floor": rounded(floor / timing.median),
-        "method": timing.method,
     }
 
 

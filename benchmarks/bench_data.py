@@ -176,7 +176,6 @@ def time_readings(found, device, scale, copy) -> list[dict]:
                     **_figures(timing),
                     "gigabytes_per_second": harness.rounded(rate / 1e9),
                     "share_of_copy": harness.rounded(rate / copy),
-                    "method": timing.method,
                 }
             )
     return rows
@@ -248,12 +247,7 @@ def busy_work(device) -> Callable | None:
 
 def _figures(timing):
     """Of a batch."""
-    return {
-        "clips_per_second": harness.rounded(BATCH / timing.median),
-        "seconds": harness.rounded(timing.median),
-        "p10": harness.rounded(timing.p10),
-        "p90": harness.rounded(timing.p90),
-    }
+    return {"clips_per_second": harness.rounded(BATCH / timing.median), **timing.record()}
 
 
 def print_results(payload) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from benchmarks import harness
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.models.layout import to_channels_last_
+from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.training.flat_parameters import FlatParameters
 from tgan_fast.training.optimizers import Adam, RMSprop
 
@@ -30,7 +31,6 @@ AVERAGES = {"rmsprop": 1, "adam": 2}
 # PyTorch has no fused RMSprop.
 VARIANTS = {"rmsprop": ("for-loop", "foreach"), "adam": ("for-loop", "foreach", "fused")}
 OURS = "tgan_fast"
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Of the way that the weights have gone; both sides of a comparison are rounded to float32 at best.
 ROUNDING = 2 * torch.finfo(torch.float32).eps
 
@@ -209,10 +209,7 @@ def run(case, device, copy, smoke) -> dict:
         "contenders": [
             {
                 "contender": name,
-                "seconds": harness.rounded(timing.median),
-                "p10": harness.rounded(timing.p10),
-                "p90": harness.rounded(timing.p90),
-                "method": timing.method,
+                **timing.record(),
                 "gigabytes_per_second": harness.rounded(nbytes[name] / timing.median / 1e9),
                 "share_of_copy": harness.rounded(nbytes[name] / timing.median / copy),
                 "ratio": harness.rounded(timing.median / timings[OURS].median),
@@ -247,16 +244,13 @@ def main(device: Literal["cpu", "cuda"] = "cpu", smoke: bool = False) -> None:
     print(f"{harness.device_name(device)}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
     print("ratio: how many times as long as tgan_fast; error: of the way that the weights go, against float64")
     print(f"{'':24}{'ms':>10}{'p10':>10}{'p90':>10}{'GB/s':>9}{'copy':>8}{'ratio':>8}{'error':>10}")
-    records = []
-    for case in cases_for(device, smoke):
+
+    def run_case(case):
         with harness.side_stream(device):
-            records.append(run(case, device, copy, smoke))
-        print_case(case, records[-1])
-        if not smoke:
-            payload = {"copy_bytes_per_second": harness.rounded(copy), "cases": records}
-            path = harness.write_results("optimizer", payload, device)
-    if not smoke:
-        print(f"\nwritten to {path}")
+            return run(case, device, copy, smoke)
+
+    cases, common = cases_for(device, smoke), {"copy_bytes_per_second": harness.rounded(copy)}
+    harness.record_cases("optimizer", cases, run_case, print_case, device, write=not smoke, **common)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ are compared with float64. On a GPU the floor of a batch is the sum over all lay
 or the bytes, at the rates of a large matrix product and of a large copy.
 """
 
-import gc
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -17,20 +16,16 @@ import tyro
 from torch import nn
 
 from benchmarks import floors, harness
-from benchmarks.contenders import cudnn_for
+from benchmarks.contenders import IN_GRAPH, NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, TUNED, cudnn_for
 from benchmarks.harness import Goal, rounded
 from tgan_fast import VideoGenerator, reference
-from tgan_fast.errors import InputError
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.models.sampling import Sampler, draw_latents
-from tgan_fast.precision import Precision, resolve_precision
+from tgan_fast.precision import Precision
 
 LATENT_DIM, CHANNELS = 100, 3
-NOTEBOOK, NOTEBOOK_FP32 = "notebook", "notebook fp32"
-TUNED, IN_GRAPH, COMPILED = "tuned eager", "tuned, CUDA graph", "tuned, compiled"
+COMPILED = "tuned, compiled"
 RIVALS = {"cpu": (NOTEBOOK, TUNED), "cuda": (NOTEBOOK, NOTEBOOK_FP32, TUNED, IN_GRAPH, COMPILED)}
-# Eager PyTorch in the same arithmetic, twice whose error is allowed.
-SAME_ARITHMETIC = {"fp32": NOTEBOOK_FP32, "tf32": NOTEBOOK, "bf16": TUNED}
 # Root mean square of levels. That of rounding to integers cannot exceed it.
 ALWAYS_ALLOWED = 0.5
 BATCH_SIZES = {"cpu": (16, 1), "cuda": (64, 16, 256)}
@@ -112,17 +107,6 @@ class Fast:
 def fast(precision) -> str:
     """The name of the Sampler in an arithmetic."""
     return f"tgan_fast {precision}"
-
-
-def precisions_for(device) -> list[Precision]:
-    """Those of the device, the default first."""
-    found = []
-    for name in ("auto", "bf16", "tf32", "fp32") if device == "cuda" else ("auto",):
-        try:
-            found.append(resolve_precision(name, torch.device(device)))
-        except InputError:
-            continue
-    return list(dict.fromkeys(found))
 
 
 def make_network(width, device) -> reference.Generator:
@@ -213,15 +197,13 @@ def floor_seconds(width, batch_size, precision, operations, copy) -> float:
 
 def peak_bytes(make, latents) -> int:
     """The most memory in use on the GPU while a new contender is made and runs."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    contender = make()
-    for _ in range(WARM_UP + 1):
-        contender(latents)
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+
+    def run():
+        contender = make()
+        for _ in range(WARM_UP + 1):
+            contender(latents)
+
+    return harness.peak_bytes(run)
 
 
 def time_download(contender, batch_size) -> float:
@@ -248,14 +230,11 @@ def compare(network, batch_size, precisions, rivals, ceilings, device, smoke) ->
     rows = [
         {
             "contender": name,
-            "seconds": rounded(timing.median),
-            "p10": rounded(timing.p10),
-            "p90": rounded(timing.p90),
+            **timing.record(),
             "videos_per_second": rounded(batch_size / timing.median),
             "ratio": rounded(timing.median / timings[own].median),
             "error": errors.get(name),
             "peak_bytes": peak_bytes(makers[name], latents) if device == "cuda" and name in (own, NOTEBOOK) else None,
-            "method": timing.method,
         }
         for name, timing in timings.items()
     ]
@@ -311,7 +290,7 @@ def main(
     sizes = [SMOKE_BATCH] if smoke else BATCH_SIZES[device] if batch_size is None else [batch_size]
     rivals = [name for name in RIVALS[device] if name != COMPILED]
     takes_part = device == "cuda" and not smoke if compiled == "auto" else compiled == "on"
-    precisions = precisions_for(device)
+    precisions = harness.precisions_for(device)
     print(f"{harness.device_name(device)}, torch {torch.__version__}")
     ceilings = None
     if device == "cuda":

@@ -8,6 +8,7 @@ So each turn begins with fresh weights, copied outside of what is timed; a copy 
 0.3 ms that are the goal, and leave the weights in the cache.
 """
 
+import functools
 import json
 import multiprocessing
 import tempfile
@@ -322,12 +323,9 @@ def _rows(case, timings, accuracies, probes, iteration):
 
 def _figures(prefix, timing):
     """None where there is no timing."""
-    return {
-        f"{prefix}seconds": timing and harness.rounded(timing.median),
-        f"{prefix}p10": timing and harness.rounded(timing.p10),
-        f"{prefix}p90": timing and harness.rounded(timing.p90),
-        f"{prefix}method": timing and timing.method,
-    }
+    names = "seconds", "p10", "p90", "method"
+    record = dict.fromkeys(names) if timing is None else timing.record()
+    return {f"{prefix}{name}": value for name, value in record.items()}
 
 
 def _share(case, seconds, iteration):
@@ -414,20 +412,12 @@ def main(device: Literal["cpu", "cuda"] = "cpu", smoke: bool = False) -> None:
     print("singular value − 1 in float64; kernels launched; share of a training iteration if every fifth clips")
     print(f"{'':14}{'ms':>11}{'p10':>11}{'p90':>11}{'replay':>11}{'speedup':>10}", end="")
     print(f"{'error':>10}{'max σ − 1':>11}{'launches':>10}{'of an iteration':>18}")
-    records = []
-    for case in cases:
-        records.append(run(case, device, copy, probes, smoke))
-        print_case(case, records[-1])
-        if not smoke:
-            refusals = {name: found.refusal for name, found in probes.items()}
-            payload = {
-                "copy_bytes_per_second": harness.rounded(copy),
-                "not_captured": {name: refusal for name, refusal in refusals.items() if refusal is not None},
-                "cases": records,
-            }
-            path = harness.write_results("singular_value_clip", payload, device)
-    if not smoke:
-        print(f"\nwritten to {path}")
+    common = {
+        "copy_bytes_per_second": harness.rounded(copy),
+        "not_captured": {name: found.refusal for name, found in probes.items() if found.refusal is not None},
+    }
+    run_case = functools.partial(run, device=device, copy=copy, probes=probes, smoke=smoke)
+    harness.record_cases("singular_value_clip", cases, run_case, print_case, device, write=not smoke, **common)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ added. On a GPU follow the memory that each needs, larger batches, and a trainin
 after every part.
 """
 
-import gc
 import multiprocessing
 import statistics
 import tempfile
@@ -25,7 +24,12 @@ import tyro
 
 from benchmarks import harness
 from benchmarks.contenders import (
+    IN_GRAPH,
+    NOTEBOOK,
+    NOTEBOOK_FP32,
+    SAME_ARITHMETIC,
     SEED,
+    TUNED,
     Compiled,
     CompiledQuickly,
     Notebook,
@@ -37,12 +41,10 @@ from benchmarks.contenders import (
 )
 from benchmarks.harness import Goal, rounded
 from tgan_fast import VideoDiscriminator, VideoGenerator
-from tgan_fast.errors import InputError
-from tgan_fast.precision import Precision, resolve_precision
+from tgan_fast.precision import Precision
 from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep, train
 
-NOTEBOOK, NOTEBOOK_FP32, UNWASTED = "notebook", "notebook fp32", "without wasted work"
-TUNED, IN_GRAPH = "tuned eager", "tuned, CUDA graph"
+UNWASTED = "without wasted work"
 COMPILED, COMPILED_QUICKLY = "tuned, max-autotune", "tuned, reduce-overhead"
 RIVALS = {
     NOTEBOOK: Notebook,
@@ -73,10 +75,8 @@ FEWEST_ROUNDS = 2
 # tgan_fast's before it is timed, and before its memory is read: both of its CUDA graphs are recorded by then.
 WARM_UP = {"cpu": 0, "cuda": 2 * CYCLE}
 
-# Eager PyTorch in the same arithmetic, twice whose error is allowed.
-SAME_ARITHMETIC = {"fp32": NOTEBOOK_FP32, "tf32": NOTEBOOK, "bf16": TUNED}
-# So much is always allowed, since two losses may happen to be nearly exact. Bfloat16 autocast is off by 5e-3 of them on
-# a CPU, float32 by 2e-7.
+# Errors of losses that are always allowed, since two losses may happen to be nearly exact. Bfloat16 autocast is off by
+# 5e-3 of them on a CPU, float32 by 2e-7.
 ALWAYS_ALLOWED = {"fp32": 1e-3, "tf32": 5e-3, "bf16": 2e-2}
 # Iterations compared with float64. RMSprop enlarges every rounding: of six, float32 itself is off by 1e-2 to 5e-2 on a
 # CPU, bfloat16 autocast by 5e-2. A CUDA graph that does not train is off by more than what is allowed.
@@ -117,18 +117,6 @@ def fast(precision) -> str:
 def clipping(name) -> str:
     """The name under which tgan_fast is timed with singular value clipping."""
     return f"{name} clipping"
-
-
-def precisions_for(device) -> list[Precision]:
-    """Those of the device, the default first."""
-    device = torch.device(device)
-    precisions = [resolve_precision("auto", device)]
-    for name in ("bf16", "tf32", "fp32") if device.type == "cuda" else ():
-        try:
-            precisions.append(resolve_precision(name, device))
-        except InputError:
-            continue
-    return list(dict.fromkeys(precisions))
 
 
 def rivals_for(device, compiled, batch_size) -> tuple[list[str], dict[str, str]]:
@@ -292,29 +280,25 @@ def _row(name, timing, with_clipping, batch_size, own, own_with_clipping):
     """`ratio` is how many times as long as tgan_fast it takes."""
     return {
         "contender": name,
-        "seconds": rounded(timing.median),
-        "p10": rounded(timing.p10),
-        "p90": rounded(timing.p90),
+        **timing.record(),
         "ratio": rounded(timing.median / own),
         "with_clipping": with_clipping and rounded(with_clipping),
         "ratio_with_clipping": with_clipping and rounded(with_clipping / own_with_clipping),
         "videos_per_second": with_clipping and rounded(batch_size / with_clipping),
         "minutes": with_clipping and rounded(ITERATIONS * with_clipping / 60),
         "peak_bytes": None,
-        "method": timing.method,
     }
 
 
 def peak_bytes(make, batches) -> int:
     """The most memory in use while a new contender prepares itself and runs, but for the batches."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    contender = make()
-    contender.prepare(batches[0][contender.memory_format])
-    iterate(contender, batches, WARM_UP["cuda"])
-    return torch.cuda.max_memory_allocated() - before
+
+    def run():
+        contender = make()
+        contender.prepare(batches[0][contender.memory_format])
+        iterate(contender, batches, WARM_UP["cuda"])
+
+    return harness.peak_bytes(run)
 
 
 def add_memory(record, start, precisions) -> None:
@@ -476,7 +460,7 @@ def parts_of(device, compiled, smoke) -> Iterator[tuple[str, dict]]:
     """Measures part after part; yields the name of each and all that has been measured by then."""
     start = Start.random(device, SMOKE_WIDTH if smoke else WIDTH)
     batch_size = SMOKE_BATCH if smoke else DEFAULT_BATCH[device]
-    precisions = precisions_for(device)
+    precisions = harness.precisions_for(device)
     rivals, refusals = rivals_for(device, compiled, batch_size)
     case = compare(start, precisions, rivals, batch_size, CHECKED[device], smoke)
     case["left_out"] |= refusals

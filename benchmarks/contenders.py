@@ -13,6 +13,10 @@ import torch
 from benchmarks import harness
 from tgan_fast import reference
 
+# Names of plain PyTorch in training as in sampling.
+NOTEBOOK, NOTEBOOK_FP32, TUNED, IN_GRAPH = "notebook", "notebook fp32", "tuned eager", "tuned, CUDA graph"
+# Eager PyTorch in the same arithmetic, twice whose error is allowed.
+SAME_ARITHMETIC = {"fp32": NOTEBOOK_FP32, "tf32": NOTEBOOK, "bf16": TUNED}
 LEARNING_RATE = 5e-5
 LATENT_DIM = 100
 SEED = 0  # of the latents

@@ -1,6 +1,7 @@
 """What the benchmarks share: timing in turns, the copy ceiling, a description of the machine, files of results."""
 
 import functools
+import gc
 import importlib
 import json
 import math
@@ -10,16 +11,17 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from tgan_fast.commit import commit_of
+from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
-from tgan_fast.precision import Precision, arithmetic, compute_dtype
+from tgan_fast.precision import Precision, arithmetic, compute_dtype, resolve_precision
 
 SCHEMA = 1  # of the files of results
 WITHOUT_GRAPH = "events without a CUDA graph"  # the beginning of such a `Timing.method`
@@ -53,6 +55,11 @@ class Timing(NamedTuple):
     p10: float
     p90: float
     method: str
+
+    def record(self) -> dict:
+        """What goes into the file of results."""
+        times = {"seconds": self.median, "p10": self.p10, "p90": self.p90}
+        return {**{name: rounded(seconds) for name, seconds in times.items()}, "method": self.method}
 
 
 class Goal(NamedTuple):
@@ -172,6 +179,28 @@ def matrix_product_rate(device: str, precision: Precision) -> float:
     return 2 * side**3 / measure({"product": product}, [None], device)["product"].median
 
 
+def precisions_for(device: str) -> list[Precision]:
+    """All that the device has, its default first; of a CPU the default alone."""
+    found = []
+    for name in ("auto", "bf16", "tf32", "fp32") if device == "cuda" else ("auto",):
+        try:
+            found.append(resolve_precision(name, torch.device(device)))
+        except InputError:
+            continue
+    return list(dict.fromkeys(found))
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """The most memory in use on the GPU while `run` runs, on top of what is in use before."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def describe(device: str) -> dict:
     """The machine and its state at this moment, the software, and the command."""
     return {
@@ -213,6 +242,35 @@ def write_results(section: str, payload: dict, device: str) -> Path:
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, _json(results).encode())
     return path
+
+
+def record_cases(
+    section: str,
+    cases: Iterable,
+    run: Callable[[Any], dict],
+    show: Callable[[Any, dict], None],
+    device: str,
+    *,
+    write: bool,
+    **common,
+) -> None:
+    """Run case after case, show each one's record, and write all of them so far: what breaks off leaves the others.
+
+    Args:
+        section: of the file of results; it gets `cases`, the records.
+        run: makes a case's record.
+        show: prints it.
+        write: otherwise nothing is written.
+        common: what else the section holds.
+    """
+    records = []
+    for case in cases:
+        records.append(run(case))
+        show(case, records[-1])
+        if write:
+            path = write_results(section, {**common, "cases": records}, device)
+    if write:
+        print(f"\nwritten to {path}")
 
 
 def rounded(number: float) -> float:

@@ -58,19 +58,11 @@ def test_warming_up_leaves_no_trace():
 
 
 @pytest.mark.gpu
-def test_a_replay_computes_what_it_was_recorded_from():
-    eager, replayed = Tuned(start("cuda")), TunedInGraph(start("cuda"))
-    replayed.prepare(bench.make_batches(BATCH, "cuda")[0][replayed.memory_format])
-    losses = [iterate(contender, 1, device="cuda") for contender in (replayed, eager)]
-    assert bench.relative_error(*losses) < bench.ALWAYS_ALLOWED["bf16"]
-
-
-@pytest.mark.gpu
-@pytest.mark.slow
-def test_a_compiled_rival_computes_the_same():
-    eager, compiled = Tuned(start("cuda")), Compiled(start("cuda"))
-    compiled.prepare(bench.make_batches(BATCH, "cuda")[0][compiled.memory_format])
-    losses = [iterate(contender, 1, device="cuda") for contender in (compiled, eager)]
+@pytest.mark.parametrize("kind", [TunedInGraph, pytest.param(Compiled, marks=pytest.mark.slow)])
+def test_a_rival_that_prepares_itself_computes_the_same(kind):
+    eager, prepared = Tuned(start("cuda")), kind(start("cuda"))
+    prepared.prepare(bench.make_batches(BATCH, "cuda")[0][prepared.memory_format])
+    losses = [iterate(contender, 1, device="cuda") for contender in (prepared, eager)]
     assert bench.relative_error(*losses) < bench.ALWAYS_ALLOWED["bf16"]
 
 
