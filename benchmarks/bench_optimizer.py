@@ -10,14 +10,16 @@ contender really moves: gradients are read once; weights and averages are read a
 "gathered" is the step of tgan_fast alone, with the gradients in one float32 tensor already.
 """
 
+import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-import tyro
 from torch import nn
 
-from benchmarks import harness
+from benchmarks import harness, results, suite
+from benchmarks.ceilings import Work
+from benchmarks.suite import Label, Run, Section
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.nn import BATCH_NORMS
@@ -30,7 +32,7 @@ KINDS = {"rmsprop": (RMSprop, torch.optim.RMSprop), "adam": (Adam, torch.optim.A
 AVERAGES = {"rmsprop": 1, "adam": 2}
 # PyTorch has no fused RMSprop.
 VARIANTS = {"rmsprop": ("for-loop", "foreach"), "adam": ("for-loop", "foreach", "fused")}
-OURS = "tgan_fast"
+OURS, PLAIN = "tgan_fast", "torch for-loop"
 # Of the way that the weights have gone; both sides of a comparison are rounded to float32 at best.
 ROUNDING = 2 * torch.finfo(torch.float32).eps
 
@@ -61,9 +63,9 @@ class Solver(NamedTuple):
     nbytes: int  # that a step needs to move
 
 
-def cases_for(device, smoke) -> list[Case]:
+def cases_for(run: Run) -> list[Case]:
     """What is measured, the most important first."""
-    dtypes = (torch.bfloat16, torch.float32) if device == "cuda" or smoke else (torch.float32,)
+    dtypes = (torch.bfloat16, torch.float32) if run.device == "cuda" or run.smoke else (torch.float32,)
     return [Case(optimizer, dtype) for optimizer in KINDS for dtype in dtypes]
 
 
@@ -153,28 +155,42 @@ def _needed(case, masters, gradients, computing):
     return sum(gradient.nbytes for gradient in gradients) + 8 * count * (1 + AVERAGES[case.optimizer]) + halves
 
 
-def check(case, problem) -> dict[str, float]:
-    """Errors of the ways that the contenders' weights go, relative to them in float64."""
+def check(case, problem) -> tuple[dict[str, float], dict[str, str]]:
+    """Errors of the ways that the contenders' weights go, relative to them in float64; rivals to leave out, and why.
+
+    Raises:
+        SystemExit: the package's own go another way.
+    """
     exact = [nn.Parameter(weight.double()) for weight in problem.weights]
     optimizer = KINDS[case.optimizer][1](exact, lr=RATE)
     for parameter, gradient in zip(exact, problem.gradients, strict=True):
         parameter.grad = gradient.double()
     for _ in range(CHECKED_STEPS):
         optimizer.step()
-    errors = {}
+    errors, left_out = {}, {}
     for name in contenders_for(case):
-        solver = make_solver(name, case, problem)
-        for _ in range(CHECKED_STEPS):
-            solver.step()
-        errors[name] = harness.rounded(_error(solver, exact, problem.weights))
+        try:
+            errors[name] = results.rounded(_error(_stepped(name, case, problem), exact, problem.weights))
+        except RuntimeError as error:
+            if name.startswith(OURS) or name == PLAIN:
+                raise
+            left_out[name] = harness.first_line(error)
     best = min(error for name, error in errors.items() if not name.startswith(OURS))
     for name, error in errors.items():
-        if not error <= 2 * best + ROUNDING:
-            raise SystemExit(
-                f"error: {case}: {name} is off by {error:.1e} in float64, more than twice the {best:.1e} of PyTorch: "
-                f"not timed"
-            )
-    return errors
+        if math.isfinite(error) and error <= 2 * best + ROUNDING:
+            continue
+        reason = f"is off by {error:.1e} from float64, more than twice the {best:.1e} of PyTorch"
+        if name.startswith(OURS):
+            raise SystemExit(f"error: {case}: {name} {reason}: nothing is timed")
+        left_out[name] = reason
+    return errors, left_out
+
+
+def _stepped(name, case, problem):
+    solver = make_solver(name, case, problem)
+    for _ in range(CHECKED_STEPS):
+        solver.step()
+    return solver
 
 
 def _error(solver, exact, start):
@@ -187,71 +203,39 @@ def _error(solver, exact, start):
     return (off / way) ** 0.5
 
 
-def run(case, device, copy, smoke) -> dict:
-    """Check and time one case; the record that goes into the file of results."""
+def measure(run: Run, case: Case) -> dict:
+    """Check and time one case."""
     torch.manual_seed(0)
-    width = 1 / 16 if smoke else 1.0
-    first = make_problem(case, device, width)
-    errors, names = check(case, first), contenders_for(case)
-    nbytes = sum(weight.nbytes for weight in first.weights)
-    count = 2 if smoke else harness.input_set_count(nbytes, device)
-    problems = [first, *(make_problem(case, device, width) for _ in range(count - 1))]
+    width = 1 / 16 if run.smoke else 1.0
+    first = make_problem(case, run.device, width)
+    errors, left_out = check(case, first)
+    names = [name for name in contenders_for(case) if name not in left_out]
+    count = run.input_set_count(sum(weight.nbytes for weight in first.weights))
+    problems = [first, *(make_problem(case, run.device, width) for _ in range(count - 1))]
     input_sets = [{name: make_solver(name, case, problem) for name in names} for problem in problems]
     calls = {name: lambda solvers, name=name: solvers[name].step() for name in names}
-    timings = harness.measure(calls, input_sets, device, 2 if smoke else None)
-    nbytes = {name: solver.nbytes for name, solver in input_sets[0].items()}
-    nbytes[harness.again(OURS)] = nbytes[OURS]
+    with harness.side_stream(run.device):
+        timings = run.measure(calls, input_sets, rivals=names[2:])
+    needed = {name: Work(0, solver.nbytes) for name, solver in input_sets[0].items()}
+    needed[harness.again(OURS)] = needed[OURS]
     return {
-        "optimizer": case.optimizer,
         "dtype": str(case.dtype).removeprefix("torch."),
-        "parameters": sum(weight.numel() for weight in input_sets[0][OURS].weights),
+        "parameters": sum(weight.numel() for weight in first.weights),
         "input_sets": count,
-        "contenders": [
-            {
-                "contender": name,
-                **timing.record(),
-                "gigabytes_per_second": harness.rounded(nbytes[name] / timing.median / 1e9),
-                "share_of_copy": harness.rounded(nbytes[name] / timing.median / copy),
-                "ratio": harness.rounded(timing.median / timings[OURS].median),
-                "error": errors.get(name),
-            }
-            for name, timing in timings.items()
+        "timings": [
+            run.row(Label(name), timing, needed[name], error=errors.get(name)) for name, timing in timings.items()
         ],
+        "left_out": left_out,
     }
 
 
-def print_case(case, record) -> None:
-    """Its lines of the table."""
-    print(f"\n{case}: {record['parameters']:,} parameters, {record['input_sets']} input sets")
-    for row in record["contenders"]:
-        error = "" if row["error"] is None else f"{row['error']:10.0e}"
-        print(
-            f"  {row['contender']:22}{1e3 * row['seconds']:10.4f}{1e3 * row['p10']:10.4f}{1e3 * row['p90']:10.4f}"
-            f"{row['gigabytes_per_second']:9.1f}{100 * row['share_of_copy']:6.0f} %{row['ratio']:8.2f}{error}"
-        )
-        if row["method"].startswith(harness.WITHOUT_GRAPH):
-            print(f"  {row['contender']:22}timed by {row['method']}")
-
-
-def main(device: Literal["cpu", "cuda"] = "cpu", smoke: bool = False) -> None:
-    """Print a table and write it to benchmarks/results.
-
-    Args:
-        device: where to run.
-        smoke: only show that everything runs, in some seconds, and write nothing.
-    """
-    copy = harness.copy_bandwidth(device)
-    print(f"{harness.device_name(device)}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
-    print("ratio: how many times as long as tgan_fast; error: of the way that the weights go, against float64")
-    print(f"{'':24}{'ms':>10}{'p10':>10}{'p90':>10}{'GB/s':>9}{'copy':>8}{'ratio':>8}{'error':>10}")
-
-    def run_case(case):
-        with harness.side_stream(device):
-            return run(case, device, copy, smoke)
-
-    cases, common = cases_for(device, smoke), {"copy_bytes_per_second": harness.rounded(copy)}
-    harness.record_cases("optimizer", cases, run_case, print_case, device, write=not smoke, **common)
-
+SECTION = Section(
+    name="optimizer",
+    title="a step of the optimisers; error: of the way that the weights go, against float64",
+    cases=cases_for,
+    labels=lambda run, case: [Label(name) for name in (*contenders_for(case), harness.again(OURS))],
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    suite.main(SECTION)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from benchmarks.ceilings import Work
 from tgan_fast import reference
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -52,17 +53,6 @@ def group_of(network: str, name: str, module: nn.Module) -> str | None:
 def row(group: str, part: str) -> str:
     """The name of a part of a group."""
     return f"{group}, {part}"
-
-
-class Work(NamedTuple):
-    """What one operation takes."""
-
-    flops: float
-    nbytes: float
-
-    def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """Whichever takes longer."""
-        return max(self.flops / flops_per_second, self.nbytes / bytes_per_second)
 
 
 class Layer(NamedTuple):

@@ -22,6 +22,7 @@ import tyro
 from triton.errors import TritonError
 
 from benchmarks import harness
+from benchmarks.results import device_name
 from tgan_fast.files import write_atomically
 from tgan_fast.ops.batch_norm import launch
 from tgan_fast.ops.batch_norm.tiles import TABLE, Key, Tile, table
@@ -211,7 +212,7 @@ def _fastest(key, tiles, input_sets, scale, device):
 def write_table(out: Path, device: str, tiles: dict[Key, Tile]) -> None:
     """In the order of `tiles`, an entry a line."""
     lines = ",\n  ".join(json.dumps({**key._asdict(), **tile._asdict()}) for key, tile in tiles.items())
-    name = json.dumps(harness.device_name(device))
+    name = json.dumps(device_name(device))
     text = f'{{\n "device": {name},\n "tiles": [\n  {lines}\n ]\n}}\n'
     write_atomically(out, text.encode())
 

@@ -1,0 +1,122 @@
+"""Files of results: one for each device, made of sections, each with the machine and the command that it comes from."""
+
+import functools
+import importlib
+import json
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from tgan_fast.commit import commit_of
+from tgan_fast.files import write_atomically
+
+SCHEMA = 2
+NOT_MEASURED = "not measured yet"
+FOLDER = Path(__file__).with_name("results")
+
+
+class Goal(NamedTuple):
+    """A bound of what is measured."""
+
+    text: str
+    measured: float | None
+    bound: float
+    at_most: bool
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is met; a goal without a measurement is neither met nor missed."""
+        if self.measured is None:
+            return NOT_MEASURED
+        met = self.measured <= self.bound if self.at_most else self.measured >= self.bound
+        return "met" if met else "SHORT"
+
+    def record(self) -> dict:
+        """What goes into the file of results."""
+        return {**self._asdict(), "verdict": self.verdict}
+
+    def __str__(self):
+        measured = "" if self.measured is None else f"{self.measured}: "
+        return f"goal {'≤' if self.at_most else '≥'} {self.bound} {self.text}: {measured}{self.verdict}"
+
+
+def describe(device: str) -> dict:
+    """The machine, the software and the command."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads() if device == "cpu" else None,
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+    }
+
+
+def device_name(device: str) -> str:
+    """The model of the GPU or of the CPU."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    information = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*:\s*(.+)$", information.read_text(), re.M) if information.exists() else []
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def file_of(device: str) -> Path:
+    """Where the results of this machine's device are, or will be."""
+    name = device_name(device) if device == "cuda" else f"cpu {device_name(device)} {torch.get_num_threads()} threads"
+    return FOLDER / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+
+
+def sections_of(path: Path) -> dict[str, dict]:
+    """All sections of a file by their names; none of a file that does not exist.
+
+    Raises:
+        SystemExit: the file has another schema.
+    """
+    if not path.exists():
+        return {}
+    results = json.loads(path.read_text())
+    if results.get("schema") != SCHEMA:
+        raise SystemExit(f"error: {path} has the schema {results.get('schema')}, not {SCHEMA}: move it away")
+    return results["sections"]
+
+
+def write(section: str, payload: dict, device: str, path: Path | None = None) -> Path:
+    """Put a section, with `describe(device)` in it, into a file of results, or into the device's; returns the file."""
+    path = path or file_of(device)
+    sections = sections_of(path) | {section: {"environment": describe(device), **payload}}
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, _json({"schema": SCHEMA, "sections": sections}).encode())
+    return path
+
+
+def rounded(number: float) -> float:
+    """To four digits, more than a measurement holds."""
+    return float(f"{number:.4g}")
+
+
+@functools.cache
+def _commit():
+    """As it was before the first file of results was written."""
+    return commit_of(Path(__file__).resolve().parent.parent)
+
+
+def _version(module):
+    try:
+        return importlib.import_module(module).__version__
+    except ImportError:
+        return None
+
+
+def _json(value):
+    """JSON with each innermost object and list on a line of its own."""
+    text = json.dumps(value, indent=1)
+    innermost = r"([\[{])\n\s*([^\[\]{}]*?)\n\s*([\]}])"
+    return re.sub(innermost, lambda m: m[1] + re.sub(r"\n\s*", " ", m[2]) + m[3], text) + "\n"
