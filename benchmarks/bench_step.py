@@ -5,24 +5,19 @@
 All contenders (contenders.py) begin with the same weights, latents and videos, and first their losses must agree with
 float64. Then they take turns. tgan_fast runs once without singular value clipping and once with it in every fifth
 iteration, as in training; for the others the clipping with torch.linalg.svd is timed by itself, and a fifth of it
-added. On a GPU follow the memory that each needs, larger batches, and a training run with its data. Results are written
-after every part.
+added. Then follows the memory that each needs. On a GPU there are larger batches, with the rivals that are ready at
+once, and a training run with its data.
 """
 
+import functools
 import multiprocessing
-import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal, NamedTuple
-from unittest import mock
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
-import tyro
 
-from benchmarks import harness
+from benchmarks import harness, peak_memory, suite
 from benchmarks.contenders import (
     IN_GRAPH,
     NOTEBOOK,
@@ -39,11 +34,15 @@ from benchmarks.contenders import (
     TunedInGraph,
     WithoutWaste,
 )
-from benchmarks.harness import Goal, rounded
+from benchmarks.harness import Timing
+from benchmarks.results import Goal, rounded
+from benchmarks.suite import Label, Run, Section
+from benchmarks.training_run import time_training
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.precision import Precision
-from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep, train
+from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep
 
+WITHOUT_CLIPPING, WITH_CLIPPING, WITH_DATA = "without clipping", "with clipping", "with its data"
 UNWASTED = "without wasted work"
 COMPILED, COMPILED_QUICKLY = "tuned, max-autotune", "tuned, reduce-overhead"
 RIVALS = {
@@ -55,25 +54,25 @@ RIVALS = {
     COMPILED: Compiled,
     COMPILED_QUICKLY: CompiledQuickly,
 }
-# The headline is against the best of these.
+# Those that shall be beaten clearly.
 STRONG = (TUNED, IN_GRAPH, COMPILED, COMPILED_QUICKLY)
 # Tried in a process of its own before, for at most so many seconds: they may break what comes after, or never come to
 # an end. What torch.compile tunes there is found in its cache here.
-PROBED = {IN_GRAPH: 60, COMPILED: 150, COMPILED_QUICKLY: 90}
+PROBED = {IN_GRAPH: 60, COMPILED: 100, COMPILED_QUICKLY: 60}
 SECONDS_TO_END = 20
 
 CYCLE = 5  # iterations, one of which clips
 ITERATIONS = 81_000  # of a training run
-DEFAULT_BATCH = {"cpu": 8, "cuda": 32}
+DEFAULT_BATCH = {"cpu": 4, "cuda": 32}
 LARGER_BATCHES = (64, 128, 256)
 WIDTH = 1.0
 SMOKE_WIDTH, SMOKE_BATCH = 1 / 16, 2
-# Iterations of a turn: on a GPU so many that the host's head start at its beginning does not count.
-TURN = {"cpu": CYCLE, "cuda": 4 * CYCLE}
-ROUNDS = {"cpu": 2, "cuda": 6}
-FEWEST_ROUNDS = 2
+# Videos of a turn on a GPU: so many that the host's head start at its beginning does not count.
+TURN = 4 * CYCLE * DEFAULT_BATCH["cuda"]
+ROUNDS = {"cpu": 3, "cuda": 4}
 # tgan_fast's before it is timed, and before its memory is read: both of its CUDA graphs are recorded by then.
 WARM_UP = {"cpu": 0, "cuda": 2 * CYCLE}
+METHODS = {"cpu": "perf_counter", "cuda": "events around iterations, each contender as its users run it"}
 
 # Errors of losses that are always allowed, since two losses may happen to be nearly exact. Bfloat16 autocast is off by
 # 5e-3 of them on a CPU, float32 by 2e-7.
@@ -83,9 +82,22 @@ ALWAYS_ALLOWED = {"fp32": 1e-3, "tf32": 5e-3, "bf16": 2e-2}
 CHECKED = {"cpu": 1, "cuda": 8}
 DRIFT_ALLOWED = 0.2
 
-TRAINING_SECONDS = 20
-# At the beginning of the training run, while graphs are recorded and memory is reserved.
-UNCOUNTED_ITERATIONS = 200
+TRAINING_SECONDS, SMOKE_TRAINING_SECONDS = 10, 0.5
+
+
+class Case(NamedTuple):
+    """What is measured."""
+
+    batch_size: int
+    whole_run: bool = False  # a training run with its data, instead of iterations by themselves
+
+    @property
+    def larger(self):
+        """Only contenders that need no long preparation take part."""
+        return self.batch_size in LARGER_BATCHES
+
+    def __str__(self):
+        return "training run" if self.whole_run else f"batch {self.batch_size}"
 
 
 class Fast:
@@ -115,19 +127,48 @@ def fast(precision) -> str:
 
 
 def clipping(name) -> str:
-    """The name under which tgan_fast is timed with singular value clipping."""
+    """The name of the contender that is tgan_fast with singular value clipping."""
     return f"{name} clipping"
 
 
-def rivals_for(device, compiled, batch_size) -> tuple[list[str], dict[str, str]]:
-    """The rivals that can run, and why others cannot. On a CPU, where all is float32, those that differ there."""
-    if device == "cpu":
-        return [NOTEBOOK, UNWASTED, TUNED] + [COMPILED] * compiled, {}
-    names, refusals = [NOTEBOOK, NOTEBOOK_FP32, UNWASTED, TUNED], {}
-    for name in (IN_GRAPH, COMPILED, COMPILED_QUICKLY) if compiled else (IN_GRAPH,):
+def cases_for(run: Run) -> list[Case]:
+    """What is measured, the most important first."""
+    first = Case(SMOKE_BATCH if run.smoke else DEFAULT_BATCH[run.device])
+    if run.device == "cpu":
+        return [first]
+    larger = [] if run.smoke else [Case(batch_size) for batch_size in LARGER_BATCHES]
+    return [first, first._replace(whole_run=True), *larger]
+
+
+def width_of(run) -> float:
+    """Of the networks."""
+    return SMOKE_WIDTH if run.smoke else WIDTH
+
+
+def precisions_for(run, case) -> list[Precision]:
+    """Of tgan_fast."""
+    precisions = harness.precisions_for(run.device)
+    return precisions[:1] if case.larger else precisions
+
+
+def rivals_for(run, case) -> list[str]:
+    """Those that might take part. On a CPU, where all is float32, those that differ there."""
+    if run.own_only:
+        return []
+    if run.device == "cpu":
+        return [NOTEBOOK, UNWASTED, TUNED]
+    if case.larger:
+        return [TUNED, IN_GRAPH]
+    return [name for name in RIVALS if not (run.smoke and name in (COMPILED, COMPILED_QUICKLY))]
+
+
+def without_refused(rivals, batch_size) -> tuple[list[str], dict[str, str]]:
+    """The rivals that can run, and why others cannot."""
+    names, refusals = [], {}
+    for name in rivals:
         if name == COMPILED_QUICKLY and COMPILED in names:
             continue
-        reason = refusal_of(name, batch_size)
+        reason = refusal_of(name, batch_size) if name in PROBED else None
         if reason is None:
             names.append(name)
         else:
@@ -153,8 +194,12 @@ def make_batches(batch_size, device) -> list[dict[torch.memory_format, torch.Ten
 
 def iterate(contender, batches, count) -> list[torch.Tensor]:
     """The losses [2] of its next iterations, on the CPU."""
-    reals = [batches[index % CYCLE][contender.memory_format] for index in range(count)]
-    return [torch.stack(contender(real)).double().cpu() for real in reals]
+    return [torch.stack(contender(real)).double().cpu() for real in reals_of(contender, batches, count)]
+
+
+def reals_of(contender, batches, count) -> list[torch.Tensor]:
+    """The videos of its next iterations, beginning with the first batch."""
+    return [batches[index % CYCLE][contender.memory_format] for index in range(count)]
 
 
 def exact_losses(start, batches, count) -> torch.Tensor:
@@ -219,79 +264,138 @@ def disagreement(error: Errors, precision: Precision, errors: dict[str, Errors])
     return None
 
 
-def compare(start, precisions, rivals, batch_size, checked, smoke) -> dict:
-    """Check and time contenders on batches of one size; the record that goes into the file of results."""
-    device, own = start.device, fast(precisions[0])
-    batches = make_batches(batch_size, device)
-    exact = exact_losses(start, batches, checked)
-    contenders, errors, left_out = set_up(makers_for(start, precisions, rivals), batches, exact, device)
-    for name in (own, clipping(own)):
-        iterate(contenders[name], batches, WARM_UP[device])
-    timings = time_in_turns(contenders, batches, device, smoke)
-    svd = time_clipping(contenders, device)
-    with_clipping = {own: timings.pop(clipping(own)).median}
-    if svd is not None:
-        with_clipping |= {name: timings[name].median + svd / CYCLE for name in contenders if name in RIVALS}
-    return {
-        "batch_size": batch_size,
-        "checked_iterations": checked,
-        "svd_seconds": svd and rounded(svd),
-        "contenders": [
-            _row(name, timing, with_clipping.get(name), batch_size, timings[own].median, with_clipping[own])
-            | {"error": errors[name].first if name in errors else None}
-            for name, timing in timings.items()
-        ],
-        "left_out": left_out,
-    }
+def measure(run: Run, case: Case) -> dict:
+    """Check and time one case.
 
-
-def time_in_turns(contenders, batches, device, smoke) -> dict[str, harness.Timing]:
-    """Seconds an iteration."""
-
-    def run(contender):
-        return lambda batch: contender(batch[contender.memory_format])
-
-    def wait(_):
-        # So that nobody gets a head start while the GPU works for the one before.
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return harness.measure(
-        {name: run(contender) for name, contender in contenders.items()},
-        batches * (1 if smoke else TURN[device] // CYCLE),
-        device,
-        FEWEST_ROUNDS if smoke else ROUNDS[device],
-        prepare=wait,
-        uncaptured=dict.fromkeys(contenders, "each as its users run it"),
+    Raises:
+        SystemExit: tgan_fast computes something else, or the GPU has too little memory.
+    """
+    try:
+        return measure_training(run, case) if case.whole_run else measure_iterations(run, case)
+    except torch.OutOfMemoryError:
+        pass  # what the error's frames hold is freed before the next case
+    raise SystemExit(
+        f"error: the memory of this GPU is too small for {case.batch_size} videos: leave the case out with --only"
     )
 
 
-def time_clipping(contenders, device) -> float | None:
-    """Seconds of torch.linalg.svd for all weights; None where no rival is left."""
-    rival = next((contender for name, contender in contenders.items() if name in RIVALS), None)
-    if rival is None:
-        return None
-    uncaptured = {"svd": "it waits for the GPU"}
-    calls = {"svd": lambda _: rival.constrain()}
-    return harness.measure(calls, [None], device, FEWEST_ROUNDS, uncaptured=uncaptured)["svd"].median
-
-
-def _row(name, timing, with_clipping, batch_size, own, own_with_clipping):
-    """`ratio` is how many times as long as tgan_fast it takes."""
+def measure_iterations(run, case) -> dict:
+    """By themselves, on the same videos again and again."""
+    start, precisions = Start.random(run.device, width_of(run)), precisions_for(run, case)
+    # A graph that can be recorded for one batch can be for others, too.
+    probed = DEFAULT_BATCH["cuda"] if case.larger else case.batch_size
+    rivals, refusals = without_refused(rivals_for(run, case), probed)
+    makers = makers_for(start, precisions, rivals)
+    batches = make_batches(case.batch_size, run.device)
+    checked = 1 if case.larger else CHECKED[run.device]
+    exact = exact_losses(start, batches, checked)
+    contenders, errors, left_out = set_up(makers, batches, exact, run.device)
+    timings, svd = time_in_turns(run, contenders, batches)
+    makers = {name: makers[name] for name in contenders}
+    del contenders
+    peaks = {} if case.larger else peaks_of(run, case, makers, batches)
     return {
-        "contender": name,
-        **timing.record(),
-        "ratio": rounded(timing.median / own),
-        "with_clipping": with_clipping and rounded(with_clipping),
-        "ratio_with_clipping": with_clipping and rounded(with_clipping / own_with_clipping),
-        "videos_per_second": with_clipping and rounded(batch_size / with_clipping),
-        "minutes": with_clipping and rounded(ITERATIONS * with_clipping / 60),
-        "peak_bytes": None,
+        "batch_size": case.batch_size,
+        "width": start.width,
+        "checked_iterations": checked,
+        "svd_seconds": svd and rounded(svd),
+        "timings": _rows(run, case, timings, svd, errors, peaks),
+        "left_out": left_out | refusals,
     }
 
 
+def time_in_turns(run, contenders, batches) -> tuple[dict[str, Timing], float | None]:
+    """Of an iteration; and the seconds in which torch.linalg.svd clips all weights, None without a rival."""
+    own, rivals = ([name for name in contenders if (name in RIVALS) == rival] for rival in (False, True))
+    counts = {name: iterations_of_a_turn(run, name, batches) for name in contenders}
+    calls = {name: turn(contender, batches, counts[name]) for name, contender in contenders.items()}
+    for name in own:
+        iterate(contenders[name], batches, WARM_UP[run.device])
+    if rivals:
+        calls["svd"] = lambda _: contenders[rivals[0]].constrain()
+
+    def wait(_):
+        # So that nobody gets a head start while the GPU works for the one before.
+        if run.device == "cuda":
+            torch.cuda.synchronize()
+
+    turns = run.measure(
+        calls,
+        [None],
+        ROUNDS[run.device],
+        rivals=[*rivals, "svd"],
+        prepare=wait,
+        uncaptured=dict.fromkeys(calls, "each as its users run it"),
+    )
+    svd = turns.pop("svd").median if rivals else None
+    counts[harness.again(own[0])] = counts[own[0]]
+    method = METHODS[run.device]
+    return {name: Timing.of([s / counts[name] for s in timing.rounds], method) for name, timing in turns.items()}, svd
+
+
+def turn(contender, batches, count) -> Callable:
+    """Its next iterations, as a function of nothing."""
+    reals = reals_of(contender, batches, count)
+
+    def run(_=None):
+        for real in reals:
+            contender(real)
+
+    return run
+
+
+def iterations_of_a_turn(run, name, batches) -> int:
+    """Whole cycles, but on a CPU no more iterations than are needed."""
+    if run.device == "cpu":
+        return CYCLE if name.endswith(clipping("")) else 1
+    return CYCLE if run.smoke else CYCLE * max(1, TURN // CYCLE // len(batches[0][torch.contiguous_format]))
+
+
+def _rows(run, case, timings, svd, errors, peaks):
+    own = next(iter(timings))
+    method = f"{METHODS[run.device]}; a fifth of torch.linalg.svd added"
+    clipped = {own: timings.pop(clipping(own))} | {
+        name: Timing.of([seconds + svd / CYCLE for seconds in timing.rounds], method)
+        for name, timing in timings.items()
+        if name in RIVALS
+    }
+
+    def without(name):
+        return {"error": errors[name].first if name in errors else None, "peak_bytes": peaks.get(name)}
+
+    def with_clipping(name):
+        error = errors.get(clipping(name), errors[name])
+        return {"error": error.first, **speed_of(clipped[name].median, case.batch_size)}
+
+    return [
+        *run.rows(timings, WITHOUT_CLIPPING, more=without),
+        *run.rows(clipped, WITH_CLIPPING, more=with_clipping),
+    ]
+
+
+def speed_of(seconds, batch_size) -> dict[str, float]:
+    """Of iterations that take so long with all that belongs to them."""
+    return {"videos_per_second": rounded(batch_size / seconds), "minutes": rounded(ITERATIONS * seconds / 60)}
+
+
+def peaks_of(run, case, makers, batches) -> dict[str, int | None]:
+    """The most memory in use while a contender iterates, but for the batches, by name.
+
+    On a GPU all that a new contender needs, tgan_fast with clipping; it is asked after the timing, since choosing
+    algorithms takes memory once. On a CPU what an iteration needs on top of weights and averages, and of tgan_fast and
+    the notebook only.
+    """
+    own = next(iter(makers))
+    if run.device == "cpu":
+        names = [name for name in (own, NOTEBOOK) if name in makers]
+        columns = names, [width_of(run)] * len(names), [case.batch_size] * len(names)
+        return dict(zip(names, peak_memory.in_processes(iteration_growth, *columns), strict=True))
+    clipped = makers.pop(clipping(own))
+    return {name: peak_bytes(make, batches) for name, make in (makers | {own: clipped}).items()}
+
+
 def peak_bytes(make, batches) -> int:
-    """The most memory in use while a new contender prepares itself and runs, but for the batches."""
+    """The most memory in use on a GPU while a new contender prepares itself and runs."""
 
     def run():
         contender = make()
@@ -301,17 +405,15 @@ def peak_bytes(make, batches) -> int:
     return harness.peak_bytes(run)
 
 
-def add_memory(record, start, precisions) -> None:
-    """After the timing: choosing algorithms takes memory, once."""
-    batches = make_batches(record["batch_size"], start.device)
-    for row in record["contenders"]:
-        name = row["contender"]
-        if name.endswith(harness.again("")):
-            continue
-        makers = makers_for(start, precisions, RIVALS)
-        row["peak_bytes"] = peak_bytes(makers.get(clipping(name), makers[name]), batches)
+def iteration_growth(name, width, batch_size) -> int | None:
+    """Bytes by which the most memory of this process grows in an iteration on a CPU, after a small one."""
+    contender = makers_for(Start.random("cpu", width), harness.precisions_for("cpu"), RIVALS)[name]()
+    small, batch = (make_batches(size, "cpu")[0][contender.memory_format] for size in (SMOKE_BATCH, batch_size))
+    contender(small)
+    return peak_memory.growth(lambda: contender(batch))
 
 
+@functools.cache
 def refusal_of(name, batch_size) -> str | None:
     """Why a rival cannot run on the GPU, tried in a process of its own; None if it can."""
     context = multiprocessing.get_context("spawn")
@@ -343,180 +445,122 @@ def _try(name, batch_size, sender):
         sender.send(None)
 
 
-def time_training(seconds_an_iteration) -> dict:
-    """A training run of the paper's preset with its data, samples and checkpoints; how long the GPU does not train."""
-    steps = UNCOUNTED_ITERATIONS + int(TRAINING_SECONDS / seconds_an_iteration)
-    config = TrainingConfig(**PRESETS["paper"] | {"steps": steps, "device": "cuda"})
-    with tempfile.TemporaryDirectory() as folder, _events_of_steps() as events:
-        train(config, Path(folder) / "run")
-        torch.cuda.synchronize()
-    counted = events[UNCOUNTED_ITERATIONS:]
-    wall = counted[0][0].elapsed_time(counted[-1][1]) / 1e3
-    busy = busy_seconds([begin.elapsed_time(end) / 1e3 for begin, end in counted], config.clip_interval)
-    each = wall / len(counted)
+def measure_training(run, case) -> dict:
+    """A training run of the paper's preset with its data, samples and checkpoints."""
+    start, precision = Start.random(run.device, width_of(run)), precisions_for(run, case)[0]
+    each = seconds_alone(Fast(start, precision, CYCLE), make_batches(case.batch_size, run.device))
+    size = {"width": start.width, "batch_size": case.batch_size}
+    config = TrainingConfig(**PRESETS["paper"] | size | {"precision": precision, "device": run.device})
+    seconds = SMOKE_TRAINING_SECONDS if run.smoke else TRAINING_SECONDS
+    with run.watch:
+        trained = time_training(config, int(seconds / each))
+    row = run.row(Label(fast(precision), WITH_DATA), trained.timing, **speed_of(trained.timing.median, case.batch_size))
     return {
-        "iterations": len(counted),
-        "seconds_an_iteration": rounded(each),
-        "videos_per_second": rounded(config.batch_size / each),
-        "minutes": rounded(ITERATIONS * each / 60),
-        "gpu_idle": rounded(1 - busy / wall),
+        **size,
+        "iterations": trained.iterations,
+        "gpu_idle": rounded(trained.gpu_idle),
+        "timings": [row],
+        "left_out": {},
     }
 
 
-@contextmanager
-def _events_of_steps() -> Iterator[list[tuple[torch.cuda.Event, torch.cuda.Event]]]:
-    """Collects events before and after every step that is called within."""
-    events, call = [], TrainingStep.__call__
-
-    def timed(step, batch):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        scalars = call(step, batch)
-        end.record()
-        events.append((begin, end))
-        return scalars
-
-    with mock.patch.object(TrainingStep, "__call__", timed):
-        yield events
+def seconds_alone(contender, batches) -> float:
+    """Of an iteration on a GPU, roughly."""
+    run = turn(contender, batches, WARM_UP["cuda"])
+    for _ in range(2):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / WARM_UP["cuda"]
 
 
-def busy_seconds(steps: Sequence[float], clip_interval: int) -> float:
-    """What all steps would take if none of them waited for the host: each as long as the fastest quarter of its kind.
+def labels_for(run: Run, case: Case) -> list[Label]:
+    """Of a case's timings."""
+    own, *others = map(fast, precisions_for(run, case))
+    if case.whole_run:
+        return [Label(own, WITH_DATA)]
+    rivals = rivals_for(run, case)
+    without = [own, *others, *rivals, harness.again(own)]
+    return [Label(name, WITHOUT_CLIPPING) for name in without] + [Label(name, WITH_CLIPPING) for name in (own, *rivals)]
 
-    Args:
-        steps: seconds, of consecutive iterations from a multiple of `clip_interval` on.
-    """
-    kinds = [steps[first::clip_interval] for first in range(clip_interval)]
-    clipped, others = kinds[0], [seconds for kind in kinds[1:] for seconds in kind]
-    return sum(len(kind) * statistics.quantiles(kind, n=4)[0] for kind in (clipped, others))
+
+def rows_of(records, part, device) -> dict[str, dict]:
+    """Those of a part on batches of the default size, by contender; tgan_fast first."""
+    usual = [record for record in records if record["batch_size"] == DEFAULT_BATCH[device]]
+    return {row["contender"]: row for record in usual for row in record["timings"] if row["part"] == part}
 
 
-def goals_for(payload, device) -> list[Goal]:
-    """What tgan_fast shall reach."""
-    rows = {row["contender"]: row for row in payload["cases"][0]["contenders"]}
-    own, notebook = next(iter(rows.values())), rows.get(NOTEBOOK)
-    clipped = notebook and notebook["ratio_with_clipping"]
+def conclude(run: Run, records: list[dict]) -> dict:
+    """What an iteration of training takes."""
+    own = _first(rows_of(records, WITH_CLIPPING, run.device))
+    return {} if own is None else {"seconds_an_iteration": own["seconds"]}
+
+
+def goals_for(records: list[dict], device: str) -> list[Goal]:
+    """What tgan_fast shall reach on batches of the default size."""
+    without, clipped = (rows_of(records, part, device) for part in (WITHOUT_CLIPPING, WITH_CLIPPING))
+    to_notebook = _value(clipped.get(NOTEBOOK), "ratio")
     if device == "cpu":
-        return [Goal("times as fast as the notebook, clipping included", clipped, 2, at_most=False)]
-    strong = min((rows[name]["ratio"] for name in STRONG if name in rows), default=None)
-    peaks = [row and row["peak_bytes"] for row in (own, notebook)]
-    idle = payload.get("training", {}).get("gpu_idle")
+        return [Goal("times as fast as the notebook, clipping included", to_notebook, 2, at_most=False)]
+    own, notebook = _first(without), without.get(NOTEBOOK)
+    strong = min((without[name]["ratio"] for name in STRONG if name in without), default=None)
+    peak = _value(own, "peak_bytes", 1e9)
+    idle = next((record["gpu_idle"] for record in records if "gpu_idle" in record), None)
     return [
-        Goal("ms an iteration without clipping", rounded(1e3 * own["seconds"]), 3.0, at_most=True),
-        Goal(f"minutes for {ITERATIONS:,} iterations with clipping", own["minutes"], 5, at_most=True),
-        Goal("times as fast as the notebook with torch.linalg.svd", clipped, 30, at_most=False),
-        Goal("times as fast as the notebook without clipping", notebook and notebook["ratio"], 10, at_most=False),
+        Goal("ms an iteration without clipping", _value(own, "seconds", 1e-3), 3.0, at_most=True),
+        Goal(
+            f"minutes for {ITERATIONS:,} iterations with clipping", _value(_first(clipped), "minutes"), 5, at_most=True
+        ),
+        Goal("times as fast as the notebook with torch.linalg.svd", to_notebook, 30, at_most=False),
+        Goal("times as fast as the notebook without clipping", _value(notebook, "ratio"), 10, at_most=False),
         Goal("times as fast as the best of tuned, in a CUDA graph and compiled", strong, 2, at_most=False),
-        Goal("GB of memory", peaks[0] and rounded(peaks[0] / 1e9), 0.8, at_most=True),
-        Goal("of the notebook's memory", rounded(peaks[0] / peaks[1]) if all(peaks) else None, 0.35, at_most=True),
+        Goal("GB of memory", peak, 0.8, at_most=True),
+        Goal(
+            "of the notebook's memory",
+            peak and _value(own, "peak_bytes", _value(notebook, "peak_bytes")),
+            0.35,
+            at_most=True,
+        ),
         Goal("of a training run the GPU is idle", idle, 0.02, at_most=True),
     ]
 
 
-def print_case(record) -> None:
-    """Its lines of the table."""
-    svd = record["svd_seconds"]
-    print(f"\nbatch {record['batch_size']}" + (f"; torch.linalg.svd clips in {1e3 * svd:.1f} ms" if svd else ""))
-    columns = ("ms", 9, "p10", 9, "p90", 9, "ratio", 8, "clipping", 10, "ratio", 8, "videos/s", 10, "minutes", 9)
-    print(" " * 27 + "".join(f"{name:>{width}}" for name, width in zip(columns[::2], columns[1::2], strict=True)))
-    for row in record["contenders"]:
-        times = "".join(f"{1e3 * row[key]:9.3f}" for key in ("seconds", "p10", "p90")) + f"{row['ratio']:8.2f}"
-        clipped = ""
-        if row["with_clipping"] is not None:
-            clipped = f"{1e3 * row['with_clipping']:10.3f}{row['ratio_with_clipping']:8.2f}"
-            clipped += f"{row['videos_per_second']:10.0f}{row['minutes']:9.1f}"
-        error = "" if row["error"] is None else f"   losses off by {row['error']:.0e}"
-        print(f"  {row['contender']:25}{times}{clipped:37}{error}")
-    for name, reason in record["left_out"].items():
-        print(f"  {name:25}left out: {reason}")
+def _first(rows):
+    return next(iter(rows.values()), None)
 
 
-def print_end(payload, goals) -> None:
-    """Memory, the training run, goals and the headline."""
-    rows = payload["cases"][0]["contenders"]
-    for row in rows:
-        if row["peak_bytes"] is not None:
-            print(f"  {row['contender']:25}{row['peak_bytes'] / 1e9:9.3f} GB")
-    if "training" in payload:
-        run = payload["training"]
-        print(
-            f"training with its data: {1e3 * run['seconds_an_iteration']:.3f} ms an iteration, "
-            f"{run['videos_per_second']:.0f} videos/s, {run['minutes']:.1f} minutes for {ITERATIONS:,} iterations; "
-            f"GPU idle {100 * run['gpu_idle']:.1f} %"
+def _value(row, key, unit=1):
+    """None where it was not measured."""
+    return None if row is None or None in (row[key], unit) else rounded(row[key] / unit)
+
+
+def details(record: dict) -> Iterator[str]:
+    """Clipping, memory, and what is to be said of a training run."""
+    if "gpu_idle" in record:
+        (row,) = record["timings"]
+        yield (
+            f"  {record['iterations']} iterations: {row['videos_per_second']:.0f} videos/s, {row['minutes']:.1f} "
+            f"minutes for {ITERATIONS:,} iterations; GPU idle {100 * record['gpu_idle']:.1f} %"
         )
-    for goal in goals:
-        print(goal)
-    strong = [row for row in rows if row["contender"] in STRONG]
-    if strong:
-        best = min(strong, key=lambda row: row["seconds"])
-        print(f"without clipping: {best['contender']} / {rows[0]['contender']} = {best['ratio']:.2f}")
-    notebook = next((row for row in rows if row["contender"] == NOTEBOOK), None)
-    if notebook is not None:
-        slow, own = notebook["with_clipping"], rows[0]["with_clipping"]
-        print(f"reference {slow:.4f} s / fast {own:.4f} s = {slow / own:.2f} (clipping in every fifth iteration)")
-
-
-def parts_of(device, compiled, smoke) -> Iterator[tuple[str, dict]]:
-    """Measures part after part; yields the name of each and all that has been measured by then."""
-    start = Start.random(device, SMOKE_WIDTH if smoke else WIDTH)
-    batch_size = SMOKE_BATCH if smoke else DEFAULT_BATCH[device]
-    precisions = harness.precisions_for(device)
-    rivals, refusals = rivals_for(device, compiled, batch_size)
-    case = compare(start, precisions, rivals, batch_size, CHECKED[device], smoke)
-    case["left_out"] |= refusals
-    own = case["contenders"][0]
-    payload = {"width": start.width, "batch_size": batch_size, "seconds_an_iteration": own["with_clipping"]}
-    payload["cases"] = [case]
-    yield f"batch {batch_size}", payload
-    if device == "cpu":
         return
-    add_memory(case, start, precisions)
-    yield "memory", payload
-    if smoke:
-        return
-    payload["training"] = time_training(own["with_clipping"])
-    yield "training", payload
-    seconds = {row["contender"]: row["seconds"] for row in case["contenders"]}
-    # Another batch size would compile for minutes again.
-    best = min((name for name in (TUNED, IN_GRAPH) if name in seconds), key=seconds.get, default=None)
-    for larger in LARGER_BATCHES:
-        try:
-            payload["cases"].append(compare(start, precisions[:1], [best] if best else [], larger, 1, smoke))
-        except torch.OutOfMemoryError:
-            yield f"batch {larger} does not fit", payload
-            return
-        yield f"batch {larger}", payload
+    if record["svd_seconds"] is not None:
+        yield f"  torch.linalg.svd clips all weights in {1e3 * record['svd_seconds']:.1f} ms"
+    for row in record["timings"]:
+        if row.get("peak_bytes") is not None:
+            yield f"  {row['contender']} needs {row['peak_bytes'] / 1e9:.3f} GB"
 
 
-def main(
-    device: Literal["cpu", "cuda"] = "cpu", compiled: Literal["auto", "on", "off"] = "auto", smoke: bool = False
-) -> None:
-    """Print tables and write them to benchmarks/results.
-
-    Takes about three minutes on a CPU, and six on a GPU: at most three and a half until torch.compile is ready (five if
-    it is not and is tried again without tuning), half a minute for the turns, one for memory, half for training, half
-    for larger batches.
-
-    Args:
-        device: where to run.
-        compiled: torch.compile takes part; auto: on a GPU only, since on a CPU it takes minutes to be ready.
-        smoke: only show that everything runs, with narrow networks, and write nothing.
-    """
-    takes_part = device == "cuda" and not smoke if compiled == "auto" else compiled == "on"
-    print(f"{harness.device_name(device)}, torch {torch.__version__}; ratio: how many times as long as tgan_fast")
-    begin, printed, path = time.perf_counter(), 0, None
-    for part, payload in parts_of(device, takes_part, smoke):
-        goals = goals_for(payload, device)
-        payload["goals"] = [goal.record() for goal in goals]
-        for case in payload["cases"][printed:]:
-            print_case(case)
-        printed = len(payload["cases"])
-        print(f"({part}: {time.perf_counter() - begin:.0f} s)", flush=True)
-        path = None if smoke else harness.write_results("step", payload, device)
-    print_end(payload, goals)
-    if path is not None:
-        print(f"written to {path}")
-
+SECTION = Section(
+    name="step",
+    title="a training iteration, without singular value clipping and with it in every fifth; error: of losses",
+    cases=cases_for,
+    labels=labels_for,
+    measure=measure,
+    details=details,
+    conclude=conclude,
+    goals=goals_for,
+)
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    suite.main(SECTION)

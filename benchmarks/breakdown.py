@@ -4,28 +4,55 @@
 
 A floor is what the part has to compute and to move (floors.py) at the rates of a large matrix product and of a large
 copy, measured in the same run. The parts are timed by the profiler in five iterations, one of which clips, without a
-CUDA graph (attribution.py), and the total in replays, so that total minus sum is what launches cost. A kernel that
-belongs to no known part is listed under its own name.
+CUDA graph (attribution.py), and the total in replays, so that total minus sum is what launches cost. On a CPU what
+observing the operators costs is part of them, so that the sum may exceed the total. A kernel that belongs to no known
+part is listed under its own name.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-import tyro
 
-from benchmarks import floors, harness
+from benchmarks import bench_step, floors, harness, suite
 from benchmarks.attribution import Attribution, Item, profiled
-from benchmarks.bench_step import CYCLE, DEFAULT_BATCH, SMOKE_BATCH, SMOKE_WIDTH, WARM_UP, WIDTH, make_batches
-from benchmarks.floors import Work
-from benchmarks.harness import rounded
+from benchmarks.bench_step import CYCLE, WARM_UP, make_batches
+from benchmarks.ceilings import Work
+from benchmarks.harness import Timing
+from benchmarks.results import rounded
+from benchmarks.suite import Label, Run, Section
 from tgan_fast import VideoDiscriminator, VideoGenerator
-from tgan_fast.precision import Precision, PrecisionOption, compute_dtype, resolve_precision
+from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.training import TrainingStep
 
+OURS = "tgan_fast"
+# On a CPU half of what is compared with others: the shares are nearly the same.
+BATCH = {"cpu": 2, "cuda": 32}
 ROUNDS = {"cpu": 2, "cuda": 10}
 GAPS = "launch gaps (total − sum)"
+CONVOLUTIONS, REST = "Conv3d, last convolution", "rest"
+# Where known rows that begin like that are in a picture, unless they are copies.
+GROUPS = {
+    "deconvolution": "deconvolutions",
+    "Conv3d": CONVOLUTIONS,
+    "last convolution": CONVOLUTIONS,
+    floors.BATCH_NORM: floors.BATCH_NORM,
+    floors.VECTORS: floors.VECTORS,
+    floors.ELEMENTWISE: floors.ELEMENTWISE,
+    floors.OPTIMIZERS: floors.OPTIMIZERS,
+    floors.CLIPPING: floors.CLIPPING,
+    GAPS: "launch gaps",
+}
+
+
+class Case(NamedTuple):
+    """What is measured."""
+
+    batch_size: int
+
+    def __str__(self):
+        return f"batch {self.batch_size}"
 
 
 class Row(NamedTuple):
@@ -56,12 +83,11 @@ def make_videos(batch_size, device) -> list[torch.Tensor]:
     return [batch[torch.channels_last_3d] for batch in make_batches(batch_size, device)]
 
 
-def total_seconds(step, batches, device) -> float:
+def time_step(run, step, batches) -> dict[str, Timing]:
     """Of an iteration, as in training."""
-    for index in range(WARM_UP[device]):
+    for index in range(WARM_UP[run.device]):
         step(batches[index % CYCLE])
-    uncaptured = {"step": "it replays its own"}
-    return harness.measure({"step": step}, batches, device, ROUNDS[device], uncaptured=uncaptured)["step"].median
+    return run.measure({OURS: step}, batches, ROUNDS[run.device], uncaptured={OURS: "it replays its own"})
 
 
 def profile_cycle(step, batches, device) -> tuple[list[Item], dict[str, int]]:
@@ -129,48 +155,65 @@ def largest_gaps(rows) -> list[Row]:
     return sorted(rows, key=lambda row: row.gap, reverse=True)[:3]
 
 
-def print_table(rows, total) -> None:
-    """All rows, and what is to be said of them."""
-    print(f"\n{'':48}{'GFLOP':>9}{'done':>9}{'MB':>9}{'floor ms':>10}{'ms':>10}{'share':>8}{'gap ms':>10}")
+def groups_of(rows) -> list[dict]:
+    """What rows of the same kind take together, without kinds that take and need nothing."""
+    seconds, floor = defaultdict(float), defaultdict(float)
     for row in rows:
-        if not row.work and not row.seconds:
-            continue
-        gflop, mbytes = (sum(column) for column in zip(*row.work, strict=True)) if row.work else (0, 0)
-        print(
-            f"{row.name[:47]:48}{gflop / 1e9:9.2f}{row.flops_done / 1e9:9.2f}{mbytes / 1e6:9.2f}{1e3 * row.floor:10.4f}"
-            f"{1e3 * row.seconds:10.4f}{100 * row.seconds / total:7.1f}%{1e3 * row.gap:10.4f}"
-        )
-    floor = sum(row.floor for row in rows)
-    print(f"{'total':75}{1e3 * floor:10.4f}{1e3 * total:10.4f}{100:7.1f}%{1e3 * (total - floor):10.4f}")
-    copies = sum(row.seconds for row in rows if row.name.endswith(floors.COPIES))
-    print(f"copies and layout transposes, which should be next to nothing: {100 * copies / total:.2f} % of the total")
-    unknown = [row for row in rows if not row.known]
-    print(f"belongs to no known part: {100 * sum(row.seconds for row in unknown) / total:.2f} %, {len(unknown)} rows")
-    print("largest gaps: " + "; ".join(f"{row.name}, {1e3 * row.gap:.3f} ms" for row in largest_gaps(rows)))
+        name = group_of(row)
+        seconds[name] += row.seconds
+        floor[name] += row.floor
+    return [
+        {"group": name, "seconds": rounded(seconds[name]), "floor_seconds": rounded(floor[name])}
+        for name in seconds
+        if seconds[name] or floor[name]
+    ]
 
 
-def measure(width, batch_size, precision, device) -> dict:
-    """Ceilings, total and rows; the record that goes into the file of results, with the rows under `table`."""
-    rates = harness.matrix_product_rate(device, precision), harness.copy_bandwidth(device)
-    print(f"matrix product {rates[0] / 1e12:.2f} TFLOP/s, copy {rates[1] / 1e9:.0f} GB/s")
-    batches = make_videos(batch_size, device)
+def group_of(row) -> str:
+    """The rest is what belongs to no known part, and what happens on several GPUs only."""
+    if not row.known:
+        return REST
+    if row.name.endswith(floors.COPIES):
+        return floors.COPIES
+    return next((group for begin, group in GROUPS.items() if row.name.startswith(begin)), REST)
+
+
+def cases_for(run: Run) -> list[Case]:
+    """One batch."""
+    return [Case(bench_step.SMOKE_BATCH if run.smoke else BATCH[run.device])]
+
+
+def measure(run: Run, case: Case) -> dict:
+    """Total and parts."""
+    device, width = run.device, bench_step.width_of(run)
+    precision = resolve_precision("auto", torch.device(device))
+    rates = run.ceilings.flops_per_second(precision), run.ceilings.bytes_per_second
+    batches = make_videos(case.batch_size, device)
     # First, since a profiler slows down what is launched after it.
-    total = total_seconds(make_step(width, precision, device, "auto"), batches, device)
+    timings = time_step(run, make_step(width, precision, device, "auto"), batches)
     items, flops = profile_cycle(make_step(width, precision, device, "off"), batches, device)
-    itemsize = compute_dtype(precision, torch.float32).itemsize
-    needed = floors.iteration(batch_size, itemsize, width)
-    rows = rows_of(needed, items, flops, CYCLE, total, rates)
-    if not items:
-        print("the profiler has seen nothing on the device: only the total was measured")
+    needed = floors.iteration(case.batch_size, compute_dtype(precision, torch.float32).itemsize, width)
+    rows = rows_of(needed, items, flops, CYCLE, timings[OURS].median, rates)
     return {
-        "batch_size": batch_size,
+        "batch_size": case.batch_size,
         "precision": precision,
-        "matrix_flops_per_second": rounded(rates[0]),
-        "copy_bytes_per_second": rounded(rates[1]),
-        "floor_seconds": rounded(sum(row.floor for row in rows)),
-        "seconds": rounded(total),
+        "timings": run.rows(timings, more=lambda name: _whole(rows, timings[name].median)),
         "largest_gaps": [row.name for row in largest_gaps(rows)],
-        "table": rows,
+        "parts": [_record(row) for row in rows],
+        "groups": groups_of(rows),
+        "left_out": {},
+    }
+
+
+def _whole(rows, seconds):
+    """Of an iteration; each part needs its own floor, so that theirs is more than that of all work together."""
+    flops, nbytes = (sum(column) for column in zip(*(work for row in rows for work in row.work), strict=True))
+    floor = sum(row.floor for row in rows)
+    return {
+        "flops": rounded(flops),
+        "bytes": rounded(nbytes),
+        "floor_seconds": rounded(floor),
+        "share_of_floor": rounded(floor / seconds),
     }
 
 
@@ -186,29 +229,46 @@ def _record(row):
     }
 
 
-def main(
-    device: Literal["cpu", "cuda"] = "cpu",
-    batch_size: int | None = None,
-    precision: PrecisionOption = "auto",
-    smoke: bool = False,
-) -> None:
-    """Print the table and write it to benchmarks/results.
+def details(record: dict) -> Iterator[str]:
+    """The table of the parts, and what is to be said of them."""
+    parts, total = record["parts"], record["timings"][0]["seconds"]
+    yield f"{'':48}{'GFLOP':>9}{'done':>9}{'MB':>9}{'floor ms':>10}{'ms':>10}{'share':>8}{'gap ms':>10}"
+    for part in parts:
+        if part["flops"] or part["bytes"] or part["seconds"]:
+            yield _line(part, total)
+    floor = sum(part["floor_seconds"] for part in parts)
+    yield f"{'total':75}{1e3 * floor:10.4f}{1e3 * total:10.4f}{100:7.1f}%{1e3 * (total - floor):10.4f}"
+    if not any(part["seconds"] for part in parts if part["row"] != GAPS):
+        yield "the profiler has seen nothing on the device: only the total was measured"
+    copies = sum(part["seconds"] for part in parts if part["row"].endswith(floors.COPIES))
+    yield f"copies and layout transposes, which should be next to nothing: {100 * copies / total:.2f} % of the total"
+    unknown = [part["seconds"] for part in parts if not part["known"]]
+    yield f"belongs to no known part: {100 * sum(unknown) / total:.2f} %, {len(unknown)} rows"
+    gaps = {part["row"]: part["seconds"] - part["floor_seconds"] for part in parts}
+    yield "largest gaps: " + "; ".join(f"{name}, {1e3 * gaps[name]:.3f} ms" for name in record["largest_gaps"])
 
-    Args:
-        device: where to run.
-        batch_size: videos in a batch; 8 on a CPU and 32 on a GPU by default.
-        precision: of convolutions and matrix products.
-        smoke: only show that everything runs, with narrow networks, and write nothing.
-    """
-    batch_size = batch_size or (SMOKE_BATCH if smoke else DEFAULT_BATCH[device])
-    resolved: Precision = resolve_precision(precision, torch.device(device))
-    print(f"{harness.device_name(device)}, torch {torch.__version__}, batch {batch_size}, {resolved}")
-    payload = measure(SMOKE_WIDTH if smoke else WIDTH, batch_size, resolved, device)
-    print_table(payload["table"], payload["seconds"])
-    if not smoke:
-        payload["table"] = [_record(row) for row in payload["table"]]
-        print(f"written to {harness.write_results('step breakdown', payload, device)}")
 
+def _line(part, total):
+    seconds, floor = part["seconds"], part["floor_seconds"]
+    return (
+        f"{part['row'][:47]:48}{part['flops'] / 1e9:9.2f}{part['flops_done'] / 1e9:9.2f}{part['bytes'] / 1e6:9.2f}"
+        f"{1e3 * floor:10.4f}{1e3 * seconds:10.4f}{100 * seconds / total:7.1f}%{1e3 * (seconds - floor):10.4f}"
+    )
+
+
+def labels_for(run: Run, case: Case) -> list[Label]:
+    """Of a case's timings."""
+    return [Label(OURS), Label(harness.again(OURS))]
+
+
+SECTION = Section(
+    name="breakdown",
+    title="where the time of a training iteration goes; floor: of each part by itself",
+    cases=cases_for,
+    labels=labels_for,
+    measure=measure,
+    details=details,
+)
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    suite.main(SECTION)

@@ -1,13 +1,16 @@
 """The benchmark of the whole step compares what does the same; the figures are their own business."""
 
-import json
+import os
 
 import pytest
 import torch
 
-from benchmarks import bench_singular_value_clip, harness
 from benchmarks import bench_step as bench
+from benchmarks import harness, peak_memory, training_run
 from benchmarks.contenders import Compiled, Notebook, Start, StrictNotebook, Tuned, TunedInGraph, WithoutWaste
+from benchmarks.harness import Timing
+from benchmarks.results import NOT_MEASURED
+from benchmarks.suite import Label, Run, Suite
 
 WIDTH, BATCH = 1 / 32, 2
 OWN = bench.fast("fp32")
@@ -117,16 +120,18 @@ def test_compiling_quickly_stands_in_for_what_is_not_ready(ready, monkeypatch):
     eager = [bench.NOTEBOOK, bench.NOTEBOOK_FP32, bench.UNWASTED, bench.TUNED, bench.IN_GRAPH]
     compiled = [bench.COMPILED] if ready else [bench.COMPILED_QUICKLY]
     refusals = {} if ready else {bench.COMPILED: "not ready"}
-    assert bench.rivals_for("cuda", True, BATCH) == (eager + compiled, refusals)
-    assert bench.rivals_for("cuda", False, BATCH) == (eager, {})
+    assert bench.without_refused(bench.RIVALS, BATCH) == (eager + compiled, refusals)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is refused on a GPU")
 def test_what_cannot_run_or_takes_too_long_is_refused(monkeypatch):
+    bench.refusal_of.cache_clear()
     assert "CUDA" in bench.refusal_of(bench.IN_GRAPH, BATCH)
     monkeypatch.setitem(bench.PROBED, bench.IN_GRAPH, 0)
+    bench.refusal_of.cache_clear()
     assert bench.refusal_of(bench.IN_GRAPH, BATCH) == "not ready after 0 s"
+    bench.refusal_of.cache_clear()
 
 
 def test_twice_the_error_of_eager_pytorch_is_allowed():
@@ -139,45 +144,171 @@ def test_twice_the_error_of_eager_pytorch_is_allowed():
     assert bench.disagreement(bench.Errors(9e-4, 0.1), "fp32", errors) is None
 
 
+class Clock:
+    """A run, and contenders of which every iteration takes a second, and clipping three."""
+
+    memory_format = torch.contiguous_format
+    smoke = False
+
+    def __init__(self, device):
+        self.device, self.now = device, 0.0
+
+    def __call__(self, real):
+        self.now += 1
+        return torch.zeros(()), torch.zeros(())
+
+    def constrain(self):
+        self.now += 3
+
+    def measure(self, calls, input_sets, rounds, **_):
+        return {name: self._timing(call) for name, call in {**calls, harness.again(OWN): calls[OWN]}.items()}
+
+    def _timing(self, call):
+        begin = self.now
+        call(None)
+        return Timing.of([self.now - begin] * 2, "")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_timings_are_of_an_iteration_however_many_a_turn_has(device):
+    clock = Clock(device)
+    names = OWN, bench.clipping(OWN), bench.NOTEBOOK
+    timings, svd = bench.time_in_turns(clock, dict.fromkeys(names, clock), bench.make_batches(BATCH, "cpu"))
+    assert {name: timing.median for name, timing in timings.items()} == dict.fromkeys([*names, harness.again(OWN)], 1.0)
+    assert svd == 3
+
+
+@pytest.mark.parametrize("batch_size", [32, 64, 128, 256])
+def test_turns_with_clipping_are_whole_cycles(batch_size):
+    batches = [{torch.contiguous_format: torch.zeros(batch_size)}]
+    for device in ("cpu", "cuda"):
+        count = bench.iterations_of_a_turn(Clock(device), bench.clipping(OWN), batches)
+        assert count >= bench.CYCLE
+        assert count % bench.CYCLE == 0
+
+
+def test_too_little_memory_is_told_in_a_sentence(monkeypatch):
+    def runs_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(bench, "exact_losses", runs_out)
+    with pytest.raises(SystemExit, match=r"^error: the memory of this GPU is too small for 2 videos: leave the case"):
+        bench.measure(Run("cpu", smoke=True), bench.Case(2))
+
+
 def test_steps_that_waited_for_the_host_count_as_idle():
     steps = [3.0, 1.0, 1.0, 1.0, 1.0] * 40
-    assert bench.busy_seconds(steps, 5) == pytest.approx(sum(steps))
+    assert training_run.busy_seconds(steps, 5) == pytest.approx(sum(steps))
     late = [seconds + 0.5 * (index % 4 == 0) for index, seconds in enumerate(steps)]
-    assert bench.busy_seconds(late, 5) == pytest.approx(sum(steps))
+    assert training_run.busy_seconds(late, 5) == pytest.approx(sum(steps))
+
+
+def test_an_iteration_of_a_training_run_has_its_part_of_what_happens_seldom():
+    # 100 iterations of a second each, and a checkpoint of ten seconds after the 42nd.
+    begins = [index + 10.0 * (index > 42) for index in range(100)]
+    timing = training_run.timing_of(begins, 110.0)
+    assert timing.median == pytest.approx(1.1)
+    assert timing.rounds == pytest.approx([1, 1, 1, 1, 2, 1, 1, 1, 1, 1])
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="nothing tells the most memory in use")
+def test_the_growth_of_memory_counts_what_was_free_before():
+    def take():
+        return [bytearray(b"x") * (64 << 10) for _ in range(1024)]
+
+    *blocks, kept = take()  # the last one keeps the C library from giving back the others by itself
+    del blocks
+    assert peak_memory.growth(take) == pytest.approx(64 << 20, rel=0.1)
+    del kept
+
+
+def rows(part, ratios):
+    return [
+        {"contender": name, "part": part, "seconds": 2.9e-3 * ratio, "ratio": ratio, "peak_bytes": None}
+        for name, ratio in ratios.items()
+    ]
 
 
 def test_goals_tell_what_is_met_what_is_missed_and_what_is_not_measured():
-    own = {"contender": "tgan_fast bf16", "seconds": 2.9e-3, "minutes": 6.0, "ratio": 1.0, "peak_bytes": 7e8}
-    notebook = {"contender": bench.NOTEBOOK, "ratio": 9.0, "ratio_with_clipping": 31.0, "peak_bytes": 21e8}
-    tuned, graph = ({"contender": name, "ratio": ratio} for name, ratio in ((bench.TUNED, 3.0), (bench.IN_GRAPH, 2.1)))
-    payload = {"cases": [{"contenders": [own, notebook, tuned, graph]}]}
-    verdicts = [goal.verdict for goal in bench.goals_for(payload, "cuda")]
-    assert verdicts == ["met", "SHORT", "met", "SHORT", "met", "met", "met", harness.NOT_MEASURED]
-    payload["training"] = {"gpu_idle": 0.03}
-    assert bench.goals_for(payload, "cuda")[-1].verdict == "SHORT"
-    assert bench.goals_for({"cases": [{"contenders": [own]}]}, "cpu")[0].verdict == harness.NOT_MEASURED
+    own = "tgan_fast bf16"
+    without = rows(bench.WITHOUT_CLIPPING, {own: 1.0, bench.NOTEBOOK: 9.0, bench.TUNED: 3.0, bench.IN_GRAPH: 2.1})
+    clipped = rows(bench.WITH_CLIPPING, {own: 1.0, bench.NOTEBOOK: 31.0})
+    without[0]["peak_bytes"], without[1]["peak_bytes"], clipped[0]["minutes"] = 7e8, 21e8, 6.0
+    records = [
+        {"batch_size": 64, "timings": rows(bench.WITHOUT_CLIPPING, {own: 2.0, bench.NOTEBOOK: 1.0})},
+        {"batch_size": 32, "timings": without + clipped},
+    ]
+
+    def verdicts(records, device="cuda"):
+        return [goal.verdict for goal in bench.goals_for(records, device)]
+
+    assert verdicts(records) == ["met", "SHORT", "met", "SHORT", "met", "met", "met", NOT_MEASURED]
+    training = {"batch_size": 32, "timings": [], "gpu_idle": 0.03}
+    assert verdicts([*records, training])[-1] == "SHORT"
+    assert verdicts([training])[:-1] == verdicts([])[:-1] == [NOT_MEASURED] * 7
+    for row in without:
+        row["peak_bytes"] = None
+    assert verdicts([*records])[5:7] == [NOT_MEASURED] * 2
+    assert verdicts([], "cpu") == [NOT_MEASURED]
+    records[1]["batch_size"] = bench.DEFAULT_BATCH["cpu"]
+    assert verdicts(records, "cpu") == ["met"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """As if all were measured at this size."""
+    monkeypatch.setattr(bench, "SMOKE_WIDTH", WIDTH)
+    monkeypatch.setitem(bench.DEFAULT_BATCH, "cpu", bench.SMOKE_BATCH)
 
 
 @pytest.mark.slow
-def test_what_runs_writes_what_was_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(bench, "WIDTH", WIDTH)
-    monkeypatch.setitem(bench.DEFAULT_BATCH, "cpu", BATCH)
-    bench.main("cpu", smoke=True)
-    assert not list(tmp_path.iterdir())
-    bench.main("cpu")
-    (path,) = tmp_path.iterdir()
-    section = json.loads(path.read_text())["sections"]["step"]
-    (case,) = section["cases"]
-    rows = {row["contender"]: row for row in case["contenders"]}
-    assert list(rows) == [OWN, bench.NOTEBOOK, bench.UNWASTED, bench.TUNED, harness.again(OWN)]
-    for row in rows.values():
+def test_what_runs_is_in_the_record(small):
+    run = Run("cpu", smoke=True)
+    suite, (case,) = Suite(run), bench.cases_for(run)
+    record = suite.record(bench.SECTION, case)
+    found = {Label(row["contender"], row["part"]): row for row in record["timings"]}
+    assert list(found) == bench.labels_for(run, case)
+    assert record["rivals"] == [bench.NOTEBOOK, bench.UNWASTED, bench.TUNED]
+    for row in found.values():
         assert 0 < row["p10"] <= row["seconds"] <= row["p90"]
-    assert rows[OWN]["ratio"] == rows[OWN]["ratio_with_clipping"] == 1
-    notebook = rows[bench.NOTEBOOK]
-    assert notebook["with_clipping"] == pytest.approx(notebook["seconds"] + case["svd_seconds"] / bench.CYCLE, rel=1e-3)
-    assert notebook["minutes"] == pytest.approx(bench.ITERATIONS * notebook["with_clipping"] / 60, rel=1e-3)
-    assert bench_singular_value_clip.seconds_an_iteration("cpu") == rows[OWN]["with_clipping"]
-    printed = capsys.readouterr().out
-    assert "reference " in printed
-    assert "goal ≥ 2 times as fast as the notebook" in printed
+    clipped = {label.contender: row for label, row in found.items() if label.part == bench.WITH_CLIPPING}
+    svd = record["svd_seconds"] / bench.CYCLE
+    for name in record["rivals"]:
+        alone = found[name, bench.WITHOUT_CLIPPING]
+        assert clipped[name]["rounds"] == pytest.approx([seconds + svd for seconds in alone["rounds"]], rel=1e-3)
+        assert "torch.linalg.svd" in clipped[name]["method"]
+    for row in clipped.values():
+        assert row["error"] < 1e-3
+        assert row["minutes"] == pytest.approx(bench.ITERATIONS * row["seconds"] / 60, rel=1e-3)
+        assert row["videos_per_second"] == pytest.approx(bench.SMOKE_BATCH / row["seconds"], rel=1e-3)
+    for name in (OWN, bench.NOTEBOOK):
+        assert found[name, bench.WITHOUT_CLIPPING]["peak_bytes"] > 0
+    payload = suite.payload(bench.SECTION)
+    assert payload["seconds_an_iteration"] == clipped[OWN]["seconds"]
+    assert payload["goals"][0]["measured"] == clipped[bench.NOTEBOOK]["ratio"]
+    lines = "\n".join(bench.details(record))
+    assert "torch.linalg.svd clips" in lines
+    assert f"{OWN} needs " in lines
+
+
+@pytest.mark.slow
+def test_without_rivals_the_package_is_measured_alone(small):
+    run = Run("cpu", smoke=True, own_only=True)
+    suite, (case,) = Suite(run), bench.cases_for(run)
+    record = suite.record(bench.SECTION, case)
+    assert [Label(row["contender"], row["part"]) for row in record["timings"]] == bench.labels_for(run, case)
+    assert {row["contender"] for row in record["timings"]} == {OWN, harness.again(OWN)}
+    assert [goal["verdict"] for goal in suite.payload(bench.SECTION)["goals"]] == [NOT_MEASURED]
+    assert not [line for line in bench.details(record) if "svd" in line]
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_a_training_run_is_timed_with_its_data():
+    run = Run("cuda", smoke=True)
+    case = next(case for case in bench.cases_for(run) if case.whole_run)
+    record = Suite(run).record(bench.SECTION, case)
+    (row,) = record["timings"]
+    assert row["seconds"] > 0
+    assert 0 <= record["gpu_idle"] < 1
+    assert "GPU idle" in next(iter(bench.details(record)))

@@ -1,6 +1,5 @@
 """The breakdown of an iteration loses nothing, and its floors are what is computed."""
 
-import json
 import sys
 from collections import Counter
 
@@ -11,8 +10,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import attribution, breakdown, floors, harness
+from benchmarks import attribution, bench_step, breakdown, floors
 from benchmarks.attribution import Attribution, Item, items_of, profiled
+from benchmarks.ceilings import Work
+from benchmarks.suite import Label, Run, Suite
 from tgan_fast import reference
 
 WIDTH, BATCH = 1 / 32, 2
@@ -183,7 +184,7 @@ def test_kernels_belong_to_the_innermost_scope_of_their_launch():
 
 
 def test_rows_add_up_to_the_total():
-    work = floors.Work(flops=8.0, nbytes=1.0)
+    work = Work(flops=8.0, nbytes=1.0)
     items = [Item("a, forward", 1.0), Item("a, forward", 2.0), Item("strange", 4.0)]
     rows = breakdown.rows_of({"a, forward": [work, work], "b": []}, items, {"a, forward": 40}, 2, 5.0, (4.0, 1.0))
     assert [(row.name, row.seconds, row.floor, row.flops_done, row.known) for row in rows] == [
@@ -196,7 +197,7 @@ def test_rows_add_up_to_the_total():
 
 
 def test_gradients_that_cannot_be_told_apart_share_a_row():
-    work = floors.Work(1.0, 0.0)
+    work = Work(1.0, 0.0)
     needed = {f"{layer}, {part}": [work] for layer in "ab" for part in ("forward", "input gradient", "weight gradient")}
     items = [Item("a, input gradient", 1.0), Item("a, backward", 2.0), Item("b, weight gradient", 4.0)]
     rows = breakdown.rows_of(needed, items, {"a, input gradient": 3, "a, backward": 5}, 1, 7.0, (1.0, 1.0))
@@ -207,24 +208,57 @@ def test_gradients_that_cannot_be_told_apart_share_a_row():
     assert table["b, weight gradient"] == (4.0, 1.0, 0)
 
 
+def test_groups_hold_every_row_once():
+    names = [*floors.iteration(BATCH, 4), "Conv3d 2, backward", breakdown.GAPS]
+    rows = [breakdown.Row(name, [], 1.0, index, 0, True) for index, name in enumerate(names)]
+    rows.append(breakdown.Row("Conv3d of a library", [], 1.0, 100.0, 0, False))
+    groups = {group["group"]: group for group in breakdown.groups_of(rows)}
+    assert sum(group["floor_seconds"] for group in groups.values()) == len(rows)
+    assert sum(group["seconds"] for group in groups.values()) == sum(row.seconds for row in rows)
+    counts = {name: group["floor_seconds"] for name, group in groups.items()}
+    assert counts == {
+        "temporal generator and linears": 2,
+        "copies": 1 + 5 + 4 + 1 + 1,
+        "deconvolutions": 5 * 3,
+        "batch norm + activation": 2,
+        "Conv3d, last convolution": 4 * 3 + 1 + 3,
+        "other element-wise work": 1,
+        "optimisers": 1,
+        "singular value clipping": 1,
+        "launch gaps": 1,
+        "rest": 2,  # communication, and what is not known
+    }
+
+
+def test_groups_without_anything_are_left_out():
+    rows = [
+        breakdown.Row(floors.CLIPPING, [], 0.0, 0.0, 0, True),
+        breakdown.Row(breakdown.GAPS, [], 0.0, -1.0, 0, True),
+    ]
+    assert breakdown.groups_of(rows) == [{"group": "launch gaps", "seconds": -1.0, "floor_seconds": 0.0}]
+
+
 @pytest.mark.slow
-def test_what_runs_writes_the_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(harness, "copy_bandwidth", lambda device: 1e9)
-    monkeypatch.setattr(harness, "matrix_product_rate", lambda device, precision: 1e9)
-    monkeypatch.setattr(breakdown, "WIDTH", WIDTH)
-    monkeypatch.setitem(breakdown.DEFAULT_BATCH, "cpu", BATCH)
-    breakdown.main("cpu", smoke=True)
-    assert not list(tmp_path.iterdir())
-    breakdown.main("cpu")
-    (path,) = tmp_path.iterdir()
-    section = json.loads(path.read_text())["sections"]["step breakdown"]
-    assert len(section["largest_gaps"]) == 3
-    assert sum(row["seconds"] for row in section["table"]) == pytest.approx(section["seconds"], rel=1e-2)
-    assert all(row["known"] for row in section["table"])
-    printed = capsys.readouterr().out
-    assert "largest gaps: " in printed
-    assert "belongs to no known part: 0.00 %, 0 rows" in printed
+def test_what_runs_is_in_the_record(monkeypatch):
+    monkeypatch.setattr(bench_step, "SMOKE_WIDTH", WIDTH)
+    run = Run("cpu", smoke=True)
+    suite, (case,) = Suite(run), breakdown.cases_for(run)
+    record = suite.record(breakdown.SECTION, case)
+    assert [Label(row["contender"]) for row in record["timings"]] == breakdown.labels_for(run, case)
+    whole, parts = record["timings"][0], record["parts"]
+    assert len(record["largest_gaps"]) == 3
+    assert all(part["known"] for part in parts)
+    for rows in (parts, record["groups"]):
+        assert sum(row["seconds"] for row in rows) == pytest.approx(whole["seconds"], rel=1e-2)
+        assert sum(row["floor_seconds"] for row in rows) == pytest.approx(whole["floor_seconds"], rel=1e-2)
+    assert whole["share_of_floor"] == pytest.approx(whole["floor_seconds"] / whole["seconds"], rel=1e-3)
+    needed = [work for works in floors.iteration(case.batch_size, 4, WIDTH).values() for work in works]
+    assert whole["flops"] == pytest.approx(sum(work.flops for work in needed), rel=1e-3)
+    assert whole["bytes"] == pytest.approx(sum(work.nbytes for work in needed), rel=1e-3)
+    lines = "\n".join(breakdown.details(record))
+    assert "largest gaps: " in lines
+    assert "belongs to no known part: 0.00 %, 0 rows" in lines
+    assert "has seen nothing" not in lines
 
 
 @pytest.mark.gpu
