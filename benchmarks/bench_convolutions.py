@@ -3,9 +3,8 @@
     python -m benchmarks.bench_convolutions --device cuda
 
 Every form is first compared with float64, on two samples. Then the forms of a layer take turns on the same random
-tensors, each pass by itself. TFLOP/s count what the mathematics needs, whatever a form really computes, and a floor is
-the longer of two times: that of so many operations at the rate of a large matrix product, and that of so many bytes of
-x, y and weight at the rate of a copy, both measured in the same run. At the end stands what to change in
+tensors, each pass by itself, in the precision of training. FLOPs and bytes are those that the mathematics needs,
+whatever a form really computes. What forms make of x is a part of its own. At the end stands what to change in
 `tgan_fast.ops.convolution.forms.TABLE`.
 """
 
@@ -14,21 +13,23 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-import tyro
 
-from benchmarks import harness
-from benchmarks.harness import rounded
+from benchmarks import harness, suite
+from benchmarks.ceilings import Work
+from benchmarks.results import rounded
+from benchmarks.suite import Label, Run, Section
 from tgan_fast.models.widths import scaled
 from tgan_fast.ops.convolution import forms
 from tgan_fast.ops.convolution.forms import DIRECT, TABLE, Form, Passes
-from tgan_fast.precision import Precision, PrecisionOption, arithmetic, compute_dtype, resolve_precision
+from tgan_fast.precision import Precision, arithmetic, compute_dtype, resolve_precision
 
-DEFAULT_BATCH = {"cpu": 8, "cuda": 32}
+BATCH = {"cpu": 4, "cuda": 32}
+# What a CPU computes in some seconds; on a GPU as many as fit.
+ROUNDS = {"cpu": harness.FEWEST_ROUNDS, "cuda": None}
 SMOKE_WIDTH, SMOKE_BATCH = 1 / 16, 1
-ROUNDS = {"cpu": 5, "cuda": 20}
 CHECKED_SAMPLES = 2
 FRAMES = 16
 PREPARE = "prepare"
@@ -74,7 +75,7 @@ class Layer(NamedTuple):
         return 2 * self.x[0] * math.prod(size // 2 for size in self.x[2:]) * math.prod(self.weight) // halves
 
     def __str__(self):
-        return f"{self.name}: {self.operation}, x {list(self.x)}, weight {list(self.weight)}"
+        return self.name
 
 
 class Feed(NamedTuple):
@@ -87,15 +88,9 @@ class Feed(NamedTuple):
     prepared: dict[str, torch.Tensor]
 
 
-class Ceilings(NamedTuple):
-    """What the machine reaches in this run."""
-
-    flops_per_second: float
-    bytes_per_second: float
-
-    def floor(self, layer: Layer, nbytes: int) -> float:
-        """Seconds that a pass takes at least."""
-        return max(layer.flops / self.flops_per_second, nbytes / self.bytes_per_second)
+def cases_for(run: Run) -> list[Layer]:
+    """What is measured: all layers, since an operation's entry in the table is of all of its layers."""
+    return layers_for(SMOKE_BATCH, SMOKE_WIDTH) if run.smoke else layers_for(BATCH[run.device])
 
 
 def layers_for(batch: int, width: float = 1.0) -> list[Layer]:
@@ -216,40 +211,72 @@ def _compare(layer, which, errors, dtype):
             )
 
 
-def time_passes(layer: Layer, contenders: Passes, feeds: list[Feed], device: str, rounds: int) -> dict[str, dict]:
-    """Timings of every pass in every form, and of what forms make of x."""
-    calls = dict(zip(Passes._fields, contenders, strict=True))
-    prepares = {name: form.prepare for name, form in layer.forms.items() if form.prepare is not None}
-    if prepares:
-        calls[PREPARE] = {name: lambda feed, prepare=prepare: prepare(feed.x) for name, prepare in prepares.items()}
-    return {which: harness.measure(named, feeds, device, rounds) for which, named in calls.items()}
+def calls_for(layer: Layer, contenders: Passes) -> dict[str, dict]:
+    """The functions of a feed that are timed, by part and form: the passes, and what forms make of x."""
+    prepares = {
+        name: lambda feed, form=form: form.prepare(feed.x)
+        for name, form in layer.forms.items()
+        if form.prepare is not None
+    }
+    return contenders._asdict() | ({PREPARE: prepares} if prepares else {})
 
 
-def run(layer: Layer, dtype: torch.dtype, device: str, ceilings: Ceilings, smoke: bool) -> dict:
-    """Check and time one layer; the record that goes into the file of results."""
+def works_for(layer: Layer, feed: Feed) -> dict[str, Work]:
+    """What the passes need: each reads or writes every tensor of its equation once."""
+    parameters = sum(tensor.nbytes for tensor in (feed.weight, feed.bias) if tensor is not None)
+    needed = {
+        "forward": feed.x.nbytes + parameters + feed.dy.nbytes,
+        "input_gradient": feed.dy.nbytes + feed.weight.nbytes + feed.x.nbytes,
+        "parameter_gradients": feed.dy.nbytes + feed.x.nbytes + parameters,
+    }
+    return {which: Work(layer.flops, nbytes) for which, nbytes in needed.items()}
+
+
+def input_set_count(run: Run, works: dict[str, Work]) -> int:
+    """On a CPU half as many as elsewhere: they exceed the cache once, and a layer shall take seconds."""
+    count = run.input_set_count(min(work.nbytes for work in works.values()))
+    return count if run.device == "cuda" else max(1, count // 2)
+
+
+def measure(run: Run, layer: Layer) -> dict:
+    """Check and time one layer."""
+    precision = precision_of(run)
+    dtype = compute_dtype(precision, torch.float32)
     torch.manual_seed(0)
     contenders = contenders_for(layer)
-    with _without_choosing_algorithms():
-        errors, left_out = check(layer, contenders, dtype, device)
-    values = math.prod(layer.x) + math.prod(layer.weight) + math.prod(_y_shape(layer))
-    nbytes = values * dtype.itemsize
-    count = 2 if smoke else harness.input_set_count(nbytes, device)
-    feeds = [feed_of(layer, dtype, device) for _ in range(count)]
-    timings = time_passes(layer, contenders, feeds, device, 2 if smoke else ROUNDS[device])
-    floor = ceilings.floor(layer, nbytes)
-    return {
+    with arithmetic(precision), torch.no_grad():
+        with _without_choosing_algorithms():
+            errors, left_out = check(layer, contenders, dtype, run.device)
+        first = feed_of(layer, dtype, run.device)
+        works = works_for(layer, first)
+        count = input_set_count(run, works)
+        feeds = [first, *(feed_of(layer, dtype, run.device) for _ in range(count - 1))]
+        timings = {
+            part: run.measure(calls, feeds, ROUNDS[run.device]) for part, calls in calls_for(layer, contenders).items()
+        }
+    record = {
         **layer._asdict(),
-        "gflop": rounded(layer.flops / 1e9),
-        "megabytes": rounded(nbytes / 1e6),
-        "floor_seconds": rounded(floor),
+        "dtype": str(dtype).removeprefix("torch."),
         "input_sets": count,
         "timings": [
-            {"pass": which, "form": name, **_figures(timing, layer, floor), "error": errors.get(which, {}).get(name)}
-            for which, named in timings.items()
+            run.row(Label(name, part), timing, works.get(part), precision, error=errors.get(part, {}).get(name))
+            for part, named in timings.items()
             for name, timing in named.items()
         ],
         "left_out": left_out,
     }
+    return record | {"table": _of_layer(record, _entry(layer.operation, run.device)), "best": best([record])[0]}
+
+
+def precision_of(run: Run) -> Precision:
+    """That of training."""
+    return resolve_precision("auto", torch.device(run.device))
+
+
+def labels_for(run: Run, layer: Layer) -> list[Label]:
+    """Of a layer's timings, whoever is left out."""
+    calls = calls_for(layer, contenders_for(layer))
+    return [Label(name, part) for part, named in calls.items() for name in (*named, harness.again(next(iter(named))))]
 
 
 @contextmanager
@@ -262,17 +289,9 @@ def _without_choosing_algorithms() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _figures(timing, layer, floor):
-    return {
-        **timing.record(),
-        "teraflops_per_second": rounded(layer.flops / timing.median / 1e12),
-        "share_of_floor": rounded(floor / timing.median),
-    }
-
-
 def iteration_seconds(record: dict, passes: Passes) -> float:
     """What a layer takes in an iteration in these forms, with "direct" for those that it does not have."""
-    seconds = {(timing["pass"], timing["form"]): timing["seconds"] for timing in record["timings"]}
+    seconds = {(timing["part"], timing["contender"]): timing["seconds"] for timing in record["timings"]}
     passes = _of_layer(record, passes)
     total = sum(
         runs * seconds[which, name] for runs, which, name in zip(record["runs"], Passes._fields, passes, strict=True)
@@ -284,14 +303,16 @@ def iteration_seconds(record: dict, passes: Passes) -> float:
 
 def _of_layer(record, passes):
     """Those that the layer has, "direct" for the others."""
-    measured = {(timing["pass"], timing["form"]) for timing in record["timings"]}
+    measured = {(timing["part"], timing["contender"]) for timing in record["timings"]}
     named = zip(Passes._fields, passes, strict=True)
     return Passes(*(name if (which, name) in measured else "direct" for which, name in named))
 
 
 def best(records: list[dict]) -> tuple[Passes, float]:
     """The forms in which layers take least, the same for all of them, and how long that is."""
-    measured = [{t["form"] for r in records for t in r["timings"] if t["pass"] == which} for which in Passes._fields]
+    measured = [
+        {t["contender"] for r in records for t in r["timings"] if t["part"] == which} for which in Passes._fields
+    ]
     names = [sorted(name for name in column if not name.endswith("again")) for column in measured]
     candidates = (Passes(*choice) for choice in itertools.product(*names))
     seconds = {passes: sum(iteration_seconds(record, passes) for record in records) for passes in candidates}
@@ -303,7 +324,7 @@ def verdicts_for(records: list[dict], device: str) -> list[dict]:
     verdicts = []
     for operation in dict.fromkeys(record["operation"] for record in records):
         of_operation = [record for record in records if record["operation"] == operation]
-        entry = TABLE[operation].get(device, DIRECT)
+        entry = _entry(operation, device)
         seconds = sum(iteration_seconds(record, entry) for record in of_operation)
         winner, least = best(of_operation)
         verdicts.append(
@@ -314,89 +335,66 @@ def verdicts_for(records: list[dict], device: str) -> list[dict]:
                 "table_seconds": rounded(seconds),
                 "best_seconds": rounded(least),
                 "direct_seconds": rounded(sum(iteration_seconds(record, DIRECT) for record in of_operation)),
-                "floor_seconds": rounded(sum(sum(r["runs"]) * r["floor_seconds"] for r in of_operation)),
+                "floor_seconds": rounded(sum(map(_floor_seconds, of_operation))),
                 "agree": winner == entry or least > (1 - MARGIN) * seconds,
             }
         )
     return verdicts
 
 
-def print_layer(record: dict, layer: Layer, device: str) -> None:
-    """Its lines of the table."""
-    print(f"\n{layer}; {record['gflop']} GFLOP, {record['megabytes']} MB, floor {1e3 * record['floor_seconds']:.4f} ms")
-    entry = _of_layer(record, TABLE[layer.operation].get(device, DIRECT))
-    columns = dict(zip(Passes._fields, zip(entry, best([record])[0], strict=True), strict=True))
-    for timing in record["timings"]:
-        in_table, is_best = (timing["form"] == name for name in columns.get(timing["pass"], (None, None)))
-        marks = " ".join(word for word, marked in (("table", in_table), ("best", is_best)) if marked)
-        error = "" if timing["error"] is None else f"{timing['error']:.0e}"
-        print(
-            f"  {timing['pass']:20}{timing['form']:14}{1e3 * timing['seconds']:11.4f}"
-            f"{timing['teraflops_per_second']:10.3f}{100 * timing['share_of_floor']:6.0f} %{error:>8}  {marks}"
-        )
-        if timing["method"].startswith(harness.WITHOUT_GRAPH):
-            print(f"  {'':20}{timing['form']} timed by {timing['method']}")
-    for name, reason in record["left_out"].items():
-        print(f"  {name} left out: {reason}")
+def _entry(operation, device):
+    return TABLE[operation].get(device, DIRECT)
 
 
-def print_verdicts(verdicts: list[dict], device: str) -> None:
+def _floor_seconds(record):
+    """What a layer takes in an iteration at best."""
+    floors = {row["part"]: row["floor_seconds"] for row in record["timings"] if row["part"] != PREPARE}
+    return sum(runs * floors[which] for runs, which in zip(record["runs"], Passes._fields, strict=True))
+
+
+def details(record: dict) -> Iterator[str]:
+    """The layer's sizes, and its forms."""
+    yield f"  {record['operation']}, x {list(record['x'])}, weight {list(record['weight'])}, {record['dtype']}"
+    for text, passes in (("in the table", record["table"]), ("best", record["best"])):
+        names = ", ".join(f"{which} {name}" for which, name in zip(Passes._fields, passes, strict=True))
+        yield f"  {text:14}{names}"
+
+
+def conclude(run: Run, records: list[dict]) -> dict:
     """What to change in the table."""
-    print("\nms in an iteration, all layers of an operation together")
-    print(f"  {'':28}{'direct':>10}{'table':>10}{'best':>10}{'floor':>10}")
+    batch = SMOKE_BATCH if run.smoke else BATCH[run.device]
+    return {
+        "device_type": run.device,
+        "precision": precision_of(run),
+        "batch_size": batch,
+        "verdicts": verdicts_for(records, run.device),
+    }
+
+
+def conclusion(payload: dict) -> Iterator[str]:
+    """The verdicts for people."""
+    verdicts, device = payload["verdicts"], payload["device_type"]
+    keys = "direct_seconds", "table_seconds", "best_seconds", "floor_seconds"
+    yield "ms in an iteration, all layers of an operation together"
+    yield f"  {'':28}{'direct':>10}{'table':>10}{'best':>10}{'floor':>10}"
+    together = {"operation": "together", **{key: sum(verdict[key] for verdict in verdicts) for key in keys}}
+    for verdict in (*verdicts, together):
+        yield f"  {verdict['operation']:28}" + "".join(f"{1e3 * verdict[key]:10.4f}" for key in keys)
     for verdict in verdicts:
-        keys = "direct_seconds", "table_seconds", "best_seconds", "floor_seconds"
-        print(f"  {verdict['operation']:28}" + "".join(f"{1e3 * verdict[key]:10.4f}" for key in keys))
-    totals = [sum(verdict[key] for verdict in verdicts) for key in keys]
-    print(f"  {'together':28}" + "".join(f"{1e3 * total:10.4f}" for total in totals))
-    for verdict in verdicts:
-        if verdict["agree"]:
-            print(f"TABLE[{verdict['operation']!r}][{device!r}] agrees")
-        else:
-            print(f"TABLE[{verdict['operation']!r}][{device!r}] should be {verdict['best']}")
+        said = "agrees" if verdict["agree"] else f"should be {verdict['best']}"
+        yield f"TABLE[{verdict['operation']!r}][{device!r}] {said}"
 
 
-def main(
-    device: Literal["cpu", "cuda"] = "cpu",
-    batch_size: int | None = None,
-    precision: PrecisionOption = "auto",
-    smoke: bool = False,
-) -> None:
-    """Print a table and write it to benchmarks/results.
-
-    Args:
-        device: where to run.
-        batch_size: videos in a batch; 8 on a CPU and 32 on a GPU by default.
-        precision: of the convolutions; auto is that of training.
-        smoke: only show that everything runs, in some seconds, and write nothing.
-    """
-    resolved: Precision = resolve_precision(precision, torch.device(device))
-    batch, width = (SMOKE_BATCH, SMOKE_WIDTH) if smoke else (batch_size or DEFAULT_BATCH[device], 1.0)
-    dtype = compute_dtype(resolved, torch.float32)
-    ceilings = Ceilings(harness.matrix_product_rate(device, resolved), harness.copy_bandwidth(device))
-    print(
-        f"{harness.device_name(device)}, torch {torch.__version__}, {resolved}, batch {batch}: matrix product "
-        f"{ceilings.flops_per_second / 1e12:.3f} TFLOP/s, copy {ceilings.bytes_per_second / 1e9:.0f} GB/s"
-    )
-    print(f"  {'pass':20}{'form':14}{'ms':>11}{'TFLOP/s':>10}{'floor':>8}{'error':>8}")
-    records = []
-    with arithmetic(resolved), torch.no_grad():
-        for layer in layers_for(batch, width):
-            records.append(run(layer, dtype, device, ceilings, smoke))
-            print_layer(records[-1], layer, device)
-    verdicts = verdicts_for(records, device)
-    print_verdicts(verdicts, device)
-    if not smoke:
-        payload = {
-            "precision": resolved,
-            "batch_size": batch,
-            "matrix_product_flops_per_second": rounded(ceilings.flops_per_second),
-            "copy_bytes_per_second": rounded(ceilings.bytes_per_second),
-            "verdicts": verdicts,
-            "layers": records,
-        }
-        print(f"\nwritten to {harness.write_results('convolutions', payload, device)}")
-
+SECTION = Section(
+    name="convolutions",
+    title="every convolution of both networks in every form; error: of a result's norm, against float64",
+    cases=cases_for,
+    labels=labels_for,
+    measure=measure,
+    details=details,
+    conclude=conclude,
+    conclusion=conclusion,
+)
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    suite.main(SECTION)

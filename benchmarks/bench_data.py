@@ -2,23 +2,25 @@
 
     python -m benchmarks.bench_data --device cuda
 
-Three parts: how fast threads write batches (host), how fast the step reads them (device), and whole feeds. On a GPU the
-feeds also run beside a step of 3 ms that keeps the GPU busy: what an iteration takes longer with a feed than with the
-same batch again and again is what training waits for data. First all must read the same clips.
+How fast one thread writes batches, on the host; how fast the step reads them, on the device; and whole feeds. On a GPU
+the feeds also run beside a step of 3 ms that keeps the GPU busy: what an iteration takes longer with a feed than with
+the same batch again and again is what training waits for data. First all must read the same clips.
 """
 
 import functools
 import itertools
-import statistics
 import time
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import tyro
 
-from benchmarks import harness
+from benchmarks import harness, suite
+from benchmarks.ceilings import Work
+from benchmarks.harness import Timing
+from benchmarks.results import Goal, rounded
+from benchmarks.suite import Label, Run, Section
 from tgan_fast.data import Feed, MovingDigits, VideoFrames, open_feed
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.pixels import scaled
@@ -30,10 +32,25 @@ from tgan_fast.ops.registry import TRITON_IS_INSTALLED
 BATCH, CHANNELS = 32, 3
 HEIGHT, WIDTH = 64, 85  # of prepared UCF-101
 STEP_SECONDS = 3e-3
-NEEDED = BATCH / STEP_SECONDS  # clips a second
 DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
 WORKERS = {"cpu": 2, "cuda": 4}
-NOT_MEASURED = "not measured yet"
+WRITTEN = 20  # batches, of one thread, a round
+FEED_ROUNDS = 3
+
+WRITING, FEEDING = "one thread writes a batch", "whole feeds"
+READING = {f"the step reads {source}": source for source in ("frames", "two digits", "whole clips")}
+# What a thread does for frames, and for digits, that live on the device.
+WINDOWS = "windows of frames", "windows of digits"
+WRITERS = (*WINDOWS, "clips cut out of frames", "clips of digits, one by one")
+# The data set of each feed, and whether it lives on the device.
+FEEDS = {
+    "frames, resident": ("frames", "on"),
+    "frames, prefetched": ("frames", "off"),
+    "digits, drawn": ("digits", "on"),
+    "digits, prefetched": ("digits", "off"),
+}
+BESIDE, NO_FEED = f"beside a step of {1e3 * STEP_SECONDS:.0f} ms", "the same batch"
+
 _PIXELS = FRAMES * IMAGE_SIZE**2
 
 
@@ -42,17 +59,11 @@ class Scale(NamedTuple):
 
     frames: int
     batches: int  # a round, of a feed
-    rounds: int
-
-
-SCALES = {"cpu": Scale(4_000, 20, 3), "cuda": Scale(20_000, 100, 3)}
-SMOKE = Scale(200, 1, 2)
 
 
 class Reading(NamedTuple):
     """Frames and windows of them, as many as there are batches, and ways to read them."""
 
-    name: str
     inputs: list[tuple[torch.Tensor, torch.Tensor]]
     contenders: dict[str, Callable]  # (frames, windows) → videos
 
@@ -64,18 +75,26 @@ class Reading(NamedTuple):
         return BATCH * _PIXELS * (windows.shape[1] * frames.shape[-1] + bytes_written)
 
 
-def make_datasets(scale) -> tuple[VideoFrames, MovingDigits]:
-    """Random frames of videos of 100 frames each, cropped and mirrored at random; and the paper's two digits."""
-    frames = np.frombuffer(np.random.default_rng(0).bytes(scale.frames * HEIGHT * WIDTH * 3), np.uint8)
-    first = np.arange(0, scale.frames, 100).repeat(max(1, 100 * BATCH // scale.frames))
+def scale_of(run: Run) -> Scale:
+    """Of a run."""
+    if run.smoke:
+        return Scale(200, 1)
+    return Scale(20_000, 100) if run.device == "cuda" else Scale(4_000, 20)
+
+
+def make_datasets(count: int) -> dict[str, VideoFrames | MovingDigits]:
+    """`frames`, so many random ones of videos of 100 each, cropped and mirrored at random; the paper's two `digits`."""
+    frames = np.frombuffer(np.random.default_rng(0).bytes(count * HEIGHT * WIDTH * 3), np.uint8)
+    first = np.arange(0, count, 100).repeat(max(1, 100 * BATCH // count))
     videos = VideoFrames(
         frames.reshape(-1, HEIGHT, WIDTH, 3), first, np.full_like(first, 100), first // 100, crop="random", flip=True
     )
-    return videos, MovingDigits(digits=2, channels=CHANNELS)
+    return {"frames": videos, "digits": MovingDigits(digits=2, channels=CHANNELS)}
 
 
-def writers(videos, digits) -> dict[str, Callable[[int], object]]:
-    """What threads do for a batch, each a function of its number."""
+def writers(datasets) -> dict[str, Callable[[int], object]]:
+    """What threads do for a batch, each of `WRITERS` a function of its number."""
+    videos, digits = datasets["frames"], datasets["digits"]
     orders = {dataset: BatchOrder(len(dataset), BATCH) for dataset in (videos, digits)}
     clips = np.empty((BATCH, FRAMES, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), np.uint8)
 
@@ -90,43 +109,44 @@ def writers(videos, digits) -> dict[str, Callable[[int], object]]:
     }
 
 
-def readings(videos, digits, device, count) -> list[Reading]:
-    """What the step does with a batch: `count` different ones."""
+def readers_for(source, device) -> dict[str, Callable]:
+    """Ways to read a batch, each a function of frames and windows."""
     dtype = DTYPE[device]
     by_kernel = {"kernel": _reader("triton", dtype)} if device == "cuda" and TRITON_IS_INSTALLED else {}
-    by_indexing = {**by_kernel, "indexing": _reader("torch", dtype)}
-    elementwise = {**by_kernel, "elementwise": lambda clips, _: scaled(clips.unflatten(0, (BATCH, FRAMES)), dtype)}
-
-    def inputs_of(dataset):
-        frames, order = dataset.frames.to(device), BatchOrder(len(dataset), BATCH)
-        windows = (dataset.windows(order.indices(k), order.choices(k)) for k in range(count))
-        return [(frames, torch.from_numpy(window).to(device)) for window in windows]
-
-    clips = torch.randint(256, (count, BATCH * FRAMES, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), dtype=torch.uint8)
-    whole = whole_frames(BATCH).to(device)
-    return [
-        Reading("frames", inputs_of(videos), by_indexing),
-        Reading("two digits", inputs_of(digits), by_indexing),
-        Reading("whole clips", [(batch, whole) for batch in clips.to(device)], elementwise),
-    ]
+    if source == "whole clips":
+        return {**by_kernel, "elementwise": lambda clips, _: scaled(clips.unflatten(0, (BATCH, FRAMES)), dtype)}
+    return {**by_kernel, "indexing": _reader("torch", dtype)}
 
 
 def _reader(backend, dtype):
     return lambda frames, windows: read_windows(frames, windows, dtype=dtype, channels=CHANNELS, backend=backend)
 
 
-def check_readings(found) -> None:
+def make_reading(source, datasets, device, count) -> Reading:
+    """What the step does with a batch: `count` different ones."""
+    if source == "whole clips":
+        clips = torch.randint(256, (count, BATCH * FRAMES, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), dtype=torch.uint8)
+        whole = whole_frames(BATCH).to(device)
+        inputs = [(batch, whole) for batch in clips.to(device)]
+    else:
+        dataset = datasets["frames" if source == "frames" else "digits"]
+        frames, order = dataset.frames.to(device), BatchOrder(len(dataset), BATCH)
+        windows = (dataset.windows(order.indices(k), order.choices(k)) for k in range(count))
+        inputs = [(frames, torch.from_numpy(window).to(device)) for window in windows]
+    return Reading(inputs, readers_for(source, device))
+
+
+def check_reading(source, reading) -> None:
     """All contenders read the same, up to the rounding of the division; raises otherwise."""
-    for reading in found:
-        expected = read_windows(*reading.inputs[0], dtype=torch.float64, channels=CHANNELS)
-        for name, read in reading.contenders.items():
-            videos = read(*reading.inputs[0])
-            if not torch.allclose(videos.double(), expected, rtol=2 * torch.finfo(videos.dtype).eps, atol=0):
-                raise SystemExit(f"error: {name} reads other videos from {reading.name}: nothing is timed")
+    expected = read_windows(*reading.inputs[0], dtype=torch.float64, channels=CHANNELS)
+    for name, read in reading.contenders.items():
+        videos = read(*reading.inputs[0])
+        if not torch.allclose(videos.double(), expected, rtol=2 * torch.finfo(videos.dtype).eps, atol=0):
+            raise SystemExit(f"error: {name} reads other videos from {source}: nothing is timed")
 
 
-def make_feeds(videos, digits, device) -> dict[str, Feed]:
-    """Every kind of feed."""
+def make_feeds(datasets, device) -> dict[str, Feed]:
+    """Every one of `FEEDS`."""
     options = {
         "batch_size": BATCH,
         "channels": CHANNELS,
@@ -135,10 +155,7 @@ def make_feeds(videos, digits, device) -> dict[str, Feed]:
         "workers": WORKERS[device],
     }
     return {
-        "frames, resident": open_feed(videos, **options, resident="on"),
-        "frames, prefetched": open_feed(videos, **options, resident="off"),
-        "digits, drawn": open_feed(digits, **options, resident="on"),
-        "digits, prefetched": open_feed(digits, **options, resident="off"),
+        name: open_feed(datasets[dataset], **options, resident=resident) for name, (dataset, resident) in FEEDS.items()
     }
 
 
@@ -154,65 +171,61 @@ def check_feeds(feeds) -> None:
             raise SystemExit(f"error: {one} and {other} feed other videos: nothing is timed")
 
 
-def time_writers(contenders, scale) -> list[dict]:
-    """Clips a second of one thread."""
-    rounds = dict.fromkeys(contenders, 5 * scale.rounds) | {"clips of digits, one by one": scale.rounds}
-    timings = harness.measure(contenders, range(scale.batches), "cpu", rounds)
-    return [{"batch": name, **_figures(timing)} for name, timing in timings.items()]
+def time_writers(run, contenders) -> list[dict]:
+    """On the host, whatever the device."""
+    rounds = suite.SMOKE_ROUNDS if run.smoke else None
+    with run.watch:
+        timings = harness.measure(contenders, range(WRITTEN), "cpu", rounds)
+    return run.rows(timings, more=lambda name: _clips(timings[name]))
 
 
-def time_readings(found, device, scale, copy) -> list[dict]:
-    """Clips a second of the device, and GB/s of the bytes that must be read and written."""
-    rows = []
-    rounds = scale.rounds if device == "cpu" else None
-    for reading in found:
-        contenders = {name: functools.partial(_read, read) for name, read in reading.contenders.items()}
-        for name, timing in harness.measure(contenders, reading.inputs, device, rounds).items():
-            rate = reading.nbytes / timing.median
-            rows.append(
-                {
-                    "from": reading.name,
-                    "contender": name,
-                    **_figures(timing),
-                    "gigabytes_per_second": harness.rounded(rate / 1e9),
-                    "share_of_copy": harness.rounded(rate / copy),
-                }
-            )
-    return rows
+def time_reading(run, reading) -> list[dict]:
+    """On the device, against the bytes that must be read and written."""
+    contenders = {name: functools.partial(_read, read) for name, read in reading.contenders.items()}
+    timings = run.measure(contenders, reading.inputs)
+    return run.rows(timings, work=Work(0, reading.nbytes), more=lambda name: _clips(timings[name]))
 
 
 def _read(read, inputs):
     return read(*inputs)
 
 
-def time_feeds(feeds, device, scale) -> list[dict]:
-    """Clips a second of whole feeds, read as fast as they come; on a GPU also seconds of an iteration of 3 ms."""
-    work = busy_work(device)
-    seconds, iterations = {name: [] for name in feeds}, {name: [] for name in (*feeds, None)}
-    for _ in range(scale.rounds):
-        for name, feed in feeds.items():
-            seconds[name].append(seconds_a_batch(feed.read, feed.batches(), scale.batches))
+def time_feeds(run, feeds) -> list[dict]:
+    """Read as fast as batches come; on a GPU also beside the work of a step."""
+    batches, work = scale_of(run).batches, busy_work(run.device)
+    alone, beside = {name: [] for name in feeds}, {name: [] for name in (NO_FEED, *feeds)}
+    with run.watch:
+        for _ in range(suite.SMOKE_ROUNDS if run.smoke else FEED_ROUNDS):
+            for name, feed in feeds.items():
+                alone[name].append(seconds_a_batch(feed.read, feed.batches(), batches))
+                if work is not None:
+                    beside[name].append(seconds_a_batch(feed.read, feed.batches(), batches, work))
             if work is not None:
-                iterations[name].append(seconds_a_batch(feed.read, feed.batches(), scale.batches, work))
-        if work is not None:
-            feed = next(iter(feeds.values()))
-            again = itertools.repeat(next(feed.batches()).clone())
-            iterations[None].append(seconds_a_batch(feed.read, again, scale.batches, work))
-    return [_feed_row(name, feed, seconds[name], iterations) for name, feed in feeds.items()]
+                feed = next(iter(feeds.values()))
+                same = itertools.repeat(next(feed.batches()).clone())
+                beside[NO_FEED].append(seconds_a_batch(feed.read, same, batches, work))
+    timings = _timings(alone)
+    rows = run.rows(timings, more=lambda name: _feed(feeds[name], timings[name]))
+    return rows if work is None else [*rows, *run.rows(_timings(beside), BESIDE)]
 
 
-def _feed_row(name, feed, seconds, iterations):
-    with_feed, without = (
-        harness.rounded(statistics.median(iterations[key])) if iterations[key] else None for key in (name, None)
-    )
-    return {
-        "feed": name,
-        "description": feed.description,
-        "clips_per_second": harness.rounded(BATCH / statistics.median(seconds)),
-        "slowest_clips_per_second": harness.rounded(BATCH / max(seconds)),
-        "seconds_an_iteration": with_feed,
-        "seconds_an_iteration_without": without,
-    }
+def _timings(seconds):
+    return {name: Timing.of(column, "perf_counter") for name, column in seconds.items()}
+
+
+def _feed(feed, timing):
+    slowest = rounded(BATCH / max(timing.rounds))
+    return {"description": feed.description, **_clips(timing), "slowest_clips_per_second": slowest}
+
+
+def _clips(timing):
+    rate = BATCH / timing.median
+    return {"clips_per_second": rounded(rate), "of_needed": rounded(rate / needed_clips_per_second())}
+
+
+def needed_clips_per_second() -> float:
+    """By a GPU's step."""
+    return BATCH / STEP_SECONDS
 
 
 def seconds_a_batch(read, batches, count, work=lambda: None) -> float:
@@ -245,72 +258,81 @@ def busy_work(device) -> Callable | None:
     return lambda: torch.cuda._sleep(cycles)
 
 
-def _figures(timing):
-    """Of a batch."""
-    return {"clips_per_second": harness.rounded(BATCH / timing.median), **timing.record()}
+def measure(run: Run, case: str) -> dict:
+    """Check and time one case."""
+    datasets = make_datasets(scale_of(run).frames)
+    if case == WRITING:
+        timings = time_writers(run, writers(datasets))
+    elif case == FEEDING:
+        feeds = make_feeds(datasets, run.device)
+        check_feeds(feeds)
+        timings = time_feeds(run, feeds)
+    else:
+        count = run.input_set_count(BATCH * _PIXELS * CHANNELS)
+        reading = make_reading(READING[case], datasets, run.device, count)
+        check_reading(READING[case], reading)
+        timings = time_reading(run, reading)
+    return {"timings": timings, "left_out": {}}
 
 
-def print_results(payload) -> None:
-    """The three tables."""
-    columns = f"{'µs':>10}{'p10':>10}{'p90':>10}{'clips/s':>12}{'of needed':>11}"
-    print(f"\n{'one thread writes a batch of':34}{columns}")
-    for row in payload["writing"]:
-        print(f"  {row['batch']:32}{_microseconds(row)}{_rate(row)}")
-    print(f"\n{'the step reads':34}{columns}{'GB/s':>9}{'of copy':>9}")
-    for row in payload["reading"]:
-        name = f"{row['from']}, {row['contender']}"
-        shares = f"{row['gigabytes_per_second']:9.1f}{100 * row['share_of_copy']:7.1f} %"
-        print(f"  {name:32}{_microseconds(row)}{_rate(row)}{shares}")
-    of_step = f"ms of an iteration of {1e3 * STEP_SECONDS:.0f} ms, with and without"
-    print(f"\n{'the whole feed':34}{'clips/s':>12}{'of needed':>11}  {of_step}")
-    for row in payload["feeds"]:
-        milliseconds = [row["seconds_an_iteration"], row["seconds_an_iteration_without"]]
-        if None in milliseconds:
-            of_step = NOT_MEASURED
-        else:
-            of_step = ", ".join(f"{1e3 * seconds:.3f}" for seconds in milliseconds)
-        print(f"  {row['feed']:32}{_rate(row)}  {of_step}")
+def labels_for(run: Run, case: str) -> list[Label]:
+    """Of its timings."""
+    if case == FEEDING:
+        beside = (NO_FEED, *FEEDS) if run.device == "cuda" else ()
+        return [*(Label(name) for name in FEEDS), *(Label(name, BESIDE) for name in beside)]
+    names = list(WRITERS if case == WRITING else readers_for(READING[case], run.device))
+    return [Label(name) for name in (*names, harness.again(names[0]))]
 
 
-def _microseconds(row):
-    return "".join(f"{1e6 * row[key]:10.1f}" for key in ("seconds", "p10", "p90"))
+def details(record: dict) -> Iterator[str]:
+    """Clips a second."""
+    for row in record["timings"]:
+        if "clips_per_second" in row:
+            rates = f"{row['clips_per_second']:12,.0f} clips/s, {row['of_needed']:.2f}× needed"
+            yield f"  {row['contender']:32}{rates}"
 
 
-def _rate(row):
-    return f"{row['clips_per_second']:12,.0f}{row['clips_per_second'] / NEEDED:10.2f}×"
-
-
-def main(device: Literal["cpu", "cuda"] = "cpu", smoke: bool = False) -> None:
-    """Print tables and write them to benchmarks/results.
-
-    Args:
-        device: where the step would run.
-        smoke: only show that everything runs, in some seconds, and write nothing.
-    """
-    scale = SMOKE if smoke else SCALES[device]
-    copy = harness.copy_bandwidth(device)
-    print(f"{harness.device_name(device)}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
-    print(f"batch {BATCH}, {CHANNELS} channels, {DTYPE[device]}; needed: {NEEDED:,.0f} clips/s", end="")
-    print(f" ({1e3 * STEP_SECONDS:.0f} ms a step on a GPU); {WORKERS[device]} threads")
-    videos, digits = make_datasets(scale)
-    count = 2 if smoke else harness.input_set_count(BATCH * _PIXELS * CHANNELS, device)
-    found, feeds = readings(videos, digits, device, count), make_feeds(videos, digits, device)
-    check_readings(found)
-    check_feeds(feeds)
-    payload = {
+def conclude(run: Run, records: list[dict]) -> dict:
+    """What all cases have in common."""
+    return {
         "batch": BATCH,
-        "dtype": str(DTYPE[device]),
-        "workers": WORKERS[device],
-        "needed_clips_per_second": harness.rounded(NEEDED),
-        "copy_bytes_per_second": harness.rounded(copy),
-        "writing": time_writers(writers(videos, digits), scale),
-        "reading": time_readings(found, device, scale, copy),
-        "feeds": time_feeds(feeds, device, scale),
+        "dtype": str(DTYPE[run.device]),
+        "workers": WORKERS[run.device],
+        "needed_clips_per_second": rounded(needed_clips_per_second()),
     }
-    print_results(payload)
-    if not smoke:
-        print(f"\nwritten to {harness.write_results('data', payload, device)}")
 
+
+def conclusion(payload: dict) -> Iterator[str]:
+    """What is needed."""
+    of_step = f"for a step of {1e3 * STEP_SECONDS:.0f} ms on a GPU"
+    yield f"needed: {payload['needed_clips_per_second']:,.0f} clips/s, batches of {payload['batch']} {of_step}"
+    yield f"feeds have {payload['workers']} threads; the step computes in {payload['dtype'].removeprefix('torch.')}"
+
+
+def goals_for(records: list[dict], device: str) -> list[Goal]:
+    """That a step waits for no data."""
+    rows = {(record["case"], row["part"], row["contender"]): row for record in records for row in record["timings"]}
+    windows = [rows[key]["of_needed"] for key in ((WRITING, None, name) for name in WINDOWS) if key in rows]
+    step = f"a step of {1e3 * STEP_SECONDS:.0f} ms"
+    goals = [Goal(f"times the windows that {step} needs, by one thread", min(windows, default=None), 1.0, False)]
+    if device == "cuda":
+        resident = ((FEEDING, BESIDE, name) for name, (_, residence) in FEEDS.items() if residence == "on")
+        ratios = [rows[key]["ratio"] for key in resident if key in rows]
+        goals.append(Goal(f"{step} with a resident feed, of one without", max(ratios, default=None), 1.01, True))
+    return goals
+
+
+SECTION = Section(
+    name="data",
+    title="from a data set to the training step, a batch",
+    cases=lambda run: [WRITING, *READING, FEEDING],
+    labels=labels_for,
+    measure=measure,
+    details=details,
+    conclude=conclude,
+    conclusion=conclusion,
+    goals=goals_for,
+)
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    suite.main(SECTION)

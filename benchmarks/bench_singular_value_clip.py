@@ -6,42 +6,46 @@ Every contender first clips the same weights as the definition in float64 does. 
 training. A clipped weight clipped again is another and cheaper problem: fewer polynomials, perhaps nothing to change.
 So each turn begins with fresh weights, copied outside of what is timed; a copy within it would cost a tenth of the
 0.3 ms that are the goal, and leave the weights in the cache.
+
+"eigh" is the package's backend; "Gram + eigh" is how one would write it in plain PyTorch, in float32.
 """
 
 import functools
 import json
 import multiprocessing
 import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-import tyro
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import harness
-from benchmarks.harness import NOT_MEASURED, Goal
+from benchmarks import harness, results, suite
+from benchmarks.ceilings import Work
+from benchmarks.harness import Timing
+from benchmarks.results import Goal, rounded
+from benchmarks.suite import Label, Run, Section
 from tgan_fast import reference
-from tgan_fast.ops import BackendError, singular_value_clip_
+from tgan_fast.ops import BackendError, singular_value_clip, singular_value_clip_
 from tgan_fast.ops.singular_value_clip import choose
 
 Clip = Callable[[list[torch.Tensor]], None]  # in place
 
 FIVE = "all five"
 DISCRIMINATOR = ((64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192))
-LARGE = ((1024, 8192), (2048, 8192))
+# rows² · columns, by which an SVD grows, is no more than that of 512×16384.
+LARGE = {"cpu": (768, 4096), "cuda": (1024, 4096)}
 STATES = ("gaussian", "training")
+GRAM = "Gram + eigh"
 DRIVERS = {"cpu": (None,), "cuda": (None, "gesvd", "gesvdj", "gesvda")}
+MOST_ROWS_OF_GEMM = 256  # on a CPU, where it takes longest
+CALL, REPLAY = "call", "replay"  # a plain call, and the replay of a CUDA graph
 # Of the Gaussian weights, about.
 LARGEST_SINGULAR_VALUE = 1.4
 CLIP_INTERVAL, LEARNING_RATE = 5, 5e-5
-# Seconds that a contender may take in a case, unless it needs more for the fewest rounds.
-SECONDS = {"cpu": 20, "cuda": 2}
-FEWEST_ROUNDS = 3
-# Of a weight's norm. A driver of torch.linalg.svd that is off by more does something else; float32 allows 1e-6.
+# Of a weight's norm. A rival that is off by more does something else; float32 allows 1e-6.
 TOLERANCE = 1e-4
 # Both sides of a comparison are rounded to float32 at best.
 ROUNDING = 2 * torch.finfo(torch.float32).eps
@@ -55,7 +59,10 @@ class Case(NamedTuple):
     state: str
 
     def __str__(self):
-        return f"{self.name} {' '.join(f'{rows}×{columns}' for rows, columns in self.shapes)}, {self.state}"
+        return f"{self.name}, {self.state}"
+
+
+SMOKE = [Case("small", ((6, 20), (1, 9)), state) for state in STATES]
 
 
 class Inputs(NamedTuple):
@@ -79,17 +86,19 @@ class Accuracy(NamedTuple):
     excess: float  # largest singular value − 1
 
 
-def cases_for(device, smoke) -> list[Case]:
+def cases_for(run: Run) -> list[Case]:
     """What is measured, the most important first."""
-    if smoke:
-        return [Case("small", ((6, 20), (1, 9)), state) for state in STATES]
-    cases = [Case(FIVE, DISCRIMINATOR, state) for state in STATES]
-    cases += [Case("alone", (shape,), state) for shape in DISCRIMINATOR for state in STATES]
-    # An SVD of these takes seconds.
-    return cases if device == "cpu" else cases + [Case("large", (shape,), "gaussian") for shape in LARGE]
+    if run.smoke:
+        return SMOKE
+    rows, columns = LARGE[run.device]
+    return [
+        *(Case(FIVE, DISCRIMINATOR, state) for state in STATES),
+        *(Case(f"alone {rows}×{columns}", ((rows, columns),), "training") for rows, columns in DISCRIMINATOR),
+        Case(f"large {rows}×{columns}", ((rows, columns),), "gaussian"),
+    ]
 
 
-def contenders_for(device) -> dict[str, Clip]:
+def contenders_for(device: str) -> dict[str, Clip]:
     """The package's own by the names of their backends; torch.linalg.svd by those of its drivers."""
 
     def by_backend(backend):
@@ -104,31 +113,43 @@ def contenders_for(device) -> dict[str, Clip]:
         return clip
 
     backends = ("auto", "eigh", "gemm", *(("cuda",) if device == "cuda" else ()))
-    drivers = {_svd_name(driver): by_svd(driver) for driver in DRIVERS[device]}
-    return {backend: by_backend(backend) for backend in backends} | drivers
+    drivers = {"svd" if driver is None else f"svd {driver}": by_svd(driver) for driver in DRIVERS[device]}
+    return {backend: by_backend(backend) for backend in backends} | {GRAM: _clip_by_gram} | drivers
 
 
-def _svd_name(driver):
-    return "svd" if driver is None else f"svd {driver}"
+def _clip_by_gram(weights):
+    for weight in weights:
+        squared, u = torch.linalg.eigh(weight @ weight.mT)
+        weight.copy_((u * squared.clamp(min=1).rsqrt()) @ u.mT @ weight)
 
 
-def is_svd(name) -> bool:
+def is_svd(name: str) -> bool:
     """Whether a contender is torch.linalg.svd."""
     return name.startswith("svd")
 
 
-def replayed(name) -> str:
-    """The name under which a contender's CUDA graph is timed."""
-    return f"{name} replayed"
+def is_rival(name: str) -> bool:
+    """Whether a contender is not the package's own."""
+    return name == GRAM or is_svd(name)
 
 
-def make_inputs(case, device) -> Inputs:
+def not_timed(case: Case, device: str) -> dict[str, str]:
+    """Contenders of a device that would take their time to tell nothing new, and why."""
+    if device == "cuda":
+        return {}
+    needless = {"eigh": "it is what auto does on a CPU"}
+    if max(rows for rows, _ in case.shapes) > MOST_ROWS_OF_GEMM:
+        needless["gemm"] = "it is made for GPUs; smaller weights show what it does on a CPU"
+    return needless
+
+
+def make_inputs(case: Case, device: str) -> Inputs:
     """Random weights in the state of the case."""
     fresh = [random_weight(shape, case.state, device) for shape in case.shapes]
     return Inputs([weight.clone() for weight in fresh], fresh)
 
 
-def random_weight(shape, state, device) -> torch.Tensor:
+def random_weight(shape: tuple[int, int], state: str, device: str) -> torch.Tensor:
     """Gaussian; or clipped, and then moved by RMSprop's steps until the next clipping, all in the same direction.
 
     Those of a single row may leave it within the threshold.
@@ -136,19 +157,29 @@ def random_weight(shape, state, device) -> torch.Tensor:
     rows, columns = shape
     weight = torch.randn(shape, device=device) * (LARGEST_SINGULAR_VALUE / (rows**0.5 + columns**0.5))
     if state == "training":
-        weight = reference.clip_singular_values(weight)
+        weight = singular_value_clip(weight, backend="eigh")
         weight += CLIP_INTERVAL * LEARNING_RATE * torch.randn_like(weight).sign()
     return weight
 
 
-def restore(inputs) -> None:
+def restore(inputs: Inputs) -> None:
     """Make the weights what they were before they were clipped."""
     for weight, fresh in zip(*inputs, strict=True):
         weight.copy_(fresh)
 
 
-def probe(name, cases) -> Probe:
-    """Count a contender's kernels and try to capture it, in a process of its own.
+@functools.cache
+def probes_for(run: Run) -> dict[str, Probe]:
+    """Of a GPU's contenders, each in a process of its own, all at the same time; none on a CPU."""
+    if run.device == "cpu":
+        return {}
+    names = [name for name in contenders_for(run.device) if not (run.own_only and is_rival(name))]
+    with ThreadPoolExecutor(len(names)) as threads:
+        return dict(zip(names, threads.map(lambda name: probe(name, cases_for(run)), names), strict=True))
+
+
+def probe(name: str, cases: list[Case]) -> Probe:
+    """Count a contender's kernels and try to capture it, in another process.
 
     A profiler slows down what is launched after it, and after a failed capture PyTorch's allocator and random numbers
     are unusable.
@@ -160,10 +191,10 @@ def probe(name, cases) -> Probe:
     return Probe(launches, harness.first_line(tried.exception()) if tried.exception() else tried.result())
 
 
-def count_launches(name, cases) -> dict[str, int | None]:
+def count_launches(name: str, cases: list[Case]) -> dict[str, int | None]:
     """Kernels in one call, by case; None where the contender cannot run, or where the profiler may not look."""
     clip = contenders_for("cuda")[name]
-    clip(make_inputs(cases_for("cuda", smoke=True)[0], "cuda").weights)  # loads the libraries
+    clip(make_inputs(SMOKE[0], "cuda").weights)  # loads the libraries
     counts = {}
     for case in cases:
         weights = make_inputs(case, "cuda").weights
@@ -186,14 +217,14 @@ def _kernels_in(call):
     return sum(event.get("cat") == "kernel" for event in events)
 
 
-def try_to_capture(name) -> str | None:
+def try_to_capture(name: str) -> str | None:
     """None if a CUDA graph of the contender computes the same as a plain call, or why not."""
-    inputs = make_inputs(cases_for("cuda", smoke=True)[0], "cuda")
+    inputs = make_inputs(SMOKE[0], "cuda")
     clip = contenders_for("cuda")[name]
     clip(inputs.weights)
     expected = [weight.clone() for weight in inputs.weights]
     calls = {name: lambda inputs: clip(inputs.weights)}
-    method = harness.measure(calls, [inputs], "cuda", FEWEST_ROUNDS, prepare=restore)[name].method
+    method = harness.measure(calls, [inputs], "cuda", harness.FEWEST_ROUNDS, prepare=restore)[name].method
     if method.startswith(harness.WITHOUT_GRAPH):
         return method.removeprefix(f"{harness.WITHOUT_GRAPH}: ")
     same = all(
@@ -202,9 +233,8 @@ def try_to_capture(name) -> str | None:
     return None if same else "its replay computes something else"
 
 
-def check(case, contenders, device) -> tuple[dict[str, Accuracy], dict[str, str]]:
+def check(case: Case, contenders: dict[str, Clip], inputs: Inputs) -> tuple[dict[str, Accuracy], dict[str, str]]:
     """How accurate each contender is, and why others are left out."""
-    inputs = make_inputs(case, device)
     expected = [reference.clip_singular_values(weight.double().cpu()) for weight in inputs.fresh]
     found, left_out = {}, {}
     for name, clip in contenders.items():
@@ -214,11 +244,11 @@ def check(case, contenders, device) -> tuple[dict[str, Accuracy], dict[str, str]
             clip(inputs.weights)
             accuracy = accuracy_of(inputs.weights, expected)
         except RuntimeError as error:
-            if name != "cuda" and not is_svd(name):
+            if name != "cuda" and not is_rival(name):
                 raise
             left_out[name] = harness.first_line(error)
             continue
-        if is_svd(name) and not accuracy.error <= TOLERANCE:
+        if is_rival(name) and not accuracy.error <= TOLERANCE:
             left_out[name] = f"off by {accuracy.error:.1e} of the norm in float64"
         else:
             found[name] = accuracy
@@ -232,193 +262,184 @@ def _refuse_a_stand_in(name, weights):
         raise BackendError("too large for it")
 
 
-def accuracy_of(weights, expected) -> Accuracy:
+def accuracy_of(weights: list[torch.Tensor], expected: list[torch.Tensor]) -> Accuracy:
     """Compare clipped weights, none with more rows than columns, with float64 on the CPU."""
     got = [weight.double().cpu() for weight in weights]
     errors = [((a - b).norm() / b.norm()).item() for a, b in zip(got, expected, strict=True)]
     # In float64 the Gram matrix tells the largest singular value to 1e-15.
     largest = [torch.linalg.eigvalsh(matrix @ matrix.mT)[-1].sqrt().item() for matrix in got]
-    return Accuracy(harness.rounded(max(errors)), harness.rounded(max(largest) - 1))
+    return Accuracy(rounded(max(errors)), rounded(max(largest) - 1))
 
 
 def _compare(case, found):
-    """Raise unless what the package does is about as accurate as the best driver of torch.linalg.svd."""
-    best = min((accuracy.error for name, accuracy in found.items() if is_svd(name)), default=0.0)
+    """Raise unless what the package does is about as accurate as the best rival."""
+    best = min((accuracy.error for name, accuracy in found.items() if is_rival(name)), default=0.0)
     for name, accuracy in found.items():
-        if not is_svd(name) and not accuracy.error <= 2 * best + ROUNDING:
+        if not is_rival(name) and not accuracy.error <= 2 * best + ROUNDING:
             raise SystemExit(
                 f"error: {case}: {name} is off by {accuracy.error:.1e} of the norm in float64, more than twice the "
-                f"{best:.1e} of torch.linalg.svd: not timed"
+                f"{best:.1e} of plain PyTorch: nothing is timed"
             )
 
 
-def rounds_of(clip, inputs, sets, device) -> int:
-    """Fewer for a contender of which one call takes long. Not its first call, which loads libraries."""
-    restore(inputs)
-    _wait_for(device)
-    begin = time.perf_counter()
-    clip(inputs.weights)
-    _wait_for(device)
-    affordable = int(SECONDS[device] / (sets * (time.perf_counter() - begin)))
-    return min(harness.ROUNDS[device], max(FEWEST_ROUNDS, affordable))
+def decomposes(name: str) -> bool:
+    """Whether a contender asks for singular values or eigenvalues, which takes long and waits for the host."""
+    return name == "eigh" or is_rival(name)
 
 
-def _wait_for(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
+def input_set_count(run: Run, nbytes: int) -> int:
+    """Fewer on a CPU: whatever a contender does takes much longer than to read the weights from memory."""
+    count = run.input_set_count(nbytes)
+    return count if run.device == "cuda" else max(1, count // 4)
 
 
-def time_all(contenders, input_sets, device, probes, smoke) -> dict[str, harness.Timing]:
-    """Timings of plain calls, and of the replays of those that can be captured."""
-    sets = len(input_sets)
-    rounds = {name: 2 if smoke else rounds_of(clip, input_sets[0], sets, device) for name, clip in contenders.items()}
+def time_all(
+    run: Run, contenders: dict[str, Clip], input_sets: list[Inputs], captured: list[str]
+) -> dict[str, dict[str, Timing]]:
+    """Timings of plain calls and, on a GPU, of the replays of `captured`; of what takes seconds in few rounds."""
     calls = {name: lambda inputs, clip=clip: clip(inputs.weights) for name, clip in contenders.items()}
-    uncaptured = dict.fromkeys(calls, "a plain call")
-    for name in contenders:
-        if name in probes and probes[name].refusal is None:
-            calls[replayed(name)], rounds[replayed(name)] = calls[name], rounds[name]
-    return harness.measure(calls, input_sets, device, rounds, prepare=restore, uncaptured=uncaptured)
+    options = {"rivals": [name for name in calls if is_rival(name)], "prepare": restore}
+    if run.device == "cpu":
+        return {CALL: run.measure(calls, input_sets, harness.FEWEST_ROUNDS, **options)}
+    plain = options | {"uncaptured": dict.fromkeys(calls, "a plain call")}
+    quick, slow = ({name: call for name, call in calls.items() if decomposes(name) is it} for it in (False, True))
+    # A hundred times as long as the others: neither the cache nor turns with them matter.
+    timings = {CALL: run.measure(quick, input_sets, **plain)}
+    timings[CALL] |= run.measure(slow, input_sets[:1], harness.FEWEST_ROUNDS, **plain)
+    if captured:
+        timings[REPLAY] = run.measure({name: calls[name] for name in captured}, input_sets, **options)
+    return timings
 
 
-def run(case, device, copy, probes, smoke) -> dict:
-    """Check and time one case; the record that goes into the file of results."""
+def measure(run: Run, case: Case) -> dict:
+    """Check and time one case."""
+    probes = probes_for(run)
     torch.manual_seed(0)
-    contenders = contenders_for(device)
-    accuracies, left_out = check(case, contenders, device)
-    contenders = {name: clip for name, clip in contenders.items() if name in accuracies}
-    nbytes = 4 * sum(rows * columns for rows, columns in case.shapes)
-    count = 2 if smoke else harness.input_set_count(nbytes, device)
-    input_sets = [make_inputs(case, device) for _ in range(count)]
-    timings = time_all(contenders, input_sets, device, probes, smoke)
-    rows = _rows(case, timings, accuracies, probes, seconds_an_iteration(device))
+    needless = not_timed(case, run.device)
+    contenders = {name: clip for name, clip in contenders_for(run.device).items() if name not in needless}
+    first = make_inputs(case, run.device)
+    accuracies, left_out = check(case, contenders, first)
+    contenders = {name: contenders[name] for name in accuracies}
+    count = input_set_count(run, nbytes_of(case))
+    input_sets = [first, *(Inputs([weight.clone() for weight in first.fresh], first.fresh) for _ in range(count - 1))]
+    captured = [name for name in contenders if name in probes and probes[name].refusal is None]
+    timings = time_all(run, contenders, input_sets, captured)
     return {
         **case._asdict(),
         "input_sets": count,
-        "floor_seconds": harness.rounded(2 * nbytes / copy),  # every weight read once and written once
-        "contenders": rows,
-        "left_out": left_out,
-        "goals": [goal.record() for goal in goals_for(case, device, rows)],
+        "timings": _rows(run, case, timings, accuracies, probes),
+        "left_out": needless | left_out,
     }
 
 
-def _rows(case, timings, accuracies, probes, iteration):
+def nbytes_of(case: Case) -> int:
+    """Of its weights."""
+    return 4 * sum(rows * columns for rows, columns in case.shapes)
+
+
+def _rows(run, case, timings, accuracies, probes):
     """`speedup` is how many times as long the best driver of torch.linalg.svd takes."""
-    best = min((timing.median for name, timing in timings.items() if is_svd(name)), default=None)
-    replays = {replayed(name) for name in accuracies}
-    return [
-        {
-            "contender": name,
-            **_figures("", timing),
-            **_figures("replay_", timings.get(replayed(name))),
-            "speedup": None if best is None else harness.rounded(best / timing.median),
-            "error": accuracies[name].error if name in accuracies else None,
-            "excess": accuracies[name].excess if name in accuracies else None,
+    work = Work(0, 2 * nbytes_of(case))  # every weight is read once and written once
+    best = min((timing.median for name, timing in timings[CALL].items() if is_svd(name)), default=None)
+    iteration = seconds_an_iteration(run.device) if case.name == FIVE else None
+
+    def more(name, timing):
+        accuracy = accuracies.get(name)
+        return {
+            "speedup": best and rounded(best / timing.median),
+            "error": accuracy and accuracy.error,
+            "excess": accuracy and accuracy.excess,
             "launches": probes[name].launches[str(case)] if name in probes else None,
-            "share_of_iteration": _share(case, timing.median, iteration),
+            "share_of_iteration": iteration and rounded(timing.median / CLIP_INTERVAL / iteration),
         }
-        for name, timing in timings.items()
-        if name not in replays
+
+    return [
+        run.row(Label(name, part), timing, work, **more(name, timing))
+        for part, of_part in timings.items()
+        for name, timing in of_part.items()
     ]
 
 
-def _figures(prefix, timing):
-    """None where there is no timing."""
-    names = "seconds", "p10", "p90", "method"
-    record = dict.fromkeys(names) if timing is None else timing.record()
-    return {f"{prefix}{name}": value for name, value in record.items()}
-
-
-def _share(case, seconds, iteration):
-    return None if iteration is None or case.name != FIVE else harness.rounded(seconds / CLIP_INTERVAL / iteration)
-
-
-def seconds_an_iteration(device) -> float | None:
+def seconds_an_iteration(device: str) -> float | None:
     """Of training, from the section "step" of the device's results; None before it was measured."""
-    path = harness.results_file(device)
-    sections = json.loads(path.read_text())["sections"] if path.exists() else {}
-    return sections.get("step", {}).get("seconds_an_iteration")
+    return results.sections_of(results.file_of(device)).get("step", {}).get("seconds_an_iteration")
 
 
-def goals_for(case, device, rows) -> list[Goal]:
-    """What `auto` shall reach in a plain call."""
-    if case.name != FIVE:
-        return []
-    rows = {row["contender"]: row for row in rows}
-    auto = rows["auto"]
+def labels_for(run: Run, case: Case) -> list[Label]:
+    """Of all timings that a case may have."""
+    names = [name for name in contenders_for(run.device) if name not in not_timed(case, run.device)]
+    names.append(harness.again("auto"))
+    if run.device == "cpu":
+        return [Label(name, CALL) for name in names]
+    return [Label(name, part) for part in (CALL, REPLAY) for name in names] + [Label(harness.again("eigh"), CALL)]
+
+
+def details(record: dict) -> Iterator[str]:
+    """What else is known of each contender."""
+    for row in record["timings"]:
+        if row["part"] == CALL and row["excess"] is not None:
+            said = [f"largest singular value − 1: {row['excess']:.1e}"]
+            if row["speedup"] is not None:
+                said.append(f"{row['speedup']:.4g} times as fast as the best torch.linalg.svd")
+            if row["launches"] is not None:
+                said.append(f"{row['launches']} launches")
+            if row["share_of_iteration"] is not None:
+                said.append(
+                    f"{100 * row['share_of_iteration']:.2f} % of an iteration, clipping every {CLIP_INTERVAL}th"
+                )
+            yield f"  {row['contender']:14}{', '.join(said)}"
+
+
+def goals_for(records: list[dict], device: str) -> list[Goal]:
+    """What a plain call of `auto` shall reach."""
+    wanted = str(Case(FIVE, DISCRIMINATOR, "gaussian"))
+    timings = [row for record in records if record["case"] == wanted for row in record["timings"]]
+    rows = {row["contender"]: row for row in timings if row["part"] == CALL}
+    auto = rows.get("auto", {})
+
+    def over(key, one, other):
+        """The quotient of a figure of two contenders."""
+        if one not in rows or other not in rows:
+            return None
+        return rounded(rows[one][key] / rows[other][key])
+
     if device == "cpu":
         return [
-            Goal("times as fast as torch.linalg.svd", auto["speedup"], 4, at_most=False),
-            Goal("times its error", harness.rounded(auto["error"] / rows["svd"]["error"]), 1, at_most=True),
+            Goal(f"times as fast as torch.linalg.svd, {wanted}", auto.get("speedup"), 4, at_most=False),
+            Goal(f"times its error, {wanted}", over("error", "auto", "svd"), 1, at_most=True),
         ]
-    over_eigh = harness.rounded(rows["eigh"]["seconds"] / auto["seconds"])
+    milliseconds = rounded(1e3 * auto["seconds"]) if auto else None
     return [
-        Goal("ms", harness.rounded(1e3 * auto["seconds"]), 0.3, at_most=True),
-        Goal("times as fast as the best torch.linalg.svd", auto["speedup"], 800, at_most=False),
-        Goal("times as fast as Gram + eigh", over_eigh, 60, at_most=False),
-        Goal("launches", auto["launches"], 60, at_most=True),
-        Goal("of an iteration, clipping every 5th", auto["share_of_iteration"], 0.02, at_most=True),
+        Goal(f"ms, {wanted}", milliseconds, 0.3, at_most=True),
+        Goal(f"times as fast as the best torch.linalg.svd, {wanted}", auto.get("speedup"), 800, at_most=False),
+        Goal(f"times as fast as {GRAM}, {wanted}", over("seconds", GRAM, "auto"), 60, at_most=False),
+        Goal(f"launches, {wanted}", auto.get("launches"), 60, at_most=True),
+        Goal(
+            f"of an iteration, clipping every {CLIP_INTERVAL}th, {wanted}",
+            auto.get("share_of_iteration"),
+            0.02,
+            at_most=True,
+        ),
     ]
 
 
-def print_probes(probes) -> None:
-    """Which contenders cannot be captured."""
-    for name, found in probes.items():
-        if found.refusal is not None:
-            print(f"  {name:12}no CUDA graph: {found.refusal}")
+def conclude(run: Run, records: list[dict]) -> dict:
+    """Which contenders cannot be captured in a CUDA graph, and why."""
+    refusals = {name: found.refusal for name, found in probes_for(run).items() if found.refusal is not None}
+    return {"not_captured": refusals}
 
 
-def print_case(case, record) -> None:
-    """Its lines of the table."""
-    print(f"\n{case}: {record['input_sets']} input sets, floor {1e3 * record['floor_seconds']:.4f} ms")
-    for row in record["contenders"]:
-        times = "".join(f"{1e3 * row[key]:11.4f}" for key in ("seconds", "p10", "p90"))
-        replay = _cell(row["replay_seconds"] and 1e3 * row["replay_seconds"], "11.4f")
-        accuracy = _cell(row["error"], "10.1e") + _cell(row["excess"], "11.1e")
-        launches = _cell(row["launches"], "10")
-        share = f"{NOT_MEASURED:>18}" if record["name"] == FIVE else ""
-        if row["share_of_iteration"] is not None:
-            share = f"{100 * row['share_of_iteration']:16.2f} %"
-        print(f"  {row['contender']:12}{times}{replay}{_cell(row['speedup'], '10.2f')}{accuracy}{launches}{share}")
-        # What could be captured once may not be so at this size.
-        if (row["replay_method"] or "").startswith(harness.WITHOUT_GRAPH):
-            print(f"  {row['contender']:12}replay timed by {row['replay_method']}")
-    for name, reason in record["left_out"].items():
-        print(f"  {name:12}left out: {reason}")
-    for goal in record["goals"]:
-        print(f"  {Goal(*(goal[name] for name in Goal._fields))}")
-
-
-def _cell(value, form):
-    """Blank where there is no value."""
-    width = int(form.split(".")[0])
-    return " " * width if value is None else f"{value:{form}}"
-
-
-def main(device: Literal["cpu", "cuda"] = "cpu", smoke: bool = False) -> None:
-    """Print a table and write it to benchmarks/results.
-
-    Args:
-        device: where to run.
-        smoke: only show that everything runs, in some seconds, and write nothing.
-    """
-    cases = cases_for(device, smoke)
-    copy = harness.copy_bandwidth(device)
-    print(f"{harness.device_name(device)}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
-    probes = {name: probe(name, cases) for name in contenders_for(device)} if device == "cuda" else {}
-    print_probes(probes)
-    print(
-        "ms of a plain call and of a CUDA graph's replay; times as fast as the best torch.linalg.svd; error and largest"
-    )
-    print("singular value − 1 in float64; kernels launched; share of a training iteration if every fifth clips")
-    print(f"{'':14}{'ms':>11}{'p10':>11}{'p90':>11}{'replay':>11}{'speedup':>10}", end="")
-    print(f"{'error':>10}{'max σ − 1':>11}{'launches':>10}{'of an iteration':>18}")
-    common = {
-        "copy_bytes_per_second": harness.rounded(copy),
-        "not_captured": {name: found.refusal for name, found in probes.items() if found.refusal is not None},
-    }
-    run_case = functools.partial(run, device=device, copy=copy, probes=probes, smoke=smoke)
-    harness.record_cases("singular_value_clip", cases, run_case, print_case, device, write=not smoke, **common)
-
+SECTION = Section(
+    name="singular_value_clip",
+    title="singular value clipping; error: of a weight's norm, against float64",
+    cases=cases_for,
+    labels=labels_for,
+    measure=measure,
+    details=details,
+    conclude=conclude,
+    conclusion=lambda payload: (f"{name}: no CUDA graph: {why}" for name, why in payload["not_captured"].items()),
+    goals=goals_for,
+)
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    suite.main(SECTION)

@@ -1,28 +1,22 @@
 """The benchmark of convolutions measures what it says; the figures are their own business."""
 
-import json
-
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench_convolutions as bench
-from benchmarks import harness
-from benchmarks.bench_convolutions import Passes
+from benchmarks import results, suite
+from benchmarks.bench_convolutions import SECTION, Passes
+from benchmarks.suite import Run, Suite
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.ops.convolution import forms
 
 SMALL = bench.layers_for(1, 1 / 16)
 FIRST = next(layer for layer in SMALL if layer.name == "convolution 1")
+FOURTH = next(layer for layer in SMALL if layer.name == "convolution 4")
 FIFTH = next(layer for layer in SMALL if layer.name == "deconvolution 5")
 
-
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    """Where results go, of a machine that copies and computes a unit a second."""
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(harness, "copy_bandwidth", lambda device: 1.0)
-    monkeypatch.setattr(harness, "matrix_product_rate", lambda device, precision: 1.0)
-    return tmp_path
+each_layer = pytest.mark.parametrize("layer", SMALL, ids=str)
 
 
 def test_layers_are_those_of_the_networks(monkeypatch):
@@ -38,7 +32,7 @@ def test_layers_are_those_of_the_networks(monkeypatch):
     assert seen == [(layer.operation, layer.x, layer.weight) for layer in bench.layers_for(2, 1 / 16)]
 
 
-def test_operations_and_floors_are_those_on_paper():
+def test_flops_are_those_on_paper():
     gflop = {layer.name: layer.flops / 1e9 for layer in bench.layers_for(32)}
     for number in (2, 3, 4):
         assert gflop[f"deconvolution {number}"] == pytest.approx(34.36, abs=0.01)
@@ -47,11 +41,32 @@ def test_operations_and_floors_are_those_on_paper():
     assert gflop["deconvolution 5"] == pytest.approx(3.62, abs=0.01)
     convolutions = [gflop[f"convolution {number}"] for number in (1, 2, 3, 4)]
     assert convolutions == pytest.approx([2 * 6.44, 2 * 34.36, 2 * 17.18, 8.59], abs=0.01)
-    assert bench.Ceilings(FIRST.flops, 1.0).floor(FIRST, 2) == 2
-    assert bench.Ceilings(FIRST.flops / 3, 1.0).floor(FIRST, 2) == pytest.approx(3)
 
 
-@pytest.mark.parametrize("layer", SMALL, ids=lambda layer: layer.name)
+@each_layer
+def test_flops_are_those_that_pytorch_counts(layer):
+    # The library also multiplies by what pads two frames.
+    form = "inner" if layer is FOURTH else "direct"
+    feed = bench.feed_of(layer, torch.float32, "cpu")
+    works = bench.works_for(layer, feed)
+    for which, calls in bench.contenders_for(layer)._asdict().items():
+        with FlopCounterMode(display=False) as counter:
+            calls[form](feed)
+        assert counter.get_total_flops() == works[which].flops
+
+
+@each_layer
+def test_bytes_are_those_of_what_a_pass_takes_and_returns(layer):
+    feed = bench.feed_of(layer, torch.bfloat16, "cpu")
+    bias = [] if feed.bias is None else [feed.bias]
+    taken = Passes([feed.x, feed.weight, *bias], [feed.dy, feed.weight], [feed.dy, feed.x])
+    works = bench.works_for(layer, feed)
+    for which, tensors in taken._asdict().items():
+        returned = bench._tensors(getattr(bench.contenders_for(layer), which)["direct"](feed))
+        assert works[which].nbytes == sum(tensor.nbytes for tensor in (*tensors, *returned))
+
+
+@each_layer
 def test_tensors_have_their_channels_last_and_the_sizes_of_the_layer(layer):
     feed = bench.feed_of(layer, torch.float32, "cpu")
     contenders = bench.contenders_for(layer)
@@ -64,29 +79,62 @@ def test_tensors_have_their_channels_last_and_the_sizes_of_the_layer(layer):
         assert tensor.movedim(1, -1).is_contiguous()
 
 
-def test_what_runs_writes_what_was_measured(results, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "layers_for", lambda batch, width: [FIRST, FIFTH])
-    monkeypatch.setattr(harness, "input_set_count", lambda nbytes, device: 2)
-    bench.main("cpu")
-    (path,) = results.iterdir()
-    section = json.loads(path.read_text())["sections"]["convolutions"]
-    assert section["precision"] == "fp32"
-    first, fifth = section["layers"]
-    measured = {(timing["pass"], timing["form"]) for timing in first["timings"]}
-    assert {("forward", "pairs"), ("input_gradient", "blocks"), ("prepare", "pairs")} < measured
-    assert ("forward", "blocks") not in measured
-    for timing in (*first["timings"], *fifth["timings"]):
-        assert 0 < timing["p10"] <= timing["seconds"] <= timing["p90"]
-        assert timing["error"] is None or timing["error"] < 1e-5
-    assert fifth["floor_seconds"] == pytest.approx(FIFTH.flops, rel=1e-3)
-    assert [verdict["operation"] for verdict in section["verdicts"]] == [FIRST.operation, FIFTH.operation]
-    assert "TABLE['conv3d_halving']['cpu']" in capsys.readouterr().out
+@pytest.mark.parametrize("layer", [FIRST, FIFTH], ids=str)
+def test_a_record_has_what_was_measured(layer):
+    run = Run("cpu", smoke=True)
+    record = Suite(run).record(SECTION, layer)
+    assert record["case"] == layer.name
+    assert record["operation"] == layer.operation
+    assert record["dtype"] == "float32"
+    labels = [(row["contender"], row["part"]) for row in record["timings"]]
+    assert labels == bench.labels_for(run, layer)
+    for which in Passes._fields:
+        assert next(contender for contender, part in labels if part == which) == "direct"
+    for row in record["timings"]:
+        assert 0 < row["p10"] <= row["seconds"] <= row["p90"]
+        assert ("flops" in row) == (row["part"] != bench.PREPARE)
+        assert (row["error"] is None) == (row["contender"].endswith("again") or row["part"] == bench.PREPARE)
+        assert row["error"] is None or row["error"] < 1e-5
+    entry = forms.TABLE[layer.operation]["cpu"]
+    said = "\n".join(bench.details(record))
+    assert f"in the table  forward {entry.forward}, input_gradient {entry.input_gradient}" in said
 
 
-@pytest.mark.slow
-def test_a_smoke_run_writes_nothing(results):
-    bench.main("cpu", smoke=True)
-    assert not list(results.iterdir())
+def test_parts_are_the_passes_that_forms_have_and_what_they_prepare():
+    labels = {(label.part, label.contender) for label in bench.labels_for(Run("cpu", smoke=True), FIRST)}
+    assert {("forward", "pairs"), ("input_gradient", "blocks"), ("prepare", "pairs")} < labels
+    assert ("forward", "blocks") not in labels
+
+
+def test_cudnn_chooses_its_algorithms_for_what_is_timed_alone(monkeypatch):
+    seen, check = [], bench.check
+
+    def note(*arguments):
+        seen.append(("check", torch.backends.cudnn.benchmark, torch.is_grad_enabled()))
+        return check(*arguments)
+
+    run = Run("cpu", smoke=True)
+    timed = run.measure
+
+    def note_too(*arguments):
+        seen.append(("measure", torch.backends.cudnn.benchmark, torch.is_grad_enabled()))
+        return timed(*arguments)
+
+    monkeypatch.setattr(bench, "check", note)
+    monkeypatch.setattr(run, "measure", note_too)
+    before = torch.backends.cudnn.benchmark
+    bench.measure(run, FIFTH)
+    assert seen == [("check", False, False), *[("measure", True, False)] * 3]
+    assert torch.backends.cudnn.benchmark == before
+
+
+def test_a_smoke_run_prints_what_to_change_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(bench, "layers_for", lambda *sizes: [FIFTH])
+    monkeypatch.setattr("sys.argv", ["bench", "--smoke", "--device", "cpu"])
+    suite.main(SECTION)
+    assert not list(tmp_path.iterdir())
+    assert "TABLE['conv_transpose2d_same']['cpu']" in capsys.readouterr().out
 
 
 def test_another_result_is_not_timed():
@@ -111,14 +159,14 @@ def test_a_form_that_cannot_run_is_left_out_but_not_the_librarys():
         bench.check(FIFTH, contenders, torch.float32, "cpu")
 
 
-def record(layer, **passes):
-    """As `run` returns it, of made-up times by form for each pass."""
-    timings = [
-        {"pass": which, "form": form, "seconds": seconds}
-        for which, named in passes.items()
+def record_of(layer, **parts):
+    """As `measure` returns it, of made-up times by form for each part, with floors of a second."""
+    rows = [
+        {"part": part, "contender": form, "seconds": seconds, "floor_seconds": 1.0}
+        for part, named in parts.items()
         for form, seconds in named.items()
     ]
-    return {**layer._asdict(), "timings": timings, "floor_seconds": 1.0}
+    return {**layer._asdict(), "timings": rows}
 
 
 SLOW_TO_PREPARE = {
@@ -131,17 +179,17 @@ SLOW_TO_PREPARE = {
 
 def test_the_best_forms_count_preparing_once_and_how_often_passes_run():
     layer = FIRST._replace(runs=Passes(1, 1, 1))
-    measured = record(layer, **SLOW_TO_PREPARE)
+    measured = record_of(layer, **SLOW_TO_PREPARE)
     assert bench.iteration_seconds(measured, Passes("pairs", "direct", "pairs")) == 3.5 + 4 + 5
     assert bench.iteration_seconds(measured, Passes("direct", "blocks", "pairs")) == 3 + 1 + 5 + 2
     assert bench.best([measured]) == (Passes("pairs", "blocks", "pairs"), 9.5)
-    often = record(layer._replace(runs=Passes(9, 1, 1)), **SLOW_TO_PREPARE)
+    often = record_of(layer._replace(runs=Passes(9, 1, 1)), **SLOW_TO_PREPARE)
     assert bench.best([often]) == (Passes("direct", "blocks", "direct"), 9 * 3 + 1 + 6)
 
 
 def test_layers_that_lack_a_form_are_counted_in_direct():
     wide = {name: {"direct": 10.0} for name in Passes._fields}
-    layers = [record(layer, **times) for layer, times in ((FIRST, SLOW_TO_PREPARE), (FIRST, wide))]
+    layers = [record_of(layer, **times) for layer, times in ((FIRST, SLOW_TO_PREPARE), (FIRST, wide))]
     expected = 10 * sum(FIRST.runs)
     assert bench.iteration_seconds(layers[1], Passes("pairs", "blocks", "pairs")) == expected
     winner, seconds = bench.best(layers)
@@ -150,11 +198,13 @@ def test_layers_that_lack_a_form_are_counted_in_direct():
 
 
 @pytest.mark.parametrize(("blocks", "agrees"), [(1.0, True), (4.05, True), (8.0, False)])
-def test_the_table_is_to_be_changed_only_for_what_is_clearly_better(blocks, agrees, monkeypatch, capsys):
+def test_the_table_is_to_be_changed_only_for_what_is_clearly_better(blocks, agrees, monkeypatch):
     monkeypatch.setitem(forms.TABLE["conv3d_halving"], "cpu", Passes("pairs", "blocks", "pairs"))
     times = SLOW_TO_PREPARE | {"input_gradient": {"direct": 4.0, "blocks": blocks}}
-    verdicts = bench.verdicts_for([record(FIRST._replace(runs=Passes(1, 1, 1)), **times)], "cpu")
-    assert verdicts[0]["agree"] is agrees
-    bench.print_verdicts(verdicts, "cpu")
+    measured = record_of(FIRST._replace(runs=Passes(1, 2, 3)), **times)
+    payload = bench.conclude(Run("cpu"), [measured])
+    (verdict,) = payload["verdicts"]
+    assert verdict["agree"] is agrees
+    assert verdict["floor_seconds"] == 1 + 2 + 3
     said = "agrees" if agrees else "should be Passes(forward='pairs', input_gradient='direct'"
-    assert f"TABLE['conv3d_halving']['cpu'] {said}" in capsys.readouterr().out
+    assert f"TABLE['conv3d_halving']['cpu'] {said}" in "\n".join(bench.conclusion(payload))
