@@ -1,5 +1,6 @@
 # make train   train on moving digits: the tiny preset on a CPU, the paper's model on a GPU; ARGS="--help" lists options
 # make test    run the tests; ARGS="-m gpu" those that need a GPU, ARGS="-m 'not slow'" the quick ones
+# make bench   measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options
 # make lint    check the code's style
 #
 # Each makes its own virtual environment in .venv once, with the versions of constraints.txt.
@@ -7,13 +8,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint
+.PHONY: train test bench lint
 
 train: .venv/installed
 	$(BIN)/python -m tgan_fast.train $(ARGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
