@@ -406,7 +406,6 @@ SECTION = Section(
     cases=cases_for,
     labels=labels_for,
     measure=measure,
-    details=lambda record: [f"  {record['input_sets']} input sets"],
     goals=goals_for,
 )
 

@@ -148,7 +148,7 @@ def _section(name: str, section: Section | None, payload: dict) -> Iterator[str]
     yield from case_tables.tables_of(payload["cases"])
     if name == "breakdown":
         yield from _groups(payload["cases"])
-    remarks = [remark for record in payload["cases"] for remark in _remarks(record)]
+    remarks = list(_remarks(payload["cases"]))
     if remarks:
         yield "\n".join(f"- {remark}" for remark in remarks)
     lines = list(_lines(section, payload))
@@ -178,12 +178,17 @@ def _group(row, total):
     return [row["group"], number(1e3 * times), shares[0], number(1e3 * floor), shares[1]]
 
 
-def _remarks(record) -> Iterator[str]:
-    """What is wrong with its timings, and who is left out."""
-    if record["flags"]:
-        yield f"† {record['case']}: {'; '.join(record['flags'])}"
-    for name, reason in record["left_out"].items():
-        yield f"{record['case']}: {name} left out: {reason}"
+def _remarks(records) -> Iterator[str]:
+    """What is wrong with timings, and who is left out of which cases, and why."""
+    left_out: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record["flags"]:
+            yield f"† {record['case']}: {'; '.join(record['flags'])}"
+        for name, reason in record["left_out"].items():
+            left_out.setdefault((name, reason), []).append(record["case"])
+    for (name, reason), cases in left_out.items():
+        where = "" if len(cases) == len(records) else f" ({'; '.join(cases)})"
+        yield f"{name} left out: {reason}{where}"
 
 
 def _methods(record) -> Iterator[str]:
@@ -206,7 +211,7 @@ def _curves(payload) -> Iterator[str]:
 
 def _end_of(record):
     """The first point, before all training, has neither seconds nor losses."""
-    last, broken = record["points"][-1], ", then not finite" if record["broken"] else ""
+    last = record["points"][-1]
     rate = number(last["iteration"] / last["seconds"]) if last["seconds"] else ""
     loss = "" if last["loss_discriminator"] is None else f"{last['loss_discriminator']:.4g}"
-    return [record["contender"] + broken, f"{last['iteration']:,}", rate, loss, f"{last['metric']:.4g}"]
+    return [record["contender"], f"{last['iteration']:,}", rate, loss, f"{last['metric']:.4g}"]

@@ -101,10 +101,11 @@ def _convergence(device: Device) -> str | None:
     payload = device.sections.get("convergence fast-vs-reference")
     if payload is None:
         return None
-    last, first = seconds(payload["seconds"]), payload["sooner"]["seconds"]
-    if first is None:
-        return f"tgan_fast is after {last} not yet where the reference is"
-    return f"tgan_fast is after {seconds(first)} where the reference is after {last}"
+    sooner = payload["sooner"]
+    if sooner["seconds"] is None:
+        return f"tgan_fast is after {seconds(payload['seconds'])} not yet where the reference is"
+    fast, slow = seconds(sooner["seconds"]), seconds(sooner["reference_seconds"])
+    return f"tgan_fast is after {fast} where the reference is after {slow}"
 
 
 def _shares_of_copy(devices: Sequence[Device], *headlines: Headline) -> str:

@@ -1,0 +1,1 @@
+"""Long runs: what contenders learn of moving digits in the same wall-clock time."""
