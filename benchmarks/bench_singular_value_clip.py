@@ -36,7 +36,7 @@ Clip = Callable[[list[torch.Tensor]], None]  # in place
 FIVE = "all five"
 DISCRIMINATOR = ((64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192))
 # rows² · columns, by which an SVD grows, is no more than that of 512×16384.
-LARGE = {"cpu": (768, 4096), "cuda": (1024, 4096)}
+LARGE = {"cpu": (640, 2048), "cuda": (1024, 4096)}
 STATES = ("gaussian", "training")
 GRAM = "Gram + eigh"
 DRIVERS = {"cpu": (None,), "cuda": (None, "gesvd", "gesvdj", "gesvda")}
