@@ -309,7 +309,12 @@ def resolve_device(device: str) -> str:
     return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
 
 
-def main(*sections: Section, finish: Callable[[], None] = lambda: None) -> None:
+def say_what_is_stale() -> None:
+    """What is left to do when one section of the device's file of results is new."""
+    print("python -m benchmarks.report brings it into the tables and pictures")
+
+
+def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> None:
     """The command line of some sections.
 
     Args:

@@ -29,6 +29,7 @@ from benchmarks.convergence.judge import COMPONENTS, Judge, Sizes
 from benchmarks.convergence.picture import draw, quality_text, section_of
 from benchmarks.convergence.runs import What, make_contenders, take_turns, time_to_quality
 from benchmarks.results import rounded
+from benchmarks.suite import say_what_is_stale
 from tgan_fast.errors import InputError
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.devices import resolve_device
@@ -113,6 +114,7 @@ def main(
     print_end(payload)
     if path is not None:
         print(f"written to {path} and {draw(path, what)}")
+        say_what_is_stale()
 
 
 if __name__ == "__main__":
