@@ -300,7 +300,7 @@ def time_all(
     calls = {name: lambda inputs, clip=clip: clip(inputs.weights) for name, clip in contenders.items()}
     options = {"rivals": [name for name in calls if is_rival(name)], "prepare": restore}
     if run.device == "cpu":
-        return {CALL: run.measure(calls, input_sets, harness.FEWEST_ROUNDS, **options)}
+        return {CALL: run.measure(calls, input_sets, harness.FEWEST_ROUNDS, **options, warm=True)}
     plain = options | {"uncaptured": dict.fromkeys(calls, "a plain call")}
     quick, slow = ({name: call for name, call in calls.items() if decomposes(name) is it} for it in (False, True))
     # A hundred times as long as the others: neither the cache nor turns with them matter.

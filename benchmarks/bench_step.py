@@ -326,6 +326,7 @@ def time_in_turns(run, contenders, batches) -> tuple[dict[str, Timing], float | 
         rivals=[*rivals, "svd"],
         prepare=wait,
         uncaptured=dict.fromkeys(calls, "each as its users run it"),
+        warm=True,
     )
     svd = turns.pop("svd").median if rivals else None
     counts[harness.again(own[0])] = counts[own[0]]

@@ -62,6 +62,7 @@ def measure(
     *,
     prepare: Callable | None = None,
     uncaptured: Mapping[str, str] | None = None,
+    warm: bool = False,
 ) -> dict[str, Timing]:
     """Time contenders in turns, so that a machine whose speed drifts slows down all of them.
 
@@ -78,6 +79,7 @@ def measure(
             contenders change.
         uncaptured: contenders that run without a CUDA graph, and why. Name those that cannot be captured: PyTorch
             captures nothing reliably after an attempt that failed.
+        warm: the contenders have run before, so that a CPU need not run them untimed.
 
     Returns:
         A timing for each contender, and one for the first under the name `again(first)`: the two differ by chance.
@@ -94,7 +96,7 @@ def measure(
 
     if device == "cuda":
         return _time_on_gpu(contenders, input_sets, rounds, prepare_all, uncaptured)
-    return _time_on_cpu(contenders, input_sets, rounds, prepare_all)
+    return _time_on_cpu(contenders, input_sets, rounds, prepare_all, warm)
 
 
 def input_set_count(nbytes: int, device: str) -> int:
@@ -146,12 +148,13 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _time_on_cpu(contenders, input_sets, rounds, prepare_all):
+def _time_on_cpu(contenders, input_sets, rounds, prepare_all, warm):
     seconds = {name: [] for name in contenders}
     counts = {}
     for name, call in contenders.items():
-        prepare_all()
-        call(input_sets[0])  # loads libraries, takes memory
+        if not warm:
+            prepare_all()
+            call(input_sets[0])  # loads libraries, takes memory
         counts[name] = rounds or _affordable("cpu", _seconds_on_cpu(call, input_sets, prepare_all))
     for name in _turns(counts):
         prepare_all()

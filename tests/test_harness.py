@@ -61,6 +61,12 @@ def test_input_sets_are_prepared_before_every_turn():
     assert events == before + timed
 
 
+def test_what_is_warm_is_only_called_to_be_timed():
+    calls = []
+    harness.measure({"a": calls.append}, [1, 2], "cpu", rounds=3, warm=True)
+    assert calls == 2 * 3 * [1, 2]
+
+
 def test_inputs_together_exceed_the_cache_twice():
     assert harness.input_set_count(1 << 30, "cpu") == 2
     assert harness.input_set_count(1 << 20, "cpu") * (1 << 20) >= 2 * (32 << 20)
