@@ -20,7 +20,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    device, smoke = resolve_device(config.getoption("device")), config.getoption("smoke")
+    try:
+        device, smoke = resolve_device(config.getoption("device")), config.getoption("smoke")
+    except SystemExit as error:
+        raise pytest.UsageError(str(error).removeprefix("error: ")) from None
     whole = not smoke and not config.getoption("only")
     config.stash[SUITE] = Suite(Run(device, smoke=smoke), results.file_of(device) if whole else None)
 

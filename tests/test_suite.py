@@ -231,6 +231,9 @@ def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(SystemExit, match="sees no GPU here: choose --device cpu"):
         suite.resolve_device("cuda")
     assert suite.resolve_device("auto") == "cpu"
+    result = pytest_benchmarks("--device", "cuda")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr == "ERROR: PyTorch sees no GPU here: choose --device cpu\n\n"
 
 
 def test_goals_tell_what_is_met_what_is_missed_and_what_is_not_measured(monkeypatch):
