@@ -112,8 +112,8 @@ def _others(comparison):
 
 
 def _roofline(device, points: Sequence[Point]) -> bytes:
-    """Points below the copy's slope and the matrix products' roofs; each name once, at its fastest part."""
-    figure, axes = _figure(f"tgan_fast on {device.name}, below what copies and matrix products reach", 6.5)
+    """Points, the copy's slope and the matrix products' roofs; each name once, at its fastest part."""
+    figure, axes = _figure(f"tgan_fast on {device.name}, and what copies and matrix products reach", 6.5)
     roofs = {name: rate / 1e12 for name, rate in device.ceilings.items()}
     copy, highest = roofs.pop("copy"), max(roofs.values())
     low = min(highest / copy, *(point.intensity for point in points)) / 2
