@@ -1,11 +1,9 @@
 """How large a batch fits: the estimate against what is really used."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from benchmarks import peak_memory
 from tgan_fast.errors import InputError
 from tgan_fast.training import TrainingConfig, memory, train
 from tgan_fast.training.loop import build_step
@@ -15,35 +13,20 @@ CONFIG = TrainingConfig(
     width=0.0625, latent_dim=8, channels=1, digits=1, batch_size=100_000, device="cpu", precision="fp32", workers=1
 )
 
-# A process of its own. The system's record of the most memory that it had is begun anew before the iteration.
-MEASURED = """
-import re, sys, torch
-from pathlib import Path
-from tgan_fast.training import TrainingConfig
-from tgan_fast.training.loop import build_step
+WIDER = TrainingConfig(width=0.25, channels=1, precision="fp32", clip_interval=0)
 
-def most():
-    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
-config = TrainingConfig(width=0.25, channels=1, precision="fp32", clip_interval=0)
-step = build_step(config, torch.device("cpu"))
-step(torch.zeros(2, 1, 16, 64, 64))
-Path("/proc/self/clear_refs").write_text("5")
-before = most()
-step(torch.zeros(int(sys.argv[1]), 1, 16, 64, 64))
-print(most() - before)
-"""
+def reported_growth(batch_size):
+    step = build_step(WIDER, torch.device("cpu"))
+    step(torch.zeros(2, 1, 16, 64, 64))
+    return peak_memory.growth(lambda: step(torch.zeros(batch_size, 1, 16, 64, 64)))
 
 
 @pytest.mark.slow
 def test_the_need_on_a_cpu_is_about_what_the_system_reports():
     batch_size = 64
-    result = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(batch_size)], capture_output=True, text=True, check=True
-    )
-    reported = int(result.stdout)
-    config = TrainingConfig(width=0.25, channels=1, precision="fp32", clip_interval=0)
-    step = build_step(config, torch.device("cpu"))
+    (reported,) = peak_memory.in_processes(reported_growth, [batch_size])
+    step = build_step(WIDER, torch.device("cpu"))
     counted = bytes_needed(step, batch_size) - bytes_needed(step, 2)
     # What oneDNN takes for itself is not counted.
     assert 0.6 < counted / reported < 1.2
