@@ -126,7 +126,7 @@ def run_in(tree: Path, device: str, only: Sequence[str], smoke: bool) -> dict[Ke
 def times_of(sections: dict[str, dict]) -> dict[Key, float]:
     """Seconds by section, case and contender."""
     return {
-        (name, case["case"], " ".join(filter(None, (row["part"], row["contender"])))): row["seconds"]
+        (name, case["case"], str(results.Label.of(row))): row["seconds"]
         for name, section in sections.items()
         for case in section["cases"]
         for row in case["timings"]

@@ -3,13 +3,13 @@
 The tests only hand on what the suite measures, since contenders take turns: the first test of a case runs all of it.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
 from benchmarks import report, results
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import Run, Suite, chosen, resolve_device
+
+SUITE = pytest.StashKey[Suite]()
 
 
 def pytest_addoption(parser):
@@ -42,7 +42,7 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture
-def suite(request) -> Iterator[Suite]:
+def suite(request) -> Suite:
     """That of this session."""
     return request.config.stash[SUITE]
 
@@ -51,6 +51,3 @@ def pytest_sessionfinish(session):
     suite = session.config.stash[SUITE]
     if suite.path is not None and suite.path.exists():
         report.write()
-
-
-SUITE = pytest.StashKey[Suite]()

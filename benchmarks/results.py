@@ -19,6 +19,21 @@ NOT_MEASURED = "not measured yet"
 FOLDER = Path(__file__).with_name("results")
 
 
+class Label(NamedTuple):
+    """Names a row of a case's timings."""
+
+    contender: str
+    part: str | None = None  # such as "forward"
+
+    @classmethod
+    def of(cls, row: dict) -> "Label":
+        """That of a row."""
+        return cls(row["contender"], row["part"])
+
+    def __str__(self):
+        return self.contender if self.part is None else f"{self.part} {self.contender}"
+
+
 class Goal(NamedTuple):
     """A bound of what is measured."""
 

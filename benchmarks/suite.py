@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -28,22 +28,12 @@ from benchmarks import compare, harness, results, table
 from benchmarks.ceilings import Ceilings, Work
 from benchmarks.device_state import Watch
 from benchmarks.harness import Timing
-from benchmarks.results import Goal, rounded
+from benchmarks.results import Goal, Label, rounded
 from tgan_fast.precision import Precision
 
 SMOKE_ROUNDS = 2
 # The first contender is timed twice. Where it differs more from itself, so may everything else.
 LARGEST_SPREAD = 0.1
-
-
-class Label(NamedTuple):
-    """Names a row of a case's timings."""
-
-    contender: str
-    part: str | None = None  # such as "forward"
-
-    def __str__(self):
-        return self.contender if self.part is None else f"{self.part} {self.contender}"
 
 
 class Run:
@@ -123,10 +113,6 @@ class Run:
         """A row for each of `timings`; `more` tells what else that of a contender shall hold."""
         return [self.row(Label(name, part), timing, work, precision, **more(name)) for name, timing in timings.items()]
 
-    def take_state(self) -> dict:
-        """Of the device while it was timed, since this was last asked for: `summary` and `flags`."""
-        return self.watch.take()
-
 
 @dataclass(frozen=True)
 class Section:
@@ -200,7 +186,7 @@ class Suite:
 
     def _measured(self, section, case):
         begin = time.perf_counter()
-        self.run.take_state()
+        self.run.watch.take()
         self.run.rivals.clear()
         try:
             record = section.measure(self.run, case)
@@ -210,7 +196,7 @@ class Suite:
             if self.run.device == "cuda":
                 torch.cuda.empty_cache()
         timings = _with_ratios(record["timings"])
-        state = self.run.take_state()
+        state = self.run.watch.take()
         flags = [*state["flags"], *spread_flags(timings)]
         return {
             "case": str(case),
@@ -225,13 +211,13 @@ class Suite:
 
 def spread_flags(timings: list[dict]) -> list[str]:
     """A flag for every part of which the first contender is too far from itself."""
-    seconds = {(row["part"], row["contender"]): row["seconds"] for row in timings}
+    seconds = {Label.of(row): row["seconds"] for row in timings}
     flags = []
-    for (part, contender), first in seconds.items():
-        second = seconds.get((part, harness.again(contender)))
+    for label, first in seconds.items():
+        second = seconds.get(label._replace(contender=harness.again(label.contender)))
         if second is not None and abs(second - first) > LARGEST_SPREAD * min(first, second):
             percent = 100 * abs(second - first) / min(first, second)
-            flags.append(f"{Label(contender, part)} measured twice differs by {percent:.0f} %")
+            flags.append(f"{label} measured twice differs by {percent:.0f} %")
     return flags
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.results import Goal
+from benchmarks.results import Goal, Label
 
 
 def lines_of(record: dict) -> Iterator[str]:
@@ -17,13 +17,15 @@ def lines_of(record: dict) -> Iterator[str]:
         case = ""
     yield f"{case:44}" + "".join(f"{head:>{width}}" for head, width, _ in columns)
     for row in record["timings"]:
-        name = " ".join(filter(None, (row["part"], row["contender"])))
-        yield f"  {name[:41]:42}" + "".join(f"{cell(row) or '':>{width}}" for _, width, cell in columns).rstrip()
+        yield (
+            f"  {str(Label.of(row))[:41]:42}"
+            + "".join(f"{cell(row) or '':>{width}}" for _, width, cell in columns).rstrip()
+        )
     for name, reason in record["left_out"].items():
         yield f"  {name:42}left out: {reason}"
     for row in record["timings"]:
         if row["method"].startswith(harness.WITHOUT_GRAPH):
-            yield f"  {row['part'] or ''} {row['contender']} timed by {row['method']}"
+            yield f"  {Label.of(row)} timed by {row['method']}"
     for flag in record["flags"]:
         yield f"  {red('FLAG')} {flag}"
 
@@ -33,6 +35,13 @@ def goals_of(payload: dict) -> Iterator[str]:
     for goal in payload["goals"]:
         text = str(Goal(*(goal[name] for name in Goal._fields)))
         yield red(text) if goal["verdict"] == "SHORT" else text
+
+
+def errors_of(row: dict) -> list[float]:
+    """Of a timing: none, one, or those of several results."""
+    error = row.get("error")
+    values = error.values() if isinstance(error, dict) else [error]
+    return [value for value in values if value is not None]
 
 
 def red(text: str) -> str:
@@ -53,9 +62,7 @@ def _share(row):
 
 
 def _errors(row):
-    error = row.get("error")
-    values = error.values() if isinstance(error, dict) else [error]
-    return " ".join(f"{value:.0e}" for value in values if value is not None) or None
+    return " ".join(f"{error:.0e}" for error in errors_of(row)) or None
 
 
 def _holds(cell: Callable[[dict], Any]) -> Callable[[dict], bool]:

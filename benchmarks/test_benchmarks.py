@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 
+from benchmarks.results import Label
+
 
 class Replay:
     """A clock for pytest-benchmark: asked before and after each round, it tells what the round took."""
@@ -17,8 +19,7 @@ class Replay:
 
 def test_timing(request, suite, section, case, label):
     record = suite.record(section, case)
-    rows = {(row["part"], row["contender"]): row for row in record["timings"]}
-    row = rows.get((label.part, label.contender))
+    row = {Label.of(row): row for row in record["timings"]}.get(label)
     if row is None:
         reasons = [reason for name, reason in record["left_out"].items() if label.contender in name]
         pytest.skip("; ".join(reasons) or "not measured")

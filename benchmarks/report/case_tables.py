@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.report.markdown import number, percent, table
 from benchmarks.report.measured import best_rival, parts_of
+from benchmarks.table import errors_of
 
 
 def tables_of(records: Sequence[dict]) -> Iterator[str]:
@@ -73,9 +74,8 @@ def _milliseconds(times, name, compared):
 
 
 def _error(row):
-    error = row.get("error")
-    values = [value for value in (error.values() if isinstance(error, dict) else [error]) if value is not None]
-    return f"{max(values):.0e}" if values else ""
+    errors = errors_of(row)
+    return f"{max(errors):.0e}" if errors else ""
 
 
 def _against(record, timings):

@@ -8,7 +8,7 @@ from benchmarks import harness
 from benchmarks.report import case_tables, measured, plots
 from benchmarks.report.markdown import number, percent, table
 from benchmarks.report.measured import Device
-from benchmarks.results import NOT_MEASURED, Goal, rounded
+from benchmarks.results import NOT_MEASURED, Goal, Label, rounded
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import Section
 
@@ -194,10 +194,10 @@ def _remarks(records) -> Iterator[str]:
 def _methods(record) -> Iterator[str]:
     """How rows were timed that are unlike the others."""
     names: dict[str, list[str]] = {}
-    for part, rows in measured.parts_of(record).items():
+    for rows in measured.parts_of(record).values():
         for row in rows:
             if row["method"].startswith(harness.WITHOUT_GRAPH):
-                names.setdefault(row["method"], []).append(" ".join(filter(None, (part, row["contender"]))))
+                names.setdefault(row["method"], []).append(str(Label.of(row)))
     yield from (f"  timed by {method}: {', '.join(of)}" for method, of in names.items())
 
 
