@@ -1,9 +1,11 @@
 """Moving digits: what a clip is, and that it is a function of seed and index."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from tgan_fast.data import MovingDigits
+from tgan_fast.data import MovingDigits, open_feed
 from tgan_fast.data.moving_digits import DIGIT_SIZE, FASTEST
 
 
@@ -17,6 +19,12 @@ def inked(image):
     """The part of an image [H, W] that is not black."""
     rows, columns = np.nonzero(image)
     return image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+
+
+def scans_of(count):
+    """Random images uint8 [count, 28, 28] without a black pixel, and labels of every class."""
+    images = np.random.default_rng(0).integers(1, 256, size=(count, 28, 28), dtype=np.uint8)
+    return images, np.arange(count) % 10
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -56,20 +64,71 @@ def test_a_digit_moves_smoothly_and_stays_whole():
         assert steps.sum() > 0
 
 
-def test_the_digits_are_the_scanned_ones_and_their_labels_right():
-    """The pixels are those of a scan of the clip's class, enlarged."""
+def enlarged_scans():
+    """scikit-learn's digits, uint8 [1797, 28, 28], and their labels."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    scans, dataset = load_digits(), MovingDigits(30)
+    scans = load_digits()
     images = [Image.fromarray((scan * (255 / 16)).astype(np.uint8)) for scan in scans.images]
     size = DIGIT_SIZE, DIGIT_SIZE
-    cuts = [inked(np.asarray(image.resize(size, Image.Resampling.BICUBIC))) for image in images]
+    return np.stack([np.asarray(image.resize(size, Image.Resampling.BICUBIC)) for image in images]), scans.target
+
+
+def test_the_digits_are_the_scanned_ones_and_their_labels_right():
+    """The pixels are those of a scan of the clip's class, enlarged."""
+    (images, labels), dataset = enlarged_scans(), MovingDigits(30)
+    cuts = [inked(image) for image in images]
     for i in range(30):
         clip, label = dataset[i]
         cut = inked(clip[0, :, :, 0])
-        alike = {int(of) for scan, of in zip(cuts, scans.target, strict=True) if np.array_equal(scan, cut)}
+        alike = {int(of) for scan, of in zip(cuts, labels, strict=True) if np.array_equal(scan, cut)}
         assert alike == {label}
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_the_scanned_ones_are_moved_where_none_are_given(digits):
+    options = {"size": 20, "digits": digits, "seed": 3}
+    clips, given = MovingDigits(**options), MovingDigits(**options, scans=enlarged_scans())
+    for i in range(20):
+        assert np.array_equal(clips[i][0], given[i][0])
+        assert clips[i][1] == given[i][1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_scans_that_are_given_move_unchanged_with_their_labels(dtype):
+    images, labels = scans_of(37)
+    dataset = MovingDigits(400, scans=(images, labels.astype(dtype)))
+    number = {image.tobytes(): i for i, image in enumerate(images)}
+    shown = set()
+    for clip, label in map(dataset.__getitem__, range(400)):
+        (image,) = {number[inked(frame).tobytes()] for frame in clip[..., 0]}
+        assert labels[image] == label
+        shown.add(image)
+    assert shown == set(range(37))
+
+
+def test_two_scans_of_a_class_are_enough_for_two_digits():
+    images, labels = scans_of(20)
+    dataset = MovingDigits(100, digits=2, scans=(images, labels))
+    pairs = dataset.windows(np.arange(100))[:, :, 0, 0]
+    assert {frozenset(pair) for pair in pairs.tolist()} == {frozenset((i, i + 10)) for i in range(10)}
+    assert all(dataset[i][1] == pair[0] % 10 for i, pair in enumerate(pairs))
+
+
+def test_many_scans_are_fed_from_where_they_lie():
+    """Neither are they copied nor, on a CPU, put amid black."""
+    images, labels = scans_of(20_000)
+    tracemalloc.start()
+    try:
+        dataset = MovingDigits(100, digits=2, scans=(images, labels))
+        feed = open_feed(dataset, batch_size=4, channels=1, device="cpu")
+        batches = feed.batches()
+        assert next(batches).amax() > 200
+        batches.close()
+        assert tracemalloc.get_traced_memory()[1] < images.nbytes / 5
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_digits_overlap_without_hiding_each_other():
@@ -108,3 +167,29 @@ def test_bad_input_is_named():
         MovingDigits(digits=3)
     with pytest.raises(IndexError, match="clip 5 of 5"):
         MovingDigits(5)[5]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda images, labels: (images / 255, labels), r"are uint8 \[n, 28, 28\], not float64 \[20, 28, 28\]"),
+        (lambda images, labels: (images[:, :, :27], labels), r"are uint8 \[n, 28, 28\], not uint8 \[20, 28, 27\]"),
+        (lambda images, labels: (images[..., None], labels), r"are uint8 \[n, 28, 28\], not uint8 \[20, 28, 28, 1\]"),
+        (lambda images, labels: (images, labels[1:]), r"an integer for each of 20 images, not int64 \[19\]"),
+        (lambda images, labels: (images, labels[:, None]), r"an integer for each of 20 images, not int64 \[20, 1\]"),
+        (lambda images, labels: (images, labels / 1), r"an integer for each of 20 images, not float64 \[20\]"),
+        (lambda images, labels: (images, labels + 1), "labels of scans are 0 to 9, not 1 to 10"),
+        (lambda images, labels: (images, labels - 1), "labels of scans are 0 to 9, not -1 to 8"),
+        (lambda images, labels: (images[:19], labels[:19]), "a clip shows 2 of a class, but of 9 there are 1"),
+        (lambda images, labels: (images[:0], labels[:0]), "a clip shows 2 of a class, but of 0 there are 0"),
+    ],
+)
+def test_bad_scans_are_named(change, problem):
+    with pytest.raises(ValueError, match=problem):
+        MovingDigits(digits=2, scans=change(*scans_of(20)))
+
+
+def test_one_scan_of_a_class_is_enough_for_one_digit():
+    assert MovingDigits(10, scans=scans_of(10))[9][0].any()
+    with pytest.raises(ValueError, match="a clip shows 1 of a class, but of 9 there are 0"):
+        MovingDigits(10, scans=scans_of(9))

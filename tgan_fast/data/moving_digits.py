@@ -1,8 +1,8 @@
 """Moving digits: real handwritten digits that bounce around in a frame, made on the fly.
 
 The digits are the 1,797 of scikit-learn (the test set of "Optical Recognition of Handwritten Digits", E. Alpaydin and
-C. Kaynak, UCI Machine Learning Repository), which are part of that package; the motion is that of Moving MNIST
-(Srivastava, Mansimov and Salakhutdinov, arXiv:1502.04681).
+C. Kaynak, UCI Machine Learning Repository), which are part of that package, or others that are given, such as MNIST's;
+the motion is that of Moving MNIST (Srivastava, Mansimov and Salakhutdinov, arXiv:1502.04681).
 """
 
 import functools
@@ -31,25 +31,35 @@ class MovingDigits:
         digits: how many move in a clip, 1 or 2.
         channels: 1, or any number of equal channels.
         seed: of handwritings, places and speeds.
+        scans: the handwritten digits, images uint8 [n, 28, 28] and their labels, integers [n], with `digits` or more of
+            each class from 0 to 9; none is copied. scikit-learn's where none are given.
 
     Attributes:
         layers: of the windows, one for each digit; see `read_windows`.
+
+    Raises:
+        ValueError: neither one digit nor two; scans of another dtype or shape, or too few of a class.
     """
 
-    def __init__(self, size: int = 100_000, *, digits: int = 1, channels: int = 1, seed: int = 0):
+    def __init__(
+        self,
+        size: int = 100_000,
+        *,
+        digits: int = 1,
+        channels: int = 1,
+        seed: int = 0,
+        scans: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
         if digits not in (1, 2):
             raise ValueError(f"one or two digits can move in a clip, not {digits}")
         self.size, self.digits, self.channels, self.seed = size, digits, channels, seed
         self.layers = digits
-        # Here, since importing scikit-learn takes a second that other data sets need not wait for.
-        from sklearn.datasets import load_digits
-
-        scanned = load_digits()
-        self._images = np.stack([_enlarged(image) for image in scanned.images])
+        self._images, scanned = _scikit_learn_scans() if scans is None else scans
+        _check_scans(self._images, scanned, digits)
         # A stream each, so that a clip does not depend on how many there are.
         of_labels, of_handwritings, of_starts, of_speeds = np.random.default_rng(seed).spawn(4)
         self._labels = of_labels.integers(10, size=size)
-        self._handwritings = _different_handwritings(of_handwritings, self._labels, digits, scanned.target)
+        self._handwritings = _different_handwritings(of_handwritings, self._labels, digits, scanned)
         self._starts = of_starts.uniform(0, _ROOM, (size, digits, 2))
         self._speeds = of_speeds.uniform(-FASTEST, FASTEST, (size, digits, 2))
 
@@ -71,7 +81,7 @@ class MovingDigits:
     def frames(self) -> torch.Tensor:
         """What `windows` are windows of: every handwriting amid so much black that a window may hold it anywhere.
 
-        uint8 [1797, 100, 100, 1].
+        uint8 [n, 100, 100, 1] of n handwritings, made when first asked for: MNIST's take 600 MB.
         """
         margin = (_ROOM, _ROOM)
         return torch.from_numpy(np.pad(self._images, ((0, 0), margin, margin))[..., None])
@@ -88,6 +98,31 @@ class MovingDigits:
         starts, speeds = self._starts[clips][..., None, :], self._speeds[clips][..., None, :]
         unfolded = (starts + speeds * np.arange(FRAMES)[:, None]) % (2 * _ROOM)
         return np.rint(_ROOM - np.abs(_ROOM - unfolded)).astype(np.int64)
+
+
+def _scikit_learn_scans():
+    """Images uint8 [1797, 28, 28] and their labels int64 [1797]."""
+    # Here, since importing scikit-learn takes a second that other data sets need not wait for.
+    from sklearn.datasets import load_digits
+
+    scanned = load_digits()
+    return np.stack([_enlarged(image) for image in scanned.images]), scanned.target
+
+
+def _check_scans(images, labels, digits):
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (DIGIT_SIZE, DIGIT_SIZE):
+        raise ValueError(
+            f"images of scans are uint8 [n, {DIGIT_SIZE}, {DIGIT_SIZE}], not {images.dtype} {list(images.shape)}"
+        )
+    if not np.can_cast(labels.dtype, np.int64) or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels of scans are an integer for each of {len(images)} images, not {labels.dtype} {list(labels.shape)}"
+        )
+    if not np.isin(labels, range(10)).all():
+        raise ValueError(f"labels of scans are 0 to 9, not {labels.min()} to {labels.max()}")
+    counts = np.bincount(labels, minlength=10)
+    if counts.min() < digits:
+        raise ValueError(f"a clip shows {digits} of a class, but of {counts.argmin()} there are {counts.min()}")
 
 
 def _enlarged(image):

@@ -1,0 +1,161 @@
+"""MNIST's files: arrays of bytes in the format IDX, as they are or compressed by gzip.
+
+An IDX file begins with two zero bytes, a byte for the type of the numbers and one for how many dimensions there are.
+The size of each follows, 4 bytes with the highest first, and then the numbers, the last dimension running fastest.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from tgan_fast.data.moving_digits import DIGIT_SIZE
+from tgan_fast.errors import InputError
+
+_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+_UINT8 = 0x08
+# NumPy's limit before 2.0.
+_MOST_DIMENSIONS = 32
+_GZIP = b"\x1f\x8b"
+_READ_AT_ONCE = 2**20
+
+_TRAINING_IMAGES = (
+    "train-images-idx3-ubyte",
+    "train-images-idx3-ubyte.gz",
+    "train-images.idx3-ubyte",
+    "train-images.idx3-ubyte.gz",
+)
+
+
+def read_digits(images: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read handwritten digits from MNIST's files, or from others that are like them.
+
+    Args:
+        images: the file of the images, such as `train-images-idx3-ubyte`, with that of their labels beside it,
+            `train-labels-idx1-ubyte`; each may be compressed and then end in `.gz`. Or a folder that holds MNIST's
+            training files.
+
+    Returns:
+        Images uint8 [n, 28, 28] and their labels int64 [n], from 0 to 9.
+
+    Raises:
+        InputError: a file that is missing or not what it should be; fewer than two handwritings of a digit.
+    """
+    with _naming(images):
+        images = _training_images(images) if images.is_dir() else images
+    pixels = read_idx(images)
+    if pixels.ndim != 3 or pixels.shape[1:] != (DIGIT_SIZE, DIGIT_SIZE):
+        raise InputError(
+            f"{images} holds an array {list(pixels.shape)}, not images [n, {DIGIT_SIZE}, {DIGIT_SIZE}]: "
+            f"give MNIST's, {_TRAINING_IMAGES[0]}"
+        )
+    labels_path = _beside(images)
+    labels = read_idx(labels_path)
+    if labels.shape != pixels.shape[:1]:
+        raise InputError(
+            f"{labels_path} holds an array {list(labels.shape)}, not a label for each of the {len(pixels)} images in "
+            f"{images}: get both files from one place"
+        )
+    _check_labels(labels, labels_path)
+    return pixels, labels.astype(np.int64)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read an array of bytes from an IDX file, in the memory of what it holds, whatever its header announces.
+
+    Args:
+        path: the file; whether it is compressed is seen from its first bytes.
+
+    Returns:
+        uint8, of the shape that the header gives.
+
+    Raises:
+        InputError: missing, damaged, another format, or other numbers than unsigned bytes.
+    """
+    with _naming(path), path.open("rb") as file, _decompressed(file) as content:
+        shape = _read_shape(content, path)
+        count = math.prod(shape)
+        # One more shows whether it goes on, and makes gzip come to its checksum.
+        numbers = _read_at_most(content, count + 1)
+    if len(numbers) > count:
+        raise InputError(f"{path} holds more numbers than its header announces: download it anew")
+    if len(numbers) < count:
+        raise InputError(f"{path} holds fewer numbers than its header announces: download it anew")
+    return np.frombuffer(numbers, np.uint8).reshape(shape)
+
+
+@contextmanager
+def _naming(path):
+    """Make an error in reading `path` the user's."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}: check its name") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise InputError(f"{path} is compressed by gzip, but damaged or cut off: download it anew") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _decompressed(file):
+    return gzip.open(file) if file.peek(len(_GZIP)).startswith(_GZIP) else file
+
+
+def _read_shape(content, path):
+    """The shape that the header gives: a possible one, but not necessarily that of what follows."""
+    magic = content.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES:
+        raise InputError(f"{path} is not an IDX file: give MNIST's own, such as {_TRAINING_IMAGES[0]}")
+    _, _, number_type, dimensions = magic
+    if number_type != _UINT8:
+        raise InputError(f"{path} holds numbers of {_TYPES[number_type]}: write it anew with those of uint8")
+    sizes = content.read(4 * dimensions)
+    if len(sizes) < 4 * dimensions:
+        raise InputError(f"{path} ends within its header: download it anew")
+    shape = struct.unpack(f">{dimensions}I", sizes)
+    if 0 in shape or not 1 <= dimensions <= _MOST_DIMENSIONS:
+        raise InputError(f"{path} has a header that fits no array: download it anew")
+    return shape
+
+
+def _read_at_most(content, count):
+    """The next `count` bytes, or fewer at the end. A single read would first reserve memory for all of them."""
+    numbers = bytearray()
+    while part := content.read(min(_READ_AT_ONCE, count - len(numbers))):
+        numbers += part
+    return numbers
+
+
+def _training_images(folder):
+    for name in _TRAINING_IMAGES:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder} has no {' or '.join(_TRAINING_IMAGES)}: download MNIST's files into it")
+
+
+def _beside(images):
+    """The file of the labels that belong to `images`."""
+    name = images.name.removesuffix(".gz")
+    name_of_labels = name.replace("images", "labels").replace("idx3", "idx1")
+    if name_of_labels == name:
+        raise InputError(f"the name of {images} does not tell that of its labels: name it as {_TRAINING_IMAGES[0]}")
+    names = name_of_labels, f"{name_of_labels}.gz"
+    for path in map(images.with_name, names):
+        if path.is_file():
+            return path
+    raise InputError(f"there is no {' or '.join(names)} beside {images}: download the labels into its folder")
+
+
+def _check_labels(labels, path):
+    if labels.max() > 9:
+        raise InputError(f"{path} has the label {labels.max()}, but digits are 0 to 9: give the labels of digits")
+    counts = np.bincount(labels, minlength=10)
+    if counts.min() < 2:
+        raise InputError(
+            f"{path} has {counts.min()} of the digit {counts.argmin()}, but digits move in two different handwritings: "
+            "give images with two or more of each"
+        )
