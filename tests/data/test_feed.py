@@ -37,10 +37,20 @@ def assert_same(left, right):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("crop", ["centre", "random"])
-@pytest.mark.parametrize("flip", [False, True])
-def test_resident_frames_and_others_feed_the_same_videos(device, make_videos, crop, flip):
-    videos = make_videos(crop=crop, flip=flip)
+CHOICES = {
+    "stride": (1, 2),
+    "weighting": ("videos", "windows"),
+    "last_start": (False, True),
+    "loop": (False, True),
+    "crop": ("centre", "random"),
+    "flip": (False, True),
+}
+
+
+@pytest.mark.parametrize("chosen", list(itertools.product(*CHOICES.values())), ids=str)
+def test_resident_frames_and_others_feed_the_same_videos(device, make_videos, chosen):
+    choices = dict(zip(CHOICES, chosen, strict=True))
+    videos = make_videos((1, 15, 40, 31, 16) if choices["loop"] else (31, 34, 55, 32, 38), **choices)
     options = OPTIONS | {"device": device, "dtype": torch.bfloat16}
     resident = open_feed(videos, **options, resident="on")
     batch = next(resident.batches())
@@ -76,6 +86,7 @@ def test_clips_made_one_by_one_come_in_the_order_of_their_epoch(device, workers)
 
 DATASETS = {
     "frames": lambda make_videos: make_videos(crop="random", flip=True),
+    "windows-of-frames": lambda make_videos: make_videos(weighting="windows", stride=2, loop=True, flip=True),
     "digits": lambda make_videos: MovingDigits(9, channels=3),
     "clips": lambda make_videos: Clips(),
 }
@@ -130,6 +141,15 @@ def test_windows_of_an_epoch_are_those_of_all_videos(make_videos):
     assert len(np.unique(starts)) > 40
 
 
+def test_weighted_by_windows_an_epoch_takes_every_window_once(make_videos):
+    videos = make_videos([18, 24], weighting="windows")
+    feed = open_feed(videos, **(OPTIONS | {"resident": "on"}))
+    starts = torch.cat(list(itertools.islice(feed.batches(), 9)))[:, 0, 0, 0].view(3, 12)
+    every = [*range(2, 5), *range(22, 31)]
+    assert [sorted(epoch) for epoch in starts.tolist()] == [every] * 3
+    assert len({tuple(epoch) for epoch in starts.tolist()}) == 3
+
+
 def test_memory_mapped_frames_with_the_channels_first(tmp_path, make_videos, device):
     """As prepared UCF-101 holds them."""
     videos = make_videos()
@@ -172,6 +192,11 @@ def test_one_line_says_where_clips_live(device, make_videos):
     assert drawn == f"2,000 clips of moving digits are drawn on {device}"
     resident = open_feed(make_videos(), **options, resident="on").description
     assert resident == f"5 videos live on {device}: 0.0 GB of frames"
+    weighted = make_videos([16, 1015], weighting="windows")
+    resident = open_feed(weighted, **options, resident="on").description
+    assert resident == f"2 videos (1,001 windows) live on {device}: 0.0 GB of frames"
+    elsewhere = open_feed(weighted, **options, resident="off").description
+    assert elsewhere.startswith("2 videos (1,001 windows) live in host memory: 0.0 GB")
 
 
 @pytest.mark.gpu
@@ -256,6 +281,15 @@ def test_a_clip_unlike_the_first_is_named_and_no_thread_is_left(device, clip, me
 def test_what_does_not_fit_is_named(dataset, options, message):
     with pytest.raises(InputError, match=message):
         open_feed(dataset, **(OPTIONS | options))
+
+
+def test_too_few_videos_for_a_batch_may_have_enough_windows(make_videos):
+    with pytest.raises(InputError, match="has 3 videos, fewer than a batch of 4: choose weighting='windows'"):
+        open_feed(make_videos([16, 17, 16]), **OPTIONS)
+    assert len(first_videos(open_feed(make_videos([16, 17, 16], weighting="windows"), **OPTIONS))) == 7
+    for weighting in ("videos", "windows"):
+        with pytest.raises(InputError, match="3 clips, fewer than a batch of 4"):
+            open_feed(make_videos([16] * 3, weighting=weighting), **OPTIONS)
 
 
 def test_frames_of_too_many_channels_are_named(make_videos):

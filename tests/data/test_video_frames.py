@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tgan_fast.data import VideoFrames
+from tgan_fast.data.video_frames import clip_span
+from tgan_fast.data.windows import read_windows
 from tgan_fast.errors import InputError
 
 
@@ -17,17 +19,55 @@ def windows_of(videos, which, batches=400, seed=0):
     return np.concatenate([videos.windows(np.array(which), random) for _ in range(batches)])[:, 0]
 
 
-def test_windows_are_sixteen_frames_of_the_video_from_every_start_including_the_last(make_videos):
-    videos = make_videos()
+@pytest.mark.parametrize("stride", [1, 2, 7])
+def test_windows_are_sixteen_frames_of_the_video_from_every_start_including_the_last(make_videos, stride):
+    videos = make_videos(15 * stride + np.array([1, 4, 25, 2, 8]), stride=stride)
     for video, (first, length) in enumerate(zip(videos.first, videos.length, strict=True)):
         windows = windows_of(videos, [video], batches=1000)
-        assert np.array_equal(windows[:, :, 0], windows[:, :1, 0] + np.arange(16))
-        starts = first + np.arange(length - 15)
+        assert np.array_equal(windows[:, :, 0], windows[:, :1, 0] + stride * np.arange(16))
+        starts = first + np.arange(length - 15 * stride)
         found, counts = np.unique(windows[:, 0, 0], return_counts=True)
         assert np.array_equal(found, starts)
         # Six standard deviations: equally often.
         expected = 1000 / len(starts)
         assert np.abs(counts - expected).max() <= 6 * np.sqrt(expected)
+
+
+def test_without_the_last_start_windows_are_those_that_the_authors_draw(make_videos):
+    videos = make_videos((16, 17, 18, 40), last_start=False)
+    windows = windows_of(videos, range(4), batches=1000)[:, 0, 0].reshape(1000, 4)
+    random = np.random.default_rng(1)
+    for length, starts in zip(videos.length, (windows - videos.first).T, strict=True):
+        theirs = [random.integers(length - 16) if length > 16 else 0 for _ in range(1000)]
+        assert set(starts) == set(theirs)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "options", "starts"),
+    [
+        ((16, 17, 40, 18), {}, (1, 2, 25, 3)),
+        ((16, 17, 40, 18), {"last_start": False}, (1, 1, 24, 2)),
+        ((46, 48, 50), {"stride": 3}, (1, 3, 5)),
+        ((1, 15, 16, 20), {"loop": True}, (1, 1, 1, 5)),
+        ((31, 33, 16, 1), {"stride": 2, "loop": True, "last_start": False}, (1, 2, 1, 1)),
+    ],
+)
+def test_weighted_by_windows_an_epoch_has_every_window_once(make_videos, lengths, options, starts):
+    videos = make_videos(lengths, weighting="windows", crop="random", flip=True, **options)
+    assert len(videos) == sum(starts)
+    windows = videos.windows(np.arange(len(videos)), np.random.default_rng(0))
+    expected = [first + start for first, count in zip(videos.first, starts, strict=True) for start in range(count)]
+    assert windows[:, 0, 0, 0].tolist() == expected
+    order = np.random.default_rng(1).permutation(len(videos))
+    assert np.array_equal(videos.windows(order, np.random.default_rng(0))[:, 0, :, 0], windows[order, 0, :, 0])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5])
+def test_a_video_of_a_clips_span_has_one_window_and_a_shorter_one_none(make_videos, stride):
+    span = clip_span(stride)
+    assert windows_of(make_videos([span], stride=stride), [0])[:, -1, 0].max() == 2 + span - 1
+    with pytest.raises(InputError, match=f"video 0 has {span - 1} frames, but a clip needs {span}: .* loop=True"):
+        make_videos([span - 1], stride=stride)
 
 
 def test_all_windows_of_a_batch_are_drawn_apart(make_videos):
@@ -55,17 +95,77 @@ def test_random_crops_reach_every_place_and_never_leave_the_frame(make_videos, h
     assert not flip or 0.4 < (steps < 0).mean() < 0.6
 
 
-@pytest.mark.parametrize("options", [{}, {"crop": "random", "flip": True}], ids=str)
+def clip_by_definition(videos, window):
+    """The clip uint8 [16, 64, 64, C] whose first frame's window this is."""
+    number, top, left, step = window.tolist()
+    video = np.searchsorted(videos.first, number, side="right") - 1
+    first, length = videos.first[video], videos.length[video]
+    numbers = [number + t * videos.stride for t in range(16)]
+    if length < 1 + 15 * videos.stride:
+        assert number == first
+        numbers = [first + t * videos.stride % length for t in range(16)]
+    assert max(numbers) < first + length
+    left = left if step > 0 else left - 63
+    clip = np.stack([videos.frames[k].numpy()[top : top + 64, left : left + 64] for k in numbers])
+    return clip if step > 0 else clip[:, :, ::-1]
+
+
+SHORT = {"lengths": (1, 2, 7, 15, 30, 31, 40)}
+# Of the frames, and of how clips are made of them.
+CLIPS = {
+    "plain": ({}, {}),
+    "cropped-mirrored": ({"height": 70}, {"crop": "random", "flip": True}),
+    "whole-rows": ({"width": 64}, {"flip": True}),
+    "strided": ({"lengths": (31, 40, 33)}, {"stride": 2, "crop": "random", "flip": True}),
+    "looped": (SHORT, {"loop": True, "flip": True}),
+    "looped-strided": (SHORT, {"loop": True, "stride": 2, "crop": "random", "flip": True}),
+    "looped-far-apart": (SHORT, {"loop": True, "stride": 9, "weighting": "windows", "last_start": False}),
+}
+all_clips = pytest.mark.parametrize(("shape", "options"), CLIPS.values(), ids=CLIPS)
+
+
+def as_they_are(frames, path):
+    return frames
+
+
+def mapped(frames, path):
+    """Read-only."""
+    np.save(path, frames)
+    return np.load(path, mmap_mode="r")
+
+
+def mapped_with_the_channels_first(frames, path):
+    """As the HDF5 file of TGAN's authors holds them."""
+    np.save(path, np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
+    return np.load(path, mmap_mode="r").transpose(0, 2, 3, 1)
+
+
+def every_second_column(frames, path):
+    return np.repeat(frames, 2, axis=2)[:, :, ::2]
+
+
+@all_clips
 @pytest.mark.parametrize("channels", [1, 3])
-def test_cut_copies_the_pixels_of_windows(make_videos, channels, options):
-    videos = make_videos(channels=channels, **options)
-    windows = windows_of(videos, range(5), batches=4)[:, None]
+@pytest.mark.parametrize("stored", [as_they_are, mapped, mapped_with_the_channels_first, every_second_column])
+def test_cut_copies_the_clips_of_windows(tmp_path, make_videos, shape, options, channels, stored):
+    videos = make_videos(channels=channels, **shape, **options)
+    frames = stored(videos.frames.numpy(), tmp_path / "frames.npy")
+    others = VideoFrames(frames, videos.first, videos.length, videos.labels, **options)
+    windows = windows_of(others, range(len(others)), batches=6)[:, None]
     clips = np.zeros((len(windows), 16, 64, 64, channels), np.uint8)
-    videos.cut(windows, clips)
-    for clip, (start, top, left, step) in zip(clips, windows[:, 0, 0], strict=True):
-        for t in range(16):
-            frame = videos.frames[start + t, top : top + 64].numpy()
-            assert all(np.array_equal(clip[t, :, x], frame[:, left + step * x]) for x in range(64))
+    others.cut(windows, clips)
+    for clip, window in zip(clips, windows[:, 0, 0], strict=True):
+        assert np.array_equal(clip, clip_by_definition(videos, window))
+
+
+@all_clips
+def test_windows_read_where_the_frames_lie_are_the_same_clips(make_videos, shape, options):
+    videos = make_videos(**shape, **options)
+    windows = windows_of(videos, range(len(videos)), batches=3)[:, None]
+    read = read_windows(videos.frames, torch.from_numpy(windows), dtype=torch.float64, backend="torch")
+    clips = np.stack([clip_by_definition(videos, window) for window in windows[:, 0, 0]])
+    expected = (torch.from_numpy(clips).double() - 127.5) / 127.5
+    torch.testing.assert_close(read, expected.permute(0, 4, 1, 2, 3), rtol=1e-15, atol=0)
 
 
 def test_frames_are_not_copied_wherever_they_come_from(tmp_path, make_videos):
@@ -99,10 +199,14 @@ FRAMES = np.zeros((50, 64, 85, 3), np.uint8)
         ({"first": [0.0, 20.0]}, ValueError, r"first holds an integer for each of 2 videos, not float64 \[2\]"),
         ({"length": [16]}, ValueError, r"length holds an integer for each of 2 videos, not int64 \[1\]"),
         ({"labels": [[0, 1]]}, ValueError, r"labels holds an integer for each of 2 videos, not int64 \[1, 2\]"),
+        ({"stride": 0}, ValueError, "a stride is at least 1, not 0"),
+        ({"weighting": "frames"}, ValueError, "a weighting is 'videos' or 'windows', not 'frames'"),
         ({"crop": "left"}, ValueError, "a crop is 'centre' or 'random', not 'left'"),
         ({"frames": FRAMES[:, :60]}, InputError, "are 60 pixels high and 85 wide, but a clip needs 64 of each"),
         ({"frames": FRAMES[:, :, :63]}, InputError, "are 64 pixels high and 63 wide"),
-        ({"length": [16, 15]}, InputError, "video 1 has 15 frames, but a clip needs 16: leave it out"),
+        ({"length": [16, 15]}, InputError, "video 1 has 15 frames, but a clip needs 16: leave it out, or .* loop=True"),
+        ({"stride": 2}, InputError, "video 0 has 16 frames, but a clip needs 31: leave it out, or choose loop=True"),
+        ({"length": [16, 0], "loop": True}, InputError, "video 1 has 0 frames, but a clip needs 1: leave it out$"),
         ({"first": [-1, 20]}, InputError, "video 0 goes from frame -1 to 14, but there are 50 frames"),
         ({"first": [0, 35]}, InputError, "video 1 goes from frame 35 to 50, but there are 50 frames"),
         ({"first": np.zeros(0, int), "length": np.zeros(0, int), "labels": np.zeros(0, int)}, InputError, "no videos"),

@@ -85,6 +85,7 @@ def open_feed(
     """
     device = torch.device(device)
     _check(dataset, channels)
+    _check_size(dataset, batch_size)
     order = BatchOrder(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size)
     # Not isinstance: what is derived from MovingDigits may yield clips of its own.
     in_windows = isinstance(dataset, VideoFrames) or type(dataset) is MovingDigits
@@ -116,7 +117,20 @@ def _check(dataset, channels):
     if dtype != "uint8" or shape not in ((*size, channels), (*size, 1)):
         raise InputError(
             f"training takes clips of uint8 {[*size, channels]} (frames, height, width, channels), "
-            f"but the data set yields {dtype} {list(shape)}"
+            f"but the data set yields {dtype} {list(shape)}{_remedy(dtype, shape)}"
+        )
+
+
+def _remedy(dtype, shape):
+    fits = dtype == "uint8" and shape[:-1] == (FRAMES, IMAGE_SIZE, IMAGE_SIZE)
+    return f": choose channels {shape[-1]}" if fits else ""
+
+
+def _check_size(dataset, batch_size):
+    """What `BatchOrder` refuses too, where there is a remedy."""
+    if isinstance(dataset, VideoFrames) and len(dataset) < batch_size <= dataset.starts.sum():
+        raise InputError(
+            f"the data set has {len(dataset)} videos, fewer than a batch of {batch_size}: choose weighting='windows'"
         )
 
 
@@ -183,7 +197,7 @@ def _clip(dataset, index, shape):
 
 def _resident_description(dataset, device):
     if isinstance(dataset, VideoFrames):
-        return f"{len(dataset):,} videos live on {device}: {_gigabytes(dataset.frames.nbytes)} of frames"
+        return f"{_videos(dataset)} live on {device}: {_gigabytes(dataset.frames.nbytes)} of frames"
     return f"{len(dataset):,} clips of moving digits are drawn on {device}"
 
 
@@ -192,8 +206,13 @@ def _host_description(dataset, device, workers):
     ahead = "made ahead of time" if device.type == "cpu" else f"copied to {device} ahead of time"
     if isinstance(dataset, VideoFrames):
         of_frames = _gigabytes(dataset.frames.nbytes)
-        return f"{len(dataset):,} videos live in host memory: {of_frames} of frames; batches are {ahead} by {threads}"
+        return f"{_videos(dataset)} live in host memory: {of_frames} of frames; batches are {ahead} by {threads}"
     return f"{len(dataset):,} clips are made in host memory, one by one; batches are {ahead} by {threads}"
+
+
+def _videos(dataset):
+    windows = f" ({len(dataset):,} windows)" if dataset.weighting == "windows" else ""
+    return f"{len(dataset.first):,} videos{windows}"
 
 
 def _gigabytes(nbytes):

@@ -10,26 +10,36 @@ from tgan_fast.errors import InputError
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 
 
+def clip_span(stride: int = 1) -> int:
+    """How many frames a video must have for a clip of 16 that are `stride` apart."""
+    return (FRAMES - 1) * stride + 1
+
+
 class VideoFrames:
     """Videos of any length that lie one after another, or anywhere, in one array of frames.
 
-    A clip is 16 consecutive frames of a video from a start at random, the last one included, and 64 by 64 pixels of
-    each.
+    A clip is 16 frames of a video, `stride` apart from any start, and 64 by 64 pixels of each.
 
     Args:
         frames: uint8 [F, H, W, C] in host memory: an array, a memory-mapped one, or a tensor. None is copied.
         first: of each video, its first frame: integers [V].
         length: of each video, how many frames it has: integers [V].
         labels: of each video, its class: integers [V].
+        stride: from one frame of a clip to the next.
+        weighting: what an epoch has, once each: "videos", from a start at random, or their "windows", one from every
+            start of every video, so that longer videos come up more often.
+        last_start: False leaves out the last start of videos that have more than one, as the authors' code does.
+        loop: repeat videos that are shorter than `clip_span(stride)` from their beginning.
         crop: where a clip's pixels come from in larger frames: their centre, or a place at random.
         flip: mirror half of the clips, at random, left to right.
 
     Attributes:
+        starts: of each video, how many a clip may have: int64 [V].
         layers: of the windows; see `read_windows`.
 
     Raises:
-        ValueError: an array of another dtype or shape.
-        InputError: no videos; frames smaller than a clip; a video that is shorter than a clip or not within the frames.
+        ValueError: an array of another dtype or shape, or an option that there is not.
+        InputError: no videos; frames smaller than a clip; a video that is too short or not within the frames.
     """
 
     layers = 1
@@ -41,64 +51,100 @@ class VideoFrames:
         length: np.ndarray,
         labels: np.ndarray,
         *,
+        stride: int = 1,
+        weighting: Literal["videos", "windows"] = "videos",
+        last_start: bool = True,
+        loop: bool = False,
         crop: Literal["centre", "random"] = "centre",
         flip: bool = False,
     ):
+        if stride < 1:
+            raise ValueError(f"a stride is at least 1, not {stride}")
+        if weighting not in ("videos", "windows"):
+            raise ValueError(f"a weighting is 'videos' or 'windows', not {weighting!r}")
         if crop not in ("centre", "random"):
             raise ValueError(f"a crop is 'centre' or 'random', not {crop!r}")
         self.frames = _host_tensor(frames)
         self.first, self.length, self.labels = _vectors(first=first, length=length, labels=labels)
+        self.stride, self.weighting, self.loop = stride, weighting, loop
         self.crop, self.flip = crop, flip
         self._check()
+        self.starts = np.maximum(self.length - clip_span(stride) + int(last_start), 1)
+        self._windows_up_to = np.cumsum(self.starts)
+        self._offsets = stride * np.arange(FRAMES)[:, None]
+        self._room = np.array(self.frames.shape[1:3]) - IMAGE_SIZE
 
     def __len__(self) -> int:
-        return len(self.first)
+        """How many clips an epoch has."""
+        return len(self.first) if self.weighting == "videos" else int(self._windows_up_to[-1])
 
-    def windows(self, videos: np.ndarray, choices: np.random.Generator) -> np.ndarray:
-        """Windows int64 [n, 1, 16, 4], as `read_windows` takes them, of a clip at random from each of `videos` [n]."""
-        height, width = (size - IMAGE_SIZE for size in self.frames.shape[1:3])
-        options = np.ones((len(videos), 4), np.int64)
-        options[:, 0] += self.length[videos] - FRAMES
-        options[:, 3] += self.flip
-        if self.crop == "random":
-            options[:, 1:3] += height, width
-        start, top, left, mirrored = choices.integers(options).T
+    def windows(self, clips: np.ndarray, choices: np.random.Generator) -> np.ndarray:
+        """Windows int64 [n, 1, 16, 4], as `read_windows` takes them, of `clips` [n] of an epoch.
+
+        Starts, where an epoch does not have all of them, crops and flips are chosen at random.
+        """
+        by_windows = self.weighting == "windows"
+        videos = np.searchsorted(self._windows_up_to, clips, side="right") if by_windows else clips
+        start, top, left, mirrored = choices.integers(self._options(videos)).T
+        if by_windows:
+            start = clips - self._windows_up_to[videos] + self.starts[videos]
         if self.crop == "centre":
-            top, left = top + height // 2, left + width // 2
-        windows = np.empty((len(videos), 1, FRAMES, 4), np.int64)
-        windows[..., 0] = (self.first[videos] + start)[:, None, None] + np.arange(FRAMES)
-        of_all_frames = np.stack([top, left + mirrored * (IMAGE_SIZE - 1), 1 - 2 * mirrored], -1)
-        windows[..., 1:] = of_all_frames[:, None, None]
+            top, left = top + self._room[0] // 2, left + self._room[1] // 2
+        windows = np.empty((len(clips), 1, FRAMES, 4), np.int64)
+        # Each [16, n].
+        frames, tops, lefts, steps = windows.T[:, :, 0]
+        # The remainder matters to repeated videos only: the offsets in others are smaller than their lengths.
+        frames[...] = self.first[videos] + start + self._offsets % self.length[videos]
+        tops[...] = top
+        lefts[...] = left + mirrored * (IMAGE_SIZE - 1)
+        steps[...] = 1 - 2 * mirrored
         return windows
 
     def cut(self, windows: np.ndarray, out: np.ndarray) -> None:
-        """Copy the clips of windows [n, 1, 16, 4] into `out`, uint8 [n, 16, 64, 64, C]."""
+        """Copy the clips of windows [n, 1, 16, 4], as `windows` returns them, into `out`, uint8 [n, 16, 64, 64, C]."""
         frames = self.frames.numpy()
-        for clip, (frame, top, left, step) in zip(out, windows[:, 0, 0].tolist(), strict=True):
+        in_rows = frames.strides[2:] == out.strides[3:]
+        numbers, first_windows = windows[:, 0, :, 0].tolist(), windows[:, 0, 0].tolist()
+        for clip, of_clip, (_, top, left, step) in zip(out, numbers, first_windows, strict=True):
             leftmost = min(left, left + step * (IMAGE_SIZE - 1))
-            rows = frames[frame : frame + FRAMES, top : top + IMAGE_SIZE]
-            pixels = rows[:, :, leftmost : leftmost + IMAGE_SIZE]
-            if step > 0:
+            rows, columns = slice(top, top + IMAGE_SIZE), slice(leftmost, leftmost + IMAGE_SIZE)
+            pixels = frames[self._index(of_clip), rows, columns]
+            if in_rows and step > 0:
                 clip[...] = pixels
             else:
-                # By channel, since NumPy would copy a mirrored row pixel by pixel, five times as slowly.
+                # By channel, since NumPy would copy these rows pixel by pixel, several times as slowly.
                 for channel in range(clip.shape[-1]):
-                    clip[..., channel] = pixels[:, :, ::-1, channel]
+                    clip[..., channel] = pixels[:, :, ::step, channel]
+
+    def _options(self, videos):
+        """How many starts, tops, lefts and directions there are to choose from: int64 [n, 4]."""
+        options = np.ones((len(videos), 4), np.int64)
+        if self.weighting == "videos":
+            options[:, 0] = self.starts[videos]
+        if self.crop == "random":
+            options[:, 1:3] += self._room
+        options[:, 3] += self.flip
+        return options
+
+    def _index(self, numbers):
+        """Of a clip's frames. A slice where the video is not repeated: what a list indexes, NumPy copies once more."""
+        first, last = numbers[0], numbers[-1]
+        return slice(first, last + 1, self.stride) if last - first == (FRAMES - 1) * self.stride else numbers
 
     def _check(self):
         frames, height, width, _ = self.frames.shape
-        if not len(self):
+        if not len(self.first):
             raise InputError("the data set has no videos")
         if min(height, width) < IMAGE_SIZE:
             raise InputError(
                 f"the frames are {height} pixels high and {width} wide, but a clip needs {IMAGE_SIZE} of each: "
                 "prepare the videos anew, larger"
             )
-        short = np.flatnonzero(self.length < FRAMES)
+        needed = 1 if self.loop else clip_span(self.stride)
+        short = np.flatnonzero(self.length < needed)
         if len(short):
-            raise InputError(
-                f"video {short[0]} has {self.length[short[0]]} frames, but a clip needs {FRAMES}: leave it out"
-            )
+            video, remedy = short[0], "leave it out" if self.loop else "leave it out, or choose loop=True"
+            raise InputError(f"video {video} has {self.length[video]} frames, but a clip needs {needed}: {remedy}")
         outside = np.flatnonzero((self.first < 0) | (self.first > frames - self.length))
         if len(outside):
             video = outside[0]
