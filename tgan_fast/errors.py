@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class NonFiniteError(Exception):
     """A loss or a weight became infinite or NaN; command lines print the message and exit with code 1."""
+
+
+class UnreadableVideoError(Exception):
+    """A video cannot be read, for the reason that the message gives; preparing a data set goes on without it."""

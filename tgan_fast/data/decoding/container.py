@@ -1,0 +1,93 @@
+"""Opening video files, with what goes wrong told as a reason."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from tgan_fast.errors import UnreadableVideoError
+
+# Containers of video, and none that names other files or addresses, which FFmpeg would open.
+_FORMATS = (
+    "asf,av1,avi,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,wtv,"
+    "yuv4mpegpipe"
+)
+_SAFE = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+
+_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A video file and its first video stream that is no picture on a cover.
+
+    Raises:
+        UnreadableVideoError: there is no such file, or none that can be opened, or it has no video.
+    """
+    head = _head(path)
+    try:
+        # Without "file:", a name with a colon would be an address. Titles in Latin-1 are no reason to fail.
+        container = av.open(f"file:{path}", container_options=_SAFE, metadata_errors="ignore")
+    except av.error.FFmpegError as error:
+        raise UnreadableVideoError(_why_not_opened(error, head)) from None
+    with container:
+        yield container, _video_stream(container)
+
+
+def promised_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """How long a video is by the header of its file; None where that has nothing to tell, or nothing to rely on."""
+    match container.format.name.split(","):
+        case ["avi"] if stream.average_rate:
+            # Its duration is one that FFmpeg shortens to fit the bytes that are there.
+            seconds = Fraction(stream.frames) / stream.average_rate
+        case ["mov" | "ivf" | "gif", *_] if stream.duration:
+            seconds = stream.duration * stream.time_base
+        case ["matroska", *_]:
+            seconds = _matroska_seconds(container, stream)
+        case _:
+            seconds = 0
+    return float(seconds) or None
+
+
+def _head(path):
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise UnreadableVideoError(f"it cannot be read: {error.strerror}") from None
+    if not head:
+        raise UnreadableVideoError("it is empty")
+    return head
+
+
+def _why_not_opened(error, head):
+    if isinstance(error, (OSError, MemoryError)):
+        return f"it cannot be opened: {error.strerror}"
+    if head[4:] == b"ftyp":
+        return "its index is damaged or missing, as in a file that was cut off"
+    return "it is not a video, or in no known format"
+
+
+def _video_stream(container):
+    pictures = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    if not streams:
+        raise UnreadableVideoError("it has no video stream")
+    if streams[0].codec_context is None:
+        raise UnreadableVideoError("there is no decoder for its video")
+    return streams[0]
+
+
+def _matroska_seconds(container, stream):
+    """From the stream's own tag, as FFmpeg and mkvmerge write it; the file's duration may be that of its sound."""
+    for name, value in stream.metadata.items():
+        if name.startswith("DURATION") and (found := _DURATION.fullmatch(value)):
+            hours, minutes, seconds = map(float, found.groups())
+            return 3600 * hours + 60 * minutes + seconds
+    alone = len(container.streams) == 1
+    return Fraction(container.duration or 0, av.time_base) if alone else 0

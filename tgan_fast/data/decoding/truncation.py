@@ -1,0 +1,80 @@
+"""Whether a video file tells of more than comes out of it."""
+
+from pathlib import Path
+
+import av
+from av.video.stream import VideoStream
+
+# So many frames, and so large a share, may be missing: headers round, and count what never was a frame.
+_FRAMES, _SHARE = 2, 0.01
+
+# The name of the element in which all of a Matroska file is, and of what comes before it, the most there is.
+_SEGMENT, _BEFORE = bytes.fromhex("18538067"), 4096
+
+
+class Extent:
+    """How much of a video has come out of its file.
+
+    Attributes:
+        packets: how many are whole; most often each is a frame.
+        frames: how many have been decoded.
+        is_cut: the file ends within a packet.
+    """
+
+    def __init__(self):
+        self.packets, self.frames, self.is_cut = 0, 0, False
+        # In units of the stream.
+        self._end = 0
+        self._last_byte = 0
+
+    def add(self, packet: av.Packet) -> None:
+        """Take a packet into account."""
+        if packet.is_corrupt:
+            self.is_cut = True
+        elif packet.size:
+            self.packets += 1
+            self._last_byte = max(self._last_byte, (packet.pos or 0) + packet.size)
+            if packet.pts is not None:
+                self._end = max(self._end, packet.pts)
+            # Not to the time at which it is shown: where frames are reordered, their durations are not.
+            if packet.dts is not None:
+                self._end = max(self._end, packet.dts + (packet.duration or 0))
+
+    def missing(self, path: Path, stream: VideoStream, promised: float | None) -> int:
+        """About how many frames are missing of a video that has been read; 0 if it may well be whole.
+
+        Args:
+            path: of its file.
+            stream: the video.
+            promised: how long it is by the file's header, in seconds; None where that does not tell.
+        """
+        seconds = float(self._end * stream.time_base)
+        if not promised or not seconds:
+            return 0
+        missing = round((promised - seconds) * self.packets / seconds)
+        share = missing / (self.packets + missing)
+        if missing <= _FRAMES or share <= _SHARE or self._ends_with_a_long_frame(path, stream, share):
+            return 0
+        return missing
+
+    def _ends_with_a_long_frame(self, path, stream, share):
+        """Whether the last frame is shown for all the time that is missing, which Matroska keeps to itself.
+
+        Then the file is as long as it should be, and little comes after that frame: tags, and an index.
+        """
+        if not stream.container.format.name.startswith("matroska"):
+            return False
+        size, told = path.stat().st_size, _told_size(path)
+        return told is not None and size >= told and size - self._last_byte < share / 2 * size
+
+
+def _told_size(path):
+    """How many bytes a Matroska file should have; None if it does not tell."""
+    with path.open("rb") as file:
+        head = file.read(_BEFORE)
+    place = head.find(_SEGMENT) + len(_SEGMENT)
+    # A number of as many bytes as the first one has leading zeros, and one more. All ones: nobody knew.
+    digits = 9 - head[place].bit_length()
+    most = (1 << 7 * digits) - 1
+    length = int.from_bytes(head[place : place + digits], "big") & most
+    return None if length == most else place + digits + length
