@@ -1,0 +1,46 @@
+"""What a source is, found by looking at it."""
+
+from pathlib import Path
+
+from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, array_videos, channels_of
+from tgan_fast.data.sources.collection import Collection, collect
+from tgan_fast.data.sources.files import VIDEO_SUFFIXES, video_file
+from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, read_hdf5
+from tgan_fast.data.sources.lists import read_list
+from tgan_fast.data.sources.tree import read_tree
+from tgan_fast.data.store import ClipStore
+from tgan_fast.errors import InputError
+
+
+def recognise(source: Path) -> Collection:
+    """All videos of a source.
+
+    Args:
+        source: a folder of videos, arrays or images, such as UCF-101's; a list of videos; one video; NumPy arrays, such
+            as Moving MNIST; or the HDF5 file of TGAN's authors.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if not source.exists():
+        raise InputError(f"there is no {source}")
+    if source.is_dir():
+        if ClipStore.is_at(source):
+            raise InputError(f"{source} is a clip store already: python -m tgan_fast.train --data {source} uses it")
+        return read_tree(source)
+    suffix = source.suffix.lower()
+    if suffix in HDF5_SUFFIXES:
+        return read_hdf5(source)
+    if suffix in ARRAY_SUFFIXES:
+        videos = array_videos(source)
+        return collect(f"an array file: {len(videos):,} clips", videos, channels=channels_of(videos))
+    if suffix in VIDEO_SUFFIXES:
+        return collect("a video file", [video_file(source, source.name)])
+    if suffix in (".txt", ".csv", ".lst", ".list"):
+        return read_list(source)
+    if suffix in (".pkl", ".pickle"):
+        raise InputError(f"{source} is a pickle, and loading one runs code: give the .h5 file that it belongs to")
+    raise InputError(
+        f"{source} is nothing that is known: give a folder, a list (.txt), a video, an array "
+        f"({' '.join(sorted(ARRAY_SUFFIXES))}) or HDF5 ({' '.join(sorted(HDF5_SUFFIXES))})"
+    )
