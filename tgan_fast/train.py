@@ -22,7 +22,7 @@ _RUNS = Path("runs")
 
 @dataclass
 class TrainCommand:
-    """Train TGAN on moving digits. Leaves a folder with samples, plots and checkpoints.
+    """Train TGAN on videos or moving digits. Leaves a folder with samples, plots and checkpoints.
 
     A setting is taken from the first of these that has it: this command line, the --config file, the checkpoint that
     is resumed, the --preset.
@@ -47,6 +47,7 @@ class _Sources:
     config: Path | None = None
     out: Path | None = None
     resume: str | None = None
+    data: str | None = None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     if first and (out / "config.yaml").exists() and not continues:
         raise InputError(f"{out} holds another run: continue it with --resume {out}, or choose another --out")
 
-    step = train(command.training, out, resume=checkpoint)
+    step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
     if not first:
         return
     if step.iteration < command.training.steps:
@@ -69,6 +70,12 @@ def main(arguments: Sequence[str]) -> None:
         print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")
     else:
         print(f"done: {step.iteration} iterations; look at {out / 'samples'} and {out / 'loss.png'}")
+
+
+def _with_absolute_paths(config):
+    """So that a run can be resumed from anywhere."""
+    paths = {name: getattr(config, name) for name in ("data", "digit_images")}
+    return config.model_copy(update={name: path and str(Path(path).absolute()) for name, path in paths.items()})
 
 
 def _without_help(arguments):
@@ -92,17 +99,25 @@ def _folder_of(checkpoint: Path | None) -> Path | None:
 
 
 def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
+    given = {} if sources.config is None else read_yaml(sources.config)
+    if sources.data is not None:
+        given["data"] = sources.data
     if checkpoint is not None:
         values = dict(read_run(checkpoint)["config"])
     else:
         preset = default_preset() if sources.preset == "auto" else sources.preset
         # An unknown name is the parser's to report.
         values = dict(PRESETS.get(preset, {}))
-    if sources.config is None:
-        return TrainingConfig(**values)
+        if given.get("data") is not None:
+            # Here, since it brings along the codecs, for which others need not wait.
+            from tgan_fast.data.loading import channels_of
+
+            values["channels"] = max(values.get("channels", 3), channels_of(Path(given["data"])))
     try:
-        return TrainingConfig(**(values | read_yaml(sources.config)))
+        return TrainingConfig(**(values | given))
     except InputError as error:
+        if sources.config is None:
+            raise
         raise InputError(f"{sources.config}: {error}") from None
 
 

@@ -26,7 +26,23 @@ class TrainingConfig(BaseModel):
     width: float = Field(1.0, gt=0, description="Multiplier of all channel counts of both networks.")
     latent_dim: int = Field(100, ge=1, description="Size of the latent.")
     channels: int = Field(3, ge=1, description="Colour channels of the videos.")
+    data: str | None = Field(
+        None, description="Clip store, or prepared .h5, .npy or .npz file, to train on; none: moving digits."
+    )
+    crop: Literal["centre", "random"] = Field("centre", description="Videos: which pixels of larger frames.")
+    flip: bool = Field(False, description="Videos: mirror half of the clips.")
+    frame_stride: int = Field(1, ge=1, description="Videos: from one frame of a clip to the next.")
+    weighting: Literal["videos", "windows"] = Field(
+        "videos", description="Videos: what comes up once in an epoch; windows: longer videos more often."
+    )
+    short_videos: Literal["skip", "loop"] = Field("skip", description="Videos: what becomes of too short ones.")
+    last_start: bool = Field(
+        True, description="Videos: a clip may end with the last frame, which the authors' code leaves out."
+    )
     digits: Literal[1, 2] = Field(2, description="Moving digits: how many in a clip.")
+    digit_images: str | None = Field(
+        None, description="Moving digits: MNIST's train-images-idx3-ubyte[.gz]; none: scikit-learn's digits."
+    )
     batch_size: int = Field(32, description="Videos in a batch, at least 2; several processes share it evenly.")
     steps: int = Field(81_000, ge=1, description="Iterations in all.")
     optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="Of both networks.")
@@ -56,7 +72,18 @@ class TrainingConfig(BaseModel):
             raise InputError(_sentence(error.errors()[0])) from None
         if self.batch_size < 2:
             raise InputError(f"batch_size is {self.batch_size}, but batch norm needs at least 2 videos")
+        self._refuse_settings_of_other_data()
 
+    def _refuse_settings_of_other_data(self):
+        other, kind = (OF_VIDEOS, "videos") if self.data is None else (("digit_images",), "moving digits")
+        for name in other:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                remedy = "give data" if self.data is None else "leave out data"
+                raise InputError(f"{name} is {getattr(self, name)!r}, but it is for {kind}: {remedy}, or leave it out")
+
+
+# Settings that only videos have.
+OF_VIDEOS = ("crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import torch
 
-from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames, open_feed
+from tgan_fast.data import ClipDataset, VideoFrames, open_feed
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models import VideoDiscriminator, VideoGenerator
 from tgan_fast.precision import compute_dtype, resolve_precision
+from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.checkpoint import iteration_of, load_strictly, read_run
 from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.data import TrainingData, open_data
 from tgan_fast.training.memory import out_of_memory, refuse_too_large_a_batch
 from tgan_fast.training.processes import Processes, joined
 from tgan_fast.training.provenance import provenance
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.session import Session
 from tgan_fast.training.step import TrainingStep
-from tgan_fast.training.stop_signals import stop_signals
 
 
 def train(
@@ -36,7 +37,7 @@ def train(
     Args:
         config: see there.
         out: the run's folder (`RunFolder` lists what it gets).
-        dataset: moving digits where none is given.
+        dataset: what `config` tells of where none is given.
         resume: a checkpoint to continue from, exactly where it was made.
         score: judges the generator (in evaluation mode) at every checkpoint, the higher the better; the best one is
             kept as `checkpoints/best.pt`.
@@ -68,10 +69,9 @@ def train(
 def _train(config, out, dataset, resume, score, processes, device):
     # Everything that can be wrong is found here, before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
-    if dataset is None:
-        dataset = MovingDigits(digits=config.digits, channels=config.channels, seed=config.seed)
+    data = open_data(config) if dataset is None else TrainingData(dataset)
     feed = open_feed(
-        dataset,
+        data.dataset,
         batch_size=config.batch_size,
         channels=config.channels,
         seed=config.seed,
@@ -83,18 +83,17 @@ def _train(config, out, dataset, resume, score, processes, device):
     )
     refuse_too_large_a_batch(config, device, build_step)
     step = build_step(config, device, read=feed.read, processes=processes)
-    if resume is not None:
-        _restore(step, resume)
+    made_of = None if resume is None else _restore(step, resume)
 
     folder = RunFolder(out, config.keep_checkpoints) if processes.rank == 0 else None
     if resume is not None and folder is not None:
         _refuse_to_fall_behind(folder, step.iteration)
-    session = Session(config, step, folder, score, processes)
+    session = Session(config, step, folder, score, processes, data.fingerprint)
     try:
         if folder is not None:
             folder.start(config, provenance(device), step.iteration)
         with stop_signals() as stop, session.progress(out) as bar, closing(feed.batches(step.iteration)) as batches:
-            session.begin(bar, feed.description)
+            session.begin(bar, filter(None, (data.summary, feed.description, _remark(made_of, data))))
             for batch in batches:
                 if step.iteration >= config.steps or session.stops(stop):
                     break
@@ -167,7 +166,8 @@ def _check_processes(config, processes):
         )
 
 
-def _restore(step, path):
+def _restore(step, path) -> str | None:
+    """Returns the fingerprint of the data that the checkpoint was trained on, if it has one."""
     content = read_run(path)
     state = content["step"]
     device = step.device.type
@@ -181,6 +181,13 @@ def _restore(step, path):
         step.load_state_dict(state)
     except ValueError as error:
         raise InputError(f"the optimisers in {path} do not fit: {error}") from None
+    return content.get("data")
+
+
+def _remark(made_of, data):
+    if made_of in (None, data.fingerprint):
+        return None
+    return "the data is not what it was when the checkpoint was made: the run goes on, but not as it would have"
 
 
 def _refuse_to_fall_behind(folder, iteration):

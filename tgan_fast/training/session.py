@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -22,8 +23,9 @@ class Session:
     Only the process that has a folder writes.
     """
 
-    def __init__(self, config, step, folder, score, processes):
+    def __init__(self, config, step, folder, score, processes, data):
         self.config, self.step, self.folder, self.score, self.processes = config, step, folder, score, processes
+        self.data = data
         self.background = Background(step.device.type == "cuda")
         self.seconds = 0.0
         self.scalars = self.sampled = self.saved = self.sampler = self.bar = None
@@ -35,10 +37,11 @@ class Session:
             smoothing=0.05, disable=self.folder is None,
         )  # fmt: skip
 
-    def begin(self, bar: tqdm, data: str) -> None:
+    def begin(self, bar: tqdm, remarks: Iterable[str]) -> None:
         self.bar = bar
         if self.folder is not None:
-            bar.write(data, file=sys.stderr)
+            for remark in remarks:
+                bar.write(remark, file=sys.stderr)
             self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
         self.scalars = ScalarLog()
 
@@ -103,7 +106,12 @@ class Session:
     def _write_checkpoint(self, snapshot, iteration, score):
         state = snapshot.on_cpu()
         _check_weights(state, iteration)
-        content = {"config": self.config.model_dump(), "device": self.step.device.type, "step": state}
+        content = {
+            "config": self.config.model_dump(),
+            "device": self.step.device.type,
+            "data": self.data,
+            "step": state,
+        }
         self.folder.checkpoints.save(content, iteration, score)
 
     def finish(self) -> None:

@@ -1,0 +1,143 @@
+"""Prepared videos, opened for training."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from stores import append, video_of
+
+from tgan_fast.data import open_feed
+from tgan_fast.data.loading import channels_of, open_videos
+from tgan_fast.data.store import Header, StoreWriter
+from tgan_fast.errors import InputError
+
+LENGTHS = (20, 5, 16, 31)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+VIDEOS = [noise(length, 64, 85, 3, seed=length) for length in LENGTHS]
+LABELS = ("b", "a", "b", "c")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of four videos, one of which is shorter than a clip."""
+    folder = tmp_path / "store"
+    writer = StoreWriter(folder, Header(64, 85, 3, 1, None, ("a", "b", "c")))
+    for number, (frames, label) in enumerate(zip(VIDEOS, LABELS, strict=True)):
+        append(writer, tmp_path / "spool", f"{number}.avi", frames, label=label)
+    writer.close()
+    return folder
+
+
+def frames_of(videos, number):
+    start = videos.first[number]
+    return videos.frames[start : start + videos.length[number]].numpy()
+
+
+def test_a_store_is_opened_without_reading_it_and_short_videos_are_counted(store):
+    opened = open_videos(store)
+    assert opened.summary == (f"{store}: videos: 4; frames: 72; classes: 3; shorter than a clip and left out: 1")
+    assert opened.classes == ("a", "b", "c")
+    assert opened.videos.labels.tolist() == [1, 1, 2]
+    for number, frames in enumerate((VIDEOS[0], VIDEOS[2], VIDEOS[3])):
+        assert np.array_equal(frames_of(opened.videos, number), frames)
+
+
+def test_short_videos_are_looped_on_request(store):
+    opened = open_videos(store, short="loop")
+    assert opened.summary.endswith("; shorter than a clip and looped: 1")
+    assert opened.videos.labels.tolist() == [1, 0, 1, 2]
+    windows = opened.videos.windows(np.array([1]), np.random.default_rng(0))
+    clips = np.empty((1, 16, 64, 64, 3), np.uint8)
+    opened.videos.cut(windows, clips)
+    assert np.array_equal(clips[0], VIDEOS[1][np.arange(16) % 5][:, :, 10:74])
+
+
+def test_a_stride_makes_more_videos_too_short(store):
+    assert open_videos(store, stride=2).videos.labels.tolist() == [2]
+    with pytest.raises(
+        InputError, match=r"none of the 4 videos of .*store has the 46 frames of a clip: choose short_vid"
+    ):
+        open_videos(store, stride=3)
+
+
+def test_batches_are_those_of_the_definition(store):
+    opened = open_videos(store, crop="random", flip=True, weighting="windows")
+    feed = open_feed(opened.videos, batch_size=4, channels=3, device="cpu", seed=7)
+    batches = feed.batches()
+    first = [feed.read(next(batches)).clone() for _ in range(3)]
+    batches.close()
+    again = feed.batches(2)
+    assert np.array_equal(feed.read(next(again)), first[2])
+    again.close()
+
+
+def test_hdf5_of_the_authors_is_mapped_into_memory(tmp_path):
+    path = tmp_path / "train.h5"
+    with h5py.File(path, "w") as file:
+        file["image"] = np.concatenate(VIDEOS).transpose(0, 3, 1, 2)
+    ends = np.cumsum(LENGTHS)
+    rows = [
+        {"category": label, "start": int(end - length), "end": int(end)}
+        for label, length, end in zip(LABELS, LENGTHS, ends, strict=True)
+    ]
+    path.with_suffix(".json").write_text(json.dumps(rows))
+    opened = open_videos(path)
+    assert opened.classes == ("a", "b", "c")
+    assert opened.videos.labels.tolist() == [1, 1, 2]
+    assert np.array_equal(frames_of(opened.videos, 2), VIDEOS[3])
+    clips = np.empty((1, 16, 64, 64, 3), np.uint8)
+    opened.videos.cut(opened.videos.windows(np.array([1]), np.random.default_rng(0)), clips)
+    assert np.array_equal(clips[0], VIDEOS[2][:, :, 10:74])
+    other = dict(rows[0], end=19)
+    path.with_suffix(".json").write_text(json.dumps([other, *rows[1:]]))
+    assert open_videos(path).fingerprint != opened.fingerprint
+
+
+def test_compressed_hdf5_has_to_be_prepared(tmp_path):
+    path = tmp_path / "train.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", data=noise(20, 3, 64, 64), compression="gzip")
+        file["start"], file["end"] = [0], [20]
+    with pytest.raises(
+        InputError, match=r"compressed or in chunks: make .* python -m tgan_fast.prepare .*train.h5 STORE"
+    ):
+        open_videos(path)
+
+
+def test_moving_mnist_is_trained_on_as_it_is(tmp_path):
+    array = noise(20, 6, 64, 64)
+    np.save(tmp_path / "mnist_test_seq.npy", array)
+    opened = open_videos(tmp_path / "mnist_test_seq.npy")
+    assert channels_of(tmp_path / "mnist_test_seq.npy") == 1
+    assert len(opened.videos) == 6
+    assert opened.classes == ()
+    for number in range(6):
+        assert np.array_equal(frames_of(opened.videos, number)[..., 0], array[:, number])
+
+
+def test_arrays_of_different_sizes_have_to_be_prepared(tmp_path):
+    np.savez(tmp_path / "clips.npz", a=noise(20, 64, 64, 3), b=noise(2, 20, 64, 70, 3))
+    with pytest.raises(InputError, match=r"different sizes: make a clip store of it with python -m tgan_fast.prepare"):
+        open_videos(tmp_path / "clips.npz")
+
+
+def test_what_is_not_prepared_is_told_how(tmp_path):
+    with pytest.raises(InputError, match=r"there is no .*nothing"):
+        open_videos(tmp_path / "nothing")
+    (tmp_path / "UCF-101").mkdir()
+    with pytest.raises(InputError, match=r"UCF-101 is no clip store: make one of it with python -m tgan_fast.prepare"):
+        open_videos(tmp_path / "UCF-101")
+
+
+def test_small_frames_have_to_be_prepared_anew(tmp_path):
+    writer = StoreWriter(tmp_path / "store", Header(6, 8, 3, 1, None, ()))
+    append(writer, tmp_path / "spool", "1", video_of(20, 0), label=None)
+    writer.close()
+    with pytest.raises(InputError, match="are 6 pixels high and 8 wide, but a clip needs 64 of each"):
+        open_videos(tmp_path / "store")

@@ -1,0 +1,138 @@
+"""The data of a run: what the config names is what is trained on, and a resumed run is told when it has changed."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+from stores import append
+
+from tgan_fast.data import MovingDigits, VideoFrames
+from tgan_fast.data.store import Header, StoreWriter
+from tgan_fast.errors import InputError
+from tgan_fast.training import TrainingConfig, train
+from tgan_fast.training.checkpoint import read_run
+from tgan_fast.training.data import open_data
+
+SMALL = {
+    "width": 0.03125,
+    "latent_dim": 4,
+    "batch_size": 2,
+    "steps": 2,
+    "device": "cpu",
+    "precision": "fp32",
+    "log_interval": 1,
+    "checkpoint_interval": 100,
+    "sample_interval": 100,
+    "workers": 1,
+}
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+
+
+def extend(folder, spool, *lengths):
+    writer = StoreWriter(folder, Header(64, 85, 3, 1, None, ()))
+    for length in lengths:
+        append(writer, spool, f"{len(writer.entries)}", noise(length, 64, 85, 3), label=None)
+    writer.close()
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of three videos, one of them shorter than a clip."""
+    extend(tmp_path / "store", tmp_path / "spool", 20, 10, 30)
+    return tmp_path / "store"
+
+
+def test_settings_reach_the_videos(store):
+    values = {"crop": "random", "flip": True, "weighting": "windows", "last_start": False, "frame_stride": 1}
+    data = open_data(TrainingConfig(data=str(store), **values))
+    videos = data.dataset
+    assert isinstance(videos, VideoFrames)
+    assert (videos.crop, videos.flip, videos.weighting) == ("random", True, "windows")
+    assert len(videos) == 4 + 14
+    looped = open_data(TrainingConfig(data=str(store), short_videos="loop", frame_stride=2)).dataset
+    assert (len(looped), looped.stride, looped.loop) == (3, 2, True)
+
+
+def test_without_data_it_is_moving_digits():
+    data = open_data(TrainingConfig(digits=1, channels=1, seed=5))
+    expected = MovingDigits(digits=1, channels=1, seed=5)
+    assert np.array_equal(data.dataset[7][0], expected[7][0])
+    assert (data.summary, data.fingerprint) == (None, None)
+
+
+def test_digits_of_mnists_own_files(tmp_path):
+    images, labels = noise(40, 28, 28), np.arange(40) % 10
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(struct.pack(">I3I", 0x803, 40, 28, 28) + images.tobytes()))
+    labels_path = tmp_path / "train-labels-idx1-ubyte"
+    labels_path.write_bytes(struct.pack(">II", 0x801, 40) + labels.astype(np.uint8).tobytes())
+    data = open_data(TrainingConfig(digit_images=str(path), channels=1))
+    assert data.summary == f"40 handwritten digits of {path}"
+    expected = MovingDigits(digits=2, channels=1, scans=(images, labels))
+    assert np.array_equal(data.dataset[3][0], expected[3][0])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"flip": True}, "flip is True, but it is for videos: give data, or leave it out"),
+        ({"crop": "random"}, "crop is 'random', but it is for videos"),
+        ({"frame_stride": 2}, "frame_stride is 2, but it is for videos"),
+        ({"data": "x", "digit_images": "y"}, "digit_images is 'y', but it is for moving digits: leave out data"),
+        ({"frame_stride": 0}, "frame_stride is 0, but it must be greater than or equal to 1"),
+        ({"data": "x", "crop": "left"}, "crop is 'left', but it must be 'centre' or 'random'"),
+    ],
+)
+def test_settings_of_other_data_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        TrainingConfig(**values)
+
+
+def test_a_run_says_what_it_trains_on_and_when_that_has_changed(store, tmp_path, capfd):
+    config = TrainingConfig(**SMALL, data=str(store))
+    step = train(config, tmp_path / "run")
+    said = capfd.readouterr().err
+    assert f"{store}: videos: 3; frames: 60; classes: 0; shorter than a clip and left out: 1" in said
+    assert step.iteration == 2
+    checkpoint = tmp_path / "run" / "checkpoints" / "iteration-00000002.pt"
+    assert read_run(checkpoint)["data"] == open_data(config).fingerprint
+
+    more = config.model_copy(update={"steps": 3})
+    train(more, tmp_path / "same", resume=checkpoint)
+    assert "the data is not what it was" not in capfd.readouterr().err
+    extend(store, tmp_path / "spool", 25)
+    train(more, tmp_path / "other", resume=checkpoint)
+    assert "the data is not what it was when the checkpoint was made" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("weighting", ["videos", "windows"])
+def test_a_run_on_videos_resumes_exactly(store, tmp_path, weighting):
+    options = {"crop": "random", "flip": True, "short_videos": "loop", "weighting": weighting}
+    config = TrainingConfig(**SMALL, data=str(store), **options)
+    longer = config.model_copy(update={"steps": 5})
+    train(longer, tmp_path / "whole")
+    train(config, tmp_path / "parts")
+    train(longer, tmp_path / "parts", resume=tmp_path / "parts" / "checkpoints" / "iteration-00000002.pt")
+    one, other = (
+        read_run(tmp_path / name / "checkpoints" / "iteration-00000005.pt")["step"] for name in ("whole", "parts")
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_grey_store_trains_a_network_with_colours(tmp_path):
+    writer = StoreWriter(tmp_path / "store", Header(64, 64, 1, 1, None, ()))
+    for name in "ab":
+        append(writer, tmp_path / "spool", name, noise(20, 64, 64, 1), label=None)
+    writer.close()
+    assert train(TrainingConfig(**SMALL, data=str(tmp_path / "store"), channels=3), tmp_path / "run").iteration == 2
+
+
+def test_a_store_with_colours_needs_a_network_with_them(store, tmp_path):
+    with pytest.raises(InputError, match=r"uint8 \[16, 64, 64, 1\].* but the data set .*: choose channels 3"):
+        train(TrainingConfig(**SMALL, data=str(store), channels=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

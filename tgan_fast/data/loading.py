@@ -1,0 +1,157 @@
+"""Prepared videos on a disk, opened for training: clip stores, and the files of others."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, in_videos, open_arrays
+from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
+from tgan_fast.data.store import ClipStore
+from tgan_fast.data.video_frames import VideoFrames, clip_span
+from tgan_fast.errors import InputError
+
+ShortVideos = Literal["skip", "loop"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Videos as they lie on a disk.
+
+    Attributes:
+        frames: uint8 [F, H, W, C], memory-mapped where that is possible.
+        first, length, labels: of each video, its first frame, how many it has, and the number of its class: int64 [V].
+        classes: their names.
+        fingerprint: changes with the videos.
+    """
+
+    frames: np.ndarray
+    first: np.ndarray
+    length: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class OpenedVideos:
+    """Videos to train on.
+
+    Attributes:
+        videos: without those that are too short, unless they are looped.
+        summary: one line on what they are.
+        classes: names of the numbers in `videos.labels`.
+        fingerprint: changes with the videos.
+    """
+
+    videos: VideoFrames
+    summary: str
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+def open_videos(path: Path, *, stride: int = 1, short: ShortVideos = "skip", **options) -> OpenedVideos:
+    """Open prepared videos for training.
+
+    Args:
+        path: a clip store; the HDF5 file of TGAN's authors, not compressed; or NumPy arrays such as Moving MNIST's.
+        stride: from one frame of a clip to the next.
+        short: what becomes of videos that are too short for a clip: "skip" or "loop".
+        options: the other ones of `VideoFrames`.
+
+    Raises:
+        InputError: it is none of these, it is damaged, its frames are too small, or all videos are too short.
+    """
+    prepared = read_prepared(path)
+    enough = prepared.length >= clip_span(stride)
+    taken = enough if short == "skip" else np.ones_like(enough)
+    if not taken.any():
+        raise InputError(
+            f"none of the {len(enough):,} videos of {path} has the {clip_span(stride)} frames of a clip: "
+            "choose short_videos 'loop', or a smaller frame_stride"
+        )
+    videos = VideoFrames(
+        prepared.frames,
+        prepared.first[taken],
+        prepared.length[taken],
+        prepared.labels[taken],
+        stride=stride,
+        loop=short == "loop",
+        **options,
+    )
+    return OpenedVideos(videos, _summary(path, prepared, enough, short), prepared.classes, prepared.fingerprint)
+
+
+def channels_of(path: Path) -> int:
+    """Of the frames of prepared videos, 1 or 3; raises as `open_videos`."""
+    return read_prepared(path).frames.shape[3]
+
+
+def read_prepared(path: Path) -> Prepared:
+    """What lies in a clip store, an HDF5 file or a file of arrays; raises as `open_videos`."""
+    if not path.exists():
+        raise InputError(f"there is no {path}")
+    if ClipStore.is_at(path):
+        store = ClipStore(path)
+        return Prepared(store.frames, store.first, store.length, store.labels, store.header.classes, store.fingerprint)
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        return _hdf5(path)
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return _arrays(path)
+    raise InputError(
+        f"{path} is no clip store: make one of it with python -m tgan_fast.prepare {path} STORE, and give that"
+    )
+
+
+def _hdf5(path):
+    images, table = open_images(path), read_table(path)
+    offset = images.id.get_offset()
+    if offset is None:
+        raise InputError(
+            f"the frames of {path} are compressed or in chunks: make a clip store of it with "
+            f"python -m tgan_fast.prepare {path} STORE, and give that"
+        )
+    frames = frames_last(np.memmap(path, np.uint8, "r", offset, images.shape))
+    names = ["" if name is None else str(name) for name in table.category]
+    classes, labels = np.unique(names, return_inverse=True)
+    return Prepared(
+        frames,
+        table.start,
+        table.end - table.start,
+        labels,
+        tuple(classes.tolist()) if any(names) else (),
+        _digest(path.stat().st_size, images.shape, table.start.tobytes(), table.end.tobytes()),
+    )
+
+
+def _arrays(path):
+    clips = [clip for array in open_arrays(path).values() for clip in in_videos(array, path)]
+    clips = [clip if clip.ndim == 4 else clip[..., None] for clip in clips]
+    if len({clip.shape[1:] for clip in clips}) > 1:
+        raise InputError(
+            f"the clips of {path} have different sizes: make a clip store of it with "
+            f"python -m tgan_fast.prepare {path} STORE, and give that"
+        )
+    length = np.array([len(clip) for clip in clips])
+    return Prepared(
+        np.concatenate(clips),
+        np.cumsum(length) - length,
+        length,
+        np.zeros(len(clips), np.int64),
+        (),
+        _digest(path.stat().st_size, length.tobytes(), clips[0].shape),
+    )
+
+
+def _digest(*parts):
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _summary(path, prepared, enough, short):
+    counts = {"videos": len(enough), "frames": prepared.length.sum(), "classes": len(prepared.classes)}
+    too_short = int((~enough).sum())
+    if too_short:
+        counts[f"shorter than a clip and {'left out' if short == 'skip' else 'looped'}"] = too_short
+    return f"{path}: " + "; ".join(f"{name}: {count:,}" for name, count in counts.items())

@@ -1,0 +1,155 @@
+"""Prepare videos for training: `python -m tgan_fast.prepare --help`."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from tgan_fast.command_line import parse, run
+from tgan_fast.data.decoding import Form
+from tgan_fast.data.preparation import REPORT, Result, estimated_frames, prepare
+from tgan_fast.data.sources import Collection, only_of_split, recognise
+from tgan_fast.data.store import ClipStore, read_index
+from tgan_fast.errors import InputError
+from tgan_fast.stop_signals import stop_signals
+
+_PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# Of all videos: more that cannot be read are no longer accidents.
+_MOST_FAILED = 0.05
+# Of an interrupted command.
+_INTERRUPTED = 130
+
+
+@dataclass
+class PrepareCommand:
+    """Turn videos into a clip store, out of which `python -m tgan_fast.train --data STORE` trains.
+
+    The same command again goes on where it was interrupted; another source is added to those that the store has.
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
+    """Folder of videos (such as UCF-101's), of image folders or of arrays; list of videos; video; .npy, .npz or .h5."""
+    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
+    """Folder of the clip store."""
+    size: int = 64
+    """Pixels of a frame's shorter side, and of the other one unless --columns is given; what stands out is cut off."""
+    columns: int | None = None
+    """Pixels of a row; --columns 85 gives the authors' frames, whose middle 64 columns training takes."""
+    fps: float | None = None
+    """Resample every video to so many frames a second; without it all frames count."""
+    stride: int = 1
+    """Keep every so many-th frame."""
+    frames: int = 1
+    """Fewest frames of a video to be stored; training needs 16, and can also loop shorter ones."""
+    split: Path | None = None
+    """List of those videos that are wanted, such as UCF-101's trainlist01.txt."""
+    workers: int = _PROCESSORS
+    """Processes that decode."""
+    strict: bool = False
+    """Stop at the first video that cannot be read, instead of going on without it."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    command = parse(PrepareCommand, arguments, prog="python -m tgan_fast.prepare")
+    _check(command)
+    collection = recognise(command.source)
+    if command.split is not None:
+        collection = only_of_split(collection, command.split)
+    if command.fps is not None and not all(video.has_times for video in collection.videos):
+        raise InputError("images and arrays do not tell their frames' times, which --fps needs: use --stride instead")
+    channels = _channels(collection, command.store)
+    form = Form(command.size, command.columns or command.size, channels, command.stride, command.fps)
+    print(f"{collection.description}; classes: {len(collection.classes):,}")
+    _check_space(collection, command.store, form, command.workers)
+    with stop_signals() as stop, _progress(collection, command.store) as bar:
+        result = prepare(
+            collection,
+            command.store,
+            form,
+            workers=command.workers,
+            fewest=command.frames,
+            strict=command.strict,
+            stop=stop,
+            progress=lambda result, nbytes: _show(bar, result, nbytes),
+        )
+    _conclude(command, result)
+
+
+def _check(command):
+    for name in ("size", "columns", "fps", "stride", "frames", "workers"):
+        value = getattr(command, name)
+        if value is not None and not value > 0:
+            raise InputError(f"--{name} is {value}, but must be more than 0")
+
+
+def _channels(collection, folder):
+    if not ClipStore.is_at(folder):
+        return collection.channels
+    channels = read_index(folder).header.channels
+    if channels < collection.channels:
+        raise InputError(f"{folder} has grey frames, and the source may have colours: choose another folder")
+    return channels
+
+
+def _check_space(collection: Collection, folder: Path, form: Form, workers: int) -> None:
+    known = {entry.video for entry in read_index(folder).entries} if ClipStore.is_at(folder) else set()
+    new = [video for video in collection.videos if video.name not in known]
+    frame = form.height * form.width * form.channels
+    estimate = estimated_frames(new, form)
+    # What a process has decoded is copied behind what is there.
+    needed, meanwhile = estimate.frames * frame, min(estimate.frames, workers * estimate.longest) * frame
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    print(f"needs about {_bytes(needed)} in {folder}, {_bytes(meanwhile)} more meanwhile; {_bytes(free)} are free")
+    if needed + meanwhile > free:
+        raise InputError(
+            f"{folder} needs about {_bytes(needed + meanwhile)}, but only {_bytes(free)} are free: make room, or "
+            "choose another disk, a smaller --size or a larger --stride"
+        )
+
+
+def _progress(collection, folder):
+    return tqdm(
+        desc=str(folder),
+        total=sum(video.nbytes for video in collection.videos),
+        unit="B",
+        unit_scale=True,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    )
+
+
+def _show(bar, result, nbytes):
+    bar.set_postfix(videos=result.done, frames=result.frames, skipped=len(result.skipped), refresh=False)
+    bar.update(nbytes)
+
+
+def _conclude(command, result: Result):
+    known = f", {result.known:,} were there before" if result.known else ""
+    print(f"{result.stored:,} videos of {result.frames:,} frames stored{known}")
+    if result.skipped:
+        short = len(result.skipped) - result.failed
+        print(f"{result.failed:,} could not be read, {short:,} are too short: {command.store / REPORT} says which")
+    if not result.finished:
+        print("interrupted; the same command goes on")
+        raise SystemExit(_INTERRUPTED)
+    if result.failed > _MOST_FAILED * result.done:
+        raise InputError(
+            f"{result.failed:,} of {result.done:,} videos could not be read, more than {_MOST_FAILED:.0%}: "
+            f"{command.store / REPORT} says why; the others are stored"
+        )
+    print(f"train with: python -m tgan_fast.train --data {command.store}")
+
+
+def _bytes(count):
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    run(main)

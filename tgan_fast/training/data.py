@@ -1,0 +1,53 @@
+"""The data of a training run, as its config tells."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames
+from tgan_fast.data.idx import read_digits
+from tgan_fast.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on.
+
+    Attributes:
+        dataset: the clips.
+        summary: one line on what they are; None where there is nothing to say.
+        fingerprint: changes with what lies on the disk; None where nothing does.
+    """
+
+    dataset: ClipDataset | VideoFrames
+    summary: str | None = None
+    fingerprint: str | None = None
+
+
+def open_data(config: TrainingConfig) -> TrainingData:
+    """Open what a run trains on: `config.data`, or moving digits.
+
+    Raises:
+        InputError: it is not there, damaged or of no use for training.
+    """
+    if config.data is not None:
+        # Here, since it brings along the codecs, for which others need not wait.
+        from tgan_fast.data.loading import open_videos
+
+        opened = open_videos(
+            Path(config.data),
+            stride=config.frame_stride,
+            short=config.short_videos,
+            weighting=config.weighting,
+            last_start=config.last_start,
+            crop=config.crop,
+            flip=config.flip,
+        )
+        return TrainingData(opened.videos, opened.summary, opened.fingerprint)
+    options = {"digits": config.digits, "channels": config.channels, "seed": config.seed}
+    if config.digit_images is None:
+        return TrainingData(MovingDigits(**options))
+    images, labels = read_digits(Path(config.digit_images))
+    fingerprint = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    digits = MovingDigits(**options, scans=(images, labels))
+    return TrainingData(digits, f"{len(images):,} handwritten digits of {config.digit_images}", fingerprint)
