@@ -1,0 +1,127 @@
+"""Check, look at and export clip stores: `python -m tgan_fast.store --help`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from tgan_fast.command_line import parse, run
+from tgan_fast.data.loading import ShortVideos, open_videos
+from tgan_fast.data.order import BatchOrder
+from tgan_fast.data.store import ClipStore
+from tgan_fast.data.store.export import export_hdf5
+from tgan_fast.data.video_files import encoder_of, write_videos
+from tgan_fast.errors import InputError
+from tgan_fast.models import FRAMES, IMAGE_SIZE
+
+_READERS = 4
+
+
+Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
+
+
+@dataclass
+class Verify:
+    """Read all of a store, and compare it with the checksums that were made when it was written."""
+
+    store: Store
+    """Folder of the clip store."""
+
+    def run(self) -> None:
+        store = ClipStore(self.store)
+        with tqdm(desc=str(self.store), total=store.frames.nbytes, unit="B", unit_scale=True, file=sys.stderr) as bar:
+            damaged = list(store.damaged(bar.update, workers=_READERS))
+        for entry in damaged:
+            print(f"damaged: {entry.video}, frames {entry.start:,} to {entry.start + entry.length - 1:,}")
+        if damaged:
+            raise InputError(
+                f"{len(damaged):,} of the {len(store.entries):,} videos of {self.store} are damaged: "
+                "restore it from a copy, or prepare the videos anew"
+            )
+        print(f"{len(store.entries):,} videos of {len(store.frames):,} frames are as they were written")
+
+
+@dataclass
+class Preview:
+    """Show real clips, chosen as training chooses them, in a grid."""
+
+    store: Store
+    """Clip store, or a prepared .h5, .npy or .npz file."""
+    out: Path
+    """.gif or .mp4: a grid of clips; .png: a row of frames for each of --grid clips; .npy: uint8 [N, T, H, W, C]."""
+    grid: int = 8
+    """Rows and columns of the grid."""
+    seed: int = 0
+    """Of the choice."""
+    crop: Literal["centre", "random"] = "centre"
+    """Which pixels of larger frames."""
+    flip: bool = False
+    """Mirror half of the clips."""
+    frame_stride: int = 1
+    """From one frame of a clip to the next."""
+    short_videos: ShortVideos = "skip"
+    """What becomes of videos that are too short for a clip."""
+    fps: int = 16
+    """Frames a second of a GIF or MP4."""
+
+    def run(self) -> None:
+        encoder_of(self.out)
+        for name in ("grid", "frame_stride", "fps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}, but must be at least 1")
+        opened = open_videos(
+            self.store, stride=self.frame_stride, short=self.short_videos, crop=self.crop, flip=self.flip
+        )
+        count = self.grid if self.out.suffix.lower() == ".png" else self.grid**2
+        clips = _clips(opened.videos, count, self.seed)
+        try:
+            write_videos(self.out, clips, fps=self.fps)
+        except OSError as error:
+            raise InputError(f"cannot write {self.out}: {error.strerror or error}") from None
+        print(opened.summary)
+        print(f"{len(clips)} clips: {self.out}")
+
+
+@dataclass
+class Export:
+    """Write a store as HDF5 and JSON, in the form of TGAN's authors, for other tools."""
+
+    store: Store
+    """Folder of the clip store."""
+    out: Path
+    """Such as train.h5; train.json beside it tells where each video begins and ends."""
+
+    def run(self) -> None:
+        store = ClipStore(self.store)
+        with tqdm(desc=str(self.out), total=len(store.frames), unit="frame", unit_scale=True, file=sys.stderr) as bar:
+            table = export_hdf5(store, self.out, bar.update)
+        print(f"{len(store.entries):,} videos of {len(store.frames):,} frames: {self.out}, {table}")
+
+
+Command = (
+    Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Preview, tyro.conf.subcommand("preview")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parse(Command, arguments, prog="python -m tgan_fast.store").run()
+
+
+def _clips(videos, count, seed):
+    """Clips uint8 [count, T, H, W, C] of the first batch that training with this seed would see, or fewer."""
+    count = min(count, len(videos))
+    order = BatchOrder(len(videos), count, seed=seed)
+    clips = np.empty((count, FRAMES, IMAGE_SIZE, IMAGE_SIZE, videos.frames.shape[-1]), np.uint8)
+    videos.cut(videos.windows(order.indices(0), order.choices(0)), clips)
+    return clips
+
+
+if __name__ == "__main__":
+    run(main)
