@@ -9,6 +9,7 @@ from benchmarks import (
     bench_singular_value_clip,
     bench_startup,
     bench_step,
+    bench_videos,
     breakdown,
 )
 from benchmarks.suite import Section
@@ -22,5 +23,6 @@ SECTIONS: tuple[Section, ...] = (
     bench_optimizer.SECTION,
     bench_sampling.SECTION,
     bench_data.SECTION,
+    bench_videos.SECTION,
     bench_startup.SECTION,
 )

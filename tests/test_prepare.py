@@ -18,7 +18,6 @@ from tgan_fast import prepare as command
 from tgan_fast.data.store import ClipStore
 from tgan_fast.errors import InputError
 
-
 LONG = 2000
 
 

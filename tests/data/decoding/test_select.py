@@ -52,6 +52,11 @@ def test_a_frame_that_is_shown_for_long_is_repeated_the_last_one_too():
     assert taken([0, 0.1, 50.1], [0.1, 50, 2], 10) == [0, *[1] * 500, *[2] * 20]
 
 
+def test_no_damaged_duration_fills_the_disk():
+    assert taken([0, 0.1], [0.1, 1e9], 10) == [0, *[1] * 600]
+    assert len(taken([None] * 5, [1e9] * 5, 10)) == 5 * 600
+
+
 @pytest.mark.parametrize("duration", [0.0, 0.04, 1e-5])
 def test_a_single_frame_is_taken_once(duration):
     assert taken([3.0], [duration], 10) == [0]

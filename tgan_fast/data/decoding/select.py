@@ -17,8 +17,9 @@ FARTHEST_BACK, FARTHEST_AHEAD = -1, 60
 def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -> Iterator[Frame]:
     """Yield `fps` frames a second: at every tick k / fps from the first frame's time on, the one that is shown then.
 
-    A frame is shown from its own time, or up to a millisecond before, until the next one's; the last for its duration.
-    It may be yielded several times, or never. Of a video of D seconds there are D · fps, rounded up, and at least one.
+    A frame is shown from its own time, or up to a millisecond before, until the next one's, and the last for its
+    duration, or a minute at most. It may be yielded several times, or never. Of a video of D seconds there are D · fps,
+    rounded up, and at least one.
 
     Args:
         frames: of each, in order: the frame, its time, and its duration, in seconds. One without a time (None) begins
@@ -30,7 +31,7 @@ def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -
     for frame, time, duration in _from_zero(frames):
         due = math.ceil((time - ROUNDING) * fps)
         yield from itertools.repeat(held, due - ticks)
-        held, end, ticks = frame, time + duration, max(ticks, due)
+        held, end, ticks = frame, time + min(duration, FARTHEST_AHEAD), max(ticks, due)
     if held is not None:
         due = max(1, math.ceil((end - ROUNDING) * fps))
         yield from itertools.repeat(held, due - ticks)
@@ -48,4 +49,4 @@ def _from_zero(frames):
             if not FARTHEST_BACK <= time - last <= FARTHEST_AHEAD:
                 start, time = start + time - end, end
         yield frame, time, duration
-        last, end = time, time + duration
+        last, end = time, time + min(duration, FARTHEST_AHEAD)

@@ -52,8 +52,10 @@ class Extent:
         if not promised or not seconds:
             return 0
         missing = round((promised - seconds) * self.packets / seconds)
+        if missing <= _FRAMES:
+            return 0
         share = missing / (self.packets + missing)
-        if missing <= _FRAMES or share <= _SHARE or self._ends_with_a_long_frame(path, stream, share):
+        if share <= _SHARE or self._ends_with_a_long_frame(path, stream, share):
             return 0
         return missing
 

@@ -1,5 +1,6 @@
 """Frames of video files."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -129,4 +130,9 @@ def _rate(stream: VideoStream) -> float:
 
 
 def _count_packets(container: InputContainer, stream: VideoStream) -> int:
-    return sum(packet.size > 0 for packet in container.demux(stream))
+    """All that can be read."""
+    count = 0
+    with contextlib.suppress(av.error.FFmpegError):
+        for packet in container.demux(stream):
+            count += packet.size > 0
+    return count

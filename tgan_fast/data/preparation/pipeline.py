@@ -20,7 +20,7 @@ from tgan_fast.files import append_line, write_atomically
 REPORT = "skipped.jsonl"
 
 # A job is one video, or small ones up to so many bytes.
-_JOB_BYTES = 4 << 20
+_JOB_BYTES = 1 << 20
 _JOB_VIDEOS = 64
 _SPOOLS = ".spools"
 
