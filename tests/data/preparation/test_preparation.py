@@ -11,7 +11,7 @@ import pytest
 from encoding import encode, moving_picture
 
 from tgan_fast.data.decoding import Form, read_video
-from tgan_fast.data.preparation import estimated_frames, prepare
+from tgan_fast.data.preparation import estimated_frames, prepare, worker
 from tgan_fast.data.sources import Collection, SourceVideo, recognise
 from tgan_fast.data.store import ClipStore
 from tgan_fast.errors import InputError
@@ -193,11 +193,12 @@ def test_a_decoder_that_crashes_costs_only_its_own_video(source, whole, tmp_path
 
 
 @dataclass(frozen=True)
-class Full(SourceVideo):
-    """A video that fills the disk."""
+class Strange(SourceVideo):
+    """A video on which the decoder does what nobody foresaw."""
 
     def read(self, form, threads=1):
-        raise OSError(28, "No space left on device")
+        yield np.zeros((5, *form.shape), np.uint8)
+        raise OSError(5, "Input/output error")
 
     def count(self, form):
         return 1
@@ -206,13 +207,33 @@ class Full(SourceVideo):
         return ""
 
 
-def test_a_full_disk_keeps_what_was_stored_and_says_how_to_go_on(source, tmp_path, monkeypatch):
+def test_what_nobody_foresaw_costs_only_its_own_video(source, tmp_path):
+    one, *_, last = recognise(source).videos
+    videos = one, Strange("a/strange.mp4", 1, "a", None, None), last
+    result = prepare(Collection("", videos, ("a", "c"), 3), tmp_path / "store", FORM)
+    assert (result.stored, result.failed) == (2, 1)
+    assert reasons_in(tmp_path / "store") == [
+        {"video": "a/strange.mp4", "reason": "OSError: [Errno 5] Input/output error", "failed": True}
+    ]
+    assert not list(ClipStore(tmp_path / "store").damaged())
+
+
+@pytest.mark.usefixtures("whole")  # The server of forks, which lives on, has begun without a limit.
+def test_a_full_disk_keeps_what_was_stored_and_says_how_to_go_on(source, tmp_path, monkeypatch, largest_file):
     monkeypatch.setattr("tgan_fast.data.preparation.pipeline._JOB_VIDEOS", 1)
-    videos = (*recognise(source).videos[:2], Full("full", 1, None, None, None))
-    with pytest.raises(InputError, match=r"no space is left for .*store, .* GB free: what was stored is kept"):
-        prepare(Collection("", videos, ("a",), 3), tmp_path / "store", FORM)
+    largest_file(60 * 32 * 40 * 3)
+    message = r"cannot write to .*store: File too large; what was stored is kept, and the same command goes on"
+    with pytest.raises(InputError, match=message):
+        prepare(recognise(source), tmp_path / "store", FORM)
     assert [entry.video for entry in ClipStore(tmp_path / "store").entries] == ["a/1.mp4", "a/2.avi"]
     assert not (tmp_path / "store" / ".spools").exists()
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_video(source, tmp_path, largest_file):
+    job = worker.Job(recognise(source).videos[:1], {}, FORM, 1, 1, tmp_path / "spool")
+    largest_file(1000)
+    with pytest.raises(worker.SpoolError, match="File too large"):
+        worker.do(job)
 
 
 @pytest.mark.parametrize("form", [FORM, replace(FORM, stride=3), replace(FORM, fps=10.0)], ids=str)

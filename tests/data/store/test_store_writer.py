@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -90,15 +89,6 @@ def test_kill_9_at_any_moment_leaves_a_whole_store_that_goes_on(tmp_path):
             assert np.array_equal(store.frames[first : first + length], video_of(1 + number % 40, number))
         counts.append(len(store.entries))
     assert all(before < after for before, after in itertools.pairwise(counts))
-
-
-@pytest.fixture
-def largest_file():
-    """A function that sets how large files may become, which like a full disk lets a write succeed in part."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_takes_nothing_of_a_video_and_leaves_what_was_stored(tmp_path, store, videos, largest_file):

@@ -88,7 +88,7 @@ def _whole(path: Path, container: InputContainer, stream: VideoStream) -> Iterat
 def _intact(container: InputContainer, stream: VideoStream, extent: Extent) -> Iterator[av.VideoFrame]:
     """The frames of a video until one is damaged."""
     begun = False
-    for packet in container.demux(stream):
+    for packet in _packets(container, stream):
         if packet.has_sidedata("encryption_info"):
             raise UnreadableVideoError("it is encrypted")
         extent.add(packet)
@@ -133,6 +133,15 @@ def _count_packets(container: InputContainer, stream: VideoStream) -> int:
     """All that can be read."""
     count = 0
     with contextlib.suppress(av.error.FFmpegError):
-        for packet in container.demux(stream):
+        for packet in _packets(container, stream):
             count += packet.size > 0
     return count
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Those of a stream, and an empty one, with which a decoder gives what it holds back."""
+    for packet in container.demux(stream):
+        yield packet
+        if not packet.size:
+            # Where other streams have begun in the middle of the file, PyAV would fail to find them now.
+            return

@@ -78,6 +78,10 @@ class InterruptedJobError(Exception):
     """A job was broken off."""
 
 
+class SpoolError(OSError):
+    """The disk takes no more of what was decoded."""
+
+
 def begin(interrupt: threading.Event) -> None:
     """Set a process up: Ctrl-C is its parent's to see, `interrupt` breaks jobs off, and it ends with its parent."""
     global _interrupt
@@ -91,7 +95,7 @@ def do(job: Job) -> list[Outcome]:
 
     Raises:
         InterruptedJobError: it is to be broken off.
-        OSError: the spool cannot be written.
+        SpoolError: the spool cannot be written.
     """
     with job.spool.open("wb", buffering=0) as spool:
         return [_prepare(video, job, spool) for video in job.videos]
@@ -109,14 +113,13 @@ def _prepare(video, job, spool):
         if video.name in job.known:
             return Known(video.name) if job.known[video.name] == source else Changed(video.name)
         length, frames = _write_frames(video, job, spool)
-    except UnreadableVideoError as error:
-        spool.truncate(before)
-        spool.seek(before)
-        return Skipped(video.name, str(error), failed=True)
+    except (InterruptedJobError, SpoolError):
+        raise
+    # Whatever it is that a file among thousands does to its decoder, the others are to be prepared.
+    except Exception as error:
+        return _skipped(video, _reason(error), spool, before, failed=True)
     if length < job.fewest:
-        spool.truncate(before)
-        spool.seek(before)
-        return Skipped(video.name, f"it has {length} frames, fewer than {job.fewest}", failed=False)
+        return _skipped(video, f"it has {length} frames, fewer than {job.fewest}", spool, before, failed=False)
     return Entry(
         video=video.name,
         start=-1,
@@ -138,10 +141,27 @@ def _write_frames(video, job, spool):
             raise InterruptedJobError
         content = memoryview(frames).cast("B")
         digest.update(content)
-        while content:
-            content = content[spool.write(content) :]
+        _write(content, spool)
         length += len(frames)
     return length, digest.hexdigest()
+
+
+def _write(content, spool):
+    try:
+        while content:
+            content = content[spool.write(content) :]
+    except OSError as error:
+        raise SpoolError(error.errno, error.strerror) from None
+
+
+def _skipped(video, reason, spool, before, *, failed):
+    spool.truncate(before)
+    spool.seek(before)
+    return Skipped(video.name, reason, failed)
+
+
+def _reason(error):
+    return str(error) if isinstance(error, UnreadableVideoError) else f"{type(error).__name__}: {error}"
 
 
 def _tool():
