@@ -244,6 +244,40 @@ def test_recordings_that_are_joined_go_on(tmp_path):
     assert numbers_of(read(path, Form(24, 32, 3, fps=25))) == [*range(40), *range(40)]
 
 
+@pytest.mark.parametrize("between", [1, 2])
+def test_packed_frames_of_old_avi_files(tmp_path, between):
+    """DivX and Xvid put a frame and the first of those between it and the last into one packet, and later an empty one.
+
+    FFmpeg takes the frames apart, but gives them each other's times.
+    """
+    options = {"bf": str(between), "g": "300", "sc_threshold": "1000000000"}
+    plain = encode(tmp_path / "plain.avi", numbered_frames(61), codec="mpeg4", options=options)
+    with av.open(str(plain)) as container:
+        first, *others = (bytes(packet) for packet in container.demux(video=0) if packet.size)
+    groups = [others[k : k + between + 1] for k in range(0, 60, between + 1)]
+    start = first.index(b"\0\0\1\xb2")
+    end = first.index(b"\0\0\1", start + 3)
+    packets = [first[:start] + b"\0\0\1\xb2DivX503b1393p" + first[end:]]
+    for reference, *rest in groups:
+        packets += [reference + rest[0], *rest[1:], b"\0\0\1\xb6\x51\x80\x7f"]
+    path = tmp_path / "packed.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = 64, 48
+        container.start_encoding()
+        for number, content in enumerate(packets):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = number == 0
+            container.mux(packet)
+    times = [frame.time for frame in plainly_decoded(path)]
+    assert times != sorted(times)
+    assert numbers_of(read(path)) == list(range(61))
+    assert numbers_of(read(path, Form(24, 32, 3, fps=25))) == list(range(61))
+    assert count_frames(path, FORM) == 61
+
+
 @pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "ffv1"), (".mkv", "libx264"), (".mp4", "libx264")])
 def test_the_last_frame_may_be_shown_for_long(tmp_path, suffix, codec):
     """In Matroska the duration of the whole file alone tells that, as if frames were missing."""

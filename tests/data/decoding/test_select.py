@@ -1,7 +1,5 @@
 """Which frames are taken: compared with the definition, tick by tick."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -85,8 +83,18 @@ def test_durations_count_only_at_the_end():
     assert taken(times, durations, 25) == [*range(24), *[24] * 251, *range(25, 50)]
 
 
-def test_times_that_go_back_a_little_do_not_lose_count():
-    times = [0, 0.04, 0.08, 0.03, 0.16, 0.2]
-    chosen = taken(times, [0.04] * 6, 25)
-    assert len(chosen) == math.ceil(0.24 * 25)
+@pytest.mark.parametrize("reach", [1, 2, 4])
+def test_neighbours_that_have_each_other_s_times_are_put_in_order(reach):
+    places = np.argsort(np.arange(200) + np.random.default_rng(reach).uniform(0, reach, 200), kind="stable")
+    assert reach == 1 or (np.diff(places) < 0).any()
+    times = [3 + place / 25 for place in places]
+    assert taken(times, [1 / 25] * 200, 25) == list(range(200))
+    assert taken(times, [1 / 25] * 200, 12.5) == list(range(0, 200, 2))
+
+
+def test_times_that_go_back_farther_do_not_lose_count():
+    times = [k / 25 for k in range(50)]
+    times[30] = 0.5
+    chosen = taken(times, [0.04] * 50, 25)
+    assert len(chosen) == 50
     assert chosen == sorted(chosen)

@@ -1,7 +1,7 @@
 """From a source to stored frames: video files, sequences of images, and arrays, all fitted by one rule.
 
-The order of things is that of the imports: which frames (`select`), how they become as large as is asked for (`fit`),
-and batches of them; how files are opened, and what shows that one is incomplete.
+`select` tells which frames are taken, `fit` how each becomes as large as is asked for, and `batches` collects them.
+`container` opens files, and `truncation` finds what is missing in them.
 """
 
 from tgan_fast.data.decoding.arrays import fit_frames

@@ -28,7 +28,7 @@ def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
         paths: of the files, in the order in which they are shown; those that `form.stride` passes over are not opened.
         form: see `Form`.
 
-    Returns:
+    Yields:
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
@@ -59,7 +59,8 @@ def _of_one_size(paths):
 def _read(path):
     try:
         with warnings.catch_warnings():
-            # Larger than any picture: one that would fill the memory.
+            warnings.simplefilter("ignore")
+            # It would fill the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 return _levels(ImageOps.exif_transpose(image))
@@ -78,5 +79,5 @@ def _read(path):
 def _levels(image):
     if image.mode in _GREY_OF_16_BITS:
         # 257 is 65535 / 255, so that white remains white.
-        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
     return np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))

@@ -1,7 +1,9 @@
 """Which frames of a video are taken, by the times at which they are shown."""
 
+import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -13,6 +15,9 @@ ROUNDING = 1e-3
 # Steps, in seconds, from one frame's time to the next one's that are no pauses: another clock begins.
 FARTHEST_BACK, FARTHEST_AHEAD = -1, 60
 
+# Frames among which times may be mixed up, as in AVI files with packed B-frames.
+MIXED_UP = 4
+
 
 def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -> Iterator[Frame]:
     """Yield `fps` frames a second: at every tick k / fps from the first frame's time on, the one that is shown then.
@@ -22,31 +27,46 @@ def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -
     rounded up, and at least one.
 
     Args:
-        frames: of each, in order: the frame, its time, and its duration, in seconds. One without a time (None) begins
-            when the one before it ends. So does one whose time is more than a second before or a minute after that
-            one's, as where recordings are joined, and the times of those that follow count from there.
+        frames: of each, in the order in which they are shown: the frame, its time, and its duration, in seconds. Where
+            times are not in that order, neighbours have each other's. A frame without a time (None) begins when the one
+            before it ends. So does one whose time is more than a second before or a minute after that one's, as where
+            recordings are joined, and the times of those that follow count from there.
         fps: frames a second.
     """
-    held, end, ticks = None, 0.0, 0
-    for frame, time, duration in _from_zero(frames):
-        due = math.ceil((time - ROUNDING) * fps)
+    held, start, end, ticks = None, None, 0.0, 0
+    for frame, time, duration in _in_order(_of_one_clock(frames)):
+        start = time if start is None else start
+        due = math.ceil((time - start - ROUNDING) * fps)
         yield from itertools.repeat(held, due - ticks)
-        held, end, ticks = frame, time + min(duration, FARTHEST_AHEAD), max(ticks, due)
+        held, end, ticks = frame, time - start + duration, max(ticks, due)
     if held is not None:
         due = max(1, math.ceil((end - ROUNDING) * fps))
         yield from itertools.repeat(held, due - ticks)
 
 
-def _from_zero(frames):
-    """The same, with times that count from the first frame's, all of one clock."""
-    start, last, end = None, 0.0, 0.0
+def _of_one_clock(frames):
+    """The same, each with a time; no frame is shown for more than a minute."""
+    shift, last, end = 0.0, None, 0.0
     for frame, time, duration in frames:
         if time is None:
             time = end
         else:
-            start = time if start is None else start
-            time -= start
-            if not FARTHEST_BACK <= time - last <= FARTHEST_AHEAD:
-                start, time = start + time - end, end
+            time += shift
+            if last is not None and not FARTHEST_BACK <= time - last <= FARTHEST_AHEAD:
+                shift, time = shift + end - time, end
+        duration = min(duration, FARTHEST_AHEAD)
         yield frame, time, duration
-        last, end = time, time + min(duration, FARTHEST_AHEAD)
+        last, end = time, time + duration
+
+
+def _in_order(frames):
+    """The same, with the times of neighbours in order."""
+    waiting, times = deque(), []
+    for frame, time, duration in frames:
+        waiting.append((frame, duration))
+        heapq.heappush(times, time)
+        if len(waiting) > MIXED_UP:
+            frame, duration = waiting.popleft()
+            yield frame, heapq.heappop(times), duration
+    for frame, duration in waiting:
+        yield frame, heapq.heappop(times), duration

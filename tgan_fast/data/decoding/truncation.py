@@ -23,9 +23,8 @@ class Extent:
 
     def __init__(self):
         self.packets, self.frames, self.is_cut = 0, 0, False
-        # In units of the stream.
-        self._end = 0
-        self._last_byte = 0
+        # In units of the stream, and of the file.
+        self._end = self._last_byte = 0
 
     def add(self, packet: av.Packet) -> None:
         """Take a packet into account."""
@@ -36,7 +35,7 @@ class Extent:
             self._last_byte = max(self._last_byte, (packet.pos or 0) + packet.size)
             if packet.pts is not None:
                 self._end = max(self._end, packet.pts)
-            # Not to the time at which it is shown: where frames are reordered, their durations are not.
+            # Not from when it is shown: where frames are reordered, durations stay in the order of decoding.
             if packet.dts is not None:
                 self._end = max(self._end, packet.dts + (packet.duration or 0))
 
@@ -74,9 +73,11 @@ def _told_size(path):
     """How many bytes a Matroska file should have; None if it does not tell."""
     with path.open("rb") as file:
         head = file.read(_BEFORE)
-    place = head.find(_SEGMENT) + len(_SEGMENT)
+    before, _, rest = head.partition(_SEGMENT)
+    if not rest:
+        return None
     # A number of as many bytes as the first one has leading zeros, and one more. All ones: nobody knew.
-    digits = 9 - head[place].bit_length()
+    digits = 9 - rest[0].bit_length()
     most = (1 << 7 * digits) - 1
-    length = int.from_bytes(head[place : place + digits], "big") & most
-    return None if length == most else place + digits + length
+    length = int.from_bytes(rest[:digits], "big") & most
+    return None if length == most else len(before) + len(_SEGMENT) + digits + length

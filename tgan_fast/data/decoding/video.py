@@ -30,7 +30,7 @@ def read_video(path: Path, form: Form, *, threads: int = 1) -> Iterator[np.ndarr
         form: see `Form`.
         threads: for decoding; 0 for as many as there are processors.
 
-    Returns:
+    Yields:
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
