@@ -1,7 +1,4 @@
-"""Videos to cut clips out of, and a disk that gets full."""
-
-import resource
-import signal
+"""Videos to cut clips out of."""
 
 import numpy as np
 import pytest
@@ -21,12 +18,3 @@ def make_videos():
         return VideoFrames(frames, first, lengths, np.arange(len(lengths)), **options)
 
     return make
-
-
-@pytest.fixture
-def largest_file():
-    """A function that sets how large files may become, which like a full disk lets a write succeed in part."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)

@@ -1,6 +1,7 @@
 """Videos that are images: files that Pillow wrote, of all its modes."""
 
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_greys_of_16_bits_become_the_nearest_of_8(tmp_path, suffix):
     expected = np.floor(levels / 257 + 0.5)
     assert np.array_equal(read([path])[0], expected[..., None].repeat(3, -1))
     assert np.array_equal(read([path], Form(24, 32, 1))[0], expected[..., None])
+
+
+def test_what_is_more_than_16_bits_can_hold_is_white(tmp_path):
+    (path,) = saved(tmp_path, np.full((1, 24, 32), 70_000, np.int32), ".tif")
+    assert (read([path]) == 255).all()
+
+
+def test_pillow_s_warnings_are_not_the_user_s(tmp_path):
+    image = Image.fromarray(moving_picture(1, 24, 32)[0]).convert("P")
+    image.save(tmp_path / "image.png", transparency=bytes(range(256)))
+    with Image.open(tmp_path / "image.png") as saved_image, pytest.warns(UserWarning, match="Transparency"):
+        expected = np.asarray(saved_image.convert("RGB"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read([tmp_path / "image.png"])[0], expected)
 
 
 @pytest.mark.parametrize(

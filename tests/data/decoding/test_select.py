@@ -71,8 +71,8 @@ def test_frames_without_times_follow_one_another():
 
 @pytest.mark.parametrize("second", [0.0, 1e5, -1e5, 95_443.7])
 def test_where_recordings_are_joined_neither_pauses_nor_losses_arise(second):
-    times = [k / 25 for k in range(50)] + [second + k / 25 for k in range(50)]
-    assert taken(times, [1 / 25] * 100, 25) == list(range(100))
+    times = [start + k / 25 for start in (0, second, second - 500, 3) for k in range(50)]
+    assert taken(times, [1 / 25] * 200, 25) == list(range(200))
 
 
 def test_durations_count_only_at_the_end():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from encoding import encode, moving_picture
+from full_disk import largest_file
 
 from tgan_fast.data.decoding import Form, read_video
 from tgan_fast.data.preparation import estimated_frames, prepare, worker
@@ -219,20 +220,18 @@ def test_what_nobody_foresaw_costs_only_its_own_video(source, tmp_path):
 
 
 @pytest.mark.usefixtures("whole")  # The server of forks, which lives on, has begun without a limit.
-def test_a_full_disk_keeps_what_was_stored_and_says_how_to_go_on(source, tmp_path, monkeypatch, largest_file):
+def test_a_full_disk_keeps_what_was_stored_and_says_how_to_go_on(source, tmp_path, monkeypatch):
     monkeypatch.setattr("tgan_fast.data.preparation.pipeline._JOB_VIDEOS", 1)
-    largest_file(60 * 32 * 40 * 3)
     message = r"cannot write to .*store: File too large; what was stored is kept, and the same command goes on"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message), largest_file(60 * 32 * 40 * 3):
         prepare(recognise(source), tmp_path / "store", FORM)
     assert [entry.video for entry in ClipStore(tmp_path / "store").entries] == ["a/1.mp4", "a/2.avi"]
     assert not (tmp_path / "store" / ".spools").exists()
 
 
-def test_a_full_disk_is_not_taken_for_a_damaged_video(source, tmp_path, largest_file):
+def test_a_full_disk_is_not_taken_for_a_damaged_video(source, tmp_path):
     job = worker.Job(recognise(source).videos[:1], {}, FORM, 1, 1, tmp_path / "spool")
-    largest_file(1000)
-    with pytest.raises(worker.SpoolError, match="File too large"):
+    with pytest.raises(worker.SpoolError, match="File too large"), largest_file(1000):
         worker.do(job)
 
 
@@ -245,28 +244,44 @@ def test_the_estimate_is_within_a_fifth(source, form):
     assert abs(estimate.longest - longest) <= 1
 
 
-def test_the_estimate_of_many_videos_looks_at_some_of_them():
+@dataclass(frozen=True)
+class Telling(SourceVideo):
+    """A video that tells of so many frames, and notes that it was asked."""
+
+    frames: int
+    asked: list
+
+    def read(self, form, threads=1):
+        raise NotImplementedError
+
+    def count(self, form):
+        self.asked.append(self.name)
+        return self.frames
+
+    digest = read
+
+
+def telling(sizes, counts):
     asked = []
+    pairs = zip(sizes, counts, strict=True)
+    return [Telling(str(n), size, None, None, None, count, asked) for n, (size, count) in enumerate(pairs)], asked
 
-    @dataclass(frozen=True)
-    class Counting(SourceVideo):
-        frames: int
 
-        def read(self, form, threads=1):
-            raise NotImplementedError
-
-        def count(self, form):
-            asked.append(self)
-            return self.frames
-
-        digest = read
-
+def test_the_estimate_of_many_videos_looks_at_some_of_them():
     choices = np.random.default_rng(0)
     sizes = choices.lognormal(10, 1, 5000).astype(int)
-    videos = [
-        Counting(str(number), size, None, None, None, int(size * factor / 100) + 1)
-        for number, (size, factor) in enumerate(zip(sizes.tolist(), choices.uniform(0.3, 3, 5000), strict=True))
-    ]
-    total = sum(video.frames for video in videos)
-    assert abs(estimated_frames(videos, FORM).frames - total) <= 0.2 * total
+    counts = (sizes * choices.uniform(0.003, 0.03, 5000)).astype(int) + 1
+    videos, asked = telling(sizes.tolist(), counts.tolist())
+    assert abs(estimated_frames(videos, FORM).frames - counts.sum()) <= 0.2 * counts.sum()
     assert len(asked) < 300
+
+
+def test_a_damaged_header_does_not_make_the_estimate_absurd():
+    videos, _ = telling([1000] * 20, [100] * 19 + [10**12])
+    assert estimated_frames(videos, FORM) == (2000, 100)
+
+
+def test_the_estimate_of_nothing_is_nothing():
+    assert estimated_frames([], FORM) == (0, 0)
+    videos, _ = telling([0, 0], [0, 0])
+    assert estimated_frames(videos, FORM) == (0, 0)

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stores import HEADER, append, video_of
+from full_disk import largest_file
+from stores import HEADER, append, entry_of, video_of
 
 from tgan_fast.data.store import ClipStore, StoreWriter
 from tgan_fast.errors import InputError
@@ -57,7 +58,8 @@ WRITES_FOREVER = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from stores import HEADER, append, video_of
+from full_disk import largest_file
+from stores import HEADER, append, entry_of, video_of
 from tgan_fast.data.store import StoreWriter, writer
 writer._COMMIT_SECONDS = 0.0
 folder = Path({folder!r})
@@ -91,21 +93,18 @@ def test_kill_9_at_any_moment_leaves_a_whole_store_that_goes_on(tmp_path):
     assert all(before < after for before, after in itertools.pairwise(counts))
 
 
-def test_a_full_disk_takes_nothing_of_a_video_and_leaves_what_was_stored(tmp_path, store, videos, largest_file):
+def test_a_full_disk_takes_nothing_of_a_video_and_leaves_what_was_stored(tmp_path, store):
     before = content_of(store)
     writer = StoreWriter(store, HEADER)
     frames, spool = video_of(40, 1), tmp_path / "spool"
     spool.write_bytes(frames)
-    largest_file(len(before["frames.bin"]) + 1000)
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match="File too large"), largest_file(len(before["frames.bin"]) + 1000):
         append_from(writer, spool, frames)
     writer.close()
     assert content_of(store) == before
 
 
 def append_from(writer, spool, frames):
-    from stores import entry_of
-
     descriptor = os.open(spool, os.O_RDONLY)
     try:
         writer.append(entry_of("large", frames), descriptor)
@@ -113,16 +112,14 @@ def append_from(writer, spool, frames):
         os.close(descriptor)
 
 
-def test_a_disk_that_is_full_when_the_index_is_written_leaves_the_older_store(tmp_path, store, largest_file):
+def test_a_disk_that_is_full_when_the_index_is_written_leaves_the_older_store(tmp_path, store):
     before = content_of(store)
     writer = StoreWriter(store, HEADER)
     for number in range(100):
         append(writer, tmp_path / "spool", f"{number}", video_of(1, number))
-    largest_file(len(before["index.jsonl"]) + 1000)
-    with pytest.raises(OSError, match="File too large"):
-        writer.commit()
-    with pytest.raises(OSError, match="File too large"):
-        writer.close()
+    for save in (writer.commit, writer.close):
+        with pytest.raises(OSError, match="File too large"), largest_file(len(before["index.jsonl"]) + 1000):
+            save()
     assert (store / "index.jsonl").read_bytes() == before["index.jsonl"]
     assert not list(ClipStore(store).damaged())
 

@@ -1,5 +1,6 @@
 """Whether a video file tells of more than comes out of it."""
 
+import math
 from pathlib import Path
 
 import av
@@ -65,19 +66,17 @@ class Extent:
         """
         if not stream.container.format.name.startswith("matroska"):
             return False
-        size, told = path.stat().st_size, _told_size(path)
-        return told is not None and size >= told and size - self._last_byte < share / 2 * size
+        size = path.stat().st_size
+        return size >= _told_size(path) and size - self._last_byte < share / 2 * size
 
 
 def _told_size(path):
-    """How many bytes a Matroska file should have; None if it does not tell."""
+    """How many bytes a Matroska file should have; more than any has where it does not tell."""
     with path.open("rb") as file:
-        head = file.read(_BEFORE)
-    before, _, rest = head.partition(_SEGMENT)
+        before, _, rest = file.read(_BEFORE).partition(_SEGMENT)
     if not rest:
-        return None
-    # A number of as many bytes as the first one has leading zeros, and one more. All ones: nobody knew.
+        return math.inf
+    # A number of as many bytes as the first one has leading zeros, and one more; the first bit that is set is no digit.
     digits = 9 - rest[0].bit_length()
-    most = (1 << 7 * digits) - 1
-    length = int.from_bytes(rest[:digits], "big") & most
-    return None if length == most else len(before) + len(_SEGMENT) + digits + length
+    length = int.from_bytes(rest[:digits], "big") & ((1 << 7 * digits) - 1)
+    return len(before) + len(_SEGMENT) + digits + length

@@ -1,5 +1,6 @@
 """How large a store will be, before anything is decoded."""
 
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from tgan_fast.errors import UnreadableVideoError
 
 # Of more videos than these, so many are looked at, and stand for the rest.
 _LOOKED_AT = 256
+# Times as many frames a byte as half of the videos have at most.
+_MOST_UNUSUAL = 100
 
 
 class Estimate(NamedTuple):
@@ -24,10 +27,22 @@ def estimated_frames(videos: Sequence[SourceVideo], form: Form) -> Estimate:
     step = max(1, len(by_size) // _LOOKED_AT)
     # From the middle of each group of alike sizes.
     sample = by_size[step // 2 :: step]
-    counts = [_count(video, form) for video in sample]
+    counts = _plausible([_count(video, form) for video in sample], [video.nbytes for video in sample])
     nbytes = sum(video.nbytes for video in sample)
     frames = sum(counts) / nbytes * sum(video.nbytes for video in videos) if nbytes else sum(counts)
     return Estimate(round(frames), max(counts, default=0))
+
+
+def _plausible(counts, nbytes):
+    """Without what damaged headers tell, where others tell what is usual."""
+    ratios = [count / max(1, size) for count, size in zip(counts, nbytes, strict=True)]
+    usual = statistics.median(ratios) if ratios else 0
+    if not usual:
+        return counts
+    return [
+        round(usual * size) if ratio > _MOST_UNUSUAL * usual else count
+        for count, size, ratio in zip(counts, nbytes, ratios, strict=True)
+    ]
 
 
 def _count(video, form):
