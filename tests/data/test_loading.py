@@ -121,6 +121,12 @@ def test_moving_mnist_is_trained_on_as_it_is(tmp_path):
         assert np.array_equal(frames_of(opened.videos, number)[..., 0], array[:, number])
 
 
+def test_labels_of_arrays_are_their_classes(tmp_path):
+    np.savez(tmp_path / "clips.npz", clips=noise(3, 20, 64, 64), labels=np.array([7, 2, 7]))
+    opened = open_videos(tmp_path / "clips.npz")
+    assert (opened.classes, opened.videos.labels.tolist()) == (("2", "7"), [1, 0, 1])
+
+
 def test_arrays_of_different_sizes_have_to_be_prepared(tmp_path):
     np.savez(tmp_path / "clips.npz", a=noise(20, 64, 64, 3), b=noise(2, 20, 64, 70, 3))
     with pytest.raises(InputError, match=r"different sizes: make a clip store of it with python -m tgan_fast.prepare"):

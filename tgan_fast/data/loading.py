@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, in_videos, open_arrays
+from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, array_videos, in_videos, open_arrays
+from tgan_fast.data.sources.collection import UNCLASSIFIED
 from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
 from tgan_fast.data.store import ClipStore
 from tgan_fast.data.video_frames import VideoFrames, clip_span
@@ -114,14 +115,13 @@ def _hdf5(path):
             f"python -m tgan_fast.prepare {path} STORE, and give that"
         )
     frames = frames_last(np.memmap(path, np.uint8, "r", offset, images.shape))
-    names = ["" if name is None else str(name) for name in table.category]
-    classes, labels = np.unique(names, return_inverse=True)
+    labels, classes = _numbered(table.category)
     return Prepared(
         frames,
         table.start,
         table.end - table.start,
         labels,
-        tuple(classes.tolist()) if any(names) else (),
+        classes,
         _digest(path.stat().st_size, images.shape, table.start.tobytes(), table.end.tobytes()),
     )
 
@@ -135,14 +135,23 @@ def _arrays(path):
             f"python -m tgan_fast.prepare {path} STORE, and give that"
         )
     length = np.array([len(clip) for clip in clips])
+    labels, classes = _numbered([video.label for video in array_videos(path)])
     return Prepared(
         np.concatenate(clips),
         np.cumsum(length) - length,
         length,
-        np.zeros(len(clips), np.int64),
-        (),
+        labels,
+        classes,
         _digest(path.stat().st_size, length.tobytes(), clips[0].shape),
     )
+
+
+def _numbered(names):
+    """Numbers of classes int64 [V], and the classes' names."""
+    if not any(names):
+        return np.zeros(len(names), np.int64), ()
+    classes, numbers = np.unique([UNCLASSIFIED if name is None else str(name) for name in names], return_inverse=True)
+    return numbers, tuple(classes.tolist())
 
 
 def _digest(*parts):

@@ -184,8 +184,16 @@ def test_a_decoder_that_crashes_costs_only_its_own_video(source, whole, tmp_path
     collection = recognise(source)
     videos = list(collection.videos)
     videos.insert(2, Deadly("a/deadly.mp4", 1, "a", None, None))
-    result = prepare(replace(collection, videos=tuple(videos)), tmp_path / "store", FORM, workers=2)
+    told = []
+    result = prepare(
+        replace(collection, videos=tuple(videos)),
+        tmp_path / "store",
+        FORM,
+        workers=2,
+        progress=lambda result, nbytes: told.append(nbytes),
+    )
     assert (result.stored, result.failed) == (6, 1)
+    assert sum(told) == sum(video.nbytes for video in videos)
     assert reasons_in(tmp_path / "store") == [
         {"video": "a/deadly.mp4", "reason": "the decoder crashed", "failed": True}
     ]

@@ -94,6 +94,8 @@ def prepare(
             for job, outcomes in done_in_order(jobs, workers, stop, done.add):
                 _store(job, outcomes, writer, result, strict)
                 progress(result, done.take())
+            # A thread may tell of a job after its outcomes have arrived; by now all have.
+            progress(result, done.take())
     except OSError as error:
         raise InputError(_problem(error, folder)) from error
     result.finished = result.done == len(collection.videos)

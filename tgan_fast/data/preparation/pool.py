@@ -1,5 +1,6 @@
 """Processes that do jobs, and may die of one."""
 
+import functools
 import multiprocessing
 import threading
 from collections import deque
@@ -58,7 +59,7 @@ def _until_broken(pool, jobs, begun, most, stop, progress):
         while len(begun) < most and (job := next(jobs, None)) is not None:
             begun.append((job, Future()))
             begun[-1] = job, pool.submit(worker.do, job)
-            begun[-1][1].add_done_callback(lambda future, job=job: progress(job))
+            begun[-1][1].add_done_callback(functools.partial(_tell, progress, job))
         if not begun:
             return
         try:
@@ -66,6 +67,11 @@ def _until_broken(pool, jobs, begun, most, stop, progress):
         except NotDoneError:
             continue
         yield begun.popleft()[0], outcomes
+
+
+def _tell(progress, job, future):
+    if not future.cancelled() and future.exception() is None:
+        progress(job)
 
 
 def _result(future):
