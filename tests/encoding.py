@@ -59,7 +59,7 @@ def encode(
     Args:
         path: the file; its name tells the container unless `format` does.
         frames: uint8 [T, H, W, 3] or [T, H, W], or frames of PyAV, which are taken as they are, flags included.
-        codec: of the video.
+        codec: of the video; not libsvtav1, which makes the process of root a real-time one that starves others.
         fps: frames a second.
         pix_fmt: what an array is converted to.
         options: of the codec.

@@ -25,7 +25,6 @@ KINDS = {
     "H.264 in Flash": (".flv", {}),
     "H.264 without container": (".h264", {}),
     "H.265 with open groups": (".mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=12"}}),
-    "AV1": (".mp4", {"codec": "libsvtav1", "options": {"preset": "12", "svtav1-params": "lp=1"}}),
     "MPEG-1 in a program stream": (".mpg", {"codec": "mpeg1video"}),
     "MPEG-2 in a program stream": (".mpg", {"codec": "mpeg2video", "options": {"bf": "2"}}),
     "MPEG-2 in MXF": (".mxf", {"codec": "mpeg2video"}),
