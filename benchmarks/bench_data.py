@@ -228,6 +228,12 @@ def needed_clips_per_second() -> float:
     return BATCH / STEP_SECONDS
 
 
+def need_of_step(payload: dict) -> str:
+    """A line on what a GPU's step needs."""
+    of_step = f"for a step of {1e3 * STEP_SECONDS:.0f} ms on a GPU"
+    return f"needed: {payload['needed_clips_per_second']:,.0f} clips/s, batches of {payload['batch']} {of_step}"
+
+
 def seconds_a_batch(read, batches, count, work=lambda: None) -> float:
     """Wall-clock time, the device's work included, once what was made ahead at the start is used up."""
 
@@ -304,8 +310,7 @@ def conclude(run: Run, records: list[dict]) -> dict:
 
 def conclusion(payload: dict) -> Iterator[str]:
     """What is needed."""
-    of_step = f"for a step of {1e3 * STEP_SECONDS:.0f} ms on a GPU"
-    yield f"needed: {payload['needed_clips_per_second']:,.0f} clips/s, batches of {payload['batch']} {of_step}"
+    yield need_of_step(payload)
     yield f"feeds have {payload['workers']} threads; the step computes in {payload['dtype'].removeprefix('torch.')}"
 
 

@@ -44,6 +44,7 @@ from benchmarks.bench_data import (
     HEIGHT,
     STEP_SECONDS,
     WIDTH,
+    need_of_step,
     needed_clips_per_second,
     seconds_a_batch,
 )
@@ -502,8 +503,7 @@ def conclude(run: Run, records: list[dict]) -> dict:
 
 def conclusion(payload: dict) -> Iterator[str]:
     """What is needed."""
-    of_step = f"for a step of {1e3 * STEP_SECONDS:.0f} ms on a GPU"
-    yield f"needed: {payload['needed_clips_per_second']:,.0f} clips/s, batches of {payload['batch']} {of_step}"
+    yield need_of_step(payload)
     yield f"feeds are read in {payload['dtype'].removeprefix('torch.')}; stores lie in the page cache"
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, array_videos, in_videos, open_arrays
+from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, in_videos, labels_of, open_arrays
 from tgan_fast.data.sources.collection import UNCLASSIFIED
 from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
 from tgan_fast.data.store import ClipStore
@@ -135,7 +135,7 @@ def _arrays(path):
             f"python -m tgan_fast.prepare {path} STORE, and give that"
         )
     length = np.array([len(clip) for clip in clips])
-    labels, classes = _numbered([video.label for video in array_videos(path)])
+    labels, classes = _numbered(labels_of(path, len(clips)))
     return Prepared(
         np.concatenate(clips),
         np.cumsum(length) - length,

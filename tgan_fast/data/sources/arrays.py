@@ -71,7 +71,7 @@ def array_videos(path: Path, *, name: str | None = None, label: str | None = Non
             channels = clip.shape[3] if clip.ndim == 4 else 1
             place = prefix if len(clips) == 1 else f"{prefix}/{number:05d}"
             videos.append(ArrayVideo(place, clip.nbytes, label, None, None, path, key, number, channels))
-    return _labelled(videos, path)
+    return [replace(video, label=own or label) for video, own in zip(videos, labels_of(path, len(videos)), strict=True)]
 
 
 def open_arrays(path: Path) -> dict[str | None, np.ndarray]:
@@ -90,6 +90,28 @@ def open_arrays(path: Path) -> dict[str | None, np.ndarray]:
         raise InputError(f"there is no file {path}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read the array in {path}: {' '.join(str(error).split())}") from None
+
+
+def labels_of(path: Path, count: int) -> list[str | None]:
+    """The classes that a file tells of its `count` clips; None where it tells none.
+
+    Raises:
+        InputError: its labels are no integers, one for each clip.
+    """
+    if path.suffix.lower() != ".npz":
+        return [None] * count
+    with np.load(path, allow_pickle=False) as loaded:
+        if _LABELS not in loaded.files:
+            return [None] * count
+        labels = loaded[_LABELS]
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{path} has {_LABELS} {labels.dtype} {list(labels.shape)}, but there are {count:,} clips: "
+            "each needs an integer"
+        )
+    # So that the names' order is that of the numbers.
+    digits = len(str(labels.max()))
+    return [f"{label:0{digits}d}" for label in labels.tolist()]
 
 
 def channels_of(videos: Sequence[SourceVideo]) -> int:
@@ -131,21 +153,3 @@ def _load(path: Path, key: str | None) -> Any:
         return loaded
     with loaded:
         return loaded[key]
-
-
-def _labelled(videos, path):
-    """With the classes of the file's own labels, if it has any."""
-    if path.suffix.lower() != ".npz":
-        return videos
-    with np.load(path, allow_pickle=False) as loaded:
-        if _LABELS not in loaded.files:
-            return videos
-        labels = loaded[_LABELS]
-    if labels.shape != (len(videos),) or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"{path} has {_LABELS} {labels.dtype} {list(labels.shape)}, but there are {len(videos):,} clips: "
-            "each needs an integer"
-        )
-    # So that the names' order is that of the numbers.
-    digits = len(str(labels.max()))
-    return [replace(video, label=f"{label:0{digits}d}") for video, label in zip(videos, labels.tolist(), strict=True)]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tgan_fast.data.decoding import Form, fit_frames
+from tgan_fast.data.optional import import_h5py
 from tgan_fast.data.sources.collection import Collection, SourceVideo, collect
 from tgan_fast.errors import InputError, UnreadableVideoError
 
@@ -101,8 +102,6 @@ def open_images(path: Path) -> Any:
     """
     try:
         images = _open(path)
-    except ModuleNotFoundError:
-        raise InputError("HDF5 files need h5py: pip install h5py") from None
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except (OSError, KeyError) as error:
@@ -148,9 +147,7 @@ def frames_last(images: np.ndarray) -> np.ndarray:
 
 
 def _open(path):
-    import h5py
-
-    return h5py.File(path, "r")[IMAGES]
+    return import_h5py().File(path, "r")[IMAGES]
 
 
 # Kept, since a file has many videos, one asked for after another.

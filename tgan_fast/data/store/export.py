@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from tgan_fast.data.optional import import_h5py
 from tgan_fast.data.store.clip_store import ClipStore
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
@@ -28,10 +29,7 @@ def export_hdf5(store: ClipStore, path: Path, progress: Callable[[int], object] 
     Raises:
         InputError: h5py is missing, or the files cannot be written; older ones are left as they were.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError:
-        raise InputError("HDF5 files need h5py: pip install h5py") from None
+    h5py = import_h5py()
     table, temporary = path.with_suffix(".json"), path.with_name(f".{path.name}.partial")
     if table == path:
         raise InputError(f"{path} is the name of the table: choose one that ends in .h5")
