@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
+from commands import finish
 from encoding import encode, moving_picture
 
 from tgan_fast import prepare as command
@@ -22,18 +24,7 @@ LONG = 2000
 
 
 def start(*arguments, cwd=None):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tgan_fast.prepare", *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    return commands.start("tgan_fast.prepare", arguments, cwd)
 
 
 def content_of(folder):

@@ -4,12 +4,12 @@ import random
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 
+import commands
 import pytest
 import torch
+from commands import finish
 
 from tgan_fast import train as command
 from tgan_fast.errors import InputError
@@ -22,18 +22,7 @@ SMALL = [
 
 
 def start(arguments, folder):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tgan_fast.train", *map(str, arguments)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process, timeout=300):
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
+    return commands.start("tgan_fast.train", arguments, folder)
 
 
 def checkpoints(folder):

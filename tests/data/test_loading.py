@@ -8,7 +8,7 @@ import pytest
 from stores import append, video_of
 
 from tgan_fast.data import open_feed
-from tgan_fast.data.loading import channels_of, open_videos
+from tgan_fast.data.loading import channels_of, open_videos, read_prepared
 from tgan_fast.data.store import Header, StoreWriter
 from tgan_fast.errors import InputError
 
@@ -119,6 +119,16 @@ def test_moving_mnist_is_trained_on_as_it_is(tmp_path):
     assert opened.classes == ()
     for number in range(6):
         assert np.array_equal(frames_of(opened.videos, number)[..., 0], array[:, number])
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 64, 64), (3, 20, 64, 64, 3), (20, 64, 64, 3)], ids=str)
+def test_arrays_that_lie_as_training_reads_them_are_mapped_into_memory(tmp_path, shape):
+    array = noise(*shape)
+    np.save(tmp_path / "clips.npy", array)
+    prepared = read_prepared(tmp_path / "clips.npy")
+    assert np.array_equal(prepared.frames.ravel(), array.ravel())
+    # A copy could be written to.
+    assert not prepared.frames.flags.writeable
 
 
 def test_labels_of_arrays_are_their_classes(tmp_path):

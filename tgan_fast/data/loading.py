@@ -127,23 +127,29 @@ def _hdf5(path):
 
 
 def _arrays(path):
-    clips = [clip for array in open_arrays(path).values() for clip in in_videos(array, path)]
-    clips = [clip if clip.ndim == 4 else clip[..., None] for clip in clips]
-    if len({clip.shape[1:] for clip in clips}) > 1:
+    videos = [in_videos(array, path) for array in open_arrays(path).values()]
+    frames = [_joined(of_array) for of_array in videos]
+    if len({part.shape[1:] for part in frames}) > 1:
         raise InputError(
             f"the clips of {path} have different sizes: make a clip store of it with "
             f"python -m tgan_fast.prepare {path} STORE, and give that"
         )
-    length = np.array([len(clip) for clip in clips])
-    labels, classes = _numbered(labels_of(path, len(clips)))
+    length = np.array([len(video) for of_array in videos for video in of_array])
+    labels, classes = _numbered(labels_of(path, len(length)))
     return Prepared(
-        np.concatenate(clips),
+        frames[0] if len(frames) == 1 else np.concatenate(frames),
         np.cumsum(length) - length,
         length,
         labels,
         classes,
-        _digest(path.stat().st_size, length.tobytes(), clips[0].shape),
+        _digest(path.stat().st_size, length.tobytes(), frames[0].shape),
     )
+
+
+def _joined(videos):
+    """The frames [F, H, W, C] of an array's videos, as they lie in memory where these lie one after another."""
+    frames = videos.reshape(-1, *videos.shape[2:]) if isinstance(videos, np.ndarray) else videos[0]
+    return frames if frames.ndim == 4 else frames[..., None]
 
 
 def _numbered(names):
