@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tgan_fast.errors import InputError
-from tgan_fast.precision import arithmetic, compute_dtype, resolve_precision
+from tgan_fast.precision import arithmetic, compute_dtype, resolve_evaluation_precision, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -19,6 +19,9 @@ def test_precisions_of_a_cpu():
     assert resolve_precision("bf16", CPU) == "bf16"
     with pytest.raises(InputError, match=r"^the CPU does not compute in TF32: choose --precision fp32$"):
         resolve_precision("tf32", CPU)
+    assert [resolve_evaluation_precision(name, CPU) for name in ("auto", "bf16")] == ["fp32", "bf16"]
+    with pytest.raises(InputError, match="does not compute in TF32"):
+        resolve_evaluation_precision("tf32", CPU)
 
 
 @pytest.mark.gpu
@@ -26,6 +29,7 @@ def test_precisions_of_a_gpu_are_those_of_its_generation():
     device = torch.device("cuda")
     if torch.cuda.get_device_capability() >= (8, 0):
         assert [resolve_precision(name, device) for name in ("auto", "tf32", "fp32")] == ["bf16", "tf32", "fp32"]
+        assert resolve_evaluation_precision("auto", device) == "tf32"
     else:
         assert resolve_precision("auto", device) == "fp32"
         with pytest.raises(InputError, match="does not compute in TF32"):

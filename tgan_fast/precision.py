@@ -33,6 +33,13 @@ def resolve_precision(name: PrecisionOption, device: torch.device) -> Precision:
     return name
 
 
+def resolve_evaluation_precision(name: PrecisionOption, device: torch.device) -> Precision:
+    """As `resolve_precision`, but `auto` is tf32 on GPUs that have it: scores are compared to three digits."""
+    if name == "auto":
+        return "tf32" if _has_tf32(device) else "fp32"
+    return resolve_precision(name, device)
+
+
 def compute_dtype(precision: Precision, dtype: torch.dtype) -> torch.dtype:
     """What the activations of a network with weights of `dtype` are."""
     return torch.bfloat16 if precision == "bf16" else dtype

@@ -36,6 +36,17 @@ def test_clips_are_the_levels_of_the_videos(n, channels, device):
     assert (clips.double() - levels(generator, z.to(device))).abs().max() <= 0.5 + ROUNDING
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_videos_are_those_of_the_generator_in_evaluation_mode(channels, device):
+    generator, z = trained_generator(torch.float64, device, channels), latents(7, torch.float64)
+    sampler = Sampler(generator, batch_size=4, precision="fp32", output="videos")
+    videos = torch.cat(list(sampler.on_device(z)))
+    with torch.no_grad():
+        expected = copy.deepcopy(generator).eval()(z.to(device))
+    assert videos.dtype == torch.float32
+    torch.testing.assert_close(videos.double(), expected, rtol=0, atol=1e-6)
+
+
 def test_no_latents_are_no_clips(device):
     sampler = Sampler(trained_generator(device=device))
     assert sampler(latents(0)).shape == (0, 16, 64, 64, 3)

@@ -35,6 +35,7 @@ class MovingDigits:
             each class from 0 to 9; none is copied. scikit-learn's where none are given.
 
     Attributes:
+        scans: the handwritten digits, as above.
         layers: of the windows, one for each digit; see `read_windows`.
 
     Raises:
@@ -54,7 +55,8 @@ class MovingDigits:
             raise ValueError(f"one or two digits can move in a clip, not {digits}")
         self.size, self.digits, self.channels, self.seed = size, digits, channels, seed
         self.layers = digits
-        self._images, scanned = _scikit_learn_scans() if scans is None else scans
+        self.scans = scikit_learn_scans() if scans is None else scans
+        self._images, scanned = self.scans
         _check_scans(self._images, scanned, digits)
         # A stream each, so that a clip does not depend on how many there are.
         of_labels, of_handwritings, of_starts, of_speeds = np.random.default_rng(seed).spawn(4)
@@ -100,8 +102,8 @@ class MovingDigits:
         return np.rint(_ROOM - np.abs(_ROOM - unfolded)).astype(np.int64)
 
 
-def _scikit_learn_scans():
-    """Images uint8 [1797, 28, 28] and their labels int64 [1797]."""
+def scikit_learn_scans() -> tuple[np.ndarray, np.ndarray]:
+    """The handwritten digits of scikit-learn: images uint8 [1797, 28, 28] and their labels int64 [1797]."""
     # Here, since importing scikit-learn takes a second that other data sets need not wait for.
     from sklearn.datasets import load_digits
 

@@ -83,10 +83,9 @@ class VideoFrames:
 
         Starts, where an epoch does not have all of them, crops and flips are chosen at random.
         """
-        by_windows = self.weighting == "windows"
-        videos = np.searchsorted(self._windows_up_to, clips, side="right") if by_windows else clips
+        videos = self._videos_of(clips)
         start, top, left, mirrored = choices.integers(self._options(videos)).T
-        if by_windows:
+        if self.weighting == "windows":
             start = clips - self._windows_up_to[videos] + self.starts[videos]
         if self.crop == "centre":
             top, left = top + self._room[0] // 2, left + self._room[1] // 2
@@ -99,6 +98,10 @@ class VideoFrames:
         lefts[...] = left + mirrored * (IMAGE_SIZE - 1)
         steps[...] = 1 - 2 * mirrored
         return windows
+
+    def labels_of(self, clips: np.ndarray) -> np.ndarray:
+        """The classes, int64 [n], of `clips` [n] of an epoch."""
+        return self.labels[self._videos_of(clips)]
 
     def cut(self, windows: np.ndarray, out: np.ndarray) -> None:
         """Copy the clips of windows [n, 1, 16, 4], as `windows` returns them, into `out`, uint8 [n, 16, 64, 64, C]."""
@@ -115,6 +118,11 @@ class VideoFrames:
                 # By channel, since NumPy would copy these rows pixel by pixel, several times as slowly.
                 for channel in range(clip.shape[-1]):
                     clip[..., channel] = pixels[:, :, ::step, channel]
+
+    def _videos_of(self, clips):
+        if self.weighting == "videos":
+            return clips
+        return np.searchsorted(self._windows_up_to, clips, side="right")
 
     def _options(self, videos):
         """How many starts, tops, lefts and directions there are to choose from: int64 [n, 4]."""

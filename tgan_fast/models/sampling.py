@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
+from typing import Literal
 
 import torch
 from torch import nn
@@ -36,6 +37,8 @@ class Sampler:
             fewer where that is faster.
         precision: of convolutions and matrix products, see `tgan_fast.precision`.
         cuda_graph: see `tgan_fast.cuda_graph.use_cuda_graph`.
+        output: "clips" are uint8 [n, 16, 64, 64, C]; "videos" float32 [n, C, 16, 64, 64] in (-1, 1), from `on_device`
+            alone, for networks that go on computing with them.
 
     Raises:
         InputError: the device does not have the precision, or a CUDA graph is asked for and is not possible.
@@ -48,6 +51,7 @@ class Sampler:
         batch_size: int = 64,
         precision: PrecisionOption = "auto",
         cuda_graph: CudaGraphMode = "auto",
+        output: Literal["clips", "videos"] = "clips",
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, and is {batch_size}")
@@ -58,12 +62,13 @@ class Sampler:
         self._precision = resolve_precision(precision, weight.device)
         self._generator = FoldedGenerator(generator, compute_dtype(self._precision, weight.dtype))
         replays = use_cuda_graph(cuda_graph, weight.device, [generator])
+        compute = self._clips if output == "clips" else self._videos
         if weight.is_cuda:
             with torch.cuda.device(weight.device):
-                self._compute = _StaticBatch(self._clips, self._latents, replays, required=cuda_graph == "on")
+                self._compute = _StaticBatch(compute, self._latents, replays, required=cuda_graph == "on")
                 self._download = _Download((self.batch_size, *self._clip_shape))
         else:
-            self._compute, self._download = self._clips, _copy_each
+            self._compute, self._download = compute, _copy_each
 
     def refresh(self) -> None:
         """Take over the weights and running statistics that the generator has now."""
@@ -83,7 +88,7 @@ class Sampler:
         return clips
 
     def on_device(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The same clips on the generator's device, at most `batch_size` at a time, each batch made when it is taken.
+        """Clips or videos on the generator's device, at most `batch_size` at a time, each batch made when it is taken.
 
         Raises:
             ValueError: the latents have another shape.
@@ -102,6 +107,9 @@ class Sampler:
     def _clips(self, latents):
         levels = tanh_to_levels(self._generator.frames(latents))
         return levels.permute(0, 2, 3, 1).contiguous().unflatten(0, (-1, FRAMES))
+
+    def _videos(self, latents):
+        return self._generator.frames(latents).float().tanh_().unflatten(0, (-1, FRAMES)).transpose(1, 2)
 
 
 class _StaticBatch:
