@@ -2,6 +2,7 @@
 
 import os
 
+import c3d_weights
 import pytest
 import torch
 
@@ -42,3 +43,17 @@ def _reproducible():
     before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
     yield
     convolutions.fp32_precision = before
+
+
+@pytest.fixture(scope="session")
+def chainer_weights():
+    """C3D's, random: Chainer's names and arrays."""
+    return c3d_weights.random_weights()
+
+
+@pytest.fixture(scope="session")
+def c3d_files(chainer_weights, tmp_path_factory):
+    """The same and a mean as TGAN's authors have them: paths of two .npz files."""
+    folder = tmp_path_factory.mktemp("c3d")
+    weights = c3d_weights.write_chainer(folder / "conv3d_deepnetA_ucf.npz", chainer_weights)
+    return weights, c3d_weights.write_mean(folder / "mean2.npz", c3d_weights.random_mean())

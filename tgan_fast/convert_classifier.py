@@ -1,0 +1,41 @@
+"""Bring C3D's weights into the package's own format: `python -m tgan_fast.convert_classifier --help`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tgan_fast.command_line import parse, run
+from tgan_fast.errors import InputError
+from tgan_fast.metrics.classifier import save_classifier
+from tgan_fast.metrics.classifier_files import load_classifier
+
+
+@dataclass
+class ConvertCommand:
+    """Write C3D's weights and mean into one file, which training and evaluation take."""
+
+    weights: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="WEIGHTS")]
+    """conv3d_deepnetA_ucf.npz, or its TorchScript form c3d_ucf101.pt."""
+    mean: Path
+    """mean2.npz."""
+    out: Path = Path("c3d.pt")
+    """The file to write."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    command = parse(ConvertCommand, arguments, prog="python -m tgan_fast.convert_classifier")
+    if not command.out.resolve().parent.is_dir():
+        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    classifier = load_classifier(command.weights, command.mean)
+    try:
+        save_classifier(command.out, classifier)
+    except OSError as error:
+        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
+    print(f"C3D for {len(classifier.classes)} classes: {command.out}")
+
+
+if __name__ == "__main__":
+    run(main)

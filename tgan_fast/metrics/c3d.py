@@ -1,0 +1,69 @@
+"""C3D, the 3D convolutional network whose classes and features the papers' scores are computed from.
+
+Source: Tran et al., "Learning Spatiotemporal Features with 3D Convolutional Networks", arXiv:1412.0767, in the form
+that was fine-tuned to UCF-101 and that TGAN's authors load (`conv3d_deepnetA_ucf.npz`).
+"""
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+FRAMES, SIZE = 16, 112
+
+
+class C3D(nn.Module):
+    """Eight 3D convolutions, five max pools and three linear layers; 77,995,776 parameters and 4,097 for each class.
+
+    Args:
+        classes: how many.
+
+    Attributes:
+        taps: the layers whose activations can be asked for, of 8192, 4096 and 4096 numbers.
+    """
+
+    taps = ("pool5", "fc6", "fc7")
+
+    def __init__(self, classes: int = 101):
+        super().__init__()
+        self.conv1a = _conv(3, 64)
+        self.conv2a = _conv(64, 128)
+        self.conv3a = _conv(128, 256)
+        self.conv3b = _conv(256, 256)
+        self.conv4a = _conv(256, 512)
+        self.conv4b = _conv(512, 512)
+        self.conv5a = _conv(512, 512)
+        self.conv5b = _conv(512, 512)
+        self.fc6 = nn.Linear(8192, 4096)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.fc8 = nn.Linear(4096, classes)
+        self.dropout = nn.Dropout()
+
+    def forward(self, videos: torch.Tensor, taps: Collection[str] = ()) -> dict[str, torch.Tensor]:
+        """Classify videos.
+
+        Args:
+            videos: [N, 3, 16, 112, 112]: BGR, levels from 0 to 255 minus their mean.
+            taps: layers of `self.taps` that are wanted besides.
+
+        Returns:
+            `logits` [N, classes], and the activations [N, …] of `taps`: of linear layers those behind the ReLU.
+        """
+        x = _pool(F.relu(self.conv1a(videos)), (1, 2, 2))
+        x = _pool(F.relu(self.conv2a(x)))
+        x = _pool(F.relu(self.conv3b(F.relu(self.conv3a(x)))))
+        x = _pool(F.relu(self.conv4b(F.relu(self.conv4a(x)))))
+        activations = {"pool5": _pool(F.relu(self.conv5b(F.relu(self.conv5a(x))))).flatten(1)}
+        activations["fc6"] = self.dropout(F.relu(self.fc6(activations["pool5"])))
+        activations["fc7"] = self.dropout(F.relu(self.fc7(activations["fc6"])))
+        return {"logits": self.fc8(activations["fc7"]), **{tap: activations[tap] for tap in taps}}
+
+
+def _conv(in_channels, out_channels):
+    return nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1)
+
+
+def _pool(x, size=(2, 2, 2)):
+    # Chainer's pools round up, which matters to the last one: 7 → 4.
+    return F.max_pool3d(x, size, ceil_mode=True)

@@ -1,0 +1,137 @@
+"""Classifiers of videos: a network with all that its scores depend on, and the file that holds it."""
+
+import functools
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tgan_fast.errors import InputError
+from tgan_fast.files import write_atomically
+from tgan_fast.metrics.c3d import C3D
+from tgan_fast.metrics.small_3d import Small3D
+
+FORMAT = "tgan_fast classifier 1"
+MEAN_SHAPE = 3, 16, 128, 171
+
+Architecture = Literal["c3d", "small"]
+
+# Of the number of classes and of colour channels; C3D always takes three.
+ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
+    "c3d": lambda classes, channels: C3D(classes),
+    "small": Small3D,
+}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that tells classes of videos, on the CPU and in evaluation mode.
+
+    Attributes:
+        architecture: a key of `ARCHITECTURES`.
+        network: its weights are float32.
+        classes: their names.
+        channels: colour channels of the videos that it takes.
+        mean: of C3D, what is subtracted from the levels of its input: float32 [3, 16, 128, 171], BGR.
+        accuracy: on clips that it was not trained on, 0 to 1; None where it is not known.
+    """
+
+    architecture: Architecture
+    network: nn.Module
+    classes: tuple[str, ...]
+    channels: int
+    mean: torch.Tensor | None = None
+    accuracy: float | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and the mean, in hexadecimal."""
+        digest = hashlib.sha256(self.architecture.encode())
+        tensors = [*self.network.state_dict().values(), *([] if self.mean is None else [self.mean])]
+        for tensor in tensors:
+            digest.update(tensor.contiguous().numpy())
+        return digest.hexdigest()
+
+
+def build_network(architecture: Architecture, classes: int, channels: int) -> nn.Module:
+    """A network with random weights."""
+    return ARCHITECTURES[architecture](classes, channels)
+
+
+def save_classifier(path: Path, classifier: Classifier) -> None:
+    """Write a classifier in the package's own format, of tensors and plain values alone.
+
+    Raises:
+        OSError: it cannot be written; an older file of that name is left as it was.
+    """
+    content = io.BytesIO()
+    values = {
+        "format": FORMAT,
+        "architecture": classifier.architecture,
+        "classes": list(classifier.classes),
+        "channels": classifier.channels,
+        "mean": classifier.mean,
+        "accuracy": classifier.accuracy,
+        "network": classifier.network.state_dict(),
+    }
+    torch.save(values, content)
+    write_atomically(path, content.getbuffer())
+
+
+def from_content(content: Mapping[str, Any], path: Path) -> Classifier:
+    """The classifier in a file of the package's own format.
+
+    Args:
+        content: of the file, as `torch.load(path, weights_only=True)` reads it.
+        path: for errors.
+
+    Raises:
+        InputError: it is of a newer version, or its weights do not fit its architecture.
+    """
+    architecture, classes = content.get("architecture"), tuple(content.get("classes", ()))
+    if content.get("format") != FORMAT or architecture not in ARCHITECTURES:
+        raise InputError(f"{path} is not a classifier that this tgan_fast knows: install a newer one")
+    with torch.device("meta"):
+        network = build_network(architecture, len(classes), content["channels"])
+    load_weights(network, content["network"], path)
+    mean = content["mean"]
+    if architecture == "c3d":
+        check_mean(mean, path)
+    return Classifier(architecture, network.eval(), classes, content["channels"], mean, content["accuracy"])
+
+
+def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Make the tensors of `state` the network's own, whatever it had before.
+
+    Raises:
+        InputError: the first weight that is missing, unknown, of another shape, or not finite.
+    """
+    expected = network.state_dict()
+    for name in expected:
+        if name not in state:
+            raise InputError(f"the weights in {path} are not those of this network: {name} is missing")
+    for name, tensor in state.items():
+        if name not in expected:
+            raise InputError(f"the weights in {path} are not those of this network: it has no {name}")
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"the weights in {path} are not those of this network: {name} is {list(tensor.shape)}, "
+                f"and should be {list(expected[name].shape)}"
+            )
+        if not tensor.isfinite().all():
+            raise InputError(f"{name} in {path} is not finite: get the file anew")
+    network.load_state_dict(state, assign=True)
+
+
+def check_mean(mean: torch.Tensor | None, path: Path) -> None:
+    """Raise an InputError unless `mean` is what C3D's input is to be compared with."""
+    if mean is None or tuple(mean.shape) != MEAN_SHAPE:
+        shape = "missing" if mean is None else list(mean.shape)
+        raise InputError(f"the mean in {path} is {shape}, but C3D needs {list(MEAN_SHAPE)}: give that of mean2.npz")
+    if not mean.isfinite().all():
+        raise InputError(f"the mean in {path} is not finite: get the file anew")

@@ -1,0 +1,100 @@
+"""Protocols: all that a score depends on besides the videos and the classifier's weights.
+
+    tgan    of the code of Saito et al., 2017 (github.com/pfnet-research/tgan, evaluation/calc_inception.py)
+    tgan2   of the code of Saito et al., 2020 (github.com/pfnet-research/tgan2)
+    plain   of the classifiers that this package trains: videos as they are
+
+Scores under different protocols, or with different classifiers, cannot be compared.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from tgan_fast.data.pixels import scaled
+from tgan_fast.metrics.c3d import SIZE
+from tgan_fast.metrics.classifier import Classifier
+
+ProtocolName = Literal["tgan", "tgan2", "plain"]
+
+# Of the mean, which is larger than what C3D takes, the part that belongs to its input.
+_TOP = slice(8, 8 + SIZE)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a score is computed.
+
+    Attributes:
+        name: printed and stored with every score.
+        architecture: of the classifiers that it is for.
+        prepare: generated videos [N, C, 16, 64, 64] in [-1, 1], C the classifier's, and its mean → its input.
+        scaled: real clips uint8 [N, 16, 64, 64, C] → videos that `prepare` takes as it takes generated ones.
+        layer: of the features for Fréchet distances.
+        samples, runs: generated videos of a run, and how many runs the mean and the standard deviation are of.
+        splits: parts of a run whose inception scores are averaged.
+        epsilon: added to probabilities before their logarithms are taken.
+        real_clips: that the statistics of real data are of.
+        passes: of data sets of videos that many clips of each video instead, as the authors' code takes them.
+    """
+
+    name: ProtocolName
+    architecture: str
+    prepare: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+    scaled: Callable[[torch.Tensor], torch.Tensor]
+    layer: str
+    samples: int
+    runs: int
+    splits: int
+    epsilon: float
+    real_clips: int
+    passes: int | None = None
+
+
+def protocol_for(classifier: Classifier) -> ProtocolName:
+    """What a classifier is used under if nothing else is said: `tgan2` for C3D."""
+    return "tgan2" if classifier.architecture == "c3d" else "plain"
+
+
+def _prepare_tgan(videos, mean):
+    """Levels resized to 128 by cubic splines (a = -0.75, as OpenCV's), BGR, minus the mean, the middle 112 of 128."""
+    levels = videos * 128 + 128
+    resized = _of_frames(levels, lambda frames: F.interpolate(frames, size=(128, 128), mode="bicubic"))
+    return resized.flip(1)[..., _TOP, _TOP] - mean[..., 21:149][..., _TOP, _TOP].to(videos)
+
+
+def _prepare_tgan2(videos, mean):
+    """Levels resized straight to 112, linearly from corner to corner as Chainer does, BGR, minus a part of the mean."""
+    levels = videos.flip(1) * 128
+    resized = _of_frames(
+        levels, lambda frames: F.interpolate(frames, size=(SIZE, SIZE), mode="bilinear", align_corners=True)
+    )
+    return resized + (128 - mean[..., _TOP, _TOP].to(videos))
+
+
+def _prepare_plain(videos, mean):
+    return videos
+
+
+def _scaled_as_the_authors(clips):
+    """Levels 0 to 255 to -1 to 0.992, which `_prepare_…` make the same levels again."""
+    return (clips.permute(0, 4, 1, 2, 3).float() - 128) / 128
+
+
+def _of_frames(videos, function):
+    frames = function(videos.transpose(1, 2).flatten(0, 1))
+    return frames.unflatten(0, (len(videos), -1)).transpose(1, 2)
+
+
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        # 208 batches of 48; the paper averages four runs.
+        Protocol("tgan", "c3d", _prepare_tgan, _scaled_as_the_authors, "fc7", 9984, 4, 1, 1e-7, 39936),
+        Protocol("tgan2", "c3d", _prepare_tgan2, _scaled_as_the_authors, "fc7", 2048, 10, 1, 1e-20, 20480, passes=10),
+        Protocol("plain", "small", _prepare_plain, scaled, "mean", 2048, 10, 1, 1e-20, 4096),
+    )
+}
