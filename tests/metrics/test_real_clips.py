@@ -1,0 +1,89 @@
+"""Which real clips are drawn, and what identifies them."""
+
+import numpy as np
+import pytest
+import torch
+
+from tgan_fast.data import MovingDigits, VideoFrames
+from tgan_fast.metrics.real_clips import distinct_clips, draw_clips, fingerprint_of
+
+
+def videos_of(lengths=(16, 20, 40), **options):
+    """Videos whose frames have the number of the video in the first channel, of the frame in the second."""
+    frames = np.zeros((sum(lengths), 64, 64, 3), np.uint8)
+    first = np.cumsum(lengths) - lengths
+    for video, (start, length) in enumerate(zip(first, lengths, strict=True)):
+        frames[start : start + length, ..., 0] = video
+        frames[start : start + length, ..., 1] = np.arange(length)[:, None, None]
+    return VideoFrames(frames, first, np.array(lengths), 10 * np.arange(len(lengths)), **options)
+
+
+def drawn(dataset, count, **options):
+    parts = list(draw_clips(dataset, count, **{"seed": 0, "batch_size": 4} | options))
+    assert [len(clips) for clips, _ in parts[:-1]] == [4] * (len(parts) - 1)
+    return (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def test_every_clip_comes_once_before_any_comes_again():
+    clips, labels = drawn(videos_of(), 8)
+    assert (clips.shape, clips.dtype, labels.dtype) == ((8, 16, 64, 64, 3), torch.uint8, torch.int64)
+    videos = clips[:, 0, 0, 0, 0].tolist()
+    assert sorted(videos[:3]) == sorted(videos[3:6]) == [0, 1, 2]
+    assert labels.tolist() == [10 * video for video in videos]
+
+
+def test_a_video_comes_each_time_from_another_start():
+    clips, _ = drawn(videos_of([200]), 20)
+    starts = clips[:, 0, 0, 0, 1].tolist()
+    assert len(set(starts)) > 10
+    assert torch.equal(clips[:, :, 0, 0, 1], torch.tensor(starts)[:, None] + torch.arange(16))
+
+
+def test_the_draw_is_a_function_of_the_seed():
+    digits = MovingDigits(50)
+    first, again, other = (next(drawn(digits, 10, seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_labels_of_windows_are_those_of_their_videos():
+    clips, labels = drawn(videos_of(weighting="windows"), 31)
+    assert labels.tolist() == [10 * video for video in clips[:, 0, 0, 0, 0].tolist()]
+    assert len({tuple(key) for key in clips[:, 0, 0, 0, :2].tolist()}) == 31
+
+
+def test_how_many_clips_there_are():
+    assert distinct_clips(videos_of([16, 20])) == 1 + 5
+    assert distinct_clips(MovingDigits(70)) == 70
+
+
+DIFFERENT = [
+    lambda: MovingDigits(50),
+    lambda: MovingDigits(51),
+    lambda: MovingDigits(50, seed=1),
+    lambda: MovingDigits(50, digits=2),
+    lambda: MovingDigits(50, scans=tuple(part[:1000] for part in MovingDigits(1).scans)),
+    lambda: videos_of(),
+    lambda: videos_of(lengths=(16, 21, 39)),
+    lambda: videos_of(flip=True),
+    lambda: videos_of(crop="random"),
+    lambda: videos_of(weighting="windows"),
+    lambda: videos_of(last_start=False),
+]
+
+
+def test_fingerprints_tell_apart_what_differs_and_nothing_else():
+    fingerprints = [fingerprint_of(make()) for make in DIFFERENT]
+    assert len(set(fingerprints)) == len(DIFFERENT)
+    assert fingerprints == [fingerprint_of(make()) for make in DIFFERENT]
+
+
+def test_one_changed_byte_of_a_frame_changes_the_fingerprint():
+    videos, changed = videos_of(), videos_of()
+    changed.frames[50, 60, 60, 2] += 1
+    assert fingerprint_of(videos) != fingerprint_of(changed)
+
+
+@pytest.mark.parametrize("kind", [type("Derived", (MovingDigits,), {}), type("Clips", (), {})])
+def test_a_data_set_of_others_has_no_fingerprint(kind):
+    assert fingerprint_of(kind()) is None

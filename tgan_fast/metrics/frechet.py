@@ -1,0 +1,67 @@
+"""Fréchet distance between features, as if both were normally distributed.
+
+    |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½)
+
+With the centred features X₁ [n, d] of one side, Σ₁ = X₁ᵀX₁/(n − 1), the trace of the root is the sum of the roots of
+the eigenvalues of X₁Σ₂X₁ᵀ/(n − 1): a symmetric matrix of n or d rows, whichever is less. Libraries take the eigenvalues
+of Σ₁Σ₂, which is not symmetric and has d rows: for 2,048 videos and 4,096 features that takes many times as long.
+
+Source: Heusel et al., arXiv:1706.08500.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean float64 [d] and covariance float64 [d, d] of features."""
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+
+class Moments:
+    """Mean and covariance of more features than can be kept, in float64."""
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self, features: torch.Tensor) -> None:
+        """Features [n, d]."""
+        features = features.double()
+        if not self.count:
+            # Sums of differences from about the mean keep the digits that sums of squares would lose.
+            self._pivot = features.mean(0)
+            self._sum = torch.zeros_like(self._pivot)
+            self._products = self._pivot.new_zeros(len(self._pivot), len(self._pivot))
+        centred = features - self._pivot
+        self.count += len(features)
+        self._sum += centred.sum(0)
+        self._products.addmm_(centred.T, centred)
+
+    def gaussian(self) -> Gaussian:
+        """Of all that was added, two rows at least."""
+        mean = self._sum / self.count
+        covariance = (self._products - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return Gaussian(self._pivot + mean, covariance)
+
+
+def frechet_distance(features: torch.Tensor, reference: Gaussian) -> float:
+    """The distance between features [n, d] and a reference, computed in float64 on the device of the features.
+
+    Raises:
+        ValueError: fewer than two rows, another number of features than the reference's, or some that are not finite.
+    """
+    if len(features) < 2 or features.shape[1:] != reference.mean.shape or not features.isfinite().all():
+        raise ValueError(f"the reference takes finite features [n ≥ 2, {len(reference.mean)}]: {list(features.shape)}")
+    features = features.double()
+    mean, covariance = reference.mean.to(features), reference.covariance.to(features)
+    centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
+    traces = centred.square().sum() + covariance.trace()
+    if len(centred) > centred.shape[1]:
+        # The triangle R of X = QR serves as well as X.
+        centred = torch.linalg.qr(centred, mode="r").R
+    eigenvalues = torch.linalg.eigvalsh(centred @ covariance @ centred.T)
+    return ((features.mean(0) - mean).square().sum() + traces - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item()

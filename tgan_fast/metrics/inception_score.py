@@ -1,0 +1,31 @@
+"""Inception score: how surely a classifier names each video, and how evenly the names are spread.
+
+    exp(mean over videos of Σ p·(log(p + ε) − log(p̄ + ε))),  p̄ the mean of the probabilities p over all videos
+
+It lies between 1 and the number of classes. Source: Salimans et al., arXiv:1606.03498.
+"""
+
+import torch
+
+
+def inception_score(probabilities: torch.Tensor, *, epsilon: float, splits: int = 1) -> float:
+    """The score of probabilities [N, classes], computed in float64.
+
+    Args:
+        probabilities: of each video, summing to 1.
+        epsilon: see above.
+        splits: consecutive parts of nearly equal size whose scores are averaged.
+
+    Raises:
+        ValueError: fewer videos than splits, or probabilities that are not finite.
+    """
+    if len(probabilities) < splits or not probabilities.isfinite().all():
+        raise ValueError(f"{len(probabilities)} finite rows are needed for each of {splits} splits")
+    scores = [_score(part.double(), epsilon) for part in probabilities.tensor_split(splits)]
+    return torch.stack(scores).mean().item()
+
+
+def _score(probabilities, epsilon):
+    mean = probabilities.mean(0)
+    divergences = probabilities * ((probabilities + epsilon).log() - (mean + epsilon).log())
+    return divergences.sum(1).mean().exp()

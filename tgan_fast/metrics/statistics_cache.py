@@ -1,0 +1,53 @@
+"""Statistics of real clips, kept on the disk for the next evaluation."""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tgan_fast.files import write_atomically
+
+
+def default_cache() -> Path:
+    """`tgan_fast` in the user's folder of caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tgan_fast"
+
+
+class StatisticsCache:
+    """A folder of arrays by what they were computed from.
+
+    Args:
+        folder: made when something is written.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def read(self, key: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """The arrays that were written under an equal key; None where there are none, or they are damaged."""
+        try:
+            with np.load(self._path(key), allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def write(self, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays under a key of plain values.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path(key), content.getbuffer())
+
+    def _path(self, key):
+        text = json.dumps(key, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
