@@ -12,7 +12,7 @@ import tyro
 
 from tgan_fast.command_line import parse, run
 from tgan_fast.errors import InputError
-from tgan_fast.training.checkpoint import find, latest_of_run, read_run
+from tgan_fast.training.checkpoint import find, latest_of_run, read_run, run_folder_of
 from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
 from tgan_fast.training.loop import train
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint = _find_checkpoint(sources)
     default = TrainCommand(_defaults(sources, checkpoint))
     command = parse(TrainCommand, arguments, default=default, prog=_PROGRAM)
-    own = _folder_of(checkpoint)
+    own = checkpoint and run_folder_of(checkpoint)
     out = command.out or own or _next_folder(command)
     continues = sources.resume == "auto" or (own is not None and own.resolve() == out.resolve())
     first = os.environ.get("RANK", "0") == "0"
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _with_absolute_paths(config):
     """So that a run can be resumed from anywhere."""
-    paths = {name: getattr(config, name) for name in ("data", "digit_images")}
+    paths = {name: getattr(config, name) for name in ("data", "digit_images", "classifier")}
     return config.model_copy(update={name: path and str(Path(path).absolute()) for name, path in paths.items()})
 
 
@@ -89,13 +89,6 @@ def _find_checkpoint(sources: _Sources) -> Path | None:
         folder = sources.out or max(_numbered_folders(), default=None)
         return folder and latest_of_run(folder)
     return find(Path(sources.resume))
-
-
-def _folder_of(checkpoint: Path | None) -> Path | None:
-    """The run folder that a checkpoint lies in."""
-    if checkpoint is None or checkpoint.parent.name != "checkpoints":
-        return None
-    return checkpoint.parent.parent
 
 
 def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:

@@ -40,13 +40,14 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     content, _ = checkpoint()
     folder = CheckpointFolder(tmp_path, keep=2)
     assert folder.latest() is None
-    for iteration, score in ((5, 1.0), (10, 3.0), (100_000, 2.0)):
-        folder.save(content, iteration, score)
+    assert folder.best_scores() == {}
+    for iteration in (5, 10, 100_000):
+        folder.save(content, iteration)
+    folder.save_best(content, {"inception_score": 3.0})
     assert [path.name for path in folder.paths()] == ["iteration-00000010.pt", "iteration-00100000.pt"]
     assert folder.latest() == tmp_path / "iteration-00100000.pt"
-    assert read(tmp_path / "best.pt")["score"] == 3.0
     folder.save(content, 100_001)
-    assert read(tmp_path / "best.pt")["score"] == 3.0
+    assert folder.best_scores() == CheckpointFolder(tmp_path, keep=1).best_scores() == {"inception_score": 3.0}
 
 
 def test_a_full_disk_keeps_every_older_checkpoint(tmp_path):

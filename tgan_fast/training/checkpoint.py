@@ -12,7 +12,7 @@ from torch import nn
 
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
-from tgan_fast.models import VideoGenerator
+from tgan_fast.models import VideoDiscriminator, VideoGenerator
 from tgan_fast.training.config import TrainingConfig
 
 FORMAT = "tgan_fast checkpoint 1"
@@ -25,26 +25,30 @@ class CheckpointFolder:
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
 
-    def save(self, checkpoint: Mapping[str, Any], iteration: int, score: float | None = None) -> Path:
+    def save(self, checkpoint: Mapping[str, Any], iteration: int) -> Path:
         """Write a checkpoint, then remove those that are too old.
 
         Args:
             checkpoint: of tensors and plain values alone.
             iteration: iterations done.
-            score: the higher the better. The checkpoint of the best score so far is also kept as `best.pt`.
 
         Raises:
             OSError: the disk is full, for instance; all older checkpoints are still there.
         """
         path = self.folder / f"iteration-{iteration:08d}.pt"
-        content = io.BytesIO()
-        torch.save({"format": FORMAT, "score": score, **checkpoint}, content)
-        write_atomically(path, content.getbuffer())
-        if score is not None and score > self._best_score():
-            write_atomically(self.folder / "best.pt", content.getbuffer())
+        _write(path, checkpoint)
         for old in self.paths()[: -self.keep]:
             old.unlink()
         return path
+
+    def save_best(self, checkpoint: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+        """Write a checkpoint as `best.pt`, with the scores that make it the best; raises as `save`."""
+        _write(self.folder / "best.pt", {**checkpoint, "scores": dict(scores)})
+
+    def best_scores(self) -> dict[str, float]:
+        """Of `best.pt`; none where there is no such file."""
+        best = self.folder / "best.pt"
+        return read(best).get("scores", {}) if best.exists() else {}
 
     def paths(self) -> list[Path]:
         """All numbered checkpoints, oldest first."""
@@ -54,14 +58,27 @@ class CheckpointFolder:
         """The newest checkpoint, or None."""
         return next(reversed(self.paths()), None)
 
-    def _best_score(self):
-        best = self.folder / "best.pt"
-        return read(best)["score"] if best.exists() else float("-inf")
+
+def _write(path, checkpoint):
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **checkpoint}, content)
+    write_atomically(path, content.getbuffer())
 
 
 def iteration_of(path: Path) -> int:
     """The iteration in the name of a numbered checkpoint."""
     return int(_NAME.fullmatch(path.name)[1])
+
+
+def iterations_done(path: Path) -> int | None:
+    """How many iterations a checkpoint was trained; None where the notebook's does not tell. Raises as `read`."""
+    content = read(path)
+    return content.get("epoch") if _is_notebooks(content) else content["step"]["iteration"]
+
+
+def run_folder_of(path: Path) -> Path | None:
+    """The run folder that a checkpoint lies in."""
+    return path.parent.parent if path.parent.name == "checkpoints" else None
 
 
 def latest_of_run(folder: Path) -> Path | None:
@@ -130,6 +147,12 @@ def find(path: Path) -> Path:
     return latest
 
 
+def config_of(path: Path) -> TrainingConfig | None:
+    """How the run of a checkpoint was set; None of the notebook's, which does not tell. Raises as `read`."""
+    content = read(path)
+    return None if _is_notebooks(content) else TrainingConfig(**content["config"])
+
+
 def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "auto") -> VideoGenerator:
     """The generator of a checkpoint, ours or the notebook's, on the CPU and in evaluation mode.
 
@@ -150,6 +173,18 @@ def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "aut
     state = states["ema"] if weights != "live" and "ema" in states else states["generator"]
     load_strictly(generator, state, path)
     return generator.eval()
+
+
+def load_discriminator(path: Path) -> VideoDiscriminator:
+    """The discriminator of a checkpoint, ours or the notebook's; else as `load_generator`."""
+    content = read(path)
+    if _is_notebooks(content):
+        discriminator, state = VideoDiscriminator(), content["model_state_dict"][1]
+    else:
+        config = TrainingConfig(**content["config"])
+        discriminator, state = VideoDiscriminator(config.width, config.channels), content["step"]["discriminator"]
+    load_strictly(discriminator, state, path)
+    return discriminator.eval()
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -1,0 +1,216 @@
+"""Score a trained generator: `python -m tgan_fast.evaluate --help`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from tqdm import tqdm
+
+from tgan_fast.command_line import parse, run
+from tgan_fast.errors import InputError
+from tgan_fast.files import append_line, write_atomically
+from tgan_fast.metrics.classifier import Classifier
+from tgan_fast.metrics.classifier_files import load_classifier
+from tgan_fast.metrics.evaluation import Evaluator, Metric, Score
+from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
+from tgan_fast.metrics.protocols import PROTOCOLS, Protocol, protocol_for
+from tgan_fast.metrics.reference import RealClips
+from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
+from tgan_fast.models import VideoGenerator
+from tgan_fast.models.sampling import draw_latents, sample_videos
+from tgan_fast.precision import PrecisionOption, resolve_evaluation_precision
+from tgan_fast.training import TrainingConfig
+from tgan_fast.training.checkpoint import config_of, find, iterations_done, load_generator, run_folder_of
+from tgan_fast.training.config import nearest
+from tgan_fast.training.data import open_data
+from tgan_fast.training.devices import resolve_device
+from tgan_fast.training.provenance import provenance
+
+TITLES = {
+    "inception_score": "inception score",
+    "frechet_distance": "Fréchet distance",
+    "frechet_video_distance": "Fréchet video distance",
+}
+
+
+@dataclass
+class EvaluateCommand:
+    """Compute the inception score, the Fréchet distance (FID) and the Fréchet video distance of a checkpoint.
+
+    The first two need a classifier: C3D's weights (conv3d_deepnetA_ucf.npz or c3d_ucf101.pt, with mean2.npz), or what
+    python -m tgan_fast.train_classifier makes. Scores under different protocols cannot be compared.
+    """
+
+    checkpoint: Path
+    """Checkpoint file, or a run folder for its newest one; the PyTorch notebook's too."""
+    data: Path | None = None
+    """Real videos to compare with: what train --data takes; by default what the checkpoint was trained on."""
+    metrics: str = "is,fid"
+    """Which of is, fid and fvd."""
+    protocol: Literal["auto", "tgan", "tgan2", "plain"] = "auto"
+    """tgan and tgan2 as the papers' codes, for C3D; plain for classifiers of this package; auto: what fits."""
+    classifier: Path | None = None
+    """For is and fid."""
+    mean: Path | None = None
+    """mean2.npz, for C3D's weights of others."""
+    i3d: Path | None = None
+    """i3d_torchscript.pt, for fvd."""
+    layer: Literal["auto", "pool5", "fc6", "fc7"] = "auto"
+    """Of C3D, the features for fid; auto: the protocol's, fc7."""
+    samples: int | None = None
+    """Generated videos a run; by default the protocol's."""
+    runs: int | None = None
+    """Runs that the mean and the standard deviation are of; by default the protocol's."""
+    real_clips: int | None = None
+    """For fid and fvd; by default the protocol's."""
+    force: bool = False
+    """Compute Fréchet distances to too few real clips as well."""
+    seed: int = 0
+    """Of the latents."""
+    weights: Literal["auto", "live", "ema"] = "auto"
+    """Of a run with ema_decay: the averaged weights or the live ones; auto: averaged where there are any."""
+    precision: PrecisionOption = "auto"
+    """Of sampling and of the classifier; auto: tf32 on GPUs that have it, else fp32."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+    out: Path | None = None
+    """JSON file of the scores; without it they are added to scores.jsonl in the checkpoint's run folder, if any."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    command = parse(EvaluateCommand, arguments, prog="python -m tgan_fast.evaluate")
+    metrics = _metrics(command)
+    _check(command, metrics)
+    device = resolve_device(command.device)
+    precision = resolve_evaluation_precision(command.precision, device)
+    checkpoint = find(command.checkpoint)
+    config = config_of(checkpoint)
+    generator = load_generator(checkpoint, weights=command.weights).to(device)
+    classifier = None if metrics == ("fvd",) else load_classifier(command.classifier, command.mean)
+    protocol = _protocol(command, classifier)
+    seen_by = None if classifier is None else ClassifierFeatures(classifier, protocol, device, precision)
+    if classifier is not None and generator.channels not in (1, classifier.channels):
+        raise InputError(
+            f"the generator makes videos of {generator.channels} channels, but the classifier takes "
+            f"{classifier.channels}: train one on the same data"
+        )
+    evaluator = Evaluator(
+        metrics,
+        protocol,
+        classifier=seen_by,
+        i3d=I3DFeatures(command.i3d, device) if "fvd" in metrics else None,
+        real=_real(command, checkpoint, config, metrics),
+        device=device,
+        precision=precision,
+        seed=command.seed,
+        cache=StatisticsCache(default_cache()),
+        progress=True,
+    )
+    remarks = [*evaluator.remarks]
+    if classifier is not None and precision != "fp32":
+        remarks.append(_difference(generator, seen_by, ClassifierFeatures(classifier, protocol, device, "fp32")))
+    for remark in remarks:
+        tqdm.write(remark, file=sys.stderr)
+    try:
+        evaluator.prepare()
+        scores = evaluator(generator)
+        record = {
+            "checkpoint": checkpoint.name,
+            "iteration": iterations_done(checkpoint),
+            "weights": "live" if command.weights == "live" or config is None or config.ema_decay is None else "ema",
+            "protocol": protocol.name,
+            "samples": protocol.samples,
+            "runs": protocol.runs,
+            "seed": command.seed,
+            "precision": precision,
+            "classifier": None if classifier is None else classifier.fingerprint[:12],
+            **{name: score.record() for name, score in scores.items()},
+            "remarks": remarks,
+            "environment": provenance(device),
+        }
+        _print(record, scores)
+        _write(command, checkpoint, record)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
+
+
+def _metrics(command) -> tuple[Metric, ...]:
+    names = [name.strip().lower() for name in command.metrics.split(",") if name.strip()]
+    for name in names:
+        if name not in get_args(Metric):
+            raise InputError(f"there is no metric {name!r}{nearest(name, get_args(Metric))}: choose of is,fid,fvd")
+    if not names:
+        raise InputError("--metrics names none: choose of is,fid,fvd")
+    return tuple(dict.fromkeys(names))
+
+
+def _check(command: EvaluateCommand, metrics) -> None:
+    for name in ("samples", "runs", "real_clips"):
+        least = 1 if name == "runs" else 2
+        value = getattr(command, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is {value}, but must be at least {least}")
+    if metrics != ("fvd",) and command.classifier is None:
+        raise InputError(
+            "is and fid need --classifier: conv3d_deepnetA_ucf.npz with --mean mean2.npz, or what "
+            "python -m tgan_fast.train_classifier makes"
+        )
+    if "fvd" in metrics and command.i3d is None:
+        raise InputError("fvd needs --i3d i3d_torchscript.pt")
+    if command.out is not None and not command.out.resolve().parent.is_dir():
+        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+
+
+def _protocol(command, classifier: Classifier | None) -> Protocol:
+    name = command.protocol
+    if name == "auto":
+        name = "tgan2" if classifier is None else protocol_for(classifier)
+    protocol = PROTOCOLS[name]
+    changes = {name: getattr(command, name) for name in ("samples", "runs") if getattr(command, name) is not None}
+    if command.layer != "auto":
+        changes["layer"] = command.layer
+    return replace(protocol, **changes)
+
+
+def _real(command, checkpoint, config: TrainingConfig | None, metrics) -> RealClips | None:
+    if command.data is None and config is None:
+        if metrics == ("is",):
+            return None
+        raise InputError(f"{checkpoint} does not tell what it was trained on: give --data")
+    config = config or TrainingConfig()
+    if command.data is not None:
+        config = TrainingConfig(**config.model_dump() | {"data": str(command.data), "digit_images": None})
+    return RealClips(open_data(config).dataset, command.real_clips, command.force)
+
+
+def _difference(generator: VideoGenerator, rounded: ClassifierFeatures, exact: ClassifierFeatures) -> str:
+    videos = sample_videos(generator, draw_latents(16, generator.latent_dim, 0)).to(next(generator.parameters()))
+    return f"the classifier in {rounded.identity['precision']} instead of fp32: " + rounded.of_generated(
+        videos
+    ).difference(exact.of_generated(videos))
+
+
+def _print(record, scores: dict[str, Score]) -> None:
+    print(
+        f"protocol {record['protocol']}: {record['runs']} × {record['samples']:,} generated videos, "
+        f"seed {record['seed']}, {record['precision']}, classifier {record['classifier']}"
+    )
+    for name, score in scores.items():
+        real = "" if score.real is None else f"   real clips: {score.real:.4g}"
+        of = "" if score.layer is None else f"   {score.layer}, to {score.real_clips:,} real clips"
+        print(f"{TITLES[name]:24}{score.mean:10.4g} ± {score.std:.2g}{real}{of}")
+
+
+def _write(command, checkpoint, record) -> None:
+    text = json.dumps(record, ensure_ascii=False)
+    if command.out is not None:
+        write_atomically(command.out, (text + "\n").encode())
+    elif run_folder_of(checkpoint) is not None:
+        append_line(run_folder_of(checkpoint) / "scores.jsonl", text)
+
+
+if __name__ == "__main__":
+    run(main)
