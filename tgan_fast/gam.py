@@ -1,0 +1,125 @@
+"""Let two trained GANs judge each other: `python -m tgan_fast.gam --help`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tqdm import tqdm
+
+from tgan_fast.command_line import parse, run
+from tgan_fast.data import to_videos
+from tgan_fast.errors import InputError
+from tgan_fast.metrics.gam import Battle, battle, best_threshold, errors_on_generated, errors_on_real, scores_of
+from tgan_fast.metrics.real_clips import draw_clips
+from tgan_fast.models.sampling import Sampler, draw_latents
+from tgan_fast.training import TrainingConfig
+from tgan_fast.training.checkpoint import config_of, find, load_discriminator, load_generator
+from tgan_fast.training.data import open_data
+from tgan_fast.training.devices import resolve_device
+
+_BATCH = 64
+
+
+@dataclass
+class GamCommand:
+    """The generative adversarial metric of two checkpoints: which one's discriminator is fooled less by the other."""
+
+    checkpoints: Annotated[tuple[Path, Path], tyro.conf.Positional, tyro.conf.arg(metavar="FIRST SECOND")]
+    """Checkpoint files or run folders, of runs on the same data."""
+    data: Path | None = None
+    """Real videos to set thresholds with: what train --data takes; by default what the first was trained on."""
+    test_data: Path | None = None
+    """Real videos that neither has seen; by default other clips of --data, or other moving digits."""
+    samples: int = 2048
+    """Generated videos of each, and real clips of each kind."""
+    seed: int = 0
+    """Of latents and real clips."""
+    weights: Literal["auto", "live", "ema"] = "auto"
+    """Of the generators: averaged or live; auto: averaged where there are any."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    command = parse(GamCommand, arguments, prog="python -m tgan_fast.gam")
+    if command.samples < 2:
+        raise InputError(f"--samples is {command.samples}, but must be at least 2")
+    device = resolve_device(command.device)
+    paths = [find(path) for path in command.checkpoints]
+    generators = [load_generator(path, weights=command.weights).to(device) for path in paths]
+    discriminators = [load_discriminator(path).to(device) for path in paths]
+    if generators[0].channels != generators[1].channels:
+        channels = " and ".join(str(generator.channels) for generator in generators)
+        raise InputError(f"the two make videos of {channels} channels: compare runs on the same data")
+    real, unseen = _real(command, config_of(paths[0]))
+
+    channels = generators[0].channels
+    with tqdm(desc="videos scored", total=10 * command.samples, unit="video", dynamic_ncols=True) as bar:
+
+        def scores(discriminator, batches):
+            return scores_of(discriminator, _counted(batches, bar))
+
+        thresholds = [
+            best_threshold(
+                scores(d, _clips(real, command, 0, device, channels)), scores(d, _generated(g, command.seed, command))
+            )
+            for g, d in zip(generators, discriminators, strict=True)
+        ]
+        test = [
+            errors_on_real(scores(d, _clips(unseen, command, 1, device, channels)), threshold)
+            for d, threshold in zip(discriminators, thresholds, strict=True)
+        ]
+        # Not the videos that the thresholds were set with.
+        samples = [
+            errors_on_generated(scores(d, _generated(g, command.seed + 1, command)), threshold)
+            for g, d, threshold in zip(reversed(generators), discriminators, thresholds, strict=True)
+        ]
+    _print(paths, test, samples, battle(tuple(test), tuple(samples)))
+
+
+def _real(command, config: TrainingConfig | None):
+    if config is None and command.data is None:
+        raise InputError(f"{command.checkpoints[0]} does not tell what it was trained on: give --data")
+    config = config or TrainingConfig()
+    if command.data is not None:
+        config = TrainingConfig(**config.model_dump() | {"data": str(command.data), "digit_images": None})
+    real = open_data(config).dataset
+    if command.test_data is not None:
+        return real, open_data(config.model_copy(update={"data": str(command.test_data)})).dataset
+    # Another seed draws other digits on other paths; of videos it changes nothing.
+    return real, open_data(config.model_copy(update={"seed": config.seed + 1})).dataset
+
+
+def _clips(dataset, command, purpose, device, channels):
+    """Batches of real videos, the same for both discriminators."""
+    for clips, _ in draw_clips(dataset, command.samples, seed=(command.seed, purpose), batch_size=_BATCH):
+        yield to_videos(clips, device).expand(-1, channels, -1, -1, -1)
+
+
+def _generated(generator, seed, command):
+    latents = draw_latents(command.samples, generator.latent_dim, seed)
+    return Sampler(generator, batch_size=_BATCH, precision="fp32", output="videos").on_device(latents)
+
+
+def _counted(batches, bar):
+    for videos in batches:
+        yield videos
+        bar.update(len(videos))
+
+
+def _print(paths, test, samples, outcome: Battle) -> None:
+    for number, path in enumerate(paths):
+        print(
+            f"{path}: wrong about {100 * test[number].share:.1f} % of unseen real clips, "
+            f"{100 * samples[number].share:.1f} % of the other's videos"
+        )
+    for name, ratio in (("r_test", outcome.r_test), ("r_samples", outcome.r_samples)):
+        print(f"{name:10}{ratio.value:8.3f}   95 %: {ratio.low:.3f} to {ratio.high:.3f}")
+    verdict = "neither wins" if outcome.winner is None else f"{paths[outcome.winner - 1]} wins"
+    print(verdict)
+
+
+if __name__ == "__main__":
+    run(main)

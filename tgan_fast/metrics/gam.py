@@ -1,0 +1,119 @@
+"""Generative adversarial metric: two GANs against each other, each judged by the other's discriminator.
+
+    r_test = err(D₁, unseen real clips) / err(D₂, unseen real clips)
+    r_samples = err(D₁, G₂'s videos) / err(D₂, G₁'s videos)
+
+err is the share that a discriminator takes for the wrong kind. If both tell real clips equally well, r_test ≈ 1, the
+first GAN wins if its discriminator is fooled less, r_samples < 1. Source: Im et al., arXiv:1602.05110.
+
+The discriminator of a Wasserstein GAN gives scores, not decisions. Its threshold is the one that makes the fewest
+errors between other real clips and videos of its own generator.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from tgan_fast.models import VideoDiscriminator
+from tgan_fast.models.sampling import undisturbed
+
+# As near to 1 as r_test has to be; the paper leaves it open.
+NEAR = 1.25
+# Standard errors: 95 %.
+_CONFIDENCE = 1.96
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of a discriminator: how many it takes for the wrong kind, of how many."""
+
+    wrong: int
+    count: int
+
+    @property
+    def share(self) -> float:
+        return self.wrong / self.count
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of two shares of errors, with the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Battle:
+    """The outcome: the ratios, and which GAN wins, 1 or 2, or None of them."""
+
+    r_test: Ratio
+    r_samples: Ratio
+    winner: int | None
+
+
+def ratio(first: Errors, second: Errors) -> Ratio:
+    """`first` / `second`. Half an error is added to each, so that none at all has a ratio, too."""
+    shares = [(errors.wrong + 0.5) / (errors.count + 1) for errors in (first, second)]
+    variance = sum((1 - p) / (p * errors.count) for p, errors in zip(shares, (first, second), strict=True))
+    logarithm, spread = math.log(shares[0] / shares[1]), _CONFIDENCE * math.sqrt(variance)
+    return Ratio(*(math.exp(logarithm + sign * spread) for sign in (0, -1, 1)))
+
+
+def battle(test: tuple[Errors, Errors], samples: tuple[Errors, Errors]) -> Battle:
+    """Decide it.
+
+    Args:
+        test: of both discriminators, on unseen real clips.
+        samples: of both discriminators, each on the other's videos.
+    """
+    r_test, r_samples = ratio(*test), ratio(*samples)
+    fair = 1 / NEAR <= r_test.value <= NEAR
+    winner = None
+    if fair and r_samples.high < 1:
+        winner = 1
+    elif fair and r_samples.low > 1:
+        winner = 2
+    return Battle(r_test, r_samples, winner)
+
+
+def best_threshold(real: torch.Tensor, generated: torch.Tensor) -> float:
+    """The score from which on videos are best taken for real.
+
+    Args:
+        real, generated: scores [n] and [m] of a discriminator; errors among them count by share.
+    """
+    scores = torch.cat([real, generated]).double()
+    weights = torch.cat(
+        [torch.full_like(real.double(), 1 / len(real)), -torch.ones_like(generated).double() / len(generated)]
+    )
+    ordered, order = scores.sort()
+    # Errors with a threshold just above each score: real ones up to there, generated ones beyond.
+    errors = weights[order].cumsum(0)
+    # Between two equal scores there is no threshold.
+    errors[:-1][ordered[1:] == ordered[:-1]] = math.inf
+    best = int(errors.argmin())
+    if errors[best] >= 0:
+        return ordered[0].item()
+    above = ordered[best + 1] if best + 1 < len(ordered) else ordered[best] + 1
+    return ((ordered[best] + above) / 2).item()
+
+
+@torch.no_grad()
+def scores_of(discriminator: VideoDiscriminator, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Scores [n] of batches of videos [m, C, 16, 64, 64] in [-1, 1], by running statistics, on the CPU."""
+    with undisturbed(discriminator):
+        return torch.cat([discriminator(videos).cpu() for videos in batches])
+
+
+def errors_on_real(scores: torch.Tensor, threshold: float) -> Errors:
+    """Of the scores [n] of real clips."""
+    return Errors(int((scores < threshold).sum()), len(scores))
+
+
+def errors_on_generated(scores: torch.Tensor, threshold: float) -> Errors:
+    """Of the scores [n] of generated videos."""
+    return Errors(int((scores >= threshold).sum()), len(scores))
