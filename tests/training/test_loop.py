@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.training import TrainingConfig, train
-from tgan_fast.training.checkpoint import CheckpointFolder, read, read_run
+from tgan_fast.training.checkpoint import CheckpointFolder, read_run
 
 CONFIG = TrainingConfig(
     width=0.03125,
@@ -187,19 +187,6 @@ def test_weights_that_break_later_keep_the_last_good_checkpoint(tmp_path):
     assert f"the last good checkpoint is {checkpoint}, from which --resume {tmp_path} goes on" in str(caught.value)
     assert checkpoint.read_bytes() == before
     assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
-
-
-def test_the_best_checkpoint_is_kept_by_score(tmp_path):
-    scores = iter([1.0, 5.0, 3.0])
-
-    def score(generator):
-        assert not generator.training
-        return next(scores)
-
-    step = train(CONFIG, tmp_path, score=score)
-    assert step.generator.training
-    best = read(tmp_path / "checkpoints" / "best.pt")
-    assert (best["score"], best["step"]["iteration"]) == (5.0, 6)
 
 
 class FillsTheDisk(MovingDigits):

@@ -63,6 +63,10 @@ class TrainingConfig(BaseModel):
     log_interval: int = Field(100, ge=1, description="Iterations between lines of stats.jsonl.")
     sample_interval: int = Field(1000, ge=1, description="Iterations between sample GIFs.")
     checkpoint_interval: int = Field(1000, ge=1, description="Iterations between checkpoints.")
+    evaluate_every: int = Field(0, ge=0, description="Iterations between evaluations of the generator; 0: none.")
+    classifier: str | None = Field(None, description="Evaluation: what train_classifier or convert_classifier writes.")
+    evaluate_samples: int = Field(2048, ge=2, description="Evaluation: generated videos each time.")
+    best_metric: Literal["is", "fid"] = Field("fid", description="Evaluation: by which best.pt is kept.")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept.")
 
     def __init__(self, **values: Any):
@@ -73,6 +77,10 @@ class TrainingConfig(BaseModel):
         if self.batch_size < 2:
             raise InputError(f"batch_size is {self.batch_size}, but batch norm needs at least 2 videos")
         self._refuse_settings_of_other_data()
+        if self.evaluate_every and self.classifier is None:
+            raise InputError("evaluate_every needs a classifier: python -m tgan_fast.train_classifier makes one")
+        if self.classifier is not None and not self.evaluate_every:
+            raise InputError("a classifier is for evaluation in training, which needs evaluate_every as well")
 
     def _refuse_settings_of_other_data(self):
         other, kind = (OF_VIDEOS, "videos") if self.data is None else (("digit_images",), "moving digits")

@@ -14,6 +14,7 @@ from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.checkpoint import iteration_of, load_strictly, read_run
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData, open_data
+from tgan_fast.training.evaluation import open_evaluator
 from tgan_fast.training.memory import out_of_memory, refuse_too_large_a_batch
 from tgan_fast.training.processes import Processes, joined
 from tgan_fast.training.provenance import provenance
@@ -28,7 +29,6 @@ def train(
     *,
     dataset: ClipDataset | VideoFrames | None = None,
     resume: Path | None = None,
-    score: Callable[[VideoGenerator], float] | None = None,
 ) -> TrainingStep:
     """Train until `config.steps` iterations are done, or until SIGINT or SIGTERM, which save first.
 
@@ -39,8 +39,6 @@ def train(
         out: the run's folder (`RunFolder` lists what it gets).
         dataset: what `config` tells of where none is given.
         resume: a checkpoint to continue from, exactly where it was made.
-        score: judges the generator (in evaluation mode) at every checkpoint, the higher the better; the best one is
-            kept as `checkpoints/best.pt`.
 
     Returns:
         The step in its last state; its `iteration` tells how far it came.
@@ -54,7 +52,7 @@ def train(
     with joined(config.device) as (processes, device):
         _check_processes(config, processes)
         try:
-            return _train(config, out, dataset, resume, score, processes, device)
+            return _train(config, out, dataset, resume, processes, device)
         except (torch.OutOfMemoryError, MemoryError) as error:
             problem = error
         except RuntimeError as error:
@@ -66,7 +64,7 @@ def train(
         raise InputError(out_of_memory(config, device, build_step, processes.size))
 
 
-def _train(config, out, dataset, resume, score, processes, device):
+def _train(config, out, dataset, resume, processes, device):
     # Everything that can be wrong is found here, before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     data = open_data(config) if dataset is None else TrainingData(dataset)
@@ -82,13 +80,14 @@ def _train(config, out, dataset, resume, score, processes, device):
         world_size=processes.size,
     )
     refuse_too_large_a_batch(config, device, build_step)
+    evaluator = open_evaluator(config, data.dataset, device) if config.evaluate_every and not processes.rank else None
     step = build_step(config, device, read=feed.read, processes=processes)
     made_of = None if resume is None else _restore(step, resume)
 
     folder = RunFolder(out, config.keep_checkpoints) if processes.rank == 0 else None
     if resume is not None and folder is not None:
         _refuse_to_fall_behind(folder, step.iteration)
-    session = Session(config, step, folder, score, processes, data.fingerprint)
+    session = Session(config, step, folder, evaluator, processes, data.fingerprint)
     try:
         if folder is not None:
             folder.start(config, provenance(device), step.iteration)
@@ -102,6 +101,8 @@ def _train(config, out, dataset, resume, score, processes, device):
                     session.log()
                 if step.iteration % config.sample_interval == 0:
                     session.sample()
+                if config.evaluate_every and step.iteration % config.evaluate_every == 0:
+                    session.evaluate()
                 if step.iteration % config.checkpoint_interval == 0:
                     session.checkpoint()
             session.finish()

@@ -51,18 +51,19 @@ class RunFolder:
         write_atomically(self._stats, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=iteration + 1)
 
-    def stats(self) -> list[dict[str, float]]:
+    def stats(self) -> list[dict[str, float | str]]:
         """The lines of stats.jsonl; a last line cut short by a crash is left out."""
         if not self._stats.exists():
             return []
         lines = self._stats.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]
 
-    def record(self, line: dict[str, float]) -> None:
-        """Append to stats.jsonl and to TensorBoard."""
+    def record(self, line: dict[str, float | str]) -> None:
+        """Append to stats.jsonl, and the numbers in it to TensorBoard."""
         append_line(self._stats, json.dumps(line))
-        for name in line.keys() - {"iteration"}:
-            self._tensorboard.add_scalar(name, line[name], line["iteration"])
+        for name, value in line.items():
+            if name != "iteration" and not isinstance(value, str):
+                self._tensorboard.add_scalar(name, value, line["iteration"])
 
     def write_samples(self, clips: np.ndarray, iteration: int) -> None:
         """Write `samples/NNNNNNNN.gif` of clips uint8 [N, T, H, W, C]."""

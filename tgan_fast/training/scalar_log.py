@@ -58,6 +58,10 @@ class ScalarLog:
         self._copying = iteration - len(self._rows), values, event
         self._rows = []
 
+    def leave_out(self, seconds: float) -> None:
+        """Of time that passed since an interval was taken, and in which there was no training."""
+        self._ended += seconds
+
     def take(self, *, wait: bool = False) -> Interval | None:
         """The interval that ended last, once it has arrived; None before, and after it was taken."""
         if self._copying is None:

@@ -1,7 +1,8 @@
-"""The stages of the training loop: an iteration, its record, samples, a checkpoint, the end."""
+"""The stages of the training loop: an iteration, its record, samples, an evaluation, a checkpoint, the end."""
 
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 from tqdm import tqdm
 
 from tgan_fast.errors import NonFiniteError
-from tgan_fast.models.sampling import Sampler, draw_latents, undisturbed
+from tgan_fast.models.sampling import Sampler, draw_latents
 from tgan_fast.training.background import Background, Snapshot
+from tgan_fast.training.evaluation import is_better
 from tgan_fast.training.scalar_log import Interval, ScalarLog
 from tgan_fast.training.step import SCALARS
 
@@ -23,12 +25,12 @@ class Session:
     Only the process that has a folder writes.
     """
 
-    def __init__(self, config, step, folder, score, processes, data):
-        self.config, self.step, self.folder, self.score, self.processes = config, step, folder, score, processes
-        self.data = data
+    def __init__(self, config, step, folder, evaluator, processes, data):
+        self.config, self.step, self.folder, self.evaluator = config, step, folder, evaluator
+        self.processes, self.data = processes, data
         self.background = Background(step.device.type == "cuda")
         self.seconds = 0.0
-        self.scalars = self.sampled = self.saved = self.sampler = self.bar = None
+        self.scalars = self.sampled = self.saved = self.sampler = self.bar = self.best = None
         self.stopping = False
 
     def progress(self, out: Path) -> tqdm:
@@ -43,6 +45,9 @@ class Session:
             for remark in remarks:
                 bar.write(remark, file=sys.stderr)
             self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
+        if self.evaluator is not None:
+            self.best = self.folder.checkpoints.best_scores()
+            self.evaluator.prepare()
         self.scalars = ScalarLog()
 
     def iterate(self, batch: torch.Tensor) -> None:
@@ -67,6 +72,11 @@ class Session:
         self._record(self.scalars.take())
         if self.processes.size > 1:
             self.step.check_equality()
+
+    def settle(self) -> None:
+        """Record all iterations so far."""
+        self.log()
+        self._record(self.scalars.take(wait=True))
 
     def _record(self, interval: Interval | None) -> None:
         if interval is None:
@@ -95,28 +105,44 @@ class Session:
         self.background.submit(self.folder.write_samples, clips.numpy(), self.step.iteration)
         self.sampled = self.step.iteration
 
+    def evaluate(self) -> None:
+        self.settle()
+        if self.folder is None:
+            return
+        begin = time.perf_counter()
+        scores = {name: score.mean for name, score in self.evaluator(self._judged()).items()}
+        self.scalars.leave_out(time.perf_counter() - begin)
+        self.folder.record(
+            {"iteration": self.step.iteration, "seconds": self.seconds, **scores, **self.evaluator.description}
+        )
+        if is_better(scores, self.best, self.config.best_metric):
+            self.best = scores
+            self.background.submit(self._write_best, Snapshot(self.step.state_dict()), self.step.iteration, scores)
+
     def checkpoint(self) -> None:
         if self.folder is None:
             return
-        score = None if self.score is None else self._score()
-        snapshot = Snapshot(self.step.state_dict())
-        self.background.submit(self._write_checkpoint, snapshot, self.step.iteration, score)
+        self.background.submit(self._write_checkpoint, Snapshot(self.step.state_dict()), self.step.iteration)
         self.saved = self.step.iteration
 
-    def _write_checkpoint(self, snapshot, iteration, score):
+    def _write_checkpoint(self, snapshot, iteration):
+        self.folder.checkpoints.save(self._content(snapshot, iteration), iteration)
+
+    def _write_best(self, snapshot, iteration, scores):
+        self.folder.checkpoints.save_best(self._content(snapshot, iteration), scores)
+
+    def _content(self, snapshot, iteration):
         state = snapshot.on_cpu()
         _check_weights(state, iteration)
-        content = {
+        return {
             "config": self.config.model_dump(),
             "device": self.step.device.type,
             "data": self.data,
             "step": state,
         }
-        self.folder.checkpoints.save(content, iteration, score)
 
     def finish(self) -> None:
-        self.log()
-        self._record(self.scalars.take(wait=True))
+        self.settle()
         if self.saved != self.step.iteration:
             self.checkpoint()
         if self.sampled != self.step.iteration:
@@ -130,11 +156,6 @@ class Session:
         self.sampler = None
         if self.folder is not None:
             self.folder.close()
-
-    def _score(self):
-        generator = self._judged()
-        with undisturbed(generator):
-            return float(self.score(generator))
 
     def _judged(self):
         return self.step.generator if self.step.ema is None else self.step.ema

@@ -1,0 +1,54 @@
+"""Evaluation in training: the evaluator that a config tells of, and which scores are better."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from tgan_fast.data import ClipDataset, VideoFrames
+from tgan_fast.errors import InputError
+from tgan_fast.metrics.classifier_files import load_classifier
+from tgan_fast.metrics.evaluation import NAMES, Evaluator
+from tgan_fast.metrics.features import ClassifierFeatures
+from tgan_fast.metrics.protocols import PROTOCOLS, protocol_for
+from tgan_fast.metrics.reference import RealClips
+from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
+from tgan_fast.precision import resolve_evaluation_precision
+from tgan_fast.training.config import TrainingConfig
+
+
+def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, device: torch.device) -> Evaluator:
+    """One run of `config.evaluate_samples` videos, always of the same latents, against what is trained on.
+
+    Raises:
+        InputError: the classifier is missing, damaged or for videos of other channels, or real clips are too few.
+    """
+    classifier = load_classifier(Path(config.classifier))
+    if config.channels not in (1, classifier.channels):
+        raise InputError(
+            f"the classifier {config.classifier} takes videos of {classifier.channels} channels, "
+            f"but {config.channels} are trained: train one on the same data"
+        )
+    protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)
+    precision = resolve_evaluation_precision("auto", device)
+    return Evaluator(
+        ("is", "fid"),
+        protocol,
+        classifier=ClassifierFeatures(classifier, protocol, device, precision),
+        real=RealClips(dataset),
+        device=device,
+        precision=precision,
+        cuda_graph=config.cuda_graph,
+        cache=StatisticsCache(default_cache()),
+        progress=True,
+    )
+
+
+def is_better(scores: Mapping[str, float], best: Mapping[str, float], metric: Literal["is", "fid"]) -> bool:
+    """Whether `scores` are better by a metric than the best ones so far, if there are any."""
+    name = NAMES[metric]
+    if name not in best:
+        return True
+    return scores[name] > best[name] if metric == "is" else scores[name] < best[name]
