@@ -48,6 +48,16 @@ def test_a_store_is_opened_without_reading_it_and_short_videos_are_counted(store
         assert np.array_equal(frames_of(opened.videos, number), frames)
 
 
+def test_videos_of_one_group_are_known(tmp_path):
+    writer = StoreWriter(tmp_path / "store", Header(64, 85, 3, 1, None, ("a",)))
+    for number, (frames, group) in enumerate(zip(VIDEOS, (7, 7, None, 7), strict=True)):
+        append(writer, tmp_path / "spool", f"{number}.avi", frames, label="a", group=group)
+    writer.close()
+    first, lonely, other = open_videos(tmp_path / "store").groups.tolist()
+    assert first == other != lonely
+    assert len(set(open_videos(tmp_path / "store", short="loop").groups.tolist())) == 2
+
+
 def test_short_videos_are_looped_on_request(store):
     opened = open_videos(store, short="loop")
     assert opened.summary.endswith("; shorter than a clip and looped: 1")
@@ -83,13 +93,14 @@ def test_hdf5_of_the_authors_is_mapped_into_memory(tmp_path):
         file["image"] = np.concatenate(VIDEOS).transpose(0, 3, 1, 2)
     ends = np.cumsum(LENGTHS)
     rows = [
-        {"category": label, "start": int(end - length), "end": int(end)}
-        for label, length, end in zip(LABELS, LENGTHS, ends, strict=True)
+        {"category": label, "group": group, "start": int(end - length), "end": int(end)}
+        for label, group, length, end in zip(LABELS, ("g1", "g1", None, "g1"), LENGTHS, ends, strict=True)
     ]
     path.with_suffix(".json").write_text(json.dumps(rows))
     opened = open_videos(path)
     assert opened.classes == ("a", "b", "c")
     assert opened.videos.labels.tolist() == [1, 1, 2]
+    assert opened.groups[0] == opened.groups[2] != opened.groups[1]
     assert np.array_equal(frames_of(opened.videos, 2), VIDEOS[3])
     clips = np.empty((1, 16, 64, 64, 3), np.uint8)
     opened.videos.cut(opened.videos.windows(np.array([1]), np.random.default_rng(0)), clips)
@@ -117,6 +128,7 @@ def test_moving_mnist_is_trained_on_as_it_is(tmp_path):
     assert channels_of(tmp_path / "mnist_test_seq.npy") == 1
     assert len(opened.videos) == 6
     assert opened.classes == ()
+    assert len(set(opened.groups.tolist())) == 6
     for number in range(6):
         assert np.array_equal(frames_of(opened.videos, number)[..., 0], array[:, number])
 

@@ -24,6 +24,7 @@ class Prepared:
     Attributes:
         frames: uint8 [F, H, W, C], memory-mapped where that is possible.
         first, length, labels: of each video, its first frame, how many it has, and the number of its class: int64 [V].
+        groups: of each video, a number that it shares with those of its class and group; see `OpenedVideos`: int64 [V].
         classes: their names.
         fingerprint: changes with the videos.
     """
@@ -32,6 +33,7 @@ class Prepared:
     first: np.ndarray
     length: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray
     classes: tuple[str, ...]
     fingerprint: str
 
@@ -42,12 +44,15 @@ class OpenedVideos:
 
     Attributes:
         videos: without those that are too short, unless they are looped.
+        groups: of each of them, a number that it shares with the others of its class that look alike, such as the clips
+            of one group of UCF-101; a number of its own where nothing is known of that: int64 [V].
         summary: one line on what they are.
         classes: names of the numbers in `videos.labels`.
         fingerprint: changes with the videos.
     """
 
     videos: VideoFrames
+    groups: np.ndarray
     summary: str
     classes: tuple[str, ...]
     fingerprint: str
@@ -82,7 +87,8 @@ def open_videos(path: Path, *, stride: int = 1, short: ShortVideos = "skip", **o
         loop=short == "loop",
         **options,
     )
-    return OpenedVideos(videos, _summary(path, prepared, enough, short), prepared.classes, prepared.fingerprint)
+    summary = _summary(path, prepared, enough, short)
+    return OpenedVideos(videos, prepared.groups[taken], summary, prepared.classes, prepared.fingerprint)
 
 
 def channels_of(path: Path) -> int:
@@ -96,7 +102,15 @@ def read_prepared(path: Path) -> Prepared:
         raise InputError(f"there is no {path}")
     if ClipStore.is_at(path):
         store = ClipStore(path)
-        return Prepared(store.frames, store.first, store.length, store.labels, store.header.classes, store.fingerprint)
+        return Prepared(
+            store.frames,
+            store.first,
+            store.length,
+            store.labels,
+            _groups([entry.group for entry in store.entries]),
+            store.header.classes,
+            store.fingerprint,
+        )
     if path.suffix.lower() in HDF5_SUFFIXES:
         return _hdf5(path)
     if path.suffix.lower() in ARRAY_SUFFIXES:
@@ -121,6 +135,7 @@ def _hdf5(path):
         table.start,
         table.end - table.start,
         labels,
+        _groups(table.group),
         classes,
         _digest(path.stat().st_size, images.shape, table.start.tobytes(), table.end.tobytes()),
     )
@@ -141,6 +156,7 @@ def _arrays(path):
         np.cumsum(length) - length,
         length,
         labels,
+        np.arange(len(length)),
         classes,
         _digest(path.stat().st_size, length.tobytes(), frames[0].shape),
     )
@@ -158,6 +174,13 @@ def _numbered(names):
         return np.zeros(len(names), np.int64), ()
     classes, numbers = np.unique([UNCLASSIFIED if name is None else str(name) for name in names], return_inverse=True)
     return numbers, tuple(classes.tolist())
+
+
+def _groups(names):
+    """Numbers int64 [V] that tell groups apart, within a class; what has no group is one of its own."""
+    numbers = {}
+    keys = [(place, None) if name is None else (None, str(name)) for place, name in enumerate(names)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 def _digest(*parts):

@@ -1,0 +1,124 @@
+"""Train a classifier of videos, whose scores stand in for C3D's: `python -m tgan_fast.train_classifier --help`."""
+
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from tgan_fast.command_line import parse, run
+from tgan_fast.errors import InputError
+from tgan_fast.metrics.classifier import save_classifier
+from tgan_fast.metrics.classifier_training import RECIPES, train_classifier
+from tgan_fast.metrics.held_out import split_digits, split_videos
+from tgan_fast.training.devices import resolve_device
+
+# Of an interrupted command.
+_INTERRUPTED = 130
+
+
+@dataclass
+class TrainClassifierCommand:
+    """Train a classifier of videos for `python -m tgan_fast.evaluate`, for those who have no weights of C3D.
+
+    Scores with different classifiers cannot be compared.
+    """
+
+    data: Path | None = None
+    """Clip store, or prepared .h5 or .npz file, with classes; none: moving digits."""
+    out: Path = Path("classifier.pt")
+    """File of the classifier."""
+    architecture: Literal["auto", "small", "c3d"] = "auto"
+    """auto: small for moving digits, a minute on a CPU; c3d for videos, which takes a GPU."""
+    steps: int | None = None
+    """Of training; by default 800 of small, 20,000 of c3d."""
+    batch_size: int = 32
+    """Clips in a step."""
+    learning_rate: float | None = None
+    """Highest of its cycle; by default 3e-3 of small, 1e-4 of c3d."""
+    held_out: float = 0.2
+    """Share of the handwritings, groups or videos of each class that it is not trained on, but judged by."""
+    seed: int = 0
+    """Of what is held out, of the weights and of the clips."""
+    digits: Literal[1, 2] = 1
+    """Moving digits: how many in a clip."""
+    channels: Literal[1, 3] = 1
+    """Moving digits: colour channels."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    command = parse(TrainClassifierCommand, arguments, prog="python -m tgan_fast.train_classifier")
+    _check(command)
+    device = resolve_device(command.device)
+    architecture, recipe = _recipe(command)
+    clips = _clips(command)
+    for line in (clips.summary, *clips.remarks):
+        print(line)
+    if architecture == "c3d" and device.type == "cpu":
+        print("C3D learns too slowly on a CPU: use a GPU, or --architecture small")
+    try:
+        with tqdm(desc=str(command.out), total=recipe.steps, unit="step", dynamic_ncols=True, file=sys.stderr) as bar:
+            classifier = train_classifier(
+                clips, architecture, recipe, seed=command.seed, device=device, progress=lambda loss: _show(bar, loss)
+            )
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written")
+        raise SystemExit(_INTERRUPTED) from None
+    except torch.OutOfMemoryError:
+        raise InputError(f"{device} has too little memory: choose a smaller --batch-size") from None
+    try:
+        save_classifier(command.out, classifier)
+    except OSError as error:
+        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
+    print(f"accuracy {classifier.accuracy:.1%} on {len(clips.held_out):,} held-out clips: {command.out}")
+
+
+def _check(command):
+    for name in ("steps", "batch_size", "learning_rate"):
+        value = getattr(command, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} is {value}, but must be more than 0")
+    if not 0 < command.held_out < 1:
+        raise InputError(f"--held-out is {command.held_out}, but must be more than 0 and less than 1")
+    if command.seed < 0:
+        raise InputError(f"--seed is {command.seed}, but must be at least 0")
+    folder = command.out.resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    if command.out.is_dir():
+        raise InputError(f"cannot write {command.out}: it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
+
+
+def _recipe(command):
+    architecture = command.architecture
+    if architecture == "auto":
+        architecture = "small" if command.data is None else "c3d"
+    given = {"steps": command.steps, "batch_size": command.batch_size, "learning_rate": command.learning_rate}
+    return architecture, replace(RECIPES[architecture], **{name: x for name, x in given.items() if x is not None})
+
+
+def _clips(command):
+    if command.data is not None:
+        return split_videos(command.data, command.held_out, seed=command.seed)
+    return split_digits(command.held_out, digits=command.digits, channels=command.channels, seed=command.seed)
+
+
+def _show(bar, loss):
+    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    bar.update()
+
+
+if __name__ == "__main__":
+    run(main)
