@@ -34,9 +34,9 @@ class TrainClassifierCommand:
     out: Path = Path("classifier.pt")
     """File of the classifier."""
     architecture: Literal["auto", "small", "c3d"] = "auto"
-    """auto: small for moving digits, a minute on a CPU; c3d for videos, which takes a GPU."""
+    """auto: small for moving digits, a minute or two on a CPU; c3d for videos, which takes a GPU."""
     steps: int | None = None
-    """Of training; by default 800 of small, 20,000 of c3d."""
+    """Of training; by default 1,000 of small, 20,000 of c3d."""
     batch_size: int = 32
     """Clips in a step."""
     learning_rate: float | None = None

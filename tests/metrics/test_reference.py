@@ -70,10 +70,9 @@ def test_the_cache_gives_the_same_back_without_seeing_a_clip(tmp_path):
         {"real": RealClips(MovingDigits(400), count=49)},
         {"real": RealClips(MovingDigits(400), seed=1)},
         {"protocol": replace(PROTOCOL, samples=21)},
-        {"protocol": replace(PROTOCOL, runs=3)},
         {"classifier": random_classifier(seed=1)},
     ],
-    ids=["data", "count", "seed", "samples", "runs", "classifier"],
+    ids=["data", "count", "seed", "samples", "classifier"],
 )
 def test_what_they_depend_on_is_not_read_from_the_cache(tmp_path, changed):
     cache = StatisticsCache(tmp_path)

@@ -117,13 +117,14 @@ class Evaluator:
         Raises:
             NonFiniteError: their features are not finite.
         """
-        self._statistics = {}
+        self._statistics, self._gaussians = {}, {}
         if self._real is None:
             return
         for name, network in self._networks.items():
             total = self._real.count_for(self.protocol) + self.protocol.samples
             with self._bar(f"real clips, {name}", total) as bar:
                 self._statistics[name] = self._real.statistics(network, self.protocol, self._cache, bar.update)
+            self._gaussians[name] = self._statistics[name].gaussian.to(self._device)
 
     def __call__(self, generator: VideoGenerator) -> dict[str, Score]:
         """Score a generator, in any mode; `prepare` comes before.
@@ -170,7 +171,7 @@ class Evaluator:
                     seen[network].probabilities, epsilon=self.protocol.epsilon, splits=self.protocol.splits
                 )
             else:
-                scores[metric] = frechet_distance(seen[network].features, self._statistics[network].gaussian)
+                scores[metric] = frechet_distance(seen[network].features, self._gaussians[network])
         return scores
 
     def _score(self, metric, of_runs):

@@ -83,7 +83,8 @@ class ClassifierFeatures:
     @torch.no_grad()
     def _see(self, videos):
         coloured = videos.expand(-1, self._classifier.channels, -1, -1, -1)
-        prepared = self._protocol.prepare(coloured, self._mean)
+        with arithmetic("fp32"):
+            prepared = self._protocol.prepare(coloured, self._mean)
         prepared = prepared.to(self._dtype, memory_format=torch.channels_last_3d)
         layer = self._protocol.layer
         with arithmetic(self._precision):

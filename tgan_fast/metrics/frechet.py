@@ -21,6 +21,10 @@ class Gaussian:
     mean: torch.Tensor
     covariance: torch.Tensor
 
+    def to(self, device: torch.device) -> "Gaussian":
+        """The same on a device."""
+        return Gaussian(self.mean.to(device), self.covariance.to(device))
+
 
 class Moments:
     """Mean and covariance of more features than can be kept, in float64."""

@@ -7,6 +7,7 @@
 Scores under different protocols, or with different classifiers, cannot be compared.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -61,9 +62,16 @@ def protocol_for(classifier: Classifier) -> ProtocolName:
 
 def _prepare_tgan(videos, mean):
     """Levels resized to 128 by cubic splines (a = -0.75, as OpenCV's), BGR, minus the mean, the middle 112 of 128."""
-    levels = videos * 128 + 128
-    resized = _of_frames(levels, lambda frames: F.interpolate(frames, size=(128, 128), mode="bicubic"))
-    return resized.flip(1)[..., _TOP, _TOP] - mean[..., 21:149][..., _TOP, _TOP].to(videos)
+    rows = _cubic_rows()[_TOP].to(videos)
+    # As products of matrices, which are quicker than cubic interpolation, and have to compute the middle alone.
+    resized = rows @ (videos.flip(1) * 128 + 128) @ rows.T
+    return resized - mean[..., 21:149][..., _TOP, _TOP].to(videos)
+
+
+@functools.cache
+def _cubic_rows():
+    """Matrix [128, 64] that resizes a column."""
+    return F.interpolate(torch.eye(64)[None, None], size=(128, 64), mode="bicubic")[0, 0]
 
 
 def _prepare_tgan2(videos, mean):

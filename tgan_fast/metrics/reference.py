@@ -33,7 +33,7 @@ class RealStatistics:
         gaussian: of them all.
         clips: how many there were.
         frechet_distance: of other real clips, as many as a run has: what a perfect generator would reach.
-        inception_scores: of as many runs of real clips as there were clips for; empty without probabilities.
+        inception_scores: of as many whole runs as the clips make; empty without probabilities.
     """
 
     gaussian: Gaussian
@@ -117,7 +117,6 @@ class RealClips:
             "clips": self.count_for(protocol),
             "seed": self.seed,
             "samples": protocol.samples,
-            "runs": protocol.runs,
             **see.identity,
         }
 
@@ -154,9 +153,8 @@ def _keep(cache, key, arrays):
 
 
 def _scores(probabilities, protocol):
-    """Of as many whole runs as there are, or of all clips where these are fewer than a run has."""
-    runs = probabilities.split(protocol.samples)[: protocol.runs]
-    whole = [run for run in runs if len(run) == protocol.samples] or [probabilities]
+    """Of each whole run of clips, or of all clips where these are fewer than a run has."""
+    whole = [run for run in probabilities.split(protocol.samples) if len(run) == protocol.samples] or [probabilities]
     return [inception_score(run, epsilon=protocol.epsilon, splits=protocol.splits) for run in whole]
 
 

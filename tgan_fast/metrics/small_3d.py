@@ -1,4 +1,4 @@
-"""A small 3D network, for those who have no weights of C3D: it learns moving digits in a minute on a CPU."""
+"""A small 3D network, for those who have no weights of C3D: it learns moving digits in a minute or two on a CPU."""
 
 from collections.abc import Collection
 
