@@ -4,6 +4,7 @@ from benchmarks import (
     bench_batch_norm_act,
     bench_convolutions,
     bench_data,
+    bench_metrics,
     bench_optimizer,
     bench_sampling,
     bench_singular_value_clip,
@@ -24,5 +25,6 @@ SECTIONS: tuple[Section, ...] = (
     bench_sampling.SECTION,
     bench_data.SECTION,
     bench_videos.SECTION,
+    bench_metrics.SECTION,
     bench_startup.SECTION,
 )
