@@ -21,11 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchmetrics.image.fid import _compute_fid
 
 from benchmarks import bench_sampling, floors, harness, suite
 from benchmarks.bench_sampling import CHANNELS, LATENT_DIM, copy_of, make_network
@@ -386,12 +384,17 @@ def by_ours(problem: Problem) -> float:
 
 def by_torchmetrics(problem: Problem) -> float:
     """As torchmetrics computes it, from features to the distance."""
+    # Here, as SciPy below: where one is missing, the other contenders are measured.
+    from torchmetrics.image.fid import _compute_fid
+
     features, (mean, covariance) = problem.features.double(), (problem.gaussian.mean, problem.gaussian.covariance)
     return _compute_fid(features.mean(0), features.T.cov(), mean, covariance).item()
 
 
 def by_scipy(problem: Problem) -> float:
     """As the papers' code computes it, on the CPU."""
+    import scipy.linalg
+
     features, mean = problem.features.double().cpu(), problem.gaussian.mean.cpu()
     first, second = features.T.cov().numpy(), problem.gaussian.covariance.cpu().numpy()
     root = scipy.linalg.sqrtm(first @ second).real
@@ -496,7 +499,7 @@ def results_of(contenders: Mapping[str, Callable], inputs, rivals) -> tuple[dict
     for name, call in contenders.items():
         try:
             found[name] = call(inputs)
-        except RuntimeError as error:
+        except (RuntimeError, ImportError) as error:
             if name not in rivals:
                 raise
             left_out[name] = harness.first_line(error)

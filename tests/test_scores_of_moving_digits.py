@@ -1,4 +1,4 @@
-"""The whole path with nothing downloaded: a classifier, a run that is scored with it, and scores that tell how far it is."""
+"""The whole path with nothing downloaded: a classifier, a run that is scored with it, and scores that fit its state."""
 
 import json
 
