@@ -1,11 +1,9 @@
 """The folder of a training run, and all that is written into it."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
 import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
@@ -13,12 +11,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tgan_fast.data.video_files import write_videos
 from tgan_fast.errors import InputError
 from tgan_fast.files import append_line, write_atomically
+from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
+from tgan_fast.reports.recorded_run import comparable, printable, read_stats
 from tgan_fast.training.checkpoint import CheckpointFolder
 from tgan_fast.training.config import TrainingConfig
 
 
 class RunFolder:
-    """`config.yaml`, `environment.jsonl`, `stats.jsonl`, `tensorboard/`, `samples/`, `loss.png` and `checkpoints/`.
+    """`config.yaml`, `environment.jsonl`, `stats.jsonl`, `tensorboard/`, `samples/`, `checkpoints/` and plots.
 
     Args:
         path: made where it is missing.
@@ -71,19 +71,14 @@ class RunFolder:
         write_videos(self.path / "samples" / f"{iteration:08d}.gif", shown)
 
     def plot(self) -> None:
-        """Draw `loss.png` from stats.jsonl."""
-        stats = self.stats()
-        iterations = [line["iteration"] for line in stats]
-        figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for name in ("loss_discriminator", "loss_generator"):
-            axes.plot(iterations, [line[name] for line in stats], label=name.replace("_", " of the "))
-        axes.set(xlabel="iteration", ylabel="Wasserstein loss", title=self.path.name)
-        axes.grid(alpha=0.3)
-        axes.legend()
-        content = io.BytesIO()
-        figure.savefig(content, dpi=120)
-        write_atomically(self.path / "loss.png", content.getbuffer())
+        """Draw `loss.png` from stats.jsonl, and `scores.png` where there were evaluations."""
+        losses, evaluations = read_stats(self._stats)
+        name = printable(self.path.resolve().name)
+        write_atomically(self.path / "loss.png", bytes_of(loss_figure(name, losses), "png"))
+        if evaluations:
+            # A resumption may have come with another classifier, whose scores mean something else.
+            figure = score_figure({name: comparable(evaluations)})
+            write_atomically(self.path / "scores.png", bytes_of(figure, "png"))
 
     def close(self) -> None:
         if self._tensorboard is not None:

@@ -1,0 +1,42 @@
+"""Make one HTML page of a training run: `python -m tgan_fast.report --help`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tgan_fast.command_line import parse, run
+from tgan_fast.errors import InputError
+from tgan_fast.files import write_atomically
+from tgan_fast.reports.page import page_of
+from tgan_fast.reports.recorded_run import open_run
+from tgan_fast.training.config import TrainingConfig
+
+
+@dataclass
+class ReportCommand:
+    """Write one HTML page with a run's samples, curves, scores, settings and versions, all of it within the file."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    out: Path | None = None
+    """The file to write; by default report.html in the run folder."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    command = parse(ReportCommand, arguments, prog="python -m tgan_fast.report")
+    recorded, out = open_run(command.run), command.out or command.run / "report.html"
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"cannot write {out}: there is no folder {out.parent}")
+    page = page_of(recorded, TrainingConfig().model_dump())
+    try:
+        write_atomically(out, page.encode())
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from None
+    print(f"{len(page) / 1e6:.1f} MB: {out}")
+
+
+if __name__ == "__main__":
+    run(main)

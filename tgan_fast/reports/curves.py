@@ -1,0 +1,136 @@
+"""Curves of runs: the losses, and the scores during training."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tgan_fast.errors import InputError
+from tgan_fast.reports.numbers import plain, time_unit
+from tgan_fast.reports.recorded_run import SCORE_KINDS, Evaluation, Losses, ScoreKind, best_of
+
+# Told apart by the colour-blind as well (Okabe and Ito), on white and on black.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_STYLES = ("-", "--", ":")
+_UNITS = {"s": "seconds", "min": "minutes", "h": "hours"}
+# Distances fall by orders of magnitude; a linear axis shows only the first of them.
+_LARGEST_LINEAR = 20
+_METADATA = {"png": {"Software": None}, "svg": {"Date": None}}
+
+
+def loss_figure(name: str, losses: Sequence[Losses]) -> Figure:
+    """Both losses of the run `name` against the iteration."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    iterations = [line.iteration for line in losses]
+    for colour, network in zip(_COLOURS, ("discriminator", "generator"), strict=False):
+        values = [getattr(line, f"loss_{network}") for line in losses]
+        axes.plot(iterations, values, color=colour, label=f"loss of the {network}")
+    axes.set_title(name, parse_math=False)
+    axes.set(xlabel="iteration", ylabel="Wasserstein loss")
+    _number_iterations(axes)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def score_figure(runs: Mapping[str, Sequence[Evaluation]]) -> Figure:
+    """A row for each score that any run has, against iterations and against the time of training, the best marked.
+
+    Args:
+        runs: of each run's name its evaluations, at least one.
+
+    Raises:
+        InputError: two of the runs are of different protocols or classifiers, so that their scores mean different
+            things.
+    """
+    first = refuse_incomparable(runs)
+    kinds = [kind for kind in SCORE_KINDS if any(best_of(lines, kind) for lines in runs.values())]
+    figure = Figure(figsize=(10, 0.9 + 3 * len(kinds) + 0.22 * len(runs)), layout="constrained")
+    figure.suptitle(f"Protocol {first.protocol}; classifier {first.classifier}", fontsize="medium", parse_math=False)
+    length, unit = time_unit(max(line.seconds for lines in runs.values() for line in lines))
+    rows = figure.subplots(len(kinds), 2, sharex="col", sharey="row", squeeze=False)
+    for kind, (by_iteration, by_time) in zip(kinds, rows, strict=True):
+        curves = _plot(by_iteration, runs, kind, lambda line: line.iteration)
+        _plot(by_time, runs, kind, lambda line: line.seconds / length)
+        by_iteration.set_title(f"{kind.title} ({kind.direction})", loc="left", fontsize="medium")
+        _scale(by_iteration, [line.score(kind) for lines in runs.values() for line in lines])
+    rows[-1, 0].set_xlabel("iteration")
+    rows[-1, 1].set_xlabel(f"{_UNITS[unit]} of training")
+    _number_iterations(rows[-1, 0])
+    _name_curves(figure, curves, list(runs))
+    return figure
+
+
+def refuse_incomparable(runs: Mapping[str, Sequence[Evaluation]]) -> Evaluation:
+    """An evaluation that stands for the protocol and the classifier of all runs.
+
+    Raises:
+        InputError: they are not all the same.
+    """
+    (name, first), *others = [(name, line) for name, lines in runs.items() for line in lines]
+    for other, line in others:
+        for what in ("protocol", "classifier"):
+            ours, theirs = getattr(first, what), getattr(line, what)
+            if ours != theirs:
+                raise InputError(
+                    f"the scores of {name} and {other} cannot be compared: the {what} of the one is {ours}, "
+                    f"of the other {theirs}; train both with the same --classifier and --evaluate-samples"
+                )
+    return first
+
+
+def bytes_of(figure: Figure, form: Literal["png", "svg"]) -> bytes:
+    """A picture of a figure, always the same for the same figure."""
+    content = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "tgan_fast"}):
+        figure.savefig(content, format=form, dpi=120, metadata=_METADATA[form])
+    return content.getvalue()
+
+
+def _plot(axes: Axes, runs, kind: ScoreKind, place):
+    """A curve for each run."""
+    curves = []
+    for number, lines in enumerate(runs.values()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+        scored = [line for line in lines if line.score(kind) is not None]
+        points = [place(line) for line in scored], [line.score(kind) for line in scored]
+        curves += axes.plot(*points, style, color=colour, marker=".", markersize=4)
+        best = best_of(lines, kind)
+        if best is not None:
+            _mark(axes, (place(best), best.score(kind)), colour, above=kind.best is max)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.15)
+    return curves
+
+
+def _mark(axes, point, colour, above):
+    axes.plot(*point, color=colour, marker="o", markersize=9, markerfacecolor="none")
+    place = (0, 7) if above else (0, -16)
+    axes.annotate(plain(point[1]), point, place, textcoords="offset points", color=colour, ha="center", fontsize=9)
+
+
+def _scale(axes, scores):
+    scores = [score for score in scores if score is not None]
+    if min(scores) > 0 and max(scores) / min(scores) > _LARGEST_LINEAR:
+        axes.set_yscale("log")
+
+
+def _number_iterations(axes):
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _name_curves(figure, curves, names):
+    """One below the other, since names can be long."""
+    # The names come afterwards: of labels, matplotlib leaves out those that begin with an underscore.
+    legend = figure.legend(curves, [str(number) for number in range(len(names))], loc="outside lower left", ncols=1)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)

@@ -1,0 +1,99 @@
+"""One HTML page of a run, with everything in it: it opens in any browser, without a network."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
+from tgan_fast.reports.numbers import duration, plain, with_deviation
+from tgan_fast.reports.recorded_run import SCORE_KINDS, RecordedRun, best_of, last_of, printable
+
+_NOTHING = "–"
+
+
+def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
+    """The page: samples, curves, scores with their protocols, settings, versions.
+
+    Args:
+        run: see there.
+        defaults: of the settings; what differs from them is marked.
+    """
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("tgan_fast.reports", ""), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return templates.get_template("page.html").render(
+        name=run.name,
+        path=printable(run.path),
+        iterations=f"{run.iterations:,}",
+        steps=f"{run.config['steps']:,}" if isinstance(run.config.get("steps"), int) else "?",
+        time=duration(run.seconds),
+        device=run.starts[-1].get("device") if run.starts else None,
+        samples=_data("image/gif", run.samples.read_bytes()) if run.samples else None,
+        samples_iteration=f"{int(run.samples.stem):,}" if run.samples else None,
+        losses=_svg(loss_figure(run.name, run.losses)) if run.losses else None,
+        curves=_svg(score_figure({run.name: run.comparable})) if run.evaluations else None,
+        scores_in_training=_scores_in_training(run),
+        best=run.has_best,
+        left_out=run.left_out,
+        scores=list(_scores(run)),
+        remarks=list(dict.fromkeys(remark for record in run.scores for remark in record.remarks)),
+        settings=_settings(run.config, defaults),
+        starts=_starts(run.starts),
+    )
+
+
+def _data(kind, content):
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _svg(figure):
+    # As an image, not as part of the page: identifiers within two pictures may be the same.
+    return _data("image/svg+xml", bytes_of(figure, "svg"))
+
+
+def _scores_in_training(run):
+    rows = []
+    for kind in SCORE_KINDS:
+        lines = [best_of(run.comparable, kind), last_of(run.comparable, kind)]
+        if all(lines):
+            cells = [text for line in lines for text in (plain(line.score(kind)), f"{line.iteration:,}")]
+            rows.append({"title": kind.title, "direction": kind.direction, "cells": cells})
+    return rows
+
+
+def _scores(run):
+    """A row for each score of each evaluated checkpoint, the newest first."""
+    for record in reversed(run.scores):
+        protocol = f"{record.protocol}, {record.runs} × {record.samples:,} videos, {record.precision}"
+        for kind in SCORE_KINDS:
+            score = record.score(kind)
+            if score is not None:
+                yield {
+                    "checkpoint": record.checkpoint,
+                    "weights": record.weights,
+                    "protocol": protocol,
+                    "title": kind.title,
+                    "value": with_deviation(score.mean, score.std),
+                    "real": _NOTHING if score.real is None else plain(score.real),
+                    "of": _NOTHING if score.layer is None else f"{score.layer}, {score.real_clips:,} real clips",
+                    "classifier": record.classifier or _NOTHING,
+                }
+
+
+def _settings(config, defaults):
+    return [
+        {"name": name, "value": _text(value), "marked": name not in defaults or value != defaults[name]}
+        for name, value in config.items()
+    ]
+
+
+def _starts(starts):
+    """A row for each thing that is recorded of the starts, a column for each start."""
+    names = dict.fromkeys(name for start in starts for name in start)
+    return [[name, *(_text(start.get(name)) for start in starts)] for name in names]
+
+
+def _text(value):
+    return _NOTHING if value is None else str(value)

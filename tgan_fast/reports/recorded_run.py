@@ -1,0 +1,267 @@
+"""A run folder, opened for reading."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from tgan_fast.errors import InputError
+
+_GIF = re.compile(r"\d{8}\.gif")
+_PLAIN = str | int | float | None
+
+
+class ScoreKind(NamedTuple):
+    """One of the scores: its name in files and in prose, and which is the best: `max` or `min`."""
+
+    name: str
+    title: str
+    best: Callable[..., Any]
+
+    @property
+    def direction(self) -> str:
+        return "the higher the better" if self.best is max else "the lower the better"
+
+
+SCORE_KINDS = (
+    ScoreKind("inception_score", "Inception score", max),
+    ScoreKind("frechet_distance", "Fréchet distance", min),
+    ScoreKind("frechet_video_distance", "Fréchet video distance", min),
+)
+
+
+class _Line(BaseModel):
+    """Of a file of JSON lines; keys that are not known here are left out."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Losses(_Line):
+    """Means over a log interval that ended with `iteration`; `seconds` is the time of training so far."""
+
+    iteration: int
+    seconds: float
+    loss_discriminator: float
+    loss_generator: float
+
+
+class Evaluation(_Line):
+    """Scores during training; `seconds` is the time of training so far, evaluations not counted."""
+
+    iteration: int
+    seconds: float
+    protocol: str
+    classifier: str
+    inception_score: FiniteFloat | None = None
+    frechet_distance: FiniteFloat | None = None
+
+    def score(self, kind: ScoreKind) -> float | None:
+        """None where it was not computed."""
+        return getattr(self, kind.name, None)
+
+
+class Score(_Line):
+    """Mean and standard deviation over several runs; `real` is what as many real clips reach."""
+
+    mean: float
+    std: float
+    real: float | None = None
+    layer: str | None = None
+    real_clips: int | None = None
+
+
+class ScoreRecord(_Line):
+    """What evaluating one checkpoint found."""
+
+    checkpoint: str
+    weights: str
+    protocol: str
+    samples: int
+    runs: int
+    seed: int
+    precision: str
+    iteration: int | None = None
+    classifier: str | None = None
+    inception_score: Score | None = None
+    frechet_distance: Score | None = None
+    frechet_video_distance: Score | None = None
+    remarks: list[str] = []
+
+    def score(self, kind: ScoreKind) -> Score | None:
+        """None where it was not computed."""
+        return getattr(self, kind.name)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What a run has recorded so far.
+
+    Attributes:
+        path: of its folder.
+        config: of its latest start.
+        starts: for the first start and every resumption, the iteration and the versions.
+        losses, evaluations: in the order of iterations.
+        scores: of checkpoints, in the order in which they were evaluated.
+        samples: the newest GIF.
+        has_best: whether a best checkpoint is kept.
+    """
+
+    path: Path
+    config: dict[str, str | int | float | None]
+    starts: list[dict[str, str | int | float | None]]
+    losses: list[Losses]
+    evaluations: list[Evaluation]
+    scores: list[ScoreRecord]
+    samples: Path | None
+    has_best: bool
+
+    @property
+    def name(self) -> str:
+        """Of its folder, printable whatever bytes it is of."""
+        return printable(self.path.resolve().name)
+
+    @property
+    def iterations(self) -> int:
+        """That are recorded."""
+        return max((line.iteration for line in (*self.losses, *self.evaluations)), default=0)
+
+    @property
+    def seconds(self) -> float:
+        """Of training that are recorded."""
+        return max((line.seconds for line in (*self.losses, *self.evaluations)), default=0.0)
+
+    @property
+    def comparable(self) -> list[Evaluation]:
+        """The evaluations with the protocol and the classifier of the last one, which a resumption can change."""
+        return comparable(self.evaluations)
+
+    @property
+    def left_out(self) -> str | None:
+        """How many evaluations are not comparable with the last one, if any."""
+        count = len(self.evaluations) - len(self.comparable)
+        return f"{count} evaluations under another protocol or with another classifier are left out" if count else None
+
+
+def open_run(path: Path) -> RecordedRun:
+    """Read a run folder, of a run that has ended or goes on; a last line cut short by a crash is left out.
+
+    Raises:
+        InputError: no run folder, or a file in it that cannot be read or is damaged, with its line.
+    """
+    config = path / "config.yaml"
+    if not config.is_file():
+        what = "is no run folder: it has no config.yaml" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}; give the folder that python -m tgan_fast.train made")
+    losses, evaluations = read_stats(path / "stats.jsonl")
+    scores = path / "scores.jsonl"
+    return RecordedRun(
+        path=path,
+        config=_read_config(config),
+        starts=[_plain(values, where) for where, values in _lines(path / "environment.jsonl")],
+        losses=losses,
+        evaluations=evaluations,
+        scores=[_checked(ScoreRecord, values, where) for where, values in _lines(scores)],
+        samples=max((gif for gif in path.glob("samples/*.gif") if _GIF.fullmatch(gif.name)), default=None),
+        has_best=(path / "checkpoints" / "best.pt").is_file(),
+    )
+
+
+def read_stats(path: Path) -> tuple[list[Losses], list[Evaluation]]:
+    """The two kinds of lines of a stats.jsonl; none where there is no file.
+
+    Raises:
+        InputError: it cannot be read or is damaged, with the line.
+    """
+    losses, evaluations = [], []
+    for where, values in _lines(path):
+        if {"inception_score", "frechet_distance"}.isdisjoint(values):
+            losses.append(_checked(Losses, values, where))
+        else:
+            evaluations.append(_checked(Evaluation, values, where))
+    return losses, evaluations
+
+
+def comparable(evaluations: list[Evaluation]) -> list[Evaluation]:
+    """Those with the protocol and the classifier of the last one."""
+    return [
+        line
+        for line in evaluations
+        if (line.protocol, line.classifier) == (evaluations[-1].protocol, evaluations[-1].classifier)
+    ]
+
+
+def best_of(evaluations: list[Evaluation], kind: ScoreKind) -> Evaluation | None:
+    """The first with the best score; None where none has this score."""
+    scored = [line for line in evaluations if line.score(kind) is not None]
+    return kind.best(scored, key=lambda line: line.score(kind)) if scored else None
+
+
+def last_of(evaluations: list[Evaluation], kind: ScoreKind) -> Evaluation | None:
+    """The last that has this score."""
+    return next((line for line in reversed(evaluations) if line.score(kind) is not None), None)
+
+
+def printable(path: str | Path) -> str:
+    """A path as text that any encoding takes: bytes that are no UTF-8 become `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each line of JSON is, in words, and its values."""
+    # Cut before it is decoded: a crash can leave half of a character.
+    for number, line in enumerate(_content(path).split(b"\n")[:-1], start=1):
+        where = f"{path}, line {number}"
+        try:
+            values = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise InputError(f"{where} is damaged: it is no JSON object; remove the line or restore the file")
+        yield where, values
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _read_config(path):
+    try:
+        values = yaml.safe_load(_content(path).decode())
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}," if mark else ""
+        raise InputError(f"{path}{line} is damaged: it is no YAML; restore it from a checkpoint's config") from None
+    return _plain(values, str(path))
+
+
+def _plain(values, where):
+    """`values`, if they are a mapping of names to texts, numbers or nothing."""
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is damaged: it must hold lines of 'key: value'")
+    for name, value in values.items():
+        if not (isinstance(name, str) and isinstance(value, _PLAIN)):
+            raise InputError(f"{where} is damaged: {name} is {type(value).__name__}, but must be a text or a number")
+    return values
+
+
+_Checked = TypeVar("_Checked", bound=_Line)
+
+
+def _checked(kind: type[_Checked], values: dict[str, Any], where: str) -> _Checked:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as errors:
+        error = errors.errors()[0]
+        key, problem = ".".join(map(str, error["loc"])), error["msg"][0].lower() + error["msg"][1:]
+        raise InputError(f"{where} is damaged: {key}: {problem.replace('input should', 'it must')}") from None
