@@ -7,16 +7,28 @@ from tgan_fast.reports.numbers import duration, plain, with_deviation
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(3.14159, "3.142"), (0.012345, "0.01235"), (22434.6, "22,435"), (0, "0"), (-1.5, "-1.500"), (1e-9, "0.000000001000")],
-)  # fmt: skip
+    [
+        (3.14159, "3.142"),
+        (0.012345, "0.01235"),
+        (22434.6, "22,435"),
+        (0, "0"),
+        (-1.5, "-1.500"),
+        (1e-9, "0.000000001000"),
+    ],
+)
 def test_four_digits_without_an_exponent(value, text):
     assert plain(value) == text
 
 
 @pytest.mark.parametrize(
     ("mean", "std", "text"),
-    [(12.3, 0.25, "12.30 ± 0.25"), (11.8541, 0.0701, "11.854 ± 0.070"), (4321.5, 12.0, "4,322 ± 12"), (2.5, 0, "2.500")],
-)  # fmt: skip
+    [
+        (12.3, 0.25, "12.30 ± 0.25"),
+        (11.8541, 0.0701, "11.854 ± 0.070"),
+        (4321.5, 12.0, "4,322 ± 12"),
+        (2.5, 0, "2.500"),
+    ],
+)
 def test_as_many_digits_as_the_deviation_makes_sense_of(mean, std, text):
     assert with_deviation(mean, std) == text
 
