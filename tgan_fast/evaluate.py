@@ -25,7 +25,7 @@ from tgan_fast.precision import PrecisionOption, resolve_evaluation_precision
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import config_of, find, iterations_done, load_generator, run_folder_of
 from tgan_fast.training.config import nearest
-from tgan_fast.training.data import open_data
+from tgan_fast.training.data import open_data, with_data
 from tgan_fast.training.devices import resolve_device
 from tgan_fast.training.provenance import provenance
 
@@ -180,10 +180,8 @@ def _real(command, checkpoint, config: TrainingConfig | None, metrics) -> RealCl
         if metrics == ("is",):
             return None
         raise InputError(f"{checkpoint} does not tell what it was trained on: give --data")
-    config = config or TrainingConfig()
-    if command.data is not None:
-        config = TrainingConfig(**config.model_dump() | {"data": str(command.data), "digit_images": None})
-    return RealClips(open_data(config).dataset, command.real_clips, command.force)
+    dataset = open_data(with_data(config or TrainingConfig(), command.data)).dataset
+    return RealClips(dataset, command.real_clips, command.force)
 
 
 def _difference(generator: VideoGenerator, rounded: ClassifierFeatures, exact: ClassifierFeatures) -> str:

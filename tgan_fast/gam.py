@@ -16,7 +16,7 @@ from tgan_fast.metrics.real_clips import draw_clips
 from tgan_fast.models.sampling import Sampler, draw_latents
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import config_of, find, load_discriminator, load_generator
-from tgan_fast.training.data import open_data
+from tgan_fast.training.data import open_data, with_data
 from tgan_fast.training.devices import resolve_device
 
 _BATCH = 64
@@ -82,14 +82,10 @@ def main(arguments: Sequence[str]) -> None:
 def _real(command, config: TrainingConfig | None):
     if config is None and command.data is None:
         raise InputError(f"{command.checkpoints[0]} does not tell what it was trained on: give --data")
-    config = config or TrainingConfig()
-    if command.data is not None:
-        config = TrainingConfig(**config.model_dump() | {"data": str(command.data), "digit_images": None})
-    real = open_data(config).dataset
-    if command.test_data is not None:
-        return real, open_data(config.model_copy(update={"data": str(command.test_data)})).dataset
+    config = with_data(config or TrainingConfig(), command.data)
     # Another seed draws other digits on other paths; of videos it changes nothing.
-    return real, open_data(config.model_copy(update={"seed": config.seed + 1})).dataset
+    unseen = with_data(config.model_copy(update={"seed": config.seed + 1}), command.test_data)
+    return open_data(config).dataset, open_data(unseen).dataset
 
 
 def _clips(dataset, command, purpose, device, channels):

@@ -24,6 +24,13 @@ class TrainingData:
     fingerprint: str | None = None
 
 
+def with_data(config: TrainingConfig, data: Path | None) -> TrainingConfig:
+    """The config of a run on other prepared videos, if any are given, whatever it was trained on."""
+    if data is None:
+        return config
+    return TrainingConfig(**config.model_dump() | {"data": str(data), "digit_images": None})
+
+
 def open_data(config: TrainingConfig) -> TrainingData:
     """Open what a run trains on: `config.data`, or moving digits.
 
