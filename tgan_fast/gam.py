@@ -55,28 +55,33 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"the two make videos of {channels} channels: compare runs on the same data")
     real, unseen = _real(command, config_of(paths[0]))
 
-    channels = generators[0].channels
-    with tqdm(desc="videos scored", total=10 * command.samples, unit="video", dynamic_ncols=True) as bar:
+    with tqdm(desc="videos scored", total=8 * command.samples, unit="video", dynamic_ncols=True) as bar:
+        test, samples = _errors(command, device, generators, discriminators, real, unseen, bar)
+    _print(paths, test, samples, battle(test, samples))
 
-        def scores(discriminator, batches):
-            return scores_of(discriminator, _counted(batches, bar))
 
-        thresholds = [
-            best_threshold(
-                scores(d, _clips(real, command, 0, device, channels)), scores(d, _generated(g, command.seed, command))
-            )
-            for g, d in zip(generators, discriminators, strict=True)
-        ]
-        test = [
-            errors_on_real(scores(d, _clips(unseen, command, 1, device, channels)), threshold)
-            for d, threshold in zip(discriminators, thresholds, strict=True)
-        ]
-        # Not the videos that the thresholds were set with.
-        samples = [
-            errors_on_generated(scores(d, _generated(g, command.seed + 1, command)), threshold)
-            for g, d, threshold in zip(reversed(generators), discriminators, thresholds, strict=True)
-        ]
-    _print(paths, test, samples, battle(tuple(test), tuple(samples)))
+def _errors(command, device, generators, discriminators, real, unseen, bar):
+    """Of both discriminators, on unseen real clips and on the other's videos."""
+
+    def clips(dataset, purpose):
+        for clips, _ in draw_clips(dataset, command.samples, seed=(command.seed, purpose), batch_size=_BATCH):
+            yield to_videos(clips, device).expand(-1, generators[0].channels, -1, -1, -1)
+
+    def scores(discriminator, batches):
+        return scores_of(discriminator, _counted(batches, bar))
+
+    thresholds = [
+        best_threshold(scores(d, clips(real, 0)), scores(d, _generated(g, command.seed, command.samples)))
+        for g, d in zip(generators, discriminators, strict=True)
+    ]
+    judges = list(zip(discriminators, thresholds, strict=True))
+    test = tuple(errors_on_real(scores(d, clips(unseen, 1)), threshold) for d, threshold in judges)
+    # Not the videos that the thresholds were set with.
+    others = [_generated(g, command.seed + 1, command.samples) for g in reversed(generators)]
+    samples = tuple(
+        errors_on_generated(scores(d, videos), threshold) for (d, threshold), videos in zip(judges, others, strict=True)
+    )
+    return test, samples
 
 
 def _real(command, config: TrainingConfig | None):
@@ -88,14 +93,8 @@ def _real(command, config: TrainingConfig | None):
     return open_data(config).dataset, open_data(unseen).dataset
 
 
-def _clips(dataset, command, purpose, device, channels):
-    """Batches of real videos, the same for both discriminators."""
-    for clips, _ in draw_clips(dataset, command.samples, seed=(command.seed, purpose), batch_size=_BATCH):
-        yield to_videos(clips, device).expand(-1, channels, -1, -1, -1)
-
-
-def _generated(generator, seed, command):
-    latents = draw_latents(command.samples, generator.latent_dim, seed)
+def _generated(generator, seed, count):
+    latents = draw_latents(count, generator.latent_dim, seed)
     return Sampler(generator, batch_size=_BATCH, precision="fp32", output="videos").on_device(latents)
 
 
