@@ -102,12 +102,14 @@ def test_the_file_can_be_named(tmp_path):
         (["nothing"], "nothing does not exist"),
         (["."], r"\. is no run folder"),
         (["run", "--out", "nowhere/x.html"], r"cannot write nowhere/x\.html: there is no folder nowhere"),
-        (["run", "--out", "run"], "cannot write run: "),
+        (["run", "--out", "run/stats.jsonl"], r"cannot write run/stats\.jsonl: its name must end in \.html"),
+        (["broken"], r"cannot read broken/samples/00000030\.gif: Is a directory"),
         (["run", "--ot", "x"], "there is no option --ot; did you mean --out"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, message):
     write_run(tmp_path / "run")
+    (write_run(tmp_path / "broken") / "samples" / "00000030.gif").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message) as caught:
         command.main(arguments)

@@ -28,6 +28,8 @@ class ReportCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(ReportCommand, arguments, prog="python -m tgan_fast.report")
     recorded, out = open_run(command.run), command.out or command.run / "report.html"
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"cannot write {out}: its name must end in .html")
     if not out.resolve().parent.is_dir():
         raise InputError(f"cannot write {out}: there is no folder {out.parent}")
     page = page_of(recorded, TrainingConfig().model_dump())

@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from tgan_fast.errors import InputError
 from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
 from tgan_fast.reports.numbers import duration, plain, with_deviation
 from tgan_fast.reports.recorded_run import SCORE_KINDS, RecordedRun, best_of, last_of, printable
@@ -19,6 +20,9 @@ def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
     Args:
         run: see there.
         defaults: of the settings; what differs from them is marked.
+
+    Raises:
+        InputError: the samples cannot be read.
     """
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("tgan_fast.reports", ""), autoescape=True, undefined=jinja2.StrictUndefined
@@ -30,7 +34,7 @@ def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
         steps=f"{run.config['steps']:,}" if isinstance(run.config.get("steps"), int) else "?",
         time=duration(run.seconds),
         device=run.starts[-1].get("device") if run.starts else None,
-        samples=_data("image/gif", run.samples.read_bytes()) if run.samples else None,
+        samples=_data("image/gif", _read(run.samples)) if run.samples else None,
         samples_iteration=f"{int(run.samples.stem):,}" if run.samples else None,
         losses=_svg(loss_figure(run.name, run.losses)) if run.losses else None,
         curves=_svg(score_figure({run.name: run.comparable})) if run.evaluations else None,
@@ -42,6 +46,13 @@ def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
         settings=_settings(run.config, defaults),
         starts=_starts(run.starts),
     )
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _data(kind, content):
@@ -77,9 +88,14 @@ def _scores(run):
                     "title": kind.title,
                     "value": with_deviation(score.mean, score.std),
                     "real": _NOTHING if score.real is None else plain(score.real),
-                    "of": _NOTHING if score.layer is None else f"{score.layer}, {score.real_clips:,} real clips",
+                    "of": _compared_with(score),
                     "classifier": record.classifier or _NOTHING,
                 }
+
+
+def _compared_with(score):
+    clips = [] if score.real_clips is None else [f"{score.real_clips:,} real clips"]
+    return ", ".join([*filter(None, [score.layer]), *clips]) or _NOTHING
 
 
 def _settings(config, defaults):
