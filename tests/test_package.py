@@ -32,9 +32,8 @@ def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert archive.read("tgan_fast/commit.txt").decode().strip() == commit
-    files = {
-        str(path.relative_to(ROOT)) for suffix in ("py", "json") for path in (ROOT / "tgan_fast").rglob(f"*.{suffix}")
-    }
+    found = [path for suffix in ("py", "json", "html") for path in (ROOT / "tgan_fast").rglob(f"*.{suffix}")]
+    files = {str(path.relative_to(ROOT)) for path in found}
     code = {name for name in names if ".dist-info" not in name}
     extension = {name for name in code if name.startswith("tgan_fast/_cuda.") and name.endswith(".so")}
     assert code - extension == files | {"tgan_fast/commit.txt"}
