@@ -40,14 +40,18 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     content, _ = checkpoint()
     folder = CheckpointFolder(tmp_path, keep=2)
     assert folder.latest() is None
-    assert folder.best_scores() == {}
+    scored_by = {"protocol": "plain", "classifier": "0123"}
+    assert folder.best_scores(scored_by) == {}
     for iteration in (5, 10, 100_000):
         folder.save(content, iteration)
-    folder.save_best(content, {"inception_score": 3.0})
+    folder.save_best(content, {"inception_score": 3.0}, scored_by)
     assert [path.name for path in folder.paths()] == ["iteration-00000010.pt", "iteration-00100000.pt"]
     assert folder.latest() == tmp_path / "iteration-00100000.pt"
     folder.save(content, 100_001)
-    assert folder.best_scores() == CheckpointFolder(tmp_path, keep=1).best_scores() == {"inception_score": 3.0}
+    for reader in (folder, CheckpointFolder(tmp_path, keep=1)):
+        assert reader.best_scores(scored_by) == {"inception_score": 3.0}
+        # What another classifier says is not comparable.
+        assert reader.best_scores(scored_by | {"classifier": "4567"}) == {}
 
 
 def test_a_full_disk_keeps_every_older_checkpoint(tmp_path):

@@ -41,14 +41,17 @@ class CheckpointFolder:
             old.unlink()
         return path
 
-    def save_best(self, checkpoint: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """Write a checkpoint as `best.pt`, with the scores that make it the best; raises as `save`."""
-        _write(self.folder / "best.pt", {**checkpoint, "scores": dict(scores)})
+    def save_best(
+        self, checkpoint: Mapping[str, Any], scores: Mapping[str, float], scored_by: Mapping[str, str]
+    ) -> None:
+        """Write a checkpoint as `best.pt`, with its scores and what they depend on; raises as `save`."""
+        _write(self.folder / "best.pt", {**checkpoint, "scores": dict(scores), "scored_by": dict(scored_by)})
 
-    def best_scores(self) -> dict[str, float]:
-        """Of `best.pt`; none where there is no such file."""
+    def best_scores(self, scored_by: Mapping[str, str]) -> dict[str, float]:
+        """Of `best.pt`; none where there is no such file, or its scores depend on something else."""
         best = self.folder / "best.pt"
-        return read(best).get("scores", {}) if best.exists() else {}
+        content = read(best) if best.exists() else {}
+        return content["scores"] if content.get("scored_by") == scored_by else {}
 
     def paths(self) -> list[Path]:
         """All numbered checkpoints, oldest first."""

@@ -46,7 +46,7 @@ class Session:
                 bar.write(remark, file=sys.stderr)
             self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
         if self.evaluator is not None:
-            self.best = self.folder.checkpoints.best_scores()
+            self.best = self.folder.checkpoints.best_scores(self.evaluator.description)
             self.evaluator.prepare()
         self.scalars = ScalarLog()
 
@@ -129,7 +129,8 @@ class Session:
         self.folder.checkpoints.save(self._content(snapshot, iteration), iteration)
 
     def _write_best(self, snapshot, iteration, scores):
-        self.folder.checkpoints.save_best(self._content(snapshot, iteration), scores)
+        content = self._content(snapshot, iteration)
+        self.folder.checkpoints.save_best(content, scores, self.evaluator.description)
 
     def _content(self, snapshot, iteration):
         state = snapshot.on_cpu()
