@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from tgan_fast.metrics.frechet import Gaussian, Moments, frechet_distance
 
@@ -40,6 +39,8 @@ def test_the_definition(n, m, d):
 
 
 def test_torchmetrics_agrees():
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     class Features(torch.nn.Module):
         num_features = 20
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torchmetrics.image.inception import InceptionScore
 
 from tgan_fast.metrics.inception_score import inception_score
 
@@ -35,6 +34,8 @@ def test_the_definition_video_by_video(epsilon):
 
 
 def test_torchmetrics_agrees_where_it_computes_the_same():
+    from torchmetrics.image.inception import InceptionScore
+
     class Logits(torch.nn.Module):
         def forward(self, rows):
             return rows
