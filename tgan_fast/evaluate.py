@@ -23,7 +23,7 @@ from tgan_fast.models import VideoGenerator
 from tgan_fast.models.sampling import draw_latents, sample_videos
 from tgan_fast.precision import PrecisionOption, resolve_evaluation_precision
 from tgan_fast.training import TrainingConfig
-from tgan_fast.training.checkpoint import config_of, find, iterations_done, load_generator, run_folder_of
+from tgan_fast.training.checkpoint import Checkpoint, find, open_checkpoint, run_folder_of
 from tgan_fast.training.config import nearest
 from tgan_fast.training.data import open_data, with_data
 from tgan_fast.training.devices import resolve_device
@@ -86,9 +86,8 @@ def main(arguments: Sequence[str]) -> None:
     _check(command, metrics)
     device = resolve_device(command.device)
     precision = resolve_evaluation_precision(command.precision, device)
-    checkpoint = find(command.checkpoint)
-    config = config_of(checkpoint)
-    generator = load_generator(checkpoint, weights=command.weights).to(device)
+    checkpoint = open_checkpoint(find(command.checkpoint))
+    generator = checkpoint.generator(command.weights).to(device)
     classifier = None if metrics == ("fvd",) else load_classifier(command.classifier, command.mean)
     protocol = _protocol(command, classifier)
     seen_by = None if classifier is None else ClassifierFeatures(classifier, protocol, device, precision)
@@ -102,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
         protocol,
         classifier=seen_by,
         i3d=I3DFeatures(command.i3d, device) if "fvd" in metrics else None,
-        real=_real(command, checkpoint, config, metrics),
+        real=_real(command, checkpoint, metrics),
         device=device,
         precision=precision,
         seed=command.seed,
@@ -118,9 +117,9 @@ def main(arguments: Sequence[str]) -> None:
         evaluator.prepare()
         scores = evaluator(generator)
         record = {
-            "checkpoint": checkpoint.name,
-            "iteration": iterations_done(checkpoint),
-            "weights": "live" if command.weights == "live" or config is None or config.ema_decay is None else "ema",
+            "checkpoint": checkpoint.path.name,
+            "iteration": checkpoint.iteration,
+            "weights": checkpoint.kind(command.weights),
             "protocol": protocol.name,
             "samples": protocol.samples,
             "runs": protocol.runs,
@@ -132,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
             "environment": provenance(device),
         }
         _print(record, scores)
-        _write(command, checkpoint, record)
+        _write(command, checkpoint.path, record)
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
 
@@ -175,12 +174,12 @@ def _protocol(command, classifier: Classifier | None) -> Protocol:
     return replace(protocol, **changes)
 
 
-def _real(command, checkpoint, config: TrainingConfig | None, metrics) -> RealClips | None:
-    if command.data is None and config is None:
+def _real(command, checkpoint: Checkpoint, metrics) -> RealClips | None:
+    if command.data is None and checkpoint.config is None:
         if metrics == ("is",):
             return None
-        raise InputError(f"{checkpoint} does not tell what it was trained on: give --data")
-    dataset = open_data(with_data(config or TrainingConfig(), command.data)).dataset
+        raise InputError(f"{checkpoint.path} does not tell what it was trained on: give --data")
+    dataset = open_data(with_data(checkpoint.config or TrainingConfig(), command.data)).dataset
     return RealClips(dataset, command.real_clips, command.force)
 
 

@@ -15,7 +15,7 @@ from tgan_fast.metrics.gam import Battle, battle, best_threshold, errors_on_gene
 from tgan_fast.metrics.real_clips import draw_clips
 from tgan_fast.models.sampling import Sampler, draw_latents
 from tgan_fast.training import TrainingConfig
-from tgan_fast.training.checkpoint import config_of, find, load_discriminator, load_generator
+from tgan_fast.training.checkpoint import find, open_checkpoint
 from tgan_fast.training.data import open_data, with_data
 from tgan_fast.training.devices import resolve_device
 
@@ -47,17 +47,17 @@ def main(arguments: Sequence[str]) -> None:
     if command.samples < 2:
         raise InputError(f"--samples is {command.samples}, but must be at least 2")
     device = resolve_device(command.device)
-    paths = [find(path) for path in command.checkpoints]
-    generators = [load_generator(path, weights=command.weights).to(device) for path in paths]
-    discriminators = [load_discriminator(path).to(device) for path in paths]
+    checkpoints = [open_checkpoint(find(path)) for path in command.checkpoints]
+    generators = [checkpoint.generator(command.weights).to(device) for checkpoint in checkpoints]
+    discriminators = [checkpoint.discriminator().to(device) for checkpoint in checkpoints]
     if generators[0].channels != generators[1].channels:
         channels = " and ".join(str(generator.channels) for generator in generators)
         raise InputError(f"the two make videos of {channels} channels: compare runs on the same data")
-    real, unseen = _real(command, config_of(paths[0]))
+    real, unseen = _real(command, checkpoints[0].config)
 
     with tqdm(desc="videos scored", total=8 * command.samples, unit="video", dynamic_ncols=True) as bar:
         test, samples = _errors(command, device, generators, discriminators, real, unseen, bar)
-    _print(paths, test, samples, battle(test, samples))
+    _print([checkpoint.path for checkpoint in checkpoints], test, samples, battle(test, samples))
 
 
 def _errors(command, device, generators, discriminators, real, unseen, bar):

@@ -100,9 +100,42 @@ def _of_frames(videos, function):
 PROTOCOLS: dict[ProtocolName, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        # 208 batches of 48; the paper averages four runs.
-        Protocol("tgan", "c3d", _prepare_tgan, _scaled_as_the_authors, "fc7", 9984, 4, 1, 1e-7, 39936),
-        Protocol("tgan2", "c3d", _prepare_tgan2, _scaled_as_the_authors, "fc7", 2048, 10, 1, 1e-20, 20480, passes=10),
-        Protocol("plain", "small", _prepare_plain, scaled, "mean", 2048, 10, 1, 1e-20, 4096),
+        Protocol(
+            name="tgan",
+            architecture="c3d",
+            prepare=_prepare_tgan,
+            scaled=_scaled_as_the_authors,
+            layer="fc7",
+            samples=9984,  # 208 batches of 48
+            runs=4,
+            splits=1,
+            epsilon=1e-7,
+            real_clips=4 * 9984,
+        ),
+        Protocol(
+            name="tgan2",
+            architecture="c3d",
+            prepare=_prepare_tgan2,
+            scaled=_scaled_as_the_authors,
+            layer="fc7",
+            samples=2048,
+            runs=10,
+            splits=1,
+            epsilon=1e-20,
+            real_clips=10 * 2048,
+            passes=10,
+        ),
+        Protocol(
+            name="plain",
+            architecture="small",
+            prepare=_prepare_plain,
+            scaled=scaled,
+            layer="mean",
+            samples=2048,
+            runs=10,
+            splits=1,
+            epsilon=1e-20,
+            real_clips=2 * 2048,
+        ),
     )
 }

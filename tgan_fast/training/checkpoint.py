@@ -4,6 +4,7 @@ import io
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from tgan_fast.models import VideoDiscriminator, VideoGenerator
 from tgan_fast.training.config import TrainingConfig
 
 FORMAT = "tgan_fast checkpoint 1"
+# In the order in which the notebook's has them.
+_NETWORKS = "generator", "discriminator"
 _NAME = re.compile(r"iteration-(\d{8})\.pt")
 
 
@@ -73,12 +76,6 @@ def iteration_of(path: Path) -> int:
     return int(_NAME.fullmatch(path.name)[1])
 
 
-def iterations_done(path: Path) -> int | None:
-    """How many iterations a checkpoint was trained; None where the notebook's does not tell. Raises as `read`."""
-    content = read(path)
-    return content.get("epoch") if _is_notebooks(content) else content["step"]["iteration"]
-
-
 def run_folder_of(path: Path) -> Path | None:
     """The run folder that a checkpoint lies in."""
     return path.parent.parent if path.parent.name == "checkpoints" else None
@@ -130,9 +127,8 @@ def read_run(path: Path) -> dict[str, Any]:
     networks, optimizers = content["model_state_dict"], content.get("optimizer_state_dict")
     if not (isinstance(optimizers, list) and len(optimizers) == 2 and isinstance(content.get("epoch"), int)):
         raise InputError(f"{path} has no iteration or optimisers: videos can be sampled from it, but no run resumed")
-    names = ("generator", "discriminator")
-    step = {"iteration": content["epoch"], **dict(zip(names, networks, strict=True))}
-    step |= {f"{name}_optimizer": state for name, state in zip(names, optimizers, strict=True)}
+    step = {"iteration": content["epoch"], **dict(zip(_NETWORKS, networks, strict=True))}
+    step |= {f"{name}_optimizer": state for name, state in zip(_NETWORKS, optimizers, strict=True)}
     return {"config": {}, "device": None, "step": step}
 
 
@@ -150,44 +146,66 @@ def find(path: Path) -> Path:
     return latest
 
 
-def config_of(path: Path) -> TrainingConfig | None:
-    """How the run of a checkpoint was set; None of the notebook's, which does not tell. Raises as `read`."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, ours or the notebook's, as it was read.
+
+    Attributes:
+        path: of the file.
+        config: how its run was set; None of the notebook's, which does not tell.
+        states: state dicts of its networks, by their names.
+        iteration: iterations done; None where the notebook's does not tell.
+    """
+
+    path: Path
+    config: TrainingConfig | None
+    states: Mapping[str, Any]
+    iteration: int | None
+
+    def kind(self, weights: Literal["auto", "live", "ema"]) -> Literal["live", "ema"]:
+        """Which weights of the generator are meant: by "auto", the averaged ones where there are any."""
+        if weights == "auto":
+            return "ema" if "ema" in self.states else "live"
+        return weights
+
+    def generator(self, weights: Literal["auto", "live", "ema"] = "auto") -> VideoGenerator:
+        """On the CPU and in evaluation mode.
+
+        Args:
+            weights: see `kind`.
+
+        Raises:
+            InputError: it is of another architecture, or has no weights of that kind.
+        """
+        kind = self.kind(weights)
+        if kind == "ema" and "ema" not in self.states:
+            raise InputError(f"{self.path} has no averaged weights: its run was not trained with ema_decay")
+        config = self.config or TrainingConfig()
+        generator = VideoGenerator(config.width, config.latent_dim, config.channels)
+        load_strictly(generator, self.states["ema" if kind == "ema" else "generator"], self.path)
+        return generator.eval()
+
+    def discriminator(self) -> VideoDiscriminator:
+        """On the CPU and in evaluation mode; raises as `generator`."""
+        config = self.config or TrainingConfig()
+        discriminator = VideoDiscriminator(config.width, config.channels)
+        load_strictly(discriminator, self.states["discriminator"], self.path)
+        return discriminator.eval()
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, ours or the notebook's; raises as `read`."""
     content = read(path)
-    return None if _is_notebooks(content) else TrainingConfig(**content["config"])
+    if _is_notebooks(content):
+        return Checkpoint(
+            path, None, dict(zip(_NETWORKS, content["model_state_dict"], strict=True)), content.get("epoch")
+        )
+    return Checkpoint(path, TrainingConfig(**content["config"]), content["step"], content["step"]["iteration"])
 
 
 def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "auto") -> VideoGenerator:
-    """The generator of a checkpoint, ours or the notebook's, on the CPU and in evaluation mode.
-
-    Args:
-        weights: the live ones, the averaged ones, or the averaged ones where the checkpoint has them.
-
-    Raises:
-        InputError: as `read`, and for a checkpoint of another architecture or without the weights asked for.
-    """
-    content = read(path)
-    if _is_notebooks(content):
-        generator, states = VideoGenerator(), {"generator": content["model_state_dict"][0]}
-    else:
-        config = TrainingConfig(**content["config"])
-        generator, states = VideoGenerator(config.width, config.latent_dim, config.channels), content["step"]
-    if weights == "ema" and "ema" not in states:
-        raise InputError(f"{path} has no averaged weights: its run was not trained with ema_decay")
-    state = states["ema"] if weights != "live" and "ema" in states else states["generator"]
-    load_strictly(generator, state, path)
-    return generator.eval()
-
-
-def load_discriminator(path: Path) -> VideoDiscriminator:
-    """The discriminator of a checkpoint, ours or the notebook's; else as `load_generator`."""
-    content = read(path)
-    if _is_notebooks(content):
-        discriminator, state = VideoDiscriminator(), content["model_state_dict"][1]
-    else:
-        config = TrainingConfig(**content["config"])
-        discriminator, state = VideoDiscriminator(config.width, config.channels), content["step"]["discriminator"]
-    load_strictly(discriminator, state, path)
-    return discriminator.eval()
+    """The generator of a checkpoint; see `open_checkpoint` and `Checkpoint.generator`."""
+    return open_checkpoint(path).generator(weights)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
