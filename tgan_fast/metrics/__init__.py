@@ -1,0 +1,1 @@
+"""How good a generator is: classifiers, protocols, inception score, Fréchet distances, GAM."""
