@@ -179,8 +179,8 @@ def _real(command, checkpoint: Checkpoint, metrics) -> RealClips | None:
         if metrics == ("is",):
             return None
         raise InputError(f"{checkpoint.path} does not tell what it was trained on: give --data")
-    dataset = open_data(with_data(checkpoint.config or TrainingConfig(), command.data)).dataset
-    return RealClips(dataset, command.real_clips, command.force)
+    data = open_data(with_data(checkpoint.config or TrainingConfig(), command.data))
+    return RealClips(data.dataset, command.real_clips, command.force, checksum=data.checksum)
 
 
 def _difference(generator: VideoGenerator, rounded: ClassifierFeatures, exact: ClassifierFeatures) -> str:

@@ -9,7 +9,7 @@ from stores import append, video_of
 
 from tgan_fast.data import open_feed
 from tgan_fast.data.loading import channels_of, open_videos, read_prepared
-from tgan_fast.data.store import Header, StoreWriter
+from tgan_fast.data.store import ClipStore, Header, StoreWriter
 from tgan_fast.errors import InputError
 
 LENGTHS = (20, 5, 16, 31)
@@ -46,6 +46,12 @@ def test_a_store_is_opened_without_reading_it_and_short_videos_are_counted(store
     assert opened.videos.labels.tolist() == [1, 1, 2]
     for number, frames in enumerate((VIDEOS[0], VIDEOS[2], VIDEOS[3])):
         assert np.array_equal(frames_of(opened.videos, number), frames)
+
+
+def test_the_checksum_of_a_store_is_that_of_its_index_and_others_have_none(store, tmp_path):
+    assert open_videos(store).checksum == ClipStore(store).fingerprint
+    np.save(tmp_path / "clips.npy", np.zeros((2, 16, 64, 64, 1), np.uint8))
+    assert open_videos(tmp_path / "clips.npy").checksum is None
 
 
 def test_videos_of_one_group_are_known(tmp_path):

@@ -78,6 +78,15 @@ def test_fingerprints_tell_apart_what_differs_and_nothing_else():
     assert fingerprints == [fingerprint_of(make()) for make in DIFFERENT]
 
 
+def test_a_checksum_stands_for_the_frames_it_is_of():
+    videos = videos_of()
+    known = fingerprint_of(videos, "1234")
+    videos.frames[50, 60, 60, 2] += 1
+    assert fingerprint_of(videos, "1234") == known
+    others = [fingerprint_of(videos, "5678"), fingerprint_of(videos_of(flip=True), "1234"), fingerprint_of(videos)]
+    assert known not in others
+
+
 def test_one_changed_byte_of_a_frame_changes_the_fingerprint():
     videos, changed = videos_of(), videos_of()
     changed.frames[50, 60, 60, 2] += 1

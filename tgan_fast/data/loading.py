@@ -27,6 +27,7 @@ class Prepared:
         groups: of each video, a number that it shares with those of its class and group; see `OpenedVideos`: int64 [V].
         classes: their names.
         fingerprint: changes with the videos.
+        checksum: of all frames, where it is known without reading them.
     """
 
     frames: np.ndarray
@@ -36,6 +37,7 @@ class Prepared:
     groups: np.ndarray
     classes: tuple[str, ...]
     fingerprint: str
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class OpenedVideos:
         summary: one line on what they are.
         classes: names of the numbers in `videos.labels`.
         fingerprint: changes with the videos.
+        checksum: of all frames, where it is known without reading them.
     """
 
     videos: VideoFrames
@@ -56,6 +59,7 @@ class OpenedVideos:
     summary: str
     classes: tuple[str, ...]
     fingerprint: str
+    checksum: str | None
 
 
 def open_videos(path: Path, *, stride: int = 1, short: ShortVideos = "skip", **options) -> OpenedVideos:
@@ -88,7 +92,9 @@ def open_videos(path: Path, *, stride: int = 1, short: ShortVideos = "skip", **o
         **options,
     )
     summary = _summary(path, prepared, enough, short)
-    return OpenedVideos(videos, prepared.groups[taken], summary, prepared.classes, prepared.fingerprint)
+    return OpenedVideos(
+        videos, prepared.groups[taken], summary, prepared.classes, prepared.fingerprint, prepared.checksum
+    )
 
 
 def channels_of(path: Path) -> int:
@@ -109,6 +115,7 @@ def read_prepared(path: Path) -> Prepared:
             store.labels,
             _groups([entry.group for entry in store.entries]),
             store.header.classes,
+            store.fingerprint,
             store.fingerprint,
         )
     if path.suffix.lower() in HDF5_SUFFIXES:

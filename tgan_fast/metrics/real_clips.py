@@ -41,12 +41,19 @@ def distinct_clips(dataset: ClipDataset | VideoFrames) -> int:
     return int(dataset.starts.sum()) if isinstance(dataset, VideoFrames) else len(dataset)
 
 
-def fingerprint_of(dataset: ClipDataset | VideoFrames) -> str | None:
-    """SHA-256, in hexadecimal, of all that the clips of a data set depend on; None where that cannot be told."""
+def fingerprint_of(dataset: ClipDataset | VideoFrames, checksum: str | None = None) -> str | None:
+    """SHA-256, in hexadecimal, of all that the clips of a data set depend on; None where that cannot be told.
+
+    Args:
+        dataset: see there.
+        checksum: of all frames of videos, which are read where none is known.
+    """
     if isinstance(dataset, VideoFrames):
         options = dataset.stride, dataset.weighting, dataset.loop, dataset.crop, dataset.flip
-        arrays = dataset.first, dataset.length, dataset.labels, dataset.starts, dataset.frames.numpy()
-        return _digest(options, arrays)
+        arrays = dataset.first, dataset.length, dataset.labels, dataset.starts
+        if checksum is None:
+            return _digest(options, (*arrays, dataset.frames.numpy()))
+        return _digest((*options, tuple(dataset.frames.shape), checksum), arrays)
     # Not isinstance: what is derived from it may yield clips of its own.
     if type(dataset) is MovingDigits:
         return _digest((dataset.size, dataset.digits, dataset.channels, dataset.seed), dataset.scans)

@@ -1,5 +1,6 @@
 """What generated videos are compared with: the statistics of real clips, and the scores that real clips reach."""
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,12 +52,19 @@ class RealClips:
         count: how many; None: as the protocol says, but no more than there are.
         force: also with too few for statistics.
         seed: of the draw.
+        checksum: of all frames of videos, where it is known without reading them.
     """
 
     dataset: ClipDataset | VideoFrames
     count: int | None = None
     force: bool = False
     seed: int = 0
+    checksum: str | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """Of the data set; see `fingerprint_of`."""
+        return fingerprint_of(self.dataset, self.checksum)
 
     def count_for(self, protocol: Protocol) -> int:
         """How many clips the statistics are of."""
@@ -103,17 +111,18 @@ class RealClips:
         Raises:
             NonFiniteError: features are not finite.
         """
+        if cache is None or self.fingerprint is None:
+            return _from_arrays(self._compute(see, protocol, advance))
         key = self._key(see, protocol)
-        known = cache.read(key) if cache is not None and key["data"] is not None else None
+        known = cache.read(key)
         if known is None:
             known = self._compute(see, protocol, advance)
-            if cache is not None and key["data"] is not None:
-                _keep(cache, key, known)
+            _keep(cache, key, known)
         return _from_arrays(known)
 
     def _key(self, see, protocol) -> dict[str, Any]:
         return {
-            "data": fingerprint_of(self.dataset),
+            "data": self.fingerprint,
             "clips": self.count_for(protocol),
             "seed": self.seed,
             "samples": protocol.samples,

@@ -17,11 +17,13 @@ class TrainingData:
         dataset: the clips.
         summary: one line on what they are; None where there is nothing to say.
         fingerprint: changes with what lies on the disk; None where nothing does.
+        checksum: of all frames of videos, where it is known without reading them.
     """
 
     dataset: ClipDataset | VideoFrames
     summary: str | None = None
     fingerprint: str | None = None
+    checksum: str | None = None
 
 
 def with_data(config: TrainingConfig, data: Path | None) -> TrainingConfig:
@@ -50,7 +52,7 @@ def open_data(config: TrainingConfig) -> TrainingData:
             crop=config.crop,
             flip=config.flip,
         )
-        return TrainingData(opened.videos, opened.summary, opened.fingerprint)
+        return TrainingData(opened.videos, opened.summary, opened.fingerprint, opened.checksum)
     options = {"digits": config.digits, "channels": config.channels, "seed": config.seed}
     if config.digit_images is None:
         return TrainingData(MovingDigits(**options))

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 
-from tgan_fast.data import ClipDataset, VideoFrames
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluation import NAMES, Evaluator
@@ -17,9 +16,10 @@ from tgan_fast.metrics.reference import RealClips
 from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
 from tgan_fast.precision import resolve_evaluation_precision
 from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.data import TrainingData
 
 
-def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, device: torch.device) -> Evaluator:
+def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.device) -> Evaluator:
     """One run of `config.evaluate_samples` videos, always of the same latents, against what is trained on.
 
     Raises:
@@ -37,7 +37,7 @@ def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, d
         ("is", "fid"),
         protocol,
         classifier=ClassifierFeatures(classifier, protocol, device, precision),
-        real=RealClips(dataset),
+        real=RealClips(data.dataset, checksum=data.checksum),
         device=device,
         precision=precision,
         cuda_graph=config.cuda_graph,

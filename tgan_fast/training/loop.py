@@ -80,7 +80,7 @@ def _train(config, out, dataset, resume, processes, device):
         world_size=processes.size,
     )
     refuse_too_large_a_batch(config, device, build_step)
-    evaluator = open_evaluator(config, data.dataset, device) if config.evaluate_every and not processes.rank else None
+    evaluator = open_evaluator(config, data, device) if config.evaluate_every and not processes.rank else None
     step = build_step(config, device, read=feed.read, processes=processes)
     made_of = None if resume is None else _restore(step, resume)
 
