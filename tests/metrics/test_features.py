@@ -48,6 +48,12 @@ def test_a_single_channel_of_real_clips_is_repeated():
     assert torch.equal(see.of_real(clips).features, see.of_real(clips.expand(-1, -1, -1, -1, 3)).features)
 
 
+def test_other_channels_are_named():
+    see = ClassifierFeatures(small_classifier(), PROTOCOLS["plain"], CPU, "fp32")
+    with pytest.raises(InputError, match="the videos have 3 channels, but the classifier takes 1"):
+        see.of_real(torch.zeros(2, 16, 64, 64, 3, dtype=torch.uint8))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tgan", "tgan2"])
 def test_c3d_sees_what_the_protocol_prepares(c3d_files, name):

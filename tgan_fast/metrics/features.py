@@ -82,7 +82,13 @@ class ClassifierFeatures:
 
     @torch.no_grad()
     def _see(self, videos):
-        coloured = videos.expand(-1, self._classifier.channels, -1, -1, -1)
+        channels = self._classifier.channels
+        if videos.shape[1] not in (1, channels):
+            raise InputError(
+                f"the videos have {videos.shape[1]} channels, but the classifier takes {channels}: "
+                "train one on the same data"
+            )
+        coloured = videos.expand(-1, channels, -1, -1, -1)
         with arithmetic("fp32"):
             prepared = self._protocol.prepare(coloured, self._mean)
         prepared = prepared.to(self._dtype, memory_format=torch.channels_last_3d)
