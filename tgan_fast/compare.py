@@ -10,9 +10,10 @@ import tyro
 from tgan_fast.command_line import parse, run
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
+from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, refuse_incomparable, score_figure
 from tgan_fast.reports.numbers import duration, plain
-from tgan_fast.reports.recorded_run import SCORE_KINDS, RecordedRun, best_of, last_of, open_run, printable
+from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run, printable
 from tgan_fast.training.config import TrainingConfig
 
 # What is recorded of a run, and how often, but not what is trained.
@@ -113,7 +114,7 @@ def _rows(runs: Mapping[str, RecordedRun]) -> list[list[str]]:
         bests = [best_of(recorded.comparable, kind) for recorded in runs.values()]
         lasts = [last_of(recorded.comparable, kind) for recorded in runs.values()]
         if any(bests):
-            rows.append([f"{kind.title}, best", *((line and plain(line.score(kind))) or "–" for line in bests)])
+            rows.append([f"{kind.heading}, best", *((line and plain(line.score(kind))) or "–" for line in bests)])
             rows.append(["  at iteration", *((line and f"{line.iteration:,}") or "–" for line in bests)])
             rows.append(["  last", *((line and plain(line.score(kind))) or "–" for line in lasts)])
     return rows

@@ -14,10 +14,11 @@ from tgan_fast.errors import InputError
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.metrics.classifier import Classifier
 from tgan_fast.metrics.classifier_files import load_classifier
-from tgan_fast.metrics.evaluation import Evaluator, Metric, Score
+from tgan_fast.metrics.evaluation import Evaluator, Score
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS, Protocol, protocol_for
 from tgan_fast.metrics.reference import RealClips
+from tgan_fast.metrics.score_kinds import SCORE_KINDS, Metric
 from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
 from tgan_fast.models import VideoGenerator
 from tgan_fast.models.sampling import draw_latents, sample_videos
@@ -28,12 +29,6 @@ from tgan_fast.training.config import nearest
 from tgan_fast.training.data import open_data, with_data
 from tgan_fast.training.devices import resolve_device
 from tgan_fast.training.provenance import provenance
-
-TITLES = {
-    "inception_score": "inception score",
-    "frechet_distance": "Fréchet distance",
-    "frechet_video_distance": "Fréchet video distance",
-}
 
 
 @dataclass
@@ -195,10 +190,11 @@ def _print(record, scores: dict[str, Score]) -> None:
         f"protocol {record['protocol']}: {record['runs']} × {record['samples']:,} generated videos, "
         f"seed {record['seed']}, {record['precision']}, classifier {record['classifier']}"
     )
+    titles = {kind.name: kind.title for kind in SCORE_KINDS}
     for name, score in scores.items():
         real = "" if score.real is None else f"   real clips: {score.real:.4g}"
         of = "" if score.layer is None else f"   {score.layer}, to {score.real_clips:,} real clips"
-        print(f"{TITLES[name]:24}{score.mean:10.4g} ± {score.std:.2g}{real}{of}")
+        print(f"{titles[name]:24}{score.mean:10.4g} ± {score.std:.2g}{real}{of}")
 
 
 def _write(command, checkpoint, record) -> None:

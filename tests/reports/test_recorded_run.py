@@ -4,7 +4,8 @@ import pytest
 from run_folders import evaluation_line, lines_of, loss_line, score_record, write_run
 
 from tgan_fast.errors import InputError
-from tgan_fast.reports.recorded_run import SCORE_KINDS, best_of, last_of, open_run
+from tgan_fast.metrics.score_kinds import SCORE_KINDS
+from tgan_fast.reports.recorded_run import best_of, last_of, open_run
 
 
 def test_all_that_a_run_has_recorded_is_read(tmp_path):

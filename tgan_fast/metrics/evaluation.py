@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -15,19 +14,11 @@ from tgan_fast.metrics.frechet import frechet_distance
 from tgan_fast.metrics.inception_score import inception_score
 from tgan_fast.metrics.protocols import Protocol
 from tgan_fast.metrics.reference import RealClips
+from tgan_fast.metrics.score_kinds import KIND_OF, Metric, ScoreKind
 from tgan_fast.metrics.statistics_cache import StatisticsCache
 from tgan_fast.models import VideoGenerator
 from tgan_fast.models.sampling import Sampler, draw_latents
 from tgan_fast.precision import Precision
-
-Metric = Literal["is", "fid", "fvd"]
-
-# The names of the scores in files.
-NAMES: dict[Metric, str] = {
-    "is": "inception_score",
-    "fid": "frechet_distance",
-    "fvd": "frechet_video_distance",
-}
 
 _BATCH = 64
 
@@ -90,18 +81,15 @@ class Evaluator:
         cache: StatisticsCache | None = None,
         progress: bool = False,
     ):
-        self.metrics, self.protocol = tuple(metrics), protocol
-        self._networks = {}
-        if not {"is", "fid"}.isdisjoint(metrics):
-            self._networks["classifier"] = classifier
-        if "fvd" in metrics:
-            self._networks["i3d"] = i3d
-        if None in self._networks.values() or (real is None and set(metrics) - {"is"}):
+        self.protocol, self._kinds = protocol, [KIND_OF[metric] for metric in metrics]
+        given, distances = {"classifier": classifier, "i3d": i3d}, set(metrics) - {"is"}
+        self._networks = {kind.network: given[kind.network] for kind in self._kinds}
+        if None in self._networks.values() or (real is None and distances):
             raise ValueError(f"{metrics} need a classifier, I3D or real clips that were not given")
         self._real, self._device, self._precision, self._cuda_graph = real, device, precision, cuda_graph
         self._seed, self._cache, self._progress = seed, cache, progress
         self._generator = self._sampler = None
-        bias = real.bias(protocol) if real is not None and set(metrics) - {"is"} else None
+        bias = real.bias(protocol) if distances else None
         self.remarks = [] if bias is None else [bias]
 
     @property
@@ -130,18 +118,19 @@ class Evaluator:
         """Score a generator, in any mode; `prepare` comes before.
 
         Returns:
-            Of every metric its score, by its name in `NAMES`.
+            Of every metric its score, by its name in files.
 
         Raises:
             NonFiniteError: what it generates is not finite.
         """
         self._take(generator)
-        results = {metric: [] for metric in self.metrics}
+        results = {kind: [] for kind in self._kinds}
         with self._bar("generated videos", self.protocol.runs * self.protocol.samples) as bar:
             for run in range(self.protocol.runs):
-                for metric, result in self._scores(self._see(run, bar.update)).items():
-                    results[metric].append(result)
-        return {NAMES[metric]: self._score(metric, of_runs) for metric, of_runs in results.items()}
+                seen = self._see(run, bar.update)
+                for kind, of_runs in results.items():
+                    of_runs.append(self._result(kind, seen[kind.network]))
+        return {kind.name: self._score(kind, of_runs) for kind, of_runs in results.items()}
 
     def _take(self, generator):
         if self._generator is generator:
@@ -162,24 +151,18 @@ class Evaluator:
             advance(len(videos))
         return {name: _joined(parts) for name, parts in seen.items()}
 
-    def _scores(self, seen: dict[str, Seen]) -> dict[Metric, float]:
-        scores = {}
-        for metric in self.metrics:
-            network = "i3d" if metric == "fvd" else "classifier"
-            if metric == "is":
-                scores[metric] = inception_score(
-                    seen[network].probabilities, epsilon=self.protocol.epsilon, splits=self.protocol.splits
-                )
-            else:
-                scores[metric] = frechet_distance(seen[network].features, self._gaussians[network])
-        return scores
+    def _result(self, kind: ScoreKind, seen: Seen) -> float:
+        """Of a run."""
+        if kind.metric == "is":
+            return inception_score(seen.probabilities, epsilon=self.protocol.epsilon, splits=self.protocol.splits)
+        return frechet_distance(seen.features, self._gaussians[kind.network])
 
-    def _score(self, metric, of_runs):
+    def _score(self, kind: ScoreKind, of_runs: list[float]) -> Score:
         mean, std = statistics.fmean(of_runs), statistics.pstdev(of_runs)
-        real = self._statistics.get("i3d" if metric == "fvd" else "classifier")
-        if metric == "is":
+        real = self._statistics.get(kind.network)
+        if kind.metric == "is":
             return Score(mean, std, real and statistics.fmean(real.inception_scores))
-        layer = self.protocol.layer if metric == "fid" else "logits"
+        layer = self.protocol.layer if kind.metric == "fid" else "logits"
         return Score(mean, std, real.frechet_distance, real.clips, layer)
 
     def _bar(self, description, total):

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tgan_fast.errors import InputError
+from tgan_fast.metrics.score_kinds import SCORE_KINDS, ScoreKind
 from tgan_fast.reports.numbers import plain, time_unit
-from tgan_fast.reports.recorded_run import SCORE_KINDS, Evaluation, Losses, ScoreKind, best_of
+from tgan_fast.reports.recorded_run import Evaluation, Losses, best_of
 
 # Told apart by the colour-blind as well (Okabe and Ito), on white and on black.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -57,7 +58,7 @@ def score_figure(runs: Mapping[str, Sequence[Evaluation]]) -> Figure:
     for kind, (by_iteration, by_time) in zip(kinds, rows, strict=True):
         curves = _plot(by_iteration, runs, kind, lambda line: line.iteration)
         _plot(by_time, runs, kind, lambda line: line.seconds / length)
-        by_iteration.set_title(f"{kind.title} ({kind.direction})", loc="left", fontsize="medium")
+        by_iteration.set_title(f"{kind.heading} ({kind.direction})", loc="left", fontsize="medium")
         _scale(by_iteration, [line.score(kind) for lines in runs.values() for line in lines])
     rows[-1, 0].set_xlabel("iteration")
     rows[-1, 1].set_xlabel(f"{_UNITS[unit]} of training")

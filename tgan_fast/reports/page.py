@@ -7,9 +7,10 @@ from typing import Any
 import jinja2
 
 from tgan_fast.errors import InputError
+from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
 from tgan_fast.reports.numbers import duration, plain, with_deviation
-from tgan_fast.reports.recorded_run import SCORE_KINDS, RecordedRun, best_of, last_of, printable
+from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, printable
 
 _NOTHING = "–"
 
@@ -70,7 +71,7 @@ def _scores_in_training(run):
         lines = [best_of(run.comparable, kind), last_of(run.comparable, kind)]
         if all(lines):
             cells = [text for line in lines for text in (plain(line.score(kind)), f"{line.iteration:,}")]
-            rows.append({"title": kind.title, "direction": kind.direction, "cells": cells})
+            rows.append({"title": kind.heading, "direction": kind.direction, "cells": cells})
     return rows
 
 
@@ -85,7 +86,7 @@ def _scores(run):
                     "checkpoint": record.checkpoint,
                     "weights": record.weights,
                     "protocol": protocol,
-                    "title": kind.title,
+                    "title": kind.heading,
                     "value": with_deviation(score.mean, score.std),
                     "real": _NOTHING if score.real is None else plain(score.real),
                     "of": _compared_with(score),

@@ -3,37 +3,19 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from tgan_fast.errors import InputError
+from tgan_fast.metrics.score_kinds import ScoreKind
 
 _GIF = re.compile(r"\d{8}\.gif")
 _PLAIN = str | int | float | None
-
-
-class ScoreKind(NamedTuple):
-    """One of the scores: its name in files and in prose, and which is the best: `max` or `min`."""
-
-    name: str
-    title: str
-    best: Callable[..., Any]
-
-    @property
-    def direction(self) -> str:
-        return "the higher the better" if self.best is max else "the lower the better"
-
-
-SCORE_KINDS = (
-    ScoreKind("inception_score", "Inception score", max),
-    ScoreKind("frechet_distance", "Fréchet distance", min),
-    ScoreKind("frechet_video_distance", "Fréchet video distance", min),
-)
 
 
 class _Line(BaseModel):

@@ -9,10 +9,11 @@ import torch
 
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
-from tgan_fast.metrics.evaluation import NAMES, Evaluator
+from tgan_fast.metrics.evaluation import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS, protocol_for
 from tgan_fast.metrics.reference import RealClips
+from tgan_fast.metrics.score_kinds import KIND_OF
 from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
 from tgan_fast.precision import resolve_evaluation_precision
 from tgan_fast.training.config import TrainingConfig
@@ -48,7 +49,5 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
 
 def is_better(scores: Mapping[str, float], best: Mapping[str, float], metric: Literal["is", "fid"]) -> bool:
     """Whether `scores` are better by a metric than the best ones so far, if there are any."""
-    name = NAMES[metric]
-    if name not in best:
-        return True
-    return scores[name] > best[name] if metric == "is" else scores[name] < best[name]
+    kind = KIND_OF[metric]
+    return kind.name not in best or kind.is_better(scores[kind.name], best[kind.name])

@@ -1,0 +1,46 @@
+"""The scores that there are: their names, what sees the videos for them, and which one is better."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+Metric = Literal["is", "fid", "fvd"]
+
+
+class ScoreKind(NamedTuple):
+    """One of the scores.
+
+    Attributes:
+        metric: its name on command lines.
+        name: in files.
+        title: in prose.
+        network: what sees the videos.
+        best: of several, `max` or `min`.
+    """
+
+    metric: Metric
+    name: str
+    title: str
+    network: Literal["classifier", "i3d"]
+    best: Callable[..., Any]
+
+    @property
+    def heading(self) -> str:
+        """The title with a capital."""
+        return self.title[0].upper() + self.title[1:]
+
+    @property
+    def direction(self) -> str:
+        return "the higher the better" if self.best is max else "the lower the better"
+
+    def is_better(self, score: float, than: float) -> bool:
+        """Whether one score is better than another."""
+        return score != than and self.best(score, than) == score
+
+
+SCORE_KINDS = (
+    ScoreKind("is", "inception_score", "inception score", "classifier", max),
+    ScoreKind("fid", "frechet_distance", "Fréchet distance", "classifier", min),
+    ScoreKind("fvd", "frechet_video_distance", "Fréchet video distance", "i3d", min),
+)
+
+KIND_OF: dict[Metric, ScoreKind] = {kind.metric: kind for kind in SCORE_KINDS}
