@@ -178,16 +178,21 @@ def _run_every_option(x):
 
 
 def _run_optimizers():
-    """Every dtype of gradients and copies; lengths that 16 divides, others, and more than 32 bits can count."""
+    """Every dtype of gradients and copies; lengths that 16 divides, others, and more than 32 bits can count.
+
+    With the learning rate as a number, and in the device's memory.
+    """
     gradients, copies = _FLOATS, (None, *_FLOATS[1:])
     alike = list(zip(gradients, copies, strict=True))
     every = list(itertools.product(gradients, copies))
-    for length, pairs in ((1, alike), (1001, alike), (1 << 20, every), (2**31 + 16, alike)):
+    lengths = (1, alike), (1001, alike), (1 << 20, every), (2**31 + 16, alike)
+    for (length, pairs), in_memory in itertools.product(lengths, (False, True)):
         for gradient, copy in pairs:
             p, g = (torch.empty(length, dtype=dtype, device="meta") for dtype in (torch.float32, gradient))
             c = copy and torch.empty(length, dtype=copy, device="meta")
-            optimizer_kernels.rmsprop(p, g, p, c, 1e-3, 0.99, 1e-8)
-            optimizer_kernels.adam(p, g, p, p, p.new_zeros(()), c, 1e-3, 0.9, 0.999, 1e-8)
+            rate = p.new_zeros(()) if in_memory else 1e-3
+            optimizer_kernels.rmsprop(p, g, p, c, rate, 0.99, 1e-8)
+            optimizer_kernels.adam(p, g, p, p, p.new_zeros(()), c, rate, 0.9, 0.999, 1e-8)
 
 
 def _run_levels():
@@ -196,11 +201,12 @@ def _run_levels():
 
 
 def _run_windows():
-    """Coloured frames; grey ones in one layer and in two, as they are and widened."""
-    for (colours, layers, channels), dtype in itertools.product(((3, 1, 3), (1, 1, 1), (1, 2, 3)), _FLOATS):
+    """Coloured frames; grey ones in one layer and in two, as they are and widened; small images and large ones."""
+    kinds, sizes = ((3, 1, 3), (1, 1, 1), (1, 2, 3)), (16, 64)
+    for (colours, layers, channels), size, dtype in itertools.product(kinds, sizes, _FLOATS):
         frames = torch.empty((100, 64, 85, colours), dtype=torch.uint8, device="meta")
         windows = torch.empty((32, layers, 16, 4), dtype=torch.int64, device="meta")
-        data_kernels.read_windows(frames, windows, dtype, channels)
+        data_kernels.read_windows(frames, windows, size, dtype, channels)
 
 
 def compile_ahead(launch: Launch, architecture: int) -> dict:

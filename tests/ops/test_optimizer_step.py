@@ -124,6 +124,26 @@ def test_the_kernels_are_as_accurate_as_pytorch(name, length, gradient_dtype, sh
     own.assert_nothing_else_was_written()
 
 
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_a_learning_rate_in_the_devices_memory_is_that_of_every_step(name, backend, triton_device):
+    start, gradients = start_and_gradients(1001, triton_device)
+    rate, own = torch.tensor(0.0, device=triton_device), Own(name, start, backend)
+    exact = Torchs(name, start.double(), lr=1.0)
+    for number, gradient in enumerate(gradients):
+        exact.optimizer.param_groups[0]["lr"] = 1e-2 / (1 + number)
+        own.step(gradient, learning_rate=rate.fill_(1e-2 / (1 + number)))
+        exact.step(gradient)
+    assert error(own.parameter, exact.parameter.detach(), start) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_a_learning_rate_of_another_dtype_is_refused(name):
+    own = Own(name, torch.ones(5), "torch")
+    with pytest.raises(ValueError, match=r"learning_rate must be one float32 on cpu, and is \[\] torch.float64 on cpu"):
+        own.step(torch.ones(5), learning_rate=torch.tensor(0.1, dtype=torch.float64))
+
+
 def rounded(parameter, dtype, backend):
     """As `parameter.to(dtype)`; but Triton's interpreter cuts a float32 off where bfloat16 ends."""
     if dtype == torch.bfloat16 and backend == "triton" and parameter.device.type == "cpu":
@@ -279,6 +299,7 @@ def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
         own = [entry for entry in found if entry["kernel"] == kernel]
         assert {entry["architecture"] for entry in own} == {80, 90, 100}
         assert {entry["signature"]["gradient"] for entry in own} == {"*fp32", "*bf16", "*fp16"}
+        assert {entry["signature"]["learning_rate"] for entry in own} == {"fp32", "*fp32"}
         assert {entry["signature"]["copy"] for entry in own} == {"constexpr", "*bf16", "*fp16"}
         assert {entry["signature"]["count"] for entry in own} == {"constexpr", "i32", "i64"}
         assert {entry["widest_load"] for entry in own} == {4, 16}

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
-from tgan_fast.ops.registry import triton_or_torch
+from tgan_fast.ops.plain import plain
+from tgan_fast.ops.registry import BackendError, triton_or_torch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -55,13 +56,16 @@ def batch_norm_act(
         backend: "triton" or "torch"; "auto" picks the fastest that fits the input.
 
     Returns:
-        A tensor of the shape, dtype and memory format of `x`. Its gradients cannot be differentiated in turn.
+        A tensor of the shape, dtype and memory format of `x`. Its gradients can be differentiated in turn only within
+        `tgan_fast.ops.plain_operations`.
 
     Raises:
         ValueError: shapes, dtypes, devices or groups do not fit; one value a channel in training.
         BackendError: the backend asked for cannot run here, or not on this tensor.
     """
     _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group)
+    if plain():
+        backend = _plain_backend(backend, training, process_group)
     backend = triton_or_torch("batch_norm_act", backend, x, lambda: _why_not_triton(x))
     options = training, momentum, eps, negative_slope, groups
     if training and process_group is not None:
@@ -74,6 +78,14 @@ def batch_norm_act(
 
         return batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
     return _torch(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
+
+
+def _plain_backend(backend, training, process_group):
+    if backend == "triton":
+        raise BackendError("batch_norm_act: backend 'triton' cannot be used within plain_operations")
+    if training and process_group is not None:
+        raise BackendError("batch_norm_act: statistics over several processes cannot be taken within plain_operations")
+    return "torch"
 
 
 def _why_not_triton(x):
@@ -101,7 +113,7 @@ def _torch(
 
 
 def _part(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
-    if training and fits(x):
+    if training and fits(x) and not plain():
         return batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope)
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum or 0.0, eps)
     # In place: batch norm's backward reads its input, never its output, so the activation needs no memory of its own.

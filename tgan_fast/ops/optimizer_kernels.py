@@ -23,15 +23,20 @@ _HALF = (torch.bfloat16, torch.float16)
 
 @triton.jit
 def rmsprop_kernel(
-    parameter, gradient, square_average, copy, count, learning_rate, alpha, one_minus_alpha, eps
+    parameter, gradient, square_average, copy, count, learning_rate, alpha, one_minus_alpha, eps,
+    RATE_IN_MEMORY: tl.constexpr,
 ):  # fmt: skip
-    """`count` elements, float32 but for the gradient and the copy, which may be None."""
+    """`count` elements, float32 but for the gradient and the copy, which may be None.
+
+    `learning_rate` is a number, or where the flag says so points to a float32.
+    """
+    rate = tl.load(learning_rate) if RATE_IN_MEMORY else learning_rate
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < count
     p = tl.load(parameter + offsets, inside)
     g = tl.load(gradient + offsets, inside).to(tl.float32)
     v = alpha * tl.load(square_average + offsets, inside) + one_minus_alpha * g * g
-    p -= tl.div_rn(learning_rate * g, tl.sqrt_rn(v) + eps)
+    p -= tl.div_rn(rate * g, tl.sqrt_rn(v) + eps)
     tl.store(square_average + offsets, v, inside)
     tl.store(parameter + offsets, p, inside)
     if copy is not None:
@@ -42,10 +47,12 @@ def rmsprop_kernel(
 def adam_kernel(
     parameter, gradient, average, square_average, step, copy, count,
     learning_rate, one_minus_beta1, beta2, one_minus_beta2, log_beta1, log_beta2, eps,
+    RATE_IN_MEMORY: tl.constexpr,
 ):  # fmt: skip
     """As `rmsprop_kernel`; `step` points to a float32."""
     t = tl.load(step)
-    size = tl.div_rn(learning_rate, _one_minus_power(log_beta1, t))
+    rate = tl.load(learning_rate) if RATE_IN_MEMORY else learning_rate
+    size = tl.div_rn(rate, _one_minus_power(log_beta1, t))
     root = tl.sqrt_rn(_one_minus_power(log_beta2, t))
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < count
@@ -96,7 +103,8 @@ def why_not(parameter: torch.Tensor, gradient: torch.Tensor, copy: torch.Tensor 
 def rmsprop(parameter, gradient, square_average, copy, learning_rate, alpha, eps):
     """As `rmsprop_` of optimizer_step.py."""
     tensors = parameter, gradient, square_average, copy
-    _launch(rmsprop_kernel, parameter, *tensors, parameter.numel(), learning_rate, alpha, 1 - alpha, eps)
+    in_memory = isinstance(learning_rate, torch.Tensor)
+    _launch(rmsprop_kernel, parameter, *tensors, parameter.numel(), learning_rate, alpha, 1 - alpha, eps, in_memory)
     torch.autograd.graph.increment_version([t for t in (parameter, square_average, copy) if t is not None])
 
 
@@ -104,7 +112,7 @@ def adam(parameter, gradient, average, square_average, step, copy, learning_rate
     """As `adam_` of optimizer_step.py."""
     tensors = parameter, gradient, average, square_average, step, copy
     logarithms = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
-    scalars = learning_rate, 1 - beta1, beta2, 1 - beta2, *logarithms, eps
+    scalars = learning_rate, 1 - beta1, beta2, 1 - beta2, *logarithms, eps, isinstance(learning_rate, torch.Tensor)
     _launch(adam_kernel, parameter, *tensors, parameter.numel(), *scalars)
     torch.autograd.graph.increment_version([t for t in (parameter, average, square_average, copy) if t is not None])
 

@@ -27,7 +27,7 @@ def rmsprop_(
     gradient: torch.Tensor,
     square_average: torch.Tensor,
     *,
-    learning_rate: float,
+    learning_rate: float | torch.Tensor,
     alpha: float = 0.99,
     eps: float = 1e-8,
     copy: torch.Tensor | None = None,
@@ -38,7 +38,8 @@ def rmsprop_(
     Args:
         parameter, square_average: p and v, [n] each, contiguous, of one floating-point dtype; "triton" takes float32.
         gradient: g, [n], contiguous; "triton" takes float32, bfloat16 and float16.
-        learning_rate, alpha, eps: lr, α and ε.
+        learning_rate: lr, a number or one float32 on the same device, which the host never reads where that is a GPU.
+        alpha, eps: α and ε.
         copy: [n], contiguous, of any floating-point dtype ("triton": bfloat16 and float16); becomes the new p, rounded.
         backend: "triton" or "torch"; "auto" picks the fastest that fits. On a CPU "torch" gives the very numbers of
             torch.optim.RMSprop.
@@ -48,6 +49,7 @@ def rmsprop_(
         BackendError: the backend asked for cannot run here, or not on these tensors.
     """
     _check(parameter, gradient, copy, square_average=square_average)
+    _check_scalar("learning_rate", learning_rate, parameter)
     step = _implementation("rmsprop", backend, parameter, gradient, copy)
     step(parameter, gradient, square_average, copy, learning_rate, alpha, eps)
 
@@ -60,7 +62,7 @@ def adam_(
     square_average: torch.Tensor,
     step: torch.Tensor,
     *,
-    learning_rate: float,
+    learning_rate: float | torch.Tensor,
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
@@ -74,16 +76,15 @@ def adam_(
         gradient, copy, backend: as for `rmsprop_`.
         step: t, [] float32 on the same device, the number of this step, 1 for the first. A GPU's is never read by the
             host, so that a CUDA graph can replay the step.
-        learning_rate, beta1, beta2, eps: lr, β₁, β₂ and ε.
+        learning_rate: as for `rmsprop_`.
+        beta1, beta2, eps: β₁, β₂ and ε.
 
     Raises:
         ValueError, BackendError: as `rmsprop_`.
     """
     _check(parameter, gradient, copy, average=average, square_average=square_average)
-    if step.dim() != 0 or step.dtype != torch.float32 or step.device != parameter.device:
-        raise ValueError(
-            f"step must be one float32 on {parameter.device}, and is {list(step.shape)} {step.dtype} on {step.device}"
-        )
+    _check_scalar("step", step, parameter)
+    _check_scalar("learning_rate", learning_rate, parameter)
     update = _implementation("adam", backend, parameter, gradient, copy)
     update(parameter, gradient, average, square_average, step, copy, learning_rate, beta1, beta2, eps)
 
@@ -110,7 +111,7 @@ def _rmsprop_torch(parameter, gradient, square_average, copy, learning_rate, alp
     for p, g, v, c, scratch in _chunks(parameter, gradient, square_average, copy):
         g = g.to(p.dtype)
         v.mul_(alpha).addcmul_(g, g, value=1 - alpha)
-        p.addcdiv_(g, torch.sqrt(v, out=scratch).add_(eps), value=-learning_rate)
+        _subtract_quotient_(p, learning_rate, g, torch.sqrt(v, out=scratch).add_(eps))
         if c is not None:
             c.copy_(p)
 
@@ -123,12 +124,17 @@ def _adam_torch(parameter, gradient, average, square_average, step, copy, learni
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         denominator = torch.sqrt(v, out=scratch).div_(root).add_(eps)
-        if isinstance(size, torch.Tensor):
-            p.addcdiv_(m, denominator.div_(size), value=-1)
-        else:
-            p.addcdiv_(m, denominator, value=-size)
+        _subtract_quotient_(p, size, m, denominator)
         if c is not None:
             c.copy_(p)
+
+
+def _subtract_quotient_(p, size, numerator, denominator):
+    """p −= size · numerator / denominator, of a size that is a number or a tensor; overwrites the denominator."""
+    if isinstance(size, torch.Tensor):
+        p.addcdiv_(numerator, denominator.div_(size), value=-1)
+    else:
+        p.addcdiv_(numerator, denominator, value=-size)
 
 
 def _one_minus_power(beta, step, dtype):
@@ -146,6 +152,16 @@ def _chunks(parameter, *others):
     for start in range(0, parameter.numel(), size):
         parts = [None if t is None else t[start : start + size] for t in (parameter, *others)]
         yield *parts, scratch[: parts[0].numel()]
+
+
+def _check_scalar(name, value, parameter):
+    if not isinstance(value, torch.Tensor):
+        return
+    if value.dim() != 0 or value.dtype != torch.float32 or value.device != parameter.device:
+        raise ValueError(
+            f"{name} must be one float32 on {parameter.device}, and is {list(value.shape)} {value.dtype} "
+            f"on {value.device}"
+        )
 
 
 def _check(parameter, gradient, copy, **state):

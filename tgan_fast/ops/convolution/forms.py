@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
+from tgan_fast.ops.plain import plain
+
 
 class Passes(NamedTuple):
     """Names of the forms that compute the three passes."""
@@ -102,7 +104,7 @@ def convolve(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The convolution in a form, differentiable once.
+    """The convolution in a form, differentiable once; within `plain_operations` PyTorch's own, twice.
 
     Args:
         operation: its name in `TABLE`.
@@ -114,6 +116,10 @@ def convolve(
         ValueError: there is no such form, or it cannot compute this.
     """
     x, weight, bias = _autocast(x, weight, bias)
+    if plain():
+        if form not in ("auto", "direct"):
+            raise ValueError(f"{operation}: form {form!r} cannot be used within plain_operations")
+        return forms["direct"].forward(x, weight, bias)
     passes = choose(operation, forms, form, x, weight)
     return _Convolution.apply(x, weight, bias, *(forms[name] for name in passes))
 
