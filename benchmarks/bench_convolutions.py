@@ -21,7 +21,7 @@ from benchmarks import harness, suite
 from benchmarks.ceilings import Work
 from benchmarks.results import rounded
 from benchmarks.suite import Label, Run, Section
-from tgan_fast.models.widths import scaled
+from tgan_fast.models.sizes import scaled
 from tgan_fast.ops.convolution import forms
 from tgan_fast.ops.convolution.forms import DIRECT, TABLE, Form, Passes
 from tgan_fast.precision import Precision, arithmetic, compute_dtype, resolve_precision

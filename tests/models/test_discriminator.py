@@ -6,7 +6,7 @@ from layouts import VIDEOS, watched
 from torch import nn
 
 from tgan_fast import VideoDiscriminator, reference
-from tgan_fast.models.discriminator import HalvingConv3d, TwoFrameConv3d, WholeConv2d
+from tgan_fast.models.layers import HalvingConv3d, TwoFrameConv3d, WholeConv2d
 from tgan_fast.models.layout import to_channels_last_
 
 

@@ -6,8 +6,8 @@ from layouts import VIDEOS, watched
 from torch import nn
 
 from tgan_fast import VideoGenerator, reference
-from tgan_fast.models import generator as generator_module
-from tgan_fast.models.generator import (
+from tgan_fast.models import layers as layers_module
+from tgan_fast.models.layers import (
     DoublingConvTranspose1d,
     DoublingConvTranspose2d,
     PointwiseConvTranspose1d,
@@ -82,13 +82,13 @@ def test_initialisation_has_the_distributions_of_the_notebook():
 
 def test_the_content_latent_is_not_repeated_over_the_frames(monkeypatch):
     """The first deconvolution's inputs: one of N videos and one of N·16 frames, each of half the channels."""
-    seen, convolution = [], generator_module.conv_transpose2d_doubling
+    seen, convolution = [], layers_module.conv_transpose2d_doubling
 
     def note(x, *rest):
         seen.append(tuple(x.shape))
         return convolution(x, *rest)
 
-    monkeypatch.setattr(generator_module, "conv_transpose2d_doubling", note)
+    monkeypatch.setattr(layers_module, "conv_transpose2d_doubling", note)
     VideoGenerator(0.125, 12)(latents(3, dtype=torch.float32))
     assert seen[:2] == [(3, 32, 4, 4), (48, 32, 4, 4)]
 

@@ -1,7 +1,22 @@
-"""The two networks of TGAN and the constraint of the second."""
+"""The networks of TGAN's family and the constraint of its discriminators."""
 
 from tgan_fast.models.constraint import constrain_
-from tgan_fast.models.discriminator import VideoDiscriminator
-from tgan_fast.models.generator import FRAMES, IMAGE_SIZE, VideoGenerator
+from tgan_fast.models.discriminator import Discriminator, FramesDiscriminator, VideoDiscriminator
+from tgan_fast.models.generator import FrameGenerator, Generator, VideoGenerator
+from tgan_fast.models.sizes import FRAMES, IMAGE_SIZE
+from tgan_fast.models.temporal_generators import GRUTemporalGenerator, LSTMTemporalGenerator, TemporalGenerator
 
-__all__ = ["FRAMES", "IMAGE_SIZE", "VideoDiscriminator", "VideoGenerator", "constrain_"]
+__all__ = [
+    "FRAMES",
+    "IMAGE_SIZE",
+    "Discriminator",
+    "FrameGenerator",
+    "FramesDiscriminator",
+    "GRUTemporalGenerator",
+    "Generator",
+    "LSTMTemporalGenerator",
+    "TemporalGenerator",
+    "VideoDiscriminator",
+    "VideoGenerator",
+    "constrain_",
+]

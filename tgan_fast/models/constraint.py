@@ -6,7 +6,7 @@ from torch import nn
 from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.ops import constrain_layers_
 
-_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def constrain_(
@@ -46,4 +46,4 @@ def constrain_(
 
 
 def _weights(network):
-    return [module.weight for module in network.modules() if isinstance(module, _WEIGHTED)]
+    return [module.weight for module in network.modules() if isinstance(module, WEIGHTED)]

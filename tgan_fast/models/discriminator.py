@@ -1,102 +1,156 @@
-"""TGAN's discriminator: 3D convolutions over a whole video, one score at the end."""
+"""Discriminators: a whole video becomes one score."""
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tgan_fast.models.generator import FRAMES, IMAGE_SIZE
-from tgan_fast.models.widths import scaled
+from tgan_fast.models.conditions import check_labels
+from tgan_fast.models.layers import HalvingConv3d, OneFrameConv3d, SameConv2d, TwoFrameConv3d, WholeConv2d
+from tgan_fast.models.sizes import FRAMES, IMAGE_SIZE, SMALLEST_IMAGE, check_sizes, doublings, scaled
 from tgan_fast.nn import BatchNormAct3d
-from tgan_fast.ops.convolution import conv3d_halving, conv3d_two_frames
 
 NEGATIVE_SLOPE = 0.2
+_MOST_CHANNELS = 512
 
 
-class HalvingConv3d(nn.Conv3d):
-    """`nn.Conv3d` of kernel 4, stride 2 and padding 1: [N, C, T, H, W] → [N, out, T/2, H/2, W/2]."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return conv3d_halving(x, self.weight, self.bias)
-
-
-class TwoFrameConv3d(HalvingConv3d):
-    """The same for two frames: [N, C, 2, H, W] → [N, out, 1, H/2, W/2]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return conv3d_two_frames(x, self.weight, self.bias)
-
-
-class WholeConv2d(nn.Conv2d):
-    """`nn.Conv2d` to one channel with a kernel of the input's size: [N, C, k, k] → [N], in float32 at least.
-
-    A product of matrix and vector over the memory of input and weight, if both have their channels last.
-    """
-
-    def __init__(self, in_channels: int, kernel_size: int):
-        super().__init__(in_channels, 1, kernel_size)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        rows, row = (tensor.movedim(1, -1).flatten(1).to(dtype) for tensor in (x, self.weight))
-        return torch.mv(rows, row[0]) + self.bias.to(dtype)
-
-
-class VideoDiscriminator(nn.Module):
-    """TGAN's discriminator, 11,033,281 parameters by default; its state dict is that of the PyTorch notebook's model.
+class Discriminator(nn.Module, ABC):
+    """Scores of videos, without a sigmoid.
 
     Args:
         width: multiplier of all channel counts; 1 is the paper's.
         channels: colour channels of the videos.
+        clip_frames: of a video, 8 to 64.
+        image_size: pixels of a frame's sides: 16, 32, 64 or 128.
+        classes: how many class labels there are; 0: it takes no labels. They are one-hot maps, further channels of the
+            first layer.
+
+    Raises:
+        ValueError: there are no networks for videos of this size.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        channels: int = 3,
+        *,
+        clip_frames: int = FRAMES,
+        image_size: int = IMAGE_SIZE,
+        classes: int = 0,
+    ):
+        super().__init__()
+        check_sizes(clip_frames, image_size)
+        self.width, self.channels, self.classes = width, channels, classes
+        self.clip_frames, self.image_size = clip_frames, image_size
+
+    def forward(self, videos: torch.Tensor, groups: int = 1, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Score videos.
+
+        Args:
+            videos: [N, channels, clip_frames, image_size, image_size].
+            groups: N is this many equal consecutive parts; batch norm treats each as a batch of its own, so that one
+                call gives what one call a part would give, in larger and fewer convolutions.
+            labels: int64 [N], each less than `classes`; None where there are no classes.
+
+        Returns:
+            Scores [N], without a sigmoid; in float32 also where the layers compute in bfloat16.
+
+        Raises:
+            ValueError: videos or labels do not fit.
+        """
+        self.check(videos)
+        check_labels(labels, len(videos), self.classes, "discriminator")
+        return self.scores(videos, groups, labels)
+
+    @abstractmethod
+    def scores(self, videos: torch.Tensor, groups: int, labels: torch.Tensor | None) -> torch.Tensor:
+        """As `forward`, of what was checked."""
+
+    def check(self, videos: torch.Tensor) -> None:
+        """Raise a ValueError unless `videos` has the shape that `forward` takes."""
+        expected = (self.channels, self.clip_frames, self.image_size, self.image_size)
+        if videos.shape[1:] != expected:
+            raise ValueError(f"the discriminator takes videos {['N', *expected]} and got {list(videos.shape)}")
+
+
+class VideoDiscriminator(Discriminator):
+    """TGAN's discriminator, 11,033,281 parameters by default; its state dict is that of the PyTorch notebook's model.
+
+    3D convolutions halve a video in space until 4×4 pixels are left, and in time as long as there are frames to halve.
+
+    Args:
+        width, channels, options: see `Discriminator`.
 
     Source: Saito et al., arXiv:1611.06624, table 1.
     """
 
-    def __init__(self, width: float = 1.0, channels: int = 3):
-        super().__init__()
-        self.width, self.channels = width, channels
-        c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
+    def __init__(self, width: float = 1.0, channels: int = 3, **options):
+        super().__init__(width, channels, **options)
+        frames, before = self.clip_frames, channels + self.classes
         # The names are the positions that the layers have in a plain nn.Sequential with its activations.
         layers = OrderedDict()
-        layers["0"] = HalvingConv3d(channels, c64)
-        layers["2"] = HalvingConv3d(c64, c128)
-        layers["3"] = BatchNormAct3d(c128, NEGATIVE_SLOPE)
-        layers["5"] = HalvingConv3d(c128, c256)
-        layers["6"] = BatchNormAct3d(c256, NEGATIVE_SLOPE)
-        layers["8"] = TwoFrameConv3d(c256, c512)
-        layers["9"] = BatchNormAct3d(c512, NEGATIVE_SLOPE)
+        for step, after in enumerate(_channels(self.image_size, width)):
+            layers[f"{max(0, 3 * step - 1)}"] = _layer_for(frames)(before, after)
+            if step:
+                layers[f"{3 * step}"] = BatchNormAct3d(after, NEGATIVE_SLOPE)
+            frames, before = max(1, frames // 2), after
         self.model3d = nn.Sequential(layers)
-        self.conv2d = WholeConv2d(c512, kernel_size=4)
+        self.conv2d = WholeConv2d(before * frames, SMALLEST_IMAGE)
         for layer in (*self.model3d, self.conv2d):
             if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
                 nn.init.xavier_normal_(layer.weight, gain=math.sqrt(2))
 
-    def forward(self, videos: torch.Tensor, groups: int = 1) -> torch.Tensor:
-        """Score videos.
-
-        Args:
-            videos: [N, channels, 16, 64, 64].
-            groups: N is this many equal consecutive parts; batch norm treats each as a batch of its own, so that one
-                call gives what one call a part would give, in larger and fewer convolutions.
-
-        Returns:
-            Scores [N], without a sigmoid; in float32 also where the layers compute in bfloat16.
-        """
-        self.check(videos)
+    def scores(self, videos: torch.Tensor, groups: int, labels: torch.Tensor | None) -> torch.Tensor:
         first, *rest = self.model3d
+        x = first(videos) if labels is None else first.with_labels(videos, labels)
         # In place: a convolution's backward does not read its output.
-        x = F.leaky_relu_(first(videos), NEGATIVE_SLOPE)
+        x = F.leaky_relu_(x, NEGATIVE_SLOPE)
         for layer in rest:
             x = layer(x, groups) if isinstance(layer, BatchNormAct3d) else layer(x)
-        return self.conv2d(x.squeeze(2))
+        return self.conv2d(x.squeeze(2) if x.shape[2] == 1 else x.transpose(1, 2).flatten(1, 2))
 
-    def check(self, videos: torch.Tensor) -> None:
-        """Raise a ValueError unless `videos` has the shape that `forward` takes."""
-        expected = (self.channels, FRAMES, IMAGE_SIZE, IMAGE_SIZE)
-        if videos.shape[1:] != expected:
-            raise ValueError(f"the discriminator takes videos {['N', *expected]} and got {list(videos.shape)}")
+
+class FramesDiscriminator(Discriminator):
+    """The frames of a video as the channels of one image: convolution, leaky ReLU and max pool in turn, a linear head.
+
+    That of the formulation of TGAN that circulates in summaries. It has no batch norm.
+
+    Args:
+        width, channels, options: see `Discriminator`.
+    """
+
+    def __init__(self, width: float = 1.0, channels: int = 3, **options):
+        super().__init__(width, channels, **options)
+        before = channels * self.clip_frames + self.classes
+        self.blocks = nn.ModuleList()
+        for after in _channels(self.image_size, width):
+            self.blocks.append(SameConv2d(before, after))
+            before = after
+        self.head = nn.Linear(before * SMALLEST_IMAGE**2, 1)
+
+    def scores(self, videos: torch.Tensor, groups: int, labels: torch.Tensor | None) -> torch.Tensor:
+        first, *rest = self.blocks
+        x = videos.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        x = _pooled(first(x) if labels is None else first.with_labels(x, labels))
+        for block in rest:
+            x = _pooled(block(x))
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return F.linear(x.flatten(1).to(dtype), self.head.weight.to(dtype), self.head.bias.to(dtype)).squeeze(1)
+
+
+def _channels(image_size, width):
+    """Of each layer, of which the last one leaves 4×4 pixels."""
+    return [scaled(min(64 << step, _MOST_CHANNELS), width) for step in range(doublings(image_size))]
+
+
+def _layer_for(frames):
+    """The class of the layer for an input of so many frames."""
+    return {1: OneFrameConv3d, 2: TwoFrameConv3d}.get(frames, HalvingConv3d)
+
+
+def _pooled(x):
+    # The pool first: it commutes with what never falls, and leaves a quarter to be activated.
+    return F.leaky_relu_(F.max_pool2d(x, 2), NEGATIVE_SLOPE)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from tgan_fast.models.generator import VideoGenerator
+from tgan_fast.models.generator import Generator
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.nn import BatchNormAct1d, BatchNormAct2d
 
@@ -27,7 +27,7 @@ class FoldedGenerator:
         dtype: of the weights and activations. Folding is computed in the generator's own dtype, then rounded.
     """
 
-    def __init__(self, generator: VideoGenerator, dtype: torch.dtype):
+    def __init__(self, generator: Generator, dtype: torch.dtype):
         self._network = copy.deepcopy(generator).eval().requires_grad_(False)
         self._dtype = dtype
         self._folds = []
@@ -35,6 +35,7 @@ class FoldedGenerator:
             for index, layer in enumerate(live):
                 if not isinstance(layer, _BATCH_NORMS):
                     self._folds.append(_fold(live, own, index, dtype))
+        self._copies = _cast_rest(generator, self._network, dtype)
         to_channels_last_(self._network)
         self.refresh()
 
@@ -52,10 +53,12 @@ class FoldedGenerator:
             shape[1 if isinstance(layer, _TRANSPOSED) else 0] = -1
             torch.mul(layer.weight, scale.view(shape), out=weight)
             torch.addcmul(norm.bias, mean, scale, value=-1, out=shift)
+        for live, own in self._copies:
+            own.copy_(live)
 
-    def frames(self, z: torch.Tensor) -> torch.Tensor:
-        """Latents [N, latent_dim] → frames [N·16, channels, 64, 64] before their tanh, in the dtype of the weights."""
-        return self._network.frames(z.to(self._dtype))
+    def frames(self, inputs: torch.Tensor, interpolate: int = 1) -> torch.Tensor:
+        """As `Generator.frames`, in the dtype of the weights."""
+        return self._network.frames(inputs.to(self._dtype), interpolate)
 
 
 class _Fold(NamedTuple):
@@ -69,6 +72,18 @@ class _Fold(NamedTuple):
 
 def _sequences(generator):
     return [module for module in generator.modules() if isinstance(module, nn.Sequential)]
+
+
+def _cast_rest(generator, network, dtype):
+    """Cast the parameters outside of sequences, such as recurrent cells'; pairs of the live and the own ones."""
+    in_sequences = {id(parameter) for sequence in _sequences(generator) for parameter in sequence.parameters()}
+    pairs = []
+    for name, live in generator.named_parameters():
+        if id(live) not in in_sequences:
+            own = network.get_parameter(name)
+            own.data = own.data.to(dtype)
+            pairs.append((live, own))
+    return pairs
 
 
 def _fold(live, own, index, dtype):

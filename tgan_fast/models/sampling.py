@@ -13,17 +13,44 @@ from torch import nn
 
 from tgan_fast.cuda_graph import CudaGraphMode, Replayed, use_cuda_graph
 from tgan_fast.models.folding import FoldedGenerator
-from tgan_fast.models.generator import FRAMES, IMAGE_SIZE, VideoGenerator
+from tgan_fast.models.generator import Generator
+from tgan_fast.models.latents import LATENTS, LatentDistribution
 from tgan_fast.ops.video_levels import tanh_to_levels
 from tgan_fast.precision import PrecisionOption, arithmetic, compute_dtype, resolve_precision
 
 _CPU_BATCH = 2  # larger ones only fall out of the cache
 
 
-def draw_latents(count: int, latent_dim: int, seed: int) -> torch.Tensor:
-    """Latents [count, latent_dim], uniform in (-1, 1); the same on every device."""
+def draw_latents(
+    count: int,
+    latent_dim: int,
+    seed: int,
+    *,
+    distribution: LatentDistribution = LATENTS["uniform"],
+    truncation: float | None = None,
+) -> torch.Tensor:
+    """Latents [count, latent_dim] on the CPU.
+
+    Args:
+        truncation: keep them within ± this, > 0, for less variety and fewer failures.
+    """
     random = torch.Generator().manual_seed(seed)
-    return torch.rand(count, latent_dim, generator=random).mul_(2).sub_(1)
+    latents = torch.empty(count, latent_dim)
+    distribution.fill_(latents, random)
+    return latents if truncation is None else distribution.truncated(latents, truncation)
+
+
+def draw_labels(generator: Generator, count: int, seed: int) -> torch.Tensor | None:
+    """Labels int64 [count] on the CPU, each class equally likely; None where the generator takes none."""
+    if not generator.classes:
+        return None
+    return torch.randint(generator.classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def draw_inputs(generator: Generator, count: int, seed: int) -> torch.Tensor:
+    """What a `Sampler` takes: latents, and labels where the generator has classes, [count, inputs] on the CPU."""
+    latents = draw_latents(count, generator.latent_dim, seed, distribution=generator.latent)
+    return generator.conditioned(latents, draw_labels(generator, count, seed))
 
 
 class Sampler:
@@ -37,8 +64,9 @@ class Sampler:
             fewer where that is faster.
         precision: of convolutions and matrix products, see `tgan_fast.precision`.
         cuda_graph: see `tgan_fast.cuda_graph.use_cuda_graph`.
-        output: "clips" are uint8 [n, 16, 64, 64, C]; "videos" float32 [n, C, 16, 64, 64] in (-1, 1), from `on_device`
-            alone, for networks that go on computing with them.
+        output: "clips" are uint8 [n, T, H, W, C]; "videos" float32 [n, C, T, H, W] in (-1, 1), from `on_device` alone,
+            for networks that go on computing with them.
+        interpolate: this many times as many frames of the same motion.
 
     Raises:
         InputError: the device does not have the precision, or a CUDA graph is asked for and is not possible.
@@ -46,26 +74,31 @@ class Sampler:
 
     def __init__(
         self,
-        generator: VideoGenerator,
+        generator: Generator,
         *,
         batch_size: int = 64,
         precision: PrecisionOption = "auto",
         cuda_graph: CudaGraphMode = "auto",
         output: Literal["clips", "videos"] = "clips",
+        interpolate: int = 1,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, and is {batch_size}")
+        if interpolate < 1:
+            raise ValueError(f"interpolate must be at least 1, and is {interpolate}")
         weight = next(generator.parameters())
         self.batch_size = batch_size if weight.is_cuda else min(batch_size, _CPU_BATCH)
-        self._latents = weight.detach().new_zeros(self.batch_size, generator.latent_dim)
-        self._clip_shape = FRAMES, IMAGE_SIZE, IMAGE_SIZE, generator.channels
+        self._check = generator.check_inputs
+        self._inputs = weight.detach().new_zeros(self.batch_size, generator.inputs)
+        self._clip_frames, self._interpolate = generator.clip_frames * interpolate, interpolate
+        self._clip_shape = self._clip_frames, generator.image_size, generator.image_size, generator.channels
         self._precision = resolve_precision(precision, weight.device)
         self._generator = FoldedGenerator(generator, compute_dtype(self._precision, weight.dtype))
         replays = use_cuda_graph(cuda_graph, weight.device, [generator])
         compute = self._clips if output == "clips" else self._videos
         if weight.is_cuda:
             with torch.cuda.device(weight.device):
-                self._compute = _StaticBatch(compute, self._latents, replays, required=cuda_graph == "on")
+                self._compute = _StaticBatch(compute, self._inputs, replays, required=cuda_graph == "on")
                 self._download = _Download((self.batch_size, *self._clip_shape))
         else:
             self._compute, self._download = compute, _copy_each
@@ -74,55 +107,56 @@ class Sampler:
         """Take over the weights and running statistics that the generator has now."""
         self._generator.refresh()
 
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [N, latent_dim] on any device → clips uint8 [N, 16, 64, 64, C] on the CPU.
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Latents [N, latent_dim] on any device → clips uint8 [N, T, H, W, C] on the CPU.
 
         On a GPU the clips of one batch are copied while the next one is computed.
 
+        Args:
+            inputs: latents; of a generator with classes what `Generator.conditioned` makes of latents and labels.
+
         Raises:
-            ValueError: the latents have another shape.
+            ValueError: they have another shape.
         """
-        batches = self.on_device(latents)
-        clips = torch.empty((len(latents), *self._clip_shape), dtype=torch.uint8)
+        batches = self.on_device(inputs)
+        clips = torch.empty((len(inputs), *self._clip_shape), dtype=torch.uint8)
         self._download(batches, clips.split(self.batch_size))
         return clips
 
-    def on_device(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    def on_device(self, inputs: torch.Tensor) -> Iterator[torch.Tensor]:
         """Clips or videos on the generator's device, at most `batch_size` at a time, each batch made when it is taken.
 
-        Raises:
-            ValueError: the latents have another shape.
+        Args, raises: as `__call__`.
         """
-        latent_dim = self._latents.shape[1]
-        if latents.dim() != 2 or latents.shape[1] != latent_dim:
-            raise ValueError(f"the generator takes latents [N, {latent_dim}] and got {list(latents.shape)}")
-        latents = latents.to(self._latents).contiguous()
-        starts = range(0, len(latents), self.batch_size)
-        return (self._batch(latents[start : start + self.batch_size]) for start in starts)
+        self._check(inputs)
+        inputs = inputs.to(self._inputs).contiguous()
+        starts = range(0, len(inputs), self.batch_size)
+        return (self._batch(inputs[start : start + self.batch_size]) for start in starts)
 
-    def _batch(self, latents):
-        with torch.no_grad(), arithmetic(self._precision), torch.cuda.device_of(latents):
-            return self._compute(latents)
+    def _batch(self, inputs):
+        with torch.no_grad(), arithmetic(self._precision), torch.cuda.device_of(inputs):
+            return self._compute(inputs)
 
-    def _clips(self, latents):
-        levels = tanh_to_levels(self._generator.frames(latents))
-        return levels.permute(0, 2, 3, 1).contiguous().unflatten(0, (-1, FRAMES))
+    def _clips(self, inputs):
+        levels = tanh_to_levels(self._generator.frames(inputs, self._interpolate))
+        return levels.permute(0, 2, 3, 1).contiguous().unflatten(0, (-1, self._clip_frames))
 
-    def _videos(self, latents):
-        return self._generator.frames(latents).float().tanh_().unflatten(0, (-1, FRAMES)).transpose(1, 2)
+    def _videos(self, inputs):
+        frames = self._generator.frames(inputs, self._interpolate)
+        return frames.float().tanh_().unflatten(0, (-1, self._clip_frames)).transpose(1, 2)
 
 
 class _StaticBatch:
-    """A function of latents on a GPU, always called on as many, in the same memory."""
+    """A function of a generator's inputs on a GPU, always called on as many, in the same memory."""
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], latents: torch.Tensor, replays, required):
-        call = partial(function, latents)
-        self._latents, self._call = latents, Replayed(call, latents.device, required=required) if replays else call
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, replays, required):
+        call = partial(function, inputs)
+        self._inputs, self._call = inputs, Replayed(call, inputs.device, required=required) if replays else call
 
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        self._latents[: len(latents)] = latents
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        self._inputs[: len(inputs)] = inputs
         # The next replay writes where this one did.
-        return self._call()[: len(latents)].clone()
+        return self._call()[: len(inputs)].clone()
 
 
 class _Download:
@@ -162,25 +196,32 @@ def _copy_each(batches, places):
 
 @torch.no_grad()
 def sample_videos(
-    generator: VideoGenerator, latents: torch.Tensor, *, batch_size: int = 32, batch_statistics: bool = False
+    generator: Generator,
+    inputs: torch.Tensor,
+    *,
+    batch_size: int = 32,
+    batch_statistics: bool = False,
+    interpolate: int = 1,
 ) -> torch.Tensor:
-    """Generate a video for every latent, with the generator itself; a `Sampler` is faster.
+    """Generate videos with the generator itself; a `Sampler` is faster.
 
     The generator's mode and running statistics are afterwards what they were.
 
     Args:
-        latents: [N, latent_dim], on any device.
+        inputs: [N, inputs], on any device; see `Sampler`.
         batch_size: most videos made at once.
         batch_statistics: normalise with each batch's own statistics, as in training, not with the running ones.
+        interpolate: this many times as many frames of the same motion.
 
     Returns:
-        Videos [N, C, 16, 64, 64] in (-1, 1), on the CPU.
+        Videos [N, C, T, H, W] in (-1, 1), on the CPU.
     """
     device = next(generator.parameters()).device
     with undisturbed(generator, batch_statistics=batch_statistics):
         # Nearly equal parts: a remainder of one video would have no batch statistics.
-        parts = latents.tensor_split(math.ceil(len(latents) / batch_size))
-        return torch.cat([generator(part.to(device)).cpu() for part in parts])
+        parts = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
+        frames = torch.cat([generator.frames(part.to(device), interpolate).tanh().cpu() for part in parts])
+    return frames.unflatten(0, (len(inputs), -1)).transpose(1, 2)
 
 
 @contextmanager

@@ -1,0 +1,55 @@
+"""The distributions that latents are drawn from, and the ways from one latent to another."""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+
+class LatentDistribution(ABC):
+    """Independent numbers of one distribution."""
+
+    @abstractmethod
+    def fill_(self, latents: torch.Tensor, random: torch.Generator) -> None:
+        """Draw latents into a tensor, on its device and without waiting for it."""
+
+    @abstractmethod
+    def truncated(self, latents: torch.Tensor, limit: float) -> torch.Tensor:
+        """Latents, each made one of those within ±`limit`, > 0: less variety, fewer failures."""
+
+    @abstractmethod
+    def between(self, begin: torch.Tensor, end: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """Latents [N, K, latent_dim] at the shares [K] of the ways from `begin` to `end`, [N, latent_dim] each."""
+
+
+class Uniform(LatentDistribution):
+    """In (-1, 1), the paper's. Ways are straight."""
+
+    def fill_(self, latents, random):
+        latents.uniform_(-1, 1, generator=random)
+
+    def truncated(self, latents, limit):
+        return latents * min(limit, 1.0)
+
+    def between(self, begin, end, share):
+        return torch.lerp(begin.unsqueeze(1), end.unsqueeze(1), share.view(1, -1, 1))
+
+
+class Normal(LatentDistribution):
+    """Of mean 0 and variance 1. Ways are arcs, since latents in the middle of straight ones would be too short."""
+
+    def fill_(self, latents, random):
+        latents.normal_(generator=random)
+
+    def truncated(self, latents, limit):
+        below = torch.special.ndtr(torch.tensor(-limit, dtype=torch.float64))
+        share = below + (1 - 2 * below) * torch.special.ndtr(latents.double())
+        return torch.special.ndtri(share).clamp(-limit, limit).to(latents.dtype)
+
+    def between(self, begin, end, share):
+        begin, end, share = begin.unsqueeze(1), end.unsqueeze(1), share.view(1, -1, 1)
+        cosine = torch.cosine_similarity(begin, end, dim=2).unsqueeze(2)
+        angle = torch.arccos(cosine.clamp(-1, 1)).clamp(min=1e-4)
+        return (begin * torch.sin((1 - share) * angle) + end * torch.sin(share * angle)) / torch.sin(angle)
+
+
+LATENTS: dict[str, LatentDistribution] = {"uniform": Uniform(), "normal": Normal()}

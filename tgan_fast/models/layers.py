@@ -1,0 +1,154 @@
+"""The convolutions of the networks as modules: PyTorch's parameters, computed as `tgan_fast.ops.convolution` does."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tgan_fast.models.conditions import convolved_labels
+from tgan_fast.ops.convolution import (
+    conv3d_halving,
+    conv3d_two_frames,
+    conv_transpose1d_doubling,
+    conv_transpose2d_doubling,
+    conv_transpose2d_same,
+)
+from tgan_fast.ops.plain import plain
+
+
+class PointwiseConvTranspose1d(nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d` of kernel 1: [N, C, L] → [N, out, L], a linear layer that leaves the channels last."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.transpose(1, 2), self.weight.squeeze(2).t(), self.bias).transpose(1, 2)
+
+
+class DoublingConvTranspose1d(nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d` of kernel 4, stride 2 and padding 1: [N, C, L] → [N, out, 2·L]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_transpose1d_doubling(x, self.weight, self.bias)
+
+
+class DoublingConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` of kernel 4, stride 2 and padding 1: [N, C, H, W] → [N, out, 2·H, 2·W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False):
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_transpose2d_doubling(x, self.weight, self.bias)
+
+    def on_still_and_moving(self, still: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        """The layer on the channels [still, moving] of frames, of which those of a video share `still`.
+
+        The layer is linear, so its share of `still` is computed once a video and added to every frame.
+
+        Args:
+            still: [N, C/2, H, W].
+            moving: [N·frames, C/2, H, W].
+
+        Returns:
+            [N·frames, out, 2·H, 2·W].
+        """
+        for_still, for_moving = self.weight.chunk(2)
+        video = conv_transpose2d_doubling(still, for_still, self.bias)
+        frames = conv_transpose2d_doubling(moving, for_moving)
+        if plain():
+            return (frames.unflatten(0, (len(video), -1)) + video.unsqueeze(1)).flatten(0, 1)
+        return _AddToFrames.apply(frames, video)
+
+
+class _AddToFrames(torch.autograd.Function):
+    """frames [N·F, …] += videos [N, …]: autograd's own way for a tensor seen as [N, F, …] copies the gradient."""
+
+    @staticmethod
+    def forward(ctx, frames, videos):
+        ctx.mark_dirty(frames)
+        ctx.videos = len(videos)
+        frames.unflatten(0, (ctx.videos, -1)).add_(videos.unsqueeze(1))
+        return frames
+
+    @staticmethod
+    def backward(ctx, gradient):
+        # Summed with the channels last, or else the sum would have them first.
+        of_videos = gradient.movedim(1, -1).unflatten(0, (ctx.videos, -1)).sum(1).movedim(-1, 1)
+        return gradient, of_videos
+
+
+class SameConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` of stride 1 and an odd kernel that keeps the size: [N, C, H, W] → [N, out, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_transpose2d_same(x, self.weight, self.bias)
+
+
+class HalvingConv3d(nn.Conv3d):
+    """`nn.Conv3d` of kernel 4, stride 2 and padding 1: [N, C, T, H, W] → [N, out, T/2, H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv3d_halving(x, self.weight, self.bias)
+
+    def with_labels(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The layer on the channels [x, one-hot maps of `labels`], of which the maps are never made.
+
+        Args:
+            x: [N, C, T, H, W].
+            labels: int64 [N], of as many classes as the layer has further channels.
+        """
+        of_x, of_labels = self.weight.split([x.shape[1], self.in_channels - x.shape[1]], 1)
+        y = conv3d_halving(x, of_x, self.bias)
+        return y + convolved_labels(labels, of_labels, y.shape, stride=2)
+
+
+class TwoFrameConv3d(HalvingConv3d):
+    """The same for two frames: [N, C, 2, H, W] → [N, out, 1, H/2, W/2]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv3d_two_frames(x, self.weight, self.bias)
+
+
+class OneFrameConv3d(nn.Conv3d):
+    """The same for one frame, and without what would only meet padding: kernel 1×4×4, stride 1×2×2."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=(1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1))
+
+
+class SameConv2d(nn.Conv2d):
+    """`nn.Conv2d` of kernel 3, stride 1 and padding 1: [N, C, H, W] → [N, out, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
+
+    def with_labels(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """As `HalvingConv3d.with_labels`, of images."""
+        of_x, of_labels = self.weight.split([x.shape[1], self.in_channels - x.shape[1]], 1)
+        y = F.conv2d(x, of_x, self.bias, padding=1)
+        return y + convolved_labels(labels, of_labels, y.shape, stride=1)
+
+
+class WholeConv2d(nn.Conv2d):
+    """`nn.Conv2d` to one channel with a kernel of the input's size: [N, C, k, k] → [N], in float32 at least.
+
+    A product of matrix and vector over the memory of input and weight, if both have their channels last.
+    """
+
+    def __init__(self, in_channels: int, kernel_size: int):
+        super().__init__(in_channels, 1, kernel_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        rows, row = (tensor.movedim(1, -1).flatten(1).to(dtype) for tensor in (x, self.weight))
+        return torch.mv(rows, row[0]) + self.bias.to(dtype)

@@ -1,0 +1,27 @@
+"""Sizes of videos and of the layers that make and judge them."""
+
+FRAMES = 16
+IMAGE_SIZE = 64
+
+FEWEST_FRAMES, MOST_FRAMES = 8, 64
+IMAGE_SIZES = (16, 32, 64, 128)
+# Pixels of the first image of generators, and of the last one of discriminators.
+SMALLEST_IMAGE = 4
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded, at least 1: those of models that are narrower or wider than the paper's."""
+    return max(1, round(channels * width))
+
+
+def doublings(image_size: int) -> int:
+    """How often 4×4 pixels are doubled to become an image of `image_size`."""
+    return (image_size // SMALLEST_IMAGE).bit_length() - 1
+
+
+def check_sizes(clip_frames: int, image_size: int) -> None:
+    """Raise a ValueError unless there are networks for such videos."""
+    if not FEWEST_FRAMES <= clip_frames <= MOST_FRAMES:
+        raise ValueError(f"a video has {FEWEST_FRAMES} to {MOST_FRAMES} frames, not {clip_frames}")
+    if image_size not in IMAGE_SIZES:
+        raise ValueError(f"images are squares of {', '.join(map(str, IMAGE_SIZES))} pixels, not {image_size}")

@@ -1,0 +1,54 @@
+"""Spectral normalisation: weights divided by their largest singular value, wherever they are used.
+
+PyTorch's own is a parametrisation as well, but computes in the dtype of the weights, which is too coarse in bfloat16.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
+
+from tgan_fast.models.constraint import WEIGHTED
+
+
+class SpectralNorm(nn.Module):
+    """W ↦ W / σ(W), of W as the matrix [out, everything else]; Miyato et al., arXiv:1802.05957.
+
+    σ is uᵀWv, of vectors that a power iteration keeps near the singular ones whenever W is used in training.
+
+    Args:
+        weight: in whose place the parametrised one comes.
+    """
+
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        matrix = weight.detach().flatten(1).double()
+        # Exactly to begin with: power iterations from somewhere else would take long.
+        u = torch.linalg.eigh(matrix @ matrix.t())[1][:, -1]
+        self.register_buffer("u", u.float())
+        self.register_buffer("v", F.normalize(matrix.t().mv(u), dim=0).float())
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+        if self.training:
+            self._iterate(matrix.detach())
+        # Copies, since the next call changes the vectors while this one's backward still needs them.
+        u, v = self.u.to(matrix.dtype, copy=True), self.v.to(matrix.dtype, copy=True)
+        return (weight / u.dot(matrix.mv(v))).to(weight.dtype)
+
+    @torch.no_grad()
+    def _iterate(self, matrix):
+        u, v = self.u.to(matrix.dtype), self.v.to(matrix.dtype)
+        v = F.normalize(matrix.t().mv(u), dim=0)
+        self.u.copy_(F.normalize(matrix.mv(v), dim=0))
+        self.v.copy_(v)
+
+
+def normalise_spectra_(network: nn.Module) -> None:
+    """Parametrise the weights of all convolutions and linear layers, in place.
+
+    The state dict then has `….parametrizations.weight.original` and the two vectors of each instead of `….weight`.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, WEIGHTED):
+            parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight))

@@ -1,0 +1,92 @@
+"""Temporal generators: one latent becomes a latent for every frame."""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from tgan_fast.models.layers import DoublingConvTranspose1d, PointwiseConvTranspose1d
+from tgan_fast.models.sizes import FRAMES, scaled
+from tgan_fast.nn import BatchNormAct1d
+
+
+class TemporalGenerator(nn.Module):
+    """TGAN's: transposed convolutions double the frames, from one on: [N, inputs] → [N, frames, outputs] in (-1, 1).
+
+    Args:
+        inputs: size of the latents, and of the class labels that come with them.
+        outputs: size of the frame latents.
+        clip_frames: a power of two.
+        width: multiplier of all channel counts.
+
+    Source: Saito et al., arXiv:1611.06624, table 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, clip_frames: int = FRAMES, width: float = 1.0):
+        super().__init__()
+        steps = clip_frames.bit_length() - 1
+        if clip_frames != 1 << steps:
+            raise ValueError(f"the frames are doubled from one on, which never gives {clip_frames}")
+        c512, c256, c128 = (scaled(c, width) for c in (512, 256, 128))
+        channels = [c512, c256, *[c128] * (steps - 2), outputs]
+        # The names are the positions that the layers have in a plain nn.Sequential with its activations.
+        layers = OrderedDict({"0": PointwiseConvTranspose1d(inputs, c512)})
+        for step in range(steps):
+            layers[f"{3 * step + 1}"] = BatchNormAct1d(channels[step])
+            layers[f"{3 * step + 3}"] = DoublingConvTranspose1d(*channels[step : step + 2])
+        self.model = nn.Sequential(layers)
+        for layer in self.model:
+            if isinstance(layer, nn.ConvTranspose1d):
+                nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.model(z.unsqueeze(2)).tanh().transpose(1, 2)
+
+
+class RecurrentTemporalGenerator(nn.Module):
+    """Linear → recurrent cell, which sees the same in every frame → linear: [N, inputs] → [N, frames, outputs].
+
+    A cell at a time, not `nn.GRU` or `nn.LSTM`: cuDNN wants the weights of these in a piece of memory of its own, while
+    in training all weights of a network are one piece. A CUDA graph makes up for the launches.
+
+    Args:
+        inputs, outputs, clip_frames, width: as of `TemporalGenerator`; any number of frames.
+    """
+
+    cell: type[nn.GRUCell | nn.LSTMCell]
+
+    def __init__(self, inputs: int, outputs: int, clip_frames: int = FRAMES, width: float = 1.0):
+        super().__init__()
+        self.clip_frames = clip_frames
+        hidden = scaled(512, width)
+        self.first = nn.Linear(inputs, hidden)
+        self.recurrent = self.cell(hidden, hidden)
+        self.last = nn.Linear(hidden, outputs)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        x, state, hidden = self.first(z), None, []
+        for _ in range(self.clip_frames):
+            state = self.recurrent(x, state)
+            hidden.append(self.hidden(state))
+        return self.last(torch.stack(hidden, 1))
+
+
+class GRUTemporalGenerator(RecurrentTemporalGenerator):
+    """The gated recurrent unit of the formulation of TGAN that circulates in summaries."""
+
+    cell = nn.GRUCell
+
+    @staticmethod
+    def hidden(state: torch.Tensor) -> torch.Tensor:
+        return state
+
+
+class LSTMTemporalGenerator(RecurrentTemporalGenerator):
+    """Long short-term memory, as later video GANs have it (MoCoGAN, arXiv:1707.04993), without their noise a frame."""
+
+    cell = nn.LSTMCell
+
+    @staticmethod
+    def hidden(state: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return state[0]
