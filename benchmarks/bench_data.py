@@ -159,10 +159,15 @@ def make_feeds(datasets, device) -> dict[str, Feed]:
     }
 
 
+def clips_of(feed: Feed) -> Iterator[torch.Tensor]:
+    """What the feed reads, batch by batch."""
+    return (batch.clips for batch in feed.batches())
+
+
 def check_feeds(feeds) -> None:
     """Both feeds of a data set yield the same videos; raises otherwise."""
     first = {
-        name: [feed.read(batch).clone() for batch in itertools.islice(feed.batches(), 2)]
+        name: [feed.read(clips).clone() for clips in itertools.islice(clips_of(feed), 2)]
         for name, feed in feeds.items()
     }
     names = list(feeds)
@@ -197,12 +202,12 @@ def time_feeds(run, feeds) -> list[dict]:
     with run.watch:
         for _ in range(suite.SMOKE_ROUNDS if run.smoke else FEED_ROUNDS):
             for name, feed in feeds.items():
-                alone[name].append(seconds_a_batch(feed.read, feed.batches(), batches))
+                alone[name].append(seconds_a_batch(feed.read, clips_of(feed), batches))
                 if work is not None:
-                    beside[name].append(seconds_a_batch(feed.read, feed.batches(), batches, work))
+                    beside[name].append(seconds_a_batch(feed.read, clips_of(feed), batches, work))
             if work is not None:
                 feed = next(iter(feeds.values()))
-                same = itertools.repeat(next(feed.batches()).clone())
+                same = itertools.repeat(next(clips_of(feed)).clone())
                 beside[NO_FEED].append(seconds_a_batch(feed.read, same, batches, work))
     timings = _timings(alone)
     rows = run.rows(timings, more=lambda name: _feed(feeds[name], timings[name]))

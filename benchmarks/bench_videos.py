@@ -44,6 +44,7 @@ from benchmarks.bench_data import (
     HEIGHT,
     STEP_SECONDS,
     WIDTH,
+    clips_of,
     need_of_step,
     needed_clips_per_second,
     seconds_a_batch,
@@ -60,7 +61,7 @@ from tgan_fast.data.sources import recognise
 from tgan_fast.data.store import ClipStore, Entry, Header, StoreWriter
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep
-from tgan_fast.training.loop import build_step
+from tgan_fast.training.build import build_step
 
 FORM = Form(HEIGHT, WIDTH, CHANNELS)
 PROCESSES = min(4, len(os.sched_getaffinity(0)))
@@ -376,7 +377,7 @@ def check_feeds(feeds: Mapping[str, Feed], cutter: Cutter) -> None:
     cutter(0)
     expected = torch.from_numpy(cutter.clips).permute(0, 4, 1, 2, 3).double() / 127.5 - 1
     for name, feed in feeds.items():
-        videos = feed.read(next(feed.batches()))
+        videos = feed.read(next(clips_of(feed)))
         if not torch.allclose(videos.cpu().double(), expected, rtol=0, atol=2 * torch.finfo(videos.dtype).eps):
             raise SystemExit(f"error: {name}: other videos are fed: nothing is timed")
 
@@ -391,12 +392,12 @@ def measure_feeding(run: Run, case: str, folder: Path) -> dict:
     with run.watch:
         for _ in range(suite.SMOKE_ROUNDS if run.smoke else ROUNDS):
             for name, feed in feeds.items():
-                seconds[name].append(seconds_a_batch(feed.read, feed.batches(), scale.fed))
+                seconds[name].append(seconds_a_batch(feed.read, clips_of(feed), scale.fed))
     timings = {name: Timing.of(column, "perf_counter") for name, column in seconds.items()}
     rows = run.rows(timings, more=lambda name: _rates_of_clips(timings[name]))
     if run.device == "cpu":
         feed = feeds[TWO]
-        rows += time_steps(run, feed.read(next(feed.batches())))
+        rows += time_steps(run, feed.read(next(clips_of(feed))))
     return {"stored_bytes": ClipStore(store).frames.nbytes, "timings": rows, "left_out": {}}
 
 

@@ -17,7 +17,6 @@ from tgan_fast.data.store import ClipStore
 from tgan_fast.data.store.export import export_hdf5
 from tgan_fast.data.video_files import encoder_of, write_videos
 from tgan_fast.errors import InputError
-from tgan_fast.models import FRAMES, IMAGE_SIZE
 
 _READERS = 4
 
@@ -118,7 +117,7 @@ def _clips(videos, count, seed):
     """Clips uint8 [count, T, H, W, C] of the first batch that training with this seed would see, or fewer."""
     count = min(count, len(videos))
     order = BatchOrder(len(videos), count, seed=seed)
-    clips = np.empty((count, FRAMES, IMAGE_SIZE, IMAGE_SIZE, videos.frames.shape[-1]), np.uint8)
+    clips = np.empty((count, *videos.clip_shape), np.uint8)
     videos.cut(videos.windows(order.indices(0), order.choices(0)), clips)
     return clips
 

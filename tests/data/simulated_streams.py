@@ -78,8 +78,8 @@ class SimulatedFilling(Filling):
     """`Filling` whose memory is simulated too."""
 
     def empty(self, *, pin_memory=False, device=None):
-        array = np.zeros(self.shape)
-        return PinnedMemory(array) if pin_memory else DeviceMemory(array)
+        memory = PinnedMemory if pin_memory else DeviceMemory
+        return tuple(memory(np.zeros(spec.shape)) for spec in self.specs)
 
 
 def write_slowly(target, source, seconds):

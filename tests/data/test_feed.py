@@ -9,6 +9,7 @@ import torch
 
 from tgan_fast.data import MovingDigits, VideoFrames, open_feed, to_videos
 from tgan_fast.data.feed import fits
+from tgan_fast.data.order import BatchOrder
 from tgan_fast.errors import InputError
 
 OPTIONS = {"batch_size": 4, "channels": 3, "device": "cpu", "seed": 5}
@@ -17,8 +18,8 @@ OPTIONS = {"batch_size": 4, "channels": 3, "device": "cpu", "seed": 5}
 class Clips:
     """Random clips made one by one."""
 
-    def __init__(self, count=9, channels=3):
-        self.clips = np.random.default_rng(0).integers(256, size=(count, 16, 64, 64, channels), dtype=np.uint8)
+    def __init__(self, count=9, channels=3, shape=(16, 64, 64)):
+        self.clips = np.random.default_rng(0).integers(256, size=(count, *shape, channels), dtype=np.uint8)
 
     def __len__(self):
         return len(self.clips)
@@ -27,8 +28,21 @@ class Clips:
         return self.clips[index], index
 
 
+class Labelled:
+    """Black clips with these labels."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return np.zeros((16, 64, 64, 3), np.uint8), self.labels[index]
+
+
 def first_videos(feed, count=7, start=0):
-    return [feed.read(batch).cpu() for batch in itertools.islice(feed.batches(start), count)]
+    return [feed.read(batch.clips).cpu() for batch in itertools.islice(feed.batches(start), count)]
 
 
 def assert_same(left, right):
@@ -53,11 +67,11 @@ def test_resident_frames_and_others_feed_the_same_videos(device, make_videos, ch
     videos = make_videos((1, 15, 40, 31, 16) if choices["loop"] else (31, 34, 55, 32, 38), **choices)
     options = OPTIONS | {"device": device, "dtype": torch.bfloat16}
     resident = open_feed(videos, **options, resident="on")
-    batch = next(resident.batches())
-    assert (batch.device.type, batch.dtype, batch.shape) == (device.type, torch.int64, (4, 1, 16, 4))
+    clips, _ = next(resident.batches())
+    assert (clips.device.type, clips.dtype, clips.shape) == (device.type, torch.int64, (4, 1, 16, 4))
     elsewhere = open_feed(videos, **options, resident="off", workers=3)
-    batch = next(elsewhere.batches())
-    assert (batch.device.type, batch.dtype, batch.shape) == (device.type, torch.uint8, (4, 16, 64, 64, 3))
+    clips, _ = next(elsewhere.batches())
+    assert (clips.device.type, clips.dtype, clips.shape) == (device.type, torch.uint8, (4, 16, 64, 64, 3))
     on_host = open_feed(videos, **(options | {"device": "cpu"}))
     assert_same(first_videos(resident), first_videos(on_host))
     assert_same(first_videos(elsewhere), first_videos(on_host))
@@ -69,7 +83,7 @@ def test_digits_drawn_on_the_device_are_those_of_the_data_set(device, digits, ch
     dataset = MovingDigits(30, digits=digits, channels=channels, seed=2)
     options = OPTIONS | {"channels": channels, "device": device, "dtype": torch.bfloat16}
     drawn = open_feed(dataset, **options, resident="on")
-    assert next(drawn.batches()).shape == (4, digits, 16, 4)
+    assert next(drawn.batches()).clips.shape == (4, digits, 16, 4)
     one_by_one = open_feed(dataset, **options, resident="off", workers=2)
     assert_same(first_videos(drawn), first_videos(one_by_one))
 
@@ -80,7 +94,7 @@ def test_clips_made_one_by_one_come_in_the_order_of_their_epoch(device, workers)
     feed = open_feed(dataset, **(OPTIONS | {"device": device}), workers=workers)
     epochs = [np.random.default_rng((5, epoch)).permutation(9)[:8].reshape(2, 4) for epoch in range(5)]
     expected = [torch.from_numpy(dataset.clips[indices]) for indices in np.concatenate(epochs)[2:]]
-    assert_same([batch.cpu().clone() for batch in itertools.islice(feed.batches(2), 8)], expected)
+    assert_same([batch.clips.cpu().clone() for batch in itertools.islice(feed.batches(2), 8)], expected)
     assert_same(first_videos(feed, 8, start=2), [to_videos(clips, "cpu") for clips in expected])
 
 
@@ -116,12 +130,142 @@ def test_processes_see_together_what_one_sees(device, make_videos, dataset, resi
     assert_same([torch.cat(videos) for videos in zip(*parts, strict=True)], whole)
 
 
+# Lengths of videos, frames of clips, sizes of images.
+SIZES = [((8, 9, 30, 12), 8, 16), ((32, 40, 64, 33), 32, 32), ((9, 12, 10, 11), 9, 128)]
+
+
+@pytest.mark.parametrize(("lengths", "clip_frames", "size"), SIZES)
+@residences
+def test_clips_of_other_sizes_are_those_of_their_videos(device, make_videos, lengths, clip_frames, size, resident):
+    shape = {"height": size + 5, "width": size + 2}
+    videos = make_videos(
+        lengths, **shape, crop="random", flip=True, clip_frames=clip_frames, image_size=size, weighting="windows"
+    )
+    options = OPTIONS | {"device": device, "resident": resident, "frames": clip_frames, "image_size": size}
+    order = BatchOrder(len(videos), 4, seed=5)
+    for k, found in enumerate(first_videos(open_feed(videos, **options), 3)):
+        clips = np.empty((4, clip_frames, size, size, 3), np.uint8)
+        videos.cut(videos.windows(order.indices(k), order.choices(k)), clips)
+        assert found.shape == (4, 3, clip_frames, size, size)
+        torch.testing.assert_close(found, to_videos(torch.from_numpy(clips), "cpu"), rtol=2e-7, atol=0)
+
+
+@pytest.mark.parametrize(("clip_frames", "size"), [case[1:] for case in SIZES])
+@pytest.mark.parametrize("resident", ["on", "off"])
+def test_digits_of_other_sizes_are_those_of_the_data_set(device, clip_frames, size, resident):
+    digits = MovingDigits(9, digits=2, clip_frames=clip_frames, image_size=size)
+    options = OPTIONS | {"device": device, "resident": resident, "frames": clip_frames, "image_size": size}
+    order = BatchOrder(9, 4, seed=5)
+    for k, found in enumerate(first_videos(open_feed(digits, **options), 3)):
+        clips = np.stack([digits[i][0] for i in order.indices(k).tolist()])
+        expected = to_videos(torch.from_numpy(clips), "cpu").expand(-1, 3, -1, -1, -1)
+        torch.testing.assert_close(found, expected, rtol=2e-7, atol=0)
+
+
+class Renamed(MovingDigits):
+    """Digits with labels of their own."""
+
+    def __getitem__(self, index):
+        clip, label = super().__getitem__(index)
+        return clip, label + 100
+
+
+LABELLED = {
+    "videos": (lambda make_videos: make_videos(crop="random"), ["on", "off"]),
+    "windows": (lambda make_videos: make_videos(weighting="windows", flip=True), ["on", "off"]),
+    "digits": (lambda make_videos: MovingDigits(9, digits=2), ["on", "off"]),
+    "derived": (lambda make_videos: Renamed(9), ["off"]),
+    "clips": (lambda make_videos: Clips(), ["off"]),
+}
+
+
+def label_of(dataset, clip):
+    """By the definition: that of the video which has the window of this number, or of the clip itself."""
+    if not isinstance(dataset, VideoFrames):
+        return dataset[clip][1]
+    videos = np.arange(len(dataset.first))
+    if dataset.weighting == "windows":
+        videos = videos.repeat(dataset.length - 15)
+    return dataset.labels[videos[clip]]
+
+
+@pytest.mark.parametrize(
+    ("make", "resident"),
+    [
+        pytest.param(make, resident, id=f"{name}-{resident}")
+        for name, (make, residences) in LABELLED.items()
+        for resident in residences
+    ],
+)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_labels_are_those_of_the_clips_in_the_batch(device, make_videos, make, resident, world_size):
+    dataset = make(make_videos)
+    options = OPTIONS | {"device": device, "resident": resident, "world_size": world_size, "workers": 2}
+    order, rows = BatchOrder(len(dataset), 4, seed=5), 4 // world_size
+    for rank in range(world_size):
+        labelled, plain = (open_feed(dataset, **options, rank=rank, labelled=labelled) for labelled in (True, False))
+        batches = itertools.islice(labelled.batches(2), 7)
+        for k, (batch, unlabelled) in enumerate(zip(batches, plain.batches(2), strict=False), start=2):
+            assert unlabelled.labels is None
+            assert torch.equal(batch.clips, unlabelled.clips)
+            assert (batch.labels.dtype, batch.labels.device.type) == (torch.int64, device.type)
+            own = order.indices(k)[rank * rows : (rank + 1) * rows].tolist()
+            assert batch.labels.tolist() == [label_of(dataset, clip) for clip in own]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_labels_belong_to_what_the_videos_show(device, make_videos, workers):
+    """Every pixel tells the label."""
+    videos = make_videos(weighting="windows", flip=True)
+    for start, length, label in zip(videos.first, videos.length, videos.labels, strict=True):
+        videos.frames[start : start + length] = 50 * int(label)
+    for resident in ("on", "off"):
+        feed = open_feed(videos, **(OPTIONS | {"device": device, "resident": resident}), workers=workers, labelled=True)
+        for batch in itertools.islice(feed.batches(), 30):
+            levels = (feed.read(batch.clips) * 127.5 + 127.5).round()
+            assert torch.equal(levels, 50.0 * batch.labels.view(-1, 1, 1, 1, 1).expand_as(levels))
+
+
+@pytest.mark.parametrize("labels", [[2, 0, 7, 1, 5], list(np.arange(5)), list(torch.arange(5)), [True] * 5], ids=str)
+def test_class_numbers_may_be_integers_of_any_kind(device, labels):
+    feed = open_feed(Labelled(labels), **(OPTIONS | {"device": device}), labelled=True)
+    order = BatchOrder(5, 4, seed=5)
+    for k, batch in enumerate(itertools.islice(feed.batches(), 3)):
+        assert batch.labels.tolist() == [int(labels[index]) for index in order.indices(k)]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("cat", "the label of clip 3 of the data set is 'cat', but must be an integer"),
+        (1.0, r"the label of clip 3 of the data set is 1\.0, but must be an integer"),
+        (None, "the label of clip 3 of the data set is None, but must be an integer"),
+        (-1, "the label of clip 3 of the data set is -1, but classes are numbered from 0"),
+    ],
+)
+def test_a_label_that_is_no_class_number_is_named_where_labels_are_asked_for(device, label, message):
+    dataset, options = Labelled([0, 1, 2, label]), OPTIONS | {"device": device}
+    feed = open_feed(dataset, **options, labelled=True)
+    with pytest.raises(InputError, match=message):
+        next(feed.batches())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
+    assert len(first_videos(open_feed(dataset, **options), 2)) == 2
+
+
+def test_a_negative_label_of_a_video_is_named_where_labels_are_asked_for(make_videos):
+    videos = make_videos()
+    videos.labels[2] = -4
+    with pytest.raises(InputError, match="the label of video 2 is -4, but classes are numbered from 0"):
+        open_feed(videos, **OPTIONS, labelled=True)
+    assert len(first_videos(open_feed(videos, **OPTIONS), 1)) == 1
+
+
 @pytest.mark.parametrize("resident", ["on", "off"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_videos_are_as_asked_for(device, make_videos, dtype, resident):
     videos = make_videos(channels=1)
     feed = open_feed(videos, **(OPTIONS | {"device": device, "dtype": dtype, "resident": resident}))
-    (video,) = (feed.read(batch) for batch in itertools.islice(feed.batches(), 1))
+    (video,) = (feed.read(batch.clips) for batch in itertools.islice(feed.batches(), 1))
     assert video.shape == (4, 3, 16, 64, 64)
     assert video.dtype == dtype
     assert video.device.type == device.type
@@ -134,7 +278,7 @@ def test_windows_of_an_epoch_are_those_of_all_videos(make_videos):
     """Frame numbers tell the videos apart; what comes from them changes from epoch to epoch."""
     videos = make_videos([30, 40, 50, 60])
     feed = open_feed(videos, **(OPTIONS | {"batch_size": 2, "resident": "on"}))
-    starts = torch.cat(list(itertools.islice(feed.batches(), 40)))[:, 0, 0, 0].view(20, 4).numpy()
+    starts = torch.cat([batch.clips for batch in itertools.islice(feed.batches(), 40)])[:, 0, 0, 0].view(20, 4).numpy()
     videos_of_starts = np.searchsorted(videos.first, starts, side="right") - 1
     assert (np.sort(videos_of_starts) == range(4)).all()
     assert len({tuple(epoch) for epoch in videos_of_starts}) > 5
@@ -144,7 +288,7 @@ def test_windows_of_an_epoch_are_those_of_all_videos(make_videos):
 def test_weighted_by_windows_an_epoch_takes_every_window_once(make_videos):
     videos = make_videos([18, 24], weighting="windows")
     feed = open_feed(videos, **(OPTIONS | {"resident": "on"}))
-    starts = torch.cat(list(itertools.islice(feed.batches(), 9)))[:, 0, 0, 0].view(3, 12)
+    starts = torch.cat([batch.clips for batch in itertools.islice(feed.batches(), 9)])[:, 0, 0, 0].view(3, 12)
     every = [*range(2, 5), *range(22, 31)]
     assert [sorted(epoch) for epoch in starts.tolist()] == [every] * 3
     assert len({tuple(epoch) for epoch in starts.tolist()}) == 3
@@ -203,7 +347,7 @@ def test_one_line_says_where_clips_live(device, make_videos):
 def test_what_fits_lives_on_the_gpu(make_videos):
     options = OPTIONS | {"device": "cuda"}
     for dataset in (make_videos(), MovingDigits(30)):
-        assert next(open_feed(dataset, **options).batches()).dtype == torch.int64
+        assert next(open_feed(dataset, **options).batches()).clips.dtype == torch.int64
 
 
 @pytest.mark.gpu
@@ -223,7 +367,7 @@ def test_a_cuda_graph_can_hold_what_a_feed_reads(make_videos, dataset, resident)
     feed = open_feed(dataset(make_videos), **(OPTIONS | {"device": "cuda", "dtype": torch.bfloat16}), resident=resident)
     expected = first_videos(feed)
     batches = feed.batches()
-    static = next(batches).clone()
+    static = next(batches).clips.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -234,7 +378,7 @@ def test_a_cuda_graph_can_hold_what_a_feed_reads(make_videos, dataset, resident)
             videos = feed.read(static)
     torch.cuda.current_stream().wait_stream(stream)
     for k, batch in enumerate(itertools.islice(feed.batches(), 7)):
-        static.copy_(batch)
+        static.copy_(batch.clips)
         graph.replay()
         assert torch.equal(videos.cpu(), expected[k])
     batches.close()
@@ -272,8 +416,15 @@ def test_a_clip_unlike_the_first_is_named_and_no_thread_is_left(device, clip, me
         (Clips(0), {}, "the data set has no clips"),
         (Clips(3), {}, "3 clips, fewer than a batch of 4"),
         (Clips(), {"channels": 1}, r"takes clips of uint8 \[16, 64, 64, 1\] .* yields uint8 \[16, 64, 64, 3\]"),
+        (Clips(), {"frames": 8, "channels": 1}, r"takes .*\[8, 64, 64, 1\].*: choose frames 16, channels 3$"),
+        (MovingDigits(9, image_size=32), {}, r"yields uint8 \[16, 32, 32, 1\]: choose image_size 32$"),
+        (MovingDigits(9), {"frames": 8, "image_size": 16}, r"\[16, 64, 64, 1\]: choose frames 16, image_size 64$"),
         (MovingDigits(9, channels=3), {"channels": 1}, r"yields uint8 \[16, 64, 64, 3\]"),
         (Clips(channels=2), {}, r"yields uint8 \[16, 64, 64, 2\]"),
+        (Clips(shape=(4, 64, 64)), {}, r"yields uint8 \[4, 64, 64, 3\]$"),
+        (Clips(shape=(16, 64, 32)), {}, r"yields uint8 \[16, 64, 32, 3\]$"),
+        (Clips(shape=(16, 60, 60)), {}, r"yields uint8 \[16, 60, 60, 3\]$"),
+        (Clips(shape=(16, 64)), {}, r"yields uint8 \[16, 64, 3\]$"),
         (Clips(), {"world_size": 3}, "a batch of 4 cannot be shared equally by 3 processes"),
         (Clips(), {"resident": "on"}, "cannot be resident: choose resident='auto'"),
     ],
@@ -295,3 +446,10 @@ def test_too_few_videos_for_a_batch_may_have_enough_windows(make_videos):
 def test_frames_of_too_many_channels_are_named(make_videos):
     with pytest.raises(InputError, match=r"takes clips of uint8 \[16, 64, 64, 1\] .* yields uint8 \[16, 64, 64, 3\]"):
         open_feed(make_videos(), **(OPTIONS | {"channels": 1}))
+
+
+def test_frames_for_clips_of_another_size_are_named(make_videos):
+    videos = make_videos(clip_frames=8, image_size=32)
+    with pytest.raises(InputError, match=r"yields uint8 \[8, 32, 32, 3\]: choose frames 8, image_size 32$"):
+        open_feed(videos, **OPTIONS)
+    assert len(first_videos(open_feed(videos, **OPTIONS, frames=8, image_size=32), 1)) == 1

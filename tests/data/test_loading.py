@@ -82,14 +82,37 @@ def test_a_stride_makes_more_videos_too_short(store):
         open_videos(store, stride=3)
 
 
+@pytest.mark.parametrize(("clip_frames", "size", "labels"), [(8, 16, [1, 1, 2]), (20, 32, [1, 2]), (31, 64, [2])])
+def test_clips_of_other_sizes_are_cut_out_of_what_is_long_enough(store, clip_frames, size, labels):
+    opened = open_videos(store, clip_frames=clip_frames, image_size=size)
+    assert opened.videos.labels.tolist() == labels
+    assert len(opened.groups) == len(labels)
+    assert opened.summary.endswith(f"; shorter than a clip and left out: {4 - len(labels)}")
+    assert opened.videos.clip_shape == (clip_frames, size, size, 3)
+    clips = np.empty((1, *opened.videos.clip_shape), np.uint8)
+    windows = opened.videos.windows(np.array([len(labels) - 1]), np.random.default_rng(0))
+    opened.videos.cut(windows, clips)
+    start, top, left = windows[0, 0, 0, 0] - opened.videos.first[-1], (64 - size) // 2, (85 - size) // 2
+    assert np.array_equal(clips[0], VIDEOS[3][start : start + clip_frames, top : top + size, left : left + size])
+
+
+def test_clips_that_are_longer_than_all_videos_are_named(store):
+    with pytest.raises(
+        InputError, match=r"none of the 4 videos .* has the 32 frames of a clip: .* or clips of fewer frames"
+    ):
+        open_videos(store, clip_frames=32)
+    with pytest.raises(InputError, match="are 64 pixels high and 85 wide, but a clip needs 128 of each"):
+        open_videos(store, image_size=128)
+
+
 def test_batches_are_those_of_the_definition(store):
     opened = open_videos(store, crop="random", flip=True, weighting="windows")
     feed = open_feed(opened.videos, batch_size=4, channels=3, device="cpu", seed=7)
     batches = feed.batches()
-    first = [feed.read(next(batches)).clone() for _ in range(3)]
+    first = [feed.read(next(batches).clips).clone() for _ in range(3)]
     batches.close()
     again = feed.batches(2)
-    assert np.array_equal(feed.read(next(again)), first[2])
+    assert np.array_equal(feed.read(next(again).clips), first[2])
     again.close()
 
 

@@ -8,6 +8,9 @@ import pytest
 from tgan_fast.data import MovingDigits, open_feed
 from tgan_fast.data.moving_digits import DIGIT_SIZE, FASTEST
 
+# Frames of clips, and the size of their images.
+SIZES = [(8, 16), (32, 32), (9, 128)]
+
 
 def place(frame):
     """Centre of mass of a frame [H, W]."""
@@ -62,6 +65,74 @@ def test_a_digit_moves_smoothly_and_stays_whole():
         steps = np.abs(np.diff([place(frame) for frame in frames], axis=0))
         assert steps.max() <= FASTEST + 1
         assert steps.sum() > 0
+
+
+@pytest.mark.parametrize(("clip_frames", "image_size"), SIZES)
+@pytest.mark.parametrize("digits", [1, 2])
+def test_clips_of_other_sizes_are_as_asked_for(clip_frames, image_size, digits):
+    options = {"digits": digits, "channels": 3, "clip_frames": clip_frames, "image_size": image_size}
+    dataset, usual = MovingDigits(30, **options), MovingDigits(30, digits=digits)
+    assert (dataset.clip_frames, dataset.image_size) == (clip_frames, image_size)
+    for i in range(30):
+        clip, label = dataset[i]
+        assert clip.dtype == np.uint8
+        assert clip.shape == (clip_frames, image_size, image_size, 3)
+        assert label == usual[i][1]
+        assert clip.reshape(clip_frames, -1).max(1).min() > 100
+
+
+@pytest.mark.parametrize("image_size", [16, 32, 128])
+def test_in_images_of_other_sizes_a_digit_takes_the_same_way(image_size):
+    """Up to the rounding to pixels."""
+    scale, scans = image_size / 64, [np.full((10, 28, 28), 255, np.uint8), np.arange(10)]
+    usual, scaled = (MovingDigits(20, seed=1, scans=scans, image_size=size) for size in (64, image_size))
+    for i in range(20):
+        for frame, other in zip(usual[i][0], scaled[i][0], strict=True):
+            expected = scale * corner(frame)
+            assert np.abs(corner(other) - expected).max() <= (1 + scale) / 2
+            assert inked(other[..., 0]).shape == (28 * image_size // 64,) * 2
+
+
+def corner(frame):
+    """The top left one of what is not black in a frame [H, W, 1]."""
+    return np.argwhere(frame[..., 0]).min(0)
+
+
+def test_longer_clips_begin_as_shorter_ones_do():
+    short, usual, long = (MovingDigits(10, clip_frames=frames) for frames in (8, 16, 64))
+    for i in range(10):
+        assert np.array_equal(long[i][0][:16], usual[i][0])
+        assert np.array_equal(usual[i][0][:8], short[i][0])
+
+
+@pytest.mark.parametrize(("image_size", "digit_size"), [(16, 7), (32, 14), (128, 56)])
+def test_scans_are_resized_for_images_of_other_sizes(image_size, digit_size):
+    images, labels = scans_of(20)
+    # Bicubic weights fall below black at the edges of what is bright: nothing is dark here.
+    images = images // 4 + 128
+    dataset = MovingDigits(50, scans=(images, labels), image_size=image_size)
+    assert dataset.scans[0] is images
+    resized = {resize(image, digit_size).tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for clip, label in map(dataset.__getitem__, range(50)):
+        for frame in clip[..., 0]:
+            assert inked(frame).shape == (digit_size, digit_size)
+            assert resized[inked(frame).tobytes()] == label
+
+
+def resize(image, size):
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_labels_of_clips_are_their_digits(digits):
+    dataset = MovingDigits(60, digits=digits, seed=3)
+    clips = np.random.default_rng(0).permutation(60)[:40]
+    labels = dataset.labels_of(clips)
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [dataset[i][1] for i in clips]
+    assert dataset.classes == 10
 
 
 def enlarged_scans():
@@ -124,7 +195,7 @@ def test_many_scans_are_fed_from_where_they_lie():
         dataset = MovingDigits(100, digits=2, scans=(images, labels))
         feed = open_feed(dataset, batch_size=4, channels=1, device="cpu")
         batches = feed.batches()
-        assert next(batches).amax() > 200
+        assert next(batches).clips.amax() > 200
         batches.close()
         assert tracemalloc.get_traced_memory()[1] < images.nbytes / 5
     finally:
@@ -162,9 +233,23 @@ def test_windows_show_the_clips():
     assert (windows[..., 3] == 1).all()
 
 
+@pytest.mark.parametrize(("clip_frames", "size"), SIZES)
+def test_windows_of_other_sizes_show_the_clips(clip_frames, size):
+    dataset = MovingDigits(20, digits=2, seed=1, clip_frames=clip_frames, image_size=size)
+    frames, windows = dataset.frames[..., 0].numpy(), dataset.windows(np.arange(20))
+    assert windows.shape == (20, 2, clip_frames, 4)
+    for index in range(20):
+        shown = [[frames[i, y : y + size, x : x + size] for i, y, x, _ in layer] for layer in windows[index]]
+        assert np.array_equal(np.max(shown, 0), dataset[index][0][..., 0])
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="one or two digits can move in a clip, not 3"):
         MovingDigits(digits=3)
+    with pytest.raises(ValueError, match="images are squares of 16, 32, 64, 128 pixels, not 60"):
+        MovingDigits(image_size=60)
+    with pytest.raises(ValueError, match="a video has 8 to 64 frames, not 65"):
+        MovingDigits(clip_frames=65)
     with pytest.raises(IndexError, match="clip 5 of 5"):
         MovingDigits(5)[5]
 

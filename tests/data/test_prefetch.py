@@ -10,7 +10,7 @@ import pytest
 import simulated_streams
 import torch
 
-from tgan_fast.data.prefetch import Filling, batches_ahead, filled_ahead, made_ahead, uploaded_ahead
+from tgan_fast.data.prefetch import Filling, TensorSpec, batches_ahead, filled_ahead, made_ahead, uploaded_ahead
 
 
 def threads():
@@ -19,6 +19,11 @@ def threads():
 
 def pattern(k, size=1000):
     return (np.arange(size) * 7 + k * 13) % 251
+
+
+def filling_of(fill, size, dtype=torch.uint8):
+    """Of a vector."""
+    return Filling(fill, (TensorSpec((size,), dtype),))
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -55,38 +60,63 @@ def test_an_error_is_raised_in_its_turn_and_no_thread_is_left():
             raise OSError("batch 3 is unreadable")
         out[...] = k
 
-    batches = filled_ahead(Filling(fill, (2,), torch.int64), 0, 2)
-    assert [next(batches).tolist() for _ in range(3)] == [[0, 0], [1, 1], [2, 2]]
+    batches = filled_ahead(filling_of(fill, 2), 0, 2)
+    assert [next(batches)[0].tolist() for _ in range(3)] == [[0, 0], [1, 1], [2, 2]]
     with pytest.raises(OSError, match="batch 3 is unreadable"):
         next(batches)
     assert not threads()
 
 
 def test_batches_on_the_cpu_have_memory_of_their_own():
-    filling = Filling(lambda k, out: np.copyto(out, k), (3,), torch.uint8)
+    filling = filling_of(lambda k, out: np.copyto(out, k), 3)
     batches = list(itertools.islice(filled_ahead(filling, 5, 2), 20))
-    assert [batch.tolist() for batch in batches] == [[k] * 3 for k in range(5, 25)]
+    assert [batch.tolist() for (batch,) in batches] == [[k] * 3 for k in range(5, 25)]
+
+
+def fill_two(k, one, other):
+    one[...] = pattern(k, one.size).reshape(one.shape)
+    other[...] = -k
+
+
+SPECS_OF_TWO = TensorSpec((5, 7), torch.uint8), TensorSpec((5,), torch.int64)
+
+
+def assert_is_batch(k, batch):
+    """One that `fill_two` has filled."""
+    one, other = batch
+    assert (one.dtype, other.dtype) == (torch.uint8, torch.int64)
+    assert np.array_equal(one.cpu().numpy(), pattern(k, 35).reshape(5, 7))
+    assert other.tolist() == [-k] * 5
+
+
+def test_a_batch_can_be_of_several_tensors():
+    batches = list(itertools.islice(filled_ahead(Filling(fill_two, SPECS_OF_TWO), 3, 2), 20))
+    for k, batch in enumerate(batches, start=3):
+        assert_is_batch(k, batch)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(("producer", "consumer"), [(0, 0), (3e-3, 0), (0, 3e-3), (3e-3, 3e-3)])
 def test_the_ring_on_simulated_streams(monkeypatch, workers, producer, consumer):
-    """Without any one of its three waits, these batches are torn."""
+    """Without any one of its three waits, these batches are torn; each is of a long tensor and a short one."""
     current, count, torn = simulated_streams.simulate(monkeypatch, torch.cuda), 60, []
 
-    def fill(k, out):
-        simulated_streams.write_slowly(out, np.full_like(out, k), producer)
+    def fill(k, *arrays):
+        for array in arrays:
+            simulated_streams.write_slowly(array, np.full_like(array, k), producer)
 
-    def look(k, array):
-        before = array.copy()
+    def look(k, arrays):
+        before = [array.copy() for array in arrays]
         time.sleep(consumer)
-        if not (before == array).all() or not (array == k).all():
-            torn.append(k)
+        for array, copy in zip(arrays, before, strict=True):
+            if not (copy == array).all() or not (array == k).all():
+                torn.append(k)
 
-    filling = simulated_streams.SimulatedFilling(fill, (64,), None)
+    specs = TensorSpec((64,), None), TensorSpec((2,), None)
+    filling = simulated_streams.SimulatedFilling(fill, specs)
     batches = uploaded_ahead(filling, 0, workers, torch.device("cpu"))
     for k, batch in enumerate(itertools.islice(batches, count)):
-        current.launch(functools.partial(look, k, batch.array))
+        current.launch(functools.partial(look, k, [memory.array for memory in batch]))
     batches.close()
     current.synchronize()
     assert not torn
@@ -114,9 +144,9 @@ def test_the_ring_under_stress(workers, slow):
         time.sleep(pauses[0, k] / 1e3)
         out[...] = k % 251
 
-    batches = uploaded_ahead(Filling(fill, (size,), torch.uint8), 0, workers, torch.device("cuda"))
+    batches = uploaded_ahead(filling_of(fill, size), 0, workers, torch.device("cuda"))
     extremes = []
-    for k, batch in enumerate(itertools.islice(batches, count)):
+    for k, (batch,) in enumerate(itertools.islice(batches, count)):
         torch.cuda._sleep(cycles(pauses[1, k]))
         extremes.append(torch.stack([*batch.aminmax(), batch[0], batch[-1]]))
     batches.close()
@@ -126,16 +156,15 @@ def test_the_ring_under_stress(workers, slow):
 
 @pytest.mark.gpu
 def test_the_ring_yields_what_was_filled_in():
-    filling = Filling(lambda k, out: np.copyto(out, pattern(k)), (1000,), torch.int64)
-    batches = uploaded_ahead(filling, 3, 2, torch.device("cuda"))
+    batches = uploaded_ahead(Filling(fill_two, SPECS_OF_TWO), 3, 2, torch.device("cuda"))
     for k, batch in enumerate(itertools.islice(batches, 40), start=3):
-        assert batch.is_cuda
-        assert np.array_equal(batch.cpu().numpy(), pattern(k))
+        assert all(tensor.is_cuda for tensor in batch)
+        assert_is_batch(k, batch)
 
 
 @pytest.mark.gpu
 def test_the_host_does_not_wait_for_the_gpu():
-    filling = Filling(lambda k, out: np.copyto(out, k), (1 << 20,), torch.uint8)
+    filling = filling_of(lambda k, out: np.copyto(out, k), 1 << 20)
     batches = uploaded_ahead(filling, 0, 1, torch.device("cuda"))
     next(batches)
     torch.cuda.synchronize()
@@ -152,7 +181,7 @@ def test_the_host_does_not_wait_for_the_gpu():
 @pytest.mark.parametrize("taken", [1, 9])
 def test_a_ring_that_is_closed_leaves_nothing_that_writes(taken):
     """Its memory, taken again at once, keeps what is written into it."""
-    filling = Filling(lambda k, out: np.copyto(out, 1), (4 << 20,), torch.uint8)
+    filling = filling_of(lambda k, out: np.copyto(out, 1), 4 << 20)
     batches = uploaded_ahead(filling, 0, 2, torch.device("cuda"))
     for _ in itertools.islice(batches, taken):
         torch.cuda._sleep(cycles(1))
@@ -169,7 +198,7 @@ def test_an_error_leaves_the_ring_as_closing_does():
         if k == 5:
             raise OSError("batch 5 is unreadable")
 
-    batches = uploaded_ahead(Filling(fill, (10,), torch.uint8), 0, 3, torch.device("cuda"))
+    batches = uploaded_ahead(filling_of(fill, 10), 0, 3, torch.device("cuda"))
     for _ in range(5):
         next(batches)
     with pytest.raises(OSError, match="batch 5 is unreadable"):
@@ -180,10 +209,10 @@ def test_an_error_leaves_the_ring_as_closing_does():
 @pytest.mark.gpu
 def test_batches_can_be_read_on_another_stream():
     """The one that is current when batches are asked for."""
-    filling = Filling(lambda k, out: np.copyto(out, k), (4 << 20,), torch.uint8)
+    filling = filling_of(lambda k, out: np.copyto(out, k), 4 << 20)
     stream, sums = torch.cuda.Stream(), []
     with torch.cuda.stream(stream):
-        for batch in itertools.islice(uploaded_ahead(filling, 0, 1, torch.device("cuda")), 20):
+        for (batch,) in itertools.islice(uploaded_ahead(filling, 0, 1, torch.device("cuda")), 20):
             torch.cuda._sleep(cycles(1))
             sums.append(batch.sum())
     stream.synchronize()

@@ -14,7 +14,7 @@ from tgan_fast.errors import InputError
 
 
 def windows_of(videos, which, batches=400, seed=0):
-    """Windows [batches · n, 16, 4] of `batches` draws."""
+    """Windows [batches · n, T, 4] of `batches` draws."""
     random = np.random.default_rng(seed)
     return np.concatenate([videos.windows(np.array(which), random) for _ in range(batches)])[:, 0]
 
@@ -70,6 +70,18 @@ def test_a_video_of_a_clips_span_has_one_window_and_a_shorter_one_none(make_vide
         make_videos([span - 1], stride=stride)
 
 
+@pytest.mark.parametrize(("stride", "clip_frames", "span"), [(1, 8, 8), (1, 64, 64), (3, 9, 25), (2, 32, 63)])
+def test_a_clip_of_more_or_fewer_frames_spans_as_many(make_videos, stride, clip_frames, span):
+    options = {"stride": stride, "clip_frames": clip_frames}
+    assert clip_span(**options) == span
+    videos = make_videos([span, span + 4], weighting="windows", **options)
+    windows = videos.windows(np.arange(len(videos)), np.random.default_rng(0))[:, 0, :, 0]
+    starts = [2, *range(span + 4, span + 9)]
+    assert np.array_equal(windows, np.array(starts)[:, None] + stride * np.arange(clip_frames))
+    with pytest.raises(InputError, match=f"video 1 has {span - 1} frames, but a clip needs {span}: .* loop=True"):
+        make_videos([span, span - 1], **options)
+
+
 def test_all_windows_of_a_batch_are_drawn_apart(make_videos):
     videos = make_videos([200] * 3, crop="random", flip=True)
     windows = windows_of(videos, [0, 1, 2], batches=500).reshape(500, 3, 16, 4)[:, :, 0]
@@ -95,18 +107,27 @@ def test_random_crops_reach_every_place_and_never_leave_the_frame(make_videos, h
     assert not flip or 0.4 < (steps < 0).mean() < 0.6
 
 
-def clip_by_definition(videos, window):
-    """The clip uint8 [16, 64, 64, C] whose first frame's window this is."""
+@pytest.mark.parametrize(("size", "height", "width"), [(16, 16, 18), (32, 35, 33), (128, 130, 128)])
+def test_random_crops_of_other_sizes_reach_every_place(make_videos, size, height, width):
+    options = {"crop": "random", "flip": True, "image_size": size}
+    windows = windows_of(make_videos(height=height, width=width, **options), range(5))
+    _, tops, lefts, steps = windows[:, 0].T
+    assert set(tops) == set(range(height - size + 1))
+    assert set(lefts - np.where(steps < 0, size - 1, 0)) == set(range(width - size + 1))
+
+
+def clip_by_definition(videos, window, clip_frames=16, size=64):
+    """The clip uint8 [clip_frames, size, size, C] whose first frame's window this is."""
     number, top, left, step = window.tolist()
     video = np.searchsorted(videos.first, number, side="right") - 1
     first, length = videos.first[video], videos.length[video]
-    numbers = [number + t * videos.stride for t in range(16)]
-    if length < 1 + 15 * videos.stride:
+    numbers = [number + t * videos.stride for t in range(clip_frames)]
+    if length < 1 + (clip_frames - 1) * videos.stride:
         assert number == first
-        numbers = [first + t * videos.stride % length for t in range(16)]
+        numbers = [first + t * videos.stride % length for t in range(clip_frames)]
     assert max(numbers) < first + length
-    left = left if step > 0 else left - 63
-    clip = np.stack([videos.frames[k].numpy()[top : top + 64, left : left + 64] for k in numbers])
+    left = left if step > 0 else left - size + 1
+    clip = np.stack([videos.frames[k].numpy()[top : top + size, left : left + size] for k in numbers])
     return clip if step > 0 else clip[:, :, ::-1]
 
 
@@ -120,6 +141,15 @@ CLIPS = {
     "looped": (SHORT, {"loop": True, "flip": True}),
     "looped-strided": (SHORT, {"loop": True, "stride": 2, "crop": "random", "flip": True}),
     "looped-far-apart": (SHORT, {"loop": True, "stride": 9, "weighting": "windows", "last_start": False}),
+    "small": (
+        {"lengths": (8, 9, 30), "height": 19, "width": 20},
+        {"clip_frames": 8, "image_size": 16, "crop": "random", "flip": True},
+    ),
+    "long-looped": (SHORT, {"clip_frames": 32, "image_size": 32, "loop": True, "stride": 2, "flip": True}),
+    "large": (
+        {"lengths": (9, 13), "height": 128, "width": 131},
+        {"clip_frames": 9, "image_size": 128, "weighting": "windows", "crop": "random"},
+    ),
 }
 all_clips = pytest.mark.parametrize(("shape", "options"), CLIPS.values(), ids=CLIPS)
 
@@ -144,6 +174,11 @@ def every_second_column(frames, path):
     return np.repeat(frames, 2, axis=2)[:, :, ::2]
 
 
+def size_of(options):
+    """Frames of clips, and the size of their images."""
+    return options.get("clip_frames", 16), options.get("image_size", 64)
+
+
 @all_clips
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("stored", [as_they_are, mapped, mapped_with_the_channels_first, every_second_column])
@@ -152,18 +187,22 @@ def test_cut_copies_the_clips_of_windows(tmp_path, make_videos, shape, options, 
     frames = stored(videos.frames.numpy(), tmp_path / "frames.npy")
     others = VideoFrames(frames, videos.first, videos.length, videos.labels, **options)
     windows = windows_of(others, range(len(others)), batches=6)[:, None]
-    clips = np.zeros((len(windows), 16, 64, 64, channels), np.uint8)
+    clip_frames, size = size_of(options)
+    assert others.clip_shape == (clip_frames, size, size, channels)
+    clips = np.zeros((len(windows), *others.clip_shape), np.uint8)
     others.cut(windows, clips)
     for clip, window in zip(clips, windows[:, 0, 0], strict=True):
-        assert np.array_equal(clip, clip_by_definition(videos, window))
+        assert np.array_equal(clip, clip_by_definition(videos, window, clip_frames, size))
 
 
 @all_clips
 def test_windows_read_where_the_frames_lie_are_the_same_clips(make_videos, shape, options):
     videos = make_videos(**shape, **options)
     windows = windows_of(videos, range(len(videos)), batches=3)[:, None]
-    read = read_windows(videos.frames, torch.from_numpy(windows), dtype=torch.float64, backend="torch")
-    clips = np.stack([clip_by_definition(videos, window) for window in windows[:, 0, 0]])
+    clip_frames, size = size_of(options)
+    arguments = {"image_size": size, "dtype": torch.float64, "backend": "torch"}
+    read = read_windows(videos.frames, torch.from_numpy(windows), **arguments)
+    clips = np.stack([clip_by_definition(videos, window, clip_frames, size) for window in windows[:, 0, 0]])
     expected = (torch.from_numpy(clips).double() - 127.5) / 127.5
     torch.testing.assert_close(read, expected.permute(0, 4, 1, 2, 3), rtol=1e-15, atol=0)
 
@@ -188,6 +227,18 @@ FRAMES = np.zeros((50, 64, 85, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
+    ("labels", "classes"), [([0, 0, 0], 0), ([7, 7, 7], 0), ([0, 1, 0], 2), ([5, 2, 2], 6), ([3, 3, 0], 4)]
+)
+def test_classes_are_numbered_from_0_and_a_single_one_is_none(labels, classes):
+    videos = VideoFrames(FRAMES, [0, 10, 20], [16, 17, 18], labels)
+    assert videos.classes == classes
+    assert videos.labels_of(np.array([2, 0, 1])).tolist() == [labels[2], labels[0], labels[1]]
+    weighted = VideoFrames(FRAMES, [0, 10, 20], [16, 17, 18], labels, weighting="windows")
+    assert weighted.classes == classes
+    assert weighted.labels_of(np.arange(6)).tolist() == [labels[video] for video in (0, 1, 1, 2, 2, 2)]
+
+
+@pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         (
@@ -206,6 +257,11 @@ FRAMES = np.zeros((50, 64, 85, 3), np.uint8)
         ({"frames": FRAMES[:, :, :63]}, InputError, "are 64 pixels high and 63 wide"),
         ({"length": [16, 15]}, InputError, "video 1 has 15 frames, but a clip needs 16: leave it out, or .* loop=True"),
         ({"stride": 2}, InputError, "video 0 has 16 frames, but a clip needs 31: leave it out, or choose loop=True"),
+        ({"clip_frames": 7}, ValueError, "a video has 8 to 64 frames, not 7"),
+        ({"image_size": 48}, ValueError, "images are squares of 16, 32, 64, 128 pixels, not 48"),
+        ({"image_size": 128}, InputError, "are 64 pixels high and 85 wide, but a clip needs 128 of each"),
+        ({"clip_frames": 17}, InputError, "video 0 has 16 frames, but a clip needs 17: leave it out, or .* loop=True"),
+        ({"clip_frames": 8, "stride": 3}, InputError, "video 0 has 16 frames, but a clip needs 22"),
         ({"length": [16, 0], "loop": True}, InputError, "video 1 has 0 frames, but a clip needs 1: leave it out$"),
         ({"first": [-1, 20]}, InputError, "video 0 goes from frame -1 to 14, but there are 50 frames"),
         ({"first": [0, 35]}, InputError, "video 1 goes from frame 35 to 50, but there are 50 frames"),

@@ -22,27 +22,27 @@ def random_frames(*shape):
     return torch.randint(256, shape, dtype=torch.uint8)
 
 
-def random_windows(frames, n, layers, clip_frames):
+def random_windows(frames, n, layers, clip_frames, *, image_size=64):
     """Anywhere in the frames, half of them mirrored, every frame of a clip from somewhere else; both ends reached."""
     count, height, width, _ = frames.shape
-    size = n, layers, clip_frames
+    size, last = (n, layers, clip_frames), image_size - 1
     step = 1 - 2 * torch.randint(2, size)
-    windows = [torch.randint(most, size) for most in (count, height - 63, width - 63)]
-    windows[2] += torch.where(step < 0, 63, 0)
+    windows = [torch.randint(most, size) for most in (count, height - last, width - last)]
+    windows[2] += torch.where(step < 0, last, 0)
     windows = torch.stack([*windows, step], -1)
-    windows[0, 0, 0] = torch.tensor([count - 1, height - 64, width - 1, -1])
+    windows[0, 0, 0] = torch.tensor([count - 1, height - image_size, width - 1, -1])
     windows[-1, -1, -1] = torch.tensor([0, 0, 0, 1])
     return windows
 
 
-def plain_loop(frames, windows, channels):
-    """Videos float64 [n, channels, T, 64, 64]."""
+def plain_loop(frames, windows, channels, *, image_size=64):
+    """Videos float64 [n, channels, T, image_size, image_size]."""
     n, layers, clip_frames, _ = windows.shape
-    levels = np.zeros((n, clip_frames, 64, 64, frames.shape[-1]), np.uint8)
+    levels = np.zeros((n, clip_frames, image_size, image_size, frames.shape[-1]), np.uint8)
     for place in np.ndindex(n, layers, clip_frames):
         frame, top, left, step = windows[place].tolist()
-        for x in range(64):
-            column = frames[frame, top : top + 64, left + step * x].numpy()
+        for x in range(image_size):
+            column = frames[frame, top : top + image_size, left + step * x].numpy()
             pixels = levels[place[0], place[2], :, x]
             np.maximum(pixels, column, out=pixels)
     videos = (levels.astype(float) - 127.5) / 127.5
@@ -61,6 +61,14 @@ CASES = {
     "five-channels": ((2, 64, 64, 5), (1, 1, 2), 5),
 }
 cases = pytest.mark.parametrize(("shape", "size", "channels"), CASES.values(), ids=CASES)
+
+# By the size of their images.
+OTHER_SIZES = {
+    16: ((5, 20, 18, 3), (2, 1, 8), 3),
+    32: ((3, 32, 43, 1), (2, 2, 32), 1),
+    128: ((4, 130, 140, 1), (1, 1, 9), 3),
+}
+other_sizes = pytest.mark.parametrize("image_size", OTHER_SIZES)
 
 
 @cases
@@ -83,6 +91,39 @@ def test_the_kernel_reads_what_a_plain_loop_reads(triton_device, shape, size, ch
     # Triton's interpreter rounds bfloat16 towards zero.
     in_interpreter = triton_device.type == "cpu" and dtype == torch.bfloat16
     check(videos, plain_loop(frames, windows, channels), dtype, rounds_twice=in_interpreter)
+
+
+@other_sizes
+def test_indexing_reads_images_of_other_sizes(device, image_size):
+    shape, size, channels = OTHER_SIZES[image_size]
+    frames = random_frames(*shape)
+    windows = random_windows(frames, *size, image_size=image_size)
+    placed = frames.to(device), windows.to(device)
+    videos = read_windows(*placed, image_size=image_size, channels=channels, backend="torch")
+    check(videos, plain_loop(frames, windows, channels, image_size=image_size), torch.float32, rounds_twice=True)
+
+
+@needs_triton
+@other_sizes
+def test_the_kernel_reads_images_of_other_sizes(triton_device, image_size):
+    shape, size, channels = OTHER_SIZES[image_size]
+    frames = random_frames(*shape)
+    windows = random_windows(frames, *size, image_size=image_size)
+    placed = frames.to(triton_device), windows.to(triton_device)
+    videos = read_windows(*placed, image_size=image_size, channels=channels, backend="triton")
+    check(videos, plain_loop(frames, windows, channels, image_size=image_size), torch.float32, rounds_twice=False)
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("image_size", "channels", "block", "warps"),
+    [(16, 1, 256, 1), (16, 2, 512, 2), (16, 3, 256, 1), (32, 1, 1024, 4), (64, 3, 1024, 4), (128, 1, 1024, 4)],
+)
+def test_programs_share_a_frame_evenly(image_size, channels, block, warps):
+    from tgan_fast.data.kernels import block_of, warps_of
+
+    assert block_of(image_size**2 * channels) == block
+    assert warps_of(block) == warps
 
 
 def check(videos, exact, dtype, *, rounds_twice):
@@ -120,11 +161,13 @@ BACKENDS = ["torch", pytest.param("triton", marks=needs_triton)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_whole_frames_are_clips_as_they_are(backend):
+@pytest.mark.parametrize(("clip_frames", "size"), [(16, 64), (8, 16), (9, 32)])
+def test_whole_frames_are_clips_as_they_are(backend, clip_frames, size):
     """On the CPU the kernel runs in Triton's interpreter."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    clips = random_frames(2, 16, 64, 64, 1).to(device)
-    videos = read_windows(clips.flatten(0, 1), whole_frames(2).to(device), backend=backend)
+    clips = random_frames(2, clip_frames, size, size, 1).to(device)
+    windows = whole_frames(2, clip_frames).to(device)
+    videos = read_windows(clips.flatten(0, 1), windows, image_size=size, backend=backend)
     torch.testing.assert_close(videos, scaled(clips), rtol=2e-7, atol=0)
 
 
@@ -174,14 +217,13 @@ COMPILE = """
 import json, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tgan_fast.data.kernels import read_windows_kernel
+from tgan_fast.data.kernels import block_of, read_windows_kernel, warps_of
 
 numbers = dict.fromkeys(("height", "width", "clip_frames"), "i32")
 for dtype in ("fp32", "bf16"):
-    for channels, video_channels, layers in ((3, 3, 1), (1, 3, 2)):
-        constants = {
-            "LAYERS": layers, "CHANNELS": channels, "VIDEO_CHANNELS": video_channels, "SIZE": 64, "BLOCK": 1024
-        }
+    for channels, video_channels, layers, size in ((3, 3, 1, 64), (1, 3, 2, 64), (3, 3, 1, 16)):
+        constants = {"LAYERS": layers, "CHANNELS": channels, "VIDEO_CHANNELS": video_channels, "SIZE": size}
+        constants["BLOCK"] = block_of(size * size * video_channels)
         signature = {"frames": "*u8", "windows": "*i64", "videos": "*" + dtype, **numbers}
         source = ASTSource(
             fn=read_windows_kernel,
@@ -190,7 +232,8 @@ for dtype in ("fp32", "bf16"):
             attrs={(position,): [["tt.divisibility", 16]] for position in range(3)},
         )
         for architecture in (80, 90, 100):
-            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+            options = {"num_warps": warps_of(constants["BLOCK"])}
+            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
             print(json.dumps({"cubin": len(compiled.asm["cubin"]), "ptx": compiled.asm["ptx"]}))
 """
 
@@ -206,7 +249,7 @@ def test_the_kernel_compiles_for_gpus_that_are_not_there():
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     compiled = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(compiled) == 12
+    assert len(compiled) == 18
     for entry in compiled:
         assert entry["cubin"] > 0
         assert "div.rn.f32" in entry["ptx"]

@@ -1,9 +1,11 @@
 """From a data set to the videos that a training step reads, without the step waiting for any of it."""
 
 import functools
+import operator
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -11,11 +13,12 @@ from tgan_fast.data.clip_dataset import ClipDataset
 from tgan_fast.data.moving_digits import MovingDigits
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.pixels import scaled
-from tgan_fast.data.prefetch import Filling, filled_ahead, uploaded_ahead
+from tgan_fast.data.prefetch import Filling, TensorSpec, filled_ahead, uploaded_ahead
 from tgan_fast.data.video_frames import VideoFrames
 from tgan_fast.data.windows import read_windows, whole_frames
 from tgan_fast.errors import InputError
 from tgan_fast.models import FRAMES, IMAGE_SIZE
+from tgan_fast.models.sizes import FEWEST_FRAMES, IMAGE_SIZES, MOST_FRAMES
 
 Residence = Literal["auto", "on", "off"]
 
@@ -25,12 +28,24 @@ RESIDENT_SHARE = 0.5
 _FRAMES_AT_ONCE = 4096
 
 
+class Batch(NamedTuple):
+    """What a process gets of a batch, on its device.
+
+    Attributes:
+        clips: what `Feed.read` makes videos of: the clips, or where they are.
+        labels: their classes, int64 [n], where they were asked for.
+    """
+
+    clips: torch.Tensor
+    labels: torch.Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Feed:
     """Batches for a training step, and how it reads them.
 
     Attributes:
-        read: a batch → videos [n, C, 16, 64, 64] in [-1, 1], channels last in memory; a CUDA graph can hold it.
+        read: clips of a batch → videos [n, C, T, H, W] in [-1, 1], channels last in memory; a CUDA graph can hold it.
         description: one line on where the clips live.
     """
 
@@ -40,21 +55,26 @@ class Feed:
     _device: torch.device
     _workers: int
 
-    def batches(self, start: int = 0) -> Generator[torch.Tensor, None, None]:
+    def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Batches start, start + 1, … without end, on the device, each valid until the next one is asked for.
 
         The step launches its work on the stream that is current here. Closing the generator ends its threads; an error
         in one of them is raised in its batch's turn.
         """
         if self._device.type == "cuda":
-            return uploaded_ahead(self._filling, start, self._workers, self._device)
-        return filled_ahead(self._filling, start, self._workers)
+            made = uploaded_ahead(self._filling, start, self._workers, self._device)
+        else:
+            made = filled_ahead(self._filling, start, self._workers)
+        with closing(made):
+            for tensors in made:
+                yield Batch(*tensors)
 
 
 def open_feed(
     dataset: ClipDataset | VideoFrames,
     *,
     batch_size: int,
+    parts: int = 1,
     channels: int,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
@@ -63,6 +83,9 @@ def open_feed(
     rank: int = 0,
     world_size: int = 1,
     resident: Residence = "auto",
+    frames: int = FRAMES,
+    image_size: int = IMAGE_SIZE,
+    labelled: bool = False,
 ) -> Feed:
     """Feed a training step with shuffled batches; batch k is a function of the data set, `seed` and k alone.
 
@@ -72,6 +95,7 @@ def open_feed(
     Args:
         dataset: see `ClipDataset` and `VideoFrames`.
         batch_size: of the whole batch; each of `world_size` processes gets an equal consecutive part of it.
+        parts: so many batches come as one, one after another; `Feed.read` takes one at a time.
         channels: of the videos; a single channel of a data set is repeated.
         device: where the step runs.
         dtype: of the videos.
@@ -79,23 +103,29 @@ def open_feed(
         workers: threads.
         rank: of this process.
         resident: whether frames live on the device. "auto": on a GPU, where they take at most half of its free memory.
+        frames: of a video.
+        image_size: of the videos, in pixels.
+        labelled: whether batches have labels.
 
     Raises:
-        InputError: a data set that does not fit the model or the batch, or frames that are to be resident and cannot.
+        InputError: a data set that does not fit the model or the batch, labels that are no class numbers, or frames
+            that are to be resident and cannot.
     """
     device = torch.device(device)
-    _check(dataset, channels)
-    _check_size(dataset, batch_size)
-    order = BatchOrder(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size)
+    _check(dataset, (frames, image_size, image_size, channels))
+    _check_size(dataset, parts * batch_size)
+    if labelled:
+        _check_labels(dataset)
+    order = BatchOrder(len(dataset), batch_size, parts=parts, seed=seed, rank=rank, world_size=world_size)
     # Not isinstance: what is derived from MovingDigits may yield clips of its own.
     in_windows = isinstance(dataset, VideoFrames) or type(dataset) is MovingDigits
     if not in_windows and resident == "on":
         raise InputError("clips that a data set makes one by one cannot be resident: choose resident='auto'")
     if in_windows and _is_resident(resident, dataset, device):
-        filling, read = _windows(dataset, order, device, dtype, channels)
+        filling, read = _windows(dataset, order, labelled, device, dtype, channels)
         description = _resident_description(dataset, device)
     else:
-        filling, read = _clips(dataset, order, device, dtype, channels)
+        filling, read = _clips(dataset, order, labelled, device, dtype, channels)
         description = _host_description(dataset, device, workers)
     return Feed(read, description, filling, device, workers)
 
@@ -105,25 +135,40 @@ def fits(nbytes: int, free: int) -> bool:
     return nbytes <= RESIDENT_SHARE * free
 
 
-def _check(dataset, channels):
-    size = FRAMES, IMAGE_SIZE, IMAGE_SIZE
+def _check(dataset, wanted):
+    """Raise unless clips are uint8 of the `wanted` shape, or of a single channel that can be repeated."""
     if isinstance(dataset, VideoFrames):
-        dtype, shape = "uint8", (*size, dataset.frames.shape[-1])
+        dtype, shape = "uint8", dataset.clip_shape
     elif len(dataset):
         clip = dataset[0][0]
         dtype, shape = clip.dtype, clip.shape
     else:
         raise InputError("the data set has no clips")
-    if dtype != "uint8" or shape not in ((*size, channels), (*size, 1)):
+    if dtype != "uint8" or shape not in (wanted, (*wanted[:-1], 1)):
         raise InputError(
-            f"training takes clips of uint8 {[*size, channels]} (frames, height, width, channels), "
-            f"but the data set yields {dtype} {list(shape)}{_remedy(dtype, shape)}"
+            f"training takes clips of uint8 {list(wanted)} (frames, height, width, channels), "
+            f"but the data set yields {dtype} {list(shape)}{_remedy(dtype, shape, wanted)}"
         )
 
 
-def _remedy(dtype, shape):
-    fits = dtype == "uint8" and shape[:-1] == (FRAMES, IMAGE_SIZE, IMAGE_SIZE)
-    return f": choose channels {shape[-1]}" if fits else ""
+def _remedy(dtype, shape, wanted):
+    """Which settings of the model are to be changed, where there is one that takes such clips."""
+    if dtype != "uint8" or len(shape) != 4:
+        return ""
+    frames, height, width, channels = shape
+    if not FEWEST_FRAMES <= frames <= MOST_FRAMES or height != width or height not in IMAGE_SIZES:
+        return ""
+    settings = {"frames": (frames, wanted[0]), "image_size": (height, wanted[1])}
+    if channels > 1:
+        settings["channels"] = channels, wanted[3]
+    changes = [f"{name} {found}" for name, (found, asked) in settings.items() if found != asked]
+    return f": choose {', '.join(changes)}"
+
+
+def _check_labels(dataset):
+    if isinstance(dataset, VideoFrames) and dataset.labels.min() < 0:
+        video = dataset.labels.argmin()
+        raise InputError(f"the label of video {video} is {dataset.labels[video]}, but classes are numbered from 0")
 
 
 def _check_size(dataset, batch_size):
@@ -145,15 +190,24 @@ def _is_resident(residence, dataset, device):
     return residence == "on" or fits(nbytes, free)
 
 
-def _windows(dataset, order, device, dtype, channels):
+def _windows(dataset, order, labelled, device, dtype, channels):
     """Batches are windows of frames, which live on the device."""
 
-    def fill(k, out):
-        out[...] = dataset.windows(order.indices(k), order.choices(k))[order.part]
+    def fill(k, windows, labels=None):
+        windows[...] = dataset.windows(order.indices(k), order.choices(k))[order.part]
+        if labels is not None:
+            labels[...] = dataset.labels_of(order.indices(k)[order.part])
 
     frames = dataset.frames if device.type == "cpu" else _uploaded(dataset.frames, device)
-    filling = Filling(fill, (order.rows, dataset.layers, FRAMES, 4), torch.int64)
-    return filling, functools.partial(read_windows, frames, dtype=dtype, channels=channels)
+    specs = _specs(order, (dataset.layers, dataset.clip_frames, 4), torch.int64, labelled)
+    read = functools.partial(read_windows, frames, image_size=dataset.image_size, dtype=dtype, channels=channels)
+    return Filling(fill, specs), read
+
+
+def _specs(order, shape, dtype, labelled):
+    """Of the clips in a process's part of a batch, each of this shape, and of their labels."""
+    clips, labels = TensorSpec((order.rows, *shape), dtype), TensorSpec((order.rows,), torch.int64)
+    return (clips, labels) if labelled else (clips,)
 
 
 def _uploaded(frames, device):
@@ -165,34 +219,50 @@ def _uploaded(frames, device):
     return uploaded
 
 
-def _clips(dataset, order, device, dtype, channels):
+def _clips(dataset, order, labelled, device, dtype, channels):
     """Batches are clips, put together in host memory."""
 
-    def fill_with_windows(k, out):
-        dataset.cut(dataset.windows(order.indices(k), order.choices(k))[order.part], out)
+    def fill_with_windows(k, clips, labels=None):
+        dataset.cut(dataset.windows(order.indices(k), order.choices(k))[order.part], clips)
+        if labels is not None:
+            labels[...] = dataset.labels_of(order.indices(k)[order.part])
 
-    def fill_one_by_one(k, out):
-        for place, index in zip(out, order.indices(k)[order.part].tolist(), strict=True):
-            place[...] = _clip(dataset, index, place.shape)
+    def fill_one_by_one(k, clips, labels=None):
+        for row, index in enumerate(order.indices(k)[order.part].tolist()):
+            clip, label = dataset[index]
+            clips[row] = _checked_clip(clip, index, shape)
+            if labels is not None:
+                labels[row] = _checked_label(label, index)
 
     of_frames = isinstance(dataset, VideoFrames)
-    clip_channels = dataset.frames.shape[-1] if of_frames else dataset[0][0].shape[-1]
-    shape = order.rows, FRAMES, IMAGE_SIZE, IMAGE_SIZE, clip_channels
-    filling = Filling(fill_with_windows if of_frames else fill_one_by_one, shape, torch.uint8)
+    shape = dataset.clip_shape if of_frames else dataset[0][0].shape
+    specs = _specs(order, shape, torch.uint8, labelled)
+    filling = Filling(fill_with_windows if of_frames else fill_one_by_one, specs)
     if device.type == "cpu":
         return filling, functools.partial(scaled, dtype=dtype, channels=channels)
     # In one pass, and the same bits that resident frames become.
-    windows = whole_frames(order.rows).to(device)
-    return filling, lambda batch: read_windows(batch.flatten(0, 1), windows, dtype=dtype, channels=channels)
+    frames, image_size, *_ = shape
+    windows = whole_frames(order.rows // order.parts, frames).to(device)
+    options = {"image_size": image_size, "dtype": dtype, "channels": channels}
+    return filling, lambda clips: read_windows(clips.flatten(0, 1), windows, **options)
 
 
-def _clip(dataset, index, shape):
-    clip = dataset[index][0]
+def _checked_clip(clip, index, shape):
     if clip.dtype != "uint8" or clip.shape != shape:
         raise InputError(
             f"clip {index} of the data set is {clip.dtype} {list(clip.shape)}, but clip 0 is uint8 {list(shape)}"
         )
     return clip
+
+
+def _checked_label(label, index):
+    try:
+        number = operator.index(label)
+    except TypeError:
+        raise InputError(f"the label of clip {index} of the data set is {label!r}, but must be an integer") from None
+    if number < 0:
+        raise InputError(f"the label of clip {index} of the data set is {number}, but classes are numbered from 0")
+    return number
 
 
 def _resident_description(dataset, device):

@@ -3,13 +3,14 @@
 Each program writes BLOCK values of one frame of one clip. Offsets into frames and videos have 64 bits.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 
-from tgan_fast.models import IMAGE_SIZE
-
-_BLOCK, _WARPS = 1024, 4
+# A thread writes 8 values.
+_LARGEST_BLOCK, _VALUES_OF_WARP = 1024, 256
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -52,15 +53,29 @@ def why_not(frames: torch.Tensor, dtype: torch.dtype) -> str | None:
     return None
 
 
-def read_windows(frames: torch.Tensor, windows: torch.Tensor, dtype: torch.dtype, channels: int) -> torch.Tensor:
+def block_of(values: int) -> int:
+    """How many of the `values` of a frame a program writes: the largest power of two that divides them, up to 1024."""
+    return math.gcd(values, _LARGEST_BLOCK)
+
+
+def warps_of(block: int) -> int:
+    """How many warps write a block."""
+    return max(1, block // _VALUES_OF_WARP)
+
+
+def read_windows(
+    frames: torch.Tensor, windows: torch.Tensor, image_size: int, dtype: torch.dtype, channels: int
+) -> torch.Tensor:
     """As `read_windows` of windows.py."""
     n, layers, clip_frames, _ = windows.shape
-    videos = frames.new_empty((n, clip_frames, IMAGE_SIZE, IMAGE_SIZE, channels), dtype=dtype)
-    grid = n * clip_frames, IMAGE_SIZE * IMAGE_SIZE * channels // _BLOCK
+    videos = frames.new_empty((n, clip_frames, image_size, image_size, channels), dtype=dtype)
+    values = image_size * image_size * channels
+    block = block_of(values)
+    grid = n * clip_frames, values // block
     with torch.cuda.device_of(frames):
         read_windows_kernel[grid](
             frames, windows, videos, *frames.shape[1:3], clip_frames,
-            LAYERS=layers, CHANNELS=frames.shape[-1], VIDEO_CHANNELS=channels, SIZE=IMAGE_SIZE, BLOCK=_BLOCK,
-            num_warps=_WARPS,
+            LAYERS=layers, CHANNELS=frames.shape[-1], VIDEO_CHANNELS=channels, SIZE=image_size, BLOCK=block,
+            num_warps=warps_of(block),
         )  # fmt: skip
     return videos.permute(0, 4, 1, 2, 3)

@@ -13,6 +13,7 @@ from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images,
 from tgan_fast.data.store import ClipStore
 from tgan_fast.data.video_frames import VideoFrames, clip_span
 from tgan_fast.errors import InputError
+from tgan_fast.models import FRAMES, IMAGE_SIZE
 
 ShortVideos = Literal["skip", "loop"]
 
@@ -62,25 +63,36 @@ class OpenedVideos:
     checksum: str | None
 
 
-def open_videos(path: Path, *, stride: int = 1, short: ShortVideos = "skip", **options) -> OpenedVideos:
+def open_videos(
+    path: Path,
+    *,
+    stride: int = 1,
+    short: ShortVideos = "skip",
+    clip_frames: int = FRAMES,
+    image_size: int = IMAGE_SIZE,
+    **options,
+) -> OpenedVideos:
     """Open prepared videos for training.
 
     Args:
         path: a clip store; the HDF5 file of TGAN's authors, not compressed; or NumPy arrays such as Moving MNIST's.
         stride: from one frame of a clip to the next.
         short: what becomes of videos that are too short for a clip: "skip" or "loop".
+        clip_frames: of a clip.
+        image_size: of a clip, in pixels.
         options: the other ones of `VideoFrames`.
 
     Raises:
         InputError: it is none of these, it is damaged, its frames are too small, or all videos are too short.
     """
     prepared = read_prepared(path)
-    enough = prepared.length >= clip_span(stride)
+    span = clip_span(stride, clip_frames)
+    enough = prepared.length >= span
     taken = enough if short == "skip" else np.ones_like(enough)
     if not taken.any():
         raise InputError(
-            f"none of the {len(enough):,} videos of {path} has the {clip_span(stride)} frames of a clip: "
-            "choose short_videos 'loop', or a smaller frame_stride"
+            f"none of the {len(enough):,} videos of {path} has the {span} frames of a clip: "
+            "choose short_videos 'loop', a smaller frame_stride, or clips of fewer frames"
         )
     videos = VideoFrames(
         prepared.frames,
@@ -89,6 +101,8 @@ def open_videos(path: Path, *, stride: int = 1, short: ShortVideos = "skip", **o
         prepared.labels[taken],
         stride=stride,
         loop=short == "loop",
+        clip_frames=clip_frames,
+        image_size=image_size,
         **options,
     )
     summary = _summary(path, prepared, enough, short)

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from tgan_fast.models import FRAMES, IMAGE_SIZE
+from tgan_fast.models.sizes import check_sizes
 
+# Of scans, in pixels: the size of digits that move in images of 64. In others everything scales with them.
 DIGIT_SIZE = 28
-# Pixels a frame, along each axis.
+# Pixels a frame, along each axis, in images of 64.
 FASTEST = 5.0
-
-_ROOM = IMAGE_SIZE - DIGIT_SIZE
 
 
 class MovingDigits:
@@ -32,15 +32,20 @@ class MovingDigits:
         channels: 1, or any number of equal channels.
         seed: of handwritings, places and speeds.
         scans: the handwritten digits, images uint8 [n, 28, 28] and their labels, integers [n], with `digits` or more of
-            each class from 0 to 9; none is copied. scikit-learn's where none are given.
+            each class from 0 to 9; none is copied, unless they have to be resized. scikit-learn's where none are given.
+        clip_frames: 8 to 64.
+        image_size: 16, 32, 64 or 128 pixels. Digits and speeds scale with it.
 
     Attributes:
+        classes: how many there are, whichever come up.
         scans: the handwritten digits, as above.
         layers: of the windows, one for each digit; see `read_windows`.
 
     Raises:
-        ValueError: neither one digit nor two; scans of another dtype or shape, or too few of a class.
+        ValueError: neither one digit nor two; scans of another dtype or shape, or too few of a class; other sizes.
     """
+
+    classes = 10
 
     def __init__(
         self,
@@ -50,32 +55,40 @@ class MovingDigits:
         channels: int = 1,
         seed: int = 0,
         scans: tuple[np.ndarray, np.ndarray] | None = None,
+        clip_frames: int = FRAMES,
+        image_size: int = IMAGE_SIZE,
     ):
+        check_sizes(clip_frames, image_size)
         if digits not in (1, 2):
             raise ValueError(f"one or two digits can move in a clip, not {digits}")
         self.size, self.digits, self.channels, self.seed = size, digits, channels, seed
+        self.clip_frames, self.image_size = clip_frames, image_size
         self.layers = digits
         self.scans = scikit_learn_scans() if scans is None else scans
-        self._images, scanned = self.scans
-        _check_scans(self._images, scanned, digits)
+        images, scanned = self.scans
+        _check_scans(images, scanned, digits)
+        self._digit_size = DIGIT_SIZE * image_size // IMAGE_SIZE
+        self._images = _all_resized(images, self._digit_size)
+        self._room = image_size - self._digit_size
+        fastest = FASTEST * image_size / IMAGE_SIZE
         # A stream each, so that a clip does not depend on how many there are.
         of_labels, of_handwritings, of_starts, of_speeds = np.random.default_rng(seed).spawn(4)
         self._labels = of_labels.integers(10, size=size)
         self._handwritings = _different_handwritings(of_handwritings, self._labels, digits, scanned)
-        self._starts = of_starts.uniform(0, _ROOM, (size, digits, 2))
-        self._speeds = of_speeds.uniform(-FASTEST, FASTEST, (size, digits, 2))
+        self._starts = of_starts.uniform(0, self._room, (size, digits, 2))
+        self._speeds = of_speeds.uniform(-fastest, fastest, (size, digits, 2))
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Clip `index`: uint8 [16, 64, 64, channels], and its digit."""
+        """Clip `index`: uint8 [clip_frames, image_size, image_size, channels], and its digit."""
         if not 0 <= index < self.size:
             raise IndexError(f"clip {index} of {self.size}")
-        clip = np.zeros((FRAMES, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        clip = np.zeros((self.clip_frames, self.image_size, self.image_size), np.uint8)
         for image, corners in zip(self._images[self._handwritings[index]], self._corners(index), strict=True):
             for frame, (top, left) in zip(clip, corners, strict=True):
-                place = frame[top : top + DIGIT_SIZE, left : left + DIGIT_SIZE]
+                place = frame[top : top + self._digit_size, left : left + self._digit_size]
                 np.maximum(place, image, out=place)
         return np.repeat(clip[..., None], self.channels, axis=-1), int(self._labels[index])
 
@@ -83,23 +96,30 @@ class MovingDigits:
     def frames(self) -> torch.Tensor:
         """What `windows` are windows of: every handwriting amid so much black that a window may hold it anywhere.
 
-        uint8 [n, 100, 100, 1] of n handwritings, made when first asked for: MNIST's take 600 MB.
+        uint8 [n, 100, 100, 1] of n handwritings in images of 64, made when first asked for: MNIST's take 600 MB.
         """
-        margin = (_ROOM, _ROOM)
+        margin = (self._room, self._room)
         return torch.from_numpy(np.pad(self._images, ((0, 0), margin, margin))[..., None])
 
     def windows(self, clips: np.ndarray, choices: np.random.Generator | None = None) -> np.ndarray:
-        """Windows int64 [n, digits, 16, 4], as `read_windows` takes them, of `clips` [n]; nothing is left to choose."""
-        windows = np.ones((len(clips), self.digits, FRAMES, 4), np.int64)
+        """Windows int64 [n, digits, clip_frames, 4], as `read_windows` takes them, of `clips` [n].
+
+        Nothing is left to choose.
+        """
+        windows = np.ones((len(clips), self.digits, self.clip_frames, 4), np.int64)
         windows[..., 0] = self._handwritings[clips][..., None]
-        windows[..., 1:3] = _ROOM - self._corners(clips)
+        windows[..., 1:3] = self._room - self._corners(clips)
         return windows
 
+    def labels_of(self, clips: np.ndarray) -> np.ndarray:
+        """The digits, int64 [n], of `clips` [n]."""
+        return self._labels[clips]
+
     def _corners(self, clips):
-        """Top left corners int64 [..., digits, 16, 2] on straight paths that the frame's edges reflect."""
+        """Top left corners int64 [..., digits, clip_frames, 2] on straight paths that the frame's edges reflect."""
         starts, speeds = self._starts[clips][..., None, :], self._speeds[clips][..., None, :]
-        unfolded = (starts + speeds * np.arange(FRAMES)[:, None]) % (2 * _ROOM)
-        return np.rint(_ROOM - np.abs(_ROOM - unfolded)).astype(np.int64)
+        unfolded = (starts + speeds * np.arange(self.clip_frames)[:, None]) % (2 * self._room)
+        return np.rint(self._room - np.abs(self._room - unfolded)).astype(np.int64)
 
 
 def scikit_learn_scans() -> tuple[np.ndarray, np.ndarray]:
@@ -129,8 +149,16 @@ def _check_scans(images, labels, digits):
 
 def _enlarged(image):
     """8×8 grey levels from 0 to 16 → uint8 [28, 28]."""
-    levels = Image.fromarray((image * (255 / 16)).astype(np.uint8))
-    return np.asarray(levels.resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC))
+    return _resized((image * (255 / 16)).astype(np.uint8), DIGIT_SIZE)
+
+
+def _all_resized(images, size):
+    """Images uint8 [n, 28, 28] → [n, size, size]."""
+    return images if size == DIGIT_SIZE else np.stack([_resized(image, size) for image in images])
+
+
+def _resized(image, size):
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _different_handwritings(random, labels, digits, scanned):

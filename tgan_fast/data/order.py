@@ -16,31 +16,36 @@ class BatchOrder:
     Args:
         count: clips in the data set.
         batch_size: of the whole batch, which the processes share.
+        parts: batches that come one after another as one, each shared by the processes.
         seed: at least 0.
         rank, world_size: this process, and how many there are.
 
     Attributes:
-        rows: how many of a batch's are this process's.
-        part: which ones they are: consecutive.
+        parts: as given.
+        rows: how many of a batch's are this process's, in all parts.
+        part: which ones they are: int64 [rows], consecutive in each part.
 
     Raises:
-        InputError: fewer clips than a batch, or a batch that the processes cannot share equally.
+        InputError: fewer clips than the parts have, or a batch that the processes cannot share equally.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1):
-        if count < batch_size:
-            raise InputError(f"the data set has {count} clips, fewer than a batch of {batch_size}")
+    def __init__(
+        self, count: int, batch_size: int, *, parts: int = 1, seed: int = 0, rank: int = 0, world_size: int = 1
+    ):
+        if count < parts * batch_size:
+            batches = f"{parts} batches" if parts > 1 else "a batch"
+            raise InputError(f"the data set has {count} clips, fewer than {batches} of {batch_size}")
         if batch_size % world_size:
             raise InputError(
                 f"a batch of {batch_size} cannot be shared equally by {world_size} processes: "
                 f"choose a batch_size that {world_size} divides"
             )
-        self.rows = batch_size // world_size
-        self.part = slice(rank * self.rows, (rank + 1) * self.rows)
-        self._count, self._batch_size, self._seed = count, batch_size, seed
+        self.part = np.arange(parts * batch_size).reshape(parts, world_size, -1)[:, rank].ravel()
+        self.parts, self.rows = parts, len(self.part)
+        self._count, self._batch_size, self._seed = count, parts * batch_size, seed
 
     def indices(self, k: int) -> np.ndarray:
-        """The clips of batch `k`, of all processes: int64 [batch_size]."""
+        """The clips of batch `k`, of all processes: int64 [parts·batch_size]."""
         epoch, position = divmod(k, self._count // self._batch_size)
         order = _permutation(self._seed, epoch, self._count)
         return order[position * self._batch_size : (position + 1) * self._batch_size]

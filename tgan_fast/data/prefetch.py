@@ -6,22 +6,32 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
-import numpy as np
 import torch
 
 Made = TypeVar("Made")
+Tensors = tuple[torch.Tensor, ...]
 
 
-class Filling(NamedTuple):
-    """How to make batches: `fill(k, array)` writes batch `k` into an array of this shape and dtype."""
+class TensorSpec(NamedTuple):
+    """What one tensor of a batch is like."""
 
-    fill: Callable[[int, np.ndarray], None]
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    def empty(self, **options) -> torch.Tensor:
-        """A tensor for one batch, with the options of `torch.empty`."""
-        return torch.empty(self.shape, dtype=self.dtype, **options)
+
+class Filling(NamedTuple):
+    """How to make batches of tensors: `fill(k, *arrays)` writes batch `k` into an array for each of `specs`."""
+
+    fill: Callable[..., None]
+    specs: tuple[TensorSpec, ...]
+
+    def empty(self, **options) -> Tensors:
+        """The tensors of one batch, with the options of `torch.empty`."""
+        return tuple(torch.empty(spec.shape, dtype=spec.dtype, **options) for spec in self.specs)
+
+    def write(self, k: int, host: Tensors) -> None:
+        """Write batch `k` into tensors in host memory."""
+        self.fill(k, *(tensor.numpy() for tensor in host))
 
 
 def made_ahead(make: Callable[[int], Made], start: int, workers: int) -> Generator[Made, None, None]:
@@ -46,20 +56,18 @@ def batches_ahead(workers: int) -> int:
     return max(4, 2 * workers)
 
 
-def filled_ahead(filling: Filling, start: int, workers: int) -> Generator[torch.Tensor, None, None]:
+def filled_ahead(filling: Filling, start: int, workers: int) -> Generator[Tensors, None, None]:
     """Yield batches start, start + 1, … without end, each in memory of its own."""
 
     def make(k):
         batch = filling.empty()
-        filling.fill(k, batch.numpy())
+        filling.write(k, batch)
         return batch
 
     return made_ahead(make, start, workers)
 
 
-def uploaded_ahead(
-    filling: Filling, start: int, workers: int, device: torch.device
-) -> Generator[torch.Tensor, None, None]:
+def uploaded_ahead(filling: Filling, start: int, workers: int, device: torch.device) -> Generator[Tensors, None, None]:
     """Yield batches start, start + 1, … on a GPU without end, each valid until the next one is asked for.
 
     What the caller does with a batch, it launches on the stream that is current when it asks for the next one. Its
@@ -71,10 +79,11 @@ def uploaded_ahead(
     def make(k):
         slot = slots[k % len(slots)]
         slot.uploaded.synchronize()
-        filling.fill(k, slot.host.numpy())
+        filling.write(k, slot.host)
         with torch.cuda.stream(copies):
             copies.wait_event(slot.consumed)
-            slot.on_device.copy_(slot.host, non_blocking=True)
+            for target, source in zip(slot.on_device, slot.host, strict=True):
+                target.copy_(source, non_blocking=True)
             slot.uploaded.record(copies)
         return slot
 

@@ -8,17 +8,18 @@ import torch
 
 from tgan_fast.errors import InputError
 from tgan_fast.models import FRAMES, IMAGE_SIZE
+from tgan_fast.models.sizes import check_sizes
 
 
-def clip_span(stride: int = 1) -> int:
-    """How many frames a video must have for a clip of 16 that are `stride` apart."""
-    return (FRAMES - 1) * stride + 1
+def clip_span(stride: int = 1, clip_frames: int = FRAMES) -> int:
+    """How many frames a video must have for a clip of `clip_frames` that are `stride` apart."""
+    return (clip_frames - 1) * stride + 1
 
 
 class VideoFrames:
     """Videos of any length that lie one after another, or anywhere, in one array of frames.
 
-    A clip is 16 frames of a video, `stride` apart from any start, and 64 by 64 pixels of each.
+    A clip is `clip_frames` frames of a video, `stride` apart from any start, and `image_size` pixels square of each.
 
     Args:
         frames: uint8 [F, H, W, C] in host memory: an array, a memory-mapped one, or a tensor. None is copied.
@@ -29,9 +30,11 @@ class VideoFrames:
         weighting: what an epoch has, once each: "videos", from a start at random, or their "windows", one from every
             start of every video, so that longer videos come up more often.
         last_start: False leaves out the last start of videos that have more than one, as the authors' code does.
-        loop: repeat videos that are shorter than `clip_span(stride)` from their beginning.
+        loop: repeat videos that are shorter than `clip_span(stride, clip_frames)` from their beginning.
         crop: where a clip's pixels come from in larger frames: their centre, or a place at random.
         flip: mirror half of the clips, at random, left to right.
+        clip_frames: 8 to 64.
+        image_size: 16, 32, 64 or 128 pixels.
 
     Attributes:
         starts: of each video, how many a clip may have: int64 [V].
@@ -57,7 +60,10 @@ class VideoFrames:
         loop: bool = False,
         crop: Literal["centre", "random"] = "centre",
         flip: bool = False,
+        clip_frames: int = FRAMES,
+        image_size: int = IMAGE_SIZE,
     ):
+        check_sizes(clip_frames, image_size)
         if stride < 1:
             raise ValueError(f"a stride is at least 1, not {stride}")
         if weighting not in ("videos", "windows"):
@@ -68,18 +74,30 @@ class VideoFrames:
         self.first, self.length, self.labels = _vectors(first=first, length=length, labels=labels)
         self.stride, self.weighting, self.loop = stride, weighting, loop
         self.crop, self.flip = crop, flip
+        self.clip_frames, self.image_size = clip_frames, image_size
         self._check()
-        self.starts = np.maximum(self.length - clip_span(stride) + int(last_start), 1)
+        self.starts = np.maximum(self.length - clip_span(stride, clip_frames) + int(last_start), 1)
         self._windows_up_to = np.cumsum(self.starts)
-        self._offsets = stride * np.arange(FRAMES)[:, None]
-        self._room = np.array(self.frames.shape[1:3]) - IMAGE_SIZE
+        self._offsets = stride * np.arange(clip_frames)[:, None]
+        self._room = np.array(self.frames.shape[1:3]) - image_size
 
     def __len__(self) -> int:
         """How many clips an epoch has."""
         return len(self.first) if self.weighting == "videos" else int(self._windows_up_to[-1])
 
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Of a clip: frames, height, width, channels."""
+        return self.clip_frames, self.image_size, self.image_size, self.frames.shape[-1]
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, numbered from 0; none where all videos are of the same one."""
+        alike = self.labels.min() == self.labels.max()
+        return 0 if alike else int(self.labels.max()) + 1
+
     def windows(self, clips: np.ndarray, choices: np.random.Generator) -> np.ndarray:
-        """Windows int64 [n, 1, 16, 4], as `read_windows` takes them, of `clips` [n] of an epoch.
+        """Windows int64 [n, 1, clip_frames, 4], as `read_windows` takes them, of `clips` [n] of an epoch.
 
         Starts, where an epoch does not have all of them, crops and flips are chosen at random.
         """
@@ -89,13 +107,13 @@ class VideoFrames:
             start = clips - self._windows_up_to[videos] + self.starts[videos]
         if self.crop == "centre":
             top, left = top + self._room[0] // 2, left + self._room[1] // 2
-        windows = np.empty((len(clips), 1, FRAMES, 4), np.int64)
-        # Each [16, n].
+        windows = np.empty((len(clips), 1, self.clip_frames, 4), np.int64)
+        # Each [clip_frames, n].
         frames, tops, lefts, steps = windows.T[:, :, 0]
         # The remainder matters to repeated videos only: the offsets in others are smaller than their lengths.
         frames[...] = self.first[videos] + start + self._offsets % self.length[videos]
         tops[...] = top
-        lefts[...] = left + mirrored * (IMAGE_SIZE - 1)
+        lefts[...] = left + mirrored * (self.image_size - 1)
         steps[...] = 1 - 2 * mirrored
         return windows
 
@@ -104,13 +122,13 @@ class VideoFrames:
         return self.labels[self._videos_of(clips)]
 
     def cut(self, windows: np.ndarray, out: np.ndarray) -> None:
-        """Copy the clips of windows [n, 1, 16, 4], as `windows` returns them, into `out`, uint8 [n, 16, 64, 64, C]."""
-        frames = self.frames.numpy()
+        """Copy the clips of windows [n, 1, clip_frames, 4], as `windows` returns them, into uint8 [n, *clip_shape]."""
+        frames, size = self.frames.numpy(), self.image_size
         in_rows = frames.strides[2:] == out.strides[3:]
         numbers, first_windows = windows[:, 0, :, 0].tolist(), windows[:, 0, 0].tolist()
         for clip, of_clip, (_, top, left, step) in zip(out, numbers, first_windows, strict=True):
-            leftmost = min(left, left + step * (IMAGE_SIZE - 1))
-            rows, columns = slice(top, top + IMAGE_SIZE), slice(leftmost, leftmost + IMAGE_SIZE)
+            leftmost = min(left, left + step * (size - 1))
+            rows, columns = slice(top, top + size), slice(leftmost, leftmost + size)
             pixels = frames[self._index(of_clip), rows, columns]
             if in_rows and step > 0:
                 clip[...] = pixels
@@ -136,19 +154,19 @@ class VideoFrames:
 
     def _index(self, numbers):
         """Of a clip's frames. A slice where the video is not repeated: what a list indexes, NumPy copies once more."""
-        first, last = numbers[0], numbers[-1]
-        return slice(first, last + 1, self.stride) if last - first == (FRAMES - 1) * self.stride else numbers
+        first, end = numbers[0], numbers[-1] + 1
+        return slice(first, end, self.stride) if end - first == clip_span(self.stride, self.clip_frames) else numbers
 
     def _check(self):
         frames, height, width, _ = self.frames.shape
         if not len(self.first):
             raise InputError("the data set has no videos")
-        if min(height, width) < IMAGE_SIZE:
+        if min(height, width) < self.image_size:
             raise InputError(
-                f"the frames are {height} pixels high and {width} wide, but a clip needs {IMAGE_SIZE} of each: "
+                f"the frames are {height} pixels high and {width} wide, but a clip needs {self.image_size} of each: "
                 "prepare the videos anew, larger"
             )
-        needed = 1 if self.loop else clip_span(self.stride)
+        needed = 1 if self.loop else clip_span(self.stride, self.clip_frames)
         short = np.flatnonzero(self.length < needed)
         if len(short):
             video, remedy = short[0], "leave it out" if self.loop else "leave it out, or choose loop=True"

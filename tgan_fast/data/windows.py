@@ -15,6 +15,7 @@ def read_windows(
     frames: torch.Tensor,
     windows: torch.Tensor,
     *,
+    image_size: int = IMAGE_SIZE,
     dtype: torch.dtype = torch.float32,
     channels: int | None = None,
     backend: str = "auto",
@@ -24,13 +25,14 @@ def read_windows(
     Args:
         frames: uint8 [F, H, W, C], contiguous.
         windows: int64 [N, layers, T, 4] on the same device. They must lie within the frames; this is not checked.
+        image_size: of the videos, in pixels.
         dtype: of the videos.
         channels: makes that many equal ones of a single channel.
         backend: "triton" reads and writes in one pass, for float32, float16 and bfloat16; "auto" takes it where there
             is a GPU; "torch" for the rest.
 
     Returns:
-        Videos [N, C, T, 64, 64], channels last in memory.
+        Videos [N, C, T, image_size, image_size], channels last in memory.
 
     Raises:
         ValueError: there is no backend of that name.
@@ -39,17 +41,20 @@ def read_windows(
     backend = triton_or_torch("read_windows", backend, frames, lambda: _why_not_triton(frames, dtype))
     channels = channels or frames.shape[-1]
     if backend == "torch":
-        return _read_windows_torch(frames, windows, dtype, channels)
+        return _read_windows_torch(frames, windows, image_size, dtype, channels)
     # Here, since Triton need not be installed.
     from tgan_fast.data import kernels
 
-    return kernels.read_windows(frames, windows, dtype, channels)
+    return kernels.read_windows(frames, windows, image_size, dtype, channels)
 
 
-def whole_frames(n: int) -> torch.Tensor:
-    """Windows int64 [n, 1, 16, 4] of all frames of `n` clips that lie one after another, each as large as a clip's."""
-    windows = torch.tensor([0, 0, 0, 1]).repeat(n, 1, FRAMES, 1)
-    windows[..., 0] = torch.arange(n * FRAMES).view(n, 1, FRAMES)
+def whole_frames(n: int, clip_frames: int = FRAMES) -> torch.Tensor:
+    """Windows int64 [n, 1, clip_frames, 4] of all frames of `n` clips that lie one after another.
+
+    The frames are as large as those of the videos.
+    """
+    windows = torch.tensor([0, 0, 0, 1]).repeat(n, 1, clip_frames, 1)
+    windows[..., 0] = torch.arange(n * clip_frames).view(n, 1, clip_frames)
     return windows
 
 
@@ -59,8 +64,8 @@ def _why_not_triton(frames, dtype):
     return why_not(frames, dtype)
 
 
-def _read_windows_torch(frames, windows, dtype, channels):
+def _read_windows_torch(frames, windows, image_size, dtype, channels):
     frame, top, left, step = windows[..., None, None].unbind(3)
-    ramp = torch.arange(IMAGE_SIZE, device=frames.device)
+    ramp = torch.arange(image_size, device=frames.device)
     layers = frames[frame, top + ramp[:, None], left + step * ramp]
     return scaled(layers.amax(1), dtype, channels)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames
-from tgan_fast.models import FRAMES, IMAGE_SIZE
 
 _AT_ONCE = 1 << 26
 
@@ -26,7 +25,7 @@ def draw_clips(
         batch_size: of what is yielded at once, but for the rest at the end.
 
     Yields:
-        Clips uint8 [n, 16, 64, 64, C] and labels int64 [n], on the CPU.
+        Clips uint8 [n, T, H, W, C] and labels int64 [n], on the CPU.
     """
     random = np.random.default_rng(seed)
     epochs = -(-count // len(dataset))
@@ -49,20 +48,21 @@ def fingerprint_of(dataset: ClipDataset | VideoFrames, checksum: str | None = No
         checksum: of all frames of videos, which are read where none is known.
     """
     if isinstance(dataset, VideoFrames):
-        options = dataset.stride, dataset.weighting, dataset.loop, dataset.crop, dataset.flip
+        options = dataset.stride, dataset.weighting, dataset.loop, dataset.crop, dataset.flip, dataset.clip_shape
         arrays = dataset.first, dataset.length, dataset.labels, dataset.starts
         if checksum is None:
             return _digest(options, (*arrays, dataset.frames.numpy()))
         return _digest((*options, tuple(dataset.frames.shape), checksum), arrays)
     # Not isinstance: what is derived from it may yield clips of its own.
     if type(dataset) is MovingDigits:
-        return _digest((dataset.size, dataset.digits, dataset.channels, dataset.seed), dataset.scans)
+        options = dataset.size, dataset.digits, dataset.channels, dataset.seed, dataset.clip_frames, dataset.image_size
+        return _digest(options, dataset.scans)
     return None
 
 
 def _read(dataset, numbers, random):
     if isinstance(dataset, VideoFrames):
-        clips = np.empty((len(numbers), FRAMES, IMAGE_SIZE, IMAGE_SIZE, dataset.frames.shape[-1]), np.uint8)
+        clips = np.empty((len(numbers), *dataset.clip_shape), np.uint8)
         dataset.cut(dataset.windows(numbers, random), clips)
         return clips, dataset.labels_of(numbers)
     clips, labels = zip(*(dataset[number] for number in numbers.tolist()), strict=True)
