@@ -82,7 +82,7 @@ import torch
 from tgan_fast.data import MovingDigits, open_feed
 from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.training import PRESETS, TrainingConfig
-from tgan_fast.training.loop import build_step
+from tgan_fast.training.build import build_step
 
 print("imported", flush=True)
 preset, device, last = sys.argv[1], torch.device(sys.argv[2]), int(sys.argv[3])
@@ -99,7 +99,7 @@ step = build_step(config, device, read=feed.read)
 print("set up", flush=True)
 with closing(feed.batches()) as batches:
     while step.iteration < last:
-        step(next(batches))
+        step(*next(batches))
         if step.iteration in (1, last):
             # Reading them waits for the device.
             print(f"iteration {step.iteration}:", *step.scalars.tolist(), flush=True)

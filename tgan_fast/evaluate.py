@@ -16,12 +16,12 @@ from tgan_fast.metrics.classifier import Classifier
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluation import Evaluator, Score
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
-from tgan_fast.metrics.protocols import PROTOCOLS, Protocol, protocol_for
+from tgan_fast.metrics.protocols import PROTOCOLS, Protocol, check_size, protocol_for
 from tgan_fast.metrics.reference import RealClips
 from tgan_fast.metrics.score_kinds import SCORE_KINDS, Metric
 from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
-from tgan_fast.models import VideoGenerator
-from tgan_fast.models.sampling import draw_latents, sample_videos
+from tgan_fast.models import Generator
+from tgan_fast.models.sampling import draw_inputs, sample_videos
 from tgan_fast.precision import PrecisionOption, resolve_evaluation_precision
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import Checkpoint, find, open_checkpoint, run_folder_of
@@ -83,6 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     precision = resolve_evaluation_precision(command.precision, device)
     checkpoint = open_checkpoint(find(command.checkpoint))
     generator = checkpoint.generator(command.weights).to(device)
+    check_size(generator.clip_frames, generator.image_size)
     classifier = None if metrics == ("fvd",) else load_classifier(command.classifier, command.mean)
     protocol = _protocol(command, classifier)
     seen_by = None if classifier is None else ClassifierFeatures(classifier, protocol, device, precision)
@@ -178,8 +179,8 @@ def _real(command, checkpoint: Checkpoint, metrics) -> RealClips | None:
     return RealClips(data.dataset, command.real_clips, command.force, checksum=data.checksum)
 
 
-def _difference(generator: VideoGenerator, rounded: ClassifierFeatures, exact: ClassifierFeatures) -> str:
-    videos = sample_videos(generator, draw_latents(16, generator.latent_dim, 0)).to(next(generator.parameters()))
+def _difference(generator: Generator, rounded: ClassifierFeatures, exact: ClassifierFeatures) -> str:
+    videos = sample_videos(generator, draw_inputs(generator, 16, 0)).to(next(generator.parameters()))
     return f"the classifier in {rounded.identity['precision']} instead of fp32: " + rounded.of_generated(
         videos
     ).difference(exact.of_generated(videos))

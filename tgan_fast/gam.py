@@ -13,7 +13,7 @@ from tgan_fast.data import to_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.gam import Battle, battle, best_threshold, errors_on_generated, errors_on_real, scores_of
 from tgan_fast.metrics.real_clips import draw_clips
-from tgan_fast.models.sampling import Sampler, draw_latents
+from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import find, open_checkpoint
 from tgan_fast.training.data import open_data, with_data
@@ -53,6 +53,11 @@ def main(arguments: Sequence[str]) -> None:
     if generators[0].channels != generators[1].channels:
         channels = " and ".join(str(generator.channels) for generator in generators)
         raise InputError(f"the two make videos of {channels} channels: compare runs on the same data")
+    sizes = [f"{generator.clip_frames} frames of {generator.image_size} pixels" for generator in generators]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"the two make videos of {' and of '.join(sizes)}: compare runs of the same size")
+    if any(generator.classes for generator in generators):
+        raise InputError("gam compares runs without classes, and a conditional discriminator needs them")
     real, unseen = _real(command, checkpoints[0].config)
 
     with tqdm(desc="videos scored", total=8 * command.samples, unit="video", dynamic_ncols=True) as bar:
@@ -94,7 +99,7 @@ def _real(command, config: TrainingConfig | None):
 
 
 def _generated(generator, seed, count):
-    latents = draw_latents(count, generator.latent_dim, seed)
+    latents = draw_inputs(generator, count, seed)
     return Sampler(generator, batch_size=_BATCH, precision="fp32", output="videos").on_device(latents)
 
 

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import torch
+import tyro
 
 from tgan_fast.command_line import parse, run
 from tgan_fast.data import to_clips
@@ -24,9 +28,17 @@ class SampleCommand:
     out: Path
     """.gif or .mp4: a grid of videos; .png: a row of frames for each of --grid videos; .npy: uint8 [N, T, H, W, C]."""
     grid: int = 8
-    """Rows and columns of the grid; .npy holds as many videos as the grid."""
+    """Rows and columns of the grid; .npy holds as many videos. A conditional run has a row for each of its classes."""
     seed: int = 0
     """Of the latents."""
+    class_: Annotated[int | None, tyro.conf.arg(name="class")] = None
+    """Conditional run: number of the only class."""
+    truncation: float | None = None
+    """Latents within ± this, for less variety and fewer failures."""
+    walk: int | None = None
+    """Seed: every row walks from a latent of --seed to one of this."""
+    interpolate: int = 1
+    """So many times as many frames of the same motion."""
     weights: Literal["auto", "live", "ema"] = "auto"
     """Of a run with ema_decay: the averaged weights or the live ones; auto: averaged where there are any."""
     batch_norm: Literal["running", "batch"] = "running"
@@ -45,18 +57,53 @@ def main(arguments: Sequence[str]) -> None:
     device = resolve_device(command.device)
     precision = resolve_precision(command.precision, device)
     generator = load_generator(find(command.checkpoint), weights=command.weights).to(device)
-    count = command.grid if command.out.suffix.lower() == ".png" else command.grid**2
-    latents = draw_latents(count, generator.latent_dim, command.seed)
+    _check_class(command, generator)
+    rows, columns = _rows_and_columns(command, generator)
+    inputs = _inputs(command, generator, rows, columns)
     if command.batch_norm == "batch":
         with arithmetic("fp32"):
-            clips = to_clips(sample_videos(generator, latents, batch_statistics=True))
+            videos = sample_videos(generator, inputs, batch_statistics=True, interpolate=command.interpolate)
+            clips = to_clips(videos)
     else:
-        clips = Sampler(generator, precision=precision)(latents)
+        clips = Sampler(generator, precision=precision, interpolate=command.interpolate)(inputs)
     try:
-        write_videos(command.out, clips.numpy(), fps=command.fps)
+        write_videos(command.out, clips.numpy(), fps=command.fps, columns=columns)
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror or error}") from None
-    print(f"{count} videos: {command.out}")
+    print(f"{len(clips)} videos: {command.out}")
+
+
+def _rows_and_columns(command, generator) -> tuple[int, int]:
+    """Of the grid; a .png has a video in every row, and all of a walk below each other."""
+    strip = command.out.suffix.lower() == ".png"
+    rows = 1 if strip and command.walk is not None else command.grid
+    columns = 1 if strip and command.walk is None else command.grid
+    return generator.classes if _shows_all_classes(command, generator) else rows, columns
+
+
+def _inputs(command, generator, rows, columns):
+    """What the generator takes for every place of the grid, row by row."""
+    if not _shows_all_classes(command, generator):
+        latents = _latents(command, generator, rows, columns).flatten(0, 1)
+        labels = None if command.class_ is None else torch.full((rows * columns,), command.class_)
+        return generator.conditioned(latents, labels)
+    # The same latents in all rows, so that what differs is the class.
+    latents = _latents(command, generator, 1, columns).expand(rows, -1, -1).flatten(0, 1)
+    return generator.conditioned(latents, torch.arange(rows).repeat_interleave(columns))
+
+
+def _latents(command, generator, rows, columns):
+    """[rows, columns, latent_dim]"""
+    distribution = generator.latent
+    draw = partial(draw_latents, latent_dim=generator.latent_dim, distribution=distribution)
+    if command.walk is None:
+        return draw(rows * columns, seed=command.seed, truncation=command.truncation).unflatten(0, (rows, columns))
+    begin, end = (draw(rows, seed=seed, truncation=command.truncation) for seed in (command.seed, command.walk))
+    return distribution.between(begin, end, torch.linspace(0, 1, columns))
+
+
+def _shows_all_classes(command, generator):
+    return generator.classes > 0 and command.class_ is None
 
 
 def _check(command: SampleCommand) -> None:
@@ -65,12 +112,26 @@ def _check(command: SampleCommand) -> None:
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
     if command.grid < 1:
         raise InputError(f"--grid is {command.grid}, but must be at least 1")
-    if command.fps < 1:
-        raise InputError(f"--fps is {command.fps}, but must be at least 1")
+    for name in ("fps", "interpolate"):
+        if getattr(command, name) < 1:
+            raise InputError(f"--{name} is {getattr(command, name)}, but must be at least 1")
+    if command.truncation is not None and not command.truncation > 0:
+        raise InputError(f"--truncation is {command.truncation}, but must be more than 0")
+    if command.walk is not None and command.grid < 2:
+        raise InputError("--walk needs a beginning and an end: choose --grid 2 or more")
     if command.batch_norm == "batch" and command.grid < 2:
         raise InputError("--batch-norm batch needs at least 2 videos: choose --grid 2 or more")
     if command.batch_norm == "batch" and command.precision not in ("auto", "fp32"):
         raise InputError(f"--batch-norm batch computes in fp32 alone: leave out --precision {command.precision}")
+
+
+def _check_class(command, generator) -> None:
+    if command.class_ is None:
+        return
+    if not generator.classes:
+        raise InputError(f"{command.checkpoint} was trained without classes: leave out --class")
+    if not 0 <= command.class_ < generator.classes:
+        raise InputError(f"--class is {command.class_}, but the classes are 0 to {generator.classes - 1}")
 
 
 if __name__ == "__main__":

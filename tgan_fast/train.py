@@ -29,8 +29,9 @@ class TrainCommand:
     """
 
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
-    preset: Literal["auto", "tiny", "paper"] = "auto"
-    """Set of defaults: tiny, two minutes on a CPU; paper, the paper's; auto: paper where there is a GPU."""
+    preset: Literal[("auto", *PRESETS)] = "auto"
+    """Set of defaults: paper, or another system of the family; tiny and tiny-…, two minutes on a CPU; auto: paper where
+    there is a GPU, tiny elsewhere."""
     config: Path | None = None
     """YAML file of settings, such as the config.yaml of an earlier run."""
     out: Path | None = None

@@ -19,7 +19,7 @@ from tgan_fast.data import MovingDigits, open_feed
 from tgan_fast.data.feed import Feed
 from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.training import TrainingConfig
-from tgan_fast.training.loop import build_step
+from tgan_fast.training.build import build_step
 
 What = Literal["fast-vs-reference", "svc"]
 FAST, REFERENCE = "tgan_fast", "reference"
@@ -64,7 +64,7 @@ class Contender:
         """
         began, losses = self._clock() - self.seconds, []
         while not losses or self._clock() - began < until:
-            losses.append(self._iterate(next(self._batches)))
+            losses.append(self._iterate(next(self._batches).clips))
         # Reading them waits for all that the device has been given.
         rows = torch.stack(losses).tolist()
         self.seconds = self._clock() - began

@@ -21,7 +21,7 @@ CURVES = Path(__file__).with_name("convergence.json")
 
 def batches(seed):
     feed = open_feed(MovingDigits(digits=1, seed=seed), batch_size=BATCH, channels=1, device="cpu", seed=seed)
-    return map(feed.read, itertools.islice(feed.batches(), ITERATIONS))
+    return (feed.read(batch.clips) for batch in itertools.islice(feed.batches(), ITERATIONS))
 
 
 def networks(seed):

@@ -6,7 +6,7 @@ import torch
 from benchmarks import peak_memory
 from tgan_fast.errors import InputError
 from tgan_fast.training import TrainingConfig, memory, train
-from tgan_fast.training.loop import build_step
+from tgan_fast.training.build import build_step
 from tgan_fast.training.memory import bytes_needed, out_of_memory, refuse_too_large_a_batch
 
 CONFIG = TrainingConfig(

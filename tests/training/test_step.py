@@ -13,6 +13,7 @@ from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.data import to_videos
 from tgan_fast.ops.convolution.forms import DIRECT, TABLE
 from tgan_fast.training import TrainingStep
+from tgan_fast.training.optimizers import Adam
 
 WIDTH, LATENT, BATCH, ITERATIONS, RATE = 0.0625, 12, 4, 20, 5e-5
 
@@ -199,7 +200,7 @@ def test_in_bf16_copies_of_the_weights_follow_updates_the_constraint_and_a_loade
 
 
 def test_adam_is_pytorchs(device):
-    step = fast_step(torch.float64, device, optimizer="adam", clip_interval=0)
+    step = fast_step(torch.float64, device, optimizer=Adam, clip_interval=0)
     generator, discriminator = references(torch.float64, device)
     optimizers = [torch.optim.Adam(network.parameters(), lr=RATE) for network in (generator, discriminator)]
     z = latents(device)
@@ -244,7 +245,7 @@ def test_what_is_read_within_the_step_is_trained_on(device, precision):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"shared_fakes": True}, {"ema_decay": 0.9, "optimizer": "adam"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"shared_fakes": True}, {"ema_decay": 0.9, "optimizer": Adam}], ids=str)
 @pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])
 def test_cuda_graphs_change_nothing(precision, options):
     options = options | {"precision": precision, "clip_interval": 2}

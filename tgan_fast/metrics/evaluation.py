@@ -16,8 +16,8 @@ from tgan_fast.metrics.protocols import Protocol
 from tgan_fast.metrics.reference import RealClips
 from tgan_fast.metrics.score_kinds import KIND_OF, Metric, ScoreKind
 from tgan_fast.metrics.statistics_cache import StatisticsCache
-from tgan_fast.models import VideoGenerator
-from tgan_fast.models.sampling import Sampler, draw_latents
+from tgan_fast.models import Generator
+from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.precision import Precision
 
 _BATCH = 64
@@ -114,8 +114,8 @@ class Evaluator:
                 self._statistics[name] = self._real.statistics(network, self.protocol, self._cache, bar.update)
             self._gaussians[name] = self._statistics[name].gaussian.to(self._device)
 
-    def __call__(self, generator: VideoGenerator) -> dict[str, Score]:
-        """Score a generator, in any mode; `prepare` comes before.
+    def __call__(self, generator: Generator) -> dict[str, Score]:
+        """Score a generator of the size that `check_size` lets pass, in any mode; `prepare` comes before.
 
         Returns:
             Of every metric its score, by its name in files.
@@ -143,9 +143,9 @@ class Evaluator:
 
     def _see(self, run, advance) -> dict[str, Seen]:
         """What each network sees in the videos of a run."""
-        latents = draw_latents(self.protocol.samples, self._generator.latent_dim, self._seed + run)
+        inputs = draw_inputs(self._generator, self.protocol.samples, self._seed + run)
         seen = {name: [] for name in self._networks}
-        for videos in self._sampler.on_device(latents):
+        for videos in self._sampler.on_device(inputs):
             for name, network in self._networks.items():
                 seen[name].append(network.of_generated(videos))
             advance(len(videos))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tgan_fast.models import VideoDiscriminator
+from tgan_fast.models import Discriminator
 from tgan_fast.models.sampling import undisturbed
 
 # As near to 1 as r_test has to be; the paper leaves it open.
@@ -103,7 +103,7 @@ def best_threshold(real: torch.Tensor, generated: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def scores_of(discriminator: VideoDiscriminator, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+def scores_of(discriminator: Discriminator, batches: Iterable[torch.Tensor]) -> torch.Tensor:
     """Scores [n] of batches of videos [m, C, 16, 64, 64] in [-1, 1], by running statistics, on the CPU."""
     with undisturbed(discriminator):
         return torch.cat([discriminator(videos).cpu() for videos in batches])

@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from tgan_fast.data.pixels import scaled
+from tgan_fast.errors import InputError
 from tgan_fast.metrics.c3d import SIZE
 from tgan_fast.metrics.classifier import Classifier
+from tgan_fast.models import FRAMES, IMAGE_SIZE
 
 ProtocolName = Literal["tgan", "tgan2", "plain"]
 
@@ -58,6 +60,15 @@ class Protocol:
 def protocol_for(classifier: Classifier) -> ProtocolName:
     """What a classifier is used under if nothing else is said: `tgan2` for C3D."""
     return "tgan2" if classifier.architecture == "c3d" else "plain"
+
+
+def check_size(clip_frames: int, image_size: int) -> None:
+    """Raise an InputError unless there are scores of videos of this size."""
+    if (clip_frames, image_size) != (FRAMES, IMAGE_SIZE):
+        raise InputError(
+            f"scores are of videos of {FRAMES} frames of {IMAGE_SIZE}×{IMAGE_SIZE} pixels, "
+            f"but these have {clip_frames} of {image_size}×{image_size}: train with the default frames and image_size"
+        )
 
 
 def _prepare_tgan(videos, mean):

@@ -13,7 +13,8 @@ from torch import nn
 
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
-from tgan_fast.models import VideoDiscriminator, VideoGenerator
+from tgan_fast.models import Discriminator, Generator
+from tgan_fast.training.build import build_discriminator, build_generator
 from tgan_fast.training.config import TrainingConfig
 
 FORMAT = "tgan_fast checkpoint 1"
@@ -168,7 +169,7 @@ class Checkpoint:
             return "ema" if "ema" in self.states else "live"
         return weights
 
-    def generator(self, weights: Literal["auto", "live", "ema"] = "auto") -> VideoGenerator:
+    def generator(self, weights: Literal["auto", "live", "ema"] = "auto") -> Generator:
         """On the CPU and in evaluation mode.
 
         Args:
@@ -180,15 +181,13 @@ class Checkpoint:
         kind = self.kind(weights)
         if kind == "ema" and "ema" not in self.states:
             raise InputError(f"{self.path} has no averaged weights: its run was not trained with ema_decay")
-        config = self.config or TrainingConfig()
-        generator = VideoGenerator(config.width, config.latent_dim, config.channels)
+        generator = build_generator(self.config or TrainingConfig())
         load_strictly(generator, self.states["ema" if kind == "ema" else "generator"], self.path)
         return generator.eval()
 
-    def discriminator(self) -> VideoDiscriminator:
+    def discriminator(self) -> Discriminator:
         """On the CPU and in evaluation mode; raises as `generator`."""
-        config = self.config or TrainingConfig()
-        discriminator = VideoDiscriminator(config.width, config.channels)
+        discriminator = build_discriminator(self.config or TrainingConfig())
         load_strictly(discriminator, self.states["discriminator"], self.path)
         return discriminator.eval()
 
@@ -203,7 +202,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, TrainingConfig(**content["config"]), content["step"], content["step"]["iteration"])
 
 
-def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "auto") -> VideoGenerator:
+def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "auto") -> Generator:
     """The generator of a checkpoint; see `open_checkpoint` and `Checkpoint.generator`."""
     return open_checkpoint(path).generator(weights)
 

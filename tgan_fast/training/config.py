@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgan_fast.cuda_graph import CudaGraphMode
 from tgan_fast.errors import InputError
+from tgan_fast.models.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
 from tgan_fast.precision import PrecisionOption
+from tgan_fast.training.parts import PARTS
+
+_ADAM_BETAS = (0.9, 0.999)
 
 
 class TrainingConfig(BaseModel):
@@ -26,6 +30,20 @@ class TrainingConfig(BaseModel):
     width: float = Field(1.0, gt=0, description="Multiplier of all channel counts of both networks.")
     latent_dim: int = Field(100, ge=1, description="Size of the latent.")
     channels: int = Field(3, ge=1, description="Colour channels of the videos.")
+    frames: int = Field(FRAMES, ge=FEWEST_FRAMES, le=MOST_FRAMES, description="Of a video.")
+    image_size: Literal[IMAGE_SIZES] = Field(IMAGE_SIZE, description="Pixels of a frame's sides.")
+    temporal_generator: Literal[tuple(PARTS["temporal_generator"])] = Field(
+        "deconv", description="Makes a latent for every frame of one: transposed convolutions, or a recurrent cell."
+    )
+    image_generator: Literal[tuple(PARTS["image_generator"])] = Field(
+        "two-latent", description="Makes frames of the frame's and the video's latent, or of the frame's alone."
+    )
+    discriminator: Literal[tuple(PARTS["discriminator"])] = Field(
+        "conv3d", description="3D convolutions, or 2D ones of all frames as channels of one image."
+    )
+    latent: Literal[tuple(PARTS["latent"])] = Field("uniform", description="Distribution: (-1, 1), or N(0, 1).")
+    conditional: bool = Field(False, description="Both networks see the videos' classes.")
+    classes: int | None = Field(None, ge=2, description="Conditional: how many; none: those of the data.")
     data: str | None = Field(
         None, description="Clip store, or prepared .h5, .npy or .npz file, to train on; none: moving digits."
     )
@@ -45,9 +63,20 @@ class TrainingConfig(BaseModel):
     )
     batch_size: int = Field(32, description="Videos in a batch, at least 2; several processes share it evenly.")
     steps: int = Field(81_000, ge=1, description="Iterations in all.")
-    optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="Of both networks.")
+    objective: Literal[tuple(PARTS["objective"])] = Field("wgan", description="The two losses.")
+    constraint: Literal[tuple(PARTS["constraint"])] = Field(
+        "svc", description="Of the discriminator; svc: singular value clipping."
+    )
+    clip_interval: int = Field(
+        5, ge=0, description="Discriminator steps between two applications of the constraint; 0: never."
+    )
+    penalty_weight: float | None = Field(None, gt=0, description="Gradient penalty: its weight; none: 10.")
+    critic_steps: int = Field(1, ge=1, description="Discriminator steps an iteration, each on a batch.")
+    input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise on what the discriminator sees.")
+    optimizer: Literal[tuple(PARTS["optimizer"])] = Field("rmsprop", description="Of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Of both optimisers.")
-    clip_interval: int = Field(5, ge=0, description="Iterations between singular value clippings; 0: never.")
+    lr_decay: Literal["none", "linear"] = Field("none", description="linear: down to 0 at the last iteration.")
+    adam_betas: tuple[float, float] = Field(_ADAM_BETAS, description="Adam: decays of its two averages.")
     shared_fakes: bool = Field(False, description="The authors' order: one batch of fakes for both steps.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Also average the generator's weights.")
     seed: int = Field(0, ge=0, description="Of weights, latents, digits and their order.")
@@ -77,6 +106,9 @@ class TrainingConfig(BaseModel):
         if self.batch_size < 2:
             raise InputError(f"batch_size is {self.batch_size}, but batch norm needs at least 2 videos")
         self._refuse_settings_of_other_data()
+        reason = _why_not(self)
+        if reason is not None:
+            raise InputError(reason)
         if self.evaluate_every and self.classifier is None:
             raise InputError("evaluate_every needs a classifier: python -m tgan_fast.train_classifier makes one")
         if self.classifier is not None and not self.evaluate_every:
@@ -90,25 +122,101 @@ class TrainingConfig(BaseModel):
                 raise InputError(f"{name} is {getattr(self, name)!r}, but it is for {kind}: {remedy}, or leave it out")
 
 
+def _why_not(config):
+    """Why settings that are right each do not fit each other, or None."""
+    if config.temporal_generator == "deconv" and config.frames.bit_count() != 1:
+        return (
+            f"frames is {config.frames}, which temporal_generator deconv cannot make by doubling: "
+            "choose 8, 16, 32 or 64, or temporal_generator gru or lstm"
+        )
+    if config.classes is not None and not config.conditional:
+        return f"classes is {config.classes}, but only conditional runs have classes: add conditional, or leave it out"
+    if config.penalty_weight is not None and config.constraint != "gradient-penalty":
+        return (
+            f"penalty_weight is {config.penalty_weight}, but the constraint is {config.constraint}: "
+            "choose constraint gradient-penalty, or leave it out"
+        )
+    if config.constraint == "gradient-penalty" and config.sync_batch_norm and config.discriminator == "conv3d":
+        return (
+            "constraint gradient-penalty differentiates twice, which sync_batch_norm does not support: "
+            "leave out one of them, or choose discriminator frames2d"
+        )
+    if not all(0 <= beta < 1 for beta in config.adam_betas):
+        return f"adam_betas are {list(config.adam_betas)}, but each must be at least 0 and less than 1"
+    if config.adam_betas != _ADAM_BETAS and config.optimizer != "adam":
+        return f"adam_betas are for optimizer adam, and it is {config.optimizer}: choose adam, or leave them out"
+    if config.shared_fakes and config.objective != "wgan":
+        return (
+            f"shared_fakes needs two opposite losses, which objective {config.objective} does not have: "
+            "choose objective wgan, or leave it out"
+        )
+    if config.shared_fakes and config.critic_steps > 1:
+        return (
+            f"shared_fakes is one batch of fakes for both networks, but critic_steps is {config.critic_steps}: "
+            "choose 1, or leave it out"
+        )
+    return None
+
+
 # Settings that only videos have.
 OF_VIDEOS = ("crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
 
+# Two minutes on a CPU.
+_TINY = {
+    "width": 0.125,
+    "channels": 1,
+    "digits": 1,
+    "batch_size": 8,
+    "steps": 1000,
+    "learning_rate": 7e-4,
+    "ema_decay": 0.99,
+    "clip_interval": 1,
+    "workers": 1,
+    "log_interval": 10,
+    "sample_interval": 100,
+    "checkpoint_interval": 100,
+}
+
+_ADAM = {"optimizer": "adam", "learning_rate": 2e-4, "adam_betas": (0.5, 0.999)}
+
+# The systems of the papers and of codes and summaries that circulate, besides the paper's own: settings, and what a
+# narrow model needs besides.
+_SYSTEMS = {
+    "authors": ({"shared_fakes": True}, {}),
+    "weight-clip": ({"constraint": "weight-clip", "clip_interval": 1}, {}),
+    "vanilla": ({"objective": "vanilla", "constraint": "none", "input_noise": 0.3, **_ADAM}, {}),
+    "lsgan": ({"objective": "lsgan", "constraint": "none", **_ADAM}, {}),
+    "gradient-penalty": (
+        {
+            "constraint": "gradient-penalty",
+            "critic_steps": 5,
+            "optimizer": "adam",
+            "learning_rate": 1e-4,
+            "adam_betas": (0.0, 0.9),
+        },
+        {},
+    ),
+    "spectral-norm": ({"constraint": "spectral-norm", "clip_interval": 1}, {}),
+    "conditional": ({"conditional": True}, {}),
+    "gru-summary": (
+        {
+            "temporal_generator": "gru",
+            "image_generator": "frame",
+            "discriminator": "frames2d",
+            "latent": "normal",
+            "critic_steps": 5,
+            "clip_interval": 1,
+            **_ADAM,
+        },
+        {},
+    ),
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "tiny": {
-        "width": 0.125,
-        "channels": 1,
-        "digits": 1,
-        "batch_size": 8,
-        "steps": 1000,
-        "learning_rate": 7e-4,
-        "ema_decay": 0.99,
-        "clip_interval": 1,
-        "workers": 1,
-        "log_interval": 10,
-        "sample_interval": 100,
-        "checkpoint_interval": 100,
-    },
+    "tiny": _TINY,
+    **{name: settings for name, (settings, _) in _SYSTEMS.items()},
+    **{f"tiny-{name}": _TINY | settings | narrow for name, (settings, narrow) in _SYSTEMS.items()},
 }
 
 

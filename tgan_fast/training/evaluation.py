@@ -11,7 +11,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluation import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
-from tgan_fast.metrics.protocols import PROTOCOLS, protocol_for
+from tgan_fast.metrics.protocols import PROTOCOLS, check_size, protocol_for
 from tgan_fast.metrics.reference import RealClips
 from tgan_fast.metrics.score_kinds import KIND_OF
 from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
@@ -26,6 +26,7 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
     Raises:
         InputError: the classifier is missing, damaged or for videos of other channels, or real clips are too few.
     """
+    check_size(config.frames, config.image_size)
     classifier = load_classifier(Path(config.classifier))
     if config.channels not in (1, classifier.channels):
         raise InputError(

@@ -1,6 +1,5 @@
 """The training loop: data → step → record → sample → checkpoint, until done, stopped or broken."""
 
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -8,15 +7,15 @@ import torch
 
 from tgan_fast.data import ClipDataset, VideoFrames, open_feed
 from tgan_fast.errors import InputError, NonFiniteError
-from tgan_fast.models import VideoDiscriminator, VideoGenerator
 from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.stop_signals import stop_signals
+from tgan_fast.training.build import build_step
 from tgan_fast.training.checkpoint import iteration_of, load_strictly, read_run
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.data import TrainingData, open_data
+from tgan_fast.training.data import TrainingData, classes_of, open_data
 from tgan_fast.training.evaluation import open_evaluator
 from tgan_fast.training.memory import out_of_memory, refuse_too_large_a_batch
-from tgan_fast.training.processes import Processes, joined
+from tgan_fast.training.processes import joined
 from tgan_fast.training.provenance import provenance
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.session import Session
@@ -68,10 +67,16 @@ def _train(config, out, dataset, resume, processes, device):
     # Everything that can be wrong is found here, before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     data = open_data(config) if dataset is None else TrainingData(dataset)
+    if config.conditional:
+        config = config.model_copy(update={"classes": classes_of(config, data)})
     feed = open_feed(
         data.dataset,
         batch_size=config.batch_size,
+        parts=config.critic_steps,
         channels=config.channels,
+        frames=config.frames,
+        image_size=config.image_size,
+        labelled=config.conditional,
         seed=config.seed,
         workers=config.workers,
         device=device,
@@ -115,35 +120,6 @@ def _train(config, out, dataset, resume, processes, device):
         session.close()
         step.leave_processes()
     return step
-
-
-def build_step(
-    config: TrainingConfig,
-    device: torch.device,
-    *,
-    read: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    processes: Processes | None = None,
-) -> TrainingStep:
-    """The networks and the step of a run at iteration 0; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        generator = VideoGenerator(config.width, config.latent_dim, config.channels)
-        discriminator = VideoDiscriminator(config.width, config.channels)
-    return TrainingStep(
-        generator.to(device),
-        discriminator.to(device),
-        learning_rate=config.learning_rate,
-        clip_interval=config.clip_interval,
-        shared_fakes=config.shared_fakes,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        precision=config.precision,
-        optimizer=config.optimizer,
-        cuda_graph=config.cuda_graph,
-        read=read,
-        processes=processes,
-        sync_batch_norm=config.sync_batch_norm,
-    )
 
 
 def _remedy(folder):

@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tgan_fast.errors import InputError
-from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.step import TrainingStep
 
@@ -51,16 +50,18 @@ def out_of_memory(config: TrainingConfig, device: torch.device, build: BuildStep
 
 def bytes_needed(step: TrainingStep, batch_size: int) -> int:
     """The most memory in use at a time during iterations on `batch_size` videos, the networks included."""
-    shape = batch_size, step.discriminator.channels, FRAMES, IMAGE_SIZE, IMAGE_SIZE
+    model = step.discriminator
+    shape = batch_size, model.channels, model.clip_frames, model.image_size, model.image_size
     videos = torch.zeros(shape, dtype=step.dtype, device=step.device)
+    labels = torch.zeros(batch_size, dtype=torch.int64, device=step.device) if model.classes else None
     if step.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(step.device)
         for _ in range(2):
-            step(videos)
+            step(videos, labels)
         return torch.cuda.max_memory_allocated(step.device)
     fixed = sum(tensor.nbytes for network in (step.generator, step.discriminator) for tensor in network.parameters())
     with _LiveBytes() as live:
-        step(videos)
+        step(videos, labels)
     # Weights, gradients and the optimisers' squares, all as large.
     return live.most + 3 * fixed
 
@@ -96,7 +97,7 @@ class _LiveBytes(TorchDispatchMode):
 def _largest_batch(config, device, build):
     few, many = _MEASURED
     # The constraint's need does not grow, and would hide how the rest does.
-    plain = config.model_copy(update={"cuda_graph": "off", "clip_interval": 0})
+    plain = config.model_copy(update={"cuda_graph": "off", "clip_interval": 0, "critic_steps": 1})
     needs = [bytes_needed(build(plain, device), videos) for videos in _MEASURED]
     a_video = (needs[1] - needs[0]) / (many - few)
     fixed = needs[0] - few * a_video

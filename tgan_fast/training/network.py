@@ -1,23 +1,21 @@
 """One of the two networks in training: float32 weights that are updated, and the network that computes."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import nn
 
 from tgan_fast.models.layout import to_channels_last_
+from tgan_fast.models.spectral_norm import SpectralNorm
 from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.precision import Precision
 from tgan_fast.training.flat_parameters import FlatParameters
-from tgan_fast.training.optimizers import Adam, RMSprop
+from tgan_fast.training.optimizers import Adam, FlatOptimizer, RMSprop
 from tgan_fast.training.processes import Processes
 
-OptimizerName = Literal["rmsprop", "adam"]
-
-_OPTIMIZERS = {"rmsprop": RMSprop, "adam": Adam}
+OPTIMIZERS = {"rmsprop": RMSprop, "adam": Adam}
 
 
 class TrainedNetwork:
@@ -27,7 +25,7 @@ class TrainedNetwork:
         module: put into training mode, its convolution weights into a channels-last memory format, and all its
             parameters into one buffer.
         precision: bf16 gives it a `computing` network of its own.
-        optimizer, learning_rate: of its parameters.
+        optimizer: makes one of its parameters.
         processes: those that train it together.
         carried: how many further floats are averaged together with the gradients.
 
@@ -44,8 +42,7 @@ class TrainedNetwork:
         module: nn.Module,
         *,
         precision: Precision,
-        optimizer: OptimizerName,
-        learning_rate: float,
+        optimizer: Callable[[FlatParameters], FlatOptimizer],
         processes: Processes,
         carried: int = 0,
     ):
@@ -53,7 +50,7 @@ class TrainedNetwork:
         self.flat = FlatParameters(
             module.parameters(), copy_dtype=torch.bfloat16 if precision == "bf16" else None, extra=carried
         )
-        self.optimizer = _OPTIMIZERS[optimizer](self.flat, lr=learning_rate)
+        self.optimizer = optimizer(self.flat)
         self.computing = module if self.flat.copy is None else _twin(module, self.flat.views(self.flat.copy))
         self._sources = list(self.computing.parameters())
         self._processes = processes
@@ -111,12 +108,12 @@ def running_statistics(module: nn.Module) -> list[torch.Tensor]:
 
 
 def _twin(module, copies):
-    """The same network with `copies` in the place of its parameters, but the very same batch norms."""
+    """The same network with `copies` in the place of its parameters, but the very same modules that have states."""
     twin = copy.deepcopy(module)
     for name, copied in zip(dict(module.named_parameters()), copies, strict=True):
         owner, _, attribute = name.rpartition(".")
         setattr(twin.get_submodule(owner), attribute, nn.Parameter(copied))
     for name, child in module.named_modules():
-        if isinstance(child, BATCH_NORMS):
+        if isinstance(child, (*BATCH_NORMS, SpectralNorm)):
             twin.set_submodule(name, child)
     return twin

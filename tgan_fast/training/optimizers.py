@@ -27,8 +27,8 @@ class FlatOptimizer(torch.optim.Optimizer):
     Parameters without a gradient are left alone. The copy of the flat parameters, if they have one, is written along.
 
     A step can be recorded in a CUDA graph: steps are counted on the device, and no memory is ever moved, not by
-    `load_state_dict` either. The numbers in `param_groups`, the learning rate first of all, are plain ones, read at
-    every step and thus fixed in a graph once it is recorded.
+    `load_state_dict` either. The numbers in `param_groups` are plain ones, read at every step and thus fixed in a graph
+    once it is recorded, but for a learning rate that `set_learning_rate` has changed before that.
 
     `state` has PyTorch's entries for every parameter, as views of flat tensors; `state_dict` and `load_state_dict` give
     and take what PyTorch's optimiser of that name saves, whatever its version, memory format and device.
@@ -40,6 +40,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         # With all settings of PyTorch's own optimiser, which it wants to find in a state that it loads.
         super().__init__(flat.parameters, torchs_own.defaults)
         self._flat = flat
+        self._learning_rate = None
         self._averages = {name: torch.zeros_like(flat.data) for name in self._AVERAGES}
         self._steps = torch.zeros(len(flat.parameters), dtype=torch.float32, device=flat.data.device)
         self._set_steps([0.0] * len(flat.parameters))
@@ -49,6 +50,15 @@ class FlatOptimizer(torch.optim.Optimizer):
         if self.param_groups:
             raise ValueError("flat parameters are one group: no other can be added")
         super().add_param_group(param_group)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """From the next step on. A GPU reads it from its memory then, so that a CUDA graph of a step takes it too."""
+        (group,) = self.param_groups
+        group["lr"] = learning_rate
+        if self._flat.data.is_cuda:
+            if self._learning_rate is None:
+                self._learning_rate = torch.empty((), device=self._flat.data.device)
+            self._learning_rate.fill_(learning_rate)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -69,6 +79,9 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def _update(self, parameter, gradient, averages, step, copy):
         raise NotImplementedError
+
+    def _rate(self):
+        return self.param_groups[0]["lr"] if self._learning_rate is None else self._learning_rate
 
     def _runs(self, given):
         """First and end of every run of parameters that have gradients and have done equally many steps."""
@@ -164,7 +177,7 @@ class RMSprop(FlatOptimizer):
 
     def _update(self, parameter, gradient, averages, step, copy):
         (group,) = self.param_groups
-        options = {"learning_rate": group["lr"], "alpha": group["alpha"], "eps": group["eps"]}
+        options = {"learning_rate": self._rate(), "alpha": group["alpha"], "eps": group["eps"]}
         rmsprop_(parameter, gradient, *averages, copy=copy, **options)
 
 
@@ -186,5 +199,5 @@ class Adam(FlatOptimizer):
     def _update(self, parameter, gradient, averages, step, copy):
         (group,) = self.param_groups
         beta1, beta2 = group["betas"]
-        options = {"learning_rate": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
+        options = {"learning_rate": self._rate(), "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
         adam_(parameter, gradient, *averages, step, copy=copy, **options)

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
+from tgan_fast.data import Batch
 from tgan_fast.errors import NonFiniteError
-from tgan_fast.models.sampling import Sampler, draw_latents
+from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training.background import Background, Snapshot
 from tgan_fast.training.evaluation import is_better
 from tgan_fast.training.scalar_log import Interval, ScalarLog
@@ -50,8 +50,8 @@ class Session:
             self.evaluator.prepare()
         self.scalars = ScalarLog()
 
-    def iterate(self, batch: torch.Tensor) -> None:
-        self.step(batch)
+    def iterate(self, batch: Batch) -> None:
+        self.step(*batch)
         self.scalars.append(self.step.scalars)
         self.bar.update()
         self._record(self.scalars.take())
@@ -83,7 +83,7 @@ class Session:
             return
         interval.check(SCALARS)
         self.seconds += interval.seconds
-        rate = len(interval.rows) * self.config.batch_size / interval.seconds
+        rate = len(interval.rows) * self.config.batch_size * self.config.critic_steps / interval.seconds
         means = dict(zip(SCALARS, interval.means(), strict=True))
         if self.folder is not None:
             self.folder.record(
@@ -101,7 +101,7 @@ class Session:
                 self._judged(), batch_size=_PREVIEWS, precision=self.step.precision, cuda_graph=self.config.cuda_graph
             )
         self.sampler.refresh()
-        clips = self.sampler(draw_latents(_PREVIEWS, self.config.latent_dim, self.config.seed))
+        clips = self.sampler(draw_inputs(self.step.generator, _PREVIEWS, self.config.seed))
         self.background.submit(self.folder.write_samples, clips.numpy(), self.step.iteration)
         self.sampled = self.step.iteration
 

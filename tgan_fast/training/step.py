@@ -1,15 +1,21 @@
-"""One whole training iteration of TGAN: discriminator step, generator step, constraint."""
+"""One whole training iteration of TGAN: discriminator steps, generator step, constraint."""
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from tgan_fast.cuda_graph import CudaGraphMode, Replayed, use_cuda_graph
-from tgan_fast.models import VideoDiscriminator, VideoGenerator, constrain_
+from tgan_fast.models import Discriminator, Generator
+from tgan_fast.models.conditions import check_labels
 from tgan_fast.precision import PrecisionOption, arithmetic, compute_dtype, resolve_precision
-from tgan_fast.training.network import OptimizerName, TrainedNetwork, running_statistics
+from tgan_fast.training.constraints import Constraint, SingularValueClipping
+from tgan_fast.training.draws import Draws
+from tgan_fast.training.network import TrainedNetwork, running_statistics
+from tgan_fast.training.objectives import Objective, Wasserstein
+from tgan_fast.training.optimizers import FlatOptimizer, RMSprop
 from tgan_fast.training.processes import Processes
 
 # What an iteration returns, in this order.
@@ -17,33 +23,41 @@ SCALARS = ("loss_discriminator", "loss_generator", "score_real", "score_fake")
 
 
 class TrainingStep:
-    """The state of a training run (both networks and optimisers, latents' random numbers) and its one operation.
+    """The state of a training run (both networks and optimisers, random numbers) and its one operation.
 
     An iteration is that of the PyTorch notebook with its wasted work left out: no gradients through the generator in
     the discriminator's step, none of the discriminator's weights in the generator's.
 
-        1. discriminator: a step on mean(D(fake)) - mean(D(real)), with batch statistics of real and fake apart;
-        2. generator: a step on -mean(D(fake)) of fresh fakes;
-        3. every `clip_interval` iterations, from iteration 0 on: `constrain_` on the discriminator.
+        1. discriminator: a step on the objective's loss of real videos and fakes, with batch statistics of both apart;
+        2. generator: a step on the objective's loss of fresh fakes;
+        3. every `clip_interval` iterations, from iteration 0 on: the constraint on the discriminator.
 
-    On a GPU the first iterations run as they are; then 1 and 2 are recorded as one CUDA graph, 3 as a second one, and
-    from then on replayed. What a graph holds is fixed: the shape of the batches, the learning rate, which weights are
-    frozen.
+    Where the discriminator does several steps an iteration, the constraint comes after each of them, and is counted in
+    them.
+
+    On a GPU the first iterations run as they are; then 1 and 2 are recorded as one CUDA graph, or as one each where 1
+    comes several times, 3 as another one, and from then on replayed. What a graph holds is fixed: the shape of the
+    batches, which weights are frozen, a learning rate that does not decay.
 
     Args:
         generator, discriminator: on one device. Both are put into training mode, their convolution weights into a
             channels-last memory format, and each one's parameters into one buffer.
+        objective: the losses.
+        constraint: of the discriminator. It must already have prepared it (`Constraint.prepare_`).
+        optimizer: RMSprop or Adam, called with the flat parameters of a network and `lr`.
         learning_rate: of both optimisers.
-        clip_interval: iterations between two applications of the constraint; 0 is never.
+        decay_steps: iterations in which the learning rate falls to 0, in equal steps; None: it stays.
+        critic_steps: of the discriminator in an iteration, each on a part of the batch.
+        clip_interval: steps of the discriminator between two applications of the constraint; 0 is never.
+        input_noise: standard deviation of the noise that comes to all videos that the discriminator sees.
         shared_fakes: the order of the authors' own code instead: one batch of fakes and one pass of it through D serve
             both steps, and the generator is updated before the discriminator.
         ema_decay: keep `ema`, a running average of the generator's weights with this decay; None keeps none.
-        seed: of the latents.
+        seed: of the latents, and of noise.
         precision: of convolutions and matrix products; weights, statistics, losses and optimisers are float32 in all.
             auto is bf16 on a GPU that has it, and fp32 elsewhere, which means the networks' own type without TF32.
-        optimizer: RMSprop or Adam, with PyTorch's defaults but for the learning rate.
         cuda_graph: auto falls back, with a warning that says why, where none can be recorded.
-        read: makes videos [N, C, 16, 64, 64] in [-1, 1] of what the step is called with; runs within the iteration.
+        read: makes videos [N, C, T, H, W] in [-1, 1] of what the step is called with; runs within the iteration.
             None: it is called with such videos.
         processes: that train together. Each calls its own step with an equal part of every batch; gradients, running
             statistics and what an iteration returns are means over all of them, so that the networks stay equal.
@@ -56,25 +70,31 @@ class TrainingStep:
         iteration: iterations done.
         scalars: what the last iteration returned, as one tensor [4] in the order of `SCALARS`.
         ema: the averaged generator, in evaluation mode, or None.
-        non_finite: int32 tensor, not 0 once the constraint met a weight that is not finite, and left it alone. On the
-            device, so that only reading it waits.
+        non_finite: int32 tensor, not 0 once singular value clipping met a weight that is not finite, and left it alone.
+            On the device, so that only reading it waits.
 
     Raises:
         InputError: the device does not have this precision; cuda_graph is "on", but none can be recorded.
+        ValueError: `shared_fakes` with an objective whose two losses are not opposite, or with several critic steps.
     """
 
     def __init__(
         self,
-        generator: VideoGenerator,
-        discriminator: VideoDiscriminator,
+        generator: Generator,
+        discriminator: Discriminator,
         *,
+        objective: Objective | None = None,
+        constraint: Constraint | None = None,
+        optimizer: Callable[..., FlatOptimizer] = RMSprop,
         learning_rate: float = 5e-5,
+        decay_steps: int | None = None,
+        critic_steps: int = 1,
         clip_interval: int = 5,
+        input_noise: float = 0.0,
         shared_fakes: bool = False,
         ema_decay: float | None = None,
         seed: int = 0,
         precision: PrecisionOption = "auto",
-        optimizer: OptimizerName = "rmsprop",
         cuda_graph: CudaGraphMode = "auto",
         read: Callable[[torch.Tensor], torch.Tensor] | None = None,
         processes: Processes | None = None,
@@ -86,6 +106,10 @@ class TrainingStep:
         self.precision = resolve_precision(precision, self.device)
         self.dtype = compute_dtype(self.precision, weight.dtype)
         self.learning_rate, self.clip_interval = learning_rate, clip_interval
+        self._decay_steps, self._critic_steps = decay_steps, critic_steps
+        self._objective, self._constraint = objective or Wasserstein(), constraint or SingularValueClipping()
+        if shared_fakes and not (self._objective.opposite and critic_steps == 1):
+            raise ValueError("shared_fakes needs an objective with opposite losses and one critic step")
         self.iteration, self.scalars = 0, None
         self._read = read
         self._processes = processes or Processes()
@@ -97,14 +121,17 @@ class TrainingStep:
         carried = [sum(tensor.numel() for tensor in tensors) for tensors in self._statistics]
         options = {
             "precision": self.precision,
-            "optimizer": optimizer,
-            "learning_rate": learning_rate,
+            "optimizer": partial(optimizer, lr=learning_rate),
             "processes": self._processes,
         }
         self._generator = TrainedNetwork(generator, **options, carried=sum(carried) + len(SCALARS))
         self._discriminator = TrainedNetwork(discriminator, **options, carried=carried[1])
         self._random = torch.Generator(self.device).manual_seed(seed)
-        self._batch, self._latents, self._draws = None, [], 1 if shared_fakes else 2
+        self._batch = self._labels = None
+        draws = partial(Draws, generator, noise=input_noise, processes=self._processes)
+        self._for_discriminator = draws(fakes_alone=False, mixes=self._constraint.penalises)
+        self._for_generator = None if shared_fakes else draws(fakes_alone=True, mixes=False)
+        self._seen = torch.zeros(3, dtype=weight.dtype, device=self.device)
         self.non_finite = torch.zeros((), dtype=torch.int32, device=self.device)
         self._ema_decay, self.ema = ema_decay, None
         if ema_decay is not None:
@@ -115,95 +142,150 @@ class TrainingStep:
             cuda_graph, self.device, (generator, discriminator), backend=self._processes.backend
         )
         if self._replays:
-            required = cuda_graph == "on"
-            self._iterate = Replayed(self._iterate, self.device, required=required)
-            self._constrain = Replayed(self._constrain, self.device, warm_up=1, required=required, pool=self._iterate)
+            self._record(required=cuda_graph == "on")
 
-    def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _record(self, required):
+        replayed = partial(Replayed, device=self.device, required=required)
+        if self._critic_steps == 1:
+            self._iterate = first = replayed(self._iterate)
+        else:
+            self._criticise = first = replayed(self._criticise)
+            self._generate = replayed(self._generate, pool=first)
+        self._constrain = replayed(self._constrain, warm_up=1, pool=first)
+
+    def __call__(self, batch: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Do one iteration.
 
         Args:
-            batch: what `read` takes, or without one videos [N, C, 16, 64, 64] in [-1, 1], N ≥ 2; on the networks'
-                device.
+            batch: what `read` takes, or without one videos [N, C, T, H, W] in [-1, 1], N ≥ 2 for every critic step; on
+                the networks' device.
+            labels: of networks with classes, int64 [N] on that device, each less than `classes`. Fakes get them too.
 
         Returns:
             `loss_discriminator`, `loss_generator`, `score_real` and `score_fake` (means of D), float32 tensors on the
-            device: reading them is what waits for it.
+            device: reading them is what waits for it. Of several critic steps they tell the last one.
 
         Raises:
             ValueError: the batch does not fit the networks, or the CUDA graph.
         """
-        self._check(batch)
-        self._take(batch)
+        self._check(batch, labels)
+        self._decay()
         with arithmetic(self.precision):
             # A graph's own output is overwritten by the next iteration.
-            self.scalars = self._iterate().clone()
-            if self.clip_interval and self.iteration % self.clip_interval == 0:
-                self._constrain()
+            self.scalars = self._whole(batch, labels).clone()
         self.iteration += 1
         return dict(zip(SCALARS, self.scalars.unbind(), strict=True))
 
-    def _take(self, batch):
-        """The inputs of an iteration, for a graph in the same place every time: the batch and the latents."""
+    def _whole(self, batch, labels):
+        count = len(batch) // self._critic_steps
+        if self._critic_steps == 1:
+            self._take(batch, labels)
+            self._for_discriminator.draw(count, self._random)
+            if self._for_generator is not None:
+                self._for_generator.draw(count, self._random)
+            scalars = self._iterate()
+            self._constrain_if_due(self.iteration)
+            return scalars
+        for number, begin in enumerate(range(0, len(batch), count)):
+            part = slice(begin, begin + count)
+            self._take(batch[part], None if labels is None else labels[part])
+            self._for_discriminator.draw(count, self._random)
+            self._criticise()
+            self._constrain_if_due(self.iteration * self._critic_steps + number)
+        self._for_generator.draw(count, self._random)
+        return self._generate()
+
+    def _take(self, batch, labels):
+        """The inputs of a step, for a graph in the same place every time."""
         if not self._replays:
-            self._batch = batch
+            self._batch, self._labels = batch, labels
         elif self._batch is None:
-            self._batch = batch.clone()
+            self._batch, self._labels = batch.clone(), None if labels is None else labels.clone()
         else:
             self._batch.copy_(batch)
-        if not self._latents or self._latents[0].shape[0] != batch.shape[0] * self._processes.size:
-            shape = batch.shape[0] * self._processes.size, self.generator.latent_dim
-            # In float32 whatever the networks' precision, so that all of them see the same latents.
-            self._latents = [torch.empty(shape, device=self.device) for _ in range(self._draws)]
-        for latents in self._latents:
-            latents.uniform_(-1, 1, generator=self._random)
+            if labels is not None:
+                self._labels.copy_(labels)
 
-    def _draw(self, number):
-        latents = self._latents[number].chunk(self._processes.size)[self._processes.rank]
-        return latents.to(self.dtype)
+    def _decay(self):
+        if self._decay_steps is not None:
+            left = max(0.0, 1 - self.iteration / self._decay_steps)
+            for network in (self._generator, self._discriminator):
+                network.optimizer.set_learning_rate(self.learning_rate * left)
+
+    def _constrain_if_due(self, number):
+        if self.clip_interval and number % self.clip_interval == 0:
+            self._constrain()
 
     def _alternating(self):
+        self._criticise()
+        return self._generate()
+
+    def _criticise(self):
+        """A step of the discriminator."""
         real = self._videos()
         with torch.no_grad():
-            fake = self._generator.computing(self._draw(0))
+            fake = self._generator.computing(self._for_discriminator.latents(self.dtype), self._labels)
         self._discriminator.zero_grad()
-        score_real, score_fake = self._scores(real, fake)
-        loss_discriminator = score_fake - score_real
-        loss_discriminator.backward()
+        of_real, of_fake = self._scores(real, fake)
+        loss = self._objective.discriminator(of_real, of_fake)
+        total = loss + self._penalty(real, fake) if self._constraint.penalises else loss
+        total.backward()
+        self._note(total, of_real, of_fake)
         self._discriminator.update(self._statistics[1])
 
+    def _generate(self):
+        """A step of the generator; returns what the iteration does."""
         self._generator.zero_grad()
         with self._discriminator.frozen():
-            loss_generator = -self._discriminator.computing(self._generator.computing(self._draw(1))).mean()
-        loss_generator.backward()
-        return self._finish(loss_discriminator, loss_generator, score_real, score_fake)
+            fake = self._generator.computing(self._for_generator.latents(self.dtype), self._labels)
+            scores = self._discriminator.computing(self._for_generator.disturbed(fake), labels=self._labels)
+            loss = self._objective.generator(scores)
+        loss.backward()
+        return self._finish(loss)
 
     def _shared(self):
-        real, fake = self._videos(), self._generator.computing(self._draw(0))
+        real = self._videos()
+        fake = self._generator.computing(self._for_discriminator.latents(self.dtype), self._labels)
         cut = fake.detach().requires_grad_()
         self._discriminator.zero_grad()
-        score_real, score_fake = self._scores(real, cut)
-        loss_discriminator, loss_generator = score_fake - score_real, -score_fake
-        loss_discriminator.backward()
+        of_real, of_fake = self._scores(real, cut)
+        loss = self._objective.discriminator(of_real, of_fake)
+        loss.backward()
         # The two losses see the fakes with opposite signs, so one backward pass through D serves both.
         self._generator.zero_grad()
         fake.backward(-cut.grad)
-        scalars = self._finish(loss_discriminator, loss_generator, score_real, score_fake)
+        if self._constraint.penalises:
+            penalty = self._penalty(real, fake)
+            penalty.backward()
+            loss = loss + penalty
+        self._note(loss, of_real, of_fake)
+        scalars = self._finish(self._objective.generator(of_fake))
         self._discriminator.update(self._statistics[1])
         return scalars
 
-    def _finish(self, *losses_and_scores):
+    def _note(self, loss, of_real, of_fake):
+        # In the same memory, which the graph of the generator's step reads.
+        self._seen.copy_(torch.stack([loss.detach(), of_real.detach().mean(), of_fake.detach().mean()]))
+
+    def _finish(self, loss):
         """The generator's update, with all that the processes average; what the iteration returns."""
-        scalars = torch.stack(losses_and_scores).detach()
+        of_discriminator, real, fake = self._seen.unbind()
+        scalars = torch.stack([of_discriminator, loss.detach().to(self._seen.dtype), real, fake])
         self._generator.update([*self._statistics[0], *self._statistics[1], scalars])
         if self.ema is not None:
             self._average()
         return scalars
 
     def _scores(self, real, fake):
-        """Mean scores; both pass through D as one batch in which batch norm keeps them apart, real first."""
-        real, fake = self._discriminator.computing(torch.cat([real, fake]), groups=2).chunk(2)
-        return real.mean(), fake.mean()
+        """Of both, which pass through D as one batch in which batch norm keeps them apart, real first."""
+        videos = self._for_discriminator.disturbed(torch.cat([real, fake]))
+        labels = None if self._labels is None else self._labels.repeat(2)
+        return self._discriminator.computing(videos, groups=2, labels=labels).chunk(2)
+
+    def _penalty(self, real, fake):
+        return self._constraint.penalty(
+            self._discriminator.computing, real, fake, self._for_discriminator.mix(), self._labels
+        )
 
     @torch.no_grad()
     def _average(self):
@@ -211,27 +293,31 @@ class TrainingStep:
         torch._foreach_copy_(list(self.ema.buffers()), list(self.generator.buffers()))
 
     def _constrain(self):
-        twin = self._discriminator.computing if self._discriminator.flat.copy is not None else None
-        constrain_(self.discriminator, twin=twin, non_finite=self.non_finite)
+        self._constraint.apply_(self._discriminator, self.non_finite)
 
     def _videos(self):
         videos = self._batch if self._read is None else self._read(self._batch)
         return videos.to(self.dtype)
 
-    def _check(self, batch):
+    def _check(self, batch, labels):
         # Before anything runs: latents would be drawn, and running statistics moved.
         if batch.device != self.device:
             raise ValueError(f"the batch is on {batch.device}, but the networks on {self.device}")
-        if batch.shape[0] < 2 and self._processes.size == 1:
-            raise ValueError(f"a batch of {batch.shape[0]} is too small: batch norm needs at least 2 videos")
+        count, rest = divmod(batch.shape[0], self._critic_steps)
+        if rest:
+            raise ValueError(f"a batch of {batch.shape[0]} is not {self._critic_steps} equal parts, one a critic step")
+        if count < 2 and self._processes.size == 1:
+            raise ValueError(f"a batch of {count} is too small: batch norm needs at least 2 videos")
+        check_labels(labels, len(batch), self.generator.classes, "training step")
         if self._read is None:
             if not batch.is_floating_point():
                 raise ValueError(f"training takes floating-point videos in [-1, 1] and got {batch.dtype}")
             self.discriminator.check(batch)
         known = self._batch
-        if self._replays and known is not None and (batch.shape, batch.dtype) != (known.shape, known.dtype):
+        shape = torch.Size([count, *batch.shape[1:]])
+        if self._replays and known is not None and (shape, batch.dtype) != (known.shape, known.dtype):
             raise ValueError(
-                f"the CUDA graph holds batches of {list(known.shape)} {known.dtype} and got {list(batch.shape)} "
+                f"the CUDA graph holds batches of {list(known.shape)} {known.dtype} and got {list(shape)} "
                 f'{batch.dtype}: use cuda_graph="off" for batches that differ'
             )
 

@@ -1,0 +1,42 @@
+"""Combinations of values in which every pair of values that fit each other occurs: far fewer than all combinations."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+# Random rows around a pair, of which the one with most new pairs is taken.
+_TRIES = 40
+
+Row = dict[str, Any]
+
+
+def covering(values: Mapping[str, Sequence], fits: Callable[[Row], bool]) -> list[Row]:
+    """Rows, a value for every name, that cover all pairs of values of which some row fits; the same in every process.
+
+    A pair of which no random row fits is taken for one that does not fit.
+    """
+    chance, rows, covered = random.Random(0), [], set()
+    for pair in _pairs_of_values(values):
+        if pair not in covered:
+            tries = ({name: chance.choice(of_name) for name, of_name in values.items()} for _ in range(_TRIES))
+            found = [row for row in ({**row, **dict(_named(values, pair))} for row in tries) if fits(row)]
+            if found:
+                rows.append(max(found, key=lambda row: len(_pairs(values, row) - covered)))
+                covered |= _pairs(values, rows[-1])
+    return rows
+
+
+def _pairs_of_values(values):
+    """As ((name, index of a value), (name, index of a value)): values need not be hashable."""
+    for first, second in combinations(values, 2):
+        for a in range(len(values[first])):
+            yield from (((first, a), (second, b)) for b in range(len(values[second])))
+
+
+def _named(values, pair):
+    return [(name, values[name][index]) for name, index in pair]
+
+
+def _pairs(values, row):
+    return set(combinations([(name, values[name].index(value)) for name, value in row.items()], 2))

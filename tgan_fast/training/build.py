@@ -1,0 +1,83 @@
+"""The networks and the step of a run, put together from the parts that its config names."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from tgan_fast.models import Discriminator, Generator
+from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.constraints import Constraint
+from tgan_fast.training.parts import PARTS
+from tgan_fast.training.processes import Processes
+from tgan_fast.training.step import TrainingStep
+
+
+def build_generator(config: TrainingConfig) -> Generator:
+    """With new weights, on the CPU."""
+    return PARTS["image_generator"][config.image_generator](
+        config.width,
+        config.latent_dim,
+        config.channels,
+        clip_frames=config.frames,
+        image_size=config.image_size,
+        temporal=PARTS["temporal_generator"][config.temporal_generator],
+        classes=config.classes or 0,
+        latent=config.latent,
+    )
+
+
+def build_discriminator(config: TrainingConfig) -> Discriminator:
+    """With new weights, prepared for the constraint, on the CPU."""
+    discriminator = PARTS["discriminator"][config.discriminator](
+        config.width,
+        config.channels,
+        clip_frames=config.frames,
+        image_size=config.image_size,
+        classes=config.classes or 0,
+    )
+    _constraint(config).prepare_(discriminator)
+    return discriminator
+
+
+def build_step(
+    config: TrainingConfig,
+    device: torch.device,
+    *,
+    read: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    processes: Processes | None = None,
+) -> TrainingStep:
+    """The networks and the step of a run at iteration 0; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        generator, discriminator = build_generator(config), build_discriminator(config)
+    return TrainingStep(
+        generator.to(device),
+        discriminator.to(device),
+        objective=PARTS["objective"][config.objective](),
+        constraint=_constraint(config),
+        optimizer=_optimizer(config),
+        learning_rate=config.learning_rate,
+        decay_steps=config.steps if config.lr_decay == "linear" else None,
+        critic_steps=config.critic_steps,
+        clip_interval=config.clip_interval,
+        input_noise=config.input_noise,
+        shared_fakes=config.shared_fakes,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        precision=config.precision,
+        cuda_graph=config.cuda_graph,
+        read=read,
+        processes=processes,
+        sync_batch_norm=config.sync_batch_norm,
+    )
+
+
+def _constraint(config) -> Constraint:
+    options = {} if config.penalty_weight is None else {"weight": config.penalty_weight}
+    return PARTS["constraint"][config.constraint](**options)
+
+
+def _optimizer(config):
+    options = {"betas": config.adam_betas} if config.optimizer == "adam" else {}
+    return partial(PARTS["optimizer"][config.optimizer], **options)

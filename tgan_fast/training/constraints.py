@@ -1,0 +1,118 @@
+"""What keeps a discriminator Lipschitz, or nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from tgan_fast.models import constrain_
+from tgan_fast.models.spectral_norm import normalise_spectra_
+from tgan_fast.nn import BATCH_NORMS
+from tgan_fast.ops import clamp_batch_norm_scale_, plain_operations
+from tgan_fast.training.network import TrainedNetwork
+
+
+class Constraint:
+    """None: nothing is done. Others override what they need.
+
+    Attributes:
+        penalises: whether `penalty` is to be called.
+    """
+
+    penalises = False
+
+    def prepare_(self, discriminator: nn.Module) -> None:
+        """Change a new discriminator, before it is trained or a saved state is loaded into it."""
+
+    def apply_(self, network: TrainedNetwork, non_finite: torch.Tensor) -> None:
+        """Change the weights of a discriminator after its steps.
+
+        Args:
+            network: the discriminator.
+            non_finite: see `tgan_fast.ops.constrain_layers_`.
+        """
+
+    def penalty(
+        self, discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, mix: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """What comes to the discriminator's loss.
+
+        Args:
+            discriminator: that computes.
+            real, fake: videos [N, C, T, H, W].
+            mix: uniform in (0, 1), float32 [N, 1, 1, 1, 1].
+            labels: int64 [N], or None.
+        """
+        raise NotImplementedError
+
+
+class SingularValueClipping(Constraint):
+    """Singular values of all weights at most 1, scales of batch norms below their deviations; see `constrain_`."""
+
+    def apply_(self, network, non_finite):
+        twin = network.computing if network.flat.copy is not None else None
+        constrain_(network.module, twin=twin, non_finite=non_finite)
+
+
+class WeightClipping(Constraint):
+    """All parameters within ±0.01: Arjovsky et al., arXiv:1701.07875."""
+
+    bound = 0.01
+
+    def apply_(self, network, non_finite):
+        network.flat.data.clamp_(-self.bound, self.bound)
+        network.flat.refresh_copy()
+
+
+class SpectralNormalisation(Constraint):
+    """Weights divided by their largest singular values wherever they are used; batch norms as in clipping."""
+
+    def prepare_(self, discriminator):
+        normalise_spectra_(discriminator)
+
+    def apply_(self, network, non_finite):
+        norms = [module for module in network.module.modules() if isinstance(module, BATCH_NORMS)]
+        clamp_batch_norm_scale_([norm.weight for norm in norms], [norm.running_var for norm in norms])
+
+
+class GradientPenalty(Constraint):
+    """λ·mean((‖∇D(x)‖ − 1)²) of videos x between real and fake ones: Gulrajani et al., arXiv:1704.00028.
+
+    The norm is that of the gradient of a whole video. It is differentiated once more, which the fast operations cannot
+    be: these passes are PyTorch's own (`tgan_fast.ops.plain_operations`), all others remain fast. Running statistics of
+    batch norms do not see these videos.
+
+    Args:
+        weight: λ, > 0.
+    """
+
+    penalises = True
+
+    def __init__(self, weight: float = 10.0):
+        self.weight = weight
+
+    def penalty(self, discriminator, real, fake, mix, labels):
+        between = torch.lerp(fake.detach().float(), real.float(), mix).to(real.dtype)
+        # Channels last, as D's own inputs.
+        between = between.movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
+        with plain_operations(), _untracked(discriminator):
+            scores = discriminator(between, labels=labels)
+            (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
+        # The tiny number: at 0 a root has no derivative.
+        norms = (gradient.float().square().sum((1, 2, 3, 4)) + 1e-12).sqrt()
+        return self.weight * (norms - 1).square().mean()
+
+
+@contextmanager
+def _untracked(network: nn.Module) -> Iterator[None]:
+    """Inside, running statistics stay as they are."""
+    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    before = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, tracked in zip(norms, before, strict=True):
+            norm.track_running_stats = tracked

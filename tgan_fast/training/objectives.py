@@ -1,0 +1,56 @@
+"""What the two networks minimise, as functions of the discriminator's scores."""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+
+
+class Objective(ABC):
+    """A pair of losses. Scores [N] are those of D without a sigmoid; losses are scalars.
+
+    Attributes:
+        opposite: whether the generator's loss is that of the discriminator's fakes with the other sign.
+    """
+
+    opposite = False
+
+    @abstractmethod
+    def discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        """The discriminator's loss."""
+
+    @abstractmethod
+    def generator(self, fake: torch.Tensor) -> torch.Tensor:
+        """The generator's loss."""
+
+
+class Wasserstein(Objective):
+    """mean(D(fake)) − mean(D(real)) and −mean(D(fake)): Arjovsky et al., arXiv:1701.07875."""
+
+    opposite = True
+
+    def discriminator(self, real, fake):
+        return fake.mean() - real.mean()
+
+    def generator(self, fake):
+        return -fake.mean()
+
+
+class Vanilla(Objective):
+    """Cross entropy, and for the generator its form that does not saturate: Goodfellow et al., arXiv:1406.2661."""
+
+    def discriminator(self, real, fake):
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+    def generator(self, fake):
+        return F.softplus(-fake).mean()
+
+
+class LeastSquares(Objective):
+    """Half the squared distances of scores from 1, real, and 0, fake: Mao et al., arXiv:1611.04076."""
+
+    def discriminator(self, real, fake):
+        return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+    def generator(self, fake):
+        return (fake - 1).square().mean() / 2
