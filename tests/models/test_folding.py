@@ -64,7 +64,7 @@ def test_in_bfloat16_it_is_as_accurate_as_the_network(device):
 def test_folding_is_rounded_once():
     """The weights in bfloat16 are the nearest to those in float32."""
     generator = trained_generator()
-    rounded, wide = (FoldedGenerator(generator, dtype)._network for dtype in (torch.bfloat16, torch.float32))
+    rounded, wide = (FoldedGenerator(generator, dtype).network for dtype in (torch.bfloat16, torch.float32))
     for (name, ours), theirs in zip(rounded.state_dict().items(), wide.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs.bfloat16()), name
 
@@ -116,7 +116,7 @@ def test_refresh_does_not_wait_for_the_gpu():
 
 
 def pointers(folded):
-    return [tensor.data_ptr() for tensor in folded._network.state_dict().values()]
+    return [tensor.data_ptr() for tensor in folded.network.state_dict().values()]
 
 
 def describe(generator):

@@ -25,18 +25,21 @@ class FoldedGenerator:
     Args:
         generator: read now and by `refresh`, and never changed. It stays on its device.
         dtype: of the weights and activations. Folding is computed in the generator's own dtype, then rounded.
+
+    Attributes:
+        network: the folded copy, in evaluation mode.
     """
 
     def __init__(self, generator: Generator, dtype: torch.dtype):
-        self._network = copy.deepcopy(generator).eval().requires_grad_(False)
+        self.network = copy.deepcopy(generator).eval().requires_grad_(False)
         self._dtype = dtype
         self._folds = []
-        for live, own in zip(_sequences(generator), _sequences(self._network), strict=True):
+        for live, own in zip(_sequences(generator), _sequences(self.network), strict=True):
             for index, layer in enumerate(live):
                 if not isinstance(layer, _BATCH_NORMS):
                     self._folds.append(_fold(live, own, index, dtype))
-        self._copies = _cast_rest(generator, self._network, dtype)
-        to_channels_last_(self._network)
+        self._copies = _cast_rest(generator, self.network, dtype)
+        to_channels_last_(self.network)
         self.refresh()
 
     @torch.no_grad()
@@ -58,7 +61,7 @@ class FoldedGenerator:
 
     def frames(self, inputs: torch.Tensor, interpolate: int = 1) -> torch.Tensor:
         """As `Generator.frames`, in the dtype of the weights."""
-        return self._network.frames(inputs.to(self._dtype), interpolate)
+        return self.network.frames(inputs.to(self._dtype), interpolate)
 
 
 class _Fold(NamedTuple):

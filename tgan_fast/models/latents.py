@@ -6,7 +6,13 @@ import torch
 
 
 class LatentDistribution(ABC):
-    """Independent numbers of one distribution."""
+    """Independent numbers of one distribution.
+
+    Attributes:
+        description: of it, for readers of exported files.
+    """
+
+    description: str
 
     @abstractmethod
     def fill_(self, latents: torch.Tensor, random: torch.Generator) -> None:
@@ -24,6 +30,8 @@ class LatentDistribution(ABC):
 class Uniform(LatentDistribution):
     """In (-1, 1), the paper's. Ways are straight."""
 
+    description = "uniform in (-1, 1)"
+
     def fill_(self, latents, random):
         latents.uniform_(-1, 1, generator=random)
 
@@ -36,6 +44,8 @@ class Uniform(LatentDistribution):
 
 class Normal(LatentDistribution):
     """Of mean 0 and variance 1. Ways are arcs, since latents in the middle of straight ones would be too short."""
+
+    description = "normal, of mean 0 and variance 1"
 
     def fill_(self, latents, random):
         latents.normal_(generator=random)

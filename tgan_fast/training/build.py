@@ -12,6 +12,20 @@ from tgan_fast.training.parts import PARTS
 from tgan_fast.training.processes import Processes
 from tgan_fast.training.step import TrainingStep
 
+# What `build_generator` reads, and what these need.
+GENERATOR_SETTINGS = {
+    "width",
+    "latent_dim",
+    "channels",
+    "frames",
+    "image_size",
+    "temporal_generator",
+    "image_generator",
+    "latent",
+    "conditional",
+    "classes",
+}
+
 
 def build_generator(config: TrainingConfig) -> Generator:
     """With new weights, on the CPU."""
@@ -79,5 +93,5 @@ def _constraint(config) -> Constraint:
 
 
 def _optimizer(config):
-    options = {"betas": config.adam_betas} if config.optimizer == "adam" else {}
+    options = {"betas": (config.adam_beta1, config.adam_beta2)} if config.optimizer == "adam" else {}
     return partial(PARTS["optimizer"][config.optimizer], **options)

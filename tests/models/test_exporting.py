@@ -1,0 +1,223 @@
+"""Exported generators, read by what they are exported for, compute what the generator does in evaluation mode."""
+
+import copy
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from tgan_fast.errors import InputError
+from tgan_fast.models import exporting
+from tgan_fast.models.exporting import FORMATS, describe, to_onnx, to_safetensors, to_torch_export
+from tgan_fast.models.generator import Generator
+from tgan_fast.models.layout import to_channels_last_
+from tgan_fast.training import TrainingConfig
+from tgan_fast.training.build import build_generator
+
+# Other places than the package's: nothing of it can be imported there.
+LOAD_ELSEWHERE = """
+import json, sys
+import numpy as np, torch
+sys.modules["tgan_fast"] = None
+extra = {"metadata.json": ""}
+module = torch.export.load("x.pt2", extra_files=extra).module()
+inputs = [torch.from_numpy(array) for array in np.load("inputs.npz").values()]
+np.save("videos.npy", module(*inputs).numpy())
+print(json.loads(extra["metadata.json"])["latent_distribution"])
+"""
+
+_CONDITIONAL = {"conditional": True, "classes": 3}
+KINDS = {
+    "paper's": {"width": 0.125},
+    "small": {"frames": 8, "image_size": 16, "width": 0.125, "channels": 1},
+    "gru": {"temporal_generator": "gru", "image_generator": "frame", "latent": "normal", "frames": 8, "width": 0.0625},
+    "conditional lstm": {"temporal_generator": "lstm", "frames": 10, "image_size": 32, "width": 0.125, **_CONDITIONAL},
+    "conditional frame": {"image_generator": "frame", "frames": 8, "image_size": 16, "width": 0.125, **_CONDITIONAL},
+}
+
+
+@pytest.fixture(autouse=True)
+def _precision_as_in_a_new_process(_reproducible):
+    """PyTorch's exporters refuse convolutions of another precision than cuDNN's recurrent cells, even on a CPU."""
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision
+
+
+def untrained(kind) -> Generator:
+    return build_generator(TrainingConfig(latent_dim=12, **KINDS[kind]))
+
+
+def trained(kind) -> Generator:
+    """In training mode, as if trained: every batch norm does something, and most levels occur in the videos."""
+    generator = untrained(kind).double()
+    norms = [module for module in generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        norm.momentum = 1.0
+    given = inputs(generator, 16)
+    with torch.no_grad():
+        generator(*given)
+        generator.eval().model[-1].weight /= generator.frames(generator.conditioned(*given)).std()
+    return generator.train().float()
+
+
+def inputs(generator, count):
+    """Latents, as wide as the generator's weights, and labels where it has classes."""
+    latents = torch.empty(count, generator.latent_dim)
+    generator.latent.fill_(latents, torch.Generator().manual_seed(count))
+    latents = latents.to(next(generator.parameters()).dtype)
+    return (latents, torch.arange(count) % generator.classes) if generator.classes else (latents,)
+
+
+def assert_as_accurate(got, generator, given):
+    """Check videos against the generator in float64: the error is at most twice that of the generator itself."""
+    generator = copy.deepcopy(generator).eval()
+    with torch.no_grad():
+        eager = generator(*given)
+        latents, *labels = given
+        exact = generator.double()(latents.double(), *labels)
+    assert exact.std() > 0.1
+    assert got.dtype == np.float32
+    assert got.shape == exact.shape
+    assert np.abs(got - exact.numpy()).max() <= 2 * (eager - exact).abs().max().item()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.mark.slow
+def test_onnxruntime_computes_the_generators_videos(kind):
+    generator = trained(kind)
+    session = onnxruntime.InferenceSession(to_onnx(generator, {}))
+    names = ["latents", "labels"][: 1 + (generator.classes > 0)]
+    assert [(value.name, value.type, value.shape) for value in session.get_inputs()] == [
+        ("latents", "tensor(float)", ["N", 12]),
+        ("labels", "tensor(int64)", ["N"]),
+    ][: len(names)]
+    frame = [generator.image_size] * 2
+    (output,) = session.get_outputs()
+    assert (output.name, output.shape) == ("videos", ["N", generator.channels, generator.clip_frames, *frame])
+    for count in (1, 7):
+        given = inputs(generator, count)
+        (got,) = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)})
+        assert_as_accurate(got, generator, given)
+
+
+def test_a_loaded_program_computes_the_generators_videos(kind, tmp_path):
+    generator = trained(kind)
+    (tmp_path / "x.pt2").write_bytes(to_torch_export(generator, {}))
+    module = torch.export.load(tmp_path / "x.pt2").module()
+    for count in (1, 7):
+        given = inputs(generator, count)
+        videos = module(*given)
+        assert not videos.requires_grad
+        assert_as_accurate(videos.numpy(), generator, given)
+
+
+def test_weights_by_name_are_those_of_the_generator(kind):
+    generator, again = trained(kind), untrained(kind)
+    again.load_state_dict(load(to_safetensors(generator, {})))
+    for (name, got), expected in zip(again.state_dict().items(), generator.state_dict().values(), strict=True):
+        assert torch.equal(got, expected), name
+
+
+@pytest.mark.slow
+def test_a_program_runs_where_this_package_is_not(tmp_path):
+    generator = trained("conditional frame")
+    (tmp_path / "x.pt2").write_bytes(to_torch_export(generator, describe(generator)))
+    latents, labels = inputs(generator, 3)
+    np.savez(tmp_path / "inputs.npz", latents=latents, labels=labels)
+    command = [sys.executable, "-c", LOAD_ELSEWHERE]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "uniform in (-1, 1)\n"), result.stderr
+    assert_as_accurate(np.load(tmp_path / "videos.npy"), generator, (latents, labels))
+
+
+def test_weights_may_be_parts_of_one_buffer_and_have_their_channels_last():
+    generator = to_channels_last_(trained("small"))
+    buffer = torch.cat([parameter.data.flatten() for parameter in generator.parameters()])
+    start = 0
+    for parameter in generator.parameters():
+        shape = parameter.data.movedim(1, -1).shape if parameter.dim() > 1 else parameter.shape
+        part = buffer[start : start + parameter.numel()].view(shape)
+        parameter.data = part.movedim(-1, 1) if parameter.dim() > 1 else part
+        start += parameter.numel()
+    state = load(to_safetensors(generator, {}))
+    assert all(torch.equal(state[name], tensor) for name, tensor in generator.state_dict().items())
+
+
+def test_every_format_tells_how_to_call_the_generator(tmp_path):
+    generator = trained("conditional frame")
+    facts = describe(generator)
+    assert facts == {
+        "latent_distribution": "uniform in (-1, 1)",
+        "latent_dim": "12",
+        "classes": "3",
+        "channels": "3",
+        "frames": "8",
+        "image_size": "16",
+        "video_range": "[-1, 1]",
+    }
+    assert describe(trained("gru"))["latent_distribution"] == "normal, of mean 0 and variance 1"
+    for name, form in FORMATS.items():
+        (tmp_path / name).write_bytes(form.write(generator, facts))
+    with safetensors.safe_open(tmp_path / "safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", **facts}
+    model = onnx.load(tmp_path / "onnx")
+    assert {entry.key: entry.value for entry in model.metadata_props} == facts
+    extra = {"metadata.json": ""}
+    with (tmp_path / "torch-export").open("rb") as file:
+        torch.export.load(file, extra_files=extra)
+    assert json.loads(extra["metadata.json"]) == facts
+
+
+def test_an_onnx_model_is_valid_and_has_no_batch_norms_and_nothing_of_this_package():
+    content = to_onnx(trained("small"), {})
+    assert b"tgan_fast" not in content
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("write", [to_onnx, to_torch_export])
+def test_files_do_not_tell_where_they_were_made(write):
+    content = write(trained("small"), {})
+    for file in (exporting.__file__, torch.__file__):
+        assert str(Path(file).parent).encode() not in content
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_exporting_is_quiet_and_only_reads_the_generator(form, capfd):
+    generator = trained("small")
+    before = copy.deepcopy(generator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        form.write(generator, {})
+    assert capfd.readouterr() == ("", "")
+    assert [module.training for module in generator.modules()] == [module.training for module in before.modules()]
+    assert all(parameter.requires_grad for parameter in generator.parameters())
+    for got, expected in zip(generator.state_dict().values(), before.state_dict().values(), strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("safetensors", "safetensors"), ("onnx", "onnx"), ("onnx", "onnxscript")]
+)
+def test_a_package_that_is_not_installed_is_named(name, package, monkeypatch):
+    FORMATS[name].check_packages()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"files need {package}: pip install '\.\[export\]'"):
+        FORMATS[name].check_packages()
+    FORMATS["torch-export"].check_packages()

@@ -1,0 +1,155 @@
+"""Generators as files that other programs read, without this package.
+
+"safetensors" has the weights by their names. "onnx" and "torch-export" have the computation too: in evaluation mode and
+in float32 on a CPU, with the batch norms folded into the layers.
+"""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from tgan_fast.errors import InputError
+from tgan_fast.models.folding import FoldedGenerator
+from tgan_fast.models.generator import Generator
+from tgan_fast.ops.plain import plain_operations
+
+
+def describe(generator: Generator) -> dict[str, str]:
+    """What a program has to know that calls an exported generator: the metadata of every format."""
+    return {
+        "latent_distribution": generator.latent.description,
+        "latent_dim": str(generator.latent_dim),
+        "classes": str(generator.classes),
+        "channels": str(generator.channels),
+        "frames": str(generator.clip_frames),
+        "image_size": str(generator.image_size),
+        "video_range": "[-1, 1]",
+    }
+
+
+def to_safetensors(generator: Generator, metadata: Mapping[str, str]) -> bytes:
+    """The state dict in the format of Hugging Face's safetensors.
+
+    Args:
+        generator: on any device, in any memory format.
+        metadata: for the file's header.
+    """
+    from safetensors.torch import save
+
+    state = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+    return save(state, {"format": "pt", **metadata})
+
+
+def to_onnx(generator: Generator, metadata: Mapping[str, str]) -> bytes:
+    """An ONNX model with its weights, whose output is `videos`, float32 [N, C, T, H, W] for any N.
+
+    Its inputs are `latents`, float32 [N, latent_dim], and where there are classes `labels`, int64 [N].
+
+    Args:
+        generator: on the CPU, in any mode; it is only read.
+        metadata: for the model's `metadata_props`.
+    """
+    with _quiet():
+        from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
+
+        exported = torch.onnx.export(
+            _program(generator),
+            dynamo=True,
+            dynamic_shapes={name: {0: "N"} for name in _examples(generator)},
+            output_names=["videos"],
+            verbose=False,
+        )
+        ClearMetadataAndDocStringPass()(exported.model)
+        exported.model.metadata_props.update(metadata)
+        return exported.model_proto.SerializeToString()
+
+
+def to_torch_export(generator: Generator, metadata: Mapping[str, str]) -> bytes:
+    """A program for `torch.export.load`, whose module takes what `to_onnx` calls inputs and returns its output.
+
+    Args:
+        generator: on the CPU, in any mode; it is only read.
+        metadata: for its extra file "metadata.json".
+    """
+    content = io.BytesIO()
+    with _quiet():
+        torch.export.save(_program(generator), content, extra_files={"metadata.json": json.dumps(dict(metadata))})
+    return content.getvalue()
+
+
+class Format(NamedTuple):
+    """The suffix of a format's files, the function that makes one, and the packages that it needs besides PyTorch."""
+
+    suffix: str
+    write: Callable[[Generator, Mapping[str, str]], bytes]
+    packages: tuple[str, ...] = ()
+
+    def check_packages(self) -> None:
+        """Raise an InputError unless the packages are installed."""
+        for package in self.packages:
+            if find_spec(package) is None:
+                raise InputError(f"{self.suffix} files need {package}: pip install '.[export]'")
+
+
+FORMATS = {
+    "safetensors": Format(".safetensors", to_safetensors, ("safetensors",)),
+    "onnx": Format(".onnx", to_onnx, ("onnx", "onnxscript")),
+    "torch-export": Format(".pt2", to_torch_export),
+}
+
+
+class _Videos(nn.Module):
+    """The generator with its inputs named as in the exported file."""
+
+    def __init__(self, generator: Generator):
+        super().__init__()
+        self.generator = FoldedGenerator(generator, torch.float32).network
+
+    def forward(self, latents, labels=None):
+        return self.generator(latents, labels)
+
+
+def _program(generator) -> torch.export.ExportedProgram:
+    """What a folded generator computes, for any number of videos."""
+    examples = _examples(generator)
+    count = torch.export.Dim("N", min=1)
+    with plain_operations():
+        program = torch.export.export(
+            _Videos(generator),
+            tuple(examples.values()),
+            dynamic_shapes={name: {0: count} for name in examples},
+            strict=True,  # otherwise len() of a tensor would make N a constant
+        )
+    for node in program.graph.nodes:
+        # It names folders of this computer.
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def _examples(generator) -> dict[str, torch.Tensor]:
+    """Inputs for two videos, by name."""
+    examples = {"latents": torch.zeros(2, generator.latent_dim)}
+    if generator.classes:
+        examples["labels"] = torch.zeros(2, dtype=torch.int64)
+    return examples
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, nothing is logged or warned of: what PyTorch's exporters tell is meant for their authors."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
