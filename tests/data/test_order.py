@@ -53,3 +53,20 @@ def test_what_does_not_fit_is_named():
         BatchOrder(3, 4)
     with pytest.raises(InputError, match=r"a batch of 6 cannot be shared equally by 4 processes: .* that 4 divides"):
         BatchOrder(10, 6, world_size=4)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_several_batches_as_one_are_each_shared_by_the_processes(world_size):
+    whole = BatchOrder(100, 8, parts=3, seed=1)
+    orders = [BatchOrder(100, 8, parts=3, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {(order.rows, order.parts) for order in orders} == {(24 // world_size, 3)}
+    for k in range(9):
+        shares = [order.indices(k)[order.part].reshape(3, -1) for order in orders]
+        assert np.array_equal(np.concatenate(shares, 1).ravel(), whole.indices(k)[whole.part])
+    epoch = np.concatenate([whole.indices(k) for k in range(4)])
+    assert len(set(epoch)) == 96
+
+
+def test_fewer_clips_than_several_batches_are_refused():
+    with pytest.raises(InputError, match="the data set has 23 clips, fewer than 3 batches of 8"):
+        BatchOrder(23, 8, parts=3)

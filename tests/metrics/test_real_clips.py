@@ -52,6 +52,19 @@ def test_labels_of_windows_are_those_of_their_videos():
     assert len({tuple(key) for key in clips[:, 0, 0, 0, :2].tolist()}) == 31
 
 
+@pytest.mark.parametrize(("clip_frames", "size"), [(8, 16), (32, 32)])
+def test_clips_of_other_sizes_are_drawn_as_they_are(clip_frames, size):
+    options = {"clip_frames": clip_frames, "image_size": size}
+    clips, labels = drawn(videos_of((32, 40, 64), **options), 9)
+    assert (clips.shape, clips.dtype) == ((9, clip_frames, size, size, 3), torch.uint8)
+    assert labels.tolist() == [10 * video for video in clips[:, 0, 0, 0, 0].tolist()]
+    assert torch.equal(clips[:, :, 0, 0, 1], clips[:, :1, 0, 0, 1] + torch.arange(clip_frames))
+    digits = MovingDigits(5, **options)
+    clips, labels = drawn(digits, 5)
+    assert sorted(clip.numpy().tobytes() for clip in clips) == sorted(digits[i][0].tobytes() for i in range(5))
+    assert sorted(labels.tolist()) == sorted(digits[i][1] for i in range(5))
+
+
 def test_how_many_clips_there_are():
     assert distinct_clips(videos_of([16, 20])) == 1 + 5
     assert distinct_clips(MovingDigits(70)) == 70
@@ -62,6 +75,8 @@ DIFFERENT = [
     lambda: MovingDigits(51),
     lambda: MovingDigits(50, seed=1),
     lambda: MovingDigits(50, digits=2),
+    lambda: MovingDigits(50, clip_frames=8),
+    lambda: MovingDigits(50, image_size=32),
     lambda: MovingDigits(50, scans=tuple(part[:1000] for part in MovingDigits(1).scans)),
     lambda: videos_of(),
     lambda: videos_of(lengths=(16, 21, 39)),
@@ -69,6 +84,8 @@ DIFFERENT = [
     lambda: videos_of(crop="random"),
     lambda: videos_of(weighting="windows"),
     lambda: videos_of(last_start=False),
+    lambda: videos_of(clip_frames=8),
+    lambda: videos_of(image_size=32),
 ]
 
 

@@ -12,15 +12,25 @@ import torch.distributed as dist
 from two_processes import outcomes_of_two
 
 from tgan_fast import VideoDiscriminator, VideoGenerator
+from tgan_fast.data.order import BatchOrder
 from tgan_fast.errors import InputError
 from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep, train
 from tgan_fast.training.checkpoint import read_run
+from tgan_fast.training.objectives import Vanilla
+from tgan_fast.training.optimizers import Adam
 from tgan_fast.training.processes import Processes, joined
 
 WIDTH, LATENT, BATCH, ITERATIONS = 0.03125, 6, 4, 4
 CASES = {
     "synchronised": {"sync_batch_norm": True},
-    "shared fakes": {"sync_batch_norm": True, "shared_fakes": True, "ema_decay": 0.5, "optimizer": "adam"},
+    "shared fakes": {"sync_batch_norm": True, "shared_fakes": True, "ema_decay": 0.5, "optimizer": Adam},
+    "critics": {
+        "sync_batch_norm": True,
+        "critic_steps": 2,
+        "objective": Vanilla(),
+        "input_noise": 0.3,
+        "decay_steps": ITERATIONS,
+    },
     "own statistics": {},
 }
 
@@ -36,9 +46,11 @@ def step_of(processes, **options):
 def trained(processes, **options):
     """Losses and the state after some iterations on this process's part of every batch."""
     step, random, losses = step_of(processes, **options), torch.Generator().manual_seed(1), []
+    parts = options.get("critic_steps", 1)
+    order = BatchOrder(BATCH, BATCH // parts, parts=parts, rank=processes.rank, world_size=processes.size)
     for _ in range(ITERATIONS):
         videos = torch.rand(BATCH, 1, 16, 64, 64, generator=random, dtype=torch.float64) * 2 - 1
-        step(videos.chunk(processes.size)[processes.rank])
+        step(videos[order.part])
         losses.append(step.scalars.clone())
     step.check_equality()
     return torch.stack(losses), step.state_dict()
@@ -73,7 +85,7 @@ def test_all_processes_end_with_the_same_bits(results, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["synchronised", "shared fakes"])
+@pytest.mark.parametrize("name", ["synchronised", "shared fakes", "critics"])
 def test_with_synchronised_batch_norm_they_train_as_one_process_does(results, name):
     losses, state = results[0][name]
     expected_losses, expected = trained(Processes(), **CASES[name])

@@ -15,8 +15,6 @@ from tgan_fast.models.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZE
 from tgan_fast.precision import PrecisionOption
 from tgan_fast.training.parts import PARTS
 
-_ADAM_BETAS = (0.9, 0.999)
-
 
 class TrainingConfig(BaseModel):
     """A training run; the defaults are the paper's, `PRESETS` has other sets of them.
@@ -76,7 +74,8 @@ class TrainingConfig(BaseModel):
     optimizer: Literal[tuple(PARTS["optimizer"])] = Field("rmsprop", description="Of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Of both optimisers.")
     lr_decay: Literal["none", "linear"] = Field("none", description="linear: down to 0 at the last iteration.")
-    adam_betas: tuple[float, float] = Field(_ADAM_BETAS, description="Adam: decays of its two averages.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: decay of the average of gradients.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the average of their squares.")
     shared_fakes: bool = Field(False, description="The authors' order: one batch of fakes for both steps.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Also average the generator's weights.")
     seed: int = Field(0, ge=0, description="Of weights, latents, digits and their order.")
@@ -141,10 +140,9 @@ def _why_not(config):
             "constraint gradient-penalty differentiates twice, which sync_batch_norm does not support: "
             "leave out one of them, or choose discriminator frames2d"
         )
-    if not all(0 <= beta < 1 for beta in config.adam_betas):
-        return f"adam_betas are {list(config.adam_betas)}, but each must be at least 0 and less than 1"
-    if config.adam_betas != _ADAM_BETAS and config.optimizer != "adam":
-        return f"adam_betas are for optimizer adam, and it is {config.optimizer}: choose adam, or leave them out"
+    for name in ("adam_beta1", "adam_beta2"):
+        if config.optimizer != "adam" and getattr(config, name) != type(config).model_fields[name].default:
+            return f"{name} is for optimizer adam, and it is {config.optimizer}: choose adam, or leave it out"
     if config.shared_fakes and config.objective != "wgan":
         return (
             f"shared_fakes needs two opposite losses, which objective {config.objective} does not have: "
@@ -177,7 +175,7 @@ _TINY = {
     "checkpoint_interval": 100,
 }
 
-_ADAM = {"optimizer": "adam", "learning_rate": 2e-4, "adam_betas": (0.5, 0.999)}
+_ADAM = {"optimizer": "adam", "learning_rate": 2e-4, "adam_beta1": 0.5}
 
 # The systems of the papers and of codes and summaries that circulate, besides the paper's own: settings, and what a
 # narrow model needs besides.
@@ -192,7 +190,8 @@ _SYSTEMS = {
             "critic_steps": 5,
             "optimizer": "adam",
             "learning_rate": 1e-4,
-            "adam_betas": (0.0, 0.9),
+            "adam_beta1": 0.0,
+            "adam_beta2": 0.9,
         },
         {},
     ),

@@ -93,14 +93,15 @@ class GradientPenalty(Constraint):
         self.weight = weight
 
     def penalty(self, discriminator, real, fake, mix, labels):
-        between = torch.lerp(fake.detach().float(), real.float(), mix).to(real.dtype)
+        dtype = torch.promote_types(real.dtype, torch.float32)
+        between = torch.lerp(fake.detach().to(dtype), real.to(dtype), mix.to(dtype)).to(real.dtype)
         # Channels last, as D's own inputs.
         between = between.movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
         with plain_operations(), _untracked(discriminator):
             scores = discriminator(between, labels=labels)
             (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
         # The tiny number: at 0 a root has no derivative.
-        norms = (gradient.float().square().sum((1, 2, 3, 4)) + 1e-12).sqrt()
+        norms = (gradient.to(dtype).square().sum((1, 2, 3, 4)) + 1e-12).sqrt()
         return self.weight * (norms - 1).square().mean()
 
 

@@ -16,7 +16,7 @@ from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.step import TrainingStep
 
 # Batches on which the need is measured: it grows in proportion to the videos, on top of what the networks take.
-_MEASURED = 8, 16
+_MEASURED = 16, 32
 # Of what is free; libraries' own buffers, which are not counted, and gaps take the rest.
 _USABLE = 0.7
 # A CPU's system kills a process rather than refusing it memory, so there the need is foreseen. Smaller batches than

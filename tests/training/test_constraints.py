@@ -1,0 +1,88 @@
+"""Constraints of the discriminator: what they compute, and that they hold while it is trained."""
+
+import pytest
+import torch
+
+from tgan_fast import VideoDiscriminator, VideoGenerator, reference
+from tgan_fast.models import FramesDiscriminator
+from tgan_fast.training import TrainingStep
+from tgan_fast.training.constraints import Constraint, GradientPenalty, WeightClipping
+from tgan_fast.training.optimizers import Adam
+
+WIDTH, LATENT, BATCH = 0.0625, 6, 4
+
+
+def videos(seed=0, dtype=torch.float32, device="cpu"):
+    random = torch.Generator().manual_seed(seed)
+    return (torch.rand(BATCH, 3, 16, 64, 64, generator=random) * 2 - 1).to(device, dtype)
+
+
+def step_of(constraint, discriminator=None, device="cpu", **options):
+    torch.manual_seed(0)
+    discriminator = discriminator or VideoDiscriminator(WIDTH, 3)
+    constraint.prepare_(discriminator)
+    networks = VideoGenerator(WIDTH, LATENT, 3).to(device), discriminator.to(device)
+    return TrainingStep(*networks, constraint=constraint, clip_interval=1, **options)
+
+
+def test_the_gradient_penalty_and_its_gradients_are_the_definitions(device):
+    """In the reference's network, by PyTorch alone."""
+    plain = reference.Discriminator(WIDTH, 3).to(device, torch.float64)
+    fast = VideoDiscriminator(WIDTH, 3).to(device, torch.float64)
+    fast.load_state_dict(plain.state_dict())
+    before = {name: buffer.clone() for name, buffer in fast.named_buffers()}
+    real, fake = videos(1, torch.float64, device), videos(2, torch.float64, device)
+    mix = torch.rand(BATCH, 1, 1, 1, 1, device=device, dtype=torch.float32)
+
+    between = (mix * real + (1 - mix.double()) * fake).requires_grad_()
+    (gradient,) = torch.autograd.grad(plain(between).sum(), between, create_graph=True)
+    norms = gradient.flatten(1).norm(dim=1)
+    expected = 3 * ((norms - 1) ** 2).mean()
+
+    got = GradientPenalty(3).penalty(fast, real, fake, mix, None)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
+    wanted = torch.autograd.grad(expected, list(plain.parameters()), allow_unused=True)
+    found = torch.autograd.grad(got, list(fast.parameters()), allow_unused=True)
+    scale = max(gradient.abs().max() for gradient in wanted if gradient is not None)
+    for a, b in zip(found, wanted, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12 * scale.item())
+    for name, buffer in fast.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+@pytest.mark.parametrize(("kind", "rate"), [(VideoDiscriminator, 1e-3), (FramesDiscriminator, 3e-4)])
+def test_the_gradient_penalty_pulls_norms_towards_one(kind, rate):
+    constraint = GradientPenalty(10)
+    step = step_of(constraint, kind(WIDTH, 3), optimizer=Adam, learning_rate=rate)
+    mix = torch.full((BATCH, 1, 1, 1, 1), 0.5)
+
+    def distance():
+        real, fake = videos(7), videos(8)
+        return constraint.penalty(step.discriminator, real, fake, mix, None).item() / constraint.weight
+
+    before = distance()
+    for number in range(60):
+        step(videos(number))
+    assert before > 0.9
+    assert distance() < 0.5 * before
+
+
+def test_without_a_constraint_norms_go_their_way():
+    step = step_of(Constraint(), optimizer=Adam, learning_rate=1e-3)
+    mix = torch.full((BATCH, 1, 1, 1, 1), 0.5)
+    for number in range(40):
+        step(videos(number))
+    assert GradientPenalty(1).penalty(step.discriminator, videos(7), videos(8), mix, None) > 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weight_clipping_reaches_all_that_computes(precision, device):
+    step = step_of(WeightClipping(), device=device, precision=precision)
+    step(videos(device=device))
+    computing = step._discriminator.computing
+    for network in (step.discriminator, computing):
+        assert max(parameter.abs().max().item() for parameter in network.parameters()) <= 0.01001
+    for own, twin in zip(step.discriminator.parameters(), computing.parameters(), strict=True):
+        torch.testing.assert_close(twin.float(), own, rtol=2**-8, atol=0)
