@@ -2,12 +2,6 @@
 
 import torch
 
-# By (kernel, stride), of padding 1: which taps lie within the video at its beginning, inside and at its end.
-_TAPS = {
-    (4, 2): [[0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]],
-    (3, 1): [[0, 1, 1], [1, 1, 1], [1, 1, 0]],
-}
-
 
 def check_labels(labels: torch.Tensor | None, count: int, classes: int, network: str) -> None:
     """Raise a ValueError unless labels are int64 [count] where there are classes, and None where there are not."""
@@ -35,19 +29,23 @@ def convolved_labels(labels: torch.Tensor, weight: torch.Tensor, size: torch.Siz
     Args:
         labels: int64 [N].
         weight: [out, classes, k, …], of 4 taps and stride 2 or 3 taps and stride 1 in each dimension.
-        size: of the result [N, out, …], 2 or more in each dimension.
+        size: of the video in these dimensions, each of two places or more in the result.
         stride: 1 or 2.
 
     Returns:
         [N, out, …], contiguous.
     """
-    taps = weight.new_tensor(_TAPS[weight.shape[-1], stride])
-    sums = weight
-    for dim in range(2, weight.dim()):
-        sums = (sums.movedim(dim, -1) @ taps.t()).movedim(-1, dim)
+    sums, places = weight, []
+    for dim, length in enumerate(size, 2):
+        taps = weight.shape[dim]
+        places.append((length + 2 - taps) // stride + 1)
+        # Of a video of odd length, the last place of stride 2 does not reach the padding.
+        at_end = min(taps, length + 1 - stride * (places[-1] - 1))
+        parts = sums.narrow(dim, 1, taps - 1), sums, sums.narrow(dim, 0, at_end)
+        sums = torch.cat([part.sum(dim, keepdim=True) for part in parts], dim)
     maps = one_hot(labels, weight.shape[1], weight.dtype) @ sums.movedim(1, 0).flatten(1)
-    maps = maps.unflatten(1, (weight.shape[0], *[3] * (weight.dim() - 2)))
-    for dim, length in enumerate(size[2:], 2):
+    maps = maps.unflatten(1, (weight.shape[0], *sums.shape[2:]))
+    for dim, length in enumerate(places, 2):
         maps = _stretched(maps, dim, length)
     return maps
 

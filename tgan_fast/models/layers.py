@@ -109,7 +109,7 @@ class HalvingConv3d(nn.Conv3d):
         """
         of_x, of_labels = self.weight.split([x.shape[1], self.in_channels - x.shape[1]], 1)
         y = conv3d_halving(x, of_x, self.bias)
-        return y + convolved_labels(labels, of_labels, y.shape, stride=2)
+        return y + convolved_labels(labels, of_labels, x.shape[2:], stride=2)
 
 
 class TwoFrameConv3d(HalvingConv3d):
@@ -136,7 +136,7 @@ class SameConv2d(nn.Conv2d):
         """As `HalvingConv3d.with_labels`, of images."""
         of_x, of_labels = self.weight.split([x.shape[1], self.in_channels - x.shape[1]], 1)
         y = F.conv2d(x, of_x, self.bias, padding=1)
-        return y + convolved_labels(labels, of_labels, y.shape, stride=1)
+        return y + convolved_labels(labels, of_labels, x.shape[2:], stride=1)
 
 
 class WholeConv2d(nn.Conv2d):

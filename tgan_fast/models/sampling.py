@@ -44,7 +44,9 @@ def draw_labels(generator: Generator, count: int, seed: int) -> torch.Tensor | N
     """Labels int64 [count] on the CPU, each class equally likely; None where the generator takes none."""
     if not generator.classes:
         return None
-    return torch.randint(generator.classes, (count,), generator=torch.Generator().manual_seed(seed))
+    # Not the random bits that the latents of this seed come from.
+    random = torch.Generator().manual_seed(seed + (1 << 32))
+    return torch.randint(generator.classes, (count,), generator=random)
 
 
 def draw_inputs(generator: Generator, count: int, seed: int) -> torch.Tensor:

@@ -85,7 +85,7 @@ def _plain_backend(backend, training, process_group):
         raise BackendError("batch_norm_act: backend 'triton' cannot be used within plain_operations")
     if training and process_group is not None:
         raise BackendError("batch_norm_act: statistics over several processes cannot be taken within plain_operations")
-    return "torch"
+    return "torch" if backend == "auto" else backend
 
 
 def _why_not_triton(x):

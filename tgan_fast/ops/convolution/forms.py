@@ -117,7 +117,7 @@ def convolve(
     """
     x, weight, bias = _autocast(x, weight, bias)
     if plain():
-        if form not in ("auto", "direct"):
+        if form not in ("auto", "direct", DIRECT):
             raise ValueError(f"{operation}: form {form!r} cannot be used within plain_operations")
         return forms["direct"].forward(x, weight, bias)
     passes = choose(operation, forms, form, x, weight)
