@@ -178,12 +178,12 @@ _TINY = {
 _ADAM = {"optimizer": "adam", "learning_rate": 2e-4, "adam_beta1": 0.5}
 
 # The systems of the papers and of codes and summaries that circulate, besides the paper's own: settings, and what a
-# narrow model needs besides.
+# narrow model has instead.
 _SYSTEMS = {
     "authors": ({"shared_fakes": True}, {}),
-    "weight-clip": ({"constraint": "weight-clip", "clip_interval": 1}, {}),
-    "vanilla": ({"objective": "vanilla", "constraint": "none", "input_noise": 0.3, **_ADAM}, {}),
-    "lsgan": ({"objective": "lsgan", "constraint": "none", **_ADAM}, {}),
+    "weight-clip": ({"constraint": "weight-clip", "clip_interval": 1}, {"learning_rate": 2e-4}),
+    "vanilla": ({"objective": "vanilla", "constraint": "none", "input_noise": 0.3, **_ADAM}, {"learning_rate": 1e-3}),
+    "lsgan": ({"objective": "lsgan", "constraint": "none", **_ADAM}, {"learning_rate": 1e-3}),
     "gradient-penalty": (
         {
             "constraint": "gradient-penalty",
@@ -193,7 +193,7 @@ _SYSTEMS = {
             "adam_beta1": 0.0,
             "adam_beta2": 0.9,
         },
-        {},
+        {"learning_rate": 2e-3, "steps": 250},
     ),
     "spectral-norm": ({"constraint": "spectral-norm", "clip_interval": 1}, {}),
     "conditional": ({"conditional": True}, {}),
@@ -207,7 +207,7 @@ _SYSTEMS = {
             "clip_interval": 1,
             **_ADAM,
         },
-        {},
+        {"learning_rate": 1e-3, "steps": 700},
     ),
 }
 

@@ -1,0 +1,117 @@
+"""Every system of the family, trained for about two minutes on a CPU and scored: one command for each, and a table.
+
+python -m benchmarks.systems --classifier digits.pt                      # all of them
+python -m benchmarks.systems --classifier digits.pt --only gru-summary   # some
+
+A run is that of `python -m tgan_fast.train --preset tiny-NAME`. Scores come from a small classifier of moving digits
+(`python -m tgan_fast.train_classifier --out digits.pt`) and say something about such short runs of narrow models alone:
+with other seeds the order of the systems is another one.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from benchmarks import results
+from benchmarks.results import rounded
+from tgan_fast.data.video_files import write_videos
+from tgan_fast.errors import InputError
+from tgan_fast.metrics.classifier_files import load_classifier
+from tgan_fast.metrics.evaluation import Evaluator
+from tgan_fast.metrics.features import ClassifierFeatures
+from tgan_fast.metrics.protocols import PROTOCOLS
+from tgan_fast.metrics.reference import RealClips
+from tgan_fast.models.sampling import Sampler, draw_inputs
+from tgan_fast.training import PRESETS, TrainingConfig, train
+from tgan_fast.training.data import open_data
+from tgan_fast.training.devices import resolve_device
+
+SECTION = "systems"
+
+# preset → what it is called, and where it comes from.
+SYSTEMS = {
+    "paper": "TGAN: WGAN, singular value clipping (arXiv:1611.06624), in the PyTorch notebook's order",
+    "authors": "the same in the order of the authors' own code",
+    "weight-clip": "TGAN: WGAN, weight clipping ±0.01 (arXiv:1611.06624)",
+    "vanilla": "TGAN: vanilla GAN, noise on what the discriminator sees (arXiv:1611.06624)",
+    "lsgan": "least squares (arXiv:1611.04076)",
+    "gradient-penalty": "WGAN, gradient penalty over the whole video (arXiv:1704.00028)",
+    "spectral-norm": "WGAN, spectral normalisation (arXiv:1802.05957)",
+    "conditional": "conditional TGAN (arXiv:1611.06624)",
+    "gru-summary": "GRU, frames of their own latents, frames as channels: the formulation of summaries",
+}
+
+
+def tiny(name: str) -> str:
+    """The preset for a CPU of a system."""
+    return "tiny" if name == "paper" else f"tiny-{name}"
+
+
+def main(classifier: Path, only: Sequence[str] = (), samples: int = 512, runs: int = 4, device: str = "auto") -> None:
+    """Train, score, and write the section `systems` of the device's file of results and a picture beside it.
+
+    Args:
+        classifier: of moving digits.
+        only: some systems; the others keep the results that they have.
+        samples: generated videos a run of the score.
+        runs: of the score.
+        device: auto, cpu or cuda.
+    """
+    unknown = set(only) - set(SYSTEMS)
+    if unknown:
+        raise SystemExit(f"error: there is no system {sorted(unknown)[0]}: choose of {', '.join(SYSTEMS)}")
+    try:
+        device = resolve_device(device)
+        judge = load_classifier(classifier)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    path = results.file_of(device.type)
+    known = results.sections_of(path).get(SECTION, {}).get("systems", {})
+    for name in SYSTEMS:
+        if not only or name in only:
+            known[name] = _trained_and_scored(name, judge, samples, runs, device, path)
+            print(f"{name}: {known[name]}", flush=True)
+            # At once, so that nothing is lost.
+            results.write(SECTION, {"systems": {each: known[each] for each in SYSTEMS if each in known}}, device.type)
+
+
+def _trained_and_scored(name, classifier, samples, runs, device, path):
+    config = TrainingConfig(**PRESETS[tiny(name)], device=str(device))
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        step = train(config, Path(folder))
+        seconds = time.perf_counter() - begin
+    generator = step.generator if step.ema is None else step.ema
+    picture = path.with_name(f"{path.stem}-system-{name}.png")
+    write_videos(picture, Sampler(generator)(draw_inputs(generator, 4, 0)).numpy())
+    scores = _scores(generator, classifier, config, samples, runs, device)
+    return {
+        "preset": tiny(name),
+        "iterations": step.iteration,
+        "seconds": rounded(seconds),
+        **{key: {part: rounded(value) for part, value in of_score.items()} for key, of_score in scores.items()},
+    }
+
+
+def _scores(generator, classifier, config, samples, runs, device):
+    protocol = replace(PROTOCOLS["plain"], samples=samples, runs=runs, real_clips=2048)
+    evaluator = Evaluator(
+        ("is", "fid"),
+        protocol,
+        classifier=ClassifierFeatures(classifier, protocol, device, "fp32"),
+        real=RealClips(open_data(config).dataset),
+        device=device,
+    )
+    evaluator.prepare()
+    with torch.random.fork_rng():
+        scores = evaluator(generator)
+    return {name: {"mean": score.mean, "std": score.std, "real": score.real} for name, score in scores.items()}
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
