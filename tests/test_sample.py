@@ -24,6 +24,16 @@ def trained(tmp_path_factory):
     return folder, train(config, folder)
 
 
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """With ten classes, of normal latents, and of another size."""
+    folder = tmp_path_factory.mktemp("conditional")
+    values = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2, "image_size": 16}
+    parts = {"temporal_generator": "gru", "latent": "normal", "conditional": True, "frames": 9}
+    config = TrainingConfig(**values, **parts, steps=3, learning_rate=0.02, device="cpu")
+    return folder, train(config, folder)
+
+
 def sampled(folder, out, *arguments):
     command.main(["--checkpoint", str(folder), "--out", str(out), "--device", "cpu", *arguments])
     return np.load(out)
@@ -124,3 +134,79 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path):
     result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: there is no checkpoint nothing.pt\n"
+
+
+def levels_of(videos):
+    return ((videos.detach().permute(0, 2, 3, 4, 1) + 1) / 2 * 255).round().numpy()
+
+
+def test_a_class_alone_and_a_row_for_every_class(conditional, tmp_path):
+    folder, step = conditional
+    generator = step.generator.eval()
+    z = draw_latents(9, 6, 2, distribution=generator.latent)
+    got = sampled(folder, tmp_path / "x.npy", "--grid", "3", "--seed", "2", "--class", "3")
+    assert np.abs(got - levels_of(generator(z, torch.full((9,), 3)))).max() <= 1
+    got = sampled(folder, tmp_path / "y.npy", "--grid", "2", "--seed", "2")
+    assert got.shape == (20, 9, 16, 16, 1)
+    # The same two latents in every row.
+    z = draw_latents(2, 6, 2, distribution=generator.latent).repeat(10, 1)
+    expected = levels_of(generator(z, torch.arange(20) // 2))
+    assert np.abs(got - expected).max() <= 1
+    command.main(["--checkpoint", str(folder), "--out", str(tmp_path / "x.gif"), "--grid", "2", "--device", "cpu"])
+    assert Image.open(tmp_path / "x.gif").size == (2 * 16, 10 * 16)
+    command.main(["--checkpoint", str(folder), "--out", str(tmp_path / "x.png"), "--device", "cpu"])
+    assert Image.open(tmp_path / "x.png").size == (9 * 16, 10 * 16)
+
+
+def test_more_frames_of_the_same_motion(trained, tmp_path):
+    folder, step = trained
+    options = "--grid", "2", "--seed", "5"
+    plain = sampled(folder, tmp_path / "x.npy", *options)
+    got = sampled(folder, tmp_path / "y.npy", *options, "--interpolate", "3")
+    assert got.shape == (4, 48, 64, 64, 1)
+    inputs = draw_latents(4, 6, 5)
+    frames = step.ema.eval().frames(inputs, 3).tanh().unflatten(0, (4, 48)).transpose(1, 2)
+    assert np.abs(got - levels_of(frames)).max() <= 1
+    for place in (0, -1):
+        assert np.abs(got[:, place].astype(int) - plain[:, place]).max() <= 1
+    got = sampled(folder, tmp_path / "z.npy", *options, "--interpolate", "2", "--batch-norm", "batch")
+    assert got.shape == (4, 32, 64, 64, 1)
+
+
+def test_truncated_latents(trained, tmp_path):
+    folder, step = trained
+    got = sampled(folder, tmp_path / "x.npy", "--grid", "2", "--seed", "5", "--truncation", "0.25")
+    expected = levels_of(step.ema.eval()(draw_latents(4, 6, 5) / 4))
+    assert np.abs(got - expected).max() <= 1
+
+
+def test_every_row_walks_from_one_latent_to_another(trained, tmp_path):
+    folder, step = trained
+    got = sampled(folder, tmp_path / "x.npy", "--grid", "3", "--seed", "5", "--walk", "8")
+    begin, end = draw_latents(3, 6, 5), draw_latents(3, 6, 8)
+    latents = torch.stack([begin, (begin + end) / 2, end], 1).flatten(0, 1)
+    assert np.abs(got - levels_of(step.ema.eval()(latents))).max() <= 1
+    # A strip is one walk, from top to bottom.
+    command.main(
+        ["--checkpoint", str(folder), "--out", str(tmp_path / "x.png"), "--grid", "3", "--walk", "8", "--device", "cpu"]
+    )
+    assert Image.open(tmp_path / "x.png").size == (16 * 64, 3 * 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--class", "3"], "was trained without classes: leave out --class"),
+        (["--interpolate", "0"], "--interpolate is 0, but must be at least 1"),
+        (["--truncation", "0"], "--truncation is 0.0, but must be more than 0"),
+        (["--walk", "3", "--grid", "1"], "--walk needs a beginning and an end: choose --grid 2 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(trained, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        command.main(["--checkpoint", str(trained[0]), "--out", str(tmp_path / "x.gif"), *arguments])
+
+
+def test_a_class_that_there_is_not_is_one_sentence(conditional, tmp_path):
+    with pytest.raises(InputError, match="--class is 10, but the classes are 0 to 9"):
+        command.main(["--checkpoint", str(conditional[0]), "--out", str(tmp_path / "x.gif"), "--class", "10"])

@@ -6,6 +6,7 @@ import yaml
 from tgan_fast.errors import InputError
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.config import read_yaml
+from tgan_fast.training.parts import PARTS
 
 
 def test_the_defaults_are_the_papers():
@@ -19,6 +20,23 @@ def test_every_preset_is_valid_and_every_setting_explained():
     for values in PRESETS.values():
         TrainingConfig(**values)
     assert all(field.description for field in TrainingConfig.model_fields.values())
+
+
+def test_every_system_has_a_preset_for_gpus_and_one_for_cpus():
+    systems = {name for name in PRESETS if not name.startswith("tiny")}
+    assert {name.removeprefix("tiny-") for name in PRESETS if name.startswith("tiny-")} == systems - {"paper"}
+    for name in systems - {"paper"}:
+        both = [TrainingConfig(**PRESETS[preset]) for preset in (name, f"tiny-{name}")]
+        for part in PARTS:
+            assert getattr(both[0], part) == getattr(both[1], part)
+        assert both[0].width == 1
+
+
+def test_all_parts_are_settings():
+    for setting, parts in PARTS.items():
+        for name in parts:
+            options = {"frames": 16, setting: name}
+            assert getattr(TrainingConfig(**options), setting) == name
 
 
 def test_a_config_survives_yaml(tmp_path):
@@ -49,6 +67,21 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
         ({"ema_decay": 1.0}, "ema_decay is 1.0, but it must be less than 1"),
         ({"digits": 3}, "digits is 3, but it must be 1 or 2"),
         ({"width": 0}, "width is 0, but it must be greater than 0"),
+        ({"image_size": 48}, "image_size is 48, but it must be 16, 32, 64 or 128"),
+        ({"frames": 7}, "frames is 7, but it must be greater than or equal to 8"),
+        ({"frames": 65}, "frames is 65, but it must be less than or equal to 64"),
+        ({"frames": 12}, "frames is 12, which temporal_generator deconv cannot make by doubling: choose 8, 16, 32"),
+        ({"objective": "hinge"}, "objective is 'hinge', but it must be 'wgan', 'vanilla' or 'lsgan'"),
+        ({"classes": 5}, "classes is 5, but only conditional runs have classes: add conditional, or leave it out"),
+        ({"penalty_weight": 5}, "penalty_weight is 5.0, but the constraint is svc: choose constraint gradient-penalty"),
+        (
+            {"constraint": "gradient-penalty", "sync_batch_norm": True},
+            "constraint gradient-penalty differentiates twice, which sync_batch_norm does not support",
+        ),
+        ({"adam_beta1": 0.5}, "adam_beta1 is for optimizer adam, and it is rmsprop: choose adam, or leave it out"),
+        ({"optimizer": "adam", "adam_beta2": 1}, "adam_beta2 is 1, but it must be less than 1"),
+        ({"shared_fakes": True, "objective": "lsgan"}, "shared_fakes needs two opposite losses"),
+        ({"shared_fakes": True, "critic_steps": 2}, "shared_fakes is one batch of fakes .* critic_steps is 2"),
     ],
 )
 def test_bad_values_are_named_in_one_sentence(values, message):

@@ -13,6 +13,8 @@ from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.data import to_videos
 from tgan_fast.ops.convolution.forms import DIRECT, TABLE
 from tgan_fast.training import TrainingStep
+from tgan_fast.training.constraints import GradientPenalty
+from tgan_fast.training.objectives import Vanilla
 from tgan_fast.training.optimizers import Adam
 
 WIDTH, LATENT, BATCH, ITERATIONS, RATE = 0.0625, 12, 4, 20, 5e-5
@@ -211,6 +213,75 @@ def test_adam_is_pytorchs(device):
         torch.testing.assert_close(scalars["loss_generator"], losses[1], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("clip_interval", [0, 1, 2, 3])
+def test_several_critic_steps_are_those_of_the_reference_with_the_constraint_behind_each(clip_interval, device):
+    step = fast_step(torch.float64, device, critic_steps=2, clip_interval=clip_interval)
+    generator, discriminator = references(torch.float64, device)
+    of_generator, of_discriminator = reference.make_optimizers(generator, discriminator, RATE)
+    random, done = torch.Generator(device).manual_seed(7), 0
+
+    def fakes():
+        return generator((torch.rand(BATCH // 2, LATENT, generator=random, device=device) * 2 - 1).double())
+
+    for real in batches(torch.float64, device, 4):
+        for part in real.chunk(2):
+            of_discriminator.zero_grad()
+            fake = fakes().detach()
+            # Real videos first, in running statistics too.
+            loss = -discriminator(part).mean()
+            (loss + discriminator(fake).mean()).backward()
+            of_discriminator.step()
+            if clip_interval and done % clip_interval == 0:
+                reference.constrain(discriminator)
+            done += 1
+        of_generator.zero_grad()
+        (-discriminator(fakes()).mean()).backward()
+        of_generator.step()
+        step(real)
+    for own, other in ((step.generator, generator), (step.discriminator, discriminator)):
+        assert relative_error(flat(own.state_dict()), flat(other.state_dict())) < 1e-8
+
+
+def test_the_learning_rate_falls_to_nothing(device):
+    step = fast_step(torch.float32, device, decay_steps=4, clip_interval=0)
+    rates, changes = [], []
+    for real in batches(torch.float32, device, 5):
+        before = flat(dict(step.generator.named_parameters())).detach()
+        step(real)
+        rates.append(step.state_dict()["generator_optimizer"]["param_groups"][0]["lr"])
+        changes.append((flat(dict(step.generator.named_parameters())).detach() - before).norm().item())
+    assert rates == pytest.approx([RATE * left / 4 for left in (4, 3, 2, 1, 0)])
+    assert all(change > 0 for change in changes[:4])
+    assert changes[4] == 0
+
+
+def test_all_that_the_discriminator_sees_is_noisy(device):
+    step = fast_step(torch.float32, device, input_noise=0.3, cuda_graph="off")
+    seen = []
+    step.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    still = torch.full((BATCH, 3, 16, 64, 64), 0.5, device=device)
+    step(still)
+    (real, fake), of_generator = seen[0].chunk(2), seen[1]
+    assert (real.mean().item(), real.std().item()) == pytest.approx((0.5, 0.3), abs=0.002)
+    # The generator's first videos have hardly any contrast of their own.
+    assert fake.std().item() == pytest.approx(0.3, abs=0.02)
+    assert of_generator.std().item() == pytest.approx(0.3, abs=0.02)
+    noise = [(real - 0.5).flatten(), (fake - fake.mean()).flatten(), (of_generator - of_generator.mean()).flatten()]
+    assert (torch.corrcoef(torch.stack(noise)) - torch.eye(3, device=device)).abs().max() < 0.2
+
+
+def test_what_the_step_cannot_do_is_refused(device):
+    step = fast_step(torch.float32, device, critic_steps=3)
+    with pytest.raises(ValueError, match="a batch of 4 is not 3 equal parts, one a critic step"):
+        step(batches(torch.float32, device, 1)[0])
+    step = fast_step(torch.float32, device)
+    with pytest.raises(ValueError, match="the training step has no classes, and got labels"):
+        step(batches(torch.float32, device, 1)[0], torch.zeros(BATCH, dtype=torch.int64, device=device))
+    for options in ({"objective": Vanilla()}, {"critic_steps": 2}):
+        with pytest.raises(ValueError, match="shared_fakes needs an objective with opposite losses and one critic"):
+            fast_step(torch.float32, device, shared_fakes=True, **options)
+
+
 def test_the_notebooks_state_goes_on_as_the_notebook_does(device):
     """Networks and optimisers as it saves them, into the middle of a run."""
     generator, discriminator = references(torch.float64, device)
@@ -244,8 +315,18 @@ def test_what_is_read_within_the_step_is_trained_on(device, precision):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+REPLAYED = [
+    {},
+    {"shared_fakes": True},
+    {"ema_decay": 0.9, "optimizer": Adam},
+    {"critic_steps": 2, "decay_steps": 9},
+    {"objective": Vanilla(), "input_noise": 0.3},
+    {"constraint": GradientPenalty()},
+]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"shared_fakes": True}, {"ema_decay": 0.9, "optimizer": Adam}], ids=str)
+@pytest.mark.parametrize("options", REPLAYED, ids=lambda options: "-".join(options) or "default")
 @pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])
 def test_cuda_graphs_change_nothing(precision, options):
     options = options | {"precision": precision, "clip_interval": 2}
