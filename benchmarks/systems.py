@@ -52,6 +52,11 @@ def tiny(name: str) -> str:
     return "tiny" if name == "paper" else f"tiny-{name}"
 
 
+def picture_of(stem: str, name: str) -> str:
+    """The name of the picture of a system beside a device's file of results, which has this stem."""
+    return f"{stem}-system-{name}.png"
+
+
 def main(classifier: Path, only: Sequence[str] = (), samples: int = 512, runs: int = 4, device: str = "auto") -> None:
     """Train, score, and write the section `systems` of the device's file of results and a picture beside it.
 
@@ -87,8 +92,7 @@ def _trained_and_scored(name, classifier, samples, runs, device, path):
         step = train(config, Path(folder))
         seconds = time.perf_counter() - begin
     generator = step.generator if step.ema is None else step.ema
-    picture = path.with_name(f"{path.stem}-system-{name}.png")
-    write_videos(picture, Sampler(generator)(draw_inputs(generator, 4, 0)).numpy())
+    write_videos(path.with_name(picture_of(path.stem, name)), Sampler(generator)(draw_inputs(generator, 4, 0)).numpy())
     scores = _scores(generator, classifier, config, samples, runs, device)
     return {
         "preset": tiny(name),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import bench_data
+from benchmarks import bench_data, systems
 from benchmarks.report.headlines import (
     ADAM,
     CLIPPING,
@@ -28,6 +28,7 @@ def readme_figures(devices: Sequence[Device]) -> dict[str, Callable[[], str]]:
         "windows": lambda: _on_each(devices, _windows, kinds=("cpu",)),
         "convergence": lambda: _on_each(devices, _convergence),
         "clipping": lambda: _on_each(devices, _clipping),
+        "systems": lambda: _systems(devices),
         "copy-batch-norm": lambda: _shares_of_copy(devices, NORM_FORWARD, NORM_BACKWARD),
         "copy-optimizer": lambda: _shares_of_copy(devices, RMSPROP, ADAM),
     }
@@ -106,6 +107,33 @@ def _convergence(device: Device) -> str | None:
         return f"tgan_fast is after {seconds(payload['seconds'])} not yet where the reference is"
     fast, slow = seconds(sooner["seconds"]), seconds(sooner["reference_seconds"])
     return f"tgan_fast is after {fast} where the reference is after {slow}"
+
+
+def _systems(devices: Sequence[Device]) -> str:
+    """A row for each system: its preset, and what every device's runs of its narrow one came to."""
+    head = ["system", "preset", "in two minutes on", "time", "iterations", "inception score", "Fréchet distance", ""]
+    measured = [device for device in devices if systems.SECTION in device.sections]
+    rows = []
+    for name, title in systems.SYSTEMS.items():
+        for device in measured:
+            run = device.sections[systems.SECTION]["systems"].get(name)
+            rows.append([title, f"`{name}`", device.name, *_cells_of_run(run, name, device)])
+        if not measured:
+            rows.append([title, f"`{name}`", *[NOT_MEASURED] * 5, ""])
+    return table(head, rows, left=3)
+
+
+def _cells_of_run(run, name, device):
+    if run is None:
+        return [*[NOT_MEASURED] * 4, ""]
+    scores = (run[key] for key in ("inception_score", "frechet_distance"))
+    picture = f"benchmarks/results/{systems.picture_of(device.stem, name)}"
+    return [
+        seconds(run["seconds"]),
+        f"{run['iterations']:,}",
+        *(f"{number(score['mean'])} ± {number(score['std'])}" for score in scores),
+        f"![four videos, a row of frames each]({picture})",
+    ]
 
 
 def _shares_of_copy(devices: Sequence[Device], *headlines: Headline) -> str:
