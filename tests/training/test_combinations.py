@@ -6,8 +6,8 @@ from itertools import combinations, product
 
 import pytest
 import torch
+from gradients import Gradients
 from pairwise import covering
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tgan_fast.errors import InputError
 from tgan_fast.models.constraint import WEIGHTED
@@ -62,22 +62,6 @@ def step_and_batch(settings):
     shape = BATCH * config.critic_steps, config.channels, config.frames, config.image_size, config.image_size
     labels = torch.arange(shape[0]) % CLASSES if config.conditional else None
     return config, step, torch.rand(shape) * 2 - 1, labels
-
-
-class Gradients:
-    """Of all parameters, at the moment of every optimiser step."""
-
-    def __enter__(self):
-        self.seen = []
-        self.handle = register_optimizer_step_pre_hook(self.note)
-        return self
-
-    def note(self, optimizer, *_):
-        (group,) = optimizer.param_groups
-        self.seen.append([parameter.grad.clone() for parameter in group["params"]])
-
-    def __exit__(self, *_):
-        self.handle.remove()
 
 
 def assert_constrained(config, discriminator):

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from gradients import Gradients
 from torch.utils.flop_counter import FlopCounterMode
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
@@ -46,22 +46,6 @@ def latents(device, seed=7):
         yield torch.rand(BATCH, LATENT, generator=random, device=device) * 2 - 1
 
 
-class Gradients:
-    """All gradients at the moment of every optimiser step, in order."""
-
-    def __enter__(self):
-        self.seen = []
-        self.handle = register_optimizer_step_pre_hook(self.note)
-        return self
-
-    def note(self, optimizer, *_):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.seen.append(torch.cat([p.grad.flatten() for p in parameters]).double().cpu())
-
-    def __exit__(self, *_):
-        self.handle.remove()
-
-
 def flat(state):
     return torch.cat([tensor.flatten().double().cpu() for tensor in state.values()])
 
@@ -95,8 +79,8 @@ def summary(losses, gradients, generator, discriminator):
     statistics = {f"{n}.{k}": v for n, state in states.items() for k, v in state.items() if "running" in k}
     return {
         "losses": torch.stack(losses).double().cpu(),
-        "discriminator gradients": torch.cat(gradients.seen[::2]),
-        "generator gradients": torch.cat(gradients.seen[1::2]),
+        "discriminator gradients": torch.cat(gradients.flat()[::2]),
+        "generator gradients": torch.cat(gradients.flat()[1::2]),
         "generator": flat(states["generator"]),
         "discriminator": flat(states["discriminator"]),
         "batch norm statistics": flat(statistics),
@@ -151,7 +135,7 @@ def first_bf16_gradients_of_reference(seed, device):
     with torch.autocast(torch.device(device).type, torch.bfloat16), Gradients() as gradients:
         real = batches(torch.float32, device, 1, seed)[0]
         reference.training_iteration(generator, discriminator, *optimizers, real, *zs, iteration=1)
-    return gradients.seen
+    return gradients.flat()
 
 
 def test_the_first_gradients_in_bf16_are_as_accurate_as_autocast_makes_them(device):
@@ -162,7 +146,7 @@ def test_the_first_gradients_in_bf16_are_as_accurate_as_autocast_makes_them(devi
         with Gradients() as gradients:
             step(batches(torch.float32, device, 1, seed)[0])
         autocast = first_bf16_gradients_of_reference(seed, device)
-        for name, fast, plain in zip(("discriminator", "generator"), gradients.seen, autocast, strict=True):
+        for name, fast, plain in zip(("discriminator", "generator"), gradients.flat(), autocast, strict=True):
             truth = exact[f"{name} gradients"]
             errors.append((relative_error(fast, truth), relative_error(plain, truth)))
     for pairs in (errors[::2], errors[1::2]):

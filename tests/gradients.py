@@ -1,0 +1,24 @@
+"""All gradients at the moment of every optimiser step."""
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+
+class Gradients:
+    """`seen` has a list for every step, in order: the gradients of all parameters, which each must have one."""
+
+    def __enter__(self):
+        self.seen = []
+        self.handle = register_optimizer_step_pre_hook(self.note)
+        return self
+
+    def note(self, optimizer, *_):
+        (group,) = optimizer.param_groups
+        self.seen.append([parameter.grad.clone() for parameter in group["params"]])
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
+    def flat(self):
+        """Each list as one tensor, float64 on the CPU."""
+        return [torch.cat([gradient.flatten() for gradient in of_step]).double().cpu() for of_step in self.seen]
