@@ -10,18 +10,19 @@ from tgan_fast.training.constraints import Constraint, GradientPenalty, WeightCl
 from tgan_fast.training.optimizers import Adam
 
 WIDTH, LATENT, BATCH = 0.0625, 6, 4
+SMALL = {"clip_frames": 8, "image_size": 32}
 
 
-def videos(seed=0, dtype=torch.float32, device="cpu"):
+def videos(seed=0, dtype=torch.float32, device="cpu", shape=(8, 32, 32)):
     random = torch.Generator().manual_seed(seed)
-    return (torch.rand(BATCH, 3, 16, 64, 64, generator=random) * 2 - 1).to(device, dtype)
+    return (torch.rand(BATCH, 3, *shape, generator=random) * 2 - 1).to(device, dtype)
 
 
-def step_of(constraint, discriminator=None, device="cpu", **options):
+def step_of(constraint, kind=VideoDiscriminator, device="cpu", **options):
     torch.manual_seed(0)
-    discriminator = discriminator or VideoDiscriminator(WIDTH, 3)
+    generator, discriminator = VideoGenerator(WIDTH, LATENT, 3, **SMALL), kind(WIDTH, 3, **SMALL)
     constraint.prepare_(discriminator)
-    networks = VideoGenerator(WIDTH, LATENT, 3).to(device), discriminator.to(device)
+    networks = generator.to(device), discriminator.to(device)
     return TrainingStep(*networks, constraint=constraint, clip_interval=1, **options)
 
 
@@ -31,7 +32,7 @@ def test_the_gradient_penalty_and_its_gradients_are_the_definitions(device):
     fast = VideoDiscriminator(WIDTH, 3).to(device, torch.float64)
     fast.load_state_dict(plain.state_dict())
     before = {name: buffer.clone() for name, buffer in fast.named_buffers()}
-    real, fake = videos(1, torch.float64, device), videos(2, torch.float64, device)
+    real, fake = (videos(seed, torch.float64, device, shape=(16, 64, 64)) for seed in (1, 2))
     mix = torch.rand(BATCH, 1, 1, 1, 1, device=device, dtype=torch.float32)
 
     between = (mix * real + (1 - mix.double()) * fake).requires_grad_()
@@ -55,7 +56,7 @@ def test_the_gradient_penalty_and_its_gradients_are_the_definitions(device):
 @pytest.mark.parametrize(("kind", "rate"), [(VideoDiscriminator, 1e-3), (FramesDiscriminator, 3e-4)])
 def test_the_gradient_penalty_pulls_norms_towards_one(kind, rate):
     constraint = GradientPenalty(10)
-    step = step_of(constraint, kind(WIDTH, 3), optimizer=Adam, learning_rate=rate)
+    step = step_of(constraint, kind, optimizer=Adam, learning_rate=rate)
     mix = torch.full((BATCH, 1, 1, 1, 1), 0.5)
 
     def distance():
@@ -65,7 +66,7 @@ def test_the_gradient_penalty_pulls_norms_towards_one(kind, rate):
     before = distance()
     for number in range(60):
         step(videos(number))
-    assert before > 0.9
+    assert before > 0.8
     assert distance() < 0.5 * before
 
 
