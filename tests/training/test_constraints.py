@@ -53,10 +53,10 @@ def test_the_gradient_penalty_and_its_gradients_are_the_definitions(device):
         assert torch.equal(buffer, before[name]), name
 
 
-@pytest.mark.parametrize(("kind", "rate"), [(VideoDiscriminator, 1e-3), (FramesDiscriminator, 3e-4)])
-def test_the_gradient_penalty_pulls_norms_towards_one(kind, rate):
+@pytest.mark.parametrize("kind", [VideoDiscriminator, FramesDiscriminator])
+def test_the_gradient_penalty_pulls_norms_towards_one(kind):
     constraint = GradientPenalty(10)
-    step = step_of(constraint, kind, optimizer=Adam, learning_rate=rate)
+    step = step_of(constraint, kind, optimizer=Adam, learning_rate=1e-3)
     mix = torch.full((BATCH, 1, 1, 1, 1), 0.5)
 
     def distance():
