@@ -13,7 +13,7 @@ from tgan_fast.data.store import Header, StoreWriter
 from tgan_fast.errors import InputError
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read_run
-from tgan_fast.training.data import open_data
+from tgan_fast.training.data import TrainingData, classes_of, open_data
 
 SMALL = {
     "width": 0.03125,
@@ -135,4 +135,45 @@ def test_a_grey_store_trains_a_network_with_colours(tmp_path):
 def test_a_store_with_colours_needs_a_network_with_them(store, tmp_path):
     with pytest.raises(InputError, match=r"uint8 \[16, 64, 64, 1\].* but the data set .*: choose channels 3"):
         train(TrainingConfig(**SMALL, data=str(store), channels=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Clips:
+    """Black ones, which do not tell their number of classes."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return np.zeros((16, 64, 64, 3), np.uint8), index % 2
+
+
+def videos_of(labels):
+    frames = np.zeros((16 * len(labels), 64, 64, 3), np.uint8)
+    return VideoFrames(frames, 16 * np.arange(len(labels)), np.full(len(labels), 16), np.array(labels))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "found"),
+    [(MovingDigits(20), None, 10), (videos_of([0, 4]), None, 5), (videos_of([0, 4]), 7, 7), (Clips(), 3, 3)],
+    ids=["digits", "videos", "more", "clips"],
+)
+def test_how_many_classes_a_conditional_run_has(dataset, classes, found):
+    config = TrainingConfig(conditional=True, classes=classes)
+    assert classes_of(config, TrainingData(dataset)) == found
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "message"),
+    [
+        (videos_of([0, 0]), None, "conditional needs videos of two classes or more, and the data tells of none: leave"),
+        (videos_of([0, 4]), 3, "classes is 3, but the data has 5: leave it out"),
+        (Clips(), None, "the data set does not tell its number of classes: set classes"),
+    ],
+    ids=["one", "fewer", "unknown"],
+)
+def test_labels_that_are_missing_are_one_sentence_before_anything_is_written(dataset, classes, message, tmp_path):
+    config = TrainingConfig(conditional=True, classes=classes, batch_size=2, device="cpu")
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run", dataset=dataset)
     assert not (tmp_path / "run").exists()
