@@ -103,7 +103,7 @@ def _trained_and_scored(name, classifier, samples, runs, device, path):
 
 
 def _scores(generator, classifier, config, samples, runs, device):
-    protocol = replace(PROTOCOLS["plain"], samples=samples, runs=runs, real_clips=2048)
+    protocol = replace(PROTOCOLS["plain"], samples=samples, runs=runs, real_clips=4 * samples)
     evaluator = Evaluator(
         ("is", "fid"),
         protocol,

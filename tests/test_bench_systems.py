@@ -1,0 +1,52 @@
+"""The table of systems: every one has its presets, and what is written is what was trained and scored."""
+
+import json
+
+import pytest
+from classifiers import random_classifier
+from PIL import Image
+
+from benchmarks import results, systems
+from benchmarks.report.figures import readme_figures
+from benchmarks.report.measured import devices_in
+from tgan_fast.metrics.classifier import save_classifier
+from tgan_fast.training import PRESETS
+
+
+def test_every_system_is_a_preset_and_has_a_narrow_one():
+    assert set(systems.SYSTEMS) == {name for name in PRESETS if not name.startswith("tiny")}
+    assert {systems.tiny(name) for name in systems.SYSTEMS} == {name for name in PRESETS if name.startswith("tiny")}
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    save_classifier(tmp_path / "digits.pt", random_classifier(classes=10))
+    return tmp_path / "digits.pt"
+
+
+@pytest.mark.slow
+def test_a_system_is_trained_scored_and_told_of_in_the_readme(classifier, tmp_path, monkeypatch):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    monkeypatch.setattr(results, "FOLDER", folder)
+    small = {"steps": 3, "width": 0.03125, "batch_size": 2, "sample_interval": 100}
+    monkeypatch.setitem(PRESETS, "tiny-gru-summary", PRESETS["tiny-gru-summary"] | small)
+    systems.main(classifier, only=["gru-summary"], samples=64, runs=2, device="cpu")
+    (path,) = folder.glob("*.json")
+    (section,) = json.loads(path.read_text())["sections"].values()
+    run = section["systems"]["gru-summary"]
+    assert (run["preset"], run["iterations"]) == ("tiny-gru-summary", 3)
+    assert run["seconds"] > 0
+    assert 1 <= run["inception_score"]["mean"] <= 10
+    assert run["frechet_distance"]["mean"] > run["frechet_distance"]["real"] > 0
+    assert Image.open(folder / systems.picture_of(path.stem, "gru-summary")).size == (16 * 64, 4 * 64)
+    table = readme_figures(devices_in(folder))["systems"]()
+    (row,) = [line for line in table.splitlines() if "| `gru-summary` |" in line]
+    assert f"| 3 | {run['inception_score']['mean']:.2f} ± " in row
+
+
+def test_bad_input_is_one_sentence(classifier, tmp_path):
+    with pytest.raises(SystemExit, match="error: there is no system hinge: choose of paper, authors"):
+        systems.main(classifier, only=["hinge"])
+    with pytest.raises(SystemExit, match=r"error: .*nothing\.pt"):
+        systems.main(tmp_path / "nothing.pt")
