@@ -193,7 +193,7 @@ _SYSTEMS = {
             "adam_beta1": 0.0,
             "adam_beta2": 0.9,
         },
-        {"learning_rate": 2e-3, "steps": 250},
+        {"learning_rate": 1e-3, "critic_steps": 2, "steps": 450},
     ),
     "spectral-norm": ({"constraint": "spectral-norm", "clip_interval": 1}, {}),
     "conditional": ({"conditional": True}, {}),
