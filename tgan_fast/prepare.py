@@ -46,7 +46,7 @@ class PrepareCommand:
     stride: int = 1
     """Keep every so many-th frame."""
     frames: int = 1
-    """Fewest frames of a video to be stored; training needs 16, and can also loop shorter ones."""
+    """Fewest frames of a video to be stored; training needs 16, or its --frames, and can also loop shorter ones."""
     split: Path | None = None
     """List of those videos that are wanted, such as UCF-101's trainlist01.txt."""
     workers: int = _PROCESSORS

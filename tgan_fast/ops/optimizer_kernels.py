@@ -103,8 +103,7 @@ def why_not(parameter: torch.Tensor, gradient: torch.Tensor, copy: torch.Tensor 
 def rmsprop(parameter, gradient, square_average, copy, learning_rate, alpha, eps):
     """As `rmsprop_` of optimizer_step.py."""
     tensors = parameter, gradient, square_average, copy
-    in_memory = isinstance(learning_rate, torch.Tensor)
-    _launch(rmsprop_kernel, parameter, *tensors, parameter.numel(), learning_rate, alpha, 1 - alpha, eps, in_memory)
+    _launch(rmsprop_kernel, parameter, tensors, learning_rate, alpha, 1 - alpha, eps)
     torch.autograd.graph.increment_version([t for t in (parameter, square_average, copy) if t is not None])
 
 
@@ -112,13 +111,15 @@ def adam(parameter, gradient, average, square_average, step, copy, learning_rate
     """As `adam_` of optimizer_step.py."""
     tensors = parameter, gradient, average, square_average, step, copy
     logarithms = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
-    scalars = learning_rate, 1 - beta1, beta2, 1 - beta2, *logarithms, eps, isinstance(learning_rate, torch.Tensor)
-    _launch(adam_kernel, parameter, *tensors, parameter.numel(), *scalars)
+    _launch(adam_kernel, parameter, tensors, learning_rate, 1 - beta1, beta2, 1 - beta2, *logarithms, eps)
     torch.autograd.graph.increment_version([t for t in (parameter, average, square_average, copy) if t is not None])
 
 
-def _launch(kernel, parameter, *arguments):
+def _launch(kernel, parameter, tensors, learning_rate, *numbers):
     if parameter.numel() == 0:
         return
     with torch.cuda.device_of(parameter):
-        kernel[(triton.cdiv(parameter.numel(), BLOCK.value),)](*arguments, num_warps=_WARPS)
+        kernel[(triton.cdiv(parameter.numel(), BLOCK.value),)](
+            *tensors, parameter.numel(), learning_rate, *numbers,
+            RATE_IN_MEMORY=isinstance(learning_rate, torch.Tensor), num_warps=_WARPS,
+        )  # fmt: skip
