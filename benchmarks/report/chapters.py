@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import harness
+from benchmarks import harness, systems
 from benchmarks.report import case_tables, measured, plots
 from benchmarks.report.markdown import number, percent, table
 from benchmarks.report.measured import Device
@@ -141,6 +141,9 @@ def _gpu_state(states):
 
 def _section(name: str, section: Section | None, payload: dict) -> Iterator[str]:
     """Paragraphs and tables; long runs are no section, and have curves instead of cases."""
+    if name == systems.SECTION:
+        yield "The table is in [README.md](../README.md#the-family)."
+        return
     if "cases" not in payload:
         yield from _curves(payload)
         return

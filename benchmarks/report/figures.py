@@ -111,7 +111,7 @@ def _convergence(device: Device) -> str | None:
 
 def _systems(devices: Sequence[Device]) -> str:
     """A row for each system: its preset, and what every device's runs of its narrow one came to."""
-    head = ["system", "preset", "in two minutes on", "time", "iterations", "inception score", "Fréchet distance", ""]
+    head = ["system", "preset", "trained on", "for", "iterations", "inception score", "Fréchet distance", ""]
     measured = [device for device in devices if systems.SECTION in device.sections]
     rows = []
     for name, title in systems.SYSTEMS.items():
@@ -120,7 +120,13 @@ def _systems(devices: Sequence[Device]) -> str:
             rows.append([title, f"`{name}`", device.name, *_cells_of_run(run, name, device)])
         if not measured:
             rows.append([title, f"`{name}`", *[NOT_MEASURED] * 5, ""])
+    rows += [["real clips", "", device.name, "", "", *_scores_of_real_clips(device), ""] for device in measured]
     return table(head, rows, left=3)
+
+
+def _scores_of_real_clips(device):
+    run = next(iter(device.sections[systems.SECTION]["systems"].values()))
+    return [number(run[key]["real"]) for key in ("inception_score", "frechet_distance")]
 
 
 def _cells_of_run(run, name, device):
@@ -131,7 +137,7 @@ def _cells_of_run(run, name, device):
     return [
         seconds(run["seconds"]),
         f"{run['iterations']:,}",
-        *(f"{number(score['mean'])} ± {number(score['std'])}" for score in scores),
+        *(f"{number(score['mean'])} ± {score['std']:.2g}" for score in scores),
         f"![four videos, a row of frames each]({picture})",
     ]
 
