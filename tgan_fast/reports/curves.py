@@ -32,7 +32,7 @@ def loss_figure(name: str, losses: Sequence[Losses]) -> Figure:
         values = [getattr(line, f"loss_{network}") for line in losses]
         axes.plot(iterations, values, color=colour, label=f"loss of the {network}")
     axes.set_title(name, parse_math=False)
-    axes.set(xlabel="iteration", ylabel="Wasserstein loss")
+    axes.set(xlabel="iteration", ylabel="loss")
     _number_iterations(axes)
     axes.grid(alpha=0.3)
     axes.legend()
