@@ -67,7 +67,7 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
         ({"ema_decay": 1.0}, "ema_decay is 1.0, but it must be less than 1"),
         ({"digits": 3}, "digits is 3, but it must be 1 or 2"),
         ({"width": 0}, "width is 0, but it must be greater than 0"),
-        ({"image_size": 48}, "image_size is 48, but it must be 16, 32, 64 or 128"),
+        ({"image_size": 48}, "image_size is 48, but it must be a power of two from 16 to 128"),
         ({"frames": 7}, "frames is 7, but it must be greater than or equal to 8"),
         ({"frames": 65}, "frames is 65, but it must be less than or equal to 64"),
         ({"frames": 12}, "frames is 12, which temporal_generator deconv cannot make by doubling: choose 8, 16, 32"),

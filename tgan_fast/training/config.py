@@ -29,7 +29,7 @@ class TrainingConfig(BaseModel):
     latent_dim: int = Field(100, ge=1, description="Size of the latent.")
     channels: int = Field(3, ge=1, description="Colour channels of the videos.")
     frames: int = Field(FRAMES, ge=FEWEST_FRAMES, le=MOST_FRAMES, description="Of a video.")
-    image_size: Literal[IMAGE_SIZES] = Field(IMAGE_SIZE, description="Pixels of a frame's sides.")
+    image_size: int = Field(IMAGE_SIZE, description="Pixels of a frame's sides, a power of two from 16 to 128.")
     temporal_generator: Literal[tuple(PARTS["temporal_generator"])] = Field(
         "deconv", description="Makes a latent for every frame of one: transposed convolutions, or a recurrent cell."
     )
@@ -123,6 +123,9 @@ class TrainingConfig(BaseModel):
 
 def _why_not(config):
     """Why settings that are right each do not fit each other, or None."""
+    if config.image_size not in IMAGE_SIZES:
+        smallest, largest = IMAGE_SIZES[0], IMAGE_SIZES[-1]
+        return f"image_size is {config.image_size}, but it must be a power of two from {smallest} to {largest}"
     if config.temporal_generator == "deconv" and config.frames.bit_count() != 1:
         return (
             f"frames is {config.frames}, which temporal_generator deconv cannot make by doubling: "
