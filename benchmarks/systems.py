@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import tyro
 
 from benchmarks import results
@@ -112,8 +111,7 @@ def _scores(generator, classifier, config, samples, runs, device):
         device=device,
     )
     evaluator.prepare()
-    with torch.random.fork_rng():
-        scores = evaluator(generator)
+    scores = evaluator(generator)
     return {name: {"mean": score.mean, "std": score.std, "real": score.real} for name, score in scores.items()}
 
 

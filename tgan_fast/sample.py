@@ -94,12 +94,12 @@ def _inputs(command, generator, rows, columns):
 
 def _latents(command, generator, rows, columns):
     """[rows, columns, latent_dim]"""
-    distribution = generator.latent
-    draw = partial(draw_latents, latent_dim=generator.latent_dim, distribution=distribution)
+    options = {"distribution": generator.latent, "truncation": command.truncation}
+    draw = partial(draw_latents, latent_dim=generator.latent_dim, **options)
     if command.walk is None:
-        return draw(rows * columns, seed=command.seed, truncation=command.truncation).unflatten(0, (rows, columns))
-    begin, end = (draw(rows, seed=seed, truncation=command.truncation) for seed in (command.seed, command.walk))
-    return distribution.between(begin, end, torch.linspace(0, 1, columns))
+        return draw(rows * columns, seed=command.seed).unflatten(0, (rows, columns))
+    begin, end = (draw(rows, seed=seed) for seed in (command.seed, command.walk))
+    return generator.latent.between(begin, end, torch.linspace(0, 1, columns))
 
 
 def _shows_all_classes(command, generator):
@@ -110,9 +110,7 @@ def _check(command: SampleCommand) -> None:
     encoder_of(command.out)
     if not command.out.resolve().parent.is_dir():
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
-    if command.grid < 1:
-        raise InputError(f"--grid is {command.grid}, but must be at least 1")
-    for name in ("fps", "interpolate"):
+    for name in ("grid", "fps", "interpolate"):
         if getattr(command, name) < 1:
             raise InputError(f"--{name} is {getattr(command, name)}, but must be at least 1")
     if command.truncation is not None and not command.truncation > 0:

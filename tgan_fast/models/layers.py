@@ -91,32 +91,38 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         return conv_transpose2d_same(x, self.weight, self.bias)
 
 
-class HalvingConv3d(nn.Conv3d):
-    """`nn.Conv3d` of kernel 4, stride 2 and padding 1: [N, C, T, H, W] → [N, out, T/2, H/2, W/2]."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+class _Labelled:
+    """A convolution whose further channels can be those of labels."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return conv3d_halving(x, self.weight, self.bias)
+        return self.convolved(x, self.weight)
 
     def with_labels(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The layer on the channels [x, one-hot maps of `labels`], of which the maps are never made.
 
         Args:
-            x: [N, C, T, H, W].
+            x: [N, C, …].
             labels: int64 [N], of as many classes as the layer has further channels.
         """
         of_x, of_labels = self.weight.split([x.shape[1], self.in_channels - x.shape[1]], 1)
-        y = conv3d_halving(x, of_x, self.bias)
-        return y + convolved_labels(labels, of_labels, x.shape[2:], stride=2)
+        return self.convolved(x, of_x) + convolved_labels(labels, of_labels, x.shape[2:], self.stride[0])
+
+
+class HalvingConv3d(_Labelled, nn.Conv3d):
+    """`nn.Conv3d` of kernel 4, stride 2 and padding 1: [N, C, T, H, W] → [N, out, T/2, H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def convolved(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return conv3d_halving(x, weight, self.bias)
 
 
 class TwoFrameConv3d(HalvingConv3d):
     """The same for two frames: [N, C, 2, H, W] → [N, out, 1, H/2, W/2]."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return conv3d_two_frames(x, self.weight, self.bias)
+    def convolved(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return conv3d_two_frames(x, weight, self.bias)
 
 
 class OneFrameConv3d(nn.Conv3d):
@@ -126,17 +132,14 @@ class OneFrameConv3d(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel_size=(1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1))
 
 
-class SameConv2d(nn.Conv2d):
+class SameConv2d(_Labelled, nn.Conv2d):
     """`nn.Conv2d` of kernel 3, stride 1 and padding 1: [N, C, H, W] → [N, out, H, W]."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
 
-    def with_labels(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """As `HalvingConv3d.with_labels`, of images."""
-        of_x, of_labels = self.weight.split([x.shape[1], self.in_channels - x.shape[1]], 1)
-        y = F.conv2d(x, of_x, self.bias, padding=1)
-        return y + convolved_labels(labels, of_labels, x.shape[2:], stride=1)
+    def convolved(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, weight, self.bias, padding=1)
 
 
 class WholeConv2d(nn.Conv2d):
