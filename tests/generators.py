@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tgan_fast import VideoGenerator
+from tgan_fast.models import Generator
 
 LATENT = 12
 
@@ -13,16 +14,21 @@ LATENT = 12
 def trained_generator(dtype=torch.float32, device="cpu", channels=3, width=0.125) -> VideoGenerator:
     """In training mode, with the statistics of a batch, and with videos in which most levels occur."""
     generator = VideoGenerator(width, LATENT, channels).double()
+    return as_if_trained_(generator, latents(16, torch.float64)).to(device, dtype)
+
+
+def as_if_trained_(generator: Generator, inputs: torch.Tensor) -> Generator:
+    """Make a new generator in training mode such a one, of the same dtype as its inputs [N, inputs]."""
     norms = [module for module in generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
         norm.momentum = 1.0
     with torch.no_grad():
-        generator.model[-1].weight /= generator.frames(latents(16, torch.float64)).std()
+        generator.model[-1].weight /= generator.frames(inputs).std()
     for norm in norms:
         norm.momentum = 0.1
-    return generator.to(device, dtype)
+    return generator
 
 
 def latents(count, dtype=torch.float32, device="cpu") -> torch.Tensor:

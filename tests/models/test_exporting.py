@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 import safetensors
 import torch
+from generators import as_if_trained_
 from safetensors.torch import load
-from torch import nn
 
 from tgan_fast.errors import InputError
 from tgan_fast.models import exporting
@@ -59,16 +59,7 @@ def untrained(kind) -> Generator:
 def trained(kind) -> Generator:
     """In training mode, as if trained: every batch norm does something, and most levels occur in the videos."""
     generator = untrained(kind).double()
-    norms = [module for module in generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-        norm.momentum = 1.0
-    given = inputs(generator, 16)
-    with torch.no_grad():
-        generator(*given)
-        generator.eval().model[-1].weight /= generator.frames(generator.conditioned(*given)).std()
-    return generator.train().float()
+    return as_if_trained_(generator, generator.conditioned(*inputs(generator, 16))).float()
 
 
 def inputs(generator, count):

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from generators import as_if_trained_
 
 from tgan_fast import VideoGenerator
 from tgan_fast.models import FrameGenerator, GRUTemporalGenerator, LSTMTemporalGenerator
@@ -33,16 +33,7 @@ def trained(kind, device="cpu"):
     """In training mode and float64, every batch norm does something, and most levels occur in the videos."""
     network, options = KINDS[kind]
     generator = network(WIDTH, LATENT, **{"clip_frames": FRAMES, "image_size": IMAGE_SIZE, **options}).double()
-    norms = [module for module in generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        generator.model[-1].weight /= generator.frames(draw_inputs(generator, 16, seed=1).double()).std()
-    for norm in norms:
-        norm.momentum = 0.1
-    return generator.to(device)
+    return as_if_trained_(generator, draw_inputs(generator, 16, seed=1).double()).to(device)
 
 
 def inputs_of(generator, count, seed=0):

@@ -56,12 +56,12 @@ def name_of(settings):
     return "-".join(str(value) for setting, value in settings.items() if setting not in SMALL and value)
 
 
-def step_and_batch(settings):
+def step_and_batch(settings, device="cpu"):
     config = TrainingConfig(**settings)
-    step = build_step(config, torch.device("cpu"))
+    step = build_step(config, torch.device(device))
     shape = BATCH * config.critic_steps, config.channels, config.frames, config.image_size, config.image_size
     labels = torch.arange(shape[0]) % CLASSES if config.conditional else None
-    return config, step, torch.rand(shape) * 2 - 1, labels
+    return config, step, (torch.rand(shape) * 2 - 1).to(device), None if labels is None else labels.to(device)
 
 
 def assert_constrained(config, discriminator):
@@ -128,3 +128,15 @@ def test_no_pair_is_missing_but_those_that_are_refused():
         (("objective", "lsgan"), ("shared_fakes", True)),
         (("critic_steps", 2), ("shared_fakes", True)),
     }
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", COMBINATIONS, ids=name_of)
+def test_a_cuda_graph_changes_nothing_in_any_combination(settings, monkeypatch):
+    # Algorithms that repeat, chosen without measuring.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    _, plain, batch, labels = step_and_batch({**settings, "cuda_graph": "off", "device": "cuda"}, "cuda")
+    _, replayed, _, _ = step_and_batch({**settings, "cuda_graph": "on", "device": "cuda"}, "cuda")
+    for _ in range(6):
+        torch.testing.assert_close(replayed(batch, labels), plain(batch, labels), rtol=0, atol=0)
+    torch.testing.assert_close(replayed.state_dict(), plain.state_dict(), rtol=0, atol=0)
