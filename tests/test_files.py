@@ -1,6 +1,7 @@
 """Files are whole or not there."""
 
 import errno
+from io import BytesIO
 
 import pytest
 
@@ -26,6 +27,16 @@ def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_a_full_disk_nothing_holds_on_to_the_content(tmp_path):
+    """A view that is left of it crashes Python 3.12.1 when both are collected as garbage."""
+    (tmp_path / ".x.partial").symlink_to("/dev/full")
+    content = BytesIO(b"new")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_atomically(tmp_path / "x", content)
+    content.write(b"longer than before")  # BufferError where there is a view
+    assert caught.value.__cause__ is not None
 
 
 def test_lines_are_added_and_a_full_disk_is_named(tmp_path):

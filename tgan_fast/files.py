@@ -3,15 +3,18 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
+def write_atomically(path: Path, content: bytes | BytesIO) -> None:
     """Write a file so that at any moment, a crash or a full disk included, `path` is the old file or the new one."""
     temporary = path.with_name(f".{path.name}.partial")
+    view = content.getbuffer() if isinstance(content, BytesIO) else memoryview(content)
     try:
-        with _naming(path), temporary.open("wb") as file:
-            file.write(content)
+        # Released before an error can keep it: as garbage, a view and its BytesIO crash Python 3.12.1 and 3.13.0.
+        with view, _naming(path), temporary.open("wb") as file:
+            file.write(view)
             file.flush()
             os.fsync(file.fileno())
         with _naming(path):

@@ -80,7 +80,7 @@ def save_classifier(path: Path, classifier: Classifier) -> None:
         "network": classifier.network.state_dict(),
     }
     torch.save(values, content)
-    write_atomically(path, content.getbuffer())
+    write_atomically(path, content)
 
 
 def from_content(content: Mapping[str, Any], path: Path) -> Classifier:

@@ -46,7 +46,7 @@ class StatisticsCache:
         content = io.BytesIO()
         np.savez(content, **arrays)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(key), content.getbuffer())
+        write_atomically(self._path(key), content)
 
     def _path(self, key):
         text = json.dumps(key, sort_keys=True)

@@ -69,7 +69,7 @@ class CheckpointFolder:
 def _write(path, checkpoint):
     content = io.BytesIO()
     torch.save({"format": FORMAT, **checkpoint}, content)
-    write_atomically(path, content.getbuffer())
+    write_atomically(path, content)
 
 
 def iteration_of(path: Path) -> int:
