@@ -125,3 +125,11 @@ def describe(generator):
     state = {key: value.clone() for key, value in generator.state_dict().items()}
     grads = [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]
     return {"state": state, "modes": modes, "grads": grads, "trainable": [p.requires_grad for p in parameters]}
+
+
+@pytest.mark.usefixtures("place")
+def test_what_is_left_of_a_batch_norm_has_an_epsilon_that_every_pytorch_takes():
+    """PyTorch 2.11 refuses 0."""
+    network = FoldedGenerator(trained_generator(), torch.float32).network
+    left = [module.eps for module in network.modules() if hasattr(module, "eps")]
+    assert all(0 < eps < torch.finfo(torch.float32).eps for eps in left)

@@ -104,7 +104,8 @@ def _fold(live, own, index, dtype):
         layer.bias = None
         left = own[index + 1]
         left.reset_parameters()
-        left.eps = 0.0
+        # Not 0, which PyTorch 2.11 refuses; added to a variance of 1 this is nothing.
+        left.eps = torch.finfo(torch.float32).tiny
         shift = left.bias
     return _Fold(live[index], norm, layer.weight, shift)
 
