@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.models import FramesDiscriminator
@@ -51,6 +52,45 @@ def test_the_gradient_penalty_and_its_gradients_are_the_definitions(device):
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12 * scale.item())
     for name, buffer in fast.named_buffers():
         assert torch.equal(buffer, before[name]), name
+
+
+class Dilated(TorchDispatchMode):
+    """Dtypes of the dilated convolutions that run; the second derivative of a convolution with a stride is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket is torch.ops.aten.convolution and max(args[5]) > 1:
+            self.dtypes.append(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("shared_fakes", [False, True])
+def test_the_gradient_penalty_is_float32_where_the_rest_is_bfloat16(shared_fakes, device):
+    """cuDNN may have no dilated convolutions in bfloat16 with kernels as large as these."""
+    options = {"device": device, "precision": "bf16", "cuda_graph": "off", "shared_fakes": shared_fakes}
+    step = step_of(GradientPenalty(), **options)
+    with Dilated() as dilated:
+        step(videos(device=device))
+    assert set(dilated.dtypes) == {torch.float32}
+
+
+def test_the_gradient_penalty_in_bfloat16_is_that_of_its_weights(device):
+    step = step_of(GradientPenalty(), device=device, precision="bf16")
+    computing, exact = step._discriminator.computing, VideoDiscriminator(WIDTH, 3, **SMALL).to(device).double()
+    exact.load_state_dict(computing.state_dict())
+    real, fake = (videos(seed, torch.bfloat16, device) for seed in (1, 2))
+    mix = torch.rand(BATCH, 1, 1, 1, 1, device=device)
+    penalties = []
+    for network, dtype in ((computing, torch.bfloat16), (exact, torch.float64)):
+        penalties.append(GradientPenalty().penalty(network, real.to(dtype), fake.to(dtype), mix, None))
+    assert penalties[0].dtype == torch.float32
+    # Every rounding is of float32, though there are millions of them.
+    torch.testing.assert_close(penalties[0].double(), penalties[1], rtol=1e-5, atol=0)
+    penalties[0].backward()
+    assert all(parameter.grad is not None for name, parameter in computing.named_parameters() if "weight" in name)
 
 
 @pytest.mark.parametrize("kind", [VideoDiscriminator, FramesDiscriminator])

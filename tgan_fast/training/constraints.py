@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from tgan_fast.models import constrain_
 from tgan_fast.models.spectral_norm import normalise_spectra_
@@ -40,7 +41,7 @@ class Constraint:
 
         Args:
             discriminator: that computes.
-            real, fake: videos [N, C, T, H, W].
+            real, fake: videos [N, C, T, H, W], in the dtype of its activations.
             mix: uniform in (0, 1), float32 [N, 1, 1, 1, 1].
             labels: int64 [N], or None.
         """
@@ -80,8 +81,9 @@ class GradientPenalty(Constraint):
     """λ·mean((‖∇D(x)‖ − 1)²) of videos x between real and fake ones: Gulrajani et al., arXiv:1704.00028.
 
     The norm is that of the gradient of a whole video. It is differentiated once more, which the fast operations cannot
-    be: these passes are PyTorch's own (`tgan_fast.ops.plain_operations`), all others remain fast. Running statistics of
-    batch norms do not see these videos.
+    be: these passes are PyTorch's own (`tgan_fast.ops.plain_operations`), all others remain fast. They are float32
+    where the rest is bfloat16, in which cuDNN may lack the convolutions of the second derivative: dilated, with kernels
+    as large as the gradients. Running statistics of batch norms do not see these videos.
 
     Args:
         weight: λ, > 0.
@@ -94,14 +96,15 @@ class GradientPenalty(Constraint):
 
     def penalty(self, discriminator, real, fake, mix, labels):
         dtype = torch.promote_types(real.dtype, torch.float32)
-        between = torch.lerp(fake.detach().to(dtype), real.to(dtype), mix.to(dtype)).to(real.dtype)
+        between = torch.lerp(fake.detach().to(dtype), real.to(dtype), mix.to(dtype))
         # Channels last, as D's own inputs.
         between = between.movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
+        weights = {name: weight.to(dtype) for name, weight in discriminator.named_parameters()}
         with plain_operations(), _untracked(discriminator):
-            scores = discriminator(between, labels=labels)
+            scores = functional_call(discriminator, weights, between, {"labels": labels})
             (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
         # The tiny number: at 0 a root has no derivative.
-        norms = (gradient.to(dtype).square().sum((1, 2, 3, 4)) + 1e-12).sqrt()
+        norms = (gradient.square().sum((1, 2, 3, 4)) + 1e-12).sqrt()
         return self.weight * (norms - 1).square().mean()
 
 

@@ -228,8 +228,9 @@ class TrainingStep:
         self._discriminator.zero_grad()
         of_real, of_fake = self._scores(real, fake)
         loss = self._objective.discriminator(of_real, of_fake)
-        total = loss + self._penalty(real, fake) if self._constraint.penalises else loss
-        total.backward()
+        with self._penalty_arithmetic():
+            total = loss + self._penalty(real, fake) if self._constraint.penalises else loss
+            total.backward()
         self._note(total, of_real, of_fake)
         self._discriminator.update(self._statistics[1])
 
@@ -255,8 +256,9 @@ class TrainingStep:
         self._generator.zero_grad()
         fake.backward(-cut.grad)
         if self._constraint.penalises:
-            penalty = self._penalty(real, fake)
-            penalty.backward()
+            with self._penalty_arithmetic():
+                penalty = self._penalty(real, fake)
+                penalty.backward()
             loss = loss + penalty
         self._note(loss, of_real, of_fake)
         scalars = self._finish(self._objective.generator(of_fake))
@@ -281,6 +283,11 @@ class TrainingStep:
         videos = self._for_discriminator.disturbed(torch.cat([real, fake]))
         labels = None if self._labels is None else self._labels.repeat(2)
         return self._discriminator.computing(videos, groups=2, labels=labels).chunk(2)
+
+    def _penalty_arithmetic(self):
+        """That of a penalty's float32 pass, and of its backward: TF32 where the rest is bfloat16, which is coarser."""
+        coarse = self.precision == "bf16" and self._constraint.penalises
+        return arithmetic("tf32" if coarse else self.precision)
 
     def _penalty(self, real, fake):
         return self._constraint.penalty(
