@@ -7,6 +7,7 @@ import pytest
 import torch
 
 # Without a GPU the Triton kernels run in its interpreter, which has to be known before they are imported.
+from stand_in_graphs import stand_in_graphs  # noqa: F401  a fixture
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 

@@ -1,12 +1,16 @@
-"""CUDA graphs: when they are used, that they compute the same, and what happens where they cannot be recorded."""
+"""CUDA graphs: when they are used, that they compute the same, and what happens where they cannot be captured."""
 
+import gc
+import subprocess
+import sys
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from tgan_fast.cuda_graph import Replayed, use_cuda_graph
+from tgan_fast import cuda_graph
+from tgan_fast.cuda_graph import Replayed, capture, use_cuda_graph
 from tgan_fast.errors import InputError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -38,7 +42,7 @@ def test_a_gpu_uses_them_if_nothing_stands_in_the_way():
 
 def obstacles():
     yield "hooks", {"networks": [nn.Linear(2, 2), hooked()]}, "Linear has hooks, which a graph would not call"
-    yield "gloo", {"backend": "gloo"}, "the processes communicate through gloo; only nccl can be recorded"
+    yield "gloo", {"backend": "gloo"}, "the processes communicate through gloo; only nccl can be captured"
 
 
 @pytest.mark.parametrize(("options", "reason"), [pytest.param(*case, id=name) for name, *case in obstacles()])
@@ -55,6 +59,79 @@ def test_settings_for_debugging_stand_in_the_way(monkeypatch):
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
     with pytest.warns(UserWarning, match="CUDA_LAUNCH_BLOCKING=1 makes every launch wait"):
         assert not use_cuda_graph("auto", GPU)
+
+
+class WaitsAtFirst:
+    """Returns 3, but waits in its first call: nothing that a graph can hold."""
+
+    def __init__(self, graphs):
+        self.graphs, self.calls = graphs, 0
+
+    def __call__(self):
+        self.calls += 1
+        return self.graphs.wait() if self.calls == 1 else 3
+
+
+def test_after_a_capture_that_could_not_be_ended_none_is_begun_and_the_reason_is_said_once(stand_in_graphs):
+    outer, waits = stand_in_graphs.current, WaitsAtFirst(stand_in_graphs)
+    with pytest.warns(UserWarning, match="could not be captured: operation not permitted when stream is capturing$"):
+        assert Replayed(CPU, warm_up=0)(waits) == 3
+    assert waits.calls == 2
+    assert stand_in_graphs.current is outer
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Replayed(CPU, warm_up=0)(lambda: 5) == 5
+        assert not use_cuda_graph("auto", GPU)
+    with pytest.raises(InputError, match="none in this process after one that failed: operation not permitted"):
+        use_cuda_graph("on", GPU)
+    with pytest.raises(InputError, match="could not be captured: PyTorch captures none in this process"):
+        Replayed(CPU, warm_up=0, required=True)(lambda: 5)
+    assert len(stand_in_graphs.captures) == 1
+    # PyTorch's allocator would assert.
+    cuda_graph.empty_cache()
+    assert stand_in_graphs.cache_is_emptied == 0
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), TypeError("a mistake")])
+def test_an_error_that_does_not_spoil_the_capture_is_raised_and_others_are_captured(error, stand_in_graphs):
+    def fails():
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        Replayed(CPU, warm_up=0)(fails)
+    _, result = capture(lambda: 5, torch.cuda.Stream())
+    assert result == 5
+    cuda_graph.empty_cache()
+    assert stand_in_graphs.cache_is_emptied == 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_collected_while_a_graph_is_captured(enabled, stand_in_graphs):
+    class Garbage:
+        def __del__(self):
+            stand_in_graphs.collections.append("collected")
+
+    garbage = Garbage()
+    garbage.itself = garbage
+    del garbage
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.warns(UserWarning, match="without a CUDA graph"):
+            Replayed(CPU, warm_up=0)(WaitsAtFirst(stand_in_graphs))
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert stand_in_graphs.collections == ["collected", False]
+
+
+def test_what_shares_memory_shares_the_stream_it_belongs_to(stand_in_graphs):
+    first = Replayed(CPU, warm_up=0)
+    for replayed in (first, Replayed(CPU, warm_up=0, shares=first), Replayed(CPU, warm_up=0)):
+        replayed._capture(lambda: None)
+    one, shared, other = stand_in_graphs.captures
+    assert shared == one
+    assert not set(other) & set(one)
 
 
 class Descent:
@@ -79,13 +156,13 @@ class Descent:
 @pytest.mark.gpu
 def test_replays_compute_what_calls_compute():
     plain, recorded = Descent(), Descent()
-    replayed = Replayed(recorded, GPU, warm_up=2, required=True)
+    replayed = Replayed(GPU, warm_up=2, required=True)
     for seed in range(6):
         torch.manual_seed(seed)
         x = torch.randn(4, 8, device="cuda")
         plain.x.copy_(x)
         recorded.x.copy_(x)
-        assert torch.equal(replayed(), plain())
+        assert torch.equal(replayed(recorded), plain())
     assert recorded.calls == 3
     for one, other in zip(recorded.network.parameters(), plain.network.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -94,27 +171,53 @@ def test_replays_compute_what_calls_compute():
 @pytest.mark.gpu
 def test_two_graphs_share_a_pool():
     x = torch.ones(1000, device="cuda")
-    first = Replayed(lambda: x.mul_(2).clone(), GPU, warm_up=1, required=True)
-    second = Replayed(lambda: (x + 1).add(1).sum(), GPU, warm_up=1, required=True, pool=first)
+    first = Replayed(GPU, warm_up=1, required=True)
+    second = Replayed(GPU, warm_up=1, required=True, shares=first)
     for turn in range(4):
-        doubled = first()
-        assert second().item() == 1000 * (2 ** (turn + 1) + 2)
+        doubled = first(lambda: x.mul_(2).clone())
+        assert second(lambda: (x + 1).add(1).sum()).item() == 1000 * (2 ** (turn + 1) + 2)
         assert (doubled == 2 ** (turn + 1)).all()
 
 
+FAILS_ON_PURPOSE = """
+import warnings
+import torch
+from tgan_fast import cuda_graph
+from tgan_fast.cuda_graph import Replayed
+
+device = torch.device("cuda")
+x = torch.ones(3, device=device)
+kept = Replayed(device, warm_up=1, required=True)
+for _ in range(3):
+    kept(lambda: x + 1)
+waits, outer = Replayed(device, warm_up=1), torch.cuda.current_stream()
+for _ in range(3):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert waits(lambda: x.sum().item()) == 3
+    print(*(warning.message for warning in caught))
+assert torch.cuda.current_stream() == outer
+cuda_graph.empty_cache()
+# What comes later works: other graphs are not captured, earlier ones are replayed, memory is taken and given back.
+later = Replayed(device, warm_up=0)
+assert all(later(lambda: x.mul(2).sum()).item() == 6 for _ in range(3))
+x.fill_(5)
+assert kept(lambda: x + 1).sum().item() == 18
+assert torch.randn(1 << 20, device=device, generator=torch.Generator(device).manual_seed(0)).std().item() > 0.9
+try:
+    Replayed(device, warm_up=0, required=True)(lambda: x + 1)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
 @pytest.mark.gpu
-def test_what_cannot_be_recorded_goes_on_without_or_raises():
-    x = torch.ones(3, device="cuda")
-
-    def waits():
-        return x.sum().item()
-
-    optional = Replayed(waits, GPU, warm_up=1)
-    assert optional() == 3
-    with pytest.warns(UserWarning, match="going on without a CUDA graph, which could not be recorded"):
-        assert optional() == 3
-    assert optional() == 3
-    strict = Replayed(waits, GPU, warm_up=1, required=True)
-    strict()
-    with pytest.raises(InputError, match="could not be recorded"):
-        strict()
+@pytest.mark.alone
+def test_a_process_in_which_a_capture_failed_goes_on_without_graphs():
+    """In a process of its own: PyTorch captures nothing reliably afterwards."""
+    result = subprocess.run([sys.executable, "-c", FAILS_ON_PURPOSE], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second, third, error = result.stdout.splitlines()
+    assert (first, third) == ("", "")
+    assert second.startswith("going on without a CUDA graph, which could not be captured: ")
+    assert error.startswith("InputError the CUDA graph could not be captured: PyTorch captures none in this process")

@@ -1,4 +1,27 @@
-"""Errors that are the user's to mend: one sentence each, which names the thing and the remedy."""
+"""Errors that are the user's to mend, one sentence each with the thing and the remedy; and kinds of PyTorch's."""
+
+import re
+
+# Besides torch.OutOfMemoryError: what the CPU's allocator, the CUDA runtime and its libraries say.
+_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory|ALLOC(ATION)?_FAILED", re.IGNORECASE)
+# What cuDNN and PyTorch say of tensors of 2³¹ elements and more. Other mistakes have the same messages.
+_TOO_LARGE = re.compile(
+    r"find an engine|valid cuDNN algorithm|CUDNN_STATUS_(NOT_SUPPORTED|BAD_PARAM)|32.?bit", re.IGNORECASE
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory of a CPU or GPU ran out, in PyTorch's words or a library's."""
+    return isinstance(error, MemoryError) or _says(error, _OUT_OF_MEMORY)
+
+
+def may_be_too_large(error: BaseException) -> bool:
+    """Return whether an error may come from tensors of 2³¹ elements or more, which some operations do not take."""
+    return _says(error, _TOO_LARGE)
+
+
+def _says(error, pattern):
+    return isinstance(error, RuntimeError) and pattern.search(str(error)) is not None
 
 
 class InputError(Exception):

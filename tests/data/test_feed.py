@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from graphs import captured
 
 from tgan_fast.data import MovingDigits, VideoFrames, open_feed, to_videos
 from tgan_fast.data.feed import fits
@@ -368,15 +369,7 @@ def test_a_cuda_graph_can_hold_what_a_feed_reads(make_videos, dataset, resident)
     expected = first_videos(feed)
     batches = feed.batches()
     static = next(batches).clips.clone()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        feed.read(static)
-        graph = torch.cuda.CUDAGraph()
-        # While threads go on copying.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            videos = feed.read(static)
-    torch.cuda.current_stream().wait_stream(stream)
+    graph, videos = captured(lambda: feed.read(static))  # while threads go on copying
     for k, batch in enumerate(itertools.islice(feed.batches(), 7)):
         static.copy_(batch.clips)
         graph.replay()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from graphs import captured
 
 from tgan_fast.data.pixels import scaled
 from tgan_fast.data.windows import read_windows, whole_frames
@@ -198,14 +199,7 @@ def test_a_cuda_graph_reads_the_windows_of_its_replay(backend):
     frames = random_frames(9, 70, 85, 3).cuda()
     windows = random_windows(frames.cpu(), 4, 2, 16).cuda()
     static = windows.clone()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        read_windows(frames, static, dtype=torch.bfloat16, backend=backend)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            videos = read_windows(frames, static, dtype=torch.bfloat16, backend=backend)
-    torch.cuda.current_stream().wait_stream(stream)
+    graph, videos = captured(lambda: read_windows(frames, static, dtype=torch.bfloat16, backend=backend))
     for _ in range(3):
         windows = windows.roll(1, 0)
         static.copy_(windows)

@@ -1,6 +1,8 @@
 """Sampling leaves the generator as it was, and gives the clips of its videos; latents are the same everywhere."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -113,6 +115,19 @@ def described(generator, device):
     }
 
 
+def test_a_sampler_that_nobody_has_any_more_is_gone_at_once_with_its_graph(device):
+    """A graph that the garbage collector destroys while another one is captured invalidates that."""
+    sampler = Sampler(trained_generator(device=device), batch_size=2)
+    sampler(latents(9))
+    gone = weakref.ref(sampler)
+    gc.disable()
+    try:
+        del sampler
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_a_static_batch_is_padded_and_its_results_outlive_the_next():
     seen = []
 
@@ -121,9 +136,9 @@ def test_a_static_batch_is_padded_and_its_results_outlive_the_next():
         return buffer.copy_(z).mul_(2)
 
     static, buffer = torch.zeros(4, 2), torch.empty(4, 2)
-    batch = _StaticBatch(double, static, replays=False, required=False)
+    batch = _StaticBatch(static, replayed=None)
     first, second = torch.rand(4, 2), torch.rand(3, 2)
-    results = batch(first), batch(second)
+    results = batch(double, first), batch(double, second)
     assert torch.equal(results[0], 2 * first)
     assert torch.equal(results[1], 2 * second)
     assert seen == [4, 4]

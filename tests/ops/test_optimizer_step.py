@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from graphs import captured
 
 from tgan_fast.ops import BackendError, adam_, optimizer_step, rmsprop_
 from tgan_fast.ops.registry import TRITON_IS_INSTALLED
@@ -229,10 +230,8 @@ def test_a_cuda_graph_replays_steps_without_waiting(name, backend):
     start, gradients = start_and_gradients(3008, "cuda")
     own, replayed = (Own(name, start, backend, torch.bfloat16) for _ in range(2))
     gradient = torch.zeros_like(start)
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     Own(name, start, backend, torch.bfloat16).step(gradient, learning_rate=1e-2)  # compiles
-    with torch.cuda.graph(graph, stream=stream):
-        replayed.step(gradient, learning_rate=1e-2)
+    graph, _ = captured(lambda: replayed.step(gradient, learning_rate=1e-2), warm_up=0)
     for values in gradients:
         own.step(values, learning_rate=1e-2)
         gradient.copy_(values)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from spectra import TGAN, clipped_by_svd, gaussian, relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
+from graphs import captured
 
 from tgan_fast import VideoDiscriminator
 from tgan_fast.models import constrain_
@@ -84,14 +85,7 @@ def test_a_cuda_graph_holds_it():
     static = weights_of_tgan()
     copies = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in static]
     flag = torch.zeros((), dtype=torch.int32, device="cuda")
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        singular_value_clip_(static, copies=copies, non_finite=flag, backend="cuda")
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        singular_value_clip_(static, copies=copies, non_finite=flag, backend="cuda")
+    graph, _ = captured(lambda: singular_value_clip_(static, copies=copies, non_finite=flag, backend="cuda"))
     # Spectra that need other numbers of polynomials than those at the time of the capture.
     for top in (0.9, 1.01, 2.0, 300.0):
         weights = [gaussian(*shape, top=top).cuda() for shape in TGAN]
@@ -110,11 +104,7 @@ def test_a_cuda_graph_holds_it():
 def test_a_cuda_graph_holds_calls_of_several_sizes():
     sizes = [(20, 30), (300, 400), (700, 720), (64, 64)]
     static = [gaussian(*size, top=2).cuda() for size in sizes]
-    singular_value_clip_(static, backend="cuda")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for weight in static:
-            singular_value_clip_([weight], backend="cuda")
+    graph, _ = captured(lambda: [singular_value_clip_([weight], backend="cuda") for weight in static])
     before = [gaussian(*size, top=2).cuda() for size in sizes]
     for weight, original in zip(static, before, strict=True):
         weight.copy_(original)

@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from graphs import captured
 from operations import Operations
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -464,13 +465,7 @@ def test_a_cuda_graph_of_gathering_and_stepping_continues_a_loaded_state(name):
         replayed.flat.gather(twins)
         replayed.optimizer.step()
 
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        iteration()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph, stream=stream):
-        iteration()
+    graph, _ = captured(iteration)
     for number in range(3):
         plain.step(number, without=(2,))
     replayed.optimizer.load_state_dict(plain.optimizer.state_dict())

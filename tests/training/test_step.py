@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -331,6 +333,22 @@ def cudnn_without_choices():
         yield
     finally:
         torch.backends.cudnn.deterministic = before
+
+
+@pytest.mark.usefixtures("stand_in_graphs")
+@pytest.mark.parametrize("options", [{}, {"critic_steps": 2}, {"shared_fakes": True}], ids=str)
+def test_a_step_that_nobody_has_any_more_is_gone_at_once_with_its_graphs(options, monkeypatch):
+    """A graph that the garbage collector destroys while another one is captured invalidates that."""
+    monkeypatch.setattr("tgan_fast.training.step.use_cuda_graph", lambda *_, **__: True)
+    step = fast_step(torch.float32, "cpu", **options)
+    step(batches(torch.float32, "cpu", 1)[0])
+    gone = weakref.ref(step)
+    gc.disable()
+    try:
+        del step
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.gpu

@@ -97,13 +97,13 @@ class Sampler:
         self._precision = resolve_precision(precision, weight.device)
         self._generator = FoldedGenerator(generator, compute_dtype(self._precision, weight.dtype))
         replays = use_cuda_graph(cuda_graph, weight.device, [generator])
-        compute = self._clips if output == "clips" else self._videos
+        self._makes_clips = output == "clips"
+        self._static, self._download = None, _copy_each
         if weight.is_cuda:
             with torch.cuda.device(weight.device):
-                self._compute = _StaticBatch(compute, self._inputs, replays, required=cuda_graph == "on")
+                replayed = Replayed(weight.device, required=cuda_graph == "on") if replays else None
+                self._static = _StaticBatch(self._inputs, replayed)
                 self._download = _Download((self.batch_size, *self._clip_shape))
-        else:
-            self._compute, self._download = compute, _copy_each
 
     def refresh(self) -> None:
         """Take over the weights and running statistics that the generator has now."""
@@ -137,7 +137,8 @@ class Sampler:
 
     def _batch(self, inputs):
         with torch.no_grad(), arithmetic(self._precision), torch.cuda.device_of(inputs):
-            return self._compute(inputs)
+            compute = self._clips if self._makes_clips else self._videos
+            return compute(inputs) if self._static is None else self._static(compute, inputs)
 
     def _clips(self, inputs):
         levels = tanh_to_levels(self._generator.frames(inputs, self._interpolate))
@@ -149,16 +150,17 @@ class Sampler:
 
 
 class _StaticBatch:
-    """A function of a generator's inputs on a GPU, always called on as many, in the same memory."""
+    """Calls a function of a generator's inputs on a GPU, always on as many, in the same memory."""
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, replays, required):
-        call = partial(function, inputs)
-        self._inputs, self._call = inputs, Replayed(call, inputs.device, required=required) if replays else call
+    def __init__(self, inputs: torch.Tensor, replayed: Replayed | None):
+        self._inputs, self._replayed = inputs, replayed
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         self._inputs[: len(inputs)] = inputs
+        call = partial(function, self._inputs)
+        made = call() if self._replayed is None else self._replayed(call)
         # The next replay writes where this one did.
-        return self._call()[: len(inputs)].clone()
+        return made[: len(inputs)].clone()
 
 
 class _Download:

@@ -35,7 +35,7 @@ class TrainingStep:
     Where the discriminator does several steps an iteration, the constraint comes after each of them, and is counted in
     them.
 
-    On a GPU the first iterations run as they are; then 1 and 2 are recorded as one CUDA graph, or as one each where 1
+    On a GPU the first iterations run as they are; then 1 and 2 are captured as one CUDA graph, or as one each where 1
     comes several times, 3 as another one, and from then on replayed. What a graph holds is fixed: the shape of the
     batches, which weights are frozen, a learning rate that does not decay.
 
@@ -56,7 +56,7 @@ class TrainingStep:
         seed: of the latents, and of noise.
         precision: of convolutions and matrix products; weights, statistics, losses and optimisers are float32 in all.
             auto is bf16 on a GPU that has it, and fp32 elsewhere, which means the networks' own type without TF32.
-        cuda_graph: auto falls back, with a warning that says why, where none can be recorded.
+        cuda_graph: auto falls back, with a warning that says why, where none can be captured.
         read: makes videos [N, C, T, H, W] in [-1, 1] of what the step is called with; runs within the iteration.
             None: it is called with such videos.
         processes: that train together. Each calls its own step with an equal part of every batch; gradients, running
@@ -74,7 +74,7 @@ class TrainingStep:
             On the device, so that only reading it waits.
 
     Raises:
-        InputError: the device does not have this precision; cuda_graph is "on", but none can be recorded.
+        InputError: the device does not have this precision; cuda_graph is "on", but none can be captured.
         ValueError: `shared_fakes` with an objective whose two losses are not opposite, or with several critic steps.
     """
 
@@ -137,21 +137,16 @@ class TrainingStep:
         if ema_decay is not None:
             self.ema = copy.deepcopy(generator).requires_grad_(False).eval()
             _synchronize(self.ema, None)
-        self._iterate = self._shared if shared_fakes else self._alternating
+        self._shares_fakes = shared_fakes
         self._replays = use_cuda_graph(
             cuda_graph, self.device, (generator, discriminator), backend=self._processes.backend
         )
+        self._run_iteration = self._run_critic = self._run_generator = self._run_constraint = _call
         if self._replays:
-            self._record(required=cuda_graph == "on")
-
-    def _record(self, required):
-        replayed = partial(Replayed, device=self.device, required=required)
-        if self._critic_steps == 1:
-            self._iterate = first = replayed(self._iterate)
-        else:
-            self._criticise = first = replayed(self._criticise)
-            self._generate = replayed(self._generate, pool=first)
-        self._constrain = replayed(self._constrain, warm_up=1, pool=first)
+            replayed = partial(Replayed, self.device, required=cuda_graph == "on")
+            self._run_iteration = self._run_critic = first = replayed()
+            self._run_generator = replayed(shares=first)
+            self._run_constraint = replayed(warm_up=1, shares=first)
 
     def __call__(self, batch: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Do one iteration.
@@ -183,17 +178,17 @@ class TrainingStep:
             self._for_discriminator.draw(count, self._random)
             if self._for_generator is not None:
                 self._for_generator.draw(count, self._random)
-            scalars = self._iterate()
+            scalars = self._run_iteration(self._shared if self._shares_fakes else self._alternating)
             self._constrain_if_due(self.iteration)
             return scalars
         for number, begin in enumerate(range(0, len(batch), count)):
             part = slice(begin, begin + count)
             self._take(batch[part], None if labels is None else labels[part])
             self._for_discriminator.draw(count, self._random)
-            self._criticise()
+            self._run_critic(self._criticise)
             self._constrain_if_due(self.iteration * self._critic_steps + number)
         self._for_generator.draw(count, self._random)
-        return self._generate()
+        return self._run_generator(self._generate)
 
     def _take(self, batch, labels):
         """The inputs of a step, for a graph in the same place every time."""
@@ -214,7 +209,7 @@ class TrainingStep:
 
     def _constrain_if_due(self, number):
         if self.clip_interval and number % self.clip_interval == 0:
-            self._constrain()
+            self._run_constraint(self._constrain)
 
     def _alternating(self):
         self._criticise()
@@ -284,15 +279,15 @@ class TrainingStep:
         labels = None if self._labels is None else self._labels.repeat(2)
         return self._discriminator.computing(videos, groups=2, labels=labels).chunk(2)
 
-    def _penalty_arithmetic(self):
-        """That of a penalty's float32 pass, and of its backward: TF32 where the rest is bfloat16, which is coarser."""
-        coarse = self.precision == "bf16" and self._constraint.penalises
-        return arithmetic("tf32" if coarse else self.precision)
-
     def _penalty(self, real, fake):
         return self._constraint.penalty(
             self._discriminator.computing, real, fake, self._for_discriminator.mix(), self._labels
         )
+
+    def _penalty_arithmetic(self):
+        """That of a penalty's float32 pass, and of its backward: TF32 where the rest is bfloat16, which is coarser."""
+        coarse = self.precision == "bf16" and self._constraint.penalises
+        return arithmetic("tf32" if coarse else self.precision)
 
     @torch.no_grad()
     def _average(self):
@@ -382,6 +377,10 @@ class TrainingStep:
             self.ema.load_state_dict(state["ema"])
         self.iteration = state["iteration"]
         self.non_finite.zero_()
+
+
+def _call(function):
+    return function()
 
 
 def _synchronize(network: nn.Module, group) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from graphs import captured
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -510,21 +511,13 @@ def test_a_cuda_graph_replays_it(shape, layout):
         y = batch_norm_act(*tensors, *statistics, num_batches_tracked=count, groups=2, backend="triton")
         return y, *torch.autograd.grad(y, tensors, upstream)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
+    graph, results = captured(run, warm_up=3)
     before = count.clone()
     with torch.no_grad():
         x.copy_(values(shape, torch.bfloat16, "cuda"))
     graph.replay()
     assert count == before + 2
-    assert all(torch.equal(a, b) for a, b in zip(captured, run(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(results, run(), strict=True))
 
 
 def test_dtypes_that_the_kernels_do_not_take(device):
