@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from tqdm import tqdm
 
 from tgan_fast.command_line import parse, run
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, is_out_of_memory
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.metrics.classifier_training import RECIPES, train_classifier
 from tgan_fast.metrics.held_out import split_digits, split_videos
@@ -71,7 +70,9 @@ def main(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted; nothing was written")
         raise SystemExit(_INTERRUPTED) from None
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise InputError(f"{device} has too little memory: choose a smaller --batch-size") from None
     try:
         save_classifier(command.out, classifier)

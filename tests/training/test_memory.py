@@ -5,9 +5,9 @@ import torch
 
 from benchmarks import peak_memory
 from tgan_fast.errors import InputError
-from tgan_fast.training import TrainingConfig, memory, train
+from tgan_fast.training import TrainingConfig, TrainingStep, memory, train
 from tgan_fast.training.build import build_step
-from tgan_fast.training.memory import bytes_needed, out_of_memory, refuse_too_large_a_batch
+from tgan_fast.training.memory import largest_batch, need_of, refuse_too_large_a_batch
 
 CONFIG = TrainingConfig(
     width=0.0625, latent_dim=8, channels=1, digits=1, batch_size=100_000, device="cpu", precision="fp32", workers=1
@@ -27,15 +27,17 @@ def test_the_need_on_a_cpu_is_about_what_the_system_reports():
     batch_size = 64
     (reported,) = peak_memory.in_processes(reported_growth, [batch_size])
     step = build_step(WIDER, torch.device("cpu"))
-    counted = bytes_needed(step, batch_size) - bytes_needed(step, 2)
+    counted = need_of(step, batch_size).bytes - need_of(step, 2).bytes
     # What oneDNN takes for itself is not counted.
     assert 0.6 < counted / reported < 1.2
 
 
 def test_the_need_grows_in_proportion_to_the_videos():
     step = build_step(CONFIG.model_copy(update={"clip_interval": 0}), torch.device("cpu"))
-    needs = [bytes_needed(step, videos) for videos in (16, 32, 64)]
-    assert needs[2] - needs[1] == pytest.approx(2 * (needs[1] - needs[0]), rel=0.05)
+    needs = [need_of(step, videos) for videos in (16, 32, 64)]
+    assert needs[2].bytes - needs[1].bytes == pytest.approx(2 * (needs[1].bytes - needs[0].bytes), rel=0.05)
+    # The image generator's last hidden layer.
+    assert [need.elements for need in needs] == [videos * 16 * 2 * 64 * 64 for videos in (16, 32, 64)]
 
 
 def test_a_batch_that_a_cpu_cannot_hold_is_refused_with_one_that_it_can(tmp_path):
@@ -51,17 +53,72 @@ def test_a_batch_that_a_cpu_cannot_hold_is_refused_with_one_that_it_can(tmp_path
 
 def test_systems_that_do_not_tell_what_is_free_are_asked_what_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "missing")
-    fitting = int(out_of_memory(CONFIG, torch.device("cpu"), build_step, 1).split()[-3])
-    assert 0 < fitting < 100_000
+    assert 0 < largest_batch(CONFIG, torch.device("cpu"), build_step) < 100_000
+
+
+def outcome_of(error, config, tmp_path, monkeypatch):
+    """What training raises where its first iteration raises `error`; small batches fit."""
+
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(TrainingStep, "state_dict", fails)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        train(config, tmp_path / "run")
+    return caught.value
+
+
+FACES = {
+    "allocator": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "runtime": RuntimeError("CUDA error: out of memory"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cuDNN": RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    "CPU": RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+    "Python": MemoryError(),
+}
+TOO_LARGE = {
+    "cuDNN": RuntimeError("GET was unable to find an engine to execute this computation"),
+    "PyTorch": RuntimeError("Expected canUse32BitIndexMath(input) to be true, but got false."),
+}
+
+
+@pytest.mark.parametrize("error", FACES.values(), ids=FACES)
+def test_every_face_of_too_little_memory_is_the_one_sentence(error, tmp_path, monkeypatch):
+    caught = outcome_of(error, CONFIG.model_copy(update={"batch_size": 2, "steps": 1}), tmp_path, monkeypatch)
+    assert isinstance(caught, InputError)
+    assert str(caught).startswith("a batch of 2 videos does not fit into this machine's memory; about ")
+
+
+@pytest.mark.parametrize("error", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_tensors_that_are_too_large_are_so_only_if_a_smaller_batch_is_advised(error, tmp_path, monkeypatch):
+    config = CONFIG.model_copy(update={"batch_size": 2, "steps": 1})
+    assert outcome_of(error, config, tmp_path, monkeypatch) is error
+    monkeypatch.setattr("tgan_fast.training.loop.largest_batch", lambda *_: 1)
+    assert isinstance(outcome_of(error, config, tmp_path, monkeypatch), InputError)
+
+
+def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
+    error = RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+    assert outcome_of(error, CONFIG.model_copy(update={"batch_size": 2, "steps": 1}), tmp_path, monkeypatch) is error
+
+
+def test_where_not_even_small_batches_fit_the_remedy_is_another():
+    def build(config, device):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert largest_batch(CONFIG, torch.device("cpu"), build) == 0
+    with pytest.raises(InputError, match="too little is free even for small ones: end what else uses it"):
+        refuse_too_large_a_batch(CONFIG, torch.device("cpu"), build)
 
 
 @pytest.mark.gpu
+@pytest.mark.alone
 def test_a_gpu_that_runs_out_of_memory_says_what_fits_and_it_does(tmp_path):
     config = CONFIG.model_copy(update={"width": 1.0, "device": "cuda", "precision": "auto", "batch_size": 20_000})
     with pytest.raises(
         InputError, match=r"^a batch of 20000 videos does not fit into the memory of .*; about \d+ would"
     ):
         train(config, tmp_path / "run")
-    fitting = int(out_of_memory(config, torch.device("cuda"), build_step, 1).split()[-3])
+    fitting = largest_batch(config, torch.device("cuda"), build_step)
     step = build_step(config.model_copy(update={"cuda_graph": "off"}), torch.device("cuda"))
     step(torch.zeros(int(0.9 * fitting), 1, 16, 64, 64, device="cuda"))

@@ -1,12 +1,13 @@
 """The training loop: data → step → record → sample → checkpoint, until done, stopped or broken."""
 
+import traceback
 from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from tgan_fast.data import ClipDataset, VideoFrames, open_feed
-from tgan_fast.errors import InputError, NonFiniteError
+from tgan_fast.errors import InputError, NonFiniteError, is_out_of_memory, may_be_too_large
 from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.build import build_step
@@ -14,7 +15,7 @@ from tgan_fast.training.checkpoint import iteration_of, load_strictly, read_run
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData, classes_of, open_data
 from tgan_fast.training.evaluation import open_evaluator
-from tgan_fast.training.memory import out_of_memory, refuse_too_large_a_batch
+from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.provenance import provenance
 from tgan_fast.training.run_folder import RunFolder
@@ -52,15 +53,16 @@ def train(
         _check_processes(config, processes)
         try:
             return _train(config, out, dataset, resume, processes, device)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            problem = error
-        except RuntimeError as error:
-            if "not enough memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not (is_out_of_memory(error) or may_be_too_large(error)):
                 raise
             problem = error
         # Here, where nothing of the step is alive any more.
-        problem.__traceback__ = None
-        raise InputError(out_of_memory(config, device, build_step, processes.size))
+        traceback.clear_frames(problem.__traceback__)
+        fitting = largest_batch(config, device, build_step, processes.size)
+        if fitting >= config.batch_size and not is_out_of_memory(problem):
+            raise problem
+        raise InputError(too_large(config, device, fitting)) from None
 
 
 def _train(config, out, dataset, resume, processes, device):

@@ -6,17 +6,21 @@ import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tgan_fast.errors import InputError
+from tgan_fast.cuda_graph import empty_cache
+from tgan_fast.errors import InputError, is_out_of_memory
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.step import TrainingStep
 
 # Batches on which the need is measured: it grows in proportion to the videos, on top of what the networks take.
 _MEASURED = 16, 32
+# On a GPU some operations take no tensors of more elements.
+_LARGEST_TENSOR = 2**31 - 1
 # Of what is free; libraries' own buffers, which are not counted, and gaps take the rest.
 _USABLE = 0.7
 # A CPU's system kills a process rather than refusing it memory, so there the need is foreseen. Smaller batches than
@@ -30,47 +34,81 @@ BuildStep = Callable[[TrainingConfig, torch.device], TrainingStep]
 def refuse_too_large_a_batch(config: TrainingConfig, device: torch.device, build: BuildStep) -> None:
     """On a CPU, raise an InputError if the batch will not fit; a GPU says so itself, and soon."""
     if device.type == "cpu" and config.batch_size >= _FORESEEN:
-        fitting = _largest_batch(config, device, build)
+        fitting = largest_batch(config, device, build)
         if fitting < config.batch_size:
-            raise InputError(_sentence(config, device, fitting))
+            raise InputError(too_large(config, device, fitting))
 
 
-def out_of_memory(config: TrainingConfig, device: torch.device, build: BuildStep, processes: int) -> str:
-    """The sentence for a run whose memory has run out, and of which nothing is alive any more.
+def largest_batch(config: TrainingConfig, device: torch.device, build: BuildStep, processes: int = 1) -> int:
+    """Return how many videos fit, measured on small batches in the memory that is free now; 0 if not even these do.
 
     Args:
-        processes: that share the batch, on a device each.
+        processes: how many share the batch, each on a GPU of its own.
     """
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
-    share = processes if device.type == "cuda" else 1
-    return _sentence(config, device, share * _largest_batch(config, device, build))
+        empty_cache()
+    few, many = _MEASURED
+    # The constraint's need does not grow, and would hide how the rest does.
+    plain = config.model_copy(update={"cuda_graph": "off", "clip_interval": 0, "critic_steps": 1})
+    try:
+        needs = [need_of(build(plain, device), videos) for videos in _MEASURED]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return 0
+    a_video = (needs[1].bytes - needs[0].bytes) / (many - few)
+    fixed = needs[0].bytes - few * a_video
+    fitting = max(0, int((_USABLE * _available(device) - fixed) / a_video))
+    if device.type != "cuda":
+        return fitting
+    return processes * min(fitting, _LARGEST_TENSOR * many // needs[1].elements)
 
 
-def bytes_needed(step: TrainingStep, batch_size: int) -> int:
-    """The most memory in use at a time during iterations on `batch_size` videos, the networks included."""
+def too_large(config: TrainingConfig, device: torch.device, fitting: int) -> str:
+    """Return the sentence for a batch of which only `fitting` videos fit."""
+    memory = f"the memory of {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "this machine's memory"
+    remedy = f"about {fitting} would: choose --batch-size {fitting} or less"
+    if fitting < 2:
+        remedy = "too little is free even for small ones: end what else uses it, or choose a smaller --width"
+    return f"a batch of {config.batch_size} videos does not fit into {memory}; {remedy}"
+
+
+class Need(NamedTuple):
+    """What an iteration takes.
+
+    Attributes:
+        bytes: the most memory in use at a time, the networks included.
+        elements: of the largest tensor.
+    """
+
+    bytes: int
+    elements: int
+
+
+def need_of(step: TrainingStep, batch_size: int) -> Need:
+    """Measure iterations on `batch_size` videos."""
     model = step.discriminator
     shape = batch_size, model.channels, model.clip_frames, model.image_size, model.image_size
     videos = torch.zeros(shape, dtype=step.dtype, device=step.device)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=step.device) if model.classes else None
-    if step.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(step.device)
-        for _ in range(2):
-            step(videos, labels)
-        return torch.cuda.max_memory_allocated(step.device)
-    fixed = sum(tensor.nbytes for network in (step.generator, step.discriminator) for tensor in network.parameters())
     with _LiveBytes() as live:
         step(videos, labels)
+    if step.device.type == "cuda":
+        # A second iteration: in the first one cuDNN tries algorithms, in memory that others do not need.
+        torch.cuda.reset_peak_memory_stats(step.device)
+        step(videos, labels)
+        return Need(torch.cuda.max_memory_allocated(step.device), live.largest)
+    fixed = sum(tensor.nbytes for network in (step.generator, step.discriminator) for tensor in network.parameters())
     # Weights, gradients and the optimisers' squares, all as large.
-    return live.most + 3 * fixed
+    return Need(live.most + 3 * fixed, live.largest)
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the memory of the tensors that operations make while it is entered."""
+    """Counts the memory and the elements of the tensors that operations make while it is entered."""
 
     def __enter__(self):
-        self.now = self.most = 0
+        self.now = self.most = self.largest = 0
         self._known = set()
         return super().__enter__()
 
@@ -78,6 +116,7 @@ class _LiveBytes(TorchDispatchMode):
         results = function(*arguments, **(options or {}))
         for tensor in tree_leaves(results):
             if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
                 self._note(tensor.untyped_storage())
         return results
 
@@ -94,16 +133,6 @@ class _LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def _largest_batch(config, device, build):
-    few, many = _MEASURED
-    # The constraint's need does not grow, and would hide how the rest does.
-    plain = config.model_copy(update={"cuda_graph": "off", "clip_interval": 0, "critic_steps": 1})
-    needs = [bytes_needed(build(plain, device), videos) for videos in _MEASURED]
-    a_video = (needs[1] - needs[0]) / (many - few)
-    fixed = needs[0] - few * a_video
-    return max(0, int((_USABLE * _available(device) - fixed) / a_video))
-
-
 def _available(device):
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -111,9 +140,3 @@ def _available(device):
         # Not Linux: what is free is not told in any one way, but how much there is.
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", _MEMINFO.read_text())[1])
-
-
-def _sentence(config, device, fitting):
-    memory = f"the memory of {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "this machine's memory"
-    remedy = f"about {fitting} would: choose --batch-size {fitting} or less" if fitting > 1 else "not even 2 would"
-    return f"a batch of {config.batch_size} videos does not fit into {memory}; {remedy}"
