@@ -75,63 +75,25 @@ void cut_into_strips(Plan& plan, int width) {
 // Of the matrices in a plan, which are sorted.
 int largest_padded(const Plan& plan) { return plan.count > 0 ? plan.matrices[0].padded : 0; }
 
-struct Limits {
-    int multiprocessors, shared_bytes;
-};
-
-cudaError_t limits_of(int device, Limits& limits) {
+cudaError_t read_limits(int device, Limits& limits) {
     cudaError_t error = cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
     if (error == cudaSuccess)
         error = cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     return error;
 }
 
-// Makes a device the current one for as long as it lives.
-class DeviceGuard {
-  public:
-    explicit DeviceGuard(int device) : device_(device) {
-        error = cudaGetDevice(&before_);
-        if (error == cudaSuccess && before_ != device_) error = cudaSetDevice(device_);
-    }
-    ~DeviceGuard() {
-        if (error == cudaSuccess && before_ != device_) cudaSetDevice(before_);
-    }
-    DeviceGuard(const DeviceGuard&) = delete;
-    DeviceGuard& operator=(const DeviceGuard&) = delete;
+// Not set where it is current already, because cudaSetDevice would leave a green context.
+cudaError_t make_current(int device) {
+    int current = 0;
+    const cudaError_t error = cudaGetDevice(&current);
+    return error == cudaSuccess && current != device ? cudaSetDevice(device) : error;
+}
 
-    cudaError_t error;
-
-  private:
-    int device_, before_ = 0;
-};
-
-// Allows a kernel all of the shared memory that a block may have; an error if it was not compiled for this GPU. The same
-// for every call, so that calls of several threads, or in one CUDA graph, do not disturb each other.
+// Allows a kernel all of the shared memory that a block may have; an error if it was not compiled for this device.
 template <typename Argument>
-cudaError_t prepare(void (*kernel)(Argument), const Limits& limits) {
-    const void* const function = reinterpret_cast<const void*>(kernel);
-    cudaFuncAttributes attributes = {};
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, function);
-    if (error != cudaSuccess || attributes.maxDynamicSharedSizeBytes >= limits.shared_bytes) return error;
-    return cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.shared_bytes);
-}
-
-// Makes the kernels ready on a device, the current one, and tells its limits.
-cudaError_t prepare_all(int device, Limits& limits) {
-    cudaError_t error = limits_of(device, limits);
-    if (error == cudaSuccess) error = prepare(gram_kernel, limits);
-    if (error == cudaSuccess) error = prepare(shrinkage_kernel, limits);
-    if (error == cudaSuccess) error = prepare(apply_kernel<64>, limits);
-    if (error == cudaSuccess) error = prepare(apply_kernel<32>, limits);
-    return error;
-}
-
-// 0 where the kernels do not fit.
-int largest_side_within(const Limits& limits) {
-    if (limits.shared_bytes < std::max(kShrinkageShared, kGramShared)) return 0;
-    int side = kLargestSide;
-    while (side > 0 && apply_shared<32>(side) > limits.shared_bytes) side -= kBlock;
-    return std::max(side, 0);
+cudaError_t allow_shared_memory(void (*kernel)(Argument), const Limits& limits) {
+    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                limits.shared_bytes);
 }
 
 // What one round of launches works on.
@@ -195,6 +157,12 @@ std::string text_of(cudaError_t error) {
     // CUDA calls a driver that is not there too old.
     if (error == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
         return "no CUDA driver is installed";
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
+        return "it was not compiled for this GPU; build it with the GPU's compute capability, 8.0 or later, in "
+               "TGAN_FAST_CUDA_ARCHS";
+    if (error == cudaErrorCooperativeLaunchTooLarge)
+        return "a green context or MPS leaves the stream fewer multiprocessors than the device reports, too few for "
+               "blocks that wait for one another; use a stream of the whole device";
     return cudaGetErrorString(error);
 }
 
@@ -217,18 +185,23 @@ std::string refusal(const std::vector<Matrix>& matrices, const Constraint& const
 
 }  // namespace
 
-int largest_side(int device, std::string& error) {
-    const DeviceGuard guard(device);
-    Limits limits = {};
-    const cudaError_t state = guard.error == cudaSuccess ? prepare_all(device, limits) : guard.error;
-    if (state != cudaSuccess) {
-        error = text_of(state);
-        return 0;
-    }
-    const int side = largest_side_within(limits);
-    if (side == 0)
-        error = "a block of the device has " + std::to_string(limits.shared_bytes) + " bytes of shared memory";
-    return side;
+std::string prepare(int device, Limits& limits) {
+    cudaError_t error = make_current(device);
+    if (error == cudaSuccess) error = read_limits(device, limits);
+    if (error == cudaSuccess) error = allow_shared_memory(gram_kernel, limits);
+    if (error == cudaSuccess) error = allow_shared_memory(shrinkage_kernel, limits);
+    if (error == cudaSuccess) error = allow_shared_memory(apply_kernel<64>, limits);
+    if (error == cudaSuccess) error = allow_shared_memory(apply_kernel<32>, limits);
+    if (error != cudaSuccess) return text_of(error);
+    if (largest_side(limits) > 0) return "";
+    return "a block of the device has " + std::to_string(limits.shared_bytes) + " bytes of shared memory";
+}
+
+int largest_side(const Limits& limits) {
+    if (limits.shared_bytes < std::max(kShrinkageShared, kGramShared)) return 0;
+    int side = kLargestSide;
+    while (side > 0 && apply_shared<32>(side) > limits.shared_bytes) side -= kBlock;
+    return std::max(side, 0);
 }
 
 std::vector<std::pair<std::string, int>> shared_bytes(int side) {
@@ -247,15 +220,12 @@ std::size_t workspace_bytes(const std::vector<Matrix>& matrices) {
     return static_cast<std::size_t>(doubles) * sizeof(double);
 }
 
-std::string constrain(int device, const std::vector<Matrix>& matrices, const std::vector<BatchNormScale>& scales,
-                      const Constraint& constraint, void* workspace, std::size_t workspace_size, int* non_finite,
-                      void* stream) {
-    const DeviceGuard guard(device);
-    Limits limits = {};
-    cudaError_t state = guard.error == cudaSuccess ? prepare_all(device, limits) : guard.error;
-    if (state != cudaSuccess) return text_of(state);
-    const std::string error = refusal(matrices, constraint, workspace_size, largest_side_within(limits));
+std::string constrain(int device, const Limits& limits, const std::vector<Matrix>& matrices,
+                      const std::vector<BatchNormScale>& scales, const Constraint& constraint, void* workspace,
+                      std::size_t workspace_size, int* non_finite, void* stream) {
+    const std::string error = refusal(matrices, constraint, workspace_size, largest_side(limits));
     if (!error.empty()) return error;
+    cudaError_t state = make_current(device);
     std::size_t matrix = 0, scale = 0;
     while (state == cudaSuccess && (matrix < matrices.size() || scale < scales.size())) {
         const std::size_t matrix_end = std::min(matrices.size(), matrix + kMatricesPerCall);

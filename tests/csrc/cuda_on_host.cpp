@@ -631,6 +631,10 @@ const char* cudaGetErrorString(cudaError_t error) {
             return "no CUDA-capable device is detected";
         case cudaErrorInvalidDevice:
             return "invalid device ordinal";
+        case cudaErrorInvalidDeviceFunction:
+            return "invalid device function";
+        case cudaErrorNoKernelImageForDevice:
+            return "no kernel image is available for execution on the device";
         case cudaErrorCooperativeLaunchTooLarge:
             return "too many blocks in cooperative launch";
         case cudaErrorLaunchFailure:

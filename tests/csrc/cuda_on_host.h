@@ -51,8 +51,10 @@ enum cudaError_t {
     cudaErrorInvalidValue = 1,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidDeviceFunction = 98,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
     cudaErrorLaunchFailure = 719,
     cudaErrorCooperativeLaunchTooLarge = 720,
 };
@@ -133,22 +135,11 @@ cudaError_t launch(void (*kernel)(Argument), int blocks, int threads, size_t sha
 
 }  // namespace tgan_fast
 
-struct cudaFuncAttributes {
-    int maxDynamicSharedSizeBytes;
-};
-
 // `kernel` is a function pointer, or already a const void*.
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaErrorInvalidValue;
     return tgan_fast::host::allow_shared_memory((tgan_fast::host::Function)kernel, value);
-}
-
-template <typename Kernel>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel* kernel) {
-    attributes->maxDynamicSharedSizeBytes =
-        static_cast<int>(tgan_fast::host::allowed_shared_bytes((tgan_fast::host::Function)kernel));
-    return cudaSuccess;
 }
 
 template <typename Kernel>

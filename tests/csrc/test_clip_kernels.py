@@ -33,8 +33,11 @@ class HostDevice:
     def configure(self, multiprocessors=4, shared_bytes=H100, seed=0):
         self.library.configure_host_device(multiprocessors, shared_bytes, 1, seed)
 
-    def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
+    def clip(
+        self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0, limits=None
+    ):
         """Clip in place and return whether a weight was reported as not finite."""
+        prepared, *_ = self.module.prepare(0)
         non_finite = torch.zeros((), dtype=torch.int32)
         arguments = {
             "threshold": threshold,
@@ -42,6 +45,7 @@ class HostDevice:
             "epsilon": eps,
             "non_finite": non_finite.data_ptr(),
             "device": 0,
+            "limits": prepared if limits is None else limits,
             "stream": 0,
         }
         guard = Workspace()
@@ -271,12 +275,13 @@ def test_narrow_strips_where_shared_memory_is_small(host):
 @pytest.mark.parametrize(("shared_bytes", "side"), [(H100, 1024), (166912, 1024), (CONSUMER, 576)])
 def test_the_largest_side_follows_from_the_shared_memory(shared_bytes, side, host):
     host.configure(shared_bytes=shared_bytes)
-    assert host.module.largest_side(0) == (side, "")
+    assert host.module.prepare(0) == ((4, shared_bytes), side, "")
 
 
 def test_a_device_with_too_little_shared_memory_is_refused(host):
     host.configure(shared_bytes=65536)
-    assert host.module.largest_side(0) == (0, "a block of the device has 65536 bytes of shared memory")
+    _, side, error = host.module.prepare(0)
+    assert (side, error) == (0, "a block of the device has 65536 bytes of shared memory")
 
 
 def test_weights_within_the_threshold_stay_bit_for_bit(kernels):
@@ -366,6 +371,8 @@ def test_scales_are_clamped_as_by_torch(eps, kernels):
 
 
 def test_what_the_extension_refuses(host):
+    limits, *_ = host.module.prepare(0)
+
     def refused(
         rows=4, columns=4, threshold=1.0, polynomials=singular_value_clip_cuda._POLYNOMIALS, workspace_size=None
     ):
@@ -374,7 +381,7 @@ def test_what_the_extension_refuses(host):
         size = host.module.workspace_bytes(matrices)
         workspace = torch.empty(size, dtype=torch.uint8)
         return host.module.constrain(
-            0, matrices, [], threshold, 0, 0, polynomials, 0, workspace.data_ptr(),
+            0, limits, matrices, [], threshold, 0, 0, polynomials, 0, workspace.data_ptr(),
             size if workspace_size is None else workspace_size, 0, 0,
         )  # fmt: skip
 
@@ -388,11 +395,25 @@ def test_what_the_extension_refuses(host):
 
 
 def test_without_a_device_the_error_is_the_runtimes(host):
+    limits, *_ = host.module.prepare(0)
     host.configure(multiprocessors=0)
-    _, error = host.module.largest_side(0)
-    assert error
-    with pytest.raises(BackendError, match="singular value clipping failed on cpu"):
-        host.clip([torch.ones(2, 2)])
+    assert host.module.prepare(0) == ((0, 0), 0, "no CUDA-capable device is detected")
+    with pytest.raises(BackendError, match="singular value clipping failed on cpu: no CUDA-capable device is detected"):
+        host.clip([torch.ones(2, 2)], limits=limits)
+
+
+def test_a_stream_with_fewer_multiprocessors_than_the_device_is_an_error(host):
+    """As in a green context: the device reports 132 multiprocessors, and the launch has 3."""
+    host.configure(multiprocessors=132)
+    limits, *_ = host.module.prepare(0)
+    host.configure(multiprocessors=3)
+    weight = gaussian(130, 140, top=2)
+    before = weight.clone()
+    with pytest.raises(BackendError, match="a green context or MPS leaves the stream fewer multiprocessors"):
+        host.clip([weight], limits=limits)
+    assert torch.equal(weight, before)
+    host.clip([weight])
+    assert_clipped(weight, before)
 
 
 @pytest.mark.slow

@@ -1,13 +1,32 @@
 """The compiled CUDA part of the package, loaded where it is first needed: the package works without it."""
 
+import contextlib
 import functools
 import importlib
+from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+
+class Prepared(NamedTuple):
+    """A GPU after `prepare`.
+
+    Attributes:
+        limits: Multiprocessors, and bytes of shared memory of a block.
+        largest_side: Largest min(rows, columns) of a matrix that the kernels take.
+        error: Reason why the kernels cannot run there; empty if they can.
+    """
+
+    limits: tuple[int, int]
+    largest_side: int
+    error: str
 
 
 @functools.cache
 def extension() -> ModuleType:
-    """The module.
+    """Load the module.
 
     Raises:
         ImportError: it was not built, or was built for another Python.
@@ -15,16 +34,49 @@ def extension() -> ModuleType:
     return importlib.import_module("tgan_fast._cuda")
 
 
-def why_not() -> str | None:
-    """Why the extension cannot be used, and what helps; None if it can."""
+@functools.cache
+def prepare(index: int) -> Prepared:
+    """Ready the kernels on the GPU `index`, once in a process.
+
+    Raises:
+        ImportError: as `extension`.
+    """
+    with torch.cuda.device(index) if torch.cuda.is_available() else contextlib.nullcontext():
+        return Prepared(*extension().prepare(index))
+
+
+def why_not(device: torch.device) -> str | None:
+    """Return why the extension cannot be used on the device, and what helps; None if it can."""
+    if reason := _why_not_loaded():
+        return reason
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        error = prepare(index).error
+        return f"the CUDA extension cannot run on {device}: {error}" if error else None
+    if torch.cuda.is_available():
+        return f"the CUDA extension runs on a GPU, not on {device}"
+    return f"the CUDA extension finds no GPU: {prepare(0).error or 'PyTorch was built without CUDA'}"
+
+
+@functools.cache
+def _why_not_loaded():
     try:
-        loaded = extension()
+        extension()
     except ModuleNotFoundError:
-        return (
-            "the CUDA extension was not built: install tgan_fast again with nvcc on PATH or CUDA_HOME set, and "
-            "TGAN_FAST_NO_CUDA unset"
-        )
+        return _not_built(Path(__file__).resolve().parents[1])
     except ImportError as error:
         return f"the CUDA extension does not load, so install tgan_fast again: {error}"
-    _, error = loaded.largest_side(0)
-    return f"the CUDA extension finds no GPU: {error}" if error else None
+    return None
+
+
+def _not_built(package):
+    """Return why there is no extension beside the Python files in the folder `package`, and what helps."""
+    tree = package.parent
+    needs = "nvcc on PATH or CUDA_HOME set, and TGAN_FAST_NO_CUDA unset"
+    if not (tree / "csrc" / "bindings.cpp").exists():
+        return f"the CUDA extension was not built: install tgan_fast again with {needs}"
+    return (
+        f"Python imports tgan_fast from the source tree {tree}, where the CUDA extension was not built: run "
+        f"`pip install --no-build-isolation -e .` there with {needs}, or run from another folder if tgan_fast is "
+        "installed elsewhere"
+    )

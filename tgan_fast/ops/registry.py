@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -17,26 +17,31 @@ class BackendError(RuntimeError):
 
 
 def backends() -> dict[str, dict[str, str]]:
-    """Every operation with its backends: `"available"`, or the reason why a backend cannot be used."""
+    """Return every operation with its backends: `"available"`, or the reason why a backend cannot be used.
+
+    The answers are for PyTorch's current GPU, or for the CPU where there is none.
+    """
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return {
-        operation: {backend: backend_state(operation, backend) for backend in states}
+        operation: {backend: backend_state(operation, backend, device) for backend in states}
         for operation, states in _REGISTRY.items()
     }
 
 
-def require(operation: str, backend: str) -> None:
-    """Raise unless `backend` of `operation` can run.
+def require(operation: str, backend: str, devices: Iterable[torch.device]) -> None:
+    """Raise unless `backend` of `operation` can run on all devices.
 
     Raises:
         ValueError: the operation has no backend of that name.
-        BackendError: it has one, which cannot run here.
+        BackendError: it has one, which cannot run there.
     """
     states = _REGISTRY[operation]
     if backend not in states:
         raise ValueError(f"{operation} has no backend {backend!r}: choose auto, {', '.join(states)}")
-    state = backend_state(operation, backend)
-    if state != AVAILABLE:
-        raise BackendError(f"{operation}: backend {backend!r} cannot be used: {state}")
+    for device in devices:
+        state = backend_state(operation, backend, device)
+        if state != AVAILABLE:
+            raise BackendError(f"{operation}: backend {backend!r} cannot be used: {state}")
 
 
 def triton_or_torch(operation: str, backend: str, x: torch.Tensor, why_not: Callable[[], str | None]) -> str:
@@ -50,20 +55,20 @@ def triton_or_torch(operation: str, backend: str, x: torch.Tensor, why_not: Call
     """
     if backend == "auto":
         return "triton" if TRITON_IS_INSTALLED and x.is_cuda and why_not() is None else "torch"
-    require(operation, backend)
+    require(operation, backend, [x.device])
     reason = why_not() if backend == "triton" else None
     if reason is not None:
         raise BackendError(f"{operation}: backend 'triton' cannot be used: {reason}")
     return backend
 
 
-def backend_state(operation: str, backend: str) -> str:
-    """`AVAILABLE`, or why the backend cannot be used."""
+def backend_state(operation: str, backend: str, device: torch.device) -> str:
+    """Return `AVAILABLE`, or why the backend cannot be used on the device."""
     state = _REGISTRY[operation][backend]
-    return state() if callable(state) else state
+    return state(device) if callable(state) else state
 
 
-def _triton_state():
+def _triton_state(_device):
     if not TRITON_IS_INSTALLED:
         return "Triton is not installed (on Linux it comes with PyTorch's builds for GPUs)"
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
@@ -71,11 +76,11 @@ def _triton_state():
     return AVAILABLE
 
 
-def _cuda_extension_state():
-    return cuda_extension.why_not() or AVAILABLE
+def _cuda_extension_state(device):
+    return cuda_extension.why_not(device) or AVAILABLE
 
 
-# operation → backend → AVAILABLE, or the reason why it cannot be used, or a function that returns either
+# operation → backend → AVAILABLE, or the reason why it cannot be used, or a function of the device that returns either
 _REGISTRY = {
     "adam": {
         "triton": _triton_state,

@@ -10,10 +10,13 @@ computes it and R in float64, whatever the dtype of W.
 TGAN clips every layer of its discriminator at t = 1 (Saito et al., arXiv:1611.06624, section 3.3).
 """
 
+import functools
+import warnings
 from collections.abc import Sequence
 
 import torch
 
+from tgan_fast.ops import cuda_extension
 from tgan_fast.ops import singular_value_clip_cuda as cuda
 from tgan_fast.ops.registry import BackendError, require
 from tgan_fast.ops.sign_schedule import sign_schedule
@@ -208,18 +211,14 @@ def choose(weights: Sequence[torch.Tensor], backend: str) -> list[str]:
     """
     if backend == "auto":
         return [_fastest(weight) for weight in weights]
-    require("singular_value_clip", backend)
+    require("singular_value_clip", backend, {weight.device for weight in weights})
     if backend != "cuda":
         return [backend] * len(weights)
     for weight in weights:
-        if not weight.is_cuda:
-            raise BackendError(f"backend 'cuda' clips weights on a GPU, and one is on {weight.device}")
         if weight.dtype not in cuda.DTYPES:
             raise BackendError(f"backend 'cuda' clips float32, float16 and bfloat16, not {weight.dtype}: use 'gemm'")
         if not cuda.has_memory(weight):
             raise BackendError(f"backend 'cuda' clips plain tensors, not a {type(weight).__name__}: use 'gemm'")
-        if not cuda.largest_side(weight.device):
-            raise BackendError(f"backend 'cuda' was not compiled for {weight.device}: see TGAN_FAST_CUDA_ARCHS")
     return [_fastest(weight) for weight in weights]
 
 
@@ -229,8 +228,19 @@ def _fastest(weight):
     # An eigendecomposition waits for the host on a GPU; matrix products do not.
     if weight.dtype not in cuda.DTYPES or not cuda.has_memory(weight):
         return "gemm"
+    if reason := cuda_extension.why_not(weight.device):
+        _warn_of_gemm(weight.device, reason)
+        return "gemm"
     rows = weight.shape[0] if weight.dim() > 1 else 1
-    return "cuda" if min(rows, weight.numel() // rows) <= cuda.largest_side(weight.device) else "gemm"
+    largest_side = cuda_extension.prepare(weight.device.index).largest_side
+    return "cuda" if min(rows, weight.numel() // rows) <= largest_side else "gemm"
+
+
+@functools.cache
+def _warn_of_gemm(device, reason):
+    """Warn, once per GPU, that "auto" takes the slow backend there."""
+    message = f"singular value clipping on {device} uses the backend 'gemm', many times slower than 'cuda': {reason}"
+    warnings.warn(message, stacklevel=2)
 
 
 def check_weights(weights, threshold, copies, non_finite) -> None:

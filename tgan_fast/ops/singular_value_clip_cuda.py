@@ -4,14 +4,13 @@ One call clips all weights of a discriminator in three launches (csrc/singular_v
 GPU, and can be captured in a CUDA graph after a first call outside of it, which loads the kernels.
 """
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
-from tgan_fast.ops.cuda_extension import extension
+from tgan_fast.ops.cuda_extension import extension, prepare
 from tgan_fast.ops.registry import BackendError
 from tgan_fast.ops.sign_schedule import sign_schedule
 
@@ -20,15 +19,6 @@ _COPY_TYPES = {torch.float16: 1, torch.bfloat16: 2}
 # From σ = t up to ‖W‖ = 3162·t. Their deviation only limits what counts as no excess at all.
 _POLYNOMIALS = sign_schedule(1e-15, 1e-8)
 _KEPT_WORKSPACES = 8
-
-
-@functools.cache
-def largest_side(device: torch.device) -> int:
-    """The largest smaller side of a matrix that the kernels take on this GPU; 0 where they cannot run."""
-    try:
-        return extension().largest_side(device.index)[0]
-    except ImportError:
-        return 0
 
 
 def has_memory(weight: torch.Tensor) -> bool:
@@ -50,7 +40,7 @@ def launch(
     """Clip weights and clamp batch-norm scales of one GPU, in place, on its current stream.
 
     Arguments as in `tgan_fast.ops.constrain_layers_`, whose checks they have passed; the smaller side of every weight
-    is at most `largest_side`, scales and variances are contiguous float32.
+    is at most the GPU's `largest_side`, scales and variances are contiguous float32.
     """
     device = (*weights, *scales)[0].device
     arguments = {
@@ -59,10 +49,13 @@ def launch(
         "epsilon": eps,
         "non_finite": 0 if non_finite is None else non_finite.data_ptr(),
         "device": device.index,
+        "limits": prepare(device.index).limits,
         "stream": torch.cuda.current_stream(device).cuda_stream,
     }
     copies = copies or [None] * len(weights)
-    run(weights, copies, scales, running_vars, lambda size: _workspace(device, size), arguments)
+    # On leaving, PyTorch restores the current GPU without creating a context on one that nobody uses.
+    with torch.cuda.device(device):
+        run(weights, copies, scales, running_vars, lambda size: _workspace(device, size), arguments)
 
 
 def run(
