@@ -23,11 +23,8 @@ HERE = Path(__file__).resolve().parent
 DEFAULT_ARCHS = ("80", "90", "100")
 WAY_ROUND = "TGAN_FAST_NO_CUDA=1 installs tgan_fast without its CUDA extension"
 
-# A spilled register is a warning too, and so an error.
-COMPILE_FLAGS = [
-    *("-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-warn-spills"),
-    *("-Xcompiler", "-Wall,-Wextra,-Werror,-fPIC,-fvisibility=hidden"),
-]
+# Warnings are errors in .ci/run only: a newer compiler may have new ones.
+COMPILE_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden"]
 # With a CUDA runtime of its own one build fits every PyTorch, and imports where there is no driver.
 LINK_FLAGS = ["-shared", "-cudart", "static"]
 

@@ -159,6 +159,26 @@ def test_a_compile_error_fails_the_build_and_names_the_way_round(source, tmp_pat
     assert not list(tmp_path.glob("*.whl"))
 
 
+def test_warnings_do_not_fail_a_users_build(source, tmp_path):
+    """A newer compiler has warnings that nobody knew of."""
+    log = tmp_path / "log"
+    nvcc(tmp_path / "cuda", "80", f'echo "$@" >> {shlex.quote(str(log))}\n{COMPILES}')
+    result = run_hook("build_wheel", source, tmp_path, CUDA_HOME=str(tmp_path / "cuda"))
+    assert result.returncode == 0, result.stdout
+    commands = log.read_text()
+    assert "-Wall,-Wextra" in commands
+    assert "-Werror" not in commands
+
+
+def test_warnings_and_spills_are_errors_in_ci(tmp_path):
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\necho "$NVCC_APPEND_FLAGS"\n')
+    make.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run([ROOT / ".ci" / "run"], env=environment, check=True, capture_output=True, text=True)
+    assert set(result.stdout.splitlines()) == {"-Werror all-warnings -Xptxas -warn-spills -Xcompiler -Werror"}
+
+
 def test_a_changed_header_compiles_anew_and_nothing_else_does(source, tmp_path):
     log = tmp_path / "log"
     nvcc(tmp_path / "cuda", "80", f'echo "$@" >> {shlex.quote(str(log))}\n{COMPILES}')
