@@ -1,6 +1,7 @@
 """What a user gets from pip."""
 
 import importlib
+import importlib.metadata
 import pkgutil
 import shutil
 import subprocess
@@ -10,8 +11,11 @@ from pathlib import Path
 from runpy import run_path
 
 import pytest
+import torch
 
 import tgan_fast
+from tgan_fast.data.preparation import worker
+from tgan_fast.training.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +59,19 @@ def test_importing_needs_no_gpu_no_triton_and_no_command_line_library():
 def test_every_module_imports():
     for module in pkgutil.walk_packages(tgan_fast.__path__, "tgan_fast."):
         importlib.import_module(module.name)
+
+
+def test_a_source_tree_that_was_never_installed_has_no_known_version(monkeypatch):
+    installed_version = importlib.metadata.version
+
+    def version(name):
+        if name == "tgan_fast":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed_version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert provenance(torch.device("cpu"))["tgan_fast"] == "unknown"
+    assert worker._tool().startswith("tgan_fast unknown, PyAV ")
 
 
 def test_the_reference_shares_nothing_with_the_package():

@@ -1,12 +1,12 @@
 """What a run was made with."""
 
 import platform
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from tgan_fast.commit import commit_of
+from tgan_fast.version import package_version
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -15,7 +15,7 @@ def provenance(device: torch.device) -> dict[str, str | int | None]:
     """Versions of all that can change a run's numbers; `commit` is None where it is not known."""
     installed = _PACKAGE / "commit.txt"
     return {
-        "tgan_fast": metadata.version("tgan_fast"),
+        "tgan_fast": package_version(),
         "commit": installed.read_text().strip() if installed.exists() else commit_of(_PACKAGE.parent),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

@@ -14,6 +14,7 @@ from tgan_fast.data.decoding import Form
 from tgan_fast.data.sources import SourceVideo
 from tgan_fast.data.store import Entry
 from tgan_fast.errors import UnreadableVideoError
+from tgan_fast.version import package_version
 
 
 @dataclass(frozen=True)
@@ -165,4 +166,4 @@ def _reason(error):
 
 
 def _tool():
-    return f"tgan_fast {importlib.metadata.version('tgan_fast')}, PyAV {importlib.metadata.version('av')}"
+    return f"tgan_fast {package_version()}, PyAV {importlib.metadata.version('av')}"
