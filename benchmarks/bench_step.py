@@ -5,15 +5,16 @@
 All contenders (contenders.py) begin with the same weights, latents and videos, and first their losses must agree with
 float64. Then they take turns. tgan_fast runs once without singular value clipping and once with it in every fifth
 iteration, as in training; for the others the clipping with torch.linalg.svd is timed by itself, and a fifth of it
-added. Then follows the memory that each needs. On a GPU there are larger batches, with the rivals that are ready at
-once, and a training run with its data.
+added. Then follows the memory that each needs. What torch.compile makes is measured behind the others, in a process of
+its own: its CUDA graphs clear cuBLAS's workspaces, whose addresses graphs captured earlier hold. On a GPU there are
+larger batches, with the rivals that are ready at once, and a training run with its data.
 """
 
 import functools
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -39,6 +40,7 @@ from benchmarks.results import Goal, rounded
 from benchmarks.suite import Label, Run, Section
 from benchmarks.training_run import time_training
 from tgan_fast import VideoDiscriminator, VideoGenerator
+from tgan_fast.cuda_graph import CudaGraphMode
 from tgan_fast.precision import Precision
 from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep
 
@@ -56,9 +58,12 @@ RIVALS = {
 }
 # Those that shall be beaten clearly.
 STRONG = (TUNED, IN_GRAPH, COMPILED, COMPILED_QUICKLY)
-# Tried in a process of its own before, for at most so many seconds: they may break what comes after, or never come to
-# an end. What torch.compile tunes there is found in its cache here.
-PROBED = {IN_GRAPH: 60, COMPILED: 100, COMPILED_QUICKLY: 60}
+# Tried in a process of its own before: it may break what comes after, or never come to an end.
+PROBED = IN_GRAPH
+# Measured in a process of its own.
+APART = (COMPILED, COMPILED_QUICKLY)
+# For each of these processes.
+SECONDS = {IN_GRAPH: 60, COMPILED: 150, COMPILED_QUICKLY: 90}
 SECONDS_TO_END = 20
 
 CYCLE = 5  # iterations, one of which clips
@@ -105,13 +110,15 @@ class Fast:
 
     memory_format = torch.channels_last_3d
 
-    def __init__(self, start: Start, precision: Precision, clip_interval: int = 0):
+    def __init__(self, start: Start, precision: Precision, clip_interval: int = 0, cuda_graph: CudaGraphMode = "auto"):
         generator, discriminator = VideoGenerator(start.width), VideoDiscriminator(start.width)
         generator.load_state_dict(start.generator)
         discriminator.load_state_dict(start.discriminator)
         networks = generator.to(start.device), discriminator.to(start.device)
         self.precision = precision
-        self.step = TrainingStep(*networks, clip_interval=clip_interval, seed=SEED, precision=precision)
+        self.step = TrainingStep(
+            *networks, clip_interval=clip_interval, seed=SEED, precision=precision, cuda_graph=cuda_graph
+        )
 
     def prepare(self, real: torch.Tensor) -> None:
         """It prepares itself in its first iterations."""
@@ -134,10 +141,11 @@ def clipping(name) -> str:
 def cases_for(run: Run) -> list[Case]:
     """What is measured, the most important first."""
     first = Case(SMOKE_BATCH if run.smoke else DEFAULT_BATCH[run.device])
+    if run.smoke:
+        return [first, first._replace(whole_run=True)]
     if run.device == "cpu":
         return [first]
-    larger = [] if run.smoke else [Case(batch_size) for batch_size in LARGER_BATCHES]
-    return [first, first._replace(whole_run=True), *larger]
+    return [first, first._replace(whole_run=True), *map(Case, LARGER_BATCHES)]
 
 
 def width_of(run) -> float:
@@ -163,17 +171,12 @@ def rivals_for(run, case) -> list[str]:
 
 
 def without_refused(rivals, batch_size) -> tuple[list[str], dict[str, str]]:
-    """The rivals that can run, and why others cannot."""
-    names, refusals = [], {}
-    for name in rivals:
-        if name == COMPILED_QUICKLY and COMPILED in names:
-            continue
-        reason = refusal_of(name, batch_size) if name in PROBED else None
-        if reason is None:
-            names.append(name)
-        else:
-            refusals[name] = reason
-    return names, refusals
+    """The rivals that can run in this process, and why another one cannot."""
+    names = [name for name in rivals if name not in APART]
+    reason = refusal(batch_size) if PROBED in names else None
+    if reason is None:
+        return names, {}
+    return [name for name in names if name != PROBED], {PROBED: reason}
 
 
 def makers_for(start, precisions, rivals) -> dict[str, Callable]:
@@ -284,7 +287,8 @@ def measure_iterations(run, case) -> dict:
     start, precisions = Start.random(run.device, width_of(run)), precisions_for(run, case)
     # A graph that can be recorded for one batch can be for others, too.
     probed = DEFAULT_BATCH["cuda"] if case.larger else case.batch_size
-    rivals, refusals = without_refused(rivals_for(run, case), probed)
+    names = rivals_for(run, case)
+    rivals, refusals = without_refused(names, probed)
     makers = makers_for(start, precisions, rivals)
     batches = make_batches(case.batch_size, run.device)
     checked = 1 if case.larger else CHECKED[run.device]
@@ -294,6 +298,15 @@ def measure_iterations(run, case) -> dict:
     makers = {name: makers[name] for name in contenders}
     del contenders
     peaks = {} if case.larger else peaks_of(run, case, makers, batches)
+    for name in names:
+        if name in APART and not (name == COMPILED_QUICKLY and COMPILED in timings):
+            try:
+                apart = measure_apart(run, name, start, case.batch_size, exact, errors)
+            except ApartError as error:
+                left_out[name] = str(error)
+                continue
+            timings[name], errors[name], peaks[name] = apart
+            run.rivals.add(name)
     return {
         "batch_size": case.batch_size,
         "width": start.width,
@@ -306,6 +319,7 @@ def measure_iterations(run, case) -> dict:
 
 def time_in_turns(run, contenders, batches) -> tuple[dict[str, Timing], float | None]:
     """Of an iteration; and the seconds in which torch.linalg.svd clips all weights, None without a rival."""
+    first = next(iter(contenders))
     own, rivals = ([name for name in contenders if (name in RIVALS) == rival] for rival in (False, True))
     counts = {name: iterations_of_a_turn(run, name, batches) for name in contenders}
     calls = {name: turn(contender, batches, counts[name]) for name, contender in contenders.items()}
@@ -329,7 +343,7 @@ def time_in_turns(run, contenders, batches) -> tuple[dict[str, Timing], float | 
         warm=True,
     )
     svd = turns.pop("svd").median if rivals else None
-    counts[harness.again(own[0])] = counts[own[0]]
+    counts[harness.again(first)] = counts[first]
     method = METHODS[run.device]
     return {name: Timing.of([s / counts[name] for s in timing.rounds], method) for name, timing in turns.items()}, svd
 
@@ -415,41 +429,94 @@ def iteration_growth(name, width, batch_size) -> int | None:
 
 
 @functools.cache
-def refusal_of(name, batch_size) -> str | None:
-    """Why a rival cannot run on the GPU, tried in a process of its own; None if it can."""
+def refusal(batch_size) -> str | None:
+    """Why the rival in a CUDA graph cannot run on the GPU, tried in a process of its own; None if it can."""
+    try:
+        answer_of(_try, (batch_size,), SECONDS[PROBED])
+    except ApartError as error:
+        return str(error)
+    return None
+
+
+def _try(batch_size):
+    batches = make_batches(batch_size, "cuda")
+    rival = RIVALS[PROBED](Start.random("cuda"))
+    rival.prepare(batches[0][rival.memory_format])
+    iterate(rival, batches, 2)
+
+
+def measure_apart(run, name, start, batch_size, exact, errors) -> tuple[Timing, Errors, int | None]:
+    """A rival's timing without clipping, errors and peak memory, measured in a process of its own.
+
+    Raises:
+        ApartError: it cannot run, is not ready in time or computes something else.
+    """
+    with run.watch:
+        arguments = name, run.device, run.smoke, start.width, batch_size, len(exact)
+        losses, rounds, peak = answer_of(_measure_alone, arguments, SECONDS[name])
+    losses = torch.tensor(losses, dtype=torch.float64)
+    error = Errors(relative_error(losses[:1], exact[:1]), relative_error(losses, exact))
+    reason = disagreement(error, precision_of(RIVALS[name], run.device), errors)
+    if reason is not None:
+        raise ApartError(reason)
+    return Timing.of(rounds, f"{METHODS[run.device]}, in a process of its own"), error, peak
+
+
+def _measure_alone(name, device, smoke, width, batch_size, checked):
+    start, batches = Start.random(device, width), make_batches(batch_size, device)
+
+    def make():
+        return RIVALS[name](start)
+
+    contender = make()
+    contender.prepare(batches[0][contender.memory_format])
+    losses = torch.stack(iterate(contender, batches, checked)).tolist()
+    timings, _ = time_in_turns(Run(device, smoke=smoke), {name: contender}, batches)
+    del contender
+    return losses, timings[name].rounds, peak_bytes(make, batches) if device == "cuda" else None
+
+
+class ApartError(Exception):
+    """A process of its own gave no answer; the message says why."""
+
+
+def answer_of(function: Callable, arguments: tuple, seconds: float) -> Any:
+    """What a function of this module returns in a process of its own.
+
+    Raises:
+        ApartError: it raised an error, took longer, or its process died.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_try, args=(name, batch_size, sender))
+    process = context.Process(target=_answer, args=(function, arguments, sender))
     process.start()
     sender.close()
+    answer = None
     try:
-        reason = receiver.recv() if receiver.poll(PROBED[name]) else f"not ready after {PROBED[name]} s"
+        error = f"not ready after {seconds} s"
+        if receiver.poll(seconds):
+            answer, error = receiver.recv()
+            process.join(SECONDS_TO_END)
     except EOFError:
-        reason = "its process died"
-    if reason is None:
-        process.join(SECONDS_TO_END)
+        error = "its process died"
     process.kill()
     process.join()
-    return reason
+    if error is not None:
+        raise ApartError(error)
+    return answer
 
 
-def _try(name, batch_size, sender):
+def _answer(function, arguments, sender):
     try:
-        start = Start.random("cuda")
-        batches = make_batches(batch_size, "cuda")
-        rival = RIVALS[name](start)
-        rival.prepare(batches[0][rival.memory_format])
-        iterate(rival, batches, 2)
+        sender.send((function(*arguments), None))
     except Exception as error:
-        sender.send(harness.first_line(error))
-    else:
-        sender.send(None)
+        sender.send((None, harness.first_line(error)))
 
 
 def measure_training(run, case) -> dict:
     """A training run of the paper's preset with its data, samples and checkpoints."""
     start, precision = Start.random(run.device, width_of(run)), precisions_for(run, case)[0]
-    each = seconds_alone(Fast(start, precision, CYCLE), make_batches(case.batch_size, run.device))
+    each = seconds_alone(Fast(start, precision, CYCLE), make_batches(case.batch_size, run.device), run.device)
     size = {"width": start.width, "batch_size": case.batch_size}
     config = TrainingConfig(**PRESETS["paper"] | size | {"precision": precision, "device": run.device})
     seconds = SMOKE_TRAINING_SECONDS if run.smoke else TRAINING_SECONDS
@@ -459,21 +526,22 @@ def measure_training(run, case) -> dict:
     return {
         **size,
         "iterations": trained.iterations,
-        "gpu_idle": rounded(trained.gpu_idle),
+        "gpu_idle": rounded(trained.idle),
         "timings": [row],
         "left_out": {},
     }
 
 
-def seconds_alone(contender, batches) -> float:
-    """Of an iteration on a GPU, roughly."""
-    run = turn(contender, batches, WARM_UP["cuda"])
+def seconds_alone(contender, batches, device) -> float:
+    """Of an iteration, roughly: the second cycles are timed."""
+    count = max(CYCLE, WARM_UP[device])
+    wait, run = torch.cuda.synchronize if device == "cuda" else (lambda: None), turn(contender, batches, count)
     for _ in range(2):
-        torch.cuda.synchronize()
+        wait()
         begin = time.perf_counter()
         run()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / WARM_UP["cuda"]
+    wait()
+    return (time.perf_counter() - begin) / count
 
 
 def labels_for(run: Run, case: Case) -> list[Label]:

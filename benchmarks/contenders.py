@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import harness
 from tgan_fast import reference
+from tgan_fast.cuda_graph import capture
 
 # Names of plain PyTorch in training as in sampling.
 NOTEBOOK, NOTEBOOK_FP32, TUNED, IN_GRAPH = "notebook", "notebook fp32", "tuned eager", "tuned, CUDA graph"
@@ -186,12 +187,10 @@ class TunedInGraph(Tuned):
 
     def prepare(self, real: torch.Tensor) -> None:
         self._inputs = [real.clone(), *self._latents(len(real))]
-        self._graph = torch.cuda.CUDAGraph()
         with self._undone(), self._arithmetic(), harness.side_stream("cuda"):
             for _ in range(WARM_UP):
                 self._iterate(*self._inputs)
-            with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream()):
-                self._losses = self._iterate(*self._inputs)
+            self._graph, self._losses = capture(lambda: self._iterate(*self._inputs), torch.cuda.current_stream())
 
     def __call__(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As for the others; the next call overwrites what this one returns."""

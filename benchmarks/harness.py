@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.results import rounded
+from tgan_fast.cuda_graph import capture, empty_cache
 from tgan_fast.errors import InputError
 from tgan_fast.precision import Precision, resolve_precision
 
@@ -77,8 +78,8 @@ def measure(
         rounds: for each contender as many as fit `SECONDS` by default.
         prepare: called with every input set before a contender's turn, outside of what is timed: restores what
             contenders change.
-        uncaptured: contenders that run without a CUDA graph, and why. Name those that cannot be captured: PyTorch
-            captures nothing reliably after an attempt that failed.
+        uncaptured: contenders that run without a CUDA graph, and why. Name those that cannot be captured: after an
+            attempt that failed none is captured in this process.
         warm: the contenders have run before, so that a CPU need not run them untimed.
 
     Returns:
@@ -135,7 +136,7 @@ def precisions_for(device: str) -> list[Precision]:
 def peak_bytes(run: Callable[[], Any]) -> int:
     """The most memory in use on the GPU while `run` runs, on top of what is in use before."""
     gc.collect()
-    torch.cuda.empty_cache()
+    empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     run()
@@ -245,10 +246,8 @@ def _call_on_each(call, input_sets):
 def _captured(run, pool):
     """The replay of a graph of `run`, or `run` itself where it cannot be captured, and the method's name."""
     run()  # compiles, loads and allocates what a capture must not
-    graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
-            run()
+        graph, _ = capture(run, torch.cuda.current_stream(), pool)
     except RuntimeError as error:
         return run, f"{WITHOUT_GRAPH}: {first_line(error)}"
     return graph.replay, "replays of a CUDA graph"

@@ -1,9 +1,10 @@
-"""What a training run takes with its data, samples and checkpoints, and how long its GPU does not train."""
+"""What a training run takes with its data, samples and checkpoints, and how long its device does not train."""
 
 import itertools
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,11 @@ import torch
 from benchmarks.harness import Timing
 from tgan_fast.training import TrainingConfig, TrainingStep, train
 
-# At the beginning, while graphs are recorded and memory is reserved.
-UNCOUNTED_ITERATIONS = 200
-FEWEST_ITERATIONS = 100
+# At the beginning, while graphs are captured and memory is reserved; and those that are counted at least.
+UNCOUNTED_ITERATIONS = {"cpu": 5, "cuda": 200}
+FEWEST_ITERATIONS = {"cpu": 20, "cuda": 100}
 STRETCHES = 10
-METHOD = f"mean of a whole run by events, p10 and p90 of its {STRETCHES} stretches"
+METHOD = f"mean of a whole run, p10 and p90 of its {STRETCHES} stretches"
 
 
 class TrainingRun(NamedTuple):
@@ -26,18 +27,21 @@ class TrainingRun(NamedTuple):
 
     timing: Timing  # of an iteration
     iterations: int
-    gpu_idle: float  # share of the time
+    idle: float  # share of the time
 
 
 def time_training(config: TrainingConfig, iterations: int) -> TrainingRun:
-    """Train on a GPU with a config, but for so many iterations, and some before them."""
-    steps = UNCOUNTED_ITERATIONS + max(FEWEST_ITERATIONS, iterations)
-    with tempfile.TemporaryDirectory() as folder, _events_of_steps() as events:
+    """Train with a config on its device, but for so many iterations, and some before them."""
+    uncounted = UNCOUNTED_ITERATIONS[config.device]
+    steps = uncounted + max(FEWEST_ITERATIONS[config.device], iterations)
+    mark, seconds_between = _CLOCKS[config.device]
+    with tempfile.TemporaryDirectory() as folder, _marks_of_steps(mark) as marks:
         train(config.model_copy(update={"steps": steps}), Path(folder) / "run")
-        torch.cuda.synchronize()
-    counted = events[UNCOUNTED_ITERATIONS:]
+        if config.device == "cuda":
+            torch.cuda.synchronize()
+    counted = marks[uncounted:]
     start = counted[0][0]
-    begins, ends = ([start.elapsed_time(event) / 1e3 for event in column] for column in zip(*counted, strict=True))
+    begins, ends = ([seconds_between(start, mark) for mark in column] for column in zip(*counted, strict=True))
     busy = busy_seconds([end - begin for begin, end in zip(begins, ends, strict=True)], config.clip_interval)
     return TrainingRun(timing_of(begins, ends[-1]), len(counted), 1 - busy / ends[-1])
 
@@ -66,18 +70,29 @@ def busy_seconds(steps: Sequence[float], clip_interval: int) -> float:
     return sum(len(kind) * statistics.quantiles(kind, n=4)[0] for kind in (clipped, others))
 
 
-@contextmanager
-def _events_of_steps() -> Iterator[list[tuple[torch.cuda.Event, torch.cuda.Event]]]:
-    """Collects events before and after every step that is called within."""
-    events, call = [], TrainingStep.__call__
+def _event():
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
-    def timed(step, batch):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        scalars = call(step, batch)
-        end.record()
-        events.append((begin, end))
+
+# What marks a moment, and the seconds between two marks.
+_CLOCKS = {
+    "cpu": (time.perf_counter, lambda begin, end: end - begin),
+    "cuda": (_event, lambda begin, end: begin.elapsed_time(end) / 1e3),
+}
+
+
+@contextmanager
+def _marks_of_steps(mark: Callable) -> Iterator[list[tuple]]:
+    """Collect marks before and after every step that is called inside."""
+    marks, call = [], TrainingStep.__call__
+
+    def marked(step, *batch):
+        begin = mark()
+        scalars = call(step, *batch)
+        marks.append((begin, mark()))
         return scalars
 
-    with mock.patch.object(TrainingStep, "__call__", timed):
-        yield events
+    with mock.patch.object(TrainingStep, "__call__", marked):
+        yield marks

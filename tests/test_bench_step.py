@@ -114,24 +114,64 @@ def test_tgan_fast_is_not_left_out(rival, error):
         bench.set_up({OWN: lambda: rival(start())}, batches, exact, "cpu")
 
 
+def test_what_torch_compile_makes_is_kept_out_of_the_process_of_the_others(monkeypatch):
+    eager = [bench.NOTEBOOK, bench.NOTEBOOK_FP32, bench.UNWASTED, bench.TUNED, bench.IN_GRAPH]
+    monkeypatch.setattr(bench, "refusal", lambda _: None)
+    assert bench.without_refused(bench.RIVALS, BATCH) == (eager, {})
+    monkeypatch.setattr(bench, "refusal", lambda _: "not ready")
+    assert bench.without_refused(bench.RIVALS, BATCH) == (eager[:-1], {bench.IN_GRAPH: "not ready"})
+
+
 @pytest.mark.parametrize("ready", [True, False])
 def test_compiling_quickly_stands_in_for_what_is_not_ready(ready, monkeypatch):
-    monkeypatch.setattr(bench, "refusal_of", lambda name, _: None if ready or name != bench.COMPILED else "not ready")
-    eager = [bench.NOTEBOOK, bench.NOTEBOOK_FP32, bench.UNWASTED, bench.TUNED, bench.IN_GRAPH]
-    compiled = [bench.COMPILED] if ready else [bench.COMPILED_QUICKLY]
-    refusals = {} if ready else {bench.COMPILED: "not ready"}
-    assert bench.without_refused(bench.RIVALS, BATCH) == (eager + compiled, refusals)
+    """Of rivals that run here in the place of compiled ones."""
+    monkeypatch.setattr(bench, "rivals_for", lambda *_: [bench.NOTEBOOK, *bench.APART])
+    measured = []
+
+    def apart(run, name, *_):
+        measured.append(name)
+        if name == bench.COMPILED and not ready:
+            raise bench.ApartError("not ready after 150 s")
+        return Timing.of([1.0, 1.0], "apart"), bench.Errors(0.0, 0.0), None
+
+    monkeypatch.setattr(bench, "measure_apart", apart)
+    run = Run("cpu", smoke=True)
+    record = bench.measure_iterations(run, bench.Case(BATCH))
+    names = {row["contender"] for row in record["timings"]}
+    assert measured == ([bench.COMPILED] if ready else list(bench.APART))
+    assert names & set(bench.APART) == {measured[-1]}
+    assert record["left_out"] == ({} if ready else {bench.COMPILED: "not ready after 150 s"})
+    assert measured[-1] in run.rivals
+
+
+@pytest.mark.slow
+def test_a_rival_is_measured_in_a_process_of_its_own_and_says_why_it_cannot_be(monkeypatch):
+    run, batches = Run("cpu", smoke=True), bench.make_batches(BATCH, "cpu")
+    exact = bench.exact_losses(start(), batches, 1)
+    monkeypatch.setitem(bench.SECONDS, bench.TUNED, 100)
+    timing, errors, peak = bench.measure_apart(run, bench.TUNED, start(), BATCH, exact, {})
+    assert 0 < timing.p10 <= timing.median <= timing.p90
+    assert "in a process of its own" in timing.method
+    assert errors.first < 1e-5
+    assert peak is None
+    with pytest.raises(bench.ApartError, match="its first losses are off"):
+        bench.measure_apart(run, bench.TUNED, start(), BATCH, 2 * exact, {})
+    monkeypatch.setitem(bench.SECONDS, bench.TUNED, 0)
+    with pytest.raises(bench.ApartError, match="not ready after 0 s"):
+        bench.measure_apart(run, bench.TUNED, start(), BATCH, exact, {})
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is refused on a GPU")
-def test_what_cannot_run_or_takes_too_long_is_refused(monkeypatch):
-    bench.refusal_of.cache_clear()
-    assert "CUDA" in bench.refusal_of(bench.IN_GRAPH, BATCH)
-    monkeypatch.setitem(bench.PROBED, bench.IN_GRAPH, 0)
-    bench.refusal_of.cache_clear()
-    assert bench.refusal_of(bench.IN_GRAPH, BATCH) == "not ready after 0 s"
-    bench.refusal_of.cache_clear()
+def test_what_cannot_run_is_refused():
+    bench.refusal.cache_clear()
+    assert "CUDA" in bench.refusal(BATCH)
+    bench.refusal.cache_clear()
+
+
+def test_a_process_that_dies_is_told_of():
+    with pytest.raises(bench.ApartError, match="its process died"):
+        bench.answer_of(os._exit, (3,), 60)
 
 
 def test_twice_the_error_of_eager_pytorch_is_allowed():
@@ -264,7 +304,7 @@ def small(monkeypatch):
 @pytest.mark.slow
 def test_what_runs_is_in_the_record(small):
     run = Run("cpu", smoke=True)
-    suite, (case,) = Suite(run), bench.cases_for(run)
+    suite, (case, _) = Suite(run), bench.cases_for(run)
     record = suite.record(bench.SECTION, case)
     found = {Label(row["contender"], row["part"]): row for row in record["timings"]}
     assert list(found) == bench.labels_for(run, case)
@@ -294,7 +334,7 @@ def test_what_runs_is_in_the_record(small):
 @pytest.mark.slow
 def test_without_rivals_the_package_is_measured_alone(small):
     run = Run("cpu", smoke=True, own_only=True)
-    suite, (case,) = Suite(run), bench.cases_for(run)
+    suite, (case, _) = Suite(run), bench.cases_for(run)
     record = suite.record(bench.SECTION, case)
     assert [Label(row["contender"], row["part"]) for row in record["timings"]] == bench.labels_for(run, case)
     assert {row["contender"] for row in record["timings"]} == {OWN, harness.again(OWN)}
@@ -302,13 +342,13 @@ def test_without_rivals_the_package_is_measured_alone(small):
     assert not [line for line in bench.details(record) if "svd" in line]
 
 
-@pytest.mark.gpu
 @pytest.mark.slow
-def test_a_training_run_is_timed_with_its_data():
-    run = Run("cuda", smoke=True)
+def test_a_training_run_is_timed_with_its_data(small, device):
+    run = Run(device.type, smoke=True)
     case = next(case for case in bench.cases_for(run) if case.whole_run)
     record = Suite(run).record(bench.SECTION, case)
     (row,) = record["timings"]
     assert row["seconds"] > 0
+    assert record["iterations"] >= training_run.FEWEST_ITERATIONS[device.type]
     assert 0 <= record["gpu_idle"] < 1
     assert "GPU idle" in next(iter(bench.details(record)))
