@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import report, results
 from benchmarks.sections import SECTIONS
-from benchmarks.suite import Run, Suite, chosen, resolve_device
+from benchmarks.suite import Run, Suite, chosen, refuse_without_extension, resolve_device
 
 SUITE = pytest.StashKey[Suite]()
 
@@ -22,6 +22,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     try:
         device, smoke = resolve_device(config.getoption("device")), config.getoption("smoke")
+        refuse_without_extension(device)
     except SystemExit as error:
         raise pytest.UsageError(str(error).removeprefix("error: ")) from None
     whole = not smoke and not config.getoption("only")

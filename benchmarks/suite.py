@@ -297,6 +297,13 @@ def resolve_device(device: str) -> str:
     return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
 
 
+def refuse_without_extension(device: str) -> None:
+    """Raise SystemExit on a GPU where singular value clipping would be its slow backend, under the package's name."""
+    reason = cuda_extension.why_not(torch.device(device)) if device == "cuda" else None
+    if reason is not None:
+        raise SystemExit(f"error: what would be timed is not what tgan_fast does on a GPU: {reason}")
+
+
 def say_what_is_stale() -> None:
     """What is left to do when one section of the device's file of results is new."""
     print("python -m benchmarks.report brings it into the tables and pictures")
@@ -314,6 +321,7 @@ def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> 
     if options.compare is not None:
         compare.main(options.compare, device, options.only, options.smoke)
         return
+    refuse_without_extension(device)
     run = Run(device, smoke=options.smoke, own_only=options.own_only)
     if not list(chosen(sections, run, options.only)):
         names = ", ".join(section.name for section in sections)

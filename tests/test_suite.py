@@ -212,6 +212,15 @@ def test_parts_of_a_run_write_nothing_unless_they_are_told_where(arguments, fold
     assert not finished
 
 
+def test_on_a_gpu_nothing_is_timed_without_the_extension(folder, monkeypatch):
+    """Singular value clipping would be its slow backend, under the package's name."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("tgan_fast.ops.cuda_extension.why_not", lambda device: f"not built for {device}")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--device", "cuda"])
+    with pytest.raises(SystemExit, match=r"^error: what would be timed is not what .* on a GPU: not built for cuda$"):
+        suite.main(section(add))
+
+
 def test_a_whole_run_writes_and_finishes_whatever_fails(folder, monkeypatch):
     finished = []
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--device", "cpu"])

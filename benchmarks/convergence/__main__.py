@@ -29,7 +29,7 @@ from benchmarks.convergence.judge import COMPONENTS, Judge, Sizes
 from benchmarks.convergence.picture import draw, quality_text, section_of
 from benchmarks.convergence.runs import What, make_contenders, take_turns, time_to_quality
 from benchmarks.results import rounded
-from benchmarks.suite import say_what_is_stale
+from benchmarks.suite import refuse_without_extension, say_what_is_stale
 from tgan_fast.errors import InputError
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.devices import resolve_device
@@ -101,6 +101,7 @@ def main(
         config = TrainingConfig(**PRESETS[preset] | {"ema_decay": None, "seed": seed, "device": device})
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
+    refuse_without_extension(device)
     print(f"{results.device_name(device)}, torch {torch.__version__}: {what}, {seconds:g} s each")
     judge, path = Judge(config, place, sizes), None
     with ExitStack() as stack:
