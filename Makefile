@@ -1,6 +1,7 @@
 # make train   train on moving digits: the tiny preset on a CPU, the paper's model on a GPU; ARGS="--help" lists options
 # make test    run the tests; ARGS="-m gpu" those that need a GPU, ARGS="-m 'not slow'" the quick ones
 # make bench   measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options
+# make gpu     check, test and measure all of it in ten minutes, the most worthy first; ARGS="--help" lists options
 # make lint    check the code's style
 #
 # Each makes its own virtual environment in .venv once, with the versions of constraints.txt.
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test bench lint
+.PHONY: train test bench gpu lint
 
 train: .venv/installed
 	$(BIN)/python -m tgan_fast.train $(ARGS)
@@ -18,6 +19,9 @@ test: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks $(ARGS)
+
+gpu: .venv/installed
+	$(BIN)/python -m benchmarks.validate $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
