@@ -5,9 +5,9 @@
 All contenders (contenders.py) begin with the same weights, latents and videos, and first their losses must agree with
 float64. Then they take turns. tgan_fast runs once without singular value clipping and once with it in every fifth
 iteration, as in training; for the others the clipping with torch.linalg.svd is timed by itself, and a fifth of it
-added. Then follows the memory that each needs. What torch.compile makes is measured behind the others, in a process of
-its own: its CUDA graphs clear cuBLAS's workspaces, whose addresses graphs captured earlier hold. On a GPU there are
-larger batches, with the rivals that are ready at once, and a training run with its data.
+added. Then follows the memory that each needs. Rivals that compile are measured last, in a process of their own:
+torch.compile's CUDA graphs clear the cuBLAS workspaces whose addresses earlier graphs hold. On a GPU there are larger
+batches, with the rivals that are ready at once, and a training run with its data.
 """
 
 import functools
@@ -171,7 +171,7 @@ def rivals_for(run, case) -> list[str]:
 
 
 def without_refused(rivals, batch_size) -> tuple[list[str], dict[str, str]]:
-    """The rivals that can run in this process, and why another one cannot."""
+    """Return the rivals that can run in this process, and for others the reason why they cannot."""
     names = [name for name in rivals if name not in APART]
     reason = refusal(batch_size) if PROBED in names else None
     if reason is None:
@@ -430,7 +430,7 @@ def iteration_growth(name, width, batch_size) -> int | None:
 
 @functools.cache
 def refusal(batch_size) -> str | None:
-    """Why the rival in a CUDA graph cannot run on the GPU, tried in a process of its own; None if it can."""
+    """Return why the rival in a CUDA graph cannot run on the GPU, tried in another process; None if it can."""
     try:
         answer_of(_try, (batch_size,), SECONDS[PROBED])
     except ApartError as error:
@@ -446,10 +446,10 @@ def _try(batch_size):
 
 
 def measure_apart(run, name, start, batch_size, exact, errors) -> tuple[Timing, Errors, int | None]:
-    """A rival's timing without clipping, errors and peak memory, measured in a process of its own.
+    """Measure a rival in a process of its own; return its timing without clipping, errors and peak memory.
 
     Raises:
-        ApartError: it cannot run, is not ready in time or computes something else.
+        ApartError: It cannot run, is not ready in time, or computes something else.
     """
     with run.watch:
         arguments = name, run.device, run.smoke, start.width, batch_size, len(exact)
@@ -477,14 +477,14 @@ def _measure_alone(name, device, smoke, width, batch_size, checked):
 
 
 class ApartError(Exception):
-    """A process of its own gave no answer; the message says why."""
+    """A missing answer from another process; the message says why."""
 
 
 def answer_of(function: Callable, arguments: tuple, seconds: float) -> Any:
-    """What a function of this module returns in a process of its own.
+    """Call a function of this module in a new process and return its result.
 
     Raises:
-        ApartError: it raised an error, took longer, or its process died.
+        ApartError: It raised an error or took longer than `seconds`, or its process died.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -533,7 +533,7 @@ def measure_training(run, case) -> dict:
 
 
 def seconds_alone(contender, batches, device) -> float:
-    """Of an iteration, roughly: the second cycles are timed."""
+    """Return the rough time of an iteration, from its second cycles."""
     count = max(CYCLE, WARM_UP[device])
     wait, run = torch.cuda.synchronize if device == "cuda" else (lambda: None), turn(contender, batches, count)
     for _ in range(2):

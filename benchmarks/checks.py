@@ -1,8 +1,8 @@
-"""Short checks that the package computes the right thing on a device, each against float64.
+"""Short checks of what the package computes on a device, against float64.
 
     python -m benchmarks.checks step --device cuda
 
-A line for each result, and exit code 1 if one is wrong. `benchmarks.validate` runs all of them.
+Each result is a line; exit code 1 if one is wrong. `benchmarks.validate` runs all checks.
 """
 
 import json
@@ -24,30 +24,30 @@ from tgan_fast.models.sampling import draw_latents
 from tgan_fast.ops import backends
 from tgan_fast.ops.singular_value_clip import choose
 
-# A result: what it is called, and a function that returns what it found or raises an error that says what is wrong.
+# The name of a result, and a function that returns a sentence about it or raises an error that says what is wrong.
 Result = tuple[str, Callable[[], str]]
 Name = Literal["environment", "backends", "step", "clipping", "batch-norm", "sampling"]
 
 
 class WrongError(Exception):
-    """What the package computes is not what it should be."""
+    """A wrong result; the message says what is wrong."""
 
 
 def environment(device: str) -> Iterator[Result]:
-    """The machine, the versions, and whether the device computes at all."""
+    """Yield the machine, the versions, and whether the device computes at all."""
 
     def versions():
         return ", ".join(f"{name} {value}" for name, value in results.describe(device).items() if value is not None)
 
     def clocks():
         read = gpu_reader() if device == "cuda" else None
-        return "not told" if read is None else str(read())
+        return "unknown" if read is None else str(read())
 
     def product():
         x = torch.rand(64, 64, dtype=torch.float64)
         if not torch.allclose((x.to(device) @ x.to(device)).cpu(), x @ x):
-            raise WrongError("a matrix product is not that of the CPU")
-        return "a matrix product is right"
+            raise WrongError("a matrix product differs from the CPU's")
+        return "a matrix product equals the CPU's"
 
     yield "versions", versions
     yield "clocks and power", clocks
@@ -55,7 +55,7 @@ def environment(device: str) -> Iterator[Result]:
 
 
 def backends_of(device: str) -> Iterator[Result]:
-    """Which backends there are. A GPU has all of them; a CPU may lack those for GPUs."""
+    """Yield the backends. A GPU must have all of them; a CPU may lack those for GPUs."""
 
     def state(operation, backend, text):
         if device == "cuda" and text != "available":
@@ -76,7 +76,7 @@ def backends_of(device: str) -> Iterator[Result]:
 
 
 def step(device: str) -> Iterator[Result]:
-    """Iterations of every precision, without and with CUDA graphs, beside eager PyTorch in the same arithmetic."""
+    """Yield the errors of iterations in every precision, without and with CUDA graphs, beside eager PyTorch's."""
     run = Run(device, smoke=device == "cpu")
     start = Start.random(device, bench_step.width_of(run))
     batches = bench_step.make_batches(bench_step.cases_for(run)[0].batch_size, device)
@@ -122,7 +122,7 @@ def step(device: str) -> Iterator[Result]:
 
 
 def clipping(device: str) -> Iterator[Result]:
-    """The discriminator's five weights by every backend, at most twice as far from float64 as PyTorch's SVD."""
+    """Yield the error of every backend on the discriminator's five weights, at most twice that of PyTorch's SVD."""
     bench = bench_singular_value_clip
     contenders = bench.contenders_for(device)
 
@@ -143,7 +143,7 @@ def clipping(device: str) -> Iterator[Result]:
 
 
 def batch_norm(device: str) -> Iterator[Result]:
-    """Forward and backward of four shapes, at most twice as far from float64 as eager PyTorch."""
+    """Yield the errors of forward and backward for four shapes, at most twice those of eager PyTorch."""
     bench = bench_batch_norm_act
     dtype, batch = (torch.bfloat16, 32) if device == "cuda" else (torch.float32, 1)
     last, first = (bench.images(batch, dtype, channels_last=layout) for layout in (True, False))
@@ -160,7 +160,7 @@ def batch_norm(device: str) -> Iterator[Result]:
 
 
 def sampling(device: str) -> Iterator[Result]:
-    """Clips of every precision against the unfolded generator in float64, and what arrives on the CPU."""
+    """Yield the error of clips of every precision against the unfolded generator, also after the copy to the CPU."""
     bench = bench_sampling
     run = Run(device, smoke=device == "cpu")
     batch_size = bench.cases_for(run)[0].batch_size
@@ -173,7 +173,7 @@ def sampling(device: str) -> Iterator[Result]:
         contenders, errors, _ = bench.set_up(makers, network, latents, device)
         own = contenders[bench.fast(precision)]
         if not torch.equal(own.sampler(latents), own(latents).cpu()):
-            raise WrongError("clips that arrive on the CPU are not those that were computed")
+            raise WrongError("clips copied to the CPU differ from those on the device")
         return f"off by {errors[bench.fast(precision)]} levels of 256 (eager PyTorch {errors.get(eager)})"
 
     for precision in harness.precisions_for(device):
@@ -191,12 +191,12 @@ CHECKS: dict[Name, Callable[[str], Iterator[Result]]] = {
 
 
 def main(check: Name, /, device: Literal["auto", "cpu", "cuda"] = "auto", out: Path | None = None) -> None:
-    """Run one check, and print a line for each of its results.
+    """Run one check and print a line for each result.
 
     Args:
-        check: what to check.
-        device: where to run; auto: on a GPU if there is one.
-        out: file that gets the results as JSON, a list of objects with name, ok and text.
+        check: Name of the check.
+        device: Device; auto is the GPU if there is one.
+        out: File for the results: a JSON list of objects with name, ok and text.
     """
     found = []
     for name, result in CHECKS[check](resolve_device(device)):
@@ -208,7 +208,7 @@ def main(check: Name, /, device: Literal["auto", "cpu", "cuda"] = "auto", out: P
         found.append({"name": name, "ok": ok, "text": text})
         print(f"{'ok    ' if ok else 'WRONG '} {name}: {text}", flush=True)
         if out is not None:
-            # After each one: the next may end the process.
+            # After each one, since the next may crash the process.
             out.write_text(json.dumps(found))
     sys.exit(not all(result["ok"] for result in found))
 

@@ -298,10 +298,10 @@ def resolve_device(device: str) -> str:
 
 
 def refuse_without_extension(device: str) -> None:
-    """Raise SystemExit on a GPU where singular value clipping would be its slow backend, under the package's name."""
+    """Raise SystemExit on a GPU without the CUDA extension: a slow backend would be timed under the package's name."""
     reason = cuda_extension.why_not(torch.device(device)) if device == "cuda" else None
     if reason is not None:
-        raise SystemExit(f"error: what would be timed is not what tgan_fast does on a GPU: {reason}")
+        raise SystemExit(f"error: these would not be tgan_fast's own figures: {reason}")
 
 
 def say_what_is_stale() -> None:

@@ -1,4 +1,4 @@
-"""What a training run takes with its data, samples and checkpoints, and how long its device does not train."""
+"""Time of a training run with its data, samples and checkpoints, and the share in which its device does not train."""
 
 import itertools
 import statistics
@@ -15,7 +15,7 @@ import torch
 from benchmarks.harness import Timing
 from tgan_fast.training import TrainingConfig, TrainingStep, train
 
-# At the beginning, while graphs are captured and memory is reserved; and those that are counted at least.
+# Iterations at the start, while graphs are captured and memory is reserved; and the fewest that are counted.
 UNCOUNTED_ITERATIONS = {"cpu": 5, "cuda": 200}
 FEWEST_ITERATIONS = {"cpu": 20, "cuda": 100}
 STRETCHES = 10
@@ -31,7 +31,7 @@ class TrainingRun(NamedTuple):
 
 
 def time_training(config: TrainingConfig, iterations: int) -> TrainingRun:
-    """Train with a config on its device, but for so many iterations, and some before them."""
+    """Train with a config on its device, for so many iterations after those that are not counted."""
     uncounted = UNCOUNTED_ITERATIONS[config.device]
     steps = uncounted + max(FEWEST_ITERATIONS[config.device], iterations)
     mark, seconds_between = _CLOCKS[config.device]
@@ -76,7 +76,7 @@ def _event():
     return event
 
 
-# What marks a moment, and the seconds between two marks.
+# For each device a function that marks a moment, and one that returns the seconds between two marks.
 _CLOCKS = {
     "cpu": (time.perf_counter, lambda begin, end: end - begin),
     "cuda": (_event, lambda begin, end: begin.elapsed_time(end) / 1e3),

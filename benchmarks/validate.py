@@ -1,16 +1,17 @@
-"""Everything there is to know about tgan_fast on a machine: whether all is right there, and how fast it is.
+"""Check, test and measure tgan_fast on this machine: is everything right here, and how fast is it?
 
-    make gpu                                             on the GPU, in ten minutes
+    make gpu                                                            # on the GPU, in ten minutes
     python -m benchmarks.validate --minutes 30 --out runs/validation
+    python -m benchmarks.validate --minutes 5 --only time training      # figures only
     python -m benchmarks.validate --device cpu --minutes 3
 
-Parts run in the order of their worth, each in a process of its own with a time limit of its own, so that a crash, a
-hang or an illegal access costs that part alone: short checks against float64, the tests that need a GPU, the package's
-own figures and a minute of training, rivals, and more training for as long as there is time. On a CPU the same parts
-run in small, to show that they do.
+The most important parts run first: short checks against float64, the tests that need a GPU, the package's own figures
+and a minute of training, the same beside rivals, and more training for as long as there is time. Each part runs in a
+process of its own with a time limit of its own, so that a crash, a hang or an illegal access costs that part alone. On
+a CPU the same parts run in small, to show that they work.
 
-The folder of results gets `validation.md`, a page for people; `validation.json`, the same for programs; `own.json` and
-`rivals.json`, files of results as in benchmarks/results; a log of each part; and the run folder of the training.
+The folder of results contains `validation.md`, a page for people; `validation.json`, the same for programs; `own.json`
+and `rivals.json`, result files like those in benchmarks/results; a log of each part; and the training's run folder.
 """
 
 import contextlib
@@ -39,13 +40,13 @@ from tgan_fast.files import write_atomically
 from tgan_fast.reports.recorded_run import read_stats
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORTEST = 5  # seconds; a part that would get less is not begun
-SECONDS_TO_SAVE = 30  # of a training that is stopped
-SECONDS_TO_DUMP = 3  # of a process that hangs, to say where
-WHY = 3  # lines of a log that say why
-MOST_FAILURES = 8  # of a part, on the page
-PRINTED = 60  # lines
-# Tests that run at the same time on a GPU: each process takes half a gigabyte of its memory.
+SHORTEST = 5  # seconds; a part that would get less does not start
+SECONDS_TO_SAVE = 30  # for a training run that is asked to stop
+SECONDS_TO_DUMP = 3  # for a process that hangs, to write its traceback
+WHY = 3  # last lines of a log, shown where nothing else tells what failed
+MOST_FAILURES = 8  # shown for one part
+PRINTED = 60  # lines of the final table
+# Each test process takes half a gigabyte of the GPU's memory.
 MOST_PROCESSES = 8
 
 PASSED, FAILED, CRASHED, TIMED_OUT, CUT, NOT_REACHED = (
@@ -56,14 +57,14 @@ BAD = (FAILED, CRASHED, TIMED_OUT)
 
 @dataclass(frozen=True)
 class Part:
-    """One process.
+    """One process of the validation.
 
     Attributes:
-        name: of the part, and of its log.
-        command: arguments of Python.
-        seconds: its time limit.
-        trains: it goes on until its time limit, when SIGTERM makes it save and end.
-        file: that it writes, in the folder of results: JSON of a check, JUnit's XML of tests, or a file of results.
+        name: Name of the part and of its log.
+        command: Arguments of Python.
+        seconds: Time limit.
+        trains: Whether it runs until the time limit, when SIGTERM asks it to save and exit.
+        file: File it writes into the folder of results: a check's JSON, JUnit XML or a result file.
     """
 
     name: str
@@ -75,13 +76,14 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What became of a part.
+    """Result of a part.
 
     Attributes:
-        verdict: one of the constants above.
-        seconds: that it took.
-        text: what it found, in a line.
-        why: lines about what is wrong.
+        part: Name of the part.
+        verdict: One of the constants above.
+        seconds: Time it took.
+        text: Summary in one line.
+        why: Lines that say what is wrong.
     """
 
     part: str
@@ -92,7 +94,7 @@ class Outcome:
 
 
 def parts_for(device: str, out: Path) -> list[Part]:
-    """All parts, the most worthy first."""
+    """Return all parts, the most important first."""
     on_gpu = device == "cuda"
 
     def check(name):
@@ -101,11 +103,12 @@ def parts_for(device: str, out: Path) -> list[Part]:
         return Part(f"check {name}", command, seconds, file=f"{name}.json")
 
     def tests(name, selection, seconds, alone=False):
+        file = f"{name.replace(' ', '-')}.xml"
         command = ["-m", "pytest", "-q", "--maxfail", "60", "--durations", "15", "-p", "no:cacheprovider"]
-        command += ["--junitxml", str(out / f"{name}.xml"), *selection]
+        command += ["--junitxml", str(out / file), *selection]
         if on_gpu and not alone and importlib.util.find_spec("xdist"):
             command += ["-n", str(max(1, min(MOST_PROCESSES, (os.cpu_count() or 1) // 2)))]
-        return Part(name, tuple(command), seconds, file=f"{name}.xml")
+        return Part(name, tuple(command), seconds, file=file)
 
     def figures(section, seconds, *only, rivals=False):
         file = "rivals.json" if rivals else "own.json"
@@ -124,7 +127,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
         suites = [
             tests("quick tests", ("-m", "gpu and not slow and not alone"), 300),
             tests("slow tests", ("-m", "gpu and slow and not alone"), 240),
-            tests("tests alone", ("-m", "gpu and alone"), 180, alone=True),
+            tests("lone tests", ("-m", "gpu and alone"), 180, alone=True),
         ]
     else:
         suites = [tests("quick tests", ("tests/ops/test_registry.py", "tests/test_precision.py"), 60)]
@@ -154,7 +157,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
 
 
 def run_all(parts: Sequence[Part], out: Path, seconds: float) -> list[Outcome]:
-    """Run parts one after the other until the time is over; what was found so far is on the page after each."""
+    """Run parts one after the other until the time is over, and update the page after each."""
     end = time.monotonic() + seconds
     outcomes = [Outcome(part.name) for part in parts]
     for index, part in enumerate(parts):
@@ -169,14 +172,14 @@ def run_all(parts: Sequence[Part], out: Path, seconds: float) -> list[Outcome]:
 
 
 def run(part: Part, out: Path, seconds: float) -> Outcome:
-    """Run one part, for so many seconds at most."""
+    """Run one part for at most so many seconds."""
     log = log_of(out, part.name)
     log.parent.mkdir(exist_ok=True)
     caches = {"TRITON_CACHE_DIR": str(out / "triton"), **os.environ}
     environment = {**caches, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
     begin = time.monotonic()
     with log.open("w") as lines:
-        # In a session of its own, which can be ended as a whole.
+        # In a session of its own, so that its children can be killed with it.
         process = subprocess.Popen(
             [sys.executable, *part.command], cwd=ROOT, env=environment, stdout=lines, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, start_new_session=True,
@@ -195,8 +198,8 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
     try:
         text, why = found_in(part, out)
     except (OSError, ValueError, LookupError, TypeError, ET.ParseError, InputError, SystemExit) as error:
-        # A process that was ended may leave half a file.
-        text, why = "", [f"what it wrote cannot be read: {error}"]
+        # A process that was killed may leave half a file.
+        text, why = "", [f"its results cannot be read: {error}"]
     if verdict in BAD and not why:
         why = last_lines(log)
     if verdict == CRASHED:
@@ -207,7 +210,7 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
 
 
 def wait(process: subprocess.Popen, part: Part, seconds: float) -> int | None:
-    """The exit code; None of a process that did not end, which was told to write where it is into its log."""
+    """Return the exit code; None for a process that hangs, which is asked to write its traceback into the log."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -220,18 +223,18 @@ def wait(process: subprocess.Popen, part: Part, seconds: float) -> int | None:
 
 
 def log_of(out: Path, name: str) -> Path:
-    """Where the output of a part is."""
+    """Return the path of a part's log."""
     return out / "logs" / f"{name.replace(' ', '-')}.log"
 
 
 def last_lines(log: Path) -> list[str]:
-    """The last lines of a log that say something."""
+    """Return the last lines of a log that are not empty."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     return [line[:200] for line in lines if line][-WHY:]
 
 
 def found_in(part: Part, out: Path) -> tuple[str, list[str]]:
-    """What a part found, in a line, and lines about what is wrong."""
+    """Return a part's summary in one line, and lines that say what is wrong."""
     if part.trains:
         return trained(out / "run"), []
     file = None if part.file is None else out / part.file
@@ -247,7 +250,7 @@ def found_in(part: Part, out: Path) -> tuple[str, list[str]]:
 
 
 def tests_of(file: Path) -> tuple[str, list[str]]:
-    """How many tests passed, and those that failed with the first line of why."""
+    """Return how many tests passed, and the failed ones with the first line of their messages."""
     cases = list(ET.parse(file).iter("testcase"))
     failed, skipped = [], 0
     for case in cases:
@@ -262,7 +265,7 @@ def tests_of(file: Path) -> tuple[str, list[str]]:
 
 
 def trained(folder: Path) -> str:
-    """How far a run came, and how fast."""
+    """Return how far a training run came, and how fast."""
     losses, _ = read_stats(folder / "stats.jsonl")
     if not losses:
         return ""
@@ -270,31 +273,33 @@ def trained(folder: Path) -> str:
 
 
 def sections_in(out: Path) -> dict[str, dict]:
-    """The sections of the files of results, by name; those with rivals take the place of those without."""
-    return {k: v for name in ("own.json", "rivals.json") for k, v in results.sections_of(out / name).items()}
+    """Return the sections of both result files by name; those with rivals, unless they have fewer cases."""
+    own, rivals = (results.sections_of(out / name) for name in ("own.json", "rivals.json"))
+    fewer = [name for name in own.keys() & rivals.keys() if len(rivals[name]["cases"]) < len(own[name]["cases"])]
+    return own | {name: payload for name, payload in rivals.items() if name not in fewer}
 
 
 def goals_in(out: Path) -> list[dict]:
-    """All goals, with the section that each belongs to."""
+    """Return all goals, each with its section."""
     return [{"section": name, **goal} for name, payload in sections_in(out).items() for goal in payload["goals"]]
 
 
 def facts_in(out: Path) -> list[str]:
-    """What the first check says of the machine."""
+    """Return what the first check says about the machine."""
     file = out / "environment.json"
     found = json.loads(file.read_text()) if file.exists() else []
     return [f"{result['name']}: {result['text']}" for result in found]
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
-    """How many parts came to which end."""
+    """Return how many parts have each verdict."""
     verdicts = [outcome.verdict for outcome in outcomes]
     counts = [(verdicts.count(verdict), verdict) for verdict in dict.fromkeys(verdicts)]
     return ", ".join(f"{count} {verdict}" for count, verdict in counts)
 
 
 def write(out: Path, outcomes: Sequence[Outcome], seconds: float) -> None:
-    """Write the page and its JSON."""
+    """Write the page and the JSON file."""
     content = {
         "schema": 1,
         "command": " ".join(["python", *sys.orig_argv[1:]]),
@@ -308,7 +313,7 @@ def write(out: Path, outcomes: Sequence[Outcome], seconds: float) -> None:
 
 
 def page(out: Path, outcomes: Sequence[Outcome]) -> str:
-    """The page, in Markdown."""
+    """Return the page as Markdown."""
     lines = ["# Validation of tgan_fast", "", f"{summary(outcomes)}.", "", *(f"- {fact}" for fact in facts_in(out)), ""]
     lines += ["| part | | s | found |", "| --- | --- | ---: | --- |"]
     lines += [
@@ -331,12 +336,12 @@ def page(out: Path, outcomes: Sequence[Outcome]) -> str:
     lines += figures_text(out)
     missing = [outcome.part for outcome in outcomes if outcome.verdict in (NOT_REACHED, CUT)]
     if missing:
-        lines += ["", "## Not reached", "", f"The minutes were over before these were done: {', '.join(missing)}."]
+        lines += ["", "## Not reached", "", f"Time ran out before these were done: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
 def figures_text(out: Path) -> list[str]:
-    """Tables of all cases, and what the sections conclude."""
+    """Return tables of all cases, and the sections' conclusions."""
     found, lines = sections_in(out), []
     for section in SECTIONS:
         if section.name in found:
@@ -353,7 +358,7 @@ def _cell(text):
 
 
 def table_of(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
-    """What is printed at the end: parts, why they failed, goals that were measured; 60 lines at most."""
+    """Return the lines printed at the end: parts, what is wrong, and goals that were measured."""
     lines = [f"{o.part:32}{o.verdict:12}{o.seconds:6.0f} s  {o.text}".rstrip() for o in outcomes]
     for outcome in outcomes:
         lines += [f"  {outcome.part}: {why}" for why in outcome.why]
@@ -369,13 +374,15 @@ def main(
     minutes: float = 10.0,
     out: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    only: tuple[str, ...] = (),
 ) -> None:
-    """Check, test and measure tgan_fast on this machine; exit code 1 if anything is wrong.
+    """Check, test and measure tgan_fast on this machine; exit with code 1 if anything is wrong.
 
     Args:
-        minutes: that it may take. What is not reached by then is said.
-        out: folder of the results, new or empty; by default a new one in runs/.
-        device: where to run; auto: on a GPU if there is one. A CPU runs the same in small.
+        minutes: Time limit. The page lists what was not reached.
+        out: Folder of the results, new or empty; by default a new one in runs/.
+        device: Device; auto is the GPU if there is one. On a CPU the same parts run in small.
+        only: Run only parts with one of these texts in their names, such as check, tests, time, rivals or training.
     """
     if minutes <= 0:
         raise SystemExit(f"error: --minutes is {minutes:g}: choose more than 0")
@@ -383,8 +390,14 @@ def main(
     out = (out or Path("runs", f"validation-{time.strftime('%Y%m%d-%H%M%S')}")).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SystemExit(f"error: {out} is not empty: choose another --out, or remove it")
+    parts = parts_for(device, out)
+    chosen = [part for part in parts if not only or any(text in part.name for text in only)]
+    if not chosen:
+        raise SystemExit(
+            f"error: no part has {' or '.join(only)} in its name: {', '.join(part.name for part in parts)}"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    outcomes = run_all(parts_for(device, out), out, 60 * minutes)
+    outcomes = run_all(chosen, out, 60 * minutes)
     print("", *table_of(out, outcomes), sep="\n")
     sys.exit(any(outcome.verdict in BAD for outcome in outcomes))
 

@@ -11,14 +11,14 @@ import torch
 
 
 class StandInGraphs:
-    """What PyTorch was asked for.
+    """A stand-in for torch.cuda that records how it is used.
 
     Attributes:
-        current: the current stream.
-        captures: stream and pool of every capture that was begun.
-        collections: whether the garbage collector was enabled in each of them.
-        cache_is_emptied: how often the cache was emptied.
-        invalid: set while capturing by what a graph cannot hold.
+        current: Current stream.
+        captures: Stream and pool of every capture that was begun.
+        collections: Whether the garbage collector was enabled in each of them.
+        cache_is_emptied: Number of times the cache was emptied.
+        invalid: Whether something ran that a graph cannot hold.
     """
 
     def __init__(self):
@@ -28,7 +28,7 @@ class StandInGraphs:
         self.invalid = False
 
     def wait(self):
-        """What a graph cannot hold."""
+        """Do what a graph cannot hold."""
         self.invalid = True
         raise RuntimeError("operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
 

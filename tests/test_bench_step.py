@@ -124,7 +124,7 @@ def test_what_torch_compile_makes_is_kept_out_of_the_process_of_the_others(monke
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_compiling_quickly_stands_in_for_what_is_not_ready(ready, monkeypatch):
-    """Of rivals that run here in the place of compiled ones."""
+    """Rivals that run here stand in for compiled ones."""
     monkeypatch.setattr(bench, "rivals_for", lambda *_: [bench.NOTEBOOK, *bench.APART])
     measured = []
 

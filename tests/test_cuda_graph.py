@@ -82,9 +82,9 @@ def test_after_a_capture_that_could_not_be_ended_none_is_begun_and_the_reason_is
         warnings.simplefilter("error")
         assert Replayed(CPU, warm_up=0)(lambda: 5) == 5
         assert not use_cuda_graph("auto", GPU)
-    with pytest.raises(InputError, match="none in this process after one that failed: operation not permitted"):
+    with pytest.raises(InputError, match="no graph in this process after one failed: operation not permitted"):
         use_cuda_graph("on", GPU)
-    with pytest.raises(InputError, match="could not be captured: PyTorch captures none in this process"):
+    with pytest.raises(InputError, match="could not be captured: PyTorch captures no graph in this process"):
         Replayed(CPU, warm_up=0, required=True)(lambda: 5)
     assert len(stand_in_graphs.captures) == 1
     # PyTorch's allocator would assert.
@@ -220,4 +220,6 @@ def test_a_process_in_which_a_capture_failed_goes_on_without_graphs():
     first, second, third, error = result.stdout.splitlines()
     assert (first, third) == ("", "")
     assert second.startswith("going on without a CUDA graph, which could not be captured: ")
-    assert error.startswith("InputError the CUDA graph could not be captured: PyTorch captures none in this process")
+    assert error.startswith(
+        "InputError the CUDA graph could not be captured: PyTorch captures no graph in this process"
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import validate
+from benchmarks import results, validate
 from benchmarks.validate import CRASHED, CUT, FAILED, NOT_REACHED, PASSED, TIMED_OUT, Part
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def test_what_the_minutes_do_not_reach_is_said(tmp_path):
     outcomes = outcomes_of([slow, WORKS], tmp_path, seconds=6)
     assert [outcome.verdict for outcome in outcomes.values()] == [CUT, NOT_REACHED]
     page = (tmp_path / "validation.md").read_text()
-    assert "The minutes were over before these were done: slow, works." in page
+    assert "Time ran out before these were done: slow, works." in page
     assert "What is wrong" not in page
 
 
@@ -131,7 +131,7 @@ def test_half_a_file_is_said_and_no_error(tmp_path):
     source = f"import pathlib; pathlib.Path({str(tmp_path / 'half.json')!r}).write_text('[')"
     (outcome,) = outcomes_of([program("half", source, file="half.json")], tmp_path).values()
     assert outcome.verdict == PASSED
-    assert outcome.why[0].startswith("what it wrote cannot be read: ")
+    assert outcome.why[0].startswith("its results cannot be read: ")
 
 
 def test_what_is_printed_fits_a_screen(tmp_path):
@@ -151,12 +151,28 @@ def test_parts_have_names_and_files_of_their_own(device, tmp_path):
         assert part.command[0] == "-m"
 
 
-def test_a_folder_with_something_in_it_is_refused(tmp_path):
+def test_what_makes_no_sense_is_refused(tmp_path):
     (tmp_path / "precious").touch()
     with pytest.raises(SystemExit, match="is not empty: choose another --out"):
         validate.main(out=tmp_path, device="cpu")
     with pytest.raises(SystemExit, match="--minutes is 0: choose more than 0"):
         validate.main(minutes=0, device="cpu")
+    with pytest.raises(SystemExit, match="no part has speed in its name: check environment, check backends"):
+        validate.main(out=tmp_path / "new", device="cpu", only=("speed",))
+    assert not (tmp_path / "new").exists()
+
+
+def test_of_two_files_of_results_the_fuller_one_counts(tmp_path):
+    def payload(*cases):
+        return {"environment": {}, "cases": list(cases), "goals": []}
+
+    own = {"step": payload(1), "sampling": payload(1, 2), "breakdown": payload(1)}
+    rivals = {"step": payload(3), "sampling": payload(3)}
+    for name, sections in (("own", own), ("rivals", rivals)):
+        content = {"schema": results.SCHEMA, "sections": sections}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    found = {name: section["cases"] for name, section in validate.sections_in(tmp_path).items()}
+    assert found == {"step": [3], "sampling": [1, 2], "breakdown": [1]}
 
 
 @pytest.mark.slow

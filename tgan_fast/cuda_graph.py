@@ -1,4 +1,4 @@
-"""A function of static tensors as one CUDA graph: captured once, then replayed without Python and without gaps."""
+"""CUDA graphs: a function of static tensors is captured once, then replayed without Python and without gaps."""
 
 import gc
 import os
@@ -15,46 +15,46 @@ from tgan_fast.nn import is_watched
 
 CudaGraphMode = Literal["auto", "on", "off"]
 
-# Why a capture in this process could not be ended, which PyTorch does not recover from; None while all is well.
+# The reason why a capture in this process could not be ended, from which PyTorch does not recover.
 _failure: str | None = None
 
 
 def capture(
     function: Callable[[], Any], stream: torch.cuda.Stream, pool: tuple[int, int] | None = None
 ) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Capture what `function` launches as a CUDA graph.
+    """Capture the work that `function` launches as a CUDA graph.
 
-    PyTorch's allocator and random generator stay in capture mode after a capture that could not be ended, so this
-    process captures nothing more from then on; `capture_failure` returns the reason.
+    If a capture cannot be ended, PyTorch's allocator and random generator stay in capture mode. This process then
+    captures no further graph, and `capture_failure` returns the reason.
 
     Args:
-        function: launches work on the current stream, and never waits for it. It must have run on `stream` before, so
-            that kernels are loaded.
-        stream: where to capture; not the default stream. It is the current stream only while `function` runs.
-        pool: memory shared with other graphs of this stream that never run at the same time, from
+        function: Function that launches work on the current stream and never waits for it. It must have run on `stream`
+            before, so that kernels are loaded.
+        stream: Stream to capture on, not the default one. It is the current stream only while `function` runs.
+        pool: Handle of memory shared with other graphs of this stream that never run at the same time, from
             `torch.cuda.graph_pool_handle()`.
 
     Returns:
-        The graph, and what `function` returned, which every replay overwrites.
+        The graph, and the result of `function`, which every replay overwrites.
 
     Raises:
-        RuntimeError: the graph could not be captured, now or in an earlier call.
+        RuntimeError: The graph could not be captured, or an earlier capture failed.
         Exception: `function` raised it.
     """
     global _failure
     if _failure is not None:
-        raise RuntimeError(f"PyTorch captures none in this process after one that failed: {_failure}")
+        raise RuntimeError(_refusal())
     graph, problem = torch.cuda.CUDAGraph(), None
     with torch.cuda.stream(torch.cuda.current_stream()), _no_garbage_collection():
         try:
-            # Only this thread's calls are checked: others go on copying batches meanwhile.
+            # Only calls of this thread are checked, because others copy batches meanwhile.
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 try:
                     result = function()
                 except Exception as error:
                     problem = error
         except RuntimeError as error:
-            # What `function` met first says more than that the capture could not be ended.
+            # The error of `function` says more than the one at the end of the capture.
             problem = problem or error
             _failure = _first_line(problem)
     if problem is None:
@@ -62,23 +62,27 @@ def capture(
     try:
         raise problem
     finally:
-        del problem  # its traceback refers to this frame
+        del problem  # its traceback refers to this frame: a reference cycle
 
 
 def capture_failure() -> str | None:
-    """Why this process captures no CUDA graphs any more; None while it does."""
+    """Return why this process captures no more CUDA graphs; None if it does."""
     return _failure
 
 
+def _refusal():
+    return f"PyTorch captures no graph in this process after one failed: {_failure}"
+
+
 def empty_cache() -> None:
-    """Return the GPU's unused memory to the system, where PyTorch can: it cannot after a failed capture."""
+    """Return the GPU's unused memory to the system; after a failed capture, when PyTorch cannot, do nothing."""
     if _failure is None:
         torch.cuda.empty_cache()
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect garbage before, and none inside: an older graph that is destroyed would invalidate the new one."""
+    """Collect garbage first and none inside, because destroying an older graph invalidates the one being captured."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -90,16 +94,16 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 class Replayed:
-    """Calls one function as it is at first, and as the replay of a CUDA graph from then on.
+    """Caller of one function, which is captured as a CUDA graph after some calls and replayed from then on.
 
-    What the function reads and writes must stay where it is: it takes its inputs from tensors that the caller fills,
-    and what it returns is overwritten by the next call. What it does on the host happens only in its first calls.
+    The function's tensors must stay in place: it reads inputs from tensors that the caller fills, and the next call
+    overwrites its result. Its host code runs only in the first calls.
 
     Args:
-        device: the GPU.
-        warm_up: calls without a graph, in which kernels are compiled and convolution algorithms chosen.
-        required: raise where the function cannot be captured. Otherwise it goes on without a graph, after a warning.
-        shares: another `Replayed` that never runs at the same time, whose stream and memory are used too.
+        device: GPU to run on.
+        warm_up: Number of calls before the capture, in which kernels are compiled and convolution algorithms chosen.
+        required: Raise an error if the function cannot be captured, instead of going on without a graph and warning.
+        shares: Another `Replayed` that never runs at the same time, to share its stream and memory.
     """
 
     def __init__(
@@ -111,22 +115,22 @@ class Replayed:
         shares: "Replayed | None" = None,
     ):
         self._warm_up, self._required = warm_up, required
-        # Memory that was freed on one stream is not reused on another, even within one pool.
+        # Even within a pool, memory freed on one stream is not reused on another.
         self._stream = torch.cuda.Stream(device) if shares is None else shares._stream
         self._pool = torch.cuda.graph_pool_handle() if shares is None else shares._pool
         self._graph = self._result = None
 
     def __call__(self, function: Callable[[], Any]) -> Any:
-        """Run `function` once, the same one in every call; return what it returns.
+        """Run `function` and return its result.
 
-        It is not kept, so that its owner can own this too without a reference cycle, and the graph is destroyed with
-        the owner.
+        The function is an argument and not an attribute, so that its owner can hold this object without a reference
+        cycle: the graph is destroyed together with the owner.
 
         Args:
-            function: launches work on the current stream, and never waits for it.
+            function: Function that launches work on the current stream and never waits for it; always the same one.
 
         Raises:
-            InputError: it cannot be captured, and must.
+            InputError: The function cannot be captured, and a graph is required.
         """
         with torch.cuda.device(self._stream.device):
             if self._warm_up > 0:
@@ -166,15 +170,16 @@ class Replayed:
 def use_cuda_graph(
     mode: CudaGraphMode, device: torch.device, networks: Iterable[nn.Module] = (), *, backend: str | None = None
 ) -> bool:
-    """Whether to capture CUDA graphs: as `mode` says, and where it says `auto`, wherever that is possible.
+    """Return whether to capture CUDA graphs: with `auto` wherever that is possible.
 
     Args:
-        device: where the work runs.
-        networks: whose hooks would be called only while the graph is captured.
-        backend: of torch.distributed, where processes exchange gradients.
+        mode: Setting of the user.
+        device: Device that the work runs on.
+        networks: Networks that the work calls. A graph would not call their hooks.
+        backend: Backend of torch.distributed, if processes exchange gradients.
 
     Raises:
-        InputError: `on`, and it is not possible; the message says why.
+        InputError: The mode is `on` and graphs are not possible; the message says why.
     """
     if mode == "off":
         return False
@@ -183,7 +188,7 @@ def use_cuda_graph(
         return True
     if mode == "on":
         raise InputError(f"a CUDA graph is not possible: {reason}")
-    # Of a capture that failed the user was told when it did.
+    # A failed capture was reported when it happened.
     if device.type == "cuda" and capture_failure() is None:
         warnings.warn(f"going on without a CUDA graph: {reason}", stacklevel=3)
     return False
@@ -193,7 +198,7 @@ def _why_not(device, networks, backend):
     if device.type != "cuda":
         return f"it needs a GPU, and the networks are on the {device.type.upper()}"
     if capture_failure() is not None:
-        return f"PyTorch captures none in this process after one that failed: {capture_failure()}"
+        return _refusal()
     if backend not in (None, "nccl"):
         return f"the processes communicate through {backend}; only nccl can be captured"
     if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1":

@@ -1,10 +1,10 @@
-"""Errors that are the user's to mend, one sentence each with the thing and the remedy; and kinds of PyTorch's."""
+"""Errors that the user can mend, each one sentence with the thing and the remedy; and kinds of PyTorch's errors."""
 
 import re
 
-# Besides torch.OutOfMemoryError: what the CPU's allocator, the CUDA runtime and its libraries say.
+# Texts of torch.OutOfMemoryError, the CPU's allocator, the CUDA runtime and its libraries.
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory|ALLOC(ATION)?_FAILED", re.IGNORECASE)
-# What cuDNN and PyTorch say of tensors of 2³¹ elements and more. Other mistakes have the same messages.
+# Texts of cuDNN and PyTorch for tensors of 2³¹ elements and more, which other mistakes share.
 _TOO_LARGE = re.compile(
     r"find an engine|valid cuDNN algorithm|CUDNN_STATUS_(NOT_SUPPORTED|BAD_PARAM)|32.?bit", re.IGNORECASE
 )

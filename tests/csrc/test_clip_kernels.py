@@ -403,7 +403,7 @@ def test_without_a_device_the_error_is_the_runtimes(host):
 
 
 def test_a_stream_with_fewer_multiprocessors_than_the_device_is_an_error(host):
-    """As in a green context: the device reports 132 multiprocessors, and the launch has 3."""
+    """The device reports 132 multiprocessors and the launch has 3, like in a green context."""
     host.configure(multiprocessors=132)
     limits, *_ = host.module.prepare(0)
     host.configure(multiprocessors=3)

@@ -57,7 +57,7 @@ def test_systems_that_do_not_tell_what_is_free_are_asked_what_there_is(tmp_path,
 
 
 def outcome_of(error, config, tmp_path, monkeypatch):
-    """What training raises where its first iteration raises `error`; small batches fit."""
+    """Return what training raises where its first iteration raises `error`; small batches fit."""
 
     def fails(*arguments):
         raise error

@@ -82,7 +82,7 @@ class GradientPenalty(Constraint):
 
     The norm is that of the gradient of a whole video. It is differentiated once more, which the fast operations cannot
     be: these passes are PyTorch's own (`tgan_fast.ops.plain_operations`), all others remain fast. They are float32
-    where the rest is bfloat16, in which cuDNN may lack the convolutions of the second derivative: dilated, with kernels
+    where the rest is bfloat16, because cuDNN may lack the second derivative's convolutions there: dilated, with kernels
     as large as the gradients. Running statistics of batch norms do not see these videos.
 
     Args:

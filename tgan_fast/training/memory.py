@@ -19,7 +19,7 @@ from tgan_fast.training.step import TrainingStep
 
 # Batches on which the need is measured: it grows in proportion to the videos, on top of what the networks take.
 _MEASURED = 16, 32
-# On a GPU some operations take no tensors of more elements.
+# On a GPU some operations refuse tensors with more elements.
 _LARGEST_TENSOR = 2**31 - 1
 # Of what is free; libraries' own buffers, which are not counted, and gaps take the rest.
 _USABLE = 0.7
@@ -40,10 +40,10 @@ def refuse_too_large_a_batch(config: TrainingConfig, device: torch.device, build
 
 
 def largest_batch(config: TrainingConfig, device: torch.device, build: BuildStep, processes: int = 1) -> int:
-    """Return how many videos fit, measured on small batches in the memory that is free now; 0 if not even these do.
+    """Return how many videos fit into the memory that is free now, by measuring small batches; 0 if not even these fit.
 
     Args:
-        processes: how many share the batch, each on a GPU of its own.
+        processes: Number of processes that share the batch, each on a GPU of its own.
     """
     gc.collect()
     if device.type == "cuda":
@@ -75,11 +75,11 @@ def too_large(config: TrainingConfig, device: torch.device, fitting: int) -> str
 
 
 class Need(NamedTuple):
-    """What an iteration takes.
+    """Memory that an iteration needs.
 
     Attributes:
-        bytes: the most memory in use at a time, the networks included.
-        elements: of the largest tensor.
+        bytes: Peak memory, the networks included.
+        elements: Number of elements of the largest tensor.
     """
 
     bytes: int
@@ -95,7 +95,7 @@ def need_of(step: TrainingStep, batch_size: int) -> Need:
     with _LiveBytes() as live:
         step(videos, labels)
     if step.device.type == "cuda":
-        # A second iteration: in the first one cuDNN tries algorithms, in memory that others do not need.
+        # In the first iteration cuDNN tries algorithms, which takes memory that later iterations do not need.
         torch.cuda.reset_peak_memory_stats(step.device)
         step(videos, labels)
         return Need(torch.cuda.max_memory_allocated(step.device), live.largest)

@@ -285,7 +285,7 @@ class TrainingStep:
         )
 
     def _penalty_arithmetic(self):
-        """That of a penalty's float32 pass, and of its backward: TF32 where the rest is bfloat16, which is coarser."""
+        """Return the arithmetic of the penalty's float32 pass and its backward: TF32 where the rest is bfloat16."""
         coarse = self.precision == "bf16" and self._constraint.penalises
         return arithmetic("tf32" if coarse else self.precision)
 
