@@ -9,6 +9,8 @@ import pytest
 import torch
 from stand_in_graphs import stand_in_graphs  # noqa: F401  a fixture
 
+from tgan_fast.cuda_graph import capture_failure
+
 # Without a GPU the Triton kernels run in its interpreter, which has to be known before they are imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -43,6 +45,24 @@ def _skip_what_the_interpreter_cannot():
 
 pytest_runtest_setup = pytest.hookimpl(_skip_what_the_interpreter_cannot, wrapper=True)
 pytest_runtest_call = pytest.hookimpl(_skip_what_the_interpreter_cannot, wrapper=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """End a pytest-xdist process that a test has broken, because the tests that follow would fail, too.
+
+    An illegal access ruins the process's CUDA context, and a failed capture its allocator. pytest-xdist keeps the
+    test's own failure and goes on in a new process.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+        broken = capture_failure() is not None
+    except RuntimeError:
+        broken = True
+    if broken:
+        os._exit(1)
 
 
 @pytest.fixture(params=[CPU, GPU])

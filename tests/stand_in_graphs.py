@@ -1,6 +1,6 @@
-"""CUDA graphs on a CPU: streams that do nothing, and graphs whose replay calls the captured function again.
+"""Streams and CUDA graphs that do nothing, for tests without a GPU.
 
-A capture that fails does what PyTorch 2.11 does: it raises while its stream is still the current one.
+A capture that fails does what it does in PyTorch 2.11: it raises while its stream is still the current one.
 """
 
 import gc

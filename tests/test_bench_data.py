@@ -160,6 +160,7 @@ def test_goals_judge_the_slower_windows_and_the_slower_resident_feed():
 
 
 @pytest.mark.gpu
+@pytest.mark.alone
 def test_the_work_keeps_a_gpu_busy_for_about_a_step():
     work = bench.busy_work("cuda")
     seconds = bench.seconds_a_batch(lambda batch: torch.empty(0, device="cuda"), iter(range(100)), 20, work)

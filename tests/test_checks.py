@@ -12,10 +12,11 @@ from tgan_fast.ops import batch_norm_act
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in checks.CHECKS])
-def test_all_is_right(name, device, tmp_path):
+def test_all_is_right(name, tmp_path):
+    """On a GPU, benchmarks.validate runs the checks themselves."""
     out = tmp_path / "found.json"
     with pytest.raises(SystemExit) as ended:
-        checks.main(name, device=device.type, out=out)
+        checks.main(name, device="cpu", out=out)
     found = json.loads(out.read_text())
     assert not [result for result in found if not result["ok"]]
     assert len(found) > 0

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from operations import RefusesHostCopies
 
 from tgan_fast.ops import convolution
 from tgan_fast.ops.convolution import (
@@ -93,6 +94,14 @@ def _nan_in_new_memory():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
+def test_no_form_makes_a_gpu_wait(case, form):
+    leaves = inputs(case)
+    with RefusesHostCopies():
+        y = case.call(*leaves, form=form)
+        torch.autograd.grad(y, leaves, torch.ones_like(y))
 
 
 def inputs(case, dtype=torch.float64, device="cpu", layout=torch.Tensor.contiguous):

@@ -133,7 +133,7 @@ def test_no_pair_is_missing_but_those_that_are_refused():
 @pytest.mark.gpu
 @pytest.mark.parametrize("settings", COMBINATIONS, ids=name_of)
 def test_a_cuda_graph_changes_nothing_in_any_combination(settings, monkeypatch):
-    # Algorithms that repeat, chosen without measuring.
+    # Only algorithms whose results repeat.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     _, plain, batch, labels = step_and_batch({**settings, "cuda_graph": "off", "device": "cuda"}, "cuda")
     _, replayed, _, _ = step_and_batch({**settings, "cuda_graph": "on", "device": "cuda"}, "cuda")

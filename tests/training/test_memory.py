@@ -114,9 +114,9 @@ def test_where_not_even_small_batches_fit_the_remedy_is_another():
 @pytest.mark.gpu
 @pytest.mark.alone
 def test_a_gpu_that_runs_out_of_memory_says_what_fits_and_it_does(tmp_path):
-    config = CONFIG.model_copy(update={"width": 1.0, "device": "cuda", "precision": "auto", "batch_size": 20_000})
+    config = CONFIG.model_copy(update={"width": 0.25, "device": "cuda", "precision": "auto", "batch_size": 30_000})
     with pytest.raises(
-        InputError, match=r"^a batch of 20000 videos does not fit into the memory of .*; about \d+ would"
+        InputError, match=r"^a batch of 30000 videos does not fit into the memory of .*; about \d+ would"
     ):
         train(config, tmp_path / "run")
     fitting = largest_batch(config, torch.device("cuda"), build_step)

@@ -393,6 +393,7 @@ def test_offsets_beyond_32_bits(pixels, layout, device):
 
 
 @pytest.mark.gpu
+@pytest.mark.alone
 @pytest.mark.slow
 def test_more_than_two_to_the_31_elements():
     x = torch.randn(2**15 + 1, 64, 32, 32, dtype=torch.float16, device="cuda")

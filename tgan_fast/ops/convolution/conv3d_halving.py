@@ -38,7 +38,8 @@ def conv3d_halving(
 def _pairs(x):
     n, channels, t, h, w = x.shape
     pixel = x.new_zeros(_VALUES)
-    pixel[-1] = 1
+    # Not `pixel[-1] = 1`, which copies the number from the host: a GPU waits for it, and no CUDA graph can hold it.
+    pixel[-1:].fill_(1)
     pixels = pixel.expand(n, t + 2, h + 2, w + 2, _VALUES).contiguous()
     pixels[:, 1:-1, 1:-1, 1:-1, :channels] = x.movedim(1, -1)
     return pixels.view(n, t + 2, h + 2, w // 2 + 1, 2 * _VALUES).movedim(-1, 1)
