@@ -42,6 +42,7 @@ from tgan_fast.reports.recorded_run import read_stats
 ROOT = Path(__file__).resolve().parent.parent
 SHORTEST = 5  # seconds; a part that would get less does not start
 SECONDS_TO_SAVE = 30  # for a training run that is asked to stop
+SECONDS_TO_REPORT = 15  # for tests that are interrupted, to write their results
 SECONDS_TO_DUMP = 3  # for a process that hangs, to write its traceback
 WHY = 3  # last lines of a log, shown where nothing else tells what failed
 MOST_FAILURES = 8  # shown for one part
@@ -105,7 +106,8 @@ def parts_for(device: str, out: Path) -> list[Part]:
     def tests(name, selection, seconds, alone=False):
         file = f"{name.replace(' ', '-')}.xml"
         command = ["-m", "pytest", "-q", "--maxfail", "60", "--durations", "15", "-p", "no:cacheprovider"]
-        command += ["--junitxml", str(out / file), *selection]
+        # The log gets the traceback of a test that hangs.
+        command += ["-o", "faulthandler_timeout=90", "--junitxml", str(out / file), *selection]
         if on_gpu and not alone and importlib.util.find_spec("xdist"):
             command += ["-n", str(max(1, min(MOST_PROCESSES, (os.cpu_count() or 1) // 2)))]
         return Part(name, tuple(command), seconds, file=file)
@@ -133,7 +135,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
         suites = [tests("quick tests", ("tests/ops/test_registry.py", "tests/test_precision.py"), 60)]
     preset = "paper" if on_gpu else "tiny"
     rivals = [
-        figures("bench_step", 400, "step batch 32", rivals=True),
+        figures("bench_step", 500, "step batch 32", rivals=True),
         figures("bench_singular_value_clip", 120, rivals=True),
         figures("bench_batch_norm_act", 240, rivals=True),
         figures("bench_optimizer", 90, rivals=True),
@@ -210,16 +212,27 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
 
 
 def wait(process: subprocess.Popen, part: Part, seconds: float) -> int | None:
-    """Return the exit code; None for a process that hangs, which is asked to write its traceback into the log."""
+    """Return the exit code; None if the process takes too long: it then writes its traceback into the log, tests their
+    results so far."""
+    asked = [(signal.SIGABRT, SECONDS_TO_DUMP)]
+    if part.trains:
+        asked.insert(0, (signal.SIGTERM, SECONDS_TO_SAVE))
+    elif part.file is not None and part.file.endswith(".xml"):
+        asked.insert(0, (signal.SIGINT, SECONDS_TO_REPORT))
+    code = _ended(process, seconds)
+    late = code is None
+    for number, grace in asked:
+        if code is None:
+            process.send_signal(number)
+            code = _ended(process, grace)
+    return code if not late or (part.trains and code != -signal.SIGABRT) else None
+
+
+def _ended(process, seconds):
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM if part.trains else signal.SIGABRT)
-    try:
-        code = process.wait(SECONDS_TO_SAVE if part.trains else SECONDS_TO_DUMP)
-    except subprocess.TimeoutExpired:
         return None
-    return code if part.trains else None
 
 
 def log_of(out: Path, name: str) -> Path:

@@ -127,6 +127,22 @@ def test_failed_tests_are_named_with_the_first_line_of_why(tmp_path):
     assert len(outcome.why) == validate.MOST_FAILURES + 1
 
 
+def test_tests_that_take_too_long_tell_what_they_found(tmp_path):
+    file = tmp_path / "test_it.py"
+    file.write_text(FAILING_TESTS + "\n\ndef test_stuck():\n    import time\n    time.sleep(600)\n")
+    command = ("-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(tmp_path))
+    command += ("--junitxml", f"{tmp_path}/it.xml", str(file))
+    (outcome,) = outcomes_of([Part("tests", command, 8, file="it.xml")], tmp_path).values()
+    assert outcome.verdict == TIMED_OUT
+    assert outcome.text.endswith("12 failed, 1 skipped")
+    assert outcome.why[:2] == ["not done after 8 s", "test_it::test_wrong[0]: AssertionError: 0 is too large"]
+    # Where it was.
+    assert (
+        f"test_it.py:{len(file.read_text().splitlines())}: KeyboardInterrupt"
+        in validate.log_of(tmp_path, "tests").read_text()
+    )
+
+
 def test_half_a_file_is_said_and_no_error(tmp_path):
     source = f"import pathlib; pathlib.Path({str(tmp_path / 'half.json')!r}).write_text('[')"
     (outcome,) = outcomes_of([program("half", source, file="half.json")], tmp_path).values()
