@@ -19,6 +19,9 @@ _FORMATS = (
 )
 _SAFE = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 
+# A title in Latin-1 is no reason to fail. PyAV 19 has no such option, and does not fail.
+_LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 _DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
@@ -31,8 +34,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """
     head = _head(path)
     try:
-        # Without "file:", a name with a colon would be an address. Titles in Latin-1 are no reason to fail.
-        container = av.open(f"file:{path}", container_options=_SAFE, metadata_errors="ignore")
+        # Without "file:", a name with a colon would be an address.
+        container = av.open(f"file:{path}", container_options=_SAFE, **_LENIENT)
     except av.error.FFmpegError as error:
         raise UnreadableVideoError(_why_not_opened(error, head)) from None
     with container:
