@@ -32,7 +32,7 @@ import tyro
 
 from benchmarks import results, table
 from benchmarks.checks import CHECKS
-from benchmarks.results import NOT_MEASURED, Goal
+from benchmarks.results import NOT_MEASURED, Goal, Label
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import resolve_device
 from tgan_fast.errors import InputError
@@ -66,6 +66,7 @@ class Part:
         seconds: Time limit.
         trains: Whether it runs until the time limit, when SIGTERM asks it to save and exit.
         file: File it writes into the folder of results: a check's JSON, JUnit XML or a result file.
+        section: Section of the result file.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Part:
     seconds: float
     trains: bool = False
     file: str | None = None
+    section: str | None = None
 
 
 @dataclass
@@ -118,8 +120,9 @@ def parts_for(device: str, out: Path) -> list[Part]:
         command += ["--only", *only] if only and on_gpu else []
         command += [] if rivals else ["--own-only"]
         command += [] if on_gpu else ["--smoke"]
-        name = f"time {section.removeprefix('bench_').replace('_', ' ')}{' and rivals' if rivals else ''}"
-        return Part(name, tuple(command), seconds, file=file)
+        section = section.removeprefix("bench_")
+        name = f"time {section.replace('_', ' ')}{' and rivals' if rivals else ''}"
+        return Part(name, tuple(command), seconds, file=file, section=section)
 
     def training(name, seconds, *options):
         command = ("-m", "tgan_fast.train", "--out", str(out / "run"), *options)
@@ -255,11 +258,25 @@ def found_in(part: Part, out: Path) -> tuple[str, list[str]]:
         return "", []
     if file.suffix == ".xml":
         return tests_of(file)
+    if part.section is not None:
+        return headline_of(results.sections_of(file).get(part.section)), []
     content = json.loads(file.read_text())
-    if isinstance(content, list):
-        wrong = [f"{result['name']}: {result['text']}" for result in content if not result["ok"]]
-        return f"{len(content) - len(wrong)} of {len(content)} right", wrong[:MOST_FAILURES]
-    return "", []
+    wrong = [f"{result['name']}: {result['text']}" for result in content if not result["ok"]]
+    return f"{len(content) - len(wrong)} of {len(content)} right", wrong[:MOST_FAILURES]
+
+
+def headline_of(section: dict | None) -> str:
+    """Return the first timing of a section's first case, and its ratio to the best rival."""
+    if section is None:
+        return ""
+    record = section["cases"][0]
+    first, *others = record["timings"]
+    text = f"{record['case']}: {Label.of(first)} {1e3 * first['seconds']:.4g} ms"
+    rivals = [row for row in others if row["contender"] in record["rivals"] and row["part"] == first["part"]]
+    if not rivals:
+        return text
+    best = min(rivals, key=lambda row: row["seconds"])
+    return f"{text}, {best['contender']} {best['ratio']:.3g} times as long"
 
 
 def tests_of(file: Path) -> tuple[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -206,6 +207,9 @@ def test_on_a_cpu_all_parts_run_in_small(tmp_path):
     assert len(result.stdout.split("\n\n", 1)[1].splitlines()) <= validate.PRINTED
     sections = validate.sections_in(out)
     assert {"step", "breakdown", "singular_value_clip", "batch_norm_act", "convolutions", "sampling"} <= sections.keys()
+    texts = {part["part"]: part["text"] for part in content["parts"]}
+    assert re.fullmatch(r"small, gaussian: call auto [\d.]+ ms", texts["time singular value clip"])
+    assert re.search(r": without clipping tgan_fast fp32 [\d.]+ ms, .* times as long$", texts["time step and rivals"])
     # With rivals, which come last.
     assert any(record["rivals"] for record in sections["step"]["cases"])
     training, more = (part for part in content["parts"] if "training" in part["part"])
