@@ -1,7 +1,7 @@
 # make train   train on moving digits: the tiny preset on a CPU, the paper's model on a GPU; ARGS="--help" lists options
 # make test    run the tests; ARGS="-m gpu" those that need a GPU, ARGS="-m 'not slow'" the quick ones
 # make bench   measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options
-# make gpu     check, test and measure all of it in ten minutes, the most worthy first; ARGS="--help" lists options
+# make gpu     check, test and benchmark on a GPU in ten minutes, important parts first; ARGS="--help" lists options
 # make lint    check the code's style
 #
 # Each makes its own virtual environment in .venv once, with the versions of constraints.txt.

@@ -41,6 +41,7 @@ from benchmarks.suite import Label, Run, Section
 from benchmarks.training_run import time_training
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.cuda_graph import CudaGraphMode
+from tgan_fast.errors import is_out_of_memory
 from tgan_fast.precision import Precision
 from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep
 
@@ -58,11 +59,11 @@ RIVALS = {
 }
 # Those that shall be beaten clearly.
 STRONG = (TUNED, IN_GRAPH, COMPILED, COMPILED_QUICKLY)
-# Tried in a process of its own before: it may break what comes after, or never come to an end.
+# Tried in a separate process first, because it may corrupt the process or hang.
 PROBED = IN_GRAPH
 # Measured in a process of its own.
 APART = (COMPILED, COMPILED_QUICKLY)
-# For each of these processes.
+# Time limit of each of these processes, in seconds.
 SECONDS = {IN_GRAPH: 60, COMPILED: 240, COMPILED_QUICKLY: 90}
 SECONDS_TO_END = 20
 
@@ -275,8 +276,10 @@ def measure(run: Run, case: Case) -> dict:
     """
     try:
         return measure_training(run, case) if case.whole_run else measure_iterations(run, case)
-    except torch.OutOfMemoryError:
-        pass  # what the error's frames hold is freed before the next case
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        # What the error's frames hold is freed before the next case.
     raise SystemExit(
         f"error: the memory of this GPU is too small for {case.batch_size} videos: leave the case out with --only"
     )
@@ -499,8 +502,9 @@ def answer_of(function: Callable, arguments: tuple, seconds: float) -> Any:
             process.join(SECONDS_TO_END)
     except EOFError:
         error = "its process died"
-    process.kill()
-    process.join()
+    finally:
+        process.kill()
+        process.join()
     if error is not None:
         raise ApartError(error)
     return answer
@@ -533,7 +537,7 @@ def measure_training(run, case) -> dict:
 
 
 def seconds_alone(contender, batches, device) -> float:
-    """Return the rough time of an iteration, from its second cycles."""
+    """Return the approximate time of an iteration, measured over a second run."""
     count = max(CYCLE, WARM_UP[device])
     wait, run = torch.cuda.synchronize if device == "cuda" else (lambda: None), turn(contender, batches, count)
     for _ in range(2):

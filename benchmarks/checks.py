@@ -20,6 +20,7 @@ from benchmarks import bench_batch_norm_act, bench_sampling, bench_singular_valu
 from benchmarks.contenders import NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, TUNED, Start
 from benchmarks.device_state import gpu_reader
 from benchmarks.suite import Run, resolve_device
+from tgan_fast.files import write_atomically
 from tgan_fast.models.sampling import draw_latents
 from tgan_fast.ops import backends
 from tgan_fast.ops.singular_value_clip import choose
@@ -37,7 +38,9 @@ def environment(device: str) -> Iterator[Result]:
     """Yield the machine, the versions, and whether the device computes at all."""
 
     def versions():
-        return ", ".join(f"{name} {value}" for name, value in results.describe(device).items() if value is not None)
+        described = results.describe(device)
+        del described["command"]
+        return ", ".join(f"{name} {value}" for name, value in described.items() if value is not None)
 
     def clocks():
         read = gpu_reader() if device == "cuda" else None
@@ -103,7 +106,7 @@ def step(device: str) -> Iterator[Result]:
 
     def constraint(mode):
         contender = bench_step.Fast(start, harness.precisions_for(device)[0], bench_step.CYCLE, cuda_graph=mode)
-        # Until the constraint has been applied for the third time, the second one from a graph.
+        # The constraint is applied three times; the later ones replay a graph.
         bench_step.iterate(contender, batches, 2 * bench_step.CYCLE + 1)
         if contender.step.non_finite.item():
             raise WrongError("a weight is not finite")
@@ -191,7 +194,7 @@ CHECKS: dict[Name, Callable[[str], Iterator[Result]]] = {
 
 
 def main(check: Name, /, device: Literal["auto", "cpu", "cuda"] = "auto", out: Path | None = None) -> None:
-    """Run one check and print a line for each result.
+    """Run one check and print a line for each result; exit with code 1 if one is wrong.
 
     Args:
         check: Name of the check.
@@ -209,7 +212,7 @@ def main(check: Name, /, device: Literal["auto", "cpu", "cuda"] = "auto", out: P
         print(f"{'ok    ' if ok else 'WRONG '} {name}: {text}", flush=True)
         if out is not None:
             # After each one, since the next may crash the process.
-            out.write_text(json.dumps(found))
+            write_atomically(out, json.dumps(found).encode())
     sys.exit(not all(result["ok"] for result in found))
 
 

@@ -29,7 +29,7 @@ from benchmarks.ceilings import Ceilings, Work
 from benchmarks.device_state import Watch
 from benchmarks.harness import Timing
 from benchmarks.results import Goal, Label, rounded
-from tgan_fast.cuda_graph import empty_cache
+from tgan_fast.cuda_graph import capture_failure, empty_cache
 from tgan_fast.ops import cuda_extension
 from tgan_fast.precision import Precision
 
@@ -200,6 +200,8 @@ class Suite:
         timings = _with_ratios(record["timings"])
         state = self.run.watch.take()
         flags = [*state["flags"], *spread_flags(timings)]
+        if capture_failure() is not None:
+            flags.append(f"timed without CUDA graphs from some time on, because a capture failed: {capture_failure()}")
         return {
             "case": str(case),
             **record,

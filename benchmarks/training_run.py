@@ -1,4 +1,4 @@
-"""Time of a training run with its data, samples and checkpoints, and the share in which its device does not train."""
+"""Time of a training run with its data, samples and checkpoints, and the share of time in which the device is idle."""
 
 import itertools
 import statistics
@@ -31,7 +31,7 @@ class TrainingRun(NamedTuple):
 
 
 def time_training(config: TrainingConfig, iterations: int) -> TrainingRun:
-    """Train with a config on its device, for so many iterations after those that are not counted."""
+    """Train with a config on its device, for `iterations` iterations after a warm-up."""
     uncounted = UNCOUNTED_ITERATIONS[config.device]
     steps = uncounted + max(FEWEST_ITERATIONS[config.device], iterations)
     mark, seconds_between = _CLOCKS[config.device]

@@ -5,19 +5,22 @@
     python -m benchmarks.validate --minutes 5 --only time training      # figures only
     python -m benchmarks.validate --device cpu --minutes 3
 
-The most important parts run first: short checks against float64, the tests that need a GPU, the package's own figures
-and a minute of training, the same beside rivals, and more training for as long as there is time. Each part runs in a
-process of its own with a time limit of its own, so that a crash, a hang or an illegal access costs that part alone. On
-a CPU the same parts run in small, to show that they work.
+The most important parts run first: short checks against float64, the tests that need a GPU, benchmarks of tgan_fast
+alone, a minute of training, benchmarks against rivals, and more training for as long as there is time. Each part runs
+in a process of its own with a time limit of its own, so that a crash, a hang or an illegal access affects only that
+part. A CPU runs small versions of most parts, to show that they work.
 
 The folder of results contains `validation.md`, a page for people; `validation.json`, the same for programs; `own.json`
-and `rivals.json`, result files like those in benchmarks/results; a log of each part; and the training's run folder.
+and `rivals.json`, result files like those in benchmarks/results; results and a log of each part; and the training's run
+folder.
 """
 
 import contextlib
 import importlib.util
 import json
+import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -54,6 +57,11 @@ PASSED, FAILED, CRASHED, TIMED_OUT, CUT, NOT_REACHED = (
     "passed", "FAILED", "CRASHED", "TIMED OUT", "cut off", "not reached"
 )  # fmt: skip
 BAD = (FAILED, CRASHED, TIMED_OUT)
+LEGEND = (
+    "TIMED OUT is a part that exceeded its own time limit. A part was cut off or not reached when the time for all of "
+    "them was over."
+)
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -131,8 +139,8 @@ def parts_for(device: str, out: Path) -> list[Part]:
     if on_gpu:
         suites = [
             tests("quick tests", ("-m", "gpu and not slow and not alone"), 300),
-            tests("slow tests", ("-m", "gpu and slow and not alone"), 240),
-            tests("lone tests", ("-m", "gpu and alone"), 180, alone=True),
+            tests("slow tests", ("-m", "gpu and slow and not alone"), 120),
+            tests("lone tests", ("-m", "gpu and alone"), 120, alone=True),
         ]
     else:
         suites = [tests("quick tests", ("tests/ops/test_registry.py", "tests/test_precision.py"), 60)]
@@ -162,9 +170,10 @@ def parts_for(device: str, out: Path) -> list[Part]:
 
 
 def run_all(parts: Sequence[Part], out: Path, seconds: float) -> list[Outcome]:
-    """Run parts one after the other until the time is over, and update the page after each."""
+    """Run parts one after the other until the time is over or Ctrl-C, and update the page after each."""
     end = time.monotonic() + seconds
     outcomes = [Outcome(part.name) for part in parts]
+    write(out, outcomes, seconds)
     for index, part in enumerate(parts):
         left = end - time.monotonic() - (SECONDS_TO_SAVE if part.trains else 0)
         if left < min(SHORTEST, part.seconds):
@@ -177,7 +186,7 @@ def run_all(parts: Sequence[Part], out: Path, seconds: float) -> list[Outcome]:
 
 
 def run(part: Part, out: Path, seconds: float) -> Outcome:
-    """Run one part for at most so many seconds."""
+    """Run one part for at most `seconds` seconds."""
     log = log_of(out, part.name)
     log.parent.mkdir(exist_ok=True)
     caches = {"TRITON_CACHE_DIR": str(out / "triton"), **os.environ}
@@ -204,19 +213,23 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
         text, why = found_in(part, out)
     except (OSError, ValueError, LookupError, TypeError, ET.ParseError, InputError, SystemExit) as error:
         # A process that was killed may leave half a file.
-        text, why = "", [f"its results cannot be read: {error}"]
+        text, why = "", [f"its results cannot be read: {error}", *last_lines(log)]
     if verdict in BAD and not why:
-        why = last_lines(log)
+        why = last_lines(log) or [f"exit code {code}"]
     if verdict == CRASHED:
         why.insert(0, f"ended by {signal.Signals(-code).name}")
     if verdict == TIMED_OUT:
         why.insert(0, f"not done after {seconds:.0f} s")
+    if verdict in (TIMED_OUT, CUT) and text:
+        text = f"so far: {text}"
     return Outcome(part.name, verdict, round(taken, 1), text, why)
 
 
 def wait(process: subprocess.Popen, part: Part, seconds: float) -> int | None:
-    """Return the exit code; None if the process takes too long: it then writes its traceback into the log, tests their
-    results so far."""
+    """Return the exit code, or None if the process ran too long.
+
+    It is then asked to write its traceback, and tests their results.
+    """
     asked = [(signal.SIGABRT, SECONDS_TO_DUMP)]
     if part.trains:
         asked.insert(0, (signal.SIGTERM, SECONDS_TO_SAVE))
@@ -267,7 +280,7 @@ def found_in(part: Part, out: Path) -> tuple[str, list[str]]:
 
 def headline_of(section: dict | None) -> str:
     """Return the first timing of a section's first case, and its ratio to the best rival."""
-    if section is None:
+    if section is None or not section["cases"]:
         return ""
     record = section["cases"][0]
     first, *others = record["timings"]
@@ -287,7 +300,7 @@ def tests_of(file: Path) -> tuple[str, list[str]]:
         problem = next((child for child in case if child.tag in ("failure", "error")), None)
         skipped += case.find("skipped") is not None
         if problem is not None:
-            reason = (problem.get("message") or problem.tag).strip().splitlines()[0]
+            reason = next(iter((problem.get("message") or "").strip().splitlines()), problem.tag)
             failed.append(f"{case.get('classname')}::{case.get('name')}: {reason[:200]}")
     more = [f"… and {len(failed) - MOST_FAILURES} more"] if len(failed) > MOST_FAILURES else []
     passed = len(cases) - len(failed) - skipped
@@ -303,7 +316,7 @@ def trained(folder: Path) -> str:
 
 
 def sections_in(out: Path) -> dict[str, dict]:
-    """Return the sections of both result files by name; those with rivals, unless they have fewer cases."""
+    """Return the sections of both result files by name. Prefer those with rivals unless they have fewer cases."""
     own, rivals = (results.sections_of(out / name) for name in ("own.json", "rivals.json"))
     fewer = [name for name in own.keys() & rivals.keys() if len(rivals[name]["cases"]) < len(own[name]["cases"])]
     return own | {name: payload for name, payload in rivals.items() if name not in fewer}
@@ -315,7 +328,7 @@ def goals_in(out: Path) -> list[dict]:
 
 
 def facts_in(out: Path) -> list[str]:
-    """Return what the first check says about the machine."""
+    """Return the facts about the machine from the environment check."""
     file = out / "environment.json"
     found = json.loads(file.read_text()) if file.exists() else []
     return [f"{result['name']}: {result['text']}" for result in found]
@@ -344,7 +357,8 @@ def write(out: Path, outcomes: Sequence[Outcome], seconds: float) -> None:
 
 def page(out: Path, outcomes: Sequence[Outcome]) -> str:
     """Return the page as Markdown."""
-    lines = ["# Validation of tgan_fast", "", f"{summary(outcomes)}.", "", *(f"- {fact}" for fact in facts_in(out)), ""]
+    lines = ["# Validation of tgan_fast", "", f"{summary(outcomes)}. {LEGEND}", ""]
+    lines += [*(f"- {fact}" for fact in facts_in(out)), ""]
     lines += ["| part | | s | found |", "| --- | --- | ---: | --- |"]
     lines += [
         f"| {o.part} | {o.verdict} | {o.seconds:.0f} | {_cell(o.text)} |" for o in outcomes if o.verdict != NOT_REACHED
@@ -409,16 +423,16 @@ def main(
     """Check, test and measure tgan_fast on this machine; exit with code 1 if anything is wrong.
 
     Args:
-        minutes: Time limit. The page lists what was not reached.
+        minutes: Time for all parts together; saving may take another one. The page lists what was not reached.
         out: Folder of the results, new or empty; by default a new one in runs/.
-        device: Device; auto is the GPU if there is one. On a CPU the same parts run in small.
+        device: Device; auto is the GPU if there is one. A CPU runs small versions of most parts.
         only: Run only parts with one of these texts in their names, such as check, tests, time, rivals or training.
     """
-    if minutes <= 0:
+    if not 0 < minutes < math.inf:
         raise SystemExit(f"error: --minutes is {minutes:g}: choose more than 0")
     device = resolve_device(device)
     out = (out or Path("runs", f"validation-{time.strftime('%Y%m%d-%H%M%S')}")).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_dir() and any(out.iterdir()):
         raise SystemExit(f"error: {out} is not empty: choose another --out, or remove it")
     parts = parts_for(device, out)
     chosen = [part for part in parts if not only or any(text in part.name for text in only)]
@@ -426,10 +440,24 @@ def main(
         raise SystemExit(
             f"error: no part has {' or '.join(only)} in its name: {', '.join(part.name for part in parts)}"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    outcomes = run_all(chosen, out, 60 * minutes)
+    if parts[0] not in chosen:  # says which machine it is
+        chosen.insert(0, parts[0])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"error: the folder {out} cannot be made: {error.strerror}") from None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # so that the running part is ended, too
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    print(f"validating tgan_fast on {results.device_name('cpu') if device == 'cpu' else 'the GPU'}: {out}")
+    try:
+        outcomes = run_all(chosen, out, 60 * minutes)
+    except KeyboardInterrupt:
+        print(f"interrupted; the page is {out / 'validation.md'}")
+        raise SystemExit(INTERRUPTED) from None
     print("", *table_of(out, outcomes), sep="\n")
-    sys.exit(any(outcome.verdict in BAD for outcome in outcomes))
+    nothing_ran = all(outcome.verdict == NOT_REACHED for outcome in outcomes)
+    sys.exit(nothing_ran or any(outcome.verdict in BAD or outcome.why for outcome in outcomes))
 
 
 if __name__ == "__main__":

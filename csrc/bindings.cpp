@@ -68,7 +68,7 @@ std::tuple<LimitsTuple, int, std::string> prepare(int device) {
 PYBIND11_MODULE(_cuda, module) {
     module.doc() = "CUDA kernels of tgan_fast; csrc/singular_value_clip.h says what they do.";
     module.def("prepare", &prepare, py::arg("device"),
-               "Readies the kernels on a device; returns its limits, the largest smaller side of a matrix within them, "
+               "Prepares the kernels on a device; returns its limits, the largest smaller side of a matrix within them, "
                "and why the kernels cannot run there, or \"\".");
     module.def("shared_bytes", &tgan_fast::shared_bytes, py::arg("side"),
                "Dynamic shared memory of each kernel, for matrices of this smaller side.");

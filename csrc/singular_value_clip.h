@@ -45,13 +45,13 @@ struct Constraint {
     double deviation;                         // of their composition from sign(x)
 };
 
-// What a device offers to the kernels.
+// Resources of a device that limit the kernels.
 struct Limits {
     int multiprocessors;
     int shared_bytes;  // of a block, at most
 };
 
-// Readies the kernels on a device and reads its limits, once in a process and before `constrain`. Leaves the device the
+// Prepares the kernels on a device and reads its limits, once in a process and before `constrain`. Leaves the device the
 // thread's current one. Returns why the kernels cannot run there, or an empty string.
 std::string prepare(int device, Limits& limits);
 

@@ -37,7 +37,7 @@ def _skip_what_the_interpreter_cannot():
     try:
         return (yield)
     except Exception as error:
-        # Of another process the error is text.
+        # An error of a child process arrives as text.
         if INTERPRETER_FAILS and "InterpreterError" in repr(error) + str(error) and "0-dimensional" in str(error):
             pytest.skip("Triton 3.6's interpreter does not work with NumPy ≥ 2.4")
         raise

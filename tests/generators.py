@@ -18,7 +18,7 @@ def trained_generator(dtype=torch.float32, device="cpu", channels=3, width=0.125
 
 
 def as_if_trained_(generator: Generator, inputs: torch.Tensor) -> Generator:
-    """Make a new generator in training mode such a one, of the same dtype as its inputs [N, inputs]."""
+    """Turn a new generator in training mode into one that looks trained; `inputs` [N, inputs] have its dtype."""
     norms = [module for module in generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         nn.init.normal_(norm.weight)

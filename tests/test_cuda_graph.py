@@ -74,7 +74,10 @@ class WaitsAtFirst:
 
 def test_after_a_capture_that_could_not_be_ended_none_is_begun_and_the_reason_is_said_once(stand_in_graphs):
     outer, waits = stand_in_graphs.current, WaitsAtFirst(stand_in_graphs)
-    with pytest.warns(UserWarning, match="could not be captured: operation not permitted when stream is capturing$"):
+    with pytest.warns(
+        UserWarning,
+        match="no CUDA graph any more, because one failed: operation not permitted when stream is capturing$",
+    ):
         assert Replayed(CPU, warm_up=0)(waits) == 3
     assert waits.calls == 2
     assert stand_in_graphs.current is outer
@@ -90,6 +93,20 @@ def test_after_a_capture_that_could_not_be_ended_none_is_begun_and_the_reason_is
     # PyTorch's allocator would assert.
     cuda_graph.empty_cache()
     assert stand_in_graphs.cache_is_emptied == 0
+
+
+def test_an_error_of_pytorch_that_does_not_spoil_the_capture_is_told_and_others_are_captured(stand_in_graphs):
+    calls = []
+
+    def fails_at_first():
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("not here")
+        return 3
+
+    with pytest.warns(UserWarning, match="going on without a CUDA graph, which could not be captured: not here$"):
+        assert Replayed(CPU, warm_up=0)(fails_at_first) == 3
+    assert use_cuda_graph("auto", GPU)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), TypeError("a mistake")])
@@ -117,7 +134,7 @@ def test_no_garbage_is_collected_while_a_graph_is_captured(enabled, stand_in_gra
     before = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()
-        with pytest.warns(UserWarning, match="without a CUDA graph"):
+        with pytest.warns(UserWarning, match="no CUDA graph any more"):
             Replayed(CPU, warm_up=0)(WaitsAtFirst(stand_in_graphs))
         assert gc.isenabled() == enabled
     finally:
@@ -219,7 +236,7 @@ def test_a_process_in_which_a_capture_failed_goes_on_without_graphs():
     assert result.returncode == 0, result.stderr[-3000:]
     first, second, third, error = result.stdout.splitlines()
     assert (first, third) == ("", "")
-    assert second.startswith("going on without a CUDA graph, which could not be captured: ")
+    assert second.startswith("this process captures no CUDA graph any more, because one failed: ")
     assert error.startswith(
         "InputError the CUDA graph could not be captured: PyTorch captures no graph in this process"
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ def test_a_part_that_crashes_hangs_or_fails_leaves_the_others_alone(tmp_path, ca
     assert outcomes["fails"].why[-1] == "ValueError: a mistake"
     assert outcomes["works"].why == []
     page = (tmp_path / "validation.md").read_text()
-    assert page.startswith("# Validation of tgan_fast\n\n1 CRASHED, 1 TIMED OUT, 1 FAILED, 1 passed.\n")
+    assert page.startswith("# Validation of tgan_fast\n\n1 CRASHED, 1 TIMED OUT, 1 FAILED, 1 passed. TIMED OUT is ")
     assert "- **fails** ([log](logs/fails.log))" in page
     assert "  - `ValueError: a mistake`" in page
     content = json.loads((tmp_path / "validation.json").read_text())
@@ -67,6 +68,21 @@ def test_what_a_part_has_started_ends_with_it(tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("it still runs")
+
+
+def test_a_validation_that_is_terminated_ends_its_part(tmp_path):
+    out = tmp_path / "validation"
+    command = ["-m", "benchmarks.validate", "--device", "cpu", "--only", "check step", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text().split():
+        assert process.poll() is None
+        time.sleep(0.02)
+    (child,) = children.read_text().split()
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{child}").exists()
+    assert (out / "validation.md").exists()
 
 
 def test_what_the_minutes_do_not_reach_is_said(tmp_path):
@@ -135,7 +151,7 @@ def test_tests_that_take_too_long_tell_what_they_found(tmp_path):
     command += ("--junitxml", f"{tmp_path}/it.xml", str(file))
     (outcome,) = outcomes_of([Part("tests", command, 8, file="it.xml")], tmp_path).values()
     assert outcome.verdict == TIMED_OUT
-    assert outcome.text.endswith("12 failed, 1 skipped")
+    assert re.fullmatch(r"so far: \d passed, 12 failed, 1 skipped", outcome.text)
     assert outcome.why[:2] == ["not done after 8 s", "test_it::test_wrong[0]: AssertionError: 0 is too large"]
     # Where it was.
     assert (
@@ -145,10 +161,11 @@ def test_tests_that_take_too_long_tell_what_they_found(tmp_path):
 
 
 def test_half_a_file_is_said_and_no_error(tmp_path):
-    source = f"import pathlib; pathlib.Path({str(tmp_path / 'half.json')!r}).write_text('[')"
+    source = f"import pathlib; pathlib.Path({str(tmp_path / 'half.json')!r}).write_text('['); print('so far')"
     (outcome,) = outcomes_of([program("half", source, file="half.json")], tmp_path).values()
     assert outcome.verdict == PASSED
     assert outcome.why[0].startswith("its results cannot be read: ")
+    assert outcome.why[1:] == ["so far"]
 
 
 def test_what_is_printed_fits_a_screen(tmp_path):
@@ -172,8 +189,11 @@ def test_what_makes_no_sense_is_refused(tmp_path):
     (tmp_path / "precious").touch()
     with pytest.raises(SystemExit, match="is not empty: choose another --out"):
         validate.main(out=tmp_path, device="cpu")
-    with pytest.raises(SystemExit, match="--minutes is 0: choose more than 0"):
-        validate.main(minutes=0, device="cpu")
+    for minutes in (0, float("nan"), float("inf")):
+        with pytest.raises(SystemExit, match=f"--minutes is {minutes:g}: choose more than 0"):
+            validate.main(minutes=minutes, device="cpu")
+    with pytest.raises(SystemExit, match="precious cannot be made: File exists"):
+        validate.main(out=tmp_path / "precious", device="cpu")
     with pytest.raises(SystemExit, match="no part has speed in its name: check environment, check backends"):
         validate.main(out=tmp_path / "new", device="cpu", only=("speed",))
     assert not (tmp_path / "new").exists()

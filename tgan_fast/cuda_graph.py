@@ -57,6 +57,7 @@ def capture(
             # The error of `function` says more than the one at the end of the capture.
             problem = problem or error
             _failure = _first_line(problem)
+            warnings.warn(f"this process captures no CUDA graph any more, because one failed: {_failure}", stacklevel=2)
     if problem is None:
         return graph, result
     try:
@@ -94,7 +95,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 class Replayed:
-    """Caller of one function, which is captured as a CUDA graph after some calls and replayed from then on.
+    """Runner that captures a function as a CUDA graph after `warm_up` calls and then replays it.
 
     The function's tensors must stay in place: it reads inputs from tensors that the caller fills, and the next call
     overwrites its result. Its host code runs only in the first calls.
@@ -102,7 +103,7 @@ class Replayed:
     Args:
         device: GPU to run on.
         warm_up: Number of calls before the capture, in which kernels are compiled and convolution algorithms chosen.
-        required: Raise an error if the function cannot be captured, instead of going on without a graph and warning.
+        required: Whether to raise an error if the function cannot be captured, instead of going on without a graph.
         shares: Another `Replayed` that never runs at the same time, to share its stream and memory.
     """
 
@@ -153,7 +154,6 @@ class Replayed:
         return result
 
     def _capture(self, function):
-        told = capture_failure() is not None
         try:
             self._graph, self._result = capture(function, self._stream, self._pool)
         except RuntimeError as error:
@@ -162,7 +162,8 @@ class Replayed:
             reason = _first_line(error)
             if self._required:
                 raise InputError(f"the CUDA graph could not be captured: {reason}") from error
-            if not told:
+            # A failure that prevents further captures is reported where it happens.
+            if capture_failure() is None:
                 warnings.warn(f"going on without a CUDA graph, which could not be captured: {reason}", stacklevel=3)
             self._graph = False
 
@@ -188,7 +189,7 @@ def use_cuda_graph(
         return True
     if mode == "on":
         raise InputError(f"a CUDA graph is not possible: {reason}")
-    # A failed capture was reported when it happened.
+    # A failure that prevents further captures is reported where it happens.
     if device.type == "cuda" and capture_failure() is None:
         warnings.warn(f"going on without a CUDA graph: {reason}", stacklevel=3)
     return False

@@ -1,10 +1,10 @@
-"""Errors that the user can mend, each one sentence with the thing and the remedy; and kinds of PyTorch's errors."""
+"""Errors that the user can fix, each one sentence with the thing and the remedy; tests of PyTorch's errors."""
 
 import re
 
 # Texts of torch.OutOfMemoryError, the CPU's allocator, the CUDA runtime and its libraries.
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory|ALLOC(ATION)?_FAILED", re.IGNORECASE)
-# Texts of cuDNN and PyTorch for tensors of 2³¹ elements and more, which other mistakes share.
+# Texts of cuDNN and PyTorch for tensors of 2³¹ elements or more. Other mistakes produce them, too.
 _TOO_LARGE = re.compile(
     r"find an engine|valid cuDNN algorithm|CUDNN_STATUS_(NOT_SUPPORTED|BAD_PARAM)|32.?bit", re.IGNORECASE
 )

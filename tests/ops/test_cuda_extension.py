@@ -122,9 +122,12 @@ def test_other_backends_and_other_devices_ask_no_gpu(gpus):
 def test_pytorch_without_gpus_beside_an_extension_with_one(use_extension, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     use_extension(lambda: types.SimpleNamespace(prepare=lambda device: (LIMITS, 1024, "")))
-    assert cuda_extension.why_not(torch.device("cpu")) == (
-        "the CUDA extension finds no GPU: PyTorch was built without CUDA"
-    )
+    for version, reason in (
+        (None, "PyTorch was built without CUDA"),
+        ("13.0", "PyTorch finds none, as with too old a driver"),
+    ):
+        monkeypatch.setattr(torch.version, "cuda", version)
+        assert cuda_extension.why_not(torch.device("cpu")) == f"the CUDA extension finds no GPU: {reason}"
 
 
 def test_auto_warns_once_of_a_gpu_without_the_extension(gpus):

@@ -150,7 +150,7 @@ class Sampler:
 
 
 class _StaticBatch:
-    """Calls a function of a generator's inputs on a GPU, always on as many, in the same memory."""
+    """Runner of a function on a batch of fixed size in fixed GPU memory."""
 
     def __init__(self, inputs: torch.Tensor, replayed: Replayed | None):
         self._inputs, self._replayed = inputs, replayed

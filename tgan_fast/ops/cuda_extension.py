@@ -11,7 +11,7 @@ import torch
 
 
 class Prepared(NamedTuple):
-    """A GPU after `prepare`.
+    """Limits of a GPU, or the reason why the kernels cannot run on it.
 
     Attributes:
         limits: Multiprocessors, and bytes of shared memory of a block.
@@ -55,7 +55,12 @@ def why_not(device: torch.device) -> str | None:
         return f"the CUDA extension cannot run on {device}: {error}" if error else None
     if torch.cuda.is_available():
         return f"the CUDA extension runs on a GPU, not on {device}"
-    return f"the CUDA extension finds no GPU: {prepare(0).error or 'PyTorch was built without CUDA'}"
+    hidden = (
+        "PyTorch was built without CUDA"
+        if torch.version.cuda is None
+        else "PyTorch finds none, as with too old a driver"
+    )
+    return f"the CUDA extension finds no GPU: {prepare(0).error or hidden}"
 
 
 @functools.cache

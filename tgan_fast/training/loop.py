@@ -59,10 +59,10 @@ def train(
             problem = error
         # Here, where nothing of the step is alive any more.
         traceback.clear_frames(problem.__traceback__)
-        fitting = largest_batch(config, device, build_step, processes.size)
-        if fitting >= config.batch_size and not is_out_of_memory(problem):
+        fitting, memory = largest_batch(config, device, build_step, processes.size), is_out_of_memory(problem)
+        if fitting >= config.batch_size and not memory:
             raise problem
-        raise InputError(too_large(config, device, fitting)) from None
+        raise InputError(too_large(config, device, fitting, memory=memory)) from problem
 
 
 def _train(config, out, dataset, resume, processes, device):

@@ -58,6 +58,8 @@ def largest_batch(config: TrainingConfig, device: torch.device, build: BuildStep
             raise
         return 0
     a_video = (needs[1].bytes - needs[0].bytes) / (many - few)
+    if a_video <= 0:  # cuDNN chose an algorithm with a larger workspace for the smaller batch
+        a_video = needs[1].bytes / many
     fixed = needs[0].bytes - few * a_video
     fitting = max(0, int((_USABLE * _available(device) - fixed) / a_video))
     if device.type != "cuda":
@@ -65,13 +67,18 @@ def largest_batch(config: TrainingConfig, device: torch.device, build: BuildStep
     return processes * min(fitting, _LARGEST_TENSOR * many // needs[1].elements)
 
 
-def too_large(config: TrainingConfig, device: torch.device, fitting: int) -> str:
-    """Return the sentence for a batch of which only `fitting` videos fit."""
-    memory = f"the memory of {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "this machine's memory"
-    remedy = f"about {fitting} would: choose --batch-size {fitting} or less"
+def too_large(config: TrainingConfig, device: torch.device, fitting: int, *, memory: bool = True) -> str:
+    """Return the error message for a batch of which only `fitting` videos fit.
+
+    Args:
+        memory: Whether memory is the reason, and not the number of elements.
+    """
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
+    problem = f"does not fit into the memory of {place}" if memory else f"is too large for some operations of {place}"
+    remedy = f"about {fitting} would do: choose --batch-size {fitting} or less"
     if fitting < 2:
         remedy = "too little is free even for small ones: end what else uses it, or choose a smaller --width"
-    return f"a batch of {config.batch_size} videos does not fit into {memory}; {remedy}"
+    return f"a batch of {config.batch_size} videos {problem}; {remedy}"
 
 
 class Need(NamedTuple):
@@ -105,7 +112,7 @@ def need_of(step: TrainingStep, batch_size: int) -> Need:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the memory and the elements of the tensors that operations make while it is entered."""
+    """Dispatch mode that records the peak memory and the largest tensor."""
 
     def __enter__(self):
         self.now = self.most = self.largest = 0
