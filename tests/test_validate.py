@@ -72,13 +72,13 @@ def test_what_a_part_has_started_ends_with_it(tmp_path):
 
 def test_a_validation_that_is_terminated_ends_its_part(tmp_path):
     out = tmp_path / "validation"
-    command = ["-m", "benchmarks.validate", "--device", "cpu", "--only", "check step", "--out", str(out)]
+    log = validate.log_of(out, "training")
+    command = ["-m", "benchmarks.validate", "--device", "cpu", "--only", "training", "--out", str(out)]
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not children.read_text().split():
+    while not (log.exists() and log.stat().st_size):
         assert process.poll() is None
-        time.sleep(0.02)
-    (child,) = children.read_text().split()
+        time.sleep(0.05)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.terminate()
     assert process.wait(60) == 128 + signal.SIGTERM
     assert not Path(f"/proc/{child}").exists()
