@@ -403,7 +403,7 @@ def _cell(text):
 
 def table_of(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
     """Return the lines printed at the end: parts, what is wrong, and goals that were measured."""
-    lines = [f"{o.part:32}{o.verdict:12}{o.seconds:6.0f} s  {o.text}".rstrip() for o in outcomes]
+    lines = [f"{o.part:36}{o.verdict:12}{o.seconds:6.0f} s  {o.text}".rstrip() for o in outcomes]
     for outcome in outcomes:
         lines += [f"  {outcome.part}: {why}" for why in outcome.why]
     goals = [goal for goal in goals_in(out) if goal["measured"] is not None]
