@@ -218,6 +218,11 @@ class Errors(NamedTuple):
     first: float  # of the first iteration
     drift: float  # of all that are compared
 
+    @classmethod
+    def of(cls, got: torch.Tensor, exact: torch.Tensor) -> "Errors":
+        """Compare losses [iterations, 2] with as many of the exact ones."""
+        return cls(relative_error(got[:1], exact[:1]), relative_error(got, exact[: len(got)]))
+
 
 def set_up(makers, batches, exact, device) -> tuple[dict, dict[str, Errors], dict[str, str]]:
     """Contenders that run and agree with the exact losses, their errors, and why the others are left out."""
@@ -235,7 +240,7 @@ def set_up(makers, batches, exact, device) -> tuple[dict, dict[str, Errors], dic
             left_out[name] = harness.first_line(error)
             continue
         contenders[name] = contender
-        errors[name] = Errors(relative_error(got[:1], exact[:1]), relative_error(got, exact[:count]))
+        errors[name] = Errors.of(got, exact)
     for name in list(contenders):
         reason = disagreement(errors[name], precision_of(contenders[name], device), errors)
         if reason is not None and name not in RIVALS:
@@ -457,8 +462,7 @@ def measure_apart(run, name, start, batch_size, exact, errors) -> tuple[Timing, 
     with run.watch:
         arguments = name, run.device, run.smoke, start.width, batch_size, len(exact)
         losses, rounds, peak = answer_of(_measure_alone, arguments, SECONDS[name])
-    losses = torch.tensor(losses, dtype=torch.float64)
-    error = Errors(relative_error(losses[:1], exact[:1]), relative_error(losses, exact))
+    error = Errors.of(torch.tensor(losses, dtype=torch.float64), exact)
     reason = disagreement(error, precision_of(RIVALS[name], run.device), errors)
     if reason is not None:
         raise ApartError(reason)

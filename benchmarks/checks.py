@@ -88,8 +88,7 @@ def step(device: str) -> Iterator[Result]:
     exact = bench_step.exact_losses(start, batches, count)
 
     def errors_of(contender):
-        got = torch.stack(bench_step.iterate(contender, batches, count))
-        return bench_step.Errors(*(bench_step.relative_error(got[:n], exact[:n]) for n in (1, count)))
+        return bench_step.Errors.of(torch.stack(bench_step.iterate(contender, batches, count)), exact)
 
     eager = {name: errors_of(bench_step.RIVALS[name](start)) for name in (NOTEBOOK, NOTEBOOK_FP32, TUNED)}
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.results import rounded
+from tgan_fast import errors
 from tgan_fast.cuda_graph import capture, empty_cache
 from tgan_fast.errors import InputError
 from tgan_fast.precision import Precision, resolve_precision
@@ -146,7 +147,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 def first_line(error: Exception) -> str:
     """What an error says, in 200 characters at most."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return errors.first_line(error)[:200]
 
 
 def _time_on_cpu(contenders, input_sets, rounds, prepare_all, warm):

@@ -1,5 +1,6 @@
 """Records as lines of text."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,6 +48,11 @@ def errors_of(row: dict) -> list[float]:
 def red(text: str) -> str:
     """On a terminal."""
     return f"\x1b[31m{text}\x1b[0m" if sys.stdout.isatty() else text
+
+
+def without_color(text: str) -> str:
+    """Return the text without what `red` adds on a terminal, for files."""
+    return re.sub(r"\x1b\[\d+m", "", text)
 
 
 def _milliseconds(key: str) -> Callable[[dict], str]:

@@ -35,7 +35,8 @@ import tyro
 
 from benchmarks import results, table
 from benchmarks.checks import CHECKS
-from benchmarks.results import NOT_MEASURED, Goal, Label
+from benchmarks.report import chapters, markdown
+from benchmarks.results import Goal, Label
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import resolve_device
 from tgan_fast.errors import InputError
@@ -359,10 +360,8 @@ def page(out: Path, outcomes: Sequence[Outcome]) -> str:
     """Return the page as Markdown."""
     lines = ["# Validation of tgan_fast", "", f"{summary(outcomes)}. {LEGEND}", ""]
     lines += [*(f"- {fact}" for fact in facts_in(out)), ""]
-    lines += ["| part | | s | found |", "| --- | --- | ---: | --- |"]
-    lines += [
-        f"| {o.part} | {o.verdict} | {o.seconds:.0f} | {_cell(o.text)} |" for o in outcomes if o.verdict != NOT_REACHED
-    ]
+    rows = [[o.part, o.verdict, o.text, f"{o.seconds:.0f}"] for o in outcomes if o.verdict != NOT_REACHED]
+    lines.append(markdown.table(["part", "", "found", "s"], rows, left=3))
     bad = [outcome for outcome in outcomes if outcome.why]
     if bad:
         lines += ["", "## What is wrong", ""]
@@ -371,12 +370,8 @@ def page(out: Path, outcomes: Sequence[Outcome]) -> str:
             lines += [f"  - `{line}`" for line in outcome.why]
     goals = goals_in(out)
     if goals:
-        lines += ["", "## Goals", "", "| | measured | goal | |", "| --- | ---: | ---: | --- |"]
-        for goal in goals:
-            measured = NOT_MEASURED if goal["measured"] is None else goal["measured"]
-            bound = f"{'≤' if goal['at_most'] else '≥'} {goal['bound']}"
-            verdict = "" if goal["measured"] is None else goal["verdict"]
-            lines.append(f"| {goal['section']}: {goal['text']} | {measured} | {bound} | {verdict} |")
+        rows = [[*chapters.goal_key(goal["section"], goal), chapters.goal_cell(goal)] for goal in goals]
+        lines += ["", "## Goals", "", markdown.table(["section", "goal", "bound", "measured"], rows, left=2)]
     lines += figures_text(out)
     missing = [outcome.part for outcome in outcomes if outcome.verdict in (NOT_REACHED, CUT)]
     if missing:
@@ -394,11 +389,7 @@ def figures_text(out: Path) -> list[str]:
             for record in payload["cases"]:
                 lines += [*table.lines_of(record), *section.details(record)]
             lines += [*section.conclusion(payload), "```"]
-    return lines
-
-
-def _cell(text):
-    return text.replace("|", "\\|")
+    return list(map(table.without_color, lines))
 
 
 def table_of(out: Path, outcomes: Sequence[Outcome]) -> list[str]:

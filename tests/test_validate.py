@@ -60,11 +60,11 @@ def test_what_a_part_has_started_ends_with_it(tmp_path):
     child = int(started.read_text())
     for _ in range(100):
         try:
-            os.kill(child, 0)
-        except ProcessLookupError:
+            state = Path(f"/proc/{child}/stat").read_text().split()[2]
+        except (FileNotFoundError, ProcessLookupError):
             return
         # Ended, but not yet waited for by the process that inherited it.
-        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+        if state == "Z":
             return
         time.sleep(0.05)
     pytest.fail("it still runs")
@@ -121,22 +121,16 @@ def test_wrong(n):
 """
 
 
+def part_of_tests(folder, source, seconds=60):
+    """Write a file of tests and return the part that runs it."""
+    file = folder / "test_it.py"
+    file.write_text(source)
+    command = ["-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(folder), "--junitxml", str(folder / "it.xml")]
+    return Part("tests", (*command, str(file)), seconds, file="it.xml")
+
+
 def test_failed_tests_are_named_with_the_first_line_of_why(tmp_path):
-    file = tmp_path / "test_it.py"
-    file.write_text(FAILING_TESTS)
-    command = (
-        "-m",
-        "pytest",
-        "-q",
-        "-c",
-        os.devnull,
-        "--rootdir",
-        str(tmp_path),
-        "--junitxml",
-        f"{tmp_path}/it.xml",
-        str(file),
-    )
-    (outcome,) = outcomes_of([Part("tests", command, 60, file="it.xml")], tmp_path).values()
+    (outcome,) = outcomes_of([part_of_tests(tmp_path, FAILING_TESTS)], tmp_path).values()
     assert outcome.verdict == FAILED
     assert outcome.text == "1 passed, 12 failed, 1 skipped"
     assert outcome.why[0] == "test_it::test_wrong[0]: AssertionError: 0 is too large"
@@ -145,19 +139,14 @@ def test_failed_tests_are_named_with_the_first_line_of_why(tmp_path):
 
 
 def test_tests_that_take_too_long_tell_what_they_found(tmp_path):
-    file = tmp_path / "test_it.py"
-    file.write_text(FAILING_TESTS + "\n\ndef test_stuck():\n    import time\n    time.sleep(600)\n")
-    command = ("-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(tmp_path))
-    command += ("--junitxml", f"{tmp_path}/it.xml", str(file))
-    (outcome,) = outcomes_of([Part("tests", command, 8, file="it.xml")], tmp_path).values()
+    source = FAILING_TESTS + "\n\ndef test_stuck():\n    import time\n    time.sleep(600)\n"
+    (outcome,) = outcomes_of([part_of_tests(tmp_path, source, seconds=8)], tmp_path).values()
     assert outcome.verdict == TIMED_OUT
     assert re.fullmatch(r"so far: \d passed, 12 failed, 1 skipped", outcome.text)
     assert outcome.why[:2] == ["not done after 8 s", "test_it::test_wrong[0]: AssertionError: 0 is too large"]
     # Where it was.
-    assert (
-        f"test_it.py:{len(file.read_text().splitlines())}: KeyboardInterrupt"
-        in validate.log_of(tmp_path, "tests").read_text()
-    )
+    where = f"test_it.py:{len(source.splitlines())}: KeyboardInterrupt"
+    assert where in validate.log_of(tmp_path, "tests").read_text()
 
 
 def test_half_a_file_is_said_and_no_error(tmp_path):
@@ -210,6 +199,18 @@ def test_of_two_files_of_results_the_fuller_one_counts(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     found = {name: section["cases"] for name, section in validate.sections_in(tmp_path).items()}
     assert found == {"step": [3], "sampling": [1, 2], "breakdown": [1]}
+
+
+def test_the_page_has_no_colors_though_a_terminal_gets_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    row = {"contender": "own", "part": None, "seconds": 1.0, "p10": 1.0, "p90": 1.0, "ratio": 1.0, "method": ""}
+    record = {"case": "batch 2", "timings": [row], "left_out": {}, "flags": ["the clock fell"], "svd_seconds": None}
+    payload = {"cases": [record], "goals": []}
+    content = {"schema": results.SCHEMA, "sections": {"step": payload}}
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    page = validate.page(tmp_path, [])
+    assert "FLAG the clock fell" in page
+    assert "\x1b" not in page
 
 
 @pytest.mark.slow

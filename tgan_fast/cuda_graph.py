@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from tgan_fast.errors import InputError, is_out_of_memory
+from tgan_fast.errors import InputError, first_line, is_out_of_memory
 from tgan_fast.nn import is_watched
 
 CudaGraphMode = Literal["auto", "on", "off"]
@@ -56,7 +56,7 @@ def capture(
         except RuntimeError as error:
             # The error of `function` says more than the one at the end of the capture.
             problem = problem or error
-            _failure = _first_line(problem)
+            _failure = first_line(problem)
             warnings.warn(f"this process captures no CUDA graph any more, because one failed: {_failure}", stacklevel=2)
     if problem is None:
         return graph, result
@@ -159,7 +159,7 @@ class Replayed:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            reason = _first_line(error)
+            reason = first_line(error)
             if self._required:
                 raise InputError(f"the CUDA graph could not be captured: {reason}") from error
             # A failure that prevents further captures is reported where it happens.
@@ -208,7 +208,3 @@ def _why_not(device, networks, backend):
         return "autograd's anomaly mode looks at every step of backward"
     watched = next((module for network in networks for module in network.modules() if is_watched(module)), None)
     return None if watched is None else f"{type(watched).__name__} has hooks, which a graph would not call"
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -20,6 +20,11 @@ def may_be_too_large(error: BaseException) -> bool:
     return _says(error, _TOO_LARGE)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _says(error, pattern):
     return isinstance(error, RuntimeError) and pattern.search(str(error)) is not None
 

@@ -1,6 +1,5 @@
 """The generated parts of benchmarks/README.md: goals of all devices, and a chapter for each device."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from benchmarks.report.measured import Device
 from benchmarks.results import NOT_MEASURED, Goal, Label, rounded
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import Section
+from benchmarks.table import without_color
 
 MARKS = {"met": "🟢 met", "SHORT": "🔴 SHORT", NOT_MEASURED: NOT_MEASURED}
 ALL, MINUTES = "all", {"cpu": 5, "cuda": 8}
@@ -25,7 +25,6 @@ _ENVIRONMENT = {
     "commit": "commit",
     "command": "command",
 }
-_COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 def goals(devices: Sequence[Device]) -> str:
@@ -46,16 +45,18 @@ def _goals_of(kind, sections):
     for section in SECTIONS:
         wanted = [goal.record() for goal in section.goals([], kind)]
         for goal in sections.get(section.name, {}).get("goals", wanted):
-            cells[_key(section.name, goal)] = _cell(goal)
+            cells[goal_key(section.name, goal)] = goal_cell(goal)
     whole = _time_goal(kind, sections).record()
-    return cells | {_key(ALL, whole): _cell(whole)}
+    return cells | {goal_key(ALL, whole): goal_cell(whole)}
 
 
-def _key(section, goal):
+def goal_key(section: str, goal: dict) -> tuple[str, str, str]:
+    """Return a goal's section, text and bound, as in a table."""
     return section, goal["text"], f"{'≤' if goal['at_most'] else '≥'} {goal['bound']:,g}"
 
 
-def _cell(goal):
+def goal_cell(goal: dict) -> str:
+    """Return what was measured for a goal and the verdict, as in a table."""
     return ("" if goal["measured"] is None else f"{goal['measured']:,g} ") + MARKS[goal["verdict"]]
 
 
@@ -163,8 +164,8 @@ def _lines(section, payload) -> Iterator[str]:
     """What a section says of its cases when it is run, without colours."""
     for record in payload["cases"]:
         details = [*(section.details(record) if section else ()), *_methods(record)]
-        yield from [record["case"], *(_COLOUR.sub("", line) for line in details)] if details else []
-    yield from (_COLOUR.sub("", line) for line in (section.conclusion(payload) if section else ()))
+        yield from [record["case"], *map(without_color, details)] if details else []
+    yield from map(without_color, section.conclusion(payload) if section else ())
 
 
 def _groups(records) -> Iterator[str]:

@@ -1,12 +1,11 @@
 """Sampling leaves the generator as it was, and gives the clips of its videos; latents are the same everywhere."""
 
 import copy
-import gc
-import weakref
 
 import pytest
 import torch
 from generators import LATENT, in_bfloat16, latents, trained_generator
+from lifetimes import dies_with_its_last_reference
 
 from tgan_fast.errors import InputError
 from tgan_fast.models.sampling import Sampler, _StaticBatch, draw_latents, sample_videos
@@ -117,15 +116,13 @@ def described(generator, device):
 
 def test_a_sampler_that_nobody_has_any_more_is_gone_at_once_with_its_graph(device):
     """A graph that the garbage collector destroys while another one is captured invalidates that."""
-    sampler = Sampler(trained_generator(device=device), batch_size=2)
-    sampler(latents(9))
-    gone = weakref.ref(sampler)
-    gc.disable()
-    try:
-        del sampler
-        assert gone() is None
-    finally:
-        gc.enable()
+
+    def used_sampler():
+        sampler = Sampler(trained_generator(device=device), batch_size=2)
+        sampler(latents(9))
+        return sampler
+
+    assert dies_with_its_last_reference(used_sampler)
 
 
 def test_a_static_batch_is_padded_and_its_results_outlive_the_next():
