@@ -54,7 +54,7 @@ PROGRAMS = {
     },
     COMMANDS: {
         "tgan_fast.train --help": Program(("-m", "tgan_fast.train", "--help"), "--preset"),
-        "tgan_fast.sample --help": Program(("-m", "tgan_fast.sample", "--help"), "--checkpoint"),
+        "tgan_fast sample --help": Program(("-m", "tgan_fast", "sample", "--help"), "--checkpoint"),
         "tgan_fast.ops.backends()": Program(
             ("-c", "from tgan_fast import ops; print(ops.backends())"), "'singular_value_clip': {"
         ),

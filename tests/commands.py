@@ -1,16 +1,21 @@
-"""The command lines, as processes."""
+"""The commands, as processes."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 
-def start(module: str, arguments: Iterable[object], folder: Path | None = None) -> subprocess.Popen:
-    """`python -m module arguments…` in a folder."""
+def start(
+    *arguments: object, folder: Path | None = None, environment: Mapping[str, str | None] = {}
+) -> subprocess.Popen:
+    """Start `python -m tgan_fast arguments…` in a folder; None removes a variable from the environment."""
+    variables = {**os.environ, **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [sys.executable, "-m", "tgan_fast", *map(str, arguments)],
         cwd=folder,
+        env={name: value for name, value in variables.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -18,6 +23,6 @@ def start(module: str, arguments: Iterable[object], folder: Path | None = None) 
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Its exit code, and what it wrote to stdout and stderr."""
+    """Return the exit code of a process, and what it wrote to stdout and stderr."""
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err

@@ -1,10 +1,10 @@
-"""`python -m tgan_fast.compare`: several runs' scores side by side."""
+"""`python -m tgan_fast compare`: several runs' scores side by side."""
 
 import pytest
 from PIL import Image
 from run_folders import evaluation_line, write_run
 
-from tgan_fast import compare as command
+from tgan_fast.cli import compare as command
 from tgan_fast.errors import InputError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from tgan_fast import sample
+from tgan_fast.cli import sample
 from tgan_fast.data import MovingDigits, VideoFrames
 from tgan_fast.training import TrainingConfig, train
 

@@ -1,8 +1,8 @@
-"""`python -m tgan_fast.convert_classifier` as its users run it."""
+"""`python -m tgan_fast convert-classifier` as its users run it."""
 
 import pytest
 
-from tgan_fast import convert_classifier as command
+from tgan_fast.cli import convert_classifier as command
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
 

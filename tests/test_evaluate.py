@@ -1,4 +1,4 @@
-"""`python -m tgan_fast.evaluate` as its users run it."""
+"""`python -m tgan_fast evaluate` as its users run it."""
 
 import json
 import math
@@ -9,8 +9,8 @@ import torch
 from classifiers import Means, random_classifier, scripted
 from commands import finish, start
 
-from tgan_fast import evaluate as command
 from tgan_fast import reference
+from tgan_fast.cli import evaluate as command
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.training import TrainingConfig, train
@@ -188,7 +188,7 @@ def test_a_classifier_for_other_channels_is_refused(run, tmp_path):
 
 @pytest.mark.slow
 def test_errors_are_one_line_and_exit_code_2(tmp_path):
-    code, out, err = finish(start("tgan_fast.evaluate", ["--checkpoint", "nothing.pt"], tmp_path))
+    code, out, err = finish(start("evaluate", "--checkpoint", "nothing.pt", folder=tmp_path))
     assert (code, out) == (2, "")
     assert err.startswith("error: is and fid need --classifier")
     assert err.count("\n") == 1

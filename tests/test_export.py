@@ -1,7 +1,8 @@
-"""`python -m tgan_fast.export` as its users run it."""
+"""`python -m tgan_fast export` as its users run it."""
 
 import json
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tgan_fast import VideoGenerator, reference
-from tgan_fast import export as command
+from tgan_fast.cli import export as command
 from tgan_fast.errors import InputError
 from tgan_fast.models.sampling import draw_latents
 from tgan_fast.training import TrainingConfig, train
@@ -126,11 +127,13 @@ def test_averaged_weights_that_a_checkpoint_does_not_have_are_refused(tmp_path):
 @pytest.mark.slow
 def test_the_process_says_nothing_else_and_imports_the_packages_only_when_it_needs_them(trained, tmp_path):
     arguments = ["--checkpoint", trained[0], "--out", "x.onnx", "--format", "onnx"]
-    code, out, err = finish(start("tgan_fast.export", arguments, tmp_path))
+    code, out, err = finish(start("export", *arguments, folder=tmp_path))
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 2
     program = (
-        "import sys, tgan_fast.export\nprint({'safetensors', 'onnx', 'onnxscript', 'onnxruntime'} & set(sys.modules))"
+        "import sys, tgan_fast.cli.export\n"
+        "print({'safetensors', 'onnx', 'onnxscript', 'onnxruntime'} & set(sys.modules))"
     )
     (tmp_path / "imports.py").write_text(program)
-    assert finish(start("imports", [], tmp_path)) == (0, "set()\n", "")
+    result = subprocess.run([sys.executable, tmp_path / "imports.py"], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("set()\n", "")

@@ -1,10 +1,10 @@
-"""`python -m tgan_fast.gam` as its users run it."""
+"""`python -m tgan_fast gam` as its users run it."""
 
 import re
 
 import pytest
 
-from tgan_fast import gam as command
+from tgan_fast.cli import gam as command
 from tgan_fast.errors import InputError
 from tgan_fast.training import TrainingConfig, train
 

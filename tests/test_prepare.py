@@ -1,4 +1,4 @@
-"""`python -m tgan_fast.prepare` as its users run it."""
+"""`python -m tgan_fast prepare` as its users run it."""
 
 import json
 import random
@@ -16,7 +16,7 @@ import pytest
 from commands import finish
 from encoding import encode, moving_picture
 
-from tgan_fast import prepare as command
+from tgan_fast.cli import prepare as command
 from tgan_fast.data.store import ClipStore
 from tgan_fast.errors import InputError
 
@@ -24,7 +24,7 @@ LONG = 2000
 
 
 def start(*arguments, cwd=None):
-    return commands.start("tgan_fast.prepare", arguments, cwd)
+    return commands.start("prepare", *arguments, folder=cwd)
 
 
 def content_of(folder):

@@ -1,4 +1,4 @@
-"""`python -m tgan_fast.report`: one page with everything in it."""
+"""`python -m tgan_fast report`: one page with everything in it."""
 
 import base64
 from html.parser import HTMLParser
@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from run_folders import score_record, write_run
 
-from tgan_fast import report as command
+from tgan_fast.cli import report as command
 from tgan_fast.errors import InputError
 
 # Elements without an end.
@@ -77,7 +77,7 @@ def test_a_run_that_has_little_to_show_says_how_to_get_it(tmp_path):
     (folder / "stats.jsonl").write_text("")
     page = page_of(folder)
     assert page.references() == []
-    for text in ("--sample-interval", "--log-interval", "--evaluate-every N", "python -m tgan_fast.evaluate"):
+    for text in ("--sample-interval", "--log-interval", "--evaluate-every N", "python -m tgan_fast evaluate"):
         assert text in page.text
 
 

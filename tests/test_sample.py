@@ -1,4 +1,4 @@
-"""`python -m tgan_fast.sample` as its users run it."""
+"""`python -m tgan_fast sample` as its users run it."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tgan_fast import reference
-from tgan_fast import sample as command
+from tgan_fast.cli import sample as command
 from tgan_fast.errors import InputError
 from tgan_fast.models.sampling import draw_latents
 from tgan_fast.training import TrainingConfig, train
@@ -130,7 +130,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(trained, tmp_path, mon
 
 @pytest.mark.slow
 def test_errors_are_one_line_and_exit_code_2(tmp_path):
-    arguments = [sys.executable, "-m", "tgan_fast.sample", "--checkpoint", "nothing.pt", "--out", "x.gif"]
+    arguments = [sys.executable, "-m", "tgan_fast", "sample", "--checkpoint", "nothing.pt", "--out", "x.gif"]
     result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: there is no checkpoint nothing.pt\n"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tgan_fast import evaluate, train_classifier
+from tgan_fast.cli import evaluate, train_classifier
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.training import PRESETS, TrainingConfig, train
 

@@ -1,4 +1,4 @@
-"""`python -m tgan_fast.store` as its users run it."""
+"""`python -m tgan_fast store` as its users run it."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from stores import append
 
-from tgan_fast import store as command
+from tgan_fast.cli import store as command
 from tgan_fast.data.sources import recognise
 from tgan_fast.data.store import ClipStore, Header, StoreWriter
 from tgan_fast.errors import InputError
@@ -35,7 +35,7 @@ def run(*arguments):
 
 @pytest.mark.slow
 def test_verify_names_damaged_videos_and_ends_with_2(store):
-    verify = [sys.executable, "-m", "tgan_fast.store", "verify", str(store)]
+    verify = [sys.executable, "-m", "tgan_fast", "store", "verify", str(store)]
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "3 videos of 65 frames are as they were written\n")
     frames = bytearray((store / "frames.bin").read_bytes())

@@ -1,4 +1,4 @@
-"""`python -m tgan_fast.train_classifier` as its users run it."""
+"""`python -m tgan_fast train-classifier` as its users run it."""
 
 import signal
 
@@ -6,7 +6,7 @@ import commands
 import numpy as np
 import pytest
 
-from tgan_fast import train_classifier as command
+from tgan_fast.cli import train_classifier as command
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.metrics.classifier_files import load_classifier
 
@@ -124,7 +124,7 @@ def test_a_training_that_fails_leaves_the_older_file(run, grey_clips, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_writes_nothing(tmp_path):
-    process = commands.start("tgan_fast.train_classifier", ["--steps", "100000", "--device", "cpu"], tmp_path)
+    process = commands.start("train-classifier", "--steps", "100000", "--device", "cpu", folder=tmp_path)
     shown = ""
     while "loss=" not in shown:
         assert process.poll() is None, process.communicate()
@@ -139,5 +139,5 @@ def test_ctrl_c_ends_with_130_and_writes_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_errors_are_one_line_and_exit_code_2(tmp_path):
-    code, out, err = commands.finish(commands.start("tgan_fast.train_classifier", ["--data", "nothing"], tmp_path))
+    code, out, err = commands.finish(commands.start("train-classifier", "--data", "nothing", folder=tmp_path))
     assert (code, out, err) == (2, "", "error: there is no nothing\n")

@@ -145,7 +145,7 @@ def test_compressed_hdf5_has_to_be_prepared(tmp_path):
         file.create_dataset("image", data=noise(20, 3, 64, 64), compression="gzip")
         file["start"], file["end"] = [0], [20]
     with pytest.raises(
-        InputError, match=r"compressed or in chunks: make .* python -m tgan_fast.prepare .*train.h5 STORE"
+        InputError, match=r"compressed or in chunks: make .* python -m tgan_fast prepare .*train.h5 STORE"
     ):
         open_videos(path)
 
@@ -180,7 +180,7 @@ def test_labels_of_arrays_are_their_classes(tmp_path):
 
 def test_arrays_of_different_sizes_have_to_be_prepared(tmp_path):
     np.savez(tmp_path / "clips.npz", a=noise(20, 64, 64, 3), b=noise(2, 20, 64, 70, 3))
-    with pytest.raises(InputError, match=r"different sizes: make a clip store of it with python -m tgan_fast.prepare"):
+    with pytest.raises(InputError, match=r"different sizes: make a clip store of it with python -m tgan_fast prepare"):
         open_videos(tmp_path / "clips.npz")
 
 
@@ -188,7 +188,7 @@ def test_what_is_not_prepared_is_told_how(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*nothing"):
         open_videos(tmp_path / "nothing")
     (tmp_path / "UCF-101").mkdir()
-    with pytest.raises(InputError, match=r"UCF-101 is no clip store: make one of it with python -m tgan_fast.prepare"):
+    with pytest.raises(InputError, match=r"UCF-101 is no clip store: make one of it with python -m tgan_fast prepare"):
         open_videos(tmp_path / "UCF-101")
 
 

@@ -163,7 +163,7 @@ def test_torchrun_trains_as_one_process_does_and_resumes_exactly(tmp_path):
 TRAINING_THEN_THREADS = """
 import sys
 from pathlib import Path
-from tgan_fast.train import main
+from tgan_fast.cli.train import main
 main(sys.argv[1:])
 names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
 print(f"threads of gloo: {sum('gloo' in name for name in names)} of {len(names)}")

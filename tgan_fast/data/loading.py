@@ -137,7 +137,7 @@ def read_prepared(path: Path) -> Prepared:
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return _arrays(path)
     raise InputError(
-        f"{path} is no clip store: make one of it with python -m tgan_fast.prepare {path} STORE, and give that"
+        f"{path} is no clip store: make one of it with python -m tgan_fast prepare {path} STORE, and give that"
     )
 
 
@@ -147,7 +147,7 @@ def _hdf5(path):
     if offset is None:
         raise InputError(
             f"the frames of {path} are compressed or in chunks: make a clip store of it with "
-            f"python -m tgan_fast.prepare {path} STORE, and give that"
+            f"python -m tgan_fast prepare {path} STORE, and give that"
         )
     frames = frames_last(np.memmap(path, np.uint8, "r", offset, images.shape))
     labels, classes = _numbered(table.category)
@@ -168,7 +168,7 @@ def _arrays(path):
     if len({part.shape[1:] for part in frames}) > 1:
         raise InputError(
             f"the clips of {path} have different sizes: make a clip store of it with "
-            f"python -m tgan_fast.prepare {path} STORE, and give that"
+            f"python -m tgan_fast prepare {path} STORE, and give that"
         )
     length = np.array([len(video) for of_array in videos for video in of_array])
     labels, classes = _numbered(labels_of(path, len(length)))

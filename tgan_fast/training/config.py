@@ -109,7 +109,7 @@ class TrainingConfig(BaseModel):
         if reason is not None:
             raise InputError(reason)
         if self.evaluate_every and self.classifier is None:
-            raise InputError("evaluate_every needs a classifier: python -m tgan_fast.train_classifier makes one")
+            raise InputError("evaluate_every needs a classifier: python -m tgan_fast train-classifier makes one")
         if self.classifier is not None and not self.evaluate_every:
             raise InputError("a classifier is for evaluation in training, which needs evaluate_every as well")
 

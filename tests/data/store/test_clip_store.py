@@ -87,7 +87,7 @@ def test_a_last_line_that_was_not_finished_is_not_there(store):
 
 def test_what_is_no_store_is_told_what_makes_one(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(InputError, match=r"is no clip store: make one with python -m tgan_fast.prepare SOURCE "):
+        with pytest.raises(InputError, match=r"is no clip store: make one with python -m tgan_fast prepare SOURCE "):
             ClipStore(path)
     file = tmp_path / "file"
     file.write_text("")

@@ -100,7 +100,7 @@ def read_index(folder: Path) -> Index:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder} is no clip store: make one with python -m tgan_fast.prepare SOURCE {folder}"
+            f"{folder} is no clip store: make one with python -m tgan_fast prepare SOURCE {folder}"
         ) from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Compare the scores of runs during training: `python -m tgan_fast.compare --help`."""
+"""Compare the scores of runs during training: `python -m tgan_fast compare --help`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
 from tgan_fast.metrics.score_kinds import SCORE_KINDS
@@ -36,7 +36,7 @@ class CompareCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(CompareCommand, arguments, prog="python -m tgan_fast.compare")
+    command = parse(CompareCommand, arguments, prog="python -m tgan_fast compare")
     _check(command)
     runs = _open(command.runs)
     for recorded in runs.values():
@@ -125,7 +125,3 @@ def _print_aligned(rows: list[list[str]]) -> None:
     for name, *values in rows:
         cells = (value.rjust(width) for value, width in zip(values, widths, strict=True))
         print("  ".join([name.ljust(first), *cells]))
-
-
-if __name__ == "__main__":
-    run(main)

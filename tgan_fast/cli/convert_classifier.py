@@ -1,4 +1,4 @@
-"""Bring C3D's weights into the package's own format: `python -m tgan_fast.convert_classifier --help`."""
+"""Bring C3D's weights into the package's own format: `python -m tgan_fast convert-classifier --help`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.metrics.classifier_files import load_classifier
@@ -26,7 +26,7 @@ class ConvertCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(ConvertCommand, arguments, prog="python -m tgan_fast.convert_classifier")
+    command = parse(ConvertCommand, arguments, prog="python -m tgan_fast convert-classifier")
     if not command.out.resolve().parent.is_dir():
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
     classifier = load_classifier(command.weights, command.mean)
@@ -35,7 +35,3 @@ def main(arguments: Sequence[str]) -> None:
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror}") from None
     print(f"C3D for {len(classifier.classes)} classes: {command.out}")
-
-
-if __name__ == "__main__":
-    run(main)

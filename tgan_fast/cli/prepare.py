@@ -1,4 +1,4 @@
-"""Prepare videos for training: `python -m tgan_fast.prepare --help`."""
+"""Prepare videos for training: `python -m tgan_fast prepare --help`."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.data.decoding import Form
 from tgan_fast.data.preparation import REPORT, Result, estimated_frames, prepare
 from tgan_fast.data.sources import Collection, only_of_split, recognise
@@ -56,7 +56,7 @@ class PrepareCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(PrepareCommand, arguments, prog="python -m tgan_fast.prepare")
+    command = parse(PrepareCommand, arguments, prog="python -m tgan_fast prepare")
     _check(command)
     collection = recognise(command.source)
     if command.split is not None:
@@ -149,7 +149,3 @@ def _conclude(command, result: Result):
 
 def _bytes(count):
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,4 @@
-"""Make a trained generator usable without this package: `python -m tgan_fast.export --help`."""
+"""Make a trained generator usable without this package: `python -m tgan_fast export --help`."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
 from tgan_fast.models.exporting import FORMATS, describe
@@ -30,7 +30,7 @@ class ExportCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(ExportCommand, arguments, prog="python -m tgan_fast.export")
+    command = parse(ExportCommand, arguments, prog="python -m tgan_fast export")
     _check(command)
     checkpoint = open_checkpoint(find(command.checkpoint))
     generator = checkpoint.generator(command.weights)
@@ -64,7 +64,3 @@ def _check(command: ExportCommand) -> None:
     if not command.out.resolve().parent.is_dir():
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
     chosen.check_packages()
-
-
-if __name__ == "__main__":
-    run(main)

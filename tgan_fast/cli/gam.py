@@ -1,4 +1,4 @@
-"""Let two trained GANs judge each other: `python -m tgan_fast.gam --help`."""
+"""Let two trained GANs judge each other: `python -m tgan_fast gam --help`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.data import to_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.gam import Battle, battle, best_threshold, errors_on_generated, errors_on_real, scores_of
@@ -43,7 +43,7 @@ class GamCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(GamCommand, arguments, prog="python -m tgan_fast.gam")
+    command = parse(GamCommand, arguments, prog="python -m tgan_fast gam")
     if command.samples < 2:
         raise InputError(f"--samples is {command.samples}, but must be at least 2")
     device = resolve_device(command.device)
@@ -119,7 +119,3 @@ def _print(paths, test, samples, outcome: Battle) -> None:
         print(f"{name:10}{ratio.value:8.3f}   95 %: {ratio.low:.3f} to {ratio.high:.3f}")
     verdict = "neither wins" if outcome.winner is None else f"{paths[outcome.winner - 1]} wins"
     print(verdict)
-
-
-if __name__ == "__main__":
-    run(main)

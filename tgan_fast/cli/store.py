@@ -1,4 +1,4 @@
-"""Check, look at and export clip stores: `python -m tgan_fast.store --help`."""
+"""Check, look at and export clip stores: `python -m tgan_fast store --help`."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.data.loading import ShortVideos, open_videos
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.store import ClipStore
@@ -110,7 +110,7 @@ Command = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    parse(Command, arguments, prog="python -m tgan_fast.store").run()
+    parse(Command, arguments, prog="python -m tgan_fast store").run()
 
 
 def _clips(videos, count, seed):
@@ -120,7 +120,3 @@ def _clips(videos, count, seed):
     clips = np.empty((count, *videos.clip_shape), np.uint8)
     videos.cut(videos.windows(order.indices(0), order.choices(0)), clips)
     return clips
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,4 @@
-"""Score a trained generator: `python -m tgan_fast.evaluate --help`."""
+"""Score a trained generator: `python -m tgan_fast evaluate --help`."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from tqdm import tqdm
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.errors import InputError
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.metrics.classifier import Classifier
@@ -36,7 +36,7 @@ class EvaluateCommand:
     """Compute the inception score, the Fréchet distance (FID) and the Fréchet video distance of a checkpoint.
 
     The first two need a classifier: C3D's weights (conv3d_deepnetA_ucf.npz or c3d_ucf101.pt, with mean2.npz), or what
-    python -m tgan_fast.train_classifier makes. Scores under different protocols cannot be compared.
+    python -m tgan_fast train-classifier makes. Scores under different protocols cannot be compared.
     """
 
     checkpoint: Path
@@ -76,7 +76,7 @@ class EvaluateCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(EvaluateCommand, arguments, prog="python -m tgan_fast.evaluate")
+    command = parse(EvaluateCommand, arguments, prog="python -m tgan_fast evaluate")
     metrics = _metrics(command)
     _check(command, metrics)
     device = resolve_device(command.device)
@@ -151,7 +151,7 @@ def _check(command: EvaluateCommand, metrics) -> None:
     if metrics != ("fvd",) and command.classifier is None:
         raise InputError(
             "is and fid need --classifier: conv3d_deepnetA_ucf.npz with --mean mean2.npz, or what "
-            "python -m tgan_fast.train_classifier makes"
+            "python -m tgan_fast train-classifier makes"
         )
     if "fvd" in metrics and command.i3d is None:
         raise InputError("fvd needs --i3d i3d_torchscript.pt")
@@ -204,7 +204,3 @@ def _write(command, checkpoint, record) -> None:
         write_atomically(command.out, (text + "\n").encode())
     elif run_folder_of(checkpoint) is not None:
         append_line(run_folder_of(checkpoint) / "scores.jsonl", text)
-
-
-if __name__ == "__main__":
-    run(main)

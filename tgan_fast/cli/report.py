@@ -1,4 +1,4 @@
-"""Make one HTML page of a training run: `python -m tgan_fast.report --help`."""
+"""Make one HTML page of a training run: `python -m tgan_fast report --help`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
 from tgan_fast.reports.page import page_of
@@ -26,7 +26,7 @@ class ReportCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(ReportCommand, arguments, prog="python -m tgan_fast.report")
+    command = parse(ReportCommand, arguments, prog="python -m tgan_fast report")
     recorded, out = open_run(command.run), command.out or command.run / "report.html"
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"cannot write {out}: its name must end in .html")
@@ -38,7 +38,3 @@ def main(arguments: Sequence[str]) -> None:
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from None
     print(f"{len(page) / 1e6:.1f} MB: {out}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,4 @@
-"""Train a classifier of videos, whose scores stand in for C3D's: `python -m tgan_fast.train_classifier --help`."""
+"""Train a classifier of videos, whose scores stand in for C3D's: `python -m tgan_fast train-classifier --help`."""
 
 import math
 import sys
@@ -10,7 +10,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.errors import InputError, is_out_of_memory
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.metrics.classifier_training import RECIPES, train_classifier
@@ -23,7 +23,7 @@ _INTERRUPTED = 130
 
 @dataclass
 class TrainClassifierCommand:
-    """Train a classifier of videos for `python -m tgan_fast.evaluate`, for those who have no weights of C3D.
+    """Train a classifier of videos for `python -m tgan_fast evaluate`, for those who have no weights of C3D.
 
     Scores with different classifiers cannot be compared.
     """
@@ -53,7 +53,7 @@ class TrainClassifierCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(TrainClassifierCommand, arguments, prog="python -m tgan_fast.train_classifier")
+    command = parse(TrainClassifierCommand, arguments, prog="python -m tgan_fast train-classifier")
     _check(command)
     device = resolve_device(command.device)
     architecture, recipe = _recipe(command)
@@ -119,7 +119,3 @@ def _clips(command):
 def _show(bar, loss):
     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     bar.update()
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,4 @@
-"""Sample videos from a trained generator: `python -m tgan_fast.sample --help`."""
+"""Sample videos from a trained generator: `python -m tgan_fast sample --help`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from tgan_fast.command_line import parse, run
+from tgan_fast.cli.parsing import parse
 from tgan_fast.data import to_clips
 from tgan_fast.data.video_files import encoder_of, write_videos
 from tgan_fast.errors import InputError
@@ -52,7 +52,7 @@ class SampleCommand:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command = parse(SampleCommand, arguments, prog="python -m tgan_fast.sample")
+    command = parse(SampleCommand, arguments, prog="python -m tgan_fast sample")
     _check(command)
     device = resolve_device(command.device)
     precision = resolve_precision(command.precision, device)
@@ -130,7 +130,3 @@ def _check_class(command, generator) -> None:
         raise InputError(f"{command.checkpoint} was trained without classes: leave out --class")
     if not 0 <= command.class_ < generator.classes:
         raise InputError(f"--class is {command.class_}, but the classes are 0 to {generator.classes - 1}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,0 +1,97 @@
+"""What all commands share: signals, exit codes, and errors in one sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import finish, start
+
+from tgan_fast.cli import COMMANDS
+from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.prepare import PrepareCommand
+from tgan_fast.cli.sample import SampleCommand
+from tgan_fast.cli.store import Command as StoreCommand
+from tgan_fast.errors import InputError
+
+REQUIRED = ["--checkpoint", "x", "--out", "y"]
+# By the command, or by the signal itself.
+_INTERRUPTED = (128 + signal.SIGINT, -signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (SampleCommand, ["--out", "x.gif"], "missing: --checkpoint PATH; --help describes what is needed"),
+        (SampleCommand, [], "missing: --checkpoint PATH, --out PATH; --help describes what is needed"),
+        (PrepareCommand, ["videos"], "missing: STORE; --help describes what is needed"),
+        (PrepareCommand, ["videos", "store", "--fps", "fast"], "--fps is 'fast', but must be a number"),
+        (PrepareCommand, ["videos", "store", "--size", "1.5"], "--size is '1.5', but must be an integer"),
+        (SampleCommand, [*REQUIRED, "--weights", "x"], "--weights is 'x', but must be one of 'auto', 'live', 'ema'"),
+        (SampleCommand, [*REQUIRED, "--seed"], "--seed needs a value"),
+        (
+            SampleCommand,
+            [*REQUIRED, "--halp"],
+            "there is no option --halp; did you mean --help?",
+        ),
+        (SampleCommand, [*REQUIRED, "--zzz=1"], "there is no option --zzz"),
+        (StoreCommand, [], "Expected one of {verify, preview, export}."),
+    ],
+)
+def test_wrong_options_are_one_sentence(capsys, command, arguments, message):
+    with pytest.raises(InputError) as caught:
+        parse(command, arguments, prog="program")
+    assert str(caught.value) == message
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_the_commands_are_listed_and_a_wrong_name_gets_a_hint(tmp_path):
+    code, out, err = finish(start(folder=tmp_path))
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[2:]] == list(COMMANDS)
+    assert finish(start("smaple")) == (2, "", "error: there is no command smaple; did you mean sample?\n")
+    assert finish(start("zzz"))[2].startswith("error: there is no command zzz: choose train, sample, ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["store", "--help"], ["--help"]])
+def test_output_that_nobody_reads_to_its_end_is_no_error(arguments):
+    process = start(*arguments)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=300) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["train", "--preset", "tiny", "--device", "cpu"], ["sample", "--help"]])
+def test_ctrl_c_at_any_moment_ends_without_a_traceback(tmp_path, arguments):
+    # From the first module on that is imported by the command; Python's own start, some 0.05 s, is beyond its reach.
+    for delay in (0.0, 0.3, 0.8, 1.5, 2.5):
+        process = start(*arguments, folder=tmp_path, environment={"PYTHONUNBUFFERED": "1", "PYTHONVERBOSE": "1"})
+        assert any("tgan_fast.errors" in line for line in process.stderr)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        code, _, err = finish(process)
+        assert "Traceback" not in err
+        assert code in (0, *_INTERRUPTED)
+
+
+@pytest.mark.slow
+def test_characters_that_the_terminal_does_not_have_are_escaped(tmp_path):
+    name = os.fsdecode(b"caf\xff\xc3\xa9") + "\u4e2d"
+    environment = {"PYTHONIOENCODING": "ascii"}
+    code, out, err = finish(
+        start("sample", "--checkpoint", name, "--out", "x.gif", folder=tmp_path, environment=environment)
+    )
+    assert (code, out, err) == (2, "", "error: there is no checkpoint caf\\udcff\\xe9\\u4e2d\n")
+
+
+@pytest.mark.slow
+def test_the_installed_command_is_the_same():
+    program = Path(sys.executable).with_name("tgan-fast")
+    installed = subprocess.run([program, "smaple"], capture_output=True, text=True, check=False)
+    assert (installed.returncode, installed.stdout, installed.stderr) == finish(start("smaple"))

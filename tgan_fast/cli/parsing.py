@@ -1,0 +1,89 @@
+"""Typed options of the commands, with errors in one sentence."""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from itertools import groupby
+from typing import TypeVar
+
+import tyro
+
+from tgan_fast.errors import InputError
+from tgan_fast.training.config import nearest
+
+Command = TypeVar("Command")
+
+
+def parse(command: type[Command], arguments: Sequence[str], *, default: Command | None = None, prog: str) -> Command:
+    """Return the options of a command line as an instance of the dataclass `command`.
+
+    Raises:
+        InputError: An unknown option (with the nearest known one), a missing one, or a value of the wrong type.
+        SystemExit: Help was asked for.
+    """
+    parsed, unknown = parse_known(command, arguments, default=default, prog=prog)
+    if unknown:
+        name = unknown[0].split("=")[0]
+        known = ["--help", *(f"--{option.replace('_', '-')}" for option in _option_names(parsed))]
+        raise InputError(f"there is no option {name}{nearest(name, known)}")
+    return parsed
+
+
+def parse_known(
+    command: type[Command], arguments: Sequence[str], *, default: Command | None = None, prog: str
+) -> tuple[Command, list[str]]:
+    """Return the options that `command` has, and the arguments that it does not know; raises as `parse`."""
+    options = {} if default is None else {"default": default}
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(command, args=list(arguments), prog=prog, return_unknown_args=True, **options)
+    except SystemExit as end:
+        if end.code:
+            raise InputError(_sentence(told.getvalue())) from None
+        raise
+
+
+# What tyro says, and how the package says it: "name is value, but must be …".
+_KINDS = {"INT": "an integer", "FLOAT": "a number"}
+_PHRASES = (
+    (r"invalid choice (?P<value>.*) for argument '(?P<name>.*)'\. Expected one of \((?P<choices>.*?),?\)\.",
+     "{name} is {value}, but must be one of {choices}"),
+    (r"Missing value for argument '(?P<name>.*)'\. .*", "{name} needs a value"),
+    (r"Error parsing (?P<name>\S+): .*(?:instantiated from \[|: )(?P<value>'.*?')(?:\]\. Got errors: .*)?",
+     "{name} is {value}, but must be {kind}"),
+)  # fmt: skip
+
+
+def _sentence(box):
+    """The message in tyro's error box, which stands below its title and above the first rule."""
+    lines = [line.strip("│").rstrip() for line in box.splitlines()[1:]]
+    parts = [list(group) for rules, group in groupby(lines, _is_rule) if not rules] or [[box]]
+    if parts[0][0].strip().startswith("Missing from"):
+        # Options are indented by four columns, the help of each by more.
+        missing = [line.strip() for line in parts[0][1:] if len(line) - len(line.lstrip()) <= 6]
+        return f"missing: {', '.join(missing)}; --help describes what is needed"
+    message, *described = (" ".join(" ".join(part).split()) for part in parts)
+    for pattern, phrase in _PHRASES:
+        if match := re.fullmatch(pattern, message):
+            kind = re.search(r"(INT|FLOAT)\b", " ".join(described))
+            if kind or "{kind}" not in phrase:
+                return phrase.format(**match.groupdict(), kind=kind and _KINDS[kind[1]])
+    return message
+
+
+def _is_rule(line):
+    """Whether a line is one of the box itself, as tyro draws it for a terminal of UTF-8 or of ASCII."""
+    return bool(line.strip()) and not line.strip(" ─-╰╯")
+
+
+def _option_names(value):
+    names = [field.name for field in fields(value)] if is_dataclass(value) else list(type(value).model_fields)
+    for name in names:
+        nested = getattr(value, name)
+        if hasattr(type(nested), "model_fields"):
+            yield from _option_names(nested)
+        else:
+            yield name

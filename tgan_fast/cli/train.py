@@ -1,0 +1,125 @@
+"""Train TGAN: `python -m tgan_fast.train --help`."""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from tgan_fast.cli.parsing import parse, parse_known
+from tgan_fast.errors import InputError
+from tgan_fast.training.checkpoint import find, latest_of_run, read_run, run_folder_of
+from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
+from tgan_fast.training.loop import train
+
+_PROGRAM = "python -m tgan_fast.train"
+_RUNS = Path("runs")
+
+
+@dataclass
+class TrainCommand:
+    """Train TGAN on videos or moving digits. Leaves a folder with samples, plots and checkpoints.
+
+    A setting is taken from the first of these that has it: this command line, the --config file, the checkpoint that
+    is resumed, the --preset.
+    """
+
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig]
+    preset: Literal[("auto", *PRESETS)] = "auto"
+    """Set of defaults: paper, or another system of the family; tiny and tiny-…, two minutes on a CPU; auto: paper where
+    there is a GPU, tiny elsewhere."""
+    config: Path | None = None
+    """YAML file of settings, such as the config.yaml of an earlier run."""
+    out: Path | None = None
+    """Folder of the run; by default the next number in runs/."""
+    resume: str | None = None
+    """Run folder or checkpoint to continue exactly; auto: the newest in --out, or in runs/, if there is one."""
+
+
+@dataclass
+class _Sources:
+    """The options that decide where the other options' defaults come from."""
+
+    preset: str = "auto"
+    config: Path | None = None
+    out: Path | None = None
+    resume: str | None = None
+    data: str | None = None
+
+
+def main(arguments: Sequence[str]) -> None:
+    sources, _ = parse_known(_Sources, _without_help(arguments), prog=_PROGRAM)
+    checkpoint = _find_checkpoint(sources)
+    default = TrainCommand(_defaults(sources, checkpoint))
+    command = parse(TrainCommand, arguments, default=default, prog=_PROGRAM)
+    own = checkpoint and run_folder_of(checkpoint)
+    out = command.out or own or _next_folder(command)
+    continues = sources.resume == "auto" or (own is not None and own.resolve() == out.resolve())
+    first = os.environ.get("RANK", "0") == "0"
+    if first and (out / "config.yaml").exists() and not continues:
+        raise InputError(f"{out} holds another run: continue it with --resume {out}, or choose another --out")
+
+    step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
+    if not first:
+        return
+    if step.iteration < command.training.steps:
+        print(f"stopped and saved after {step.iteration} iterations; go on with:")
+        print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")
+    else:
+        print(f"done: {step.iteration} iterations; look at {out / 'samples'} and {out / 'loss.png'}")
+
+
+def _with_absolute_paths(config):
+    """So that a run can be resumed from anywhere."""
+    paths = {name: getattr(config, name) for name in ("data", "digit_images", "classifier")}
+    return config.model_copy(update={name: path and str(Path(path).absolute()) for name, path in paths.items()})
+
+
+def _without_help(arguments):
+    return [argument for argument in arguments if argument not in ("-h", "--help")]
+
+
+def _find_checkpoint(sources: _Sources) -> Path | None:
+    if sources.resume is None:
+        return None
+    if sources.resume == "auto":
+        folder = sources.out or max(_numbered_folders(), default=None)
+        return folder and latest_of_run(folder)
+    return find(Path(sources.resume))
+
+
+def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
+    given = {} if sources.config is None else read_yaml(sources.config)
+    if sources.data is not None:
+        given["data"] = sources.data
+    if checkpoint is not None:
+        values = dict(read_run(checkpoint)["config"])
+    else:
+        preset = default_preset() if sources.preset == "auto" else sources.preset
+        # An unknown name is the parser's to report.
+        values = dict(PRESETS.get(preset, {}))
+        if given.get("data") is not None:
+            # Here, since it brings along the codecs, for which others need not wait.
+            from tgan_fast.data.loading import channels_of
+
+            values["channels"] = max(values.get("channels", 3), channels_of(Path(given["data"])))
+    try:
+        return TrainingConfig(**(values | given))
+    except InputError as error:
+        if sources.config is None:
+            raise
+        raise InputError(f"{sources.config}: {error}") from None
+
+
+def _numbered_folders() -> list[Path]:
+    return [path for path in _RUNS.glob("*") if re.match(r"\d{5}-", path.name) and path.is_dir()]
+
+
+def _next_folder(command: TrainCommand) -> Path:
+    number = max((int(path.name[:5]) + 1 for path in _numbered_folders()), default=0)
+    preset = default_preset() if command.preset == "auto" else command.preset
+    return _RUNS / f"{number:05d}-{preset}"
