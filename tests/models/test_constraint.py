@@ -5,6 +5,7 @@ from torch import nn
 
 from tgan_fast import VideoDiscriminator, reference
 from tgan_fast.models import constrain_
+from tgan_fast.ops import singular_value_clip_
 
 
 def trained_twins(device):
@@ -55,3 +56,30 @@ def test_linear_layers_are_clipped_and_batch_norms_without_scale_or_statistics_p
     constrain_(network)
     assert torch.linalg.matrix_norm(network[0].weight, ord=2) <= 1 + 1e-6
     assert torch.equal(network[2].weight, torch.full((4,), 5.0))
+
+
+def test_other_layers_stay_as_they_are():
+    network = nn.Sequential(
+        nn.ConvTranspose1d(4, 3, 2),
+        nn.ConvTranspose2d(4, 3, 2),
+        nn.ConvTranspose3d(4, 3, 2),
+        nn.Bilinear(4, 3, 2),
+        nn.Embedding(4, 3),
+        nn.GroupNorm(1, 3),
+    )
+    for module in network:
+        nn.init.constant_(module.weight, 5.0)
+    constrain_(network)
+    assert all((module.weight == 5.0).all() for module in network)
+
+
+def test_a_transposed_convolution_has_the_matrix_of_the_convolution_that_it_transposes():
+    """Both have the same weight and the same norm: [in, …] of the one is [out, …] of the other."""
+    transposed, convolution = nn.ConvTranspose2d(6, 4, 3, bias=False), nn.Conv2d(4, 6, 3, bias=False)
+    nn.init.normal_(transposed.weight)
+    convolution.weight = nn.Parameter(transposed.weight.detach().clone())
+    constrain_(convolution)
+    singular_value_clip_(transposed.weight)
+    assert torch.equal(transposed.weight, convolution.weight)
+    x, y = torch.randn(1, 6, 5, 5), torch.randn(1, 4, 7, 7)
+    torch.testing.assert_close((transposed(x) * y).sum(), (x * convolution(y)).sum(), rtol=1e-4, atol=1e-4)

@@ -19,15 +19,17 @@ def constrain_(
 ) -> None:
     """Make every layer of a discriminator a contraction, in place.
 
-    The singular values of every convolution's and linear layer's weight (as the matrix [out, everything else]) are
-    clipped at `max_singular_value`; every batch norm's scale is clamped into [0.01·s, s], s = sqrt(running_var).
-    Activations of slope ≤ 1 need nothing (Saito et al., arXiv:1611.06624, section 3.3).
+    The singular values of the weights of `nn.Linear` and `nn.Conv1d/2d/3d`, as matrices [out, everything else], are
+    clipped at `max_singular_value`. The scales of `nn.BatchNorm1d/2d/3d` that have running statistics are clamped into
+    [0.01·s, s], s = sqrt(running_var). Activations of slope ≤ 1 need nothing (Saito et al., arXiv:1611.06624,
+    section 3.3). All other layers stay as they are, transposed convolutions too: clip their weights, [in, everything
+    else], with `tgan_fast.ops.singular_value_clip_`.
 
     Args:
-        discriminator: any module; other layers than those named stay as they are.
-        max_singular_value: the threshold, > 0.
-        twin: the same network with copies of these weights, in bfloat16 for instance, which get the clipped values.
-        non_finite, backend: of `tgan_fast.ops.constrain_layers_`.
+        discriminator: Module of any kind.
+        max_singular_value: Threshold, as in `tgan_fast.ops.singular_value_clip`.
+        twin: Network of the same layers, whose weights become copies of the clipped ones, in bfloat16 for instance.
+        non_finite, backend: Arguments of `tgan_fast.ops.constrain_layers_`.
     """
     batch_norms = [
         module
