@@ -63,5 +63,15 @@ def clipped_by_svd(weight, threshold):
     return ((u * s.clamp(max=threshold)) @ vh).reshape(weight.shape)
 
 
+def exactly_clipped(weight, threshold):
+    """Return what `clipped_by_svd` does, computed with 80 digits: for small matrices."""
+    import mpmath
+
+    with mpmath.workdps(80):
+        u, s, vh = mpmath.svd_r(mpmath.matrix(weight.double().tolist()))
+        clipped = u * mpmath.diag([min(value, threshold) for value in s]) * vh
+        return torch.tensor(clipped.tolist(), dtype=torch.float64)
+
+
 def relative_error(got, expected):
     return ((got.double().cpu() - expected).norm() / expected.norm()).item()

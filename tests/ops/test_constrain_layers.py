@@ -50,7 +50,10 @@ def test_scales_of_another_dtype_are_clamped_too(device):
         ({"non_finite": torch.zeros(())}, "non_finite must be one int32, and is \\[\\] of torch.float32"),
         ({"non_finite": torch.zeros(2, dtype=torch.int32)}, "non_finite must be one int32"),
         ({"non_finite": torch.zeros((), dtype=torch.int32, device="meta")}, "non_finite is on meta, and a weight on"),
-        ({"max_singular_value": 0}, "must be a positive number"),
+        ({"max_singular_value": 0}, "max_singular_value must be a number from"),
+        ({"lowest": 2}, "lowest must be a number from 0 to 1, not 2"),
+        ({"eps": -1e-5}, "eps must be a number from 0 to"),
+        ({"running_vars": [torch.ones(9, device="meta")]}, "scale on cpu, but running variance on meta"),
         ({"backend": "magma"}, "choose auto, svd, eigh, gemm, cuda"),
     ],
 )

@@ -1,13 +1,27 @@
 """Every backend of singular value clipping against a float64 SVD, on the spectra that break shortcuts."""
 
+import math
+
 import pytest
 import torch
-from spectra import ROWS, SPECTRA, clipped_by_svd, relative_error, topped, with_spectrum
+from spectra import (
+    ROWS,
+    SPECTRA,
+    clipped_by_svd,
+    cluster,
+    exactly_clipped,
+    relative_error,
+    topped,
+    with_spectrum,
+)
 
 from tgan_fast.ops import BackendError, singular_value_clip, singular_value_clip_
 
 BACKENDS = ["svd", "eigh", "gemm"]
 GRAM_BACKENDS = ["eigh", "gemm"]
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+# Largest singular values on both sides of where `eigh` leaves the Gram matrix (4 and 8192), and far beyond.
+STEEP = [3.9, 10, 8000, 9000, 1e5, 1e7, 1e8, 1e9, 1e20, 1e37, 1e160]
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.037, 20.0])
@@ -39,6 +53,94 @@ def test_every_backend_clips_float64(backend, spectrum, device):
     # iterations of `gemm` also lose some digits of what lies close to the threshold.
     bounds = {"svd": 1e-13 + 1e-14 * largest, "eigh": 1e-14 + 1e-15 * largest**2, "gemm": 1e-9 + 1e-14 * largest**2}
     assert relative_error(got, clipped_by_svd(weight, 1.0)) <= bounds[backend]
+
+
+def largest(weight):
+    return torch.linalg.svdvals(weight.double().flatten(1))[0].item()
+
+
+def steep(dtype, top, device, rows=ROWS, columns=None):
+    """All other singular values lie around 1, where a blur of the Gram matrix decides whether they are clipped."""
+    s = cluster(1e-3)[:rows]
+    s[0] = top
+    weight = with_spectrum(s, columns or 2 * rows).to(device, dtype)
+    return weight if weight.isfinite().all() else pytest.skip(f"{top} is too large for {dtype}")
+
+
+@pytest.mark.parametrize("top", STEEP)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", ["svd", "eigh"])
+def test_the_bound_holds_however_large_a_singular_value_is(backend, dtype, top, device):
+    got = singular_value_clip(steep(dtype, top, device), backend=backend)
+    # Entries rounded by u relative make a matrix with a Frobenius norm of at most u·√rows. Before that, rounding of an
+    # SVD or of the Gram matrix counts, whichever takes part: 8·√rows·eps of the dtype computed in, or 2·2⁻⁵²·8192².
+    computed = 8 * ROWS**0.5 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    in_float64 = max(2 * 2**-52 * (4 if dtype == torch.float64 else 8192) ** 2, 8 * ROWS**0.5 * 2**-52)
+    excess = torch.finfo(dtype).eps / 2 * ROWS**0.5 + (computed if backend == "svd" else in_float64)
+    assert largest(got) <= 1 + excess
+
+
+@pytest.mark.parametrize("top", STEEP)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_error_is_rounding_of_the_largest_singular_value_in_float64(dtype, top):
+    weight = steep(dtype, top, "cpu", rows=6, columns=9)
+    got = singular_value_clip(weight, backend="eigh")
+    limit = 4 if dtype == torch.float64 else 8192
+    blur = 2 * top**2 if top < limit else 8 * top
+    rounding = torch.finfo(dtype).eps / 2 * 6**0.5
+    assert (got.double() - exactly_clipped(weight, 1.0)).norm() <= rounding + 2**-52 * (blur + 8)
+
+
+def test_auto_is_the_backend_whose_bound_always_holds_on_a_cpu():
+    weight = with_spectrum(torch.tensor([1e8, *[0.5] * 19])).float()
+    assert torch.equal(singular_value_clip(weight), singular_value_clip(weight, backend="eigh"))
+    assert largest(singular_value_clip(weight)) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", ["svd", "eigh"])
+def test_the_largest_and_the_smallest_finite_numbers_are_clipped(backend, dtype, device):
+    flag = torch.zeros((), dtype=torch.int32, device=device)
+    signs = torch.randn(5, 9, device=device).sign().to(dtype)
+    weight = torch.finfo(dtype).max * signs
+    singular_value_clip_(weight, non_finite=flag, backend=backend)
+    assert flag.item() == 0
+    assert largest(weight) <= 1 + 4 * torch.finfo(dtype).eps
+    assert relative_error(weight, clipped_by_svd(signs, 1.0)) <= 4 * torch.finfo(dtype).eps
+    if dtype == torch.float64:
+        return  # below the range of thresholds
+    smallest = torch.finfo(dtype).smallest_normal
+    weight = torch.full((5, 9), smallest, dtype=dtype, device=device)
+    singular_value_clip_(weight, 3 * smallest, backend=backend)
+    # Of rank one, so that every entry is t/√45, rounded to a multiple of the smallest number above 0.
+    step = smallest * torch.finfo(dtype).eps
+    expected = torch.full((5, 9), 3 * smallest / 45**0.5, dtype=torch.float64, device=device)
+    torch.testing.assert_close(weight.double(), expected, rtol=1e-6, atol=0.51 * step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("count", [1, ROWS // 2, ROWS])
+def test_gemm_is_right_to_a_millionth_up_to_a_thousand_times_the_threshold(count, dtype, device):
+    weight = with_spectrum(torch.cat([torch.full((count,), 1000.0), cluster(1e-3)[count:]])).to(device, dtype)
+    got = singular_value_clip(weight, backend="gemm")
+    rounding = torch.finfo(dtype).eps / 2 * ROWS**0.5
+    assert largest(got) <= 1 + 1e-6 + rounding
+    difference = got.double().cpu() - clipped_by_svd(weight, 1.0)
+    assert torch.linalg.matrix_norm(difference, ord=2) <= 1e-6 + rounding
+
+
+@pytest.mark.parametrize("top", [1e4, 1e8, 1e20, 1e37, 1e149])
+@pytest.mark.parametrize("count", [1, ROWS])
+def test_gemm_lowers_larger_singular_values_a_thousandfold_a_call(count, top, device):
+    weight = with_spectrum(torch.cat([torch.full((count,), top, dtype=torch.float64), cluster(1e-3)[count:]])).to(
+        device
+    )
+    calls = math.ceil(math.log(top, 1000)) + 1
+    for _ in range(calls):
+        bound = max(1, largest(weight) / 1000)
+        singular_value_clip_(weight, backend="gemm")
+        assert largest(weight) <= bound * (1 + 1e-6)
+    assert largest(weight) <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
@@ -145,12 +247,14 @@ def test_copies_hold_the_rounded_weights(backend, device):
 @pytest.mark.parametrize(
     ("weight", "threshold", "message"),
     [
-        (torch.ones(2, 2, dtype=torch.int32), 1.0, "floating-point"),
+        (torch.ones(2, 2, dtype=torch.int32), 1.0, "must be float64, float32, float16 or bfloat16"),
         (torch.tensor(1.0), 1.0, "needs a matrix"),
         (torch.ones(0, 3), 1.0, "needs a matrix"),
-        (torch.ones(2, 2), 0.0, "must be a positive number"),
-        (torch.ones(2, 2), -1.0, "must be a positive number"),
-        (torch.ones(2, 2), float("nan"), "must be a positive number"),
+        *((torch.ones(2, 2), t, "must be a number from 1.18e-38 to 3.4e") for t in (0.0, -1.0, float("nan"))),
+        *(
+            (torch.ones(2, 2), t, "max_singular_value must be a number")
+            for t in (1e-320, 1e-170, 1e-39, 1e39, 1e160, 1e308, float("inf"))
+        ),
     ],
 )
 def test_bad_input_is_named_before_any_weight_changes(weight, threshold, message):
@@ -160,11 +264,23 @@ def test_bad_input_is_named_before_any_weight_changes(weight, threshold, message
     assert torch.equal(first, torch.full((2, 2), 5.0))
 
 
+@pytest.mark.parametrize("threshold", [1.2e-38, 1e-30, 1e30, 3.4e38])
+@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
+def test_thresholds_of_the_whole_range_of_float32_are_obeyed(backend, threshold, device):
+    weight = threshold * with_spectrum(topped(10))
+    got = singular_value_clip(weight.to(device), threshold, backend=backend)
+    assert relative_error(got / threshold, clipped_by_svd(weight / threshold, 1.0)) <= 1e-9
+    untouched = weight.to(device) / 20
+    assert torch.equal(singular_value_clip(untouched, threshold, backend=backend), untouched)
+
+
 def test_a_backend_asked_for_by_name_never_falls_back():
     with pytest.raises(BackendError, match="cuda"):
         singular_value_clip(torch.ones(2, 2), backend="cuda")
     with pytest.raises(ValueError, match="choose auto, svd, eigh, gemm, cuda"):
         singular_value_clip(torch.ones(2, 2), backend="magma")
+    with pytest.raises(ValueError, match=r"no backend \['svd'\]: choose auto"):
+        singular_value_clip(torch.ones(2, 2), backend=["svd"])
 
 
 def test_auto_is_available_everywhere(device):

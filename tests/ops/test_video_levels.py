@@ -104,7 +104,7 @@ def test_auto_takes_triton_on_a_gpu_and_torch_elsewhere(device):
 
 
 def test_what_is_refused(triton_device):
-    with pytest.raises(ValueError, match=r"needs a floating-point tensor and got torch\.int64"):
+    with pytest.raises(ValueError, match=r"x must be a floating-point tensor, not torch\.int64"):
         tanh_to_levels(torch.arange(3))
     with pytest.raises(ValueError, match="has no backend 'cuda': choose auto, triton, torch"):
         tanh_to_levels(torch.zeros(3), backend="cuda")

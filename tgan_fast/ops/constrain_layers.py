@@ -6,41 +6,39 @@
 Saito et al., arXiv:1611.06624, section 3.3. On a GPU the second half is done by the last kernel of the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 
 from tgan_fast.ops import singular_value_clip_cuda as cuda
-from tgan_fast.ops.clamp_batch_norm_scale import check_scales, clamp_batch_norm_scale_
-from tgan_fast.ops.singular_value_clip import check_weights, choose, singular_value_clip_
+from tgan_fast.ops.clamp_batch_norm_scale import checked_scales, clamp_batch_norm_scale_
+from tgan_fast.ops.singular_value_clip import checked_weights, choose, singular_value_clip_
 
 
 @torch.no_grad()
 def constrain_layers_(
-    weights: Sequence[torch.Tensor],
-    scales: Sequence[torch.Tensor],
-    running_vars: Sequence[torch.Tensor],
+    weights: torch.Tensor | Iterable[torch.Tensor],
+    scales: torch.Tensor | Iterable[torch.Tensor],
+    running_vars: torch.Tensor | Iterable[torch.Tensor],
     max_singular_value: float = 1.0,
     *,
     lowest: float = 0.01,
     eps: float = 0.0,
-    copies: Sequence[torch.Tensor | None] | None = None,
+    copies: torch.Tensor | Iterable[torch.Tensor | None] | None = None,
     non_finite: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """Clip weights and clamp batch-norm scales in place.
 
     Args:
-        weights, max_singular_value, copies, non_finite, backend: of `singular_value_clip_`.
-        scales, running_vars, lowest, eps: of `clamp_batch_norm_scale_`.
+        weights, max_singular_value, copies, non_finite, backend: Arguments of `singular_value_clip_`.
+        scales, running_vars, lowest, eps: Arguments of `clamp_batch_norm_scale_`; `scales` are its `weights`.
 
     Raises:
-        ValueError, BackendError: as these two; nothing has changed then.
+        TypeError, ValueError, BackendError: As these two; nothing has changed then.
     """
-    weights, scales, running_vars = list(weights), list(scales), list(running_vars)
-    copies = [None] * len(weights) if copies is None else list(copies)
-    check_weights(weights, max_singular_value, copies, non_finite)
-    check_scales(scales, running_vars)
+    weights, copies, max_singular_value = checked_weights(weights, max_singular_value, copies, non_finite)
+    scales, running_vars, lowest, eps = checked_scales(scales, running_vars, lowest, eps)
     if set(choose(weights, backend)) == {"cuda"} and _one_call_takes(weights, scales, running_vars):
         cuda.launch(
             weights,

@@ -14,6 +14,7 @@ matrix products read it, is written in the same pass.
 
 import torch
 
+from tgan_fast.ops.arguments import check_tensor, check_written, number
 from tgan_fast.ops.registry import triton_or_torch
 
 # Elements that the "torch" backend works on at a time on a CPU: what it touches, 4 MB in float32, stays in the cache
@@ -33,23 +34,27 @@ def rmsprop_(
     copy: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
-    """One step of RMSprop in place. Moves 20 bytes an element in float32, 22 with a copy in half precision.
+    """Take one step of RMSprop in place. Moves 20 bytes an element in float32, 22 with a copy in half precision.
 
     Args:
-        parameter, square_average: p and v, [n] each, contiguous, of one floating-point dtype; "triton" takes float32.
-        gradient: g, [n], contiguous; "triton" takes float32, bfloat16 and float16.
-        learning_rate: lr, a number or one float32 on the same device, which the host never reads where that is a GPU.
-        alpha, eps: α and ε.
-        copy: [n], contiguous, of any floating-point dtype ("triton": bfloat16 and float16); becomes the new p, rounded.
-        backend: "triton" or "torch"; "auto" picks the fastest that fits. On a CPU "torch" gives the very numbers of
-            torch.optim.RMSprop.
+        parameter, square_average: Flat tensors p and v, [n] each, contiguous, both float64, float32, float16 or
+            bfloat16; "triton" takes float32.
+        gradient: Flat tensor g, [n], contiguous, floating point; "triton" takes float32, bfloat16 and float16.
+        learning_rate: Number lr ≥ 0, or one float32 on the same device, which the host never reads where that is a GPU.
+        alpha, eps: Numbers α, 0 to 1, and ε ≥ 0.
+        copy: Flat tensor, [n], contiguous, of any floating-point dtype ("triton": bfloat16 and float16), that becomes
+            the new p, rounded.
+        backend: Name of an implementation, "triton" or "torch"; "auto" picks the fastest that fits. On a CPU "torch"
+            gives the very numbers of torch.optim.RMSprop.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit.
-        BackendError: the backend asked for cannot run here, or not on these tensors.
+        TypeError: An argument is no tensor, or no number.
+        ValueError: Shapes, dtypes or devices do not fit, or a number is out of range.
+        BackendError: The backend asked for cannot run here, or not on these tensors.
     """
     _check(parameter, gradient, copy, square_average=square_average)
-    _check_scalar("learning_rate", learning_rate, parameter)
+    learning_rate = _number_or_scalar("learning_rate", learning_rate, parameter)
+    alpha, eps = number("alpha", alpha, 0, 1), number("eps", eps)
     step = _implementation("rmsprop", backend, parameter, gradient, copy)
     step(parameter, gradient, square_average, copy, learning_rate, alpha, eps)
 
@@ -69,22 +74,22 @@ def adam_(
     copy: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
-    """One step of Adam in place. Moves 28 bytes an element in float32, 30 with a copy in half precision.
+    """Take one step of Adam in place. Moves 28 bytes an element in float32, 30 with a copy in half precision.
 
     Args:
-        parameter, average, square_average: p, m and v, [n] each, contiguous, of one floating-point dtype.
-        gradient, copy, backend: as for `rmsprop_`.
-        step: t, [] float32 on the same device, the number of this step, 1 for the first. A GPU's is never read by the
-            host, so that a CUDA graph can replay the step.
-        learning_rate: as for `rmsprop_`.
-        beta1, beta2, eps: β₁, β₂ and ε.
+        parameter, average, square_average: Flat tensors p, m and v, as p and v of `rmsprop_`.
+        gradient, learning_rate, copy, backend: Arguments as for `rmsprop_`.
+        step: Number t of this step, 1 for the first, as a float32 tensor [] on the same device. The host never reads a
+            GPU's, so that a CUDA graph can replay the step.
+        beta1, beta2, eps: Numbers β₁ and β₂, 0 to 1, and ε ≥ 0.
 
     Raises:
-        ValueError, BackendError: as `rmsprop_`.
+        TypeError, ValueError, BackendError: As `rmsprop_`.
     """
     _check(parameter, gradient, copy, average=average, square_average=square_average)
     _check_scalar("step", step, parameter)
-    _check_scalar("learning_rate", learning_rate, parameter)
+    learning_rate = _number_or_scalar("learning_rate", learning_rate, parameter)
+    beta1, beta2, eps = number("beta1", beta1, 0, 1), number("beta2", beta2, 0, 1), number("eps", eps)
     update = _implementation("adam", backend, parameter, gradient, copy)
     update(parameter, gradient, average, square_average, step, copy, learning_rate, beta1, beta2, eps)
 
@@ -154,9 +159,15 @@ def _chunks(parameter, *others):
         yield *parts, scratch[: parts[0].numel()]
 
 
-def _check_scalar(name, value, parameter):
+def _number_or_scalar(name, value, parameter):
     if not isinstance(value, torch.Tensor):
-        return
+        return number(name, value)
+    _check_scalar(name, value, parameter)
+    return value
+
+
+def _check_scalar(name, value, parameter):
+    check_tensor(name, value, float8=True)
     if value.dim() != 0 or value.dtype != torch.float32 or value.device != parameter.device:
         raise ValueError(
             f"{name} must be one float32 on {parameter.device}, and is {list(value.shape)} {value.dtype} "
@@ -165,20 +176,21 @@ def _check_scalar(name, value, parameter):
 
 
 def _check(parameter, gradient, copy, **state):
-    if parameter.dim() != 1 or not parameter.is_floating_point():
-        raise ValueError(
-            f"an optimiser's step needs a flat floating-point parameter and got {list(parameter.shape)} of "
-            f"{parameter.dtype}"
-        )
+    check_tensor("parameter", parameter)
+    if parameter.dim() != 1:
+        raise ValueError(f"an optimizer's step needs a flat parameter and got the shape {list(parameter.shape)}")
     for name, tensor in {"parameter": parameter, "gradient": gradient, **state, "copy": copy}.items():
-        if tensor is None:
+        if name == "copy" and copy is None:
             continue
+        check_tensor(name, tensor, float8=name in ("gradient", "copy"))
         if tensor.shape != parameter.shape or tensor.device != parameter.device:
             raise ValueError(
                 f"{name} is {list(tensor.shape)} on {tensor.device}, but the parameter is {list(parameter.shape)} on "
                 f"{parameter.device}"
             )
-        if not tensor.is_contiguous() or not tensor.is_floating_point():
-            raise ValueError(f"{name} must be contiguous and floating-point: see .contiguous() and .float()")
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous: see .contiguous()")
+        if name != "gradient":
+            check_written(name, tensor)
         if name in state and tensor.dtype != parameter.dtype:
             raise ValueError(f"{name} is {tensor.dtype}, but the parameter {parameter.dtype}")

@@ -36,7 +36,7 @@ def require(operation: str, backend: str, devices: Iterable[torch.device]) -> No
         BackendError: it has one, which cannot run there.
     """
     states = _REGISTRY[operation]
-    if backend not in states:
+    if not isinstance(backend, str) or backend not in states:
         raise ValueError(f"{operation} has no backend {backend!r}: choose auto, {', '.join(states)}")
     for device in devices:
         state = backend_state(operation, backend, device)

@@ -5,19 +5,25 @@
 R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W needs no decomposition of its own: `eigh`
 decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `cuda` does the same for a whole list of weights
 in three kernels (csrc/), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but `svd`
-computes it and R in float64, whatever the dtype of W.
+computes it and R in float64, whatever the dtype of W. Even so it blurs singular values near t by some 2⁻⁵²·σ₁²/t,
+where σ₁ is the largest one: `eigh` takes the SVD where that would show.
+
+W' is the point nearest to W in a convex set, the matrices with singular values of at most t. Such a projection moves no
+two points apart, so an error in W, such as the rounding of a decomposition, is no larger in W'.
 
 TGAN clips every layer of its discriminator at t = 1 (Saito et al., arXiv:1611.06624, section 3.3).
 """
 
 import functools
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from tgan_fast.ops import cuda_extension
 from tgan_fast.ops import singular_value_clip_cuda as cuda
+from tgan_fast.ops.arguments import check_tensor, check_written, number, tensor_list
 from tgan_fast.ops.registry import BackendError, require
 from tgan_fast.ops.sign_schedule import sign_schedule
 
@@ -26,6 +32,13 @@ from tgan_fast.ops.sign_schedule import sign_schedule
 # root, of t/σ: the largest σ that is clipped right is some 20,000·t.
 _SIGN_LOWER = 1e-12
 _ROOT_LOWER = 1e-5
+# Largest σ₁/t for which `eigh` trusts the Gram matrix. Its rounding leaves σ up to 2·2⁻⁵²·(σ₁/t)² times t too large: at
+# these limits a quarter of float32's eps, and in float64 as much as an SVD leaves.
+_LARGEST_FOR_GRAM = 8192.0
+_LARGEST_FOR_GRAM_FLOAT64 = 4.0
+# Largest bound on σ₁/t for which `gemm` clips at t. The bound, the root of ‖W·Wᵀ‖∞, is at most m^¼ times too large for
+# m rows: ten times for 10,000, so that 1000·t is within.
+_LARGEST_FOR_GEMM = 1e4
 # Columns of W that are converted to float64 at a time, so that they stay in the cache.
 _COLUMNS = 2048
 # Up to this times the threshold, the rounding of R·W in float32 is as small as that of the result.
@@ -39,23 +52,34 @@ def singular_value_clip(
     """Return `weight` with every singular value above `max_singular_value` lowered to it.
 
     Args:
-        weight: floating point; more than 2 dimensions are the matrix [shape[0], -1], one is a row. Where no singular
-            value is too large, or where an entry is not finite, the result equals `weight` bit for bit.
-        max_singular_value: the threshold, > 0.
-        backend: "svd" (`torch.linalg.svd` in the weight's dtype, float32 at least), "eigh" (eigenvalues of the Gram
-            matrix, float64), "gemm" (matrix products only, float64, no synchronisation with the host; singular values
-            up to 1000 times the threshold), "cuda" (the kernels of csrc/ for float32, float16 and bfloat16 on a GPU;
-            no synchronisation, the same bits every time), or "auto", the fastest that fits device and dtype.
-            "cuda" takes what lies within 3e-6·t below the threshold for too large as well, clips a weight of
-            ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leaves a smaller side above 1024 to "gemm".
+        weight: Dense tensor in float64, float32, float16 or bfloat16; more than 2 dimensions are the matrix
+            [shape[0], -1], one is a row. Where no singular value is too large, or where an entry is not finite, the
+            result equals `weight` bit for bit.
+        max_singular_value: Threshold t, a number within the range of float32 (1.2e-38 to 3.4e38).
+        backend: Name of an implementation, each with its own accuracy:
+
+            "svd": `torch.linalg.svd` in the weight's dtype, float32 at least. No singular value of the result exceeds
+            t by more than rounding in that dtype; the error of the result is rounding of the weight's largest one, σ₁.
+            "eigh": eigenvalues of the Gram matrix in float64; where σ₁ exceeds 8192·t (float64: 4·t), the SVD in
+            float64. No singular value of the result exceeds t by more than rounding in the weight's dtype; the error
+            is that of rounding the result to this dtype and σ₁ in float64.
+            "gemm": matrix products only, in float64, without synchronization with the host. The result is right to
+            1e-6·t up to σ₁ = 1000·t. A larger weight is clipped at σ₁/1000 or less, and further by the next call; one
+            above 1e150 (float64) stays as it is.
+            "cuda": the kernels of csrc/ for float32, float16 and bfloat16 on a GPU, without synchronization, the same
+            bits every time. They take what lies within 3e-6·t below the threshold for too large as well, clip a weight
+            of ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leave a smaller side above 1024 to "gemm".
+            "auto": "eigh" on a CPU, "cuda" or else "gemm" on a GPU.
 
     Returns:
         A new tensor of the same shape, dtype and device.
 
     Raises:
-        ValueError: a weight or a threshold that makes no sense.
-        BackendError: the backend asked for cannot run here.
+        TypeError: `weight` is not a tensor, or the threshold not a number.
+        ValueError: The weight's layout, dtype or shape does not fit, or the threshold is out of range.
+        BackendError: The backend asked for cannot run here.
     """
+    check_tensor("a weight", weight)
     clipped = weight.detach().clone()
     singular_value_clip_([clipped], max_singular_value, backend=backend)
     return clipped
@@ -63,10 +87,10 @@ def singular_value_clip(
 
 @torch.no_grad()
 def singular_value_clip_(
-    weights: Sequence[torch.Tensor],
+    weights: torch.Tensor | Iterable[torch.Tensor],
     max_singular_value: float = 1.0,
     *,
-    copies: Sequence[torch.Tensor | None] | None = None,
+    copies: torch.Tensor | Iterable[torch.Tensor | None] | None = None,
     non_finite: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
@@ -75,18 +99,18 @@ def singular_value_clip_(
     Every weight is checked before the first is changed.
 
     Args:
-        weights, max_singular_value, backend: as in `singular_value_clip`.
-        copies: for each weight a tensor of its shape that is overwritten with the clipped values, such as the bfloat16
-            weights of mixed precision; None for none.
+        weights: List of weights, each as in `singular_value_clip`; one tensor is a list of one, that is one matrix.
+            Elements must not share memory as those of an expanded tensor do.
+        max_singular_value, backend: Threshold and implementation, as in `singular_value_clip`.
+        copies: List with a floating-point tensor for each weight, of its shape, that is overwritten with the clipped
+            values, such as the bfloat16 weights of mixed precision; None for none. One tensor is a list of one.
         non_finite: int32 tensor of one element on the weights' device, set to 1 if a weight was left alone because an
             entry is not finite, and never reset.
 
     Raises:
-        ValueError, BackendError: as `singular_value_clip`; copies or a flag that do not fit.
+        TypeError, ValueError, BackendError: As `singular_value_clip`; copies or a flag that do not fit.
     """
-    weights = list(weights)
-    copies = [None] * len(weights) if copies is None else list(copies)
-    check_weights(weights, max_singular_value, copies, non_finite)
+    weights, copies, max_singular_value = checked_weights(weights, max_singular_value, copies, non_finite)
     chosen = choose(weights, backend)
     # A batch for each GPU.
     for device in {weight.device for weight, name in zip(weights, chosen, strict=True) if name == "cuda"}:
@@ -125,10 +149,15 @@ def _rows_in_memory_order(weight):
     return weight.permute(0, *sorted(range(1, weight.dim()), key=weight.stride, reverse=True))
 
 
-def _svd(wide, threshold):
-    if not wide.isfinite().all():
+def _svd(wide, threshold, least_dtype=torch.float32):
+    largest = wide.abs().max().item()
+    if not math.isfinite(largest):
         return
-    u, s, vh = torch.linalg.svd(wide.to(torch.promote_types(wide.dtype, torch.float32)), full_matrices=False)
+    # Where a singular value is infinite, LAPACK gives no vectors, or wrong ones.
+    scale = 2.0**-64 if largest > 1e30 else 1.0
+    matrix = wide.to(torch.promote_types(wide.dtype, least_dtype)) * scale
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / scale
     if s[0] > threshold:
         wide.copy_((u * s.clamp(max=threshold)) @ vh)
 
@@ -136,9 +165,14 @@ def _svd(wide, threshold):
 def _eigh(wide, threshold):
     gram = _gram(wide) / threshold**2
     if not gram.isfinite().all():
+        # An entry of the weight is not finite, or only its square.
+        _svd(wide, threshold, torch.float64)
         return
     squared, u = torch.linalg.eigh(gram)
     if squared[-1] <= 1:
+        return
+    if squared[-1] > (_LARGEST_FOR_GRAM_FLOAT64 if wide.dtype == torch.float64 else _LARGEST_FOR_GRAM) ** 2:
+        _svd(wide, threshold, torch.float64)
         return
     r = (u * (1 - squared.clamp(min=1).rsqrt())) @ u.mT
     single = wide.dtype != torch.float64 and squared[-1] <= _LARGEST_FOR_FLOAT32**2
@@ -148,7 +182,9 @@ def _eigh(wide, threshold):
 
 
 def _gemm(wide, threshold):
-    gram = _gram(wide) / threshold**2
+    gram = _gram(wide)
+    threshold = (torch.linalg.matrix_norm(gram, ord=torch.inf).sqrt() / _LARGEST_FOR_GEMM).clamp(min=threshold)
+    gram = gram / threshold.square()
     identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
     at_least_one = _max_with_identity(gram, identity)
     r = identity - _inverse_root(at_least_one, identity)
@@ -243,23 +279,40 @@ def _warn_of_gemm(device, reason):
     warnings.warn(message, stacklevel=2)
 
 
-def check_weights(weights, threshold, copies, non_finite) -> None:
-    """Raise a ValueError for what makes no sense."""
-    if not 0 < threshold < float("inf"):
-        raise ValueError(f"max_singular_value must be a positive number, and is {threshold}")
+def checked_weights(weights, threshold, copies, non_finite) -> tuple[list[torch.Tensor], list, float]:
+    """Return weights and copies as lists of one length, and the threshold as a float.
+
+    Raises:
+        TypeError, ValueError: As `singular_value_clip_`.
+    """
+    weights = tensor_list("weights", weights)
+    copies = [None] * len(weights) if copies is None else tensor_list("copies", copies)
+    range_of_float32 = torch.finfo(torch.float32)
+    threshold = number("max_singular_value", threshold, range_of_float32.tiny, range_of_float32.max)
     if len(copies) != len(weights):
         raise ValueError(f"{len(weights)} weights, but {len(copies)} copies")
+    if non_finite is not None:
+        _check_flag(non_finite)
     for weight, copy in zip(weights, copies, strict=True):
-        if not weight.is_floating_point():
-            raise ValueError(f"singular value clipping needs a floating-point tensor and got {weight.dtype}")
+        check_tensor("a weight", weight)
+        check_written("a weight", weight)
         if weight.dim() == 0 or weight.numel() == 0:
             raise ValueError(f"singular value clipping needs a matrix and got the shape {list(weight.shape)}")
-        if copy is not None and (copy.shape != weight.shape or copy.device != weight.device):
-            raise ValueError(
-                f"a copy of {list(copy.shape)} on {copy.device} does not fit the weight of {list(weight.shape)} on "
-                f"{weight.device}"
-            )
+        if copy is not None:
+            check_tensor("a copy", copy, float8=True)
+            if copy.shape != weight.shape or copy.device != weight.device:
+                raise ValueError(
+                    f"a copy of {list(copy.shape)} on {copy.device} does not fit the weight of {list(weight.shape)} on "
+                    f"{weight.device}"
+                )
+            check_written("a copy", copy)
         if non_finite is not None and non_finite.device != weight.device:
             raise ValueError(f"non_finite is on {non_finite.device}, and a weight on {weight.device}")
-    if non_finite is not None and (non_finite.dtype != torch.int32 or non_finite.numel() != 1):
+    return weights, copies, threshold
+
+
+def _check_flag(non_finite):
+    if not isinstance(non_finite, torch.Tensor):
+        raise TypeError(f"non_finite must be one int32 tensor, not {type(non_finite).__name__}")
+    if non_finite.dtype != torch.int32 or non_finite.numel() != 1:
         raise ValueError(f"non_finite must be one int32, and is {list(non_finite.shape)} of {non_finite.dtype}")

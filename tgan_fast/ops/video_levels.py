@@ -7,15 +7,17 @@ Halves are rounded to even, as `torch.round` does.
 
 import torch
 
+from tgan_fast.ops.arguments import check_tensor
 from tgan_fast.ops.registry import triton_or_torch
 
 
 def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
-    """Levels of tanh(x), computed in float32 whatever the dtype of `x`.
+    """Return the levels of tanh(x), computed in float32 whatever the dtype of `x`.
 
     Args:
-        x: any shape and memory format, floating point.
-        backend: "triton" for float32, float16 and bfloat16 on a GPU, or "torch"; "auto" picks the fastest that fits.
+        x: Dense floating-point tensor of any shape and memory format.
+        backend: Name of an implementation: "triton" for float32, float16 and bfloat16 on a GPU, "torch", or "auto", the
+            fastest that fits.
 
     Returns:
         uint8 of the shape and memory format of `x`: 0 for -inf and for NaN, 255 for inf. "torch" gives exactly what
@@ -23,11 +25,11 @@ def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
         1e-4 of the middle between two levels may become either.
 
     Raises:
-        ValueError: `x` is not floating point, or there is no backend of that name.
+        TypeError: `x` is not a tensor.
+        ValueError: `x` is not floating point or not dense, or there is no backend of that name.
         BackendError: "triton" was asked for and cannot run here, or not on this tensor.
     """
-    if not x.is_floating_point():
-        raise ValueError(f"tanh_to_levels needs a floating-point tensor and got {x.dtype}")
+    check_tensor("x", x, float8=True)
     if triton_or_torch("tanh_to_levels", backend, x, lambda: _why_not_triton(x)) == "triton":
         from tgan_fast.ops import video_levels_kernels
 
