@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -72,6 +73,51 @@ def test_forward_and_gradients_match_the_formula_in_float64(shape, slope, layout
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("slope", [-0.5, -2.0, 3.0])
+def test_slopes_below_zero_and_above_one(slope, layout, training, groups, device):
+    """The sign of an output is not that of the input, or the sign alone says which it was."""
+    values = inputs((4, 6, 5, 3), torch.float64, device)
+    statistics = torch.full((6,), 3.0, device=device).double(), torch.full((6,), 4.0, device=device).double()
+    got_inputs = [layout(values[0]).requires_grad_(), *(v.clone().requires_grad_() for v in values[1:])]
+    expected_inputs = [v.clone().requires_grad_() for v in values]
+    got = batch_norm_act(
+        *got_inputs, *(s.clone() for s in statistics), training=training, negative_slope=slope, groups=groups
+    )
+    parts = expected_inputs[0].chunk(groups)
+    v = torch.cat([nn.functional.batch_norm(part, *statistics, *expected_inputs[1:], training, 0.0) for part in parts])
+    expected = torch.where(v > 0, v, slope * v)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(got)
+    grads = torch.autograd.grad(got, got_inputs, upstream), torch.autograd.grad(expected, expected_inputs, upstream)
+    for mine, truth in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(0, 4), (0, 4, 3, 3), (6, 4, 0, 3), (6, 0, 2)], ids=str)
+def test_an_empty_tensor_moves_nothing_and_has_gradients_of_zero(shape, training, groups, device):
+    for layout in (LAYOUTS["contiguous"], LAYOUTS["channels-last"]):
+        x = layout(torch.ones(shape, device=device, dtype=torch.float16)).requires_grad_()
+        mean, var, weight, bias = (torch.randn(shape[1], device=device) for _ in range(4))
+        before = mean.clone(), var.clone()
+        count = torch.tensor(5, device=device)
+        leaves = x, weight.requires_grad_(), bias.requires_grad_()
+        y = batch_norm_act(
+            *leaves, mean, var, training=training, momentum=None, groups=groups, num_batches_tracked=count
+        )
+        assert (y.shape, y.dtype) == (x.shape, x.dtype)
+        assert y is not x
+        for grad, leaf in zip(torch.autograd.grad(y.sum(), leaves), leaves, strict=True):
+            assert torch.equal(grad, torch.zeros_like(leaf))
+        assert torch.equal(mean, before[0])
+        assert torch.equal(var, before[1])
+        assert count == (5 + groups if training else 5)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -215,9 +261,15 @@ def test_no_scale_and_no_shift_are_one_and_zero(device):
     ("changes", "message"),
     [
         ({"x": torch.ones(4)}, "needs \\[N, C, \\*\\]"),
-        ({"x": torch.ones(4, 3, dtype=torch.int64)}, "floating-point"),
+        ({"x": torch.ones(4, 3, dtype=torch.int64)}, "x must be float16, .* and is torch.int64"),
+        ({"x": torch.ones(4, 3, dtype=torch.complex64)}, "x must be float16, .* and is torch.complex64"),
+        ({"x": torch.ones(4, 3).to(torch.float8_e4m3fn)}, "x must be float16, .* and is torch.float8_e4m3fn"),
+        ({"x": torch.ones(4, 3).to_sparse()}, "x must be a dense tensor and is torch.sparse_coo"),
+        ({"x": torch.ones(4, 3, device="meta")}, "weight is on cpu, but x is on meta"),
+        ({"weight": torch.ones(3).to_sparse()}, "weight must be a dense tensor"),
+        ({"negative_slope": float("inf")}, "negative_slope must be finite and is inf"),
+        ({"negative_slope": float("nan")}, "negative_slope must be finite and is nan"),
         ({"x": torch.ones(1, 3)}, "more than one value a channel"),
-        ({"x": torch.ones(0, 3)}, "more than one value a channel"),
         ({"x": torch.ones(2, 3), "groups": 2}, "more than one value a channel and part"),
         ({"weight": torch.ones(2)}, "weight has the shape \\[2\\], but x has 3 channels"),
         ({"groups": 3}, "groups must divide the batch"),
@@ -225,11 +277,10 @@ def test_no_scale_and_no_shift_are_one_and_zero(device):
         ({"training": False}, "needs running_mean and running_var"),
         ({"training": False, "running_mean": torch.ones(3)}, "given together or not at all"),
         ({"running_mean": torch.ones(2), "running_var": torch.ones(2)}, "running_mean has the shape"),
-        ({"bias": torch.ones(3, dtype=torch.int64)}, "bias must be floating-point and is torch.int64"),
+        ({"bias": torch.ones(3, dtype=torch.int64)}, "bias must be float16, .* and is torch.int64"),
         ({"bias": torch.ones(3, device="meta")}, "bias is on meta, but x is on cpu"),
         ({"num_batches_tracked": torch.tensor(0.0)}, "must be one int64 on cpu, and is \\[\\] torch.float32 on cpu"),
         ({"num_batches_tracked": torch.zeros((), dtype=torch.int64, device="meta")}, "torch.int64 on meta"),
-        ({"x": torch.ones(4, 0), "weight": None, "bias": None}, "more than one value a channel"),
         (
             {"running_mean": torch.ones(3), "running_var": torch.ones(3), "momentum": None},
             "needs num_batches_tracked",
@@ -241,6 +292,30 @@ def test_bad_input_is_named(changes, message):
     arguments = {"x": torch.ones(4, 3), "weight": torch.ones(3), "bias": torch.zeros(3)} | changes
     with pytest.raises(ValueError, match=message):
         batch_norm_act(**arguments)
+
+
+@pytest.mark.parametrize("value", [None, np.ones((4, 3)), [1.0], nn.ReLU()], ids=lambda value: type(value).__name__)
+def test_what_is_no_tensor_is_named(value):
+    with pytest.raises(TypeError, match=f"x must be a tensor and is of type {type(value).__name__}"):
+        batch_norm_act(value, None, None)
+    if value is not None:
+        with pytest.raises(TypeError, match="running_mean must be a tensor"):
+            batch_norm_act(torch.ones(4, 3), None, None, value, value)
+        with pytest.raises(TypeError, match="num_batches_tracked must be a tensor"):
+            batch_norm_act(torch.ones(4, 3), None, None, num_batches_tracked=value)
+
+
+def test_shapes_are_known_without_values():
+    """On the device meta."""
+    with torch.device("meta"):
+        x, statistics, count = (
+            torch.ones(4, 3, 5),
+            [torch.ones(3) for _ in range(4)],
+            torch.zeros((), dtype=torch.int64),
+        )
+    assert batch_norm_act(x, *statistics, num_batches_tracked=count).shape == x.shape
+    with pytest.raises(ValueError, match="has no value on the device meta"):
+        batch_norm_act(x, *statistics, num_batches_tracked=count, momentum=None)
 
 
 @pytest.mark.parametrize(("hidden", "reason"), [("gpu", "PyTorch finds no GPU"), ("triton", "Triton is not installed")])

@@ -6,6 +6,7 @@ mean and var are those of a channel over everything but the channel axis: the ba
 the running ones otherwise.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,8 @@ from tgan_fast.ops.registry import BackendError, triton_or_torch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def batch_norm_act(
@@ -38,16 +41,16 @@ def batch_norm_act(
     """Normalise every channel of `x`, scale and shift it, and apply a leaky ReLU.
 
     Args:
-        x: [N, C, *], floating point, any memory format. The kernels of the "triton" backend take float32, float16 and
-            bfloat16, and walk dense tensors and slices of samples or channels, the channels last (fastest) or first;
-            a view that skips pixels is copied first.
+        x: [N, C, *], float16, bfloat16, float32 or float64, any memory format; an empty one moves no running
+            statistics. The kernels of the "triton" backend take all but float64, and walk dense tensors and slices of
+            samples or channels, the channels last (fastest) or first; a view that skips pixels is copied first.
         weight, bias: [C] each, or None for 1 and 0.
         running_mean, running_var: [C] each. In training they are updated in place as `nn.BatchNorm*` does (with the
             unbiased variance); otherwise they are what `x` is normalised with.
         training: normalise with the statistics of `x` itself.
         momentum: weight of the new statistics in the running ones; None for the mean over all batches.
         eps: added to the variance.
-        negative_slope: slope of the activation below zero; 0 is ReLU, 1 is no activation.
+        negative_slope: slope of the activation below zero, finite; 0 is ReLU, 1 is no activation.
         groups: N is this many equal consecutive parts, each normalised with its own statistics, as if the operation
             had been called once a part; the running statistics are updated once a part, in order.
         num_batches_tracked: [] int64; in training `groups` is added to it. A momentum of None needs it.
@@ -60,15 +63,22 @@ def batch_norm_act(
         `tgan_fast.ops.plain_operations`.
 
     Raises:
-        ValueError: shapes, dtypes, devices or groups do not fit; one value a channel in training.
+        TypeError: an argument that must be a tensor is none.
+        ValueError: shapes, dtypes, layouts, devices, groups or the slope do not fit; one value a channel in training.
         BackendError: the backend asked for cannot run here, or not on this tensor.
     """
     _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group)
+    # Not math.isfinite, which torch.compile with dynamic=True cannot trace.
+    if not abs(negative_slope) < math.inf:
+        raise ValueError(f"negative_slope must be finite and is {negative_slope}")
     if plain():
         backend = _plain_backend(backend, training, process_group)
     backend = triton_or_torch("batch_norm_act", backend, x, lambda: _why_not_triton(x))
     options = training, momentum, eps, negative_slope, groups
-    if training and process_group is not None:
+    synchronized = training and process_group is not None
+    if x.numel() == 0 and not (synchronized and x.shape[1]):
+        return _empty(x, weight, bias, num_batches_tracked if training else None, groups)
+    if synchronized:
         from tgan_fast.ops.batch_norm.sync import batch_norm_act_sync
 
         tensors = x, weight, bias, running_mean, running_var, num_batches_tracked
@@ -92,6 +102,17 @@ def _why_not_triton(x):
     from tgan_fast.ops.batch_norm.launch import why_not
 
     return why_not(x)
+
+
+def _empty(x, weight, bias, num_batches_tracked, groups):
+    """Return a tensor as empty as x, with gradients of zeros for x, weight and bias, as `nn.BatchNorm*` does."""
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(groups)
+    y = x.clone()
+    for vector in (weight, bias):
+        if vector is not None:
+            y = y + vector.sum()
+    return y
 
 
 def _torch(
@@ -121,12 +142,13 @@ def _part(x, weight, bias, running_mean, running_var, training, momentum, eps, n
 
 
 def _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group):
+    _check_floats("x", x)
     if x.dim() < 2:
         raise ValueError(f"batch_norm_act needs [N, C, *] and got the shape {list(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"batch_norm_act needs a floating-point tensor and got {x.dtype}")
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    _check_channels(x, named)
+    for name, tensor in named.items():
+        if tensor is not None:
+            _check_channels(x, name, tensor)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var are given together or not at all")
     if groups < 1 or x.shape[0] % groups:
@@ -136,32 +158,45 @@ def _check(x, weight, bias, running_mean, running_var, training, momentum, group
             raise ValueError("batch_norm_act with training=False needs running_mean and running_var")
         return
     if num_batches_tracked is not None:
-        _check_count(x, num_batches_tracked)
+        _check_count(x, num_batches_tracked, momentum)
     elif momentum is None and running_mean is not None:
         raise ValueError("momentum=None is the mean over all batches and needs num_batches_tracked")
     values = x.numel() // max(1, x.shape[1]) // groups
-    if values < 1 or (values == 1 and (process_group is None or process_group.size() == 1)):
+    if values == 1 and (process_group is None or process_group.size() == 1):
         raise ValueError(
             f"batch norm in training needs more than one value a channel{' and part' if groups > 1 else ''}, "
             f"but x has the shape {list(x.shape)}: use a larger batch"
         )
 
 
-def _check_count(x, count):
+def _check_is_tensor(name, value):
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor and is of type {type(value).__name__}")
+
+
+def _check_floats(name, tensor):
+    _check_is_tensor(name, tensor)
+    if tensor.is_nested or tensor.layout != torch.strided:
+        layout = "nested" if tensor.is_nested else tensor.layout
+        raise ValueError(f"{name} must be a dense tensor and is {layout}")
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"{name} must be float16, bfloat16, float32 or float64 and is {tensor.dtype}")
+
+
+def _check_count(x, count, momentum):
+    _check_is_tensor("num_batches_tracked", count)
     if count.dtype != torch.int64 or count.dim() != 0 or count.device != x.device:
         raise ValueError(
             f"num_batches_tracked must be one int64 on {x.device}, and is {list(count.shape)} {count.dtype} "
             f"on {count.device}"
         )
+    if momentum is None and count.device.type == "meta":
+        raise ValueError("momentum=None divides by num_batches_tracked, which has no value on the device meta")
 
 
-def _check_channels(x, named):
-    for name, tensor in named.items():
-        if tensor is None:
-            continue
-        if tensor.shape != (x.shape[1],):
-            raise ValueError(f"{name} has the shape {list(tensor.shape)}, but x has {x.shape[1]} channels")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, but x is on {x.device}")
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} must be floating-point and is {tensor.dtype}")
+def _check_channels(x, name, tensor):
+    _check_floats(name, tensor)
+    if tensor.shape != (x.shape[1],):
+        raise ValueError(f"{name} has the shape {list(tensor.shape)}, but x has {x.shape[1]} channels")
+    if tensor.device != x.device:
+        raise ValueError(f"{name} is on {tensor.device}, but x is on {x.device}")

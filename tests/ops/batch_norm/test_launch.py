@@ -170,7 +170,7 @@ def test_evaluation_is_as_accurate_as_eager(shape, dtype, layout, device):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0, -0.5])
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0, -0.5, 3.0])
 @pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 3, 36, 32)], ids=str)
 def test_every_slope(shape, slope, layout, device):
     x = values(shape, torch.float32, device)
@@ -366,14 +366,25 @@ def test_not_a_number_and_infinity_come_through(shape, device):
     assert got[:, 1:].isfinite().all()
 
 
-def test_an_empty_batch_in_evaluation(device):
-    x = torch.zeros(0, 4, 3, device=device, requires_grad=True)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 4, 0)], ids=str)
+def test_an_empty_batch(shape, layout, training, device):
+    x = layout(torch.zeros(shape, device=device)).requires_grad_()
     weight, bias = (p.requires_grad_() for p in parameters(4, device))
-    y = batch_norm_act(x, weight, bias, *running(4, device), training=False, backend="triton")
+    statistics = running(4, device)
+    count = torch.tensor(5, device=device)
+    y = batch_norm_act(
+        x, weight, bias, *statistics, training=training, groups=2, num_batches_tracked=count, backend="triton"
+    )
     assert y.shape == x.shape
     y.sum().backward()
     assert x.grad.shape == x.shape
-    assert torch.equal(weight.grad, torch.zeros(4, device=device))
+    for gradient in (weight.grad, bias.grad):
+        assert torch.equal(gradient, torch.zeros(4, device=device))
+    for moved, start in zip(statistics, running(4, device), strict=True):
+        assert torch.equal(moved, start)
+    assert count == (7 if training else 5)
 
 
 @pytest.mark.parametrize("layout", ["channels-first", "channels-last"])

@@ -3,6 +3,7 @@
 import copy
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from tgan_fast.ops import batch_norm_act
 CHANNELS = 5
 SAMPLES = 4, 6  # of each process
 CASES = list(itertools.product(["torch", "triton"], [1, 2], [0.1, None]))
+EMPTY_CASES = list(itertools.product(CASES, [(0,), (0, 1)]))  # and the ranks of the processes without samples
 IDS = [f"{backend}-{groups}-groups-momentum-{momentum}" for backend, groups, momentum in CASES]
 
 
@@ -54,8 +56,15 @@ def run(x, upstream, backend, groups, momentum, **options):
     return {name: tensor.cpu() for name, tensor in (tensors | dict(module.named_buffers())).items()}
 
 
+def without_samples(rank, empty):
+    """What a process has in a step in which those of the ranks `empty` have nothing."""
+    return [tensor[:0] if rank in empty else tensor for tensor in batches()[rank]]
+
+
 def outcomes(rank):
-    return [run(*batches()[rank], *case, process_group=dist.group.WORLD) for case in CASES]
+    group = dist.group.WORLD
+    ordinary = [run(*batches()[rank], *case, process_group=group) for case in CASES]
+    return ordinary + [run(*without_samples(rank, empty), *case, process_group=group) for case, empty in EMPTY_CASES]
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +97,29 @@ def test_two_processes_are_one_with_both_batches(number, case, two_processes):
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], expected[name], rtol=min(1e-5, tolerance), atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "case"),
+    list(enumerate(EMPTY_CASES, start=len(CASES))),
+    ids=[f"{name}-{len(empty)}-empty" for name, (_, empty) in zip(np.repeat(IDS, 2), EMPTY_CASES, strict=True)],
+)
+def test_a_process_without_samples_takes_what_the_other_has(number, case, two_processes):
+    (backend, *options), empty = case
+    if backend == "triton":
+        pytest.importorskip("triton")
+    first, second = two_processes[number]
+    expected = run(*without_samples(1, empty), backend, *options)
+    tolerance = 1e-9 if backend == "torch" else 3e-5
+    for name, value in expected.items():
+        torch.testing.assert_close(second[name], value, rtol=tolerance, atol=tolerance)
+    for name in ("y", "dx"):
+        assert first[name].shape == (0, CHANNELS, 6, 7)
+    for name in ("dweight", "dbias"):
+        assert torch.equal(first[name], torch.zeros(CHANNELS, dtype=dtype_of(backend)))
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(first[name], second[name])
 
 
 @pytest.fixture

@@ -133,13 +133,16 @@ def _fold(x):
 
 
 def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
-    """Leaky ReLU in place."""
+    """Return the leaky ReLU of v, computed in place where autograd can differentiate it so."""
+    if negative_slope < 0:
+        # Backward of the form in place tells by an output's sign on which side of zero its input was.
+        return F.leaky_relu(v, negative_slope)
     if negative_slope == 0:
         return F.relu_(v)
     return v if negative_slope == 1 else F.leaky_relu_(v, negative_slope)
 
 
 def activation_backward(dy: torch.Tensor, v: torch.Tensor, negative_slope: float) -> torch.Tensor:
-    """g from dy, in v's dtype."""
+    """Return g from dy, in v's dtype."""
     dy = dy.to(v.dtype)
     return dy if negative_slope == 1 else torch.ops.aten.leaky_relu_backward(dy, v, negative_slope, False)

@@ -33,10 +33,10 @@ _WIDEST_ACCESS = 8  # values of half precision in 16 bytes
 
 
 def why_not(x: Tensor) -> str | None:
-    """Why the kernels cannot take `x`; None if they can."""
+    """Return why the kernels cannot take `x`, or None if they can."""
     if x.dtype not in DTYPES:
         return f"it takes float32, float16 and bfloat16, and x is {x.dtype}"
-    if not (x.is_cuda or INTERPRETED):
+    if not (x.is_cuda or (INTERPRETED and x.is_cpu)):
         return f"it runs on a GPU, and x is on {x.device}"
     return None
 

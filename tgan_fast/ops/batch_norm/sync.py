@@ -2,6 +2,7 @@
 
 Each process computes mean and variance of its own n values; one sum over the processes of (n, Σx, Σx²), in float64,
 gives those of all. Backward sums Σg and Σg·(x - mean) likewise. What lies in between is done by launch.py or plain.py.
+A process without values adds zeros (empty.py), because the others wait for it.
 """
 
 import torch
@@ -14,7 +15,9 @@ def batch_norm_act_sync(
     process_group, backend,
 ):  # fmt: skip
     """As `batch_norm_act` in training, with a process group; differentiable once."""
-    if backend == "triton":
+    if x.numel() == 0:
+        from tgan_fast.ops.batch_norm import empty as parts
+    elif backend == "triton":
         from tgan_fast.ops.batch_norm import launch as parts
     else:
         from tgan_fast.ops.batch_norm import plain as parts
@@ -25,14 +28,15 @@ def batch_norm_act_sync(
     if num_batches_tracked is not None:
         num_batches_tracked.add_(groups)
     if running_mean is not None:
-        unbiased = var * (count / (count - 1))
+        unbiased = var * (count / (count - 1).clamp(min=1))
         for part in range(groups):
             part_momentum = momentum
             if momentum is None:
                 # In float64: one over an integer tensor would be a float32.
                 part_momentum = 1 / (num_batches_tracked - groups + part + 1).double()
-            running_mean.add_((mean[part] - running_mean) * part_momentum)
-            running_var.add_((unbiased[part] - running_var) * part_momentum)
+            for running, new in ((running_mean, mean[part]), (running_var, unbiased[part])):
+                # Nothing moves them where no process has a value, which the device alone knows.
+                running.add_(((new - running) * part_momentum).masked_fill_(count == 0, 0))
     return y
 
 
@@ -70,6 +74,7 @@ def _over_all(process_group, mean, var, count):
     sums = torch.stack([torch.ones_like(wide), wide, var.double() + wide**2]) * count
     dist.all_reduce(sums, group=process_group)
     number = sums[0, 0, 0].clone()
-    mean_of_all = sums[1] / number
-    var_of_all = (sums[2] / number - mean_of_all**2).clamp_(min=0)
+    divisor = number.clamp(min=1)
+    mean_of_all = sums[1] / divisor
+    var_of_all = (sums[2] / divisor - mean_of_all**2).clamp_(min=0)
     return mean_of_all.to(mean.dtype), var_of_all.to(var.dtype), number
