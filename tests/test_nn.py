@@ -1,12 +1,14 @@
 """BatchNormAct* as drop-ins for nn.BatchNorm* and an activation."""
 
 import copy
+import io
 
 import pytest
 import torch
 from torch import nn
 
-from tgan_fast.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d, convert_batch_norm
+from tgan_fast.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d, FusedSequential, convert_batch_norm
+from tgan_fast.ops import plain_operations
 
 CLASSES = {
     "1d": (BatchNormAct1d, nn.BatchNorm1d, (6, 4, 5)),
@@ -77,6 +79,23 @@ def test_bad_input_is_named():
         BatchNormAct1d(4)(torch.ones(1, 4))
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3)], ids=str)
+def test_an_empty_batch_does_what_it_does_in_batch_norm(shape, training, momentum, device):
+    fused, plain = BatchNormAct2d(4, 0.2, momentum=momentum), nn.BatchNorm2d(4, momentum=momentum)
+    outcomes = []
+    for module in (fused, plain):
+        module.to(device).train(training)
+        x = torch.zeros(shape, device=device, requires_grad=True)
+        y = module(x)
+        y.sum().backward()
+        outcomes.append([y, x.grad, module.weight.grad, module.bias.grad, *module.buffers()])
+    for got, expected in zip(*outcomes, strict=True):
+        assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+        assert torch.equal(got, expected)
+
+
 class Residual(nn.Module):
     """Calls its activation itself, so that only the code of `forward` knows what follows the batch norm."""
 
@@ -125,49 +144,239 @@ def test_a_converted_network_trains_like_the_original(device):
     torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_converted_network_has_the_activation_where_the_order_is_known():
-    network = convert_batch_norm(make_network())
-    assert [network[i].negative_slope for i in (1, 4, 7, 11)] == [0.1, 0.0, 1.0, 1.0]
-    assert [type(network[i]) for i in (2, 5, 8)] == [nn.Identity, nn.Identity, nn.Tanh]
-    inner = network[3]
-    assert (inner[1].negative_slope, type(inner[2])) == (0.0, nn.Identity)
-    assert (inner[3].norm.negative_slope, type(inner[3].act)) == (1.0, nn.ReLU)
-    assert network[4].weight is network[7].weight
-    assert network[4].running_mean is network[7].running_mean
-    assert (network[1].eps, network[1].momentum, network[11].momentum) == (1e-3, 0.3, None)
+class Block(nn.Sequential):
+    """A class as many networks have it."""
+
+    def __init__(self, channels):
+        super().__init__(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.LeakyReLU(0.2))
 
 
-def test_conversion_keeps_parameters_mode_and_names():
+class Caller(nn.Module):
+    """Calls layers of its sequences one by one too, as a network that also returns features does."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), Block(4))
+        self.norm = nn.Sequential(nn.BatchNorm2d(4), nn.LeakyReLU(0.1))
+
+    def forward(self, x):
+        normalized = self.features[1](self.features[0](x))
+        return self.norm[0](normalized), self.norm(normalized), self.features(x)
+
+
+def both():
+    """A network and its converted copy."""
+    plain = Caller().double()
+    return plain, convert_batch_norm(copy.deepcopy(plain))
+
+
+VIDEO = 4, 3, 6, 6
+
+
+def assert_same(got, expected):
+    for mine, truth in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
+
+
+def assert_same_in_every_mode(network, plain):
+    """Outputs of training and evaluation, and the statistics that they leave."""
+    x = torch.randn(VIDEO, dtype=torch.float64)
+    for mode in (True, True, False):
+        assert_same(network.train(mode)(x), plain.train(mode)(x))
+    assert_same([t.double() for t in network.state_dict().values()], [t.double() for t in plain.state_dict().values()])
+
+
+def test_conversion_changes_only_the_classes_of_modules():
     network = make_network().eval()
     network[1].weight.requires_grad_(False)
-    parameters, state = dict(network.named_parameters()), network.state_dict()
-    convert_batch_norm(network, backend="torch")
-    assert all(parameters[name] is parameter for name, parameter in network.named_parameters())
-    assert list(network.state_dict()) == list(state)
-    assert not any(module.training for module in network.modules())
-    assert network[1].backend == "torch"
+    network[1].my_flag = 3
+    network.append(Block(2))
+    modules, state = list(network.modules()), network.state_dict(keep_vars=True)
+    attributes = [{**vars(module)} for module in modules]
+    assert convert_batch_norm(network, backend="torch") is network
+    assert all(now is before for now, before in zip(network.modules(), modules, strict=True))
+    for module, before in zip(modules, attributes, strict=True):
+        added = vars(module).keys() - before.keys()
+        assert added == ({"negative_slope", "process_group", "backend"} if hasattr(module, "running_mean") else set())
+        assert all(vars(module)[name] is value for name, value in before.items())
+    assert all(now is state[name] for name, now in network.state_dict(keep_vars=True).items())
+    assert (network[1].my_flag, network[1].backend, network[1].negative_slope) == (3, "torch", 1.0)
+    assert [type(network[i]) for i in (1, 2, 5, 8)] == [BatchNormAct2d, nn.LeakyReLU, nn.ReLU, nn.Tanh]
+    assert isinstance(network, FusedSequential)
+    assert isinstance(network[-1], FusedSequential)
+    assert isinstance(network[-1], Block)
+
+
+def test_slices_and_indices_mean_what_they_meant():
+    plain, network = both()
+    assert_same_in_every_mode(network, plain)
+    assert type(network.features[:2]) is FusedSequential
+    x = torch.randn(VIDEO, dtype=torch.float64)
+    for end in range(1, 5):
+        assert_same([network.features[:end](x)], [plain.features[:end](x)])
+
+
+@pytest.mark.parametrize("module", [nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), Block(3)], ids=["plain", "subclass"])
+def test_a_pair_is_one_operation(module, monkeypatch):
+    x = torch.randn(2, 3, 4, 4)
+    expected = module.eval()(x)
+    convert_batch_norm(module)
+    monkeypatch.delattr(nn.ReLU, "forward")
+    monkeypatch.delattr(nn.LeakyReLU, "forward")
+    assert torch.equal(module(x), expected)
+
+
+def test_what_is_changed_after_conversion_counts():
+    plain, network = both()
+    for part in (plain, network):
+        part.features[2] = nn.Tanh()
+    assert_same_in_every_mode(network, plain)
+    for part in (plain, network):
+        part.norm[1].forward = torch.sin
+    assert_same_in_every_mode(network, plain)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("position", [1, 2], ids=["norm", "activation"])
+def test_hooks_see_what_they_saw(position, when):
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LeakyReLU(0.1)).eval()
+    x, seen, expected = torch.randn(2, 3, 4, 4), [], []
+    plain.register_forward_hook(lambda *_: None)
+    network = copy.deepcopy(plain)
+    plain[position].register_forward_hook(lambda module, inputs, output: expected.extend([*inputs, output]))
+    if when == "after":
+        convert_batch_norm(network)
+    handle = network[position].register_forward_hook(lambda module, inputs, output: seen.extend([*inputs, output]))
+    convert_batch_norm(network)
+    assert torch.equal(network(x), plain(x))
+    assert len(seen) == 2
+    assert all(torch.equal(got, wanted) for got, wanted in zip(seen, expected, strict=True))
+    handle.remove()
+    network(x)
+    assert len(seen) == 2
+
+
+def test_hooks_of_all_modules_see_every_module():
+    network = convert_batch_norm(Block(3))
+    seen = []
+    with nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module)):
+        network(torch.randn(2, 3, 4, 4))
+    assert seen == [*network, network]
+
+
+def test_a_converted_network_can_be_copied_and_saved():
+    plain, network = both()
+    assert_same_in_every_mode(copy.deepcopy(network), copy.deepcopy(plain))
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert isinstance(loaded.features[3], Block)
+    assert isinstance(loaded.features[3], FusedSequential)
+    assert_same_in_every_mode(loaded, plain)
+
+
+def test_other_slopes_than_a_leaky_relus():
+    """Autograd cannot differentiate a negative one in place, and zero times infinity is not a number."""
+    for slope in (-0.5, 3.0, float("inf")):
+        plain = nn.Sequential(nn.BatchNorm2d(3), nn.LeakyReLU(slope)).double()
+        network = convert_batch_norm(copy.deepcopy(plain))
+        x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+        grads = [torch.autograd.grad(part(x).square().sum(), list(part.parameters())) for part in (network, plain)]
+        assert torch.equal(network(x), plain(x))
+        if slope < float("inf"):
+            assert_same(*grads)
+
+
+def test_torch_jit_script_compiles_a_converted_network():
+    plain, network = both()
+    for part in (plain, network):
+        part.features[1].momentum = None
+        part.norm[0].track_running_stats = False
+    scripted = torch.jit.script(network)
+    assert_same_in_every_mode(scripted, plain)
+    with pytest.raises(ValueError, match=r"torch\.jit\.script takes no statistics over several processes"):
+        torch.jit.script(convert_batch_norm(Block(3), process_group="group"))
+
+
+@pytest.mark.parametrize("slope", [0, 0.2, 1.0])
+def test_torch_jit_script_compiles_the_activation(slope):
+    module = BatchNormAct2d(4, slope)
+    scripted = torch.jit.script(copy.deepcopy(module))
+    x = torch.randn(3, 4, 5, 5)
+    for mode in (True, False):
+        assert torch.equal(scripted.train(mode)(x), module.train(mode)(x))
+    with pytest.raises(torch.jit.Error, match="groups of a batch norm cannot be used"):
+        scripted(x, groups=3)
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = BatchNormAct2d(3, 0.2)
+
+    def forward(self, x):
+        return self.norm(x, groups=2)
+
+
+def test_torch_fx_traces_a_converted_network():
+    plain, network = both()
+    traced = torch.fx.symbolic_trace(network)
+    traced.graph.lint()
+    assert traced.get_submodule("norm.0") is network.norm[0]
+    assert_same_in_every_mode(traced, plain)
+    grouped = Grouped()
+    x = torch.randn(4, 3, 5, 5)
+    assert torch.equal(torch.fx.symbolic_trace(grouped)(x), grouped(x))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_torch_jit_trace_and_torch_export_take_a_converted_network():
+    plain, network = both()
+    x = torch.randn(VIDEO, dtype=torch.float64)
+    expected = plain.eval()(x)
+    assert_same(torch.jit.trace(network.eval(), x)(x), expected)
+    # torch.export reads a flag of PyTorch's that the tests set for convolutions alone.
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision
+    with plain_operations():
+        program = torch.export.export(network, (x,), dynamic_shapes={"x": {0: torch.export.Dim("N")}})
+    assert_same(program.module()(x[:3]), plain(x[:3]))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_torch_compile_takes_a_converted_network_as_one_graph(dynamic):
+    plain, network = both()
+    compiled = torch.compile(network, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    x = torch.randn(VIDEO, dtype=torch.float64)
+    grads = [
+        torch.autograd.grad(sum(y.square().sum() for y in call(x)), list(network_.parameters()))
+        for call, network_ in ((compiled, network), (plain, plain))
+    ]
+    assert_same(*grads)
+    assert_same(compiled(x), plain(x))
 
 
 def test_conversion_of_a_batch_norm_alone():
     plain = nn.BatchNorm3d(4)
-    fused = convert_batch_norm(plain, process_group="group")
-    assert type(fused) is BatchNormAct3d
-    assert fused.process_group == "group"
-    assert fused.weight is plain.weight
+    assert convert_batch_norm(plain, process_group="group") is plain
+    assert type(plain) is BatchNormAct3d
+    assert plain.process_group == "group"
+
+
+def test_conversion_takes_modules_alone():
+    with pytest.raises(TypeError, match=r"takes an nn\.Module and got an object of type dict"):
+        convert_batch_norm({})
 
 
 def test_conversion_leaves_alone_what_it_does_not_know():
     class OwnBatchNorm(nn.BatchNorm2d):
         pass
 
-    watched, seen = nn.BatchNorm2d(3), []
-    watched.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    activation = nn.ReLU()
-    activation.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    network = nn.Sequential(OwnBatchNorm(3), nn.ReLU(), watched, nn.ReLU(), nn.BatchNorm2d(3), activation, nn.ReLU6())
+    class OwnOrder(nn.Sequential):
+        def forward(self, x):
+            return self[1](x)
+
+    network = nn.Sequential(OwnBatchNorm(3), nn.ReLU(), OwnOrder(nn.BatchNorm2d(3), nn.ReLU()), nn.BatchNorm2d(3))
     convert_batch_norm(network)
-    kinds = [OwnBatchNorm, nn.ReLU, nn.BatchNorm2d, nn.ReLU, BatchNormAct2d, nn.ReLU, nn.ReLU6]
-    assert [type(module) for module in network] == kinds
-    assert network[4].negative_slope == 1.0
-    network(torch.randn(2, 3, 4, 4))
-    assert len(seen) == 2
+    assert [type(part) for part in network] == [OwnBatchNorm, nn.ReLU, OwnOrder, BatchNormAct2d]
+    assert type(network) is nn.Sequential

@@ -1,9 +1,13 @@
 """Batch norm and activation as one module, a drop-in for `nn.BatchNorm*` followed by (leaky) ReLU."""
 
 import copy
+import functools
+import itertools
+import math
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import fx, nn
 
 from tgan_fast.ops import batch_norm_act
 
@@ -15,7 +19,7 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
 
     Args:
         num_features: C of the input [N, C, *].
-        negative_slope: slope of the activation below zero; 0 is ReLU, 1 is no activation.
+        negative_slope: slope of the activation below zero, finite; 0 is ReLU, 1 is no activation.
         eps, momentum, affine, track_running_stats, device, dtype: as in `nn.BatchNorm*`.
         process_group: in training, take the statistics over all its processes, as `nn.SyncBatchNorm` does; None, unlike
             there, is this process alone (`torch.distributed.group.WORLD` are all).
@@ -29,7 +33,18 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         self.backend = backend
 
     def forward(self, x: torch.Tensor, groups: int = 1) -> torch.Tensor:
-        """[N, C, *] → the same shape; `groups` as in `tgan_fast.ops.batch_norm_act`."""
+        """Return act(batch norm of x) in the shape of x, [N, C, *]; `groups` as in `tgan_fast.ops.batch_norm_act`."""
+        if torch.jit.is_scripting():
+            y = self._forward_in_torchscript(x, groups)
+        elif isinstance(x, fx.Proxy):
+            # torch.fx traces into every module that is not PyTorch's own, and the checks of shapes end that.
+            arguments = (x,) if groups == 1 else (x, groups)
+            y = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), arguments, {})
+        else:
+            y = self._normalize(x, groups, self.negative_slope)
+        return y
+
+    def _normalize(self, x, groups, negative_slope):
         self._check_input_dim(x)
         tracked = not self.training or self.track_running_stats
         running_mean, running_var = (self.running_mean, self.running_var) if tracked else (None, None)
@@ -42,12 +57,31 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
             training=self.training or running_mean is None,
             momentum=self.momentum,
             eps=self.eps,
-            negative_slope=self.negative_slope,
+            negative_slope=negative_slope,
             groups=groups,
             num_batches_tracked=self.num_batches_tracked if self.training and tracked else None,
             process_group=self.process_group if self.training else None,
             backend=self.backend,
         )
+
+    def _forward_in_torchscript(self, x: torch.Tensor, groups: int) -> torch.Tensor:
+        assert groups == 1, "groups of a batch norm cannot be used in torch.jit.script"
+        self._check_input_dim(x)
+        tracked = not self.training or self.track_running_stats
+        mean = self.running_mean if tracked else None
+        var = self.running_var if tracked else None
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and tracked and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, self.training or mean is None, momentum, self.eps)
+        return F.relu(y) if self.negative_slope == 0 else F.leaky_relu(y, float(self.negative_slope))
+
+    def __prepare_scriptable__(self):
+        if self.process_group is not None:
+            raise ValueError("torch.jit.script takes no statistics over several processes: set process_group to None")
+        return self
 
     def __deepcopy__(self, memo):
         """A copy works with the same processes: a process group cannot be copied."""
@@ -77,74 +111,103 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # the classes ab
 _FUSED = dict(zip(BATCH_NORMS, (BatchNormAct1d, BatchNormAct2d, BatchNormAct3d), strict=True))
 
 
-def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = "auto") -> nn.Module:
-    """Replace every `nn.BatchNorm1d/2d/3d` of a network by `BatchNormAct1d/2d/3d`.
+class FusedSequential(nn.Sequential):
+    """An `nn.Sequential` that computes a `BatchNormAct*` and the (leaky) ReLU right behind it in one operation.
 
-    In an `nn.Sequential`, an `nn.ReLU` or `nn.LeakyReLU` right behind a batch norm becomes part of it, and an
-    `nn.Identity` takes its place; elsewhere the order of calls is not known and a batch norm stays without activation.
-    Parameters and buffers remain the same objects, so that optimisers and the names in the state dict stay as they are.
-    Other classes, subclasses of these and modules with hooks are left alone.
-
-    Args:
-        module: the network, changed in place.
-        process_group, backend: for every new module, as in `BatchNormAct1d`.
-
-    Returns:
-        The network; a new module if it is itself a batch norm.
+    Both modules stay in their places, so indices, slices, hooks and the state dict mean the same as in `nn.Sequential`.
+    Only a `BatchNormAct*` with a `negative_slope` of 1 is fused with the activation behind it. Where hooks watch one of
+    the two, and under torch.fx and torch.jit.script, they are computed one after the other.
     """
-    fused = {}
 
-    def replacement(norm, negative_slope):
-        # The same module in two places stays one, unless the two differ in what follows.
-        if (norm, negative_slope) not in fused:
-            fused[norm, negative_slope] = _fuse(norm, negative_slope, process_group=process_group, backend=backend)
-        return fused[norm, negative_slope]
-
-    if _is_plain(module, _FUSED):
-        return replacement(module, 1.0)
-    for parent in list(module.modules()):
-        _convert_children(parent, replacement)
-    return module
-
-
-def _convert_children(parent, replacement):
-    names = list(parent._modules)
-    in_order = type(parent).forward is nn.Sequential.forward
-    for position, name in enumerate(names):
-        norm = parent._modules[name]
-        if not _is_plain(norm, _FUSED):
-            continue
-        following = names[position + 1] if in_order and position + 1 < len(names) else None
-        activation = parent._modules.get(following)
-        if _is_plain(activation, (nn.ReLU, nn.LeakyReLU)):
-            parent.add_module(name, replacement(norm, getattr(activation, "negative_slope", 0.0)))
-            parent.add_module(following, nn.Identity().train(activation.training))
+    def forward(self, input):
+        if torch.jit.is_scripting():
+            for module in self:
+                input = module(input)
+        elif isinstance(input, fx.Proxy) or nn.modules.module._has_any_global_hook():
+            input = super().forward(input)
         else:
-            parent.add_module(name, replacement(norm, 1.0))
+            input = self._forward_in_pairs(input)
+        return input
+
+    def _forward_in_pairs(self, x):
+        done = False
+        for module, following in itertools.zip_longest(self, itertools.islice(self, 1, None)):
+            if done:
+                done = False
+            elif _is_pair(module, following) and not (_is_altered(module) or _is_altered(following)):
+                x = module._normalize(x, 1, getattr(following, "negative_slope", 0.0))
+                done = True
+            else:
+                x = module(x)
+        return x
+
+    def __reduce_ex__(self, protocol):
+        if not hasattr(self, "_derived_from"):
+            return super().__reduce_ex__(protocol)
+        # A class made by `_fused_class` cannot be found by its name.
+        _, _, *state = super().__reduce_ex__(2)
+        return _new_fused, (self._derived_from,), *state
 
 
-def _is_plain(module, classes):
-    return type(module) in classes and not is_watched(module)
+@functools.cache
+def _fused_class(cls):
+    """Return a class that is both `cls`, which has the forward of `nn.Sequential`, and `FusedSequential`."""
+    if cls is nn.Sequential:
+        return FusedSequential
+    return type(cls.__name__, (FusedSequential, cls), {"_derived_from": cls})
+
+
+def _new_fused(cls):
+    fused = _fused_class(cls)
+    return fused.__new__(fused)
+
+
+def _is_pair(norm, activation):
+    return (
+        type(norm) in _FUSED.values()
+        and norm.negative_slope == 1
+        and type(activation) in (nn.ReLU, nn.LeakyReLU)
+        and abs(getattr(activation, "negative_slope", 0.0)) < math.inf
+    )
+
+
+def _is_altered(module):
+    """Return whether hooks or a forward of its own make a call of the module more than the forward of its class."""
+    return is_watched(module) or "forward" in vars(module)
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether hooks of a module see its inputs, outputs or gradients."""
+    """Return whether hooks of a module see its inputs, outputs or gradients."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, name) for name in hooks)
 
 
-def _fuse(norm, negative_slope, **options):
-    """A module that shares parameters and buffers with `norm`."""
-    fused = _FUSED[type(norm)](
-        norm.num_features,
-        negative_slope,
-        eps=norm.eps,
-        momentum=norm.momentum,
-        affine=norm.affine,
-        track_running_stats=norm.track_running_stats,
-        device="meta",
-        **options,
-    )
-    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        setattr(fused, name, getattr(norm, name))
-    return fused.train(norm.training)
+def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = "auto") -> nn.Module:
+    """Turn every `nn.BatchNorm1d/2d/3d` of a network into a `BatchNormAct1d/2d/3d`.
+
+    Every module stays the same object, with its parameters, attributes and hooks; only its class changes. An
+    `nn.Sequential`, or a subclass that inherits its forward, becomes a `FusedSequential` if an `nn.ReLU` or
+    `nn.LeakyReLU` is right behind one of its batch norms: it computes the two in one operation and leaves both in their
+    places, so that a slice such as `network[:2]` still ends before the activation. Elsewhere the order of calls is not
+    known, and a batch norm is computed without its activation. Subclasses of `nn.BatchNorm*` are left alone.
+
+    Args:
+        module: the network, changed in place.
+        process_group, backend: for every batch norm, as in `BatchNormAct1d`.
+
+    Returns:
+        The network.
+
+    Raises:
+        TypeError: `module` is no module.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"convert_batch_norm takes an nn.Module and got an object of type {type(module).__name__}")
+    for part in module.modules():
+        if type(part) in _FUSED:
+            part.__class__ = _FUSED[type(part)]
+            part.negative_slope, part.process_group, part.backend = 1.0, process_group, backend
+    for part in module.modules():
+        if type(part).forward is nn.Sequential.forward and any(itertools.starmap(_is_pair, itertools.pairwise(part))):
+            part.__class__ = _fused_class(type(part))
+    return module
