@@ -261,10 +261,10 @@ def test_no_scale_and_no_shift_are_one_and_zero(device):
     ("changes", "message"),
     [
         ({"x": torch.ones(4)}, "needs \\[N, C, \\*\\]"),
-        ({"x": torch.ones(4, 3, dtype=torch.int64)}, "x must be float16, .* and is torch.int64"),
-        ({"x": torch.ones(4, 3, dtype=torch.complex64)}, "x must be float16, .* and is torch.complex64"),
-        ({"x": torch.ones(4, 3).to(torch.float8_e4m3fn)}, "x must be float16, .* and is torch.float8_e4m3fn"),
-        ({"x": torch.ones(4, 3).to_sparse()}, "x must be a dense tensor and is torch.sparse_coo"),
+        ({"x": torch.ones(4, 3, dtype=torch.int64)}, "x must be float64, .* not torch.int64"),
+        ({"x": torch.ones(4, 3, dtype=torch.complex64)}, "x must be float64, .* not torch.complex64"),
+        ({"x": torch.ones(4, 3).to(torch.float8_e4m3fn)}, "x must be float64, .* not torch.float8_e4m3fn"),
+        ({"x": torch.ones(4, 3).to_sparse()}, "x must be a dense tensor, not torch.sparse_coo"),
         ({"x": torch.ones(4, 3, device="meta")}, "weight is on cpu, but x is on meta"),
         ({"weight": torch.ones(3).to_sparse()}, "weight must be a dense tensor"),
         ({"negative_slope": float("inf")}, "negative_slope must be finite and is inf"),
@@ -277,7 +277,7 @@ def test_no_scale_and_no_shift_are_one_and_zero(device):
         ({"training": False}, "needs running_mean and running_var"),
         ({"training": False, "running_mean": torch.ones(3)}, "given together or not at all"),
         ({"running_mean": torch.ones(2), "running_var": torch.ones(2)}, "running_mean has the shape"),
-        ({"bias": torch.ones(3, dtype=torch.int64)}, "bias must be float16, .* and is torch.int64"),
+        ({"bias": torch.ones(3, dtype=torch.int64)}, "bias must be float64, .* not torch.int64"),
         ({"bias": torch.ones(3, device="meta")}, "bias is on meta, but x is on cpu"),
         ({"num_batches_tracked": torch.tensor(0.0)}, "must be one int64 on cpu, and is \\[\\] torch.float32 on cpu"),
         ({"num_batches_tracked": torch.zeros((), dtype=torch.int64, device="meta")}, "torch.int64 on meta"),
@@ -296,7 +296,7 @@ def test_bad_input_is_named(changes, message):
 
 @pytest.mark.parametrize("value", [None, np.ones((4, 3)), [1.0], nn.ReLU()], ids=lambda value: type(value).__name__)
 def test_what_is_no_tensor_is_named(value):
-    with pytest.raises(TypeError, match=f"x must be a tensor and is of type {type(value).__name__}"):
+    with pytest.raises(TypeError, match=f"x must be a tensor, not {type(value).__name__}"):
         batch_norm_act(value, None, None)
     if value is not None:
         with pytest.raises(TypeError, match="running_mean must be a tensor"):

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from tgan_fast.ops.arguments import check_tensor
 from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
 from tgan_fast.ops.plain import plain
 from tgan_fast.ops.registry import BackendError, triton_or_torch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def batch_norm_act(
@@ -142,7 +141,7 @@ def _part(x, weight, bias, running_mean, running_var, training, momentum, eps, n
 
 
 def _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group):
-    _check_floats("x", x)
+    check_tensor("x", x)
     if x.dim() < 2:
         raise ValueError(f"batch_norm_act needs [N, C, *] and got the shape {list(x.shape)}")
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
@@ -169,22 +168,9 @@ def _check(x, weight, bias, running_mean, running_var, training, momentum, group
         )
 
 
-def _check_is_tensor(name, value):
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor and is of type {type(value).__name__}")
-
-
-def _check_floats(name, tensor):
-    _check_is_tensor(name, tensor)
-    if tensor.is_nested or tensor.layout != torch.strided:
-        layout = "nested" if tensor.is_nested else tensor.layout
-        raise ValueError(f"{name} must be a dense tensor and is {layout}")
-    if tensor.dtype not in _DTYPES:
-        raise ValueError(f"{name} must be float16, bfloat16, float32 or float64 and is {tensor.dtype}")
-
-
 def _check_count(x, count, momentum):
-    _check_is_tensor("num_batches_tracked", count)
+    if not isinstance(count, torch.Tensor):
+        raise TypeError(f"num_batches_tracked must be a tensor, not {type(count).__name__}")
     if count.dtype != torch.int64 or count.dim() != 0 or count.device != x.device:
         raise ValueError(
             f"num_batches_tracked must be one int64 on {x.device}, and is {list(count.shape)} {count.dtype} "
@@ -195,7 +181,7 @@ def _check_count(x, count, momentum):
 
 
 def _check_channels(x, name, tensor):
-    _check_floats(name, tensor)
+    check_tensor(name, tensor)
     if tensor.shape != (x.shape[1],):
         raise ValueError(f"{name} has the shape {list(tensor.shape)}, but x has {x.shape[1]} channels")
     if tensor.device != x.device:
