@@ -66,8 +66,15 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
         ({"learning_rate": -1}, "learning_rate is -1, but it must be greater than 0"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0, but it must be less than 1"),
         ({"digits": 3}, "digits is 3, but it must be 1 or 2"),
-        ({"width": 0}, "width is 0, but it must be greater than 0"),
+        ({"width": 0}, "width is 0, but it must be greater than or equal to 0.002"),
         ({"image_size": 48}, "image_size is 48, but it must be a power of two from 16 to 128"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf, but it must be a finite number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan, but it must be a finite number"),
+        ({"width": 1e-9}, "width is 1e-09, but it must be greater than or equal to 0.002"),
+        ({"seed": 10**20}, "seed is 100000000000000000000, but it must be less than or equal to 9223372036854775807"),
+        ({"steps": 10**30}, "but it must be less than or equal to 1000000000000"),
+        ({"data": 100_000 * "x", "seed": "x"}, "seed is 'x', but it must be a valid integer"),
+        ({"objective": 100_000 * "x"}, "objective is 'xxxxxxxxxxxx...xxxxxxxxxxxxx', but it must be"),
         ({"frames": 7}, "frames is 7, but it must be greater than or equal to 8"),
         ({"frames": 65}, "frames is 65, but it must be less than or equal to 64"),
         ({"frames": 12}, "frames is 12, which temporal_generator deconv cannot make by doubling: choose 8, 16, 32"),
@@ -101,6 +108,20 @@ def test_bad_yaml_files_are_named(tmp_path):
     with pytest.raises(InputError, match="is not a YAML file") as caught:
         read_yaml(path)
     assert "\n" not in str(caught.value)
+    path.write_text("width: 0.5\nsteps: 1\nwidth: 0.25\n")
+    with pytest.raises(InputError, match="is not a YAML file of settings: it has width twice: leave one of them out"):
+        read_yaml(path)
+    for content in (
+        "? [1, 2]\n: 3\n",
+        "? 1\n: 3\n",
+        "steps: " + 5000 * "9",
+        2000 * "[" + 2000 * "]",
+        "a: &a [*a]\n? *a\n: 1",
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError) as caught:
+            read_yaml(path)
+        assert "\n" not in str(caught.value)
     path.write_text("!!python/object/apply:os.system ['true']\n")
     with pytest.raises(InputError, match="is not a YAML file"):
         read_yaml(path)

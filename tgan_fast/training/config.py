@@ -1,6 +1,7 @@
 """What can be chosen about a training run: one typed model for the command line, YAML files and library users."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from tgan_fast.models.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZE
 from tgan_fast.precision import PrecisionOption
 from tgan_fast.training.parts import PARTS
 
+# Of counts of iterations and frames.
+_MOST = 10**12
+
 
 class TrainingConfig(BaseModel):
     """A training run; the defaults are the paper's, `PRESETS` has other sets of them.
@@ -23,11 +27,11 @@ class TrainingConfig(BaseModel):
         InputError: an unknown setting (with the nearest known one), a value of the wrong type or out of its range.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    width: float = Field(1.0, gt=0, description="Multiplier of all channel counts of both networks.")
-    latent_dim: int = Field(100, ge=1, description="Size of the latent.")
-    channels: int = Field(3, ge=1, description="Colour channels of the videos.")
+    width: float = Field(1.0, ge=0.002, le=16, description="Multiplier of all channel counts of both networks.")
+    latent_dim: int = Field(100, ge=1, le=65_536, description="Size of the latent.")
+    channels: int = Field(3, ge=1, le=1024, description="Colour channels of the videos.")
     frames: int = Field(FRAMES, ge=FEWEST_FRAMES, le=MOST_FRAMES, description="Of a video.")
     image_size: int = Field(IMAGE_SIZE, description="Pixels of a frame's sides, a power of two from 16 to 128.")
     temporal_generator: Literal[tuple(PARTS["temporal_generator"])] = Field(
@@ -41,13 +45,13 @@ class TrainingConfig(BaseModel):
     )
     latent: Literal[tuple(PARTS["latent"])] = Field("uniform", description="Distribution: (-1, 1), or N(0, 1).")
     conditional: bool = Field(False, description="Both networks see the videos' classes.")
-    classes: int | None = Field(None, ge=2, description="Conditional: how many; none: those of the data.")
+    classes: int | None = Field(None, ge=2, le=65_536, description="Conditional: how many; none: those of the data.")
     data: str | None = Field(
         None, description="Clip store, or prepared .h5, .npy or .npz file, to train on; none: moving digits."
     )
     crop: Literal["centre", "random"] = Field("centre", description="Videos: which pixels of larger frames.")
     flip: bool = Field(False, description="Videos: mirror half of the clips.")
-    frame_stride: int = Field(1, ge=1, description="Videos: from one frame of a clip to the next.")
+    frame_stride: int = Field(1, ge=1, le=_MOST, description="Videos: from one frame of a clip to the next.")
     weighting: Literal["videos", "windows"] = Field(
         "videos", description="Videos: what comes up once in an epoch; windows: longer videos more often."
     )
@@ -59,17 +63,19 @@ class TrainingConfig(BaseModel):
     digit_images: str | None = Field(
         None, description="Moving digits: MNIST's train-images-idx3-ubyte[.gz]; none: scikit-learn's digits."
     )
-    batch_size: int = Field(32, description="Videos in a batch, at least 2; several processes share it evenly.")
-    steps: int = Field(81_000, ge=1, description="Iterations in all.")
+    batch_size: int = Field(
+        32, le=2**20, description="Videos in a batch, at least 2; several processes share it evenly."
+    )
+    steps: int = Field(81_000, ge=1, le=_MOST, description="Iterations in all.")
     objective: Literal[tuple(PARTS["objective"])] = Field("wgan", description="The two losses.")
     constraint: Literal[tuple(PARTS["constraint"])] = Field(
         "svc", description="Of the discriminator; svc: singular value clipping."
     )
     clip_interval: int = Field(
-        5, ge=0, description="Discriminator steps between two applications of the constraint; 0: never."
+        5, ge=0, le=_MOST, description="Discriminator steps between two applications of the constraint; 0: never."
     )
     penalty_weight: float | None = Field(None, gt=0, description="Gradient penalty: its weight; none: 10.")
-    critic_steps: int = Field(1, ge=1, description="Discriminator steps an iteration, each on a batch.")
+    critic_steps: int = Field(1, ge=1, le=1024, description="Discriminator steps an iteration, each on a batch.")
     input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise on what the discriminator sees.")
     optimizer: Literal[tuple(PARTS["optimizer"])] = Field("rmsprop", description="Of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Of both optimisers.")
@@ -78,7 +84,7 @@ class TrainingConfig(BaseModel):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the average of their squares.")
     shared_fakes: bool = Field(False, description="The authors' order: one batch of fakes for both steps.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Also average the generator's weights.")
-    seed: int = Field(0, ge=0, description="Of weights, latents, digits and their order.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, latents, digits and their order.")
     precision: PrecisionOption = Field(
         "auto", description="Of convolutions; auto: bf16 on GPUs that have it, else fp32."
     )
@@ -86,16 +92,18 @@ class TrainingConfig(BaseModel):
         "auto", description="Replay iterations as CUDA graphs; auto: where that is possible."
     )
     sync_batch_norm: bool = Field(False, description="Batch statistics over all processes of a torchrun.")
-    workers: int = Field(4, ge=1, description="Threads that make batches in the background.")
+    workers: int = Field(4, ge=1, le=1024, description="Threads that make batches in the background.")
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, …")
-    log_interval: int = Field(100, ge=1, description="Iterations between lines of stats.jsonl.")
-    sample_interval: int = Field(1000, ge=1, description="Iterations between sample GIFs.")
-    checkpoint_interval: int = Field(1000, ge=1, description="Iterations between checkpoints.")
-    evaluate_every: int = Field(0, ge=0, description="Iterations between evaluations of the generator; 0: none.")
+    log_interval: int = Field(100, ge=1, le=_MOST, description="Iterations between lines of stats.jsonl.")
+    sample_interval: int = Field(1000, ge=1, le=_MOST, description="Iterations between sample GIFs.")
+    checkpoint_interval: int = Field(1000, ge=1, le=_MOST, description="Iterations between checkpoints.")
+    evaluate_every: int = Field(
+        0, ge=0, le=_MOST, description="Iterations between evaluations of the generator; 0: none."
+    )
     classifier: str | None = Field(None, description="Evaluation: what train_classifier or convert_classifier writes.")
-    evaluate_samples: int = Field(2048, ge=2, description="Evaluation: generated videos each time.")
+    evaluate_samples: int = Field(2048, ge=2, le=_MOST, description="Evaluation: generated videos each time.")
     best_metric: Literal["is", "fid"] = Field("fid", description="Evaluation: by which best.pt is kept.")
-    keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept.")
+    keep_checkpoints: int = Field(3, ge=1, le=_MOST, description="Newest checkpoints kept.")
 
     def __init__(self, **values: Any):
         try:
@@ -234,21 +242,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, is no YAML, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise InputError(f"cannot read the config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a YAML file of settings: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"{path} must hold lines of 'key: value', as in 'batch_size: 32'")
     return values
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key that is given twice, of which YAML's own takes the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if isinstance(key, str) and keys.count(key) > 1:
+                raise yaml.YAMLError(f"it has {key} twice: leave one of them out")
+        return super().construct_mapping(node, deep)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean …?` for an unknown name, or nothing when no known name is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
@@ -257,4 +276,4 @@ def _sentence(error):
     if error["type"] == "extra_forbidden":
         return f"there is no setting {key}{nearest(key, TrainingConfig.model_fields)}"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key} is {error['input']!r}, but {message.replace('input should', 'it must')}"
+    return f"{key} is {reprlib.repr(error['input'])}, but {message.replace('input should', 'it must')}"

@@ -17,7 +17,9 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    if device is not None and device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name} is not supported: choose auto, cpu, cuda or cuda:N")
+    if device is None:
         raise InputError(f"there is no device {name!r}: choose auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         _require_cuda(device)
