@@ -1,15 +1,27 @@
 """Checkpoints: kept, read safely, refused with a reason, the notebook's included."""
 
+import copy
 import pickle
+import random
+import re
 
+import numpy as np
 import pytest
 import torch
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models.sampling import draw_latents, sample_videos
 from tgan_fast.training import TrainingConfig, TrainingStep, train
-from tgan_fast.training.checkpoint import CheckpointFolder, find, load_generator, read, read_run
+from tgan_fast.training.checkpoint import (
+    FORMAT,
+    CheckpointFolder,
+    find,
+    load_generator,
+    open_checkpoint,
+    read,
+    read_run,
+)
 
 CONFIG = TrainingConfig(width=0.0625, latent_dim=6, channels=1, batch_size=2, ema_decay=0.5)
 
@@ -126,8 +138,70 @@ def test_a_run_resumes_from_the_notebooks_checkpoint(tmp_path):
         for key, entry in after.items():
             assert (entry["square_avg"] >= 0.99**2 * before[key]["square_avg"] * (1 - 1e-5)).all()
     torch.save(content, path)
-    with pytest.raises(InputError, match="has no iteration or optimisers: videos can be sampled from it, but no run"):
+    with pytest.raises(InputError, match="has no iteration or optimizers: videos can be sampled from it, but no run"):
         read_run(path)
+
+
+def small_notebook_checkpoint():
+    """What the notebook saves, of networks of the size of `CONFIG` in one channel, and the generator."""
+    torch.manual_seed(1)
+    networks = reference.Generator(CONFIG.width, CONFIG.latent_dim, 1), reference.Discriminator(CONFIG.width, 1)
+    optimizers = reference.make_optimizers(*networks)
+    videos, z = torch.rand(2, 1, 16, 64, 64), torch.rand(2, CONFIG.latent_dim)
+    reference.training_iteration(*networks, *optimizers, videos, z, z, iteration=0)
+    content = {
+        "epoch": 1,
+        "model_state_dict": [network.state_dict() for network in networks],
+        "optimizer_state_dict": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    return content, networks[0]
+
+
+def as_tuples(content):
+    return content | {name: tuple(content[name]) for name in ("model_state_dict", "optimizer_state_dict")}
+
+
+def with_prefix(prefix):
+    def changed(content):
+        states = [{prefix + name: value for name, value in state.items()} for state in content["model_state_dict"]]
+        return content | {"model_state_dict": states}
+
+    return changed
+
+
+def with_numpy_values(content):
+    numbers = {"epoch": np.int64(1), "loss": np.float64(0.5), "best": np.bool_(True), "step": np.array(3)}
+    return content | numbers | {"losses": [np.float32(1), np.arange(3.0)], "names": np.array(["a", None], object)}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "form", [as_tuples, with_prefix("module."), with_prefix("_orig_mod."), with_numpy_values, copy.copy]
+)
+def test_forms_in_which_people_have_the_notebooks_checkpoint(tmp_path, monkeypatch, form, legacy):
+    content, generator = small_notebook_checkpoint()
+    torch.save(form(content), tmp_path / "x.ckpt", _use_new_zipfile_serialization=not legacy)
+    config = CONFIG.model_copy(update={"device": "cpu", "steps": 2, "workers": 1, "ema_decay": None})
+    # A checkpoint of the notebook does not tell its width.
+    monkeypatch.setattr("tgan_fast.training.checkpoint.TrainingConfig", lambda: config)
+    opened = open_checkpoint(tmp_path / "x.ckpt")
+    assert opened.iteration == 1
+    latents = draw_latents(2, CONFIG.latent_dim, 0)
+    torch.testing.assert_close(opened.generator()(latents), generator.eval()(latents), rtol=1e-4, atol=1e-5)
+    assert train(config, tmp_path / "run", resume=tmp_path / "x.ckpt").iteration == 2
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_generators_state_dict_alone(tmp_path, prefix):
+    generator = VideoGenerator()
+    torch.save({prefix + name: value for name, value in generator.state_dict().items()}, tmp_path / "g.pt")
+    loaded = load_generator(tmp_path / "g.pt")
+    latents = draw_latents(1, 100, 0)
+    assert torch.equal(loaded(latents), generator.eval()(latents))
+    with pytest.raises(InputError, match=r"g\.pt has a generator alone, but no discriminator"):
+        open_checkpoint(tmp_path / "g.pt").discriminator()
+    with pytest.raises(InputError, match=r"g\.pt has no iteration or optimizers"):
+        read_run(tmp_path / "g.pt")
 
 
 class Bomb:
@@ -139,7 +213,10 @@ class Bomb:
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy):
     monkeypatch.chdir(tmp_path)
     torch.save({"model_state_dict": [Bomb(), {}]}, "x.pt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(InputError, match=r"x\.pt is refused: it holds Python objects that would run code"):
+    with pytest.raises(
+        InputError,
+        match=r"x\.pt is refused: it holds the Python object \S*open, which could run code",
+    ):
         read(tmp_path / "x.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(InputError, match=r"plain\.pt is refused|plain\.pt is not a checkpoint"):
@@ -154,6 +231,124 @@ def damaged_files(folder):
     yield "text", b"not a checkpoint\n" * 100
     yield "cut short", whole[: len(whole) // 2]
     yield "cut at the end", whole[:-100]
+
+
+def damaged(whole, chances):
+    """Bytes with one thing wrong: a flipped bit, a missing, doubled, swapped or zeroed part."""
+    start, length = chances.randrange(len(whole)), chances.choice([1, 16, 512, 40_000])
+    part = whole[start : start + length]
+    match chances.choice(["bit", "bit", "bit", "cut", "missing", "doubled", "zeros", "swapped"]):
+        case "bit":
+            return whole[:start] + bytes([whole[start] ^ 1 << chances.randrange(8)]) + whole[start + 1 :]
+        case "cut":
+            return whole[:start]
+        case "missing":
+            return whole[:start] + whole[start + length :]
+        case "doubled":
+            return whole[:start] + part + whole[start:]
+        case "zeros":
+            return whole[:start] + bytes(len(part)) + whole[start + len(part) :]
+        case "swapped":
+            other = chances.randrange(len(whole))
+            return whole[:start] + whole[other : other + len(part)] + whole[start + len(part) :]
+
+
+def result_or_error(function, *arguments, **options):
+    """What a function returns, and the message of the package's own error, if it raises one."""
+    try:
+        return function(*arguments, **options), None
+    except (InputError, NonFiniteError) as error:
+        return None, str(error)
+
+
+def equal(left, right):
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and left.shape == right.shape and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return left == right
+
+
+def assert_damage_is_noticed(folder, count, chances):
+    content, _ = checkpoint()
+    path = CheckpointFolder(folder, keep=1).save(content, 1)
+    whole, right = path.read_bytes(), read(path)
+    for _ in range(count):
+        path.write_bytes(damaged(whole, chances))
+        got, error = result_or_error(read, path)
+        assert equal(got, right) if error is None else re.fullmatch(".*(damaged|neither|is refused).*", error)
+
+
+def test_one_wrong_bit_or_part_anywhere_is_noticed(tmp_path):
+    assert_damage_is_noticed(tmp_path, 150, random.Random(0))
+
+
+def places(value, path=()):
+    """The paths of all values in nested dicts and lists."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+def with_a_wrong_value(content, chances):
+    """A copy in which one value is missing, or another one of the same checkpoint."""
+    content = copy.deepcopy(content)
+    *parents, key = chances.choice([path for path in places(content) if path])
+    other = content
+    for step in chances.choice(list(places(content))):
+        other = other[step]
+    holder = content
+    for step in parents:
+        holder = holder[step]
+    if chances.random() < 0.3:
+        del holder[key]
+    else:
+        holder[key] = copy.deepcopy(other)
+    return content
+
+
+def resume(path, folder):
+    config = TrainingConfig(**read_run(path)["config"])
+    # A value that came from another setting may ask for a large model.
+    if config.width <= CONFIG.width and config.batch_size <= 8:
+        train(config.model_copy(update={"steps": 1}), folder, resume=path)
+
+
+def assert_wrong_values_are_named(folder, count, chances):
+    content, _ = checkpoint()
+    content["config"] |= {"device": "cpu", "steps": 1, "workers": 1, "precision": "fp32"}
+    for number in range(count):
+        torch.save({"format": FORMAT, **with_a_wrong_value(content, chances)}, folder / "x.pt")
+        _, error = result_or_error(resume, folder / "x.pt", folder / str(number))
+        assert "\n" not in (error or ""), error
+
+
+def test_a_wrong_value_anywhere_is_a_sentence_or_harmless(tmp_path):
+    assert_wrong_values_are_named(tmp_path, 60, random.Random(0))
+
+
+def test_the_newest_checkpoint_that_is_not_damaged_is_used_and_named(tmp_path, capsys):
+    content, _ = checkpoint()
+    folder = CheckpointFolder(tmp_path / "checkpoints", keep=9)
+    folder.folder.mkdir()
+    for iteration in (5, 10, 15):
+        folder.save(content, iteration)
+    older, newer, newest = folder.paths()
+    newest.write_bytes(b"")
+    raw = newer.read_bytes()
+    newer.write_bytes(raw[:3000] + bytes([raw[3000] ^ 1]) + raw[3001:])
+    assert find(tmp_path) == older
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path} is damaged: {older.name}, which is older, is used instead" for path in (newest, newer)
+    ]
+    assert sorted(folder.set_damaged_aside()) == [path.with_name(f"{path.name}.damaged") for path in (newer, newest)]
+    assert folder.paths() == [older]
+    older.write_bytes(raw[:3000])
+    with pytest.raises(InputError, match=r"all checkpoints in .* are damaged: start a new run with another --out"):
+        find(tmp_path)
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -418,11 +418,11 @@ def first_entry(change):
 
 
 REFUSED = [
-    ("rmsprop", setting(momentum=0.9), "momentum=0.9, which is not done here"),
-    ("rmsprop", setting(centered=True), "centered=True"),
-    ("rmsprop", setting(weight_decay=0.1), "weight_decay=0.1"),
-    ("adam", setting(amsgrad=True), "amsgrad=True"),
-    ("adam", setting(maximize=True), "maximize=True"),
+    ("rmsprop", setting(momentum=0.9), "momentum, which is not done here"),
+    ("rmsprop", setting(centered=True), "with centered"),
+    ("rmsprop", setting(weight_decay=0.1), "with weight_decay"),
+    ("adam", setting(amsgrad=True), "with amsgrad"),
+    ("adam", setting(maximize=True), "with maximize"),
     ("adam", lambda state: state.update(old_state("rmsprop")[0]), "0 has no exp_avg: another optimiser saved it"),
     ("rmsprop", first_entry(lambda entry: entry.pop("step")), "parameter 0 has no step"),
     (

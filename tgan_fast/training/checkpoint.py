@@ -1,8 +1,11 @@
 """Checkpoints: written whole or not at all, read without running code, ours and the PyTorch notebook's."""
 
 import io
+import operator
 import pickle
 import re
+import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from tgan_fast.files import write_atomically
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.training.build import build_discriminator, build_generator
 from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.numpy_values import safe_numpy_values
 
 FORMAT = "tgan_fast checkpoint 1"
 # In the order in which the notebook's has them.
@@ -62,14 +66,51 @@ class CheckpointFolder:
         return sorted(path for path in self.folder.glob("iteration-*.pt") if _NAME.fullmatch(path.name))
 
     def latest(self) -> Path | None:
-        """The newest checkpoint, or None."""
+        """Return the newest checkpoint, or None."""
         return next(reversed(self.paths()), None)
+
+    def newest_intact(self) -> tuple[Path | None, list[Path]]:
+        """Return the newest checkpoint that is not damaged, or None, and the damaged ones that are newer."""
+        damaged = []
+        for path in reversed(self.paths()):
+            if not is_damaged(path):
+                return path, damaged
+            damaged.append(path)
+        return None, damaged
+
+    def set_damaged_aside(self) -> list[Path]:
+        """Rename the damaged checkpoints that are newer than all others, so that they are no longer taken for any.
+
+        Returns:
+            Their new paths.
+        """
+        best = self.folder / "best.pt"
+        damaged = self.newest_intact()[1] + ([best] if best.exists() and is_damaged(best) else [])
+        return [path.replace(path.with_name(f"{path.name}.damaged")) for path in damaged]
+
+    def keep_before(self, iteration: int) -> Path | None:
+        """Copy the newest checkpoint of at most `iteration` iterations to `before-divergence.pt`, which stays.
+
+        Returns:
+            The copy, which may be older; None if there is no such checkpoint.
+        """
+        kept = self.folder / "before-divergence.pt"
+        before = [path for path in self.paths() if iteration_of(path) <= iteration]
+        if before and not kept.exists():
+            write_atomically(kept, before[-1].read_bytes())
+        return kept if kept.exists() else None
 
 
 def _write(path, checkpoint):
     content = io.BytesIO()
     torch.save({"format": FORMAT, **checkpoint}, content)
     write_atomically(path, content)
+
+
+def is_damaged(path: Path) -> bool:
+    """Return whether a checkpoint of this package is not whole, or not what was written; raises as `read`."""
+    raw = _bytes_of(path)
+    return not raw.startswith(b"PK") or _is_damaged_archive(raw)
 
 
 def iteration_of(path: Path) -> int:
@@ -88,63 +129,147 @@ def latest_of_run(folder: Path) -> Path | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU, told apart by what it holds: ours or the notebook's.
+    """Read a checkpoint file to the CPU, and tell by its content whether it is this package's or the notebook's.
+
+    A damaged byte anywhere in the file is noticed: PyTorch stores a checksum with every tensor.
+
+    Returns:
+        The content of a file of this package; of others `model_state_dict`, a list of the generator's state dict and,
+        unless the file has the generator's alone, the discriminator's, without prefixes such as DataParallel's.
 
     Raises:
-        InputError: missing, unreadable, holding code (which is not run), or some other file.
+        InputError: The file is missing, unreadable or damaged, holds code (which is not run), or is something else.
     """
+    raw = _bytes_of(path)
+    if _is_damaged_archive(raw):
+        raise InputError(f"{path} is not a checkpoint, or is damaged")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"there is no checkpoint {path}") from None
+        with safe_numpy_values():
+            content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "nsupported global" in str(error) or "nsupported class" in str(error):
+            found = re.search(r"(?:GLOBAL|class) (\S+)", str(error))
             raise InputError(
-                f"{path} is refused: it holds Python objects that would run code when loaded, not only tensors"
+                f"{path} is refused: it holds the Python object {found[1] if found else 'of an unknown class'}, which "
+                "could run code when loaded: save its tensors alone"
             ) from None
         raise InputError(f"{path} is not a checkpoint, or is damaged") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a checkpoint, or is damaged"
-        raise InputError(f"cannot read {path}: {reason}") from None
-    if not (isinstance(content, dict) and (content.get("format") == FORMAT or _is_notebooks(content))):
+    except Exception:  # whatever the unpickler stumbles over in bytes that are no checkpoint
+        raise InputError(f"{path} is not a checkpoint, or is damaged") from None
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        if not _is_complete(content):
+            raise InputError(f"{path} lacks a part of what a checkpoint has, or is damaged")
+        return content
+    networks = _networks_of_others(content)
+    if networks is None:
         raise InputError(f"{path} is neither a checkpoint of tgan_fast nor one of the PyTorch notebook")
-    return content
+    return {**(content if "model_state_dict" in content else {}), "model_state_dict": networks}
 
 
-def _is_notebooks(content):
-    networks = content.get("model_state_dict")
-    return isinstance(networks, list) and len(networks) == 2 and all(isinstance(state, dict) for state in networks)
+def _bytes_of(path):
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"there is no checkpoint {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _is_damaged_archive(raw):
+    """Whether bytes begin as a ZIP archive, which PyTorch writes, but are no whole one."""
+    if not raw.startswith(b"PK"):
+        return False
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            return archive.testzip() is not None
+    except Exception:  # whatever zipfile stumbles over in damaged bytes
+        return True
+
+
+def _is_complete(content):
+    step = content.get("step")
+    return (
+        isinstance(content.get("config"), dict)
+        and isinstance(step, dict)
+        and isinstance(step.get("iteration"), int)
+        and all(_is_state(step.get(name)) for name in _NETWORKS)
+        and _is_state(step.get("ema", {}))
+    )
+
+
+def _is_state(state):
+    return isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    )
+
+
+def _networks_of_others(content):
+    """State dicts of the notebook's networks, or of a generator alone; None of anything else."""
+    if not isinstance(content, dict):
+        return None
+    networks = content.get("model_state_dict", [content])
+    if not (isinstance(networks, (list, tuple)) and len(networks) in (1, 2) and all(map(_is_state, networks))):
+        return None
+    networks = [_without_prefix(state) for state in networks]
+    return networks if any(name.startswith("temp.") for name in networks[0]) else None
+
+
+def _without_prefix(state):
+    """A state dict without what DataParallel and torch.compile put before every name."""
+    for prefix in ("module.", "_orig_mod."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """As `read`, for a checkpoint that a run can resume from.
+    """Read a checkpoint that a run can resume from.
 
-    Of the notebook's: the networks and both RMSprop optimisers at the iteration it has as `epoch`; `config` and
-    `device`, which it does not have, are empty, and the latents begin anew.
+    The notebook's has both networks and RMSprop optimizers at the iteration it calls `epoch`; its `config` is empty and
+    its `device` None, and the latents begin anew.
+
+    Raises:
+        InputError: As `read`; a notebook's checkpoint without optimizers or iteration.
     """
     content = read(path)
-    if not _is_notebooks(content):
+    if "model_state_dict" not in content:
         return content
     networks, optimizers = content["model_state_dict"], content.get("optimizer_state_dict")
-    if not (isinstance(optimizers, list) and len(optimizers) == 2 and isinstance(content.get("epoch"), int)):
-        raise InputError(f"{path} has no iteration or optimisers: videos can be sampled from it, but no run resumed")
-    step = {"iteration": content["epoch"], **dict(zip(_NETWORKS, networks, strict=True))}
+    iteration = _iteration(content)
+    if len(networks) != 2 or not isinstance(optimizers, (list, tuple)) or len(optimizers) != 2 or iteration is None:
+        raise InputError(f"{path} has no iteration or optimizers: videos can be sampled from it, but no run resumed")
+    step = {"iteration": iteration, **dict(zip(_NETWORKS, networks, strict=True))}
     step |= {f"{name}_optimizer": state for name, state in zip(_NETWORKS, optimizers, strict=True)}
     return {"config": {}, "device": None, "step": step}
 
 
+def _iteration(content):
+    """The notebook's count of iterations, or None."""
+    try:
+        return operator.index(content.get("epoch"))
+    except TypeError:
+        return None
+
+
 def find(path: Path) -> Path:
-    """A checkpoint file as it is; of a run folder, the newest checkpoint.
+    """Return a checkpoint file as it is, and of a run folder the newest checkpoint that is not damaged.
+
+    Damaged ones that are newer are named on stderr.
 
     Raises:
-        InputError: the run folder has none.
+        InputError: The run folder has none.
     """
     if not path.is_dir():
         return path
-    latest = latest_of_run(path)
-    if latest is None:
-        raise InputError(f"there is no checkpoint in {path / 'checkpoints'}")
-    return latest
+    folder = CheckpointFolder(path / "checkpoints", keep=1)
+    intact, damaged = folder.newest_intact()
+    if intact is None and damaged:
+        raise InputError(f"all checkpoints in {folder.folder} are damaged: start a new run with another --out")
+    if intact is None:
+        raise InputError(f"there is no checkpoint in {folder.folder}: start the run again with --out {path}")
+    for broken in damaged:
+        sys.stderr.write(f"{broken} is damaged: {intact.name}, which is older, is used instead\n")
+    return intact
 
 
 @dataclass(frozen=True)
@@ -186,7 +311,9 @@ class Checkpoint:
         return generator.eval()
 
     def discriminator(self) -> Discriminator:
-        """On the CPU and in evaluation mode; raises as `generator`."""
+        """Return the discriminator on the CPU, in evaluation mode; raises as `generator`."""
+        if "discriminator" not in self.states:
+            raise InputError(f"{self.path} has a generator alone, but no discriminator")
         discriminator = build_discriminator(self.config or TrainingConfig())
         load_strictly(discriminator, self.states["discriminator"], self.path)
         return discriminator.eval()
@@ -195,10 +322,9 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, ours or the notebook's; raises as `read`."""
     content = read(path)
-    if _is_notebooks(content):
-        return Checkpoint(
-            path, None, dict(zip(_NETWORKS, content["model_state_dict"], strict=True)), content.get("epoch")
-        )
+    if "model_state_dict" in content:
+        states = dict(zip(_NETWORKS, content["model_state_dict"], strict=False))
+        return Checkpoint(path, None, states, _iteration(content))
     return Checkpoint(path, TrainingConfig(**content["config"]), content["step"], content["step"]["iteration"])
 
 
@@ -220,6 +346,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Pa
         if state[key].shape != tensor.shape:
             shapes = f"{list(state[key].shape)} there, but {list(tensor.shape)} here"
             raise InputError(f"{path} is of another architecture: {key} is {shapes}")
+        if state[key].is_floating_point() != tensor.is_floating_point():
+            raise InputError(f"{path} is not of this network: {key} is {state[key].dtype} there, {tensor.dtype} here")
     for key in state:
         if key not in expected:
             raise InputError(f"{path} is of another architecture: it has {key}, which is not known here")
