@@ -5,8 +5,10 @@ import re
 import shlex
 import signal
 import time
+from pathlib import Path
 
 import commands
+import numpy as np
 import pytest
 import torch
 from commands import finish
@@ -59,7 +61,7 @@ def test_a_run_from_start_to_end_and_its_resumption_with_more_steps(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_with_0_and_the_command_that_resumes(tmp_path, number):
     process = start([*SMALL, "--steps", "100000", "--out", "my run"], tmp_path)
     wait_for_line(tmp_path / "my run" / "stats.jsonl", process)
@@ -103,6 +105,34 @@ def test_kill_9_at_random_moments_leaves_whole_checkpoints_and_an_exact_run(tmp_
 
 
 @pytest.mark.slow
+def test_runs_that_start_together_have_folders_of_their_own(tmp_path):
+    processes = [start([*SMALL, "--steps", "2"], tmp_path) for _ in range(3)]
+    assert [finish(process)[0] for process in processes] == [0, 0, 0]
+    folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert folders == ["00000-tiny", "00001-tiny", "00002-tiny"]
+
+    processes = [start([*SMALL, "--steps", "30", "--out", "one"], tmp_path) for _ in range(2)]
+    codes, _, errors = zip(*map(finish, processes), strict=True)
+    assert sorted(codes) == [0, 2]
+    refused = errors[codes.index(2)].splitlines()[-1]
+    # The second one may come when the first is done.
+    assert refused.startswith(("error: another process trains in one: wait", "error: one holds another run: continue"))
+    assert checkpoints(tmp_path / "one").latest().name == "iteration-00000030.pt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", [None, "/nonexistent", "/proc"], ids=["unset", "missing", "unwritable"])
+def test_neither_a_home_nor_a_writable_working_directory_is_needed(tmp_path, home):
+    environment = {"HOME": home, "LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    arguments = [*SMALL, "--steps", "2", "--out", tmp_path / "run"]
+    code, out, err = finish(commands.start("train", *arguments, folder="/proc", environment=environment))
+    assert (code, out.splitlines()[-1][:19]) == (0, "done: 2 iterations;"), err
+    code, _, err = finish(commands.start("train", *SMALL, folder="/proc", environment=environment))
+    message = "error: cannot make a folder for the run in runs: No such file or directory; choose --out"
+    assert (code, err.splitlines()[-1]) == (2, message)
+
+
+@pytest.mark.slow
 def test_errors_are_one_line_and_exit_code_2(tmp_path):
     code, out, err = finish(start(["--resume", "nothing.pt"], tmp_path))
     assert (code, out, err) == (2, "", "error: there is no checkpoint nothing.pt\n")
@@ -129,6 +159,10 @@ def run(monkeypatch, tmp_path):
         (["--config", "nothing.yaml"], "cannot read the config file nothing.yaml"),
         (["--device", "cuda:99"], "cuda:99 cannot be used"),
         (["--device", "tpu"], "there is no device 'tpu'"),
+        (["--device", "mps"], "device mps is not supported: choose auto, cpu, cuda or cuda:N"),
+        (["--seed", "100000000000000000000"], "seed is 100000000000000000000, but it must be less than or equal to"),
+        (["--learning-rate", "inf"], "learning_rate is inf, but it must be a finite number"),
+        (["--data", "nothing"], "there is no nothing"),
         (["--out", "/proc/run"], "cannot write to the output folder /proc/run"),
         (["--resume", "nothing"], "there is no checkpoint nothing"),
     ],
@@ -155,9 +189,32 @@ def test_another_run_is_not_overwritten(run, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="run holds another run: continue it with --resume run, or choose another"):
         run("--steps", "1", "--out", "run")
-    with pytest.raises(InputError, match="is of another architecture"):
-        run("--resume", "run", "--width", "0.0625")
+    with pytest.raises(InputError, match=r"width is 0\.0625, but the run that is resumed has 0\.03125"):
+        command.main(["--resume", "run", "--width", "0.0625"])
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_resuming_takes_no_other_preset_and_leaves_none_ignored(run, tmp_path):
+    run("--steps", "1", "--out", "run")
+    again = [*SMALL[2:], "--resume", "run"]
+    with pytest.raises(InputError, match=r"--preset paper has .*, but the run that is resumed has .*: leave out"):
+        command.main([*again, "--preset", "paper", "--steps", "2"])
+    with pytest.raises(InputError, match=r"--preset tiny-lsgan has .*, but the run that is resumed has .*: leave out"):
+        command.main([*again, "--preset", "tiny-lsgan", "--steps", "2"])
+    # The same command once more, as scripts have it that are started again.
+    for number in ("2", "3"):
+        command.main([*again, "--preset", "tiny", "--steps", number])
+    assert checkpoints(tmp_path / "run").latest().name == "iteration-00000003.pt"
+
+
+def test_data_that_has_moved_gets_a_hint(run, tmp_path):
+    clips = np.random.default_rng(0).integers(256, size=(4, 16, 64, 64, 1), dtype=np.uint8)
+    np.save("clips.npy", clips)
+    run("--steps", "1", "--out", "run", "--data", "clips.npy")
+    Path("clips.npy").rename("moved.npy")
+    with pytest.raises(InputError, match=r"there is no .*clips\.npy: if the data has moved, give its new place"):
+        command.main(["--resume", "run", "--steps", "2"])
+    command.main(["--resume", "run", "--steps", "2", "--data", "moved.npy"])
 
 
 def test_help_names_every_setting(capsys):

@@ -25,6 +25,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: "1 iteration", "2,000 iterations"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _says(error, pattern):
     return isinstance(error, RuntimeError) and pattern.search(str(error)) is not None
 

@@ -1,5 +1,6 @@
-"""Files that are either whole or not there. Errors name the file, also where the system's own do not."""
+"""Files that are either whole or not there, and locks. Errors name the file, also where the system's own do not."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,24 @@ def append_line(path: Path, line: str) -> None:
     """Add a line to a text file; a crash can leave the last line unfinished."""
     with _naming(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def lock(path: Path) -> int | None:
+    """Lock a folder, or a file that is made where it is missing, until this process ends, however it ends.
+
+    Returns:
+        A file descriptor that can be closed earlier; None if another one holds the lock.
+    """
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        return None
+    except OSError:
+        # Some network file systems have no locks, and then there is none.
+        pass
+    return opened
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ctrl-C and the end that a system asks for, as an event."""
+"""Ctrl-C, the end that a system asks for, and a closed terminal, as an event."""
 
 import signal
 import threading
@@ -8,12 +8,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one acts as if this were not there."""
+    """Yield an event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as if this were not there.
+
+    A SIGHUP that the process ignores, as nohup makes it do, stays ignored.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def restore(*_):
         for number, handler in before.items():

@@ -132,7 +132,7 @@ def test_seconds_of_training_do_not_count_evaluations(monkeypatch):
     log, seconds = ScalarLog(), []
     for iteration in (1, 2):
         log.append(torch.zeros(2))
-        log.end_interval(iteration, torch.tensor(0))
+        log.end_interval(iteration, torch.tensor(0), torch.tensor(1.0))
         seconds.append(log.take().seconds)
         log.leave_out(20.0)
     assert seconds == [10, 5]

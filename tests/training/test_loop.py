@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -16,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.training import TrainingConfig, train
-from tgan_fast.training.checkpoint import CheckpointFolder, read_run
+from tgan_fast.training.checkpoint import CheckpointFolder, find, read_run
 
 CONFIG = TrainingConfig(
     width=0.03125,
@@ -62,7 +65,7 @@ def whole(tmp_path_factory):
 
 def test_a_run_folder_has_all_that_it_should(whole):
     assert {path.name for path in whole.iterdir()} == {
-        "checkpoints", "config.yaml", "environment.jsonl", "loss.png", "samples", "stats.jsonl", "tensorboard"
+        ".lock", "checkpoints", "config.yaml", "environment.jsonl", "loss.png", "samples", "stats.jsonl", "tensorboard"
     }  # fmt: skip
     assert TrainingConfig(**yaml.safe_load((whole / "config.yaml").read_text())) == CONFIG
     environment = json.loads((whole / "environment.jsonl").read_text())
@@ -146,9 +149,9 @@ def test_previews_do_not_disturb_training(whole, tmp_path):
     assert_same_state(tmp_path, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_returns(whole, tmp_path, number):
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
     def interrupt():
         while not (tmp_path / "stats.jsonl").exists() or not stats_of(tmp_path):
@@ -160,13 +163,13 @@ def test_a_signal_saves_and_returns(whole, tmp_path, number):
     assert 2 <= step.iteration < 100_000
     assert state_of(tmp_path)["iteration"] == step.iteration
     assert (tmp_path / "loss.png").exists()
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_iteration_and_checkpoint(tmp_path):
     # The first update makes weights whose products overflow.
     with pytest.raises(
-        NonFiniteError, match=r"is (nan|inf|-inf) at iteration \d+: .* no checkpoint had been written yet"
+        NonFiniteError, match=r"is (nan|inf|-inf) in iteration \d+: .* no checkpoint had been written yet"
     ):
         train(changed(learning_rate=1e38, clip_interval=0), tmp_path)
     assert not CheckpointFolder(tmp_path / "checkpoints", keep=1).paths()
@@ -174,7 +177,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_iteration_and_checkpoint(tmp_
 
 def test_a_weight_that_the_constraint_finds_broken_stops_the_run_at_the_next_log(tmp_path):
     # With shared fakes both losses of an iteration are computed before its updates break the weights.
-    with pytest.raises(NonFiniteError, match="a weight of the discriminator is no longer finite after 1 iterations"):
+    with pytest.raises(NonFiniteError, match="a weight of the discriminator is no longer finite after 1 iteration:"):
         train(changed(learning_rate=1e38, shared_fakes=True, clip_interval=1, log_interval=1), tmp_path)
 
 
@@ -187,6 +190,75 @@ def test_weights_that_break_later_keep_the_last_good_checkpoint(tmp_path):
     assert f"the last good checkpoint is {checkpoint}, from which --resume {tmp_path} goes on" in str(caught.value)
     assert checkpoint.read_bytes() == before
     assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
+
+
+def test_a_run_that_diverges_is_told_so_once_and_the_checkpoint_before_is_kept(tmp_path, capsys):
+    train(changed(steps=6), tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    before = (checkpoints / "iteration-00000006.pt").read_bytes()
+    capsys.readouterr()
+    train(changed(steps=20, learning_rate=100.0), tmp_path, resume=checkpoints / "iteration-00000006.pt")
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    kept = checkpoints / "before-divergence.pt"
+    assert re.fullmatch(
+        r"warning: the run diverges, since a weight is \d\.\de\+\d+ after 8 iterations: try a lower learning_rate; "
+        rf"{kept} is a checkpoint from before",
+        warning,
+    )
+    assert kept.read_bytes() == before
+    # Told again after a resumption, which does not replace what was kept.
+    train(changed(steps=22, learning_rate=100.0), tmp_path, resume=checkpoints / "iteration-00000020.pt")
+    assert "after 22 iterations: try a lower" in capsys.readouterr().err
+    assert kept.read_bytes() == before
+    assert train(changed(steps=8), tmp_path / "new", resume=kept).iteration == 8
+
+
+def test_a_folder_is_written_to_by_one_process_and_a_dead_one_does_not_keep_it(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from tgan_fast.files import lock\n"
+        "print(lock(Path(sys.argv[1])) is not None, flush=True)\n"
+        "time.sleep(1000)"
+    )
+    arguments = [sys.executable, "-c", program, tmp_path / ".lock"]
+    holder = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"True\n"
+    with pytest.raises(InputError, match=r"another process trains in .*: wait for it, or choose another --out"):
+        train(changed(steps=2), tmp_path)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert train(changed(steps=2), tmp_path).iteration == 2
+    # Let go at the end, in the same process too.
+    assert train(CONFIG, tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000002.pt").iteration == 7
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(whole, tmp_path, capsys):
+    train(changed(steps=6), tmp_path)
+    newest = tmp_path / "checkpoints" / "iteration-00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK")
+    with (tmp_path / "stats.jsonl").open("ab") as file:
+        file.write(b"\0\0\0\xff\n")
+    train(CONFIG, tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000003.pt")
+    assert_same_state(whole, tmp_path)
+    assert "a damaged checkpoint was set aside" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
+        "best.pt.damaged", "iteration-00000006.pt", "iteration-00000006.pt.damaged", "iteration-00000007.pt"
+    }  # fmt: skip
+    assert [line["iteration"] for line in stats_of(tmp_path)] == [2, 4, 6, 7]
+
+
+def test_what_changed_since_the_checkpoint_is_one_line(whole, tmp_path, capsys):
+    checkpoint = whole / "checkpoints" / "iteration-00000007.pt"
+    train(CONFIG, tmp_path / "same", resume=checkpoint)
+    assert "changed since" not in capsys.readouterr().err
+    config = changed(steps=8, learning_rate=1e-4, batch_size=4, constraint="weight-clip", digits=2)
+    train(config, tmp_path / "other", resume=checkpoint)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "changed since" in line]
+    assert line == (
+        "changed since the checkpoint: digits 1 → 2, batch_size 2 → 4, steps 7 → 8, constraint svc → weight-clip, "
+        "learning_rate 5e-05 → 0.0001"
+    )
 
 
 class FillsTheDisk(MovingDigits):
@@ -211,6 +283,17 @@ def test_a_full_disk_is_named_and_older_checkpoints_survive(tmp_path):
     assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
     train(CONFIG, tmp_path, resume=checkpoint)
     assert state_of(tmp_path)["iteration"] == 7
+
+
+def test_a_disk_that_is_full_before_the_first_checkpoint_leaves_a_folder_that_can_be_used_again(tmp_path):
+    dataset = FillsTheDisk(digits=1, seed=CONFIG.seed)
+    dataset.trap = tmp_path / "checkpoints" / ".iteration-00000003.pt.partial"
+    with pytest.raises(InputError, match=r"No space left on device.*no checkpoint had been written yet"):
+        train(CONFIG, tmp_path, dataset=dataset)
+    with pytest.raises(InputError, match=r"there is no checkpoint in .*: start the run again with --out"):
+        find(tmp_path)
+    assert train(CONFIG, tmp_path).iteration == 7
+    assert [line["iteration"] for line in stats_of(tmp_path)] == [2, 4, 6, 7]
 
 
 class Clips:
@@ -251,7 +334,14 @@ def test_any_data_set_of_clips_can_be_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 0.0625}, r"temp\.model\.0\.weight is \[4, 16, 1\] there, but \[4, 32, 1\] here"),
+        (
+            {"width": 0.0625},
+            r"width is 0\.0625, but the run that is resumed has 0\.03125, which cannot change: leave it out",
+        ),
+        ({"seed": 7}, "seed is 7, but the run that is resumed has 0, which cannot change"),
+        ({"discriminator": "frames2d"}, "discriminator is frames2d, but the run that is resumed has conv3d"),
+        ({"optimizer": "adam"}, "optimizer is adam, but the run that is resumed has rmsprop"),
+        ({"constraint": "spectral-norm"}, "constraint is spectral-norm, but the run that is resumed has svc"),
         ({"ema_decay": 0.5}, "without an average of the weights, so ema_decay cannot be set now"),
     ],
 )

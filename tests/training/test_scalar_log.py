@@ -9,11 +9,15 @@ from tgan_fast.training.scalar_log import ScalarLog
 NAMES = ("loss", "score")
 
 
+def numbers(device, broken=0, largest_weight=1.5):
+    return torch.tensor(broken, dtype=torch.int32, device=device), torch.tensor(largest_weight, device=device)
+
+
 def filled(rows, iteration, device, broken=0):
     log = ScalarLog()
     for row in rows:
         log.append(torch.tensor(row, device=device))
-    log.end_interval(iteration, torch.tensor(broken, dtype=torch.int32, device=device))
+    log.end_interval(iteration, *numbers(device, broken))
     return log
 
 
@@ -21,13 +25,15 @@ def test_an_interval_has_all_iterations_since_the_last_one(device):
     log = filled([[1.0, 2.0], [3.0, 6.0]], 12, device)
     interval = log.take(wait=True)
     assert (interval.first, interval.last, interval.rows) == (10, 12, [[1, 2], [3, 6]])
+    assert interval.largest_weight == 1.5
     assert interval.means() == [2, 4]
     assert interval.seconds > 0
     interval.check(NAMES)
     assert log.take(wait=True) is None
     log.append(torch.tensor([5.0, 7.0], device=device))
-    log.end_interval(13, torch.tensor(0, dtype=torch.int32, device=device))
-    assert log.take(wait=True).rows == [[5, 7]]
+    log.end_interval(13, *numbers(device, largest_weight=2000.0))
+    interval = log.take(wait=True)
+    assert (interval.rows, interval.largest_weight) == ([[5, 7]], 2000)
 
 
 def test_nothing_appended_is_no_interval(device):
@@ -37,7 +43,7 @@ def test_nothing_appended_is_no_interval(device):
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_the_first_value_that_is_not_finite_is_named(device, value):
     interval = filled([[1.0, 2.0], [3.0, float(value)], [float("nan"), 0.0]], 9, device).take(wait=True)
-    with pytest.raises(NonFiniteError, match=f"^score is {value} at iteration 7$"):
+    with pytest.raises(NonFiniteError, match=f"^score is {value} in iteration 8$"):
         interval.check(NAMES)
 
 
@@ -53,6 +59,6 @@ def test_reading_does_not_wait_for_the_gpu():
     log.take(wait=True)
     torch.cuda._sleep(1 << 30)
     log.append(torch.ones(2, device="cuda"))
-    log.end_interval(2, torch.zeros((), dtype=torch.int32, device="cuda"))
+    log.end_interval(2, *numbers("cuda"))
     assert log.take() is None
     assert log.take(wait=True).rows == [[1, 1]]

@@ -3,7 +3,9 @@
 import os
 import re
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,13 +13,16 @@ from typing import Literal
 import tyro
 
 from tgan_fast.cli.parsing import parse, parse_known
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, counted
+from tgan_fast.files import lock
 from tgan_fast.training.checkpoint import find, latest_of_run, read_run, run_folder_of
 from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
 from tgan_fast.training.loop import train
 
 _PROGRAM = "python -m tgan_fast.train"
 _RUNS = Path("runs")
+# Settings that a checkpoint has in another form than a new run: as they were settled for its device and data.
+_SETTLED = {"precision", "device", "classes"}
 
 
 @dataclass
@@ -54,27 +59,55 @@ class _Sources:
 def main(arguments: Sequence[str]) -> None:
     sources, _ = parse_known(_Sources, _without_help(arguments), prog=_PROGRAM)
     checkpoint = _find_checkpoint(sources)
-    default = TrainCommand(_defaults(sources, checkpoint))
-    command = parse(TrainCommand, arguments, default=default, prog=_PROGRAM)
-    own = checkpoint and run_folder_of(checkpoint)
-    out = command.out or own or _next_folder(command)
-    continues = sources.resume == "auto" or (own is not None and own.resolve() == out.resolve())
-    first = os.environ.get("RANK", "0") == "0"
-    if first and (out / "config.yaml").exists() and not continues:
-        raise InputError(f"{out} holds another run: continue it with --resume {out}, or choose another --out")
-
-    step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
-    if not first:
+    command = _parsed(sources, checkpoint, arguments)
+    if checkpoint is not None and sources.preset != "auto":
+        _refuse_another_preset(command.training, _parsed(sources, None, arguments).training, sources.preset)
+    with _folder(command, checkpoint) as out:
+        step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
+    if os.environ.get("RANK", "0") != "0":
         return
+    done = counted(step.iteration, "iteration")
     if step.iteration < command.training.steps:
-        print(f"stopped and saved after {step.iteration} iterations; go on with:")
+        print(f"stopped and saved after {done}; go on with:")
         print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")
     else:
-        print(f"done: {step.iteration} iterations; look at {out / 'samples'} and {out / 'loss.png'}")
+        print(f"done: {done}; look at {out / 'samples'} and {out / 'loss.png'}")
+
+
+def _parsed(sources, checkpoint, arguments) -> TrainCommand:
+    return parse(TrainCommand, arguments, default=TrainCommand(_defaults(sources, checkpoint)), prog=_PROGRAM)
+
+
+def _refuse_another_preset(resumed, new, preset):
+    """Raise an InputError if a preset would be ignored: the same command would start another run than it resumes."""
+    resumed, new = (_with_absolute_paths(config).model_dump(exclude=_SETTLED) for config in (resumed, new))
+    for name, value in new.items():
+        if value != resumed[name]:
+            raise InputError(
+                f"--preset {preset} has {name} {value}, but the run that is resumed has {resumed[name]}: "
+                "leave out --preset"
+            )
+
+
+@contextmanager
+def _folder(command, checkpoint) -> Iterator[Path]:
+    """Yield the folder of the run, and remove one that is made here if nothing is written into it."""
+    own = checkpoint and run_folder_of(checkpoint)
+    if command.out or own:
+        yield command.out or own
+        return
+    preset = default_preset() if command.preset == "auto" else command.preset
+    out = _new_folder(preset)
+    try:
+        yield out
+    finally:
+        with suppress(OSError):
+            out.rmdir()
+            _RUNS.rmdir()
 
 
 def _with_absolute_paths(config):
-    """So that a run can be resumed from anywhere."""
+    """Return settings with which a run can be resumed from anywhere."""
     paths = {name: getattr(config, name) for name in ("data", "digit_images", "classifier")}
     return config.model_copy(update={name: path and str(Path(path).absolute()) for name, path in paths.items()})
 
@@ -88,7 +121,7 @@ def _find_checkpoint(sources: _Sources) -> Path | None:
         return None
     if sources.resume == "auto":
         folder = sources.out or max(_numbered_folders(), default=None)
-        return folder and latest_of_run(folder)
+        return find(folder) if folder and latest_of_run(folder) else None
     return find(Path(sources.resume))
 
 
@@ -119,7 +152,23 @@ def _numbered_folders() -> list[Path]:
     return [path for path in _RUNS.glob("*") if re.match(r"\d{5}-", path.name) and path.is_dir()]
 
 
-def _next_folder(command: TrainCommand) -> Path:
+def _new_folder(preset: str) -> Path:
+    """Make the folder with the next number in runs/, which no other command then takes."""
+    # Of the processes of torchrun, which look for the newest folder at this moment, one makes it later.
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _next_folder(preset)
+    try:
+        _RUNS.mkdir(exist_ok=True)
+        while (held := lock(_RUNS)) is None:
+            time.sleep(0.01)
+        out = _next_folder(preset)
+        out.mkdir(parents=True)
+        os.close(held)
+    except OSError as error:
+        raise InputError(f"cannot make a folder for the run in {_RUNS}: {error.strerror}; choose --out") from None
+    return out
+
+
+def _next_folder(preset):
     number = max((int(path.name[:5]) + 1 for path in _numbered_folders()), default=0)
-    preset = default_preset() if command.preset == "auto" else command.preset
     return _RUNS / f"{number:05d}-{preset}"

@@ -43,6 +43,8 @@ def open_data(config: TrainingConfig) -> TrainingData:
         InputError: it is not there, damaged or of no use for training.
     """
     if config.data is not None:
+        if not Path(config.data).exists():
+            raise InputError(f"there is no {config.data}: if the data has moved, give its new place with --data")
         # Here, since it brings along the codecs, for which others need not wait.
         from tgan_fast.data.loading import open_videos
 

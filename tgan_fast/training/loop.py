@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from tgan_fast.data import ClipDataset, VideoFrames, open_feed
-from tgan_fast.errors import InputError, NonFiniteError, is_out_of_memory, may_be_too_large
+from tgan_fast.errors import InputError, NonFiniteError, counted, is_out_of_memory, may_be_too_large
 from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.build import build_step
-from tgan_fast.training.checkpoint import iteration_of, load_strictly, read_run
+from tgan_fast.training.changes import changed_settings
+from tgan_fast.training.checkpoint import iteration_of, load_strictly, read_run, run_folder_of
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData, classes_of, open_data
 from tgan_fast.training.evaluation import open_evaluator
@@ -30,7 +31,7 @@ def train(
     dataset: ClipDataset | VideoFrames | None = None,
     resume: Path | None = None,
 ) -> TrainingStep:
-    """Train until `config.steps` iterations are done, or until SIGINT or SIGTERM, which save first.
+    """Train until `config.steps` iterations are done, or until SIGINT, SIGTERM or SIGHUP, which save first.
 
     Started by torchrun, its processes train together, each on a part of every batch; the first one writes.
 
@@ -68,6 +69,8 @@ def train(
 def _train(config, out, dataset, resume, processes, device):
     # Everything that can be wrong is found here, before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
+    saved = None if resume is None else _open_saved(resume, device)
+    changes = [] if saved is None else changed_settings(config, saved["config"])
     data = open_data(config) if dataset is None else TrainingData(dataset)
     if config.conditional:
         config = config.model_copy(update={"classes": classes_of(config, data)})
@@ -89,17 +92,18 @@ def _train(config, out, dataset, resume, processes, device):
     refuse_too_large_a_batch(config, device, build_step)
     evaluator = open_evaluator(config, data, device) if config.evaluate_every and not processes.rank else None
     step = build_step(config, device, read=feed.read, processes=processes)
-    made_of = None if resume is None else _restore(step, resume)
+    if saved is not None:
+        _restore(step, saved["step"], resume)
 
     folder = RunFolder(out, config.keep_checkpoints) if processes.rank == 0 else None
-    if resume is not None and folder is not None:
-        _refuse_to_fall_behind(folder, step.iteration)
     session = Session(config, step, folder, evaluator, processes, data.fingerprint)
     try:
+        remarks = [*changes, *_remarks_on_data(config, data, saved)]
         if folder is not None:
+            remarks += _take_over(folder, resume, step.iteration)
             folder.start(config, provenance(device), step.iteration)
         with stop_signals() as stop, session.progress(out) as bar, closing(feed.batches(step.iteration)) as batches:
-            session.begin(bar, filter(None, (data.summary, feed.description, _remark(made_of, data))))
+            session.begin(bar, filter(None, (data.summary, feed.description, *remarks)))
             for batch in batches:
                 if step.iteration >= config.steps or session.stops(stop):
                     break
@@ -115,7 +119,9 @@ def _train(config, out, dataset, resume, processes, device):
             session.finish()
     except OSError as error:
         problem = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        raise InputError(f"stopped after {step.iteration} iterations: {problem}; {_remedy(folder)}") from error
+        raise InputError(
+            f"stopped after {counted(step.iteration, 'iteration')}: {problem}; {_remedy(folder)}"
+        ) from error
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}: try a lower learning_rate; {_remedy(folder)}") from None
     finally:
@@ -145,31 +151,55 @@ def _check_processes(config, processes):
         )
 
 
-def _restore(step, path) -> str | None:
-    """Returns the fingerprint of the data that the checkpoint was trained on, if it has one."""
-    content = read_run(path)
-    state = content["step"]
-    device = step.device.type
-    if content["device"] not in (device, None):
-        raise InputError(f"{path} was made on {content['device']} and continues exactly only there, not on {device}")
+def _open_saved(path, device):
+    """The content of a checkpoint to resume from."""
+    saved = read_run(path)
+    if saved.get("device") not in (device.type, None):
+        made_on = saved["device"]
+        raise InputError(f"{path} was made on {made_on} and continues exactly only there, not on {device.type}")
+    return saved
+
+
+def _restore(step, state, path):
     load_strictly(step.generator, state["generator"], path)
     load_strictly(step.discriminator, state["discriminator"], path)
-    if step.ema is not None and "ema" not in state:
-        raise InputError(f"{path} was made without an average of the weights, so ema_decay cannot be set now")
+    if step.ema is not None:
+        if "ema" not in state:
+            raise InputError(f"{path} was made without an average of the weights, so ema_decay cannot be set now")
+        load_strictly(step.ema, state["ema"], path)
     try:
         step.load_state_dict(state)
     except ValueError as error:
-        raise InputError(f"the optimisers in {path} do not fit: {error}") from None
-    return content.get("data")
+        raise InputError(f"the optimizers in {path} do not fit: {error}") from None
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{path} is damaged: the state of its optimizers or random numbers is incomplete") from None
 
 
-def _remark(made_of, data):
-    if made_of in (None, data.fingerprint):
-        return None
-    return "the data is not what it was when the checkpoint was made: the run goes on, but not as it would have"
+def _remarks_on_data(config, data, saved):
+    made_of = None if saved is None else saved.get("data")
+    if made_of not in (None, data.fingerprint):
+        yield "the data is not what it was when the checkpoint was made: the run goes on, but not as it would have"
+    if data.class_names and not config.conditional:
+        yield f"the videos have {len(data.class_names):,} classes, which this run does not use: see --conditional"
 
 
-def _refuse_to_fall_behind(folder, iteration):
+def _take_over(folder, resume, iteration):
+    """Make sure that a locked folder may be written to, and yield what was done for that.
+
+    Raises:
+        InputError: it holds another run, or has come further than the checkpoint.
+    """
+    own = None if resume is None else run_folder_of(resume)
+    if own is None or own.resolve() != folder.path.resolve():
+        if folder.checkpoints.paths():
+            raise InputError(
+                f"{folder.path} holds another run: continue it with --resume {folder.path}, or choose another --out"
+            )
+        return
+    for damaged in folder.checkpoints.set_damaged_aside():
+        yield f"a damaged checkpoint was set aside: {damaged}"
     latest = folder.checkpoints.latest()
     if latest is not None and iteration_of(latest) > iteration:
         raise InputError(

@@ -1,6 +1,8 @@
 """The folder of a training run, and all that is written into it."""
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tgan_fast.data.video_files import write_videos
 from tgan_fast.errors import InputError
-from tgan_fast.files import append_line, write_atomically
+from tgan_fast.files import append_line, lock, write_atomically
 from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
 from tgan_fast.reports.recorded_run import comparable, printable, read_stats
 from tgan_fast.training.checkpoint import CheckpointFolder
@@ -25,7 +27,7 @@ class RunFolder:
         keep: checkpoints kept.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be made or written to, or another process writes to it.
     """
 
     def __init__(self, path: Path, keep: int):
@@ -35,8 +37,11 @@ class RunFolder:
             (path / "checkpoints").mkdir(exist_ok=True)
             write_atomically(path / "writable", b"")
             (path / "writable").unlink()
+            self._lock = lock(path / ".lock")
         except OSError as error:
             raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
+        if self._lock is None:
+            raise InputError(f"another process trains in {path}: wait for it, or choose another --out")
         self.checkpoints = CheckpointFolder(path / "checkpoints", keep)
         self._stats = path / "stats.jsonl"
         self._tensorboard = None
@@ -52,11 +57,14 @@ class RunFolder:
         self._tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=iteration + 1)
 
     def stats(self) -> list[dict[str, float | str]]:
-        """The lines of stats.jsonl; a last line cut short by a crash is left out."""
+        """Return the lines of stats.jsonl, without those that a crash has left unfinished or garbled."""
         if not self._stats.exists():
             return []
-        lines = self._stats.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = []
+        for line in self._stats.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+            with suppress(ValueError):
+                lines.append(json.loads(line))
+        return lines
 
     def record(self, line: dict[str, float | str]) -> None:
         """Append to stats.jsonl, and the numbers in it to TensorBoard."""
@@ -81,5 +89,7 @@ class RunFolder:
             write_atomically(self.path / "scores.png", bytes_of(figure, "png"))
 
     def close(self) -> None:
+        """Write what TensorBoard has buffered, and let other processes use the folder."""
         if self._tensorboard is not None:
             self._tensorboard.close()
+        os.close(self._lock)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from tgan_fast.errors import NonFiniteError
+from tgan_fast.errors import NonFiniteError, counted
 
 
 class Interval(NamedTuple):
@@ -16,6 +16,7 @@ class Interval(NamedTuple):
     rows: list[list[float]]  # an iteration each
     seconds: float  # from the end of the interval before
     broken: bool  # the constraint met a weight that is not finite
+    largest_weight: float  # absolute value, at the end
 
     @property
     def last(self) -> int:
@@ -26,9 +27,11 @@ class Interval(NamedTuple):
         for offset, row in enumerate(self.rows):
             for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
-                    raise NonFiniteError(f"{name} is {value} at iteration {self.first + offset}")
+                    raise NonFiniteError(f"{name} is {value} in iteration {self.first + offset + 1}")
         if self.broken:
-            raise NonFiniteError(f"a weight of the discriminator is no longer finite after {self.last} iterations")
+            raise NonFiniteError(
+                f"a weight of the discriminator is no longer finite after {counted(self.last, 'iteration')}"
+            )
 
     def means(self) -> list[float]:
         """Of every scalar."""
@@ -46,11 +49,12 @@ class ScalarLog:
         """The scalars [S] of one iteration, which stay as they are."""
         self._rows.append(scalars)
 
-    def end_interval(self, iteration: int, non_finite: torch.Tensor) -> None:
+    def end_interval(self, iteration: int, non_finite: torch.Tensor, largest_weight: torch.Tensor) -> None:
         """Start to copy what was appended; `iteration` of them are done in all. Call `take(wait=True)` before."""
         if not self._rows:
             return
-        values = torch.stack([*self._rows, non_finite.to(self._rows[0].dtype).expand_as(self._rows[0])])
+        state = [value.to(self._rows[0].dtype).expand_as(self._rows[0]) for value in (non_finite, largest_weight)]
+        values = torch.stack([*self._rows, *state])
         event = None
         if values.is_cuda:
             values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
@@ -74,5 +78,5 @@ class ScalarLog:
                 return None
         self._copying = None
         began, self._ended = self._ended, time.perf_counter()
-        *rows, flag = values.tolist()
-        return Interval(first, rows, self._ended - began, flag[0] != 0)
+        *rows, flag, largest = values.tolist()
+        return Interval(first, rows, self._ended - began, flag[0] != 0, largest[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tgan_fast.data import Batch
-from tgan_fast.errors import NonFiniteError
+from tgan_fast.errors import NonFiniteError, counted
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training.background import Background, Snapshot
 from tgan_fast.training.evaluation import is_better
@@ -17,6 +17,8 @@ from tgan_fast.training.scalar_log import Interval, ScalarLog
 from tgan_fast.training.step import SCALARS
 
 _PREVIEWS = 16
+# Of weights, absolute. They stay below ten in trainings that work: a warning is given from here on.
+_DIVERGED = 1000.0
 
 
 class Session:
@@ -31,7 +33,7 @@ class Session:
         self.background = Background(step.device.type == "cuda")
         self.seconds = 0.0
         self.scalars = self.sampled = self.saved = self.sampler = self.bar = self.best = None
-        self.stopping = False
+        self.stopping = self.diverged = False
 
     def progress(self, out: Path) -> tqdm:
         return tqdm(
@@ -68,7 +70,7 @@ class Session:
     def log(self) -> None:
         # The interval before has long arrived: waiting for it only keeps the host from running far ahead of the GPU.
         self._record(self.scalars.take(wait=True))
-        self.scalars.end_interval(self.step.iteration, self.step.non_finite)
+        self.scalars.end_interval(self.step.iteration, self.step.non_finite, self.step.largest_weight())
         self._record(self.scalars.take())
         if self.processes.size > 1:
             self.step.check_equality()
@@ -91,6 +93,23 @@ class Session:
             )
         self.bar.set_postfix(
             D=f"{means['loss_discriminator']:.3f}", G=f"{means['loss_generator']:.3f}", videos=f"{rate:.0f}/s"
+        )
+        if interval.largest_weight > _DIVERGED and not self.diverged:
+            self.diverged = True
+            self._warn_of_divergence(interval)
+
+    def _warn_of_divergence(self, interval):
+        if self.folder is None:
+            return
+        # A checkpoint of before may still be on its way.
+        self.background.wait()
+        kept = self.folder.checkpoints.keep_before(interval.first)
+        done = counted(interval.last, "iteration")
+        earlier = "no checkpoint was written before" if kept is None else f"{kept} is a checkpoint from before"
+        self.bar.write(
+            f"warning: the run diverges, since a weight is {interval.largest_weight:.1e} after {done}: try a lower "
+            f"learning_rate; {earlier}",
+            file=sys.stderr,
         )
 
     def sample(self) -> None:
@@ -166,4 +185,4 @@ def _check_weights(state, iteration):
     for network in ("generator", "discriminator"):
         for name, tensor in state[network].items():
             if not tensor.isfinite().all():
-                raise NonFiniteError(f"{name} of the {network} is not finite after iteration {iteration - 1}")
+                raise NonFiniteError(f"{name} of the {network} is not finite after {counted(iteration, 'iteration')}")

@@ -323,6 +323,11 @@ class TrainingStep:
                 f'{batch.dtype}: use cuda_graph="off" for batches that differ'
             )
 
+    @torch.no_grad()
+    def largest_weight(self) -> torch.Tensor:
+        """Return the largest absolute value of both networks' weights, [] on the device: reading it waits for it."""
+        return torch.stack([network.flat.data.abs().max() for network in (self._generator, self._discriminator)]).max()
+
     def check_equality(self) -> None:
         """Make sure that all processes still have the same weights and running statistics. Waits for them.
 
