@@ -1,6 +1,7 @@
 """`python -m tgan_fast prepare` as its users run it."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -23,8 +24,8 @@ from tgan_fast.errors import InputError
 LONG = 2000
 
 
-def start(*arguments, cwd=None):
-    return commands.start("prepare", *arguments, folder=cwd)
+def start(*arguments, cwd=None, **variables):
+    return commands.start("prepare", *arguments, folder=cwd, environment=variables)
 
 
 def content_of(folder):
@@ -171,11 +172,11 @@ def test_more_than_one_in_twenty_that_fail_end_with_2_after_all_is_done(source, 
         (mixed / "cat" / f"broken{number}.mp4").write_text("This is a diary.\n" * 100)
     code, out, err = finish(start(mixed, "store", "--workers", "2", cwd=tmp_path))
     assert code == 0, err
-    assert "2 could not be read, 0 are too short: store/skipped.jsonl says which" in out
+    assert "2 could not be read, 0 too short: store/skipped.jsonl says which" in out
     (mixed / "cat" / "broken3.mp4").write_bytes(b"")
     code, out, err = finish(start(mixed, "store", "--workers", "2", cwd=tmp_path))
     assert code == 2
-    assert "0 videos of 0 frames stored, 40 were there before" in out
+    assert "0 videos of 0 frames stored, 40 stored before" in out
     reason = "3 of 43 videos could not be read, more than 5%: store/skipped.jsonl says why; the others are stored"
     assert err.splitlines()[-1] == f"error: {reason}"
     rows = [json.loads(line) for line in (tmp_path / "store" / "skipped.jsonl").read_text().splitlines()]
@@ -195,16 +196,84 @@ def test_the_authors_columns_contain_the_square_that_training_takes(run, tmp_pat
 def test_grey_arrays_make_a_grey_store_and_fit_a_coloured_one(run, tmp_path):
     clips = np.random.default_rng(0).integers(256, size=(3, 20, 64, 64), dtype=np.uint8)
     np.save(tmp_path / "mnist_test_seq.npy", clips.swapaxes(0, 1))
+    np.save(tmp_path / "part.npy", clips.swapaxes(0, 1))
     (tmp_path / "videos").mkdir()
     encode(tmp_path / "videos" / "1.mp4", moving_picture(5, 64, 64))
     run("mnist_test_seq.npy", "grey", "--workers", "1")
     assert np.array_equal(ClipStore(tmp_path / "grey").frames, clips.reshape(60, 64, 64, 1))
+    run("part.npy", "part", "--workers", "1", "--axes", "tnhw")
+    assert np.array_equal(ClipStore(tmp_path / "part").frames, clips.reshape(60, 64, 64, 1))
     run("videos", "colour", "--workers", "1")
     run("mnist_test_seq.npy", "colour", "--workers", "1")
     colour = ClipStore(tmp_path / "colour")
     assert np.array_equal(colour.frames[5:], clips.reshape(60, 64, 64, 1).repeat(3, -1))
     with pytest.raises(InputError, match="grey has grey frames, and the source may have colours"):
         run("videos", "grey", "--workers", "1")
+
+
+# The locale of C, which Python takes for UTF-8, or for ASCII, or whose output alone is Latin-1.
+LOCALES = {
+    "C": {"LC_ALL": "C"},
+    "ASCII": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "Latin-1 output": {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "latin-1"},
+    "UTF-8": {"LC_ALL": "C.UTF-8"},
+}
+
+
+@pytest.mark.slow
+def test_names_of_any_bytes_are_stored_and_told_alike_in_every_locale(source, tmp_path):
+    content = (source / "cat" / "000.mp4").read_bytes()
+    names = [
+        b"d\xffg/\xff\n\x1b[31m.mp4",
+        "日本/é\u0301\u202e.mp4".encode(),
+        b"d\xffg/'\"$(x).mp4",
+        b"d\xffg/cut\xff.mp4",
+    ]
+    for name in names:
+        path = tmp_path / "source" / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content[:500] if b"cut" in name else content)
+    stores = []
+    for number, variables in enumerate(LOCALES.values()):
+        store = os.fsdecode(b"st\xff\n%d" % number)
+        code, out, err = finish(start("source", store, "--workers", "1", cwd=tmp_path, **variables))
+        assert code == 2, err
+        assert "Traceback" not in out + err
+        assert out.splitlines()[0] == "a folder: 4 video files; classes: 2"
+        assert out.splitlines()[2] == "3 videos of 60 frames stored"
+        assert f"st\\udcff\\n{number}/skipped.jsonl says why" in err.splitlines()[-1]
+        stores.append(content_of(tmp_path / store))
+    assert all(store == stores[0] for store in stores)
+    entries = ClipStore(tmp_path / store).entries
+    assert sorted(os.fsencode(entry.video) for entry in entries) == sorted(names[:3])
+    assert {os.fsencode(entry.label) for entry in entries} == {b"d\xffg", "日本".encode()}
+    (row,) = stores[0]["skipped.jsonl"].decode().splitlines()
+    assert os.fsencode(json.loads(row)["video"]) == names[3]
+    (tmp_path / "list.txt").write_bytes(b"\n".join(names[1:3]))
+    options = ["--workers", "1", "--split", "list.txt"]
+    code, out, err = finish(start("source", store, *options, cwd=tmp_path, **LOCALES["ASCII"]))
+    assert code == 0, err
+    assert "0 videos of 0 frames stored, 2 stored before" in out
+
+
+def test_what_is_left_out_is_told(run, source, tmp_path, capsys):
+    shutil.copytree(source / "cat", tmp_path / "videos" / "cat")
+    (tmp_path / "videos" / "stream.h264").write_bytes(b"\0")
+    (tmp_path / "videos" / "other").mkdir()
+    (tmp_path / "videos" / "other" / "more.zip").write_bytes(b"PK")
+    np.save(tmp_path / "videos" / "other" / "clips.npy", np.zeros(3, np.uint8))
+    run("videos", "store", "--workers", "1")
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == ["a folder: 21 video files; classes: 1", "only the videos count: left out are 1 .npy"]
+    assert out[3:6] == [
+        "20 videos of 400 frames stored",
+        "1 could not be read, 0 too short: store/skipped.jsonl says which",
+        "1 other file left out: store/skipped.jsonl says which, and why",
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "store" / "skipped.jsonl").read_text().splitlines()]
+    assert [(row["video"], row["failed"]) for row in rows] == [("other/more.zip", True), ("stream.h264", True)]
+    with pytest.raises(InputError, match=r"stream.h264: a raw stream does not tell .*; leave out --strict to go on"):
+        run("videos", "strict", "--workers", "1", "--strict")
 
 
 def test_too_small_a_disk_is_told_before_anything_is_written(run, source, tmp_path):
@@ -221,6 +290,18 @@ def test_too_small_a_disk_is_told_before_anything_is_written(run, source, tmp_pa
         (["VIDEOS", "store", "--size", "0"], "--size is 0, but must be more than 0"),
         (["VIDEOS", "store", "--fps", "-1"], "--fps is -1.0, but must be more than 0"),
         (["VIDEOS", "store", "--stride", "0"], "--stride is 0, but must be more than 0"),
+        (["VIDEOS", "store", "--fps", "inf"], "--fps is inf, but must be more than 0 and at most 1,000,000"),
+        (["VIDEOS", "store", "--fps", "nan"], "--fps is nan, but must be more than 0 and at most 1,000,000"),
+        (
+            ["VIDEOS", "store", "--size", "1" + "0" * 400],
+            "--size is 10+, but must be more than 0 and at most 1,000,000",
+        ),
+        (
+            ["VIDEOS", "store", "--axes", "nthw"],
+            "--axes tells how arrays lie, but .* is a folder: 40 video files: leave",
+        ),
+        (["clips.npy", "store", "--axes", "nt"], "--axes is 'NT', but must have the letters T"),
+        (["ambiguous.npy", "store"], "whose axes may be NTHW or TNHW .* prepare SOURCE STORE --axes NTHW, and train"),
         (["VIDEOS", "store", "--workers", "0"], "--workers is 0, but must be more than 0"),
         (["VIDEOS", "store", "--split", "empty/x.txt"], r"cannot read empty/x.txt: No such file"),
         (["VIDEOS", "store", "--sise", "64"], "there is no option --sise; did you mean --size"),
@@ -232,7 +313,8 @@ def test_bad_input_is_one_sentence_before_anything_is_written(run, source, tmp_p
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("")
-    np.save(tmp_path / "clips.npy", np.zeros((2, 20, 64, 64), np.uint8))
+    np.save(tmp_path / "clips.npy", np.zeros((2, 20, 64, 64, 1), np.uint8))
+    np.save(tmp_path / "ambiguous.npy", np.zeros((20, 30, 64, 64), np.uint8))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=message) as caught:
         run(*[source if argument == "VIDEOS" else argument for argument in arguments])

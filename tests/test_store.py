@@ -37,14 +37,14 @@ def run(*arguments):
 def test_verify_names_damaged_videos_and_ends_with_2(store):
     verify = [sys.executable, "-m", "tgan_fast", "store", "verify", str(store)]
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "3 videos of 65 frames are as they were written\n")
+    assert (done.returncode, done.stdout) == (0, "undamaged: 3 videos of 65 frames\n")
     frames = bytearray((store / "frames.bin").read_bytes())
     frames[22 * 64 * 85 * 3] ^= 16
     (store / "frames.bin").write_bytes(frames)
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == "damaged: a/1.avi, frames 20 to 24\n"
-    message = f"error: 1 of the 3 videos of {store} are damaged: restore it from a copy, or prepare the videos anew"
+    message = f"error: {store} has 1 damaged video among 3: restore it from a copy, or prepare the videos anew"
     assert done.stderr.splitlines()[-1] == message
 
 
@@ -85,6 +85,24 @@ def test_an_export_is_the_authors_form_and_can_be_prepared_again(store, tmp_path
     ]
     assert [video.length for video in recognise(tmp_path / "train.h5").videos] == [20, 5, 40]
     assert not list(tmp_path.glob(".*partial"))
+
+
+def test_names_of_any_bytes_are_verified_and_exported(tmp_path, capsys):
+    folder, name = tmp_path / "store\udcff", "a/\udcff\n\x1b[31m é.avi"
+    writer = StoreWriter(folder, Header(64, 85, 3, 1, None, ("\udcff",)))
+    append(writer, tmp_path / "spool", name, VIDEOS[0], label="\udcff")
+    writer.close()
+    out = tmp_path / "\udcff.h5"
+    run("export", folder, "--out", out)
+    run("preview", folder, "--out", tmp_path / "clips.gif")
+    (row,) = json.loads(out.with_suffix(".json").read_bytes())
+    assert (row["video"], row["category"]) == (name, "\udcff")
+    (video,) = recognise(out).videos
+    assert (video.name, video.label) == (name, "\udcff")
+    (folder / "frames.bin").write_bytes(bytes(VIDEOS[0].nbytes))
+    with pytest.raises(InputError, match=r"store\\udcff has 1 damaged video among 1"):
+        run("verify", folder)
+    assert r"damaged: a/\udcff\n\x1b[31m é.avi, frames 0 to 19" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,21 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def printable(text: str) -> str:
+    """Return a text on one line, with escapes for what does not print: line breaks, control characters, odd bytes."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def _says(error, pattern):
     return isinstance(error, RuntimeError) and pattern.search(str(error)) is not None
 
 
 class InputError(Exception):
     """Something given to the package does not work; command lines print the message and exit with code 2."""
+
+    def __str__(self) -> str:
+        # Names of files may hold line breaks, escape sequences and bytes that are no text.
+        return printable(super().__str__())
 
 
 class NonFiniteError(Exception):

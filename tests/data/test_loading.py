@@ -162,7 +162,7 @@ def test_moving_mnist_is_trained_on_as_it_is(tmp_path):
         assert np.array_equal(frames_of(opened.videos, number)[..., 0], array[:, number])
 
 
-@pytest.mark.parametrize("shape", [(3, 20, 64, 64), (3, 20, 64, 64, 3), (20, 64, 64, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 20, 64, 64, 1), (3, 20, 64, 64, 3), (20, 64, 64, 3)], ids=str)
 def test_arrays_that_lie_as_training_reads_them_are_mapped_into_memory(tmp_path, shape):
     array = noise(*shape)
     np.save(tmp_path / "clips.npy", array)
@@ -170,6 +170,12 @@ def test_arrays_that_lie_as_training_reads_them_are_mapped_into_memory(tmp_path,
     assert np.array_equal(prepared.frames.ravel(), array.ravel())
     # A copy could be written to.
     assert not prepared.frames.flags.writeable
+
+
+def test_axes_that_are_not_known_are_asked_for(tmp_path):
+    np.save(tmp_path / "clips.npy", noise(20, 16, 64, 64))
+    with pytest.raises(InputError, match=r"say which in python -m tgan_fast prepare SOURCE STORE --axes NTHW, and tra"):
+        open_videos(tmp_path / "clips.npy")
 
 
 def test_labels_of_arrays_are_their_classes(tmp_path):

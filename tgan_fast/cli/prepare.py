@@ -1,6 +1,7 @@
 """Prepare videos for training: `python -m tgan_fast prepare --help`."""
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -12,16 +13,19 @@ import tyro
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
+from tgan_fast.data.counted import counted
 from tgan_fast.data.decoding import Form
 from tgan_fast.data.preparation import REPORT, Result, estimated_frames, prepare
 from tgan_fast.data.sources import Collection, only_of_split, recognise
 from tgan_fast.data.store import ClipStore, read_index
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 from tgan_fast.stop_signals import stop_signals
 
 _PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Of all videos: more that cannot be read are no longer accidents.
 _MOST_FAILED = 0.05
+# Of any number; more is a slip, and overflows somewhere.
+_LARGEST = 1_000_000
 # Of an interrupted command.
 _INTERRUPTED = 130
 
@@ -49,6 +53,9 @@ class PrepareCommand:
     """Fewest frames of a video to be stored; training needs 16, or its --frames, and can also loop shorter ones."""
     split: Path | None = None
     """List of those videos that are wanted, such as UCF-101's trainlist01.txt."""
+    axes: str | None = None
+    """Order of the axes of arrays, where shapes do not tell it: N videos, T frames, H rows, W columns, C channels, such
+    as NTHW, or TNHW for a part of Moving MNIST."""
     workers: int = _PROCESSORS
     """Processes that decode."""
     strict: bool = False
@@ -58,14 +65,16 @@ class PrepareCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(PrepareCommand, arguments, prog="python -m tgan_fast prepare")
     _check(command)
-    collection = recognise(command.source)
+    collection = recognise(command.source, command.axes and command.axes.upper())
     if command.split is not None:
         collection = only_of_split(collection, command.split)
     if command.fps is not None and not all(video.has_times for video in collection.videos):
         raise InputError("images and arrays do not tell their frames' times, which --fps needs: use --stride instead")
     channels = _channels(collection, command.store)
     form = Form(command.size, command.columns or command.size, channels, command.stride, command.fps)
-    print(f"{collection.description}; classes: {len(collection.classes):,}")
+    print(printable(f"{collection.description}; classes: {len(collection.classes):,}"))
+    for notice in collection.notices:
+        print(printable(notice))
     _check_space(collection, command.store, form, command.workers)
     with stop_signals() as stop, _progress(collection, command.store) as bar:
         result = prepare(
@@ -78,14 +87,14 @@ def main(arguments: Sequence[str]) -> None:
             stop=stop,
             progress=lambda result, nbytes: _show(bar, result, nbytes),
         )
-    _conclude(command, result)
+    _conclude(command, collection, result)
 
 
 def _check(command):
     for name in ("size", "columns", "fps", "stride", "frames", "workers"):
         value = getattr(command, name)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name} is {value}, but must be more than 0")
+        if value is not None and not 0 < value <= _LARGEST:
+            raise InputError(f"--{name} is {value}, but must be more than 0 and at most {_LARGEST:,}")
 
 
 def _channels(collection, folder):
@@ -106,7 +115,8 @@ def _check_space(collection: Collection, folder: Path, form: Form, workers: int)
     needed, meanwhile = estimate.frames * frame, min(estimate.frames, workers * estimate.longest) * frame
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
-    print(f"needs about {_bytes(needed)} in {folder}, {_bytes(meanwhile)} more meanwhile; {_bytes(free)} are free")
+    store = printable(str(folder))
+    print(f"needs about {_bytes(needed)} in {store}, {_bytes(meanwhile)} more meanwhile; {_bytes(free)} are free")
     if needed + meanwhile > free:
         raise InputError(
             f"{folder} needs about {_bytes(needed + meanwhile)}, but only {_bytes(free)} are free: make room, or "
@@ -116,7 +126,7 @@ def _check_space(collection: Collection, folder: Path, form: Form, workers: int)
 
 def _progress(collection, folder):
     return tqdm(
-        desc=str(folder),
+        desc=printable(str(folder)),
         total=sum(video.nbytes for video in collection.videos),
         unit="B",
         unit_scale=True,
@@ -130,12 +140,15 @@ def _show(bar, result, nbytes):
     bar.update(nbytes)
 
 
-def _conclude(command, result: Result):
-    known = f", {result.known:,} were there before" if result.known else ""
-    print(f"{result.stored:,} videos of {result.frames:,} frames stored{known}")
+def _conclude(command, collection: Collection, result: Result):
+    known = f", {result.known:,} stored before" if result.known else ""
+    print(f"{counted(result.stored, 'video')} of {counted(result.frames, 'frame')} stored{known}")
+    report = printable(str(command.store / REPORT))
     if result.skipped:
         short = len(result.skipped) - result.failed
-        print(f"{result.failed:,} could not be read, {short:,} are too short: {command.store / REPORT} says which")
+        print(f"{result.failed:,} could not be read, {short:,} too short: {report} says which")
+    if collection.left_out:
+        print(f"{counted(len(collection.left_out), 'other file')} left out: {report} says which, and why")
     if not result.finished:
         print("interrupted; the same command goes on")
         raise SystemExit(_INTERRUPTED)
@@ -144,7 +157,7 @@ def _conclude(command, result: Result):
             f"{result.failed:,} of {result.done:,} videos could not be read, more than {_MOST_FAILED:.0%}: "
             f"{command.store / REPORT} says why; the others are stored"
         )
-    print(f"train with: python -m tgan_fast.train --data {command.store}")
+    print(f"train with: python -m tgan_fast.train --data {shlex.quote(str(command.store))}")
 
 
 def _bytes(count):

@@ -11,12 +11,13 @@ import tyro
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
+from tgan_fast.data.counted import counted
 from tgan_fast.data.loading import ShortVideos, open_videos
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.store import ClipStore
 from tgan_fast.data.store.export import export_hdf5
 from tgan_fast.data.video_files import encoder_of, write_videos
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 
 _READERS = 4
 
@@ -33,16 +34,17 @@ class Verify:
 
     def run(self) -> None:
         store = ClipStore(self.store)
-        with tqdm(desc=str(self.store), total=store.frames.nbytes, unit="B", unit_scale=True, file=sys.stderr) as bar:
+        with _progress(self.store, store.frames.nbytes, "B") as bar:
             damaged = list(store.damaged(bar.update, workers=_READERS))
         for entry in damaged:
-            print(f"damaged: {entry.video}, frames {entry.start:,} to {entry.start + entry.length - 1:,}")
+            video = printable(entry.video)
+            print(f"damaged: {video}, frames {entry.start:,} to {entry.start + entry.length - 1:,}")
         if damaged:
             raise InputError(
-                f"{len(damaged):,} of the {len(store.entries):,} videos of {self.store} are damaged: "
+                f"{self.store} has {counted(len(damaged), 'damaged video')} among {len(store.entries):,}: "
                 "restore it from a copy, or prepare the videos anew"
             )
-        print(f"{len(store.entries):,} videos of {len(store.frames):,} frames are as they were written")
+        print(f"undamaged: {_size(store)}")
 
 
 @dataclass
@@ -97,9 +99,9 @@ class Export:
 
     def run(self) -> None:
         store = ClipStore(self.store)
-        with tqdm(desc=str(self.out), total=len(store.frames), unit="frame", unit_scale=True, file=sys.stderr) as bar:
+        with _progress(self.out, len(store.frames), "frame") as bar:
             table = export_hdf5(store, self.out, bar.update)
-        print(f"{len(store.entries):,} videos of {len(store.frames):,} frames: {self.out}, {table}")
+        print(f"{_size(store)}: {printable(f'{self.out}, {table}')}")
 
 
 Command = (
@@ -113,8 +115,16 @@ def main(arguments: Sequence[str]) -> None:
     parse(Command, arguments, prog="python -m tgan_fast store").run()
 
 
+def _progress(path, total, unit):
+    return tqdm(desc=printable(str(path)), total=total, unit=unit, unit_scale=True, file=sys.stderr)
+
+
+def _size(store):
+    return f"{counted(len(store.entries), 'video')} of {counted(len(store.frames), 'frame')}"
+
+
 def _clips(videos, count, seed):
-    """Clips uint8 [count, T, H, W, C] of the first batch that training with this seed would see, or fewer."""
+    """Cut clips uint8 [count, T, H, W, C] of the first batch that training with this seed would see, or fewer."""
     count = min(count, len(videos))
     order = BatchOrder(len(videos), count, seed=seed)
     clips = np.empty((count, *videos.clip_shape), np.uint8)

@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, in_videos, labels_of, open_arrays
+from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, read_arrays
 from tgan_fast.data.sources.collection import UNCLASSIFIED
 from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
 from tgan_fast.data.store import ClipStore
 from tgan_fast.data.video_frames import VideoFrames, clip_span
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 
 ShortVideos = Literal["skip", "loop"]
@@ -163,15 +163,15 @@ def _hdf5(path):
 
 
 def _arrays(path):
-    videos = [in_videos(array, path) for array in open_arrays(path).values()]
-    frames = [_joined(of_array) for of_array in videos]
+    arrays, names = read_arrays(path)
+    frames = [_joined(array.videos) for array in arrays]
     if len({part.shape[1:] for part in frames}) > 1:
         raise InputError(
             f"the clips of {path} have different sizes: make a clip store of it with "
             f"python -m tgan_fast prepare {path} STORE, and give that"
         )
-    length = np.array([len(video) for of_array in videos for video in of_array])
-    labels, classes = _numbered(labels_of(path, len(length)))
+    length = np.array([len(video) for array in arrays for video in array.videos])
+    labels, classes = _numbered(names)
     return Prepared(
         frames[0] if len(frames) == 1 else np.concatenate(frames),
         np.cumsum(length) - length,
@@ -213,4 +213,4 @@ def _summary(path, prepared, enough, short):
     too_short = int((~enough).sum())
     if too_short:
         counts[f"shorter than a clip and {'left out' if short == 'skip' else 'looped'}"] = too_short
-    return f"{path}: " + "; ".join(f"{name}: {count:,}" for name, count in counts.items())
+    return f"{printable(str(path))}: " + "; ".join(f"{name}: {count:,}" for name, count in counts.items())

@@ -158,7 +158,7 @@ def test_too_short_videos_are_left_out_and_are_no_failures(source, tmp_path):
     assert (result.stored, result.failed) == (4, 0)
     assert reasons_in(tmp_path / "store") == [
         {"video": "a/2.avi", "reason": "it has 7 frames, fewer than 16", "failed": False},
-        {"video": "b/5.mp4", "reason": "it has 1 frames, fewer than 16", "failed": False},
+        {"video": "b/5.mp4", "reason": "it has 1 frame, fewer than 16", "failed": False},
     ]
     store = ClipStore(tmp_path / "store")
     assert not list(store.damaged())

@@ -1,5 +1,7 @@
 """Folders of videos: which files are videos, what they are called, and which class they have."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -65,17 +67,29 @@ def test_file_names_alone_tell_the_class_where_there_are_no_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "reason"),
     [
-        ("1 Archery\n2 Bowling\n", "the class index has no class HandstandPushups: is it the one of these videos"),
-        ("1 Archery\n3 Bowling\n", r"line 2 of .*classInd.txt must be '2 NameOfTheClass', not '3 Bowling'"),
-        ("Archery\n", r"line 1 of .*classInd.txt must be '1 NameOfTheClass', not 'Archery'"),
+        ("1 Archery\n2 Bowling\n", "{} has no class HandstandPushups"),
+        ("1 cat\n2 dog\n", "{} has no class Archery"),
+        ("1 Archery\n3 Bowling\n", "line 2 of {} must be '2 NameOfTheClass', not '3 Bowling'"),
+        ("Archery\n", "line 1 of {} must be '1 NameOfTheClass', not 'Archery'"),
+        ("\0", "{} is no text file in UTF-8, so it cannot be a list of videos"),
     ],
 )
-def test_another_class_index_is_refused(ucf, content, message):
-    (ucf.parent / "ucfTrainTestlist" / "classInd.txt").write_text(content)
-    with pytest.raises(InputError, match=message):
-        recognise(ucf)
+def test_a_class_index_of_other_videos_is_not_used(ucf, content, reason):
+    index = ucf.parent / "ucfTrainTestlist" / "classInd.txt"
+    index.write_text(content)
+    collection = recognise(ucf)
+    assert collection.classes == ("Archery", "Bowling", "HandstandPushups")
+    assert collection.notices == (f"the class index is not used: {reason.format(index)}",)
+
+
+def test_a_video_that_cannot_be_read_does_not_hide_the_class_index(ucf):
+    touch(ucf, "Archery/v_Archery_g25_c07.avi.part", "Streams/v_Archery_g25_c08.h264")
+    (ucf.parent / "ucfTrainTestlist" / "classInd.txt").write_text("1 Bowling\n2 Archery\n3 HandstandPushups\n")
+    collection = recognise(ucf)
+    assert (collection.description, collection.notices) == ("UCF-101: 6 video files", ())
+    assert collection.classes == ("Bowling", "Archery", "HandstandPushups")
 
 
 def test_folders_are_classes_in_any_other_tree(tmp_path):
@@ -90,6 +104,87 @@ def test_folders_are_classes_in_any_other_tree(tmp_path):
     ]
     assert collection.classes == ("a", "cat", "unclassified")
     assert all(isinstance(video, VideoFile) for video in collection.videos)
+    assert collection.notices == ("only the videos count: left out are 1 .jpg",)
+    assert collection.left_out == ()
+
+
+def reasons(videos):
+    return {video.name: video.reason for video in videos}
+
+
+@pytest.mark.parametrize("name", ["1.h264", "1.264", "1.hevc", "1.H265"])
+def test_raw_streams_are_told_to_lack_times(tmp_path, name):
+    touch(tmp_path, "cat/2.mp4", f"streams/{name}")
+    stream = recognise(tmp_path).videos[1]
+    with pytest.raises(UnreadableVideoError, match="does not tell when its frames are shown: put it into a container"):
+        stream.digest()
+    assert recognise(tmp_path).classes == ("cat",)
+
+
+def test_a_download_that_goes_on_is_a_video_that_cannot_be_read(tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4.part", "3.crdownload")
+    with pytest.raises(UnreadableVideoError, match="its download is not finished"):
+        recognise(tmp_path).videos[1].digest()
+    assert len(recognise(tmp_path).videos) == 3
+
+
+def test_files_of_other_kinds_are_named_unless_they_are_company(tmp_path):
+    touch(tmp_path, "cat/1.mp4", "notes.md", "README", "cat/1.srt", "cat/1.wav", "labels.json", "SHA256SUMS", "run.sh")
+    touch(tmp_path, "cat/Thumbs.db", ".DS_Store", "cat/features.npy", "cat/still.png", "train.h5", "a.npy")
+    touch(tmp_path, "more.zip", "more.tar.gz", "more.rar", "live.m3u8", "table.pkl")
+    (tmp_path / "video.xyz").write_bytes(b"\0\1\2")
+    (tmp_path / "dQw4w9WgXcQ").write_bytes(b"\0\1\2")
+    (tmp_path / "subtitles.srt").write_text("utf-16", "utf-16")
+    collection = recognise(tmp_path)
+    assert (collection.description, collection.classes) == ("a folder: 1 video file", ("cat",))
+    assert collection.notices == ("only the videos count: left out are 1 .h5, 2 .npy, 1 .png",)
+    archive, unknown = (
+        "it is an archive: unpack it, and give the folder",
+        "its name ends in nothing that tells a kind of",
+    )
+    assert reasons(collection.left_out) == {
+        "dQw4w9WgXcQ": f"{unknown} video",
+        "live.m3u8": "it is a playlist, which only names other files: give the video itself",
+        "more.rar": archive,
+        "more.tar.gz": archive,
+        "more.zip": archive,
+        "table.pkl": "it is a pickle, and loading one runs code",
+        "video.xyz": f"{unknown} video",
+    }
+
+
+def test_raw_streams_beside_arrays_and_images_are_named(tmp_path):
+    touch(tmp_path / "images", "1.png", "2.h264")
+    assert list(reasons(recognise(tmp_path / "images").left_out)) == ["2.h264"]
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays" / "1.npy", np.zeros((5, 8, 9), np.uint8))
+    touch(tmp_path / "arrays", "2.h264", "3.png")
+    collection = recognise(tmp_path / "arrays")
+    assert collection.notices == ("only the arrays count: left out are 1 .png",)
+    assert list(reasons(collection.left_out)) == ["2.h264"]
+
+
+ODD = [
+    b"\xff",
+    b"a\nb\r",
+    b"\x1b[31m",
+    "e\u0301 \u202eRTL \u05d0".encode(),
+    b"'\"`$(x)",
+    b"x" * 250,
+    "²".encode(),
+    b"\xed\xb3\xbf",
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=ascii)
+def test_names_are_any_bytes(tmp_path, odd):
+    odd = os.fsdecode(odd)
+    touch(tmp_path, f"{odd}/{odd}.mp4")
+    (video,) = recognise(tmp_path).videos
+    assert (video.name, video.label) == (f"{odd}/{odd}.mp4", odd)
+    assert video.path.exists()
+    touch(tmp_path / "images", f"{odd}1.png", f"{odd}2.png")
+    assert len(recognise(tmp_path / "images").videos[0].paths) == 2
 
 
 def test_without_folders_there_are_no_classes(tmp_path):
@@ -137,7 +232,7 @@ def test_a_folder_with_images_of_its_own_is_one_video(tmp_path):
 def test_folders_of_arrays_have_the_videos_of_all_of_them(tmp_path):
     (tmp_path / "dog").mkdir()
     np.save(tmp_path / "dog" / "one.npy", np.zeros((5, 8, 9), np.uint8))
-    np.save(tmp_path / "many.npy", np.zeros((2, 5, 8, 9), np.uint8))
+    np.save(tmp_path / "many.npy", np.zeros((2, 5, 8, 9, 1), np.uint8))
     (tmp_path / "broken.npy").write_bytes(b"not an array")
     collection = recognise(tmp_path)
     assert [(video.name, video.label) for video in collection.videos] == [
@@ -151,6 +246,17 @@ def test_folders_of_arrays_have_the_videos_of_all_of_them(tmp_path):
         collection.videos[0].digest()
 
 
+def test_the_axes_of_arrays_in_a_folder_are_asked_for(tmp_path):
+    np.save(tmp_path / "1.npy", np.zeros((2, 5, 8, 9), np.uint8))
+    np.save(tmp_path / "2.npy", np.zeros((2, 5, 8, 9, 1), np.uint8))
+    with pytest.raises(InputError, match=r"1.npy holds uint8 \[2, 5, 8, 9\], whose axes may be NTHW or TNHW"):
+        recognise(tmp_path)
+    collection = recognise(tmp_path, "NTHW")
+    assert [video.name for video in collection.videos] == ["1.npy/00000", "1.npy/00001", "2.npy"]
+    with pytest.raises(UnreadableVideoError, match="which --axes NTHW does not fit"):
+        collection.videos[2].digest()
+
+
 def test_where_there_is_nothing_it_is_told_what_was_looked_for(tmp_path):
     touch(tmp_path, "readme.txt", "sub/data.csv")
     with pytest.raises(
@@ -161,6 +267,17 @@ def test_where_there_is_nothing_it_is_told_what_was_looked_for(tmp_path):
         recognise(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"readme.txt names no videos|none of the"):
         recognise(tmp_path / "readme.txt")
+    (tmp_path / "sub" / "1.h264").write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"looked at 3 files .*; .*1\.h264: a raw stream does not tell when its frames"
+    ):
+        recognise(tmp_path)
+    for name in ("1.zip", "1.tar.gz", "1.RAR", "1.7z"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(
+            InputError, match=f"{name} cannot be prepared: it is an archive: unpack it, and give the fo"
+        ):
+            recognise(tmp_path / name)
     (tmp_path / "file.xyz").write_text("")
     with pytest.raises(InputError, match=r"file.xyz is nothing that is known: give a folder, a list"):
         recognise(tmp_path / "file.xyz")

@@ -95,7 +95,9 @@ def test_what_is_no_store_is_told_what_makes_one(tmp_path):
         ClipStore(file)
 
 
-@pytest.mark.parametrize("content", ["", "\n", "{}\n", "[]\n", "hello\n", '{"format": "other", "version": 1}\n'])
+@pytest.mark.parametrize(
+    "content", ["", "\n", "{}\n", "[]\n", "hello\n", "[" * 99999 + "\n", '{"format": "other", "version": 1}\n']
+)
 def test_another_file_of_that_name_is_no_index(tmp_path, content):
     (tmp_path / "index.jsonl").write_text(content)
     with pytest.raises(InputError, match="is not, or no longer, the index of a clip store"):
@@ -116,6 +118,28 @@ def test_lost_frames_are_told_by_their_number_of_bytes(store):
         ClipStore(store)
     path.unlink()
     with pytest.raises(InputError, match=r"cannot read .*frames.bin: No such file"):
+        ClipStore(store)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"length": 0}, {"length": "5"}, {"length": 5.0}, {"sha256": 3}, {"label": ["a"]}, {"video": {}}, {"start": None}],
+    ids=str,
+)
+def test_lines_that_say_nothing_sensible_are_damaged_though_their_checksum_is_right(store, changes):
+    index = read_index(store)
+    entries = [replace(index.entries[0], **changes), *index.entries[1:]]
+    (store / "index.jsonl").write_bytes(b"".join(map(line_of, [index.header, *entries])))
+    with pytest.raises(InputError, match=r"line 2 of .*index.jsonl is damaged"):
+        ClipStore(store)
+
+
+@pytest.mark.parametrize("changes", [{"height": 0}, {"channels": -1}, {"width": "8"}, {"classes": ([],)}], ids=str)
+def test_a_header_that_says_nothing_sensible_is_damaged(store, changes):
+    index = read_index(store)
+    header = replace(index.header, **changes)
+    (store / "index.jsonl").write_bytes(b"".join(map(line_of, [header, *index.entries])))
+    with pytest.raises(InputError, match=r"line 1 of .*index.jsonl is damaged"):
         ClipStore(store)
 
 

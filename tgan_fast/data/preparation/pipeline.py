@@ -1,7 +1,6 @@
 """Preparing, from beginning to end: jobs for processes, their frames into the store, a report of what was skipped."""
 
 import errno
-import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from tgan_fast.data.decoding import Form
 from tgan_fast.data.preparation.pool import done_in_order
 from tgan_fast.data.preparation.worker import Changed, Job, Known, Outcome, Skipped
 from tgan_fast.data.sources import Collection, SourceVideo
-from tgan_fast.data.store import Entry, Header, StoreWriter
+from tgan_fast.data.store import Entry, Header, StoreWriter, json_bytes
 from tgan_fast.errors import InputError
 from tgan_fast.files import append_line, write_atomically
 
@@ -68,7 +67,7 @@ def prepare(
     """Store the videos of a source that a clip store does not have yet.
 
     The store depends on the source and the form alone, not on `workers`, and not on how often preparing was
-    interrupted: an interrupted one goes on where it was.
+    interrupted: an interrupted one goes on where it was. A report beside it names what was skipped or left out.
 
     Args:
         collection: of videos.
@@ -88,7 +87,8 @@ def prepare(
     stop = stop or threading.Event()
     try:
         with closing(StoreWriter(folder, header)) as writer, _spools(folder) as spools:
-            write_atomically(folder / REPORT, b"")
+            left_out = [Skipped(video.name, video.reason, failed=True) for video in collection.left_out]
+            write_atomically(folder / REPORT, "".join(f"{_line(video)}\n" for video in left_out).encode())
             result, done = Result(), _Bytes()
             jobs = _jobs(collection.videos, writer, form, fewest, workers, spools)
             for job, outcomes in done_in_order(jobs, workers, stop, done.add):
@@ -177,7 +177,11 @@ def _take(outcome, spool, writer, result, strict):
             if strict and outcome.failed:
                 raise InputError(f"{outcome.video}: {outcome.reason}; leave out --strict to go on without it")
             result.skipped.append(outcome)
-            append_line(writer.folder / REPORT, json.dumps(asdict(outcome), ensure_ascii=False))
+            append_line(writer.folder / REPORT, _line(outcome))
+
+
+def _line(skipped):
+    return json_bytes(asdict(skipped)).decode()
 
 
 def _problem(error, folder):

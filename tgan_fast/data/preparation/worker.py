@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tgan_fast.data.counted import counted
 from tgan_fast.data.decoding import Form
 from tgan_fast.data.sources import SourceVideo
 from tgan_fast.data.store import Entry
@@ -120,7 +121,9 @@ def _prepare(video, job, spool):
     except Exception as error:
         return _skipped(video, _reason(error), spool, before, failed=True)
     if length < job.fewest:
-        return _skipped(video, f"it has {length} frames, fewer than {job.fewest}", spool, before, failed=False)
+        return _skipped(
+            video, f"it has {counted(length, 'frame')}, fewer than {job.fewest:,}", spool, before, failed=False
+        )
     return Entry(
         video=video.name,
         start=-1,

@@ -2,23 +2,31 @@
 
 import functools
 import hashlib
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tgan_fast.data.decoding import Form, fit_frames
 from tgan_fast.data.sources.collection import SourceVideo
-from tgan_fast.errors import InputError, UnreadableVideoError
+from tgan_fast.data.sources.files import text_of
+from tgan_fast.errors import InputError, UnreadableVideoError, first_line
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 # Of uint8 (20, 10000, 64, 64): frames, videos, rows, columns.
 MOVING_MNIST = "mnist_test_seq"
+_FRAMES_OF_MOVING_MNIST = 20
 
 _LABELS = "labels"
+_CHANNELS = (1, 3)
+# Videos, their frames, rows, columns, channels: how arrays lie after `_in_order`.
+_AXES = "NTHWC"
+
+
+class AmbiguousAxesError(InputError):
+    """An array whose shape does not tell which of its axes is time."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,13 @@ class ArrayVideo(SourceVideo):
 
     Attributes:
         key: of the array in an .npz file; None in an .npy file.
+        axes: order of the array's axes, such as "NTHW".
         number: which of the array's videos it is.
     """
 
     path: Path
     key: str | None
+    axes: str
     number: int
     channels: int
 
@@ -46,110 +56,193 @@ class ArrayVideo(SourceVideo):
 
     def _frames(self):
         try:
-            return in_videos(_load(self.path, self.key), self.path)[self.number]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UnreadableVideoError(f"it cannot be read: {error}") from None
+            return _in_order(_load(self.path, self.key), self.axes)[self.number]
+        # The file may have become any other since it was recognised.
+        except Exception as error:
+            raise UnreadableVideoError(f"it cannot be read: {first_line(error)}") from None
 
 
-def array_videos(path: Path, *, name: str | None = None, label: str | None = None) -> list[ArrayVideo]:
-    """The videos in an .npy or .npz file.
+@dataclass(frozen=True)
+class ClipArray:
+    """The clips of one array.
+
+    Attributes:
+        key: of the array in an .npz file; None in an .npy file.
+        axes: order of the array's axes, such as "NTHW".
+        videos: uint8, each [T, H, W] or [T, H, W, C]; memory-mapped where the file is an .npy file.
+    """
+
+    key: str | None
+    axes: str
+    videos: Sequence[np.ndarray]
+
+
+def array_videos(
+    path: Path, *, name: str | None = None, label: str | None = None, axes: str | None = None
+) -> list[ArrayVideo]:
+    """Return the videos in an .npy or .npz file.
 
     Args:
-        path: of the file. Beside its arrays of clips an .npz file may have one of `labels`, a class number a clip.
+        path: of the file.
         name: of the file, with which the videos' names begin.
         label: of all, unless the file has labels of its own.
+        axes: order of the axes; see `read_arrays`.
 
     Raises:
-        InputError: it cannot be read, or holds no clips.
+        InputError: as `read_arrays`.
     """
-    name = name or path.name
+    name = name or text_of(path.name)
+    arrays, labels = read_arrays(path, axes)
     videos = []
-    for key, array in open_arrays(path).items():
-        clips = in_videos(array, path)
-        prefix = name if key is None else f"{name}/{key}"
-        for number, clip in enumerate(clips):
+    for array in arrays:
+        prefix = name if array.key is None else f"{name}/{array.key}"
+        for number, clip in enumerate(array.videos):
             channels = clip.shape[3] if clip.ndim == 4 else 1
-            place = prefix if len(clips) == 1 else f"{prefix}/{number:05d}"
-            videos.append(ArrayVideo(place, clip.nbytes, label, None, None, path, key, number, channels))
-    return [replace(video, label=own or label) for video, own in zip(videos, labels_of(path, len(videos)), strict=True)]
+            place = prefix if len(array.videos) == 1 else f"{prefix}/{number:05d}"
+            videos.append(
+                ArrayVideo(place, clip.nbytes, label, None, None, path, array.key, array.axes, number, channels)
+            )
+    return [replace(video, label=own or label) for video, own in zip(videos, labels, strict=True)]
 
 
-def open_arrays(path: Path) -> dict[str | None, np.ndarray]:
-    """The arrays of an .npz file by name, its `labels` left out, or that of an .npy file, memory-mapped, under None.
+def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], list[str | None]]:
+    """Read the clips of an .npy or .npz file.
+
+    Arrays are [T, H, W], [T, H, W, C], [N, T, H, W, C], [N, T, C, H, W] or [N, C, T, H, W] of N videos of T frames, C
+    being 1 or 3. Moving MNIST, mnist_test_seq.npy, is [T, N, H, W]. Other arrays of four axes may be that as well as
+    [N, T, H, W], which the number of labels tells, or `axes`.
+
+    Args:
+        path: of the file. Beside its arrays of clips an .npz file may have one of `labels`, an integer for each clip.
+        axes: order of the axes of all its arrays, letters of "NTHWC"; None where shapes tell it.
+
+    Returns:
+        The arrays; and of each clip the name of its class, None where the file tells none.
 
     Raises:
-        InputError: it cannot be read.
+        AmbiguousAxesError: nothing tells the order of axes.
+        InputError: the file cannot be read, holds no clips, or its labels are not one integer for each clip.
     """
-    try:
+    arrays = dict(_open(path))
+    labels = arrays.pop(_LABELS, None)
+    if not arrays:
+        raise InputError(f"{path} holds no array of clips")
+    readings = {key: _readings(array, path, axes) for key, array in arrays.items()}
+    if any(len(some) > 1 for some in readings.values()):
+        readings = _told_by_labels(arrays, labels, readings, path)
+    clips = [ClipArray(key, readings[key][0], _in_order(array, readings[key][0])) for key, array in arrays.items()]
+    return clips, _classes(labels, sum(len(array.videos) for array in clips), path)
+
+
+def check_axes(axes: str) -> None:
+    """Raise InputError where `axes` is no order of the axes of clips."""
+    if len(set(axes)) < len(axes) or not set("THW") <= set(axes) <= set(_AXES):
+        raise InputError(
+            f"--axes is {axes!r}, but must have the letters T (frames), H (rows) and W (columns), and N (videos) and C "
+            "(channels) where arrays have such axes, in the arrays' order: NTHW, for instance"
+        )
+
+
+def channels_of(videos: Sequence[SourceVideo]) -> int:
+    """Return 1 where all videos that can be read are grey, else 3."""
+    return max((video.channels for video in videos if isinstance(video, ArrayVideo)), default=3)
+
+
+def _open(path) -> Mapping[str | None, np.ndarray]:
+    """The arrays of an .npz file by name, or that of an .npy file, memory-mapped, under None."""
+    with _naming(path):
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {None: loaded}
         with loaded:
-            return {key: loaded[key] for key in loaded.files if key != _LABELS}
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read the array in {path}: {' '.join(str(error).split())}") from None
-
-
-def labels_of(path: Path, count: int) -> list[str | None]:
-    """The classes that a file tells of its `count` clips; None where it tells none.
-
-    Raises:
-        InputError: its labels are no integers, one for each clip.
-    """
-    if path.suffix.lower() != ".npz":
-        return [None] * count
-    with np.load(path, allow_pickle=False) as loaded:
-        if _LABELS not in loaded.files:
-            return [None] * count
-        labels = loaded[_LABELS]
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"{path} has {_LABELS} {labels.dtype} {list(labels.shape)}, but there are {count:,} clips: "
-            "each needs an integer"
-        )
-    # So that the names' order is that of the numbers.
-    digits = len(str(labels.max()))
-    return [f"{label:0{digits}d}" for label in labels.tolist()]
-
-
-def channels_of(videos: Sequence[SourceVideo]) -> int:
-    """1 where all videos that can be read are grey, else 3."""
-    return max((video.channels for video in videos if isinstance(video, ArrayVideo)), default=3)
-
-
-def in_videos(array: np.ndarray, path: Path) -> Sequence[np.ndarray]:
-    """The videos of an array, each [T, H, W] or [T, H, W, C], without a copy.
-
-    Args:
-        array: uint8 [T, H, W], [T, H, W, C], [N, T, H, W], [N, T, H, W, C], [N, T, C, H, W] or [N, C, T, H, W], C of 1
-            or 3; Moving MNIST, told by its file's name, is [T, N, H, W].
-        path: of its file.
-
-    Raises:
-        InputError: another dtype or shape.
-    """
-    shape = array.shape
-    if array.dtype == np.uint8 and array.size:
-        if array.ndim == 3 or (array.ndim == 4 and shape[3] in (1, 3)):
-            return [array]
-        if array.ndim == 4:
-            return array.swapaxes(0, 1) if path.name.startswith(MOVING_MNIST) else array
-        if array.ndim == 5:
-            for axis in (4, 2, 1):
-                if shape[axis] in (1, 3):
-                    return np.moveaxis(array, axis, 4)
-    raise InputError(
-        f"{path} holds {array.dtype} {list(shape)}, but clips are uint8 [N, T, H, W, C] or [N, T, H, W], C being 1 or 3"
-    )
+            return {key: loaded[key] for key in loaded.files}
 
 
 @functools.lru_cache(maxsize=1)
-def _load(path: Path, key: str | None) -> Any:
-    """Kept, since a file has many videos, one asked for after another."""
+def _load(path, key):
+    """One array of a file. Kept, since it has many videos, one asked for after another."""
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if key is None:
         return loaded
     with loaded:
         return loaded[key]
+
+
+@contextmanager
+def _naming(path):
+    """Make an error in reading `path` the user's."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    # A damaged file makes NumPy and zipfile raise errors of a dozen types, and one that announces too much MemoryError.
+    except Exception as error:
+        raise InputError(f"cannot read the array in {path}: {first_line(error)}") from None
+
+
+def _readings(array, path, axes) -> tuple[str, ...]:
+    """The orders that an array's axes can have."""
+    shape, described = array.shape, f"{path} holds {array.dtype.name} {list(array.shape)}"
+    if array.dtype != np.uint8:
+        raise InputError(f"{described}, but clips are uint8: convert it")
+    if not array.size:
+        raise InputError(f"{described}, which is empty: it has no clips")
+    readings = _orders(shape, path) if axes is None else (axes,) if len(axes) == len(shape) else ()
+    readings = tuple(order for order in readings if "C" not in order or shape[order.index("C")] in _CHANNELS)
+    if not readings:
+        if axes is not None:
+            raise InputError(f"{described}, which --axes {axes} does not fit: an axis for each letter, C being 1 or 3")
+        raise InputError(f"{described}, but clips are [N, T, H, W, C] or [N, T, H, W], C being 1 or 3")
+    return readings
+
+
+def _orders(shape, path):
+    if len(shape) == 3:
+        return ("THW",)
+    # No frame is so narrow.
+    last = shape[-1] in _CHANNELS
+    if len(shape) == 4 and last:
+        return ("THWC",)
+    if len(shape) == 4:
+        if path.name.startswith(MOVING_MNIST) and shape[0] == _FRAMES_OF_MOVING_MNIST:
+            return ("TNHW",)
+        # A single channel before rows and columns is what a single video is.
+        return "NTHW", "TNHW", *(order for order in ("TCHW", "CTHW") if shape[order.index("C")] == 3)
+    return () if len(shape) != 5 else ("NTHWC",) if last else ("NTCHW", "NCTHW")
+
+
+def _told_by_labels(arrays, labels, readings, path):
+    """The one order of all arrays for which there are as many clips as labels."""
+    fitting = []
+    for order in dict.fromkeys(order for some in readings.values() if len(some) > 1 for order in some):
+        chosen = {key: (order,) if order in some else some for key, some in readings.items()}
+        clips = sum(len(_in_order(array, chosen[key][0])) for key, array in arrays.items())
+        if labels is not None and all(len(some) == 1 for some in chosen.values()) and labels.shape == (clips,):
+            fitting.append(chosen)
+    if len(fitting) == 1:
+        return fitting[0]
+    key, orders = next((key, some) for key, some in readings.items() if len(some) > 1)
+    raise AmbiguousAxesError(
+        f"{path} holds uint8 {list(arrays[key].shape)}, whose axes may be {' or '.join(orders)} (N videos, T frames): "
+        f"say which in python -m tgan_fast prepare SOURCE STORE --axes {orders[0]}, and train on that store"
+    )
+
+
+def _in_order(array, axes) -> Sequence[np.ndarray]:
+    """The videos of an array whose axes lie in the order of `axes`, without a copy."""
+    array = array.transpose([axes.index(axis) for axis in _AXES if axis in axes])
+    return array if "N" in axes else [array]
+
+
+def _classes(labels, count, path):
+    """The name of each clip's class."""
+    if labels is None:
+        return [None] * count
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{path} has {_LABELS} {labels.dtype.name} {list(labels.shape)}, but there are {count:,} clips: "
+            "each needs an integer"
+        )
+    # So that the names' order is that of the numbers.
+    digits = len(str(labels.max()))
+    return [f"{label:0{digits}d}" for label in labels.tolist()]

@@ -57,7 +57,7 @@ class SourceVideo(ABC):
 
 @dataclass(frozen=True)
 class UnreadableSource(SourceVideo):
-    """What should be a video, and is known not to be one."""
+    """A file that is known not to be readable as a video, and why. Its label is no class."""
 
     reason: str
 
@@ -80,43 +80,60 @@ class Collection:
         videos: in the order in which they are stored.
         classes: their names, in order of their numbers.
         channels: 1 where no video has colours by its very format, else 3.
+        notices: lines on what may surprise, such as files beside the videos.
+        left_out: files beside the videos that are neither known to be mere company nor of a kind that can be prepared.
     """
 
     description: str
     videos: tuple[SourceVideo, ...]
     classes: tuple[str, ...]
     channels: int
+    notices: tuple[str, ...] = ()
+    left_out: tuple[UnreadableSource, ...] = ()
 
 
 def collect(
-    description: str, videos: Iterable[SourceVideo], *, classes: tuple[str, ...] | None = None, channels: int = 3
+    description: str,
+    videos: Iterable[SourceVideo],
+    *,
+    classes: tuple[str, ...] | None = None,
+    channels: int = 3,
+    notices: tuple[str, ...] = (),
 ) -> Collection:
-    """A collection of videos.
+    """Return a collection of videos.
 
     Args:
         description: what the source was taken for.
         videos: in the order in which they are stored.
         classes: the official ones, if there are any; otherwise those of the videos, sorted.
-        channels: see `Collection`.
+        channels: 1 or 3, as in `Collection`.
+        notices: lines, as in `Collection`.
 
     Raises:
         InputError: two videos of one name, or a class that is not an official one.
     """
     videos = tuple(videos)
     _refuse_equal_names(videos)
-    found = {video.label for video in videos}
-    if found != {None}:
+    if any(video.label for video in videos if _has_class(video)):
         videos = tuple(replace(video, label=video.label or UNCLASSIFIED) for video in videos)
-        found = {video.label for video in videos}
+    found = {video.label for video in videos if _has_class(video)} - {None}
     if classes is None:
-        return Collection(description, videos, tuple(sorted(found - {None})), channels)
-    # UCF-101 itself writes HandstandPushups in two ways.
-    official = {name.lower(): name for name in classes}
-    strange = sorted(label for label in found if label is not None and label.lower() not in official)
+        return Collection(description, videos, tuple(sorted(found)), channels, notices)
+    strange = unofficial(found, classes)
     if strange:
         raise InputError(f"the class index has no class {strange[0]}: is it the one of these videos?")
-    videos = tuple(replace(video, label=video.label and official[video.label.lower()]) for video in videos)
-    return Collection(description, videos, classes, channels)
+    official = _by_lower_case(classes)
+    videos = tuple(
+        replace(video, label=official[video.label.lower()]) if _has_class(video) and video.label else video
+        for video in videos
+    )
+    return Collection(description, videos, classes, channels, notices)
+
+
+def unofficial(labels: Iterable[str], classes: Iterable[str]) -> list[str]:
+    """Return those of `labels` that are none of the official `classes`, sorted."""
+    official = _by_lower_case(classes)
+    return sorted(label for label in labels if label.lower() not in official)
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:
@@ -134,6 +151,15 @@ def digest_of_files(paths: Iterable[Path]) -> str:
     except OSError as error:
         raise UnreadableVideoError(f"it cannot be read: {error.strerror}") from None
     return digest.hexdigest()
+
+
+def _has_class(video):
+    return not isinstance(video, UnreadableSource)
+
+
+def _by_lower_case(classes):
+    """UCF-101 itself writes HandstandPushups in two ways."""
+    return {name.lower(): name for name in classes}
 
 
 def _refuse_equal_names(videos):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tgan_fast.data.counted import counted
 from tgan_fast.data.decoding import Form, fit_frames
 from tgan_fast.data.optional import import_h5py
 from tgan_fast.data.sources.collection import Collection, SourceVideo, collect
@@ -91,7 +92,7 @@ def read_hdf5(path: Path) -> Collection:
             strict=True,
         )
     ]
-    return collect(f"HDF5: {len(videos):,} videos of prepared frames", videos)
+    return collect(f"HDF5: {counted(len(videos), 'video')} of prepared frames", videos)
 
 
 def open_images(path: Path) -> Any:

@@ -8,7 +8,7 @@ Frames reach the disk before the line that speaks of them. Whenever a writer die
 """
 
 from tgan_fast.data.store.clip_store import ClipStore
-from tgan_fast.data.store.index import Entry, Header, read_index
+from tgan_fast.data.store.index import Entry, Header, json_bytes, read_index
 from tgan_fast.data.store.writer import StoreWriter
 
-__all__ = ["ClipStore", "Entry", "Header", "StoreWriter", "read_index"]
+__all__ = ["ClipStore", "Entry", "Header", "StoreWriter", "json_bytes", "read_index"]

@@ -1,11 +1,11 @@
 """A clip store as HDF5, in the form of TGAN's authors."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from tgan_fast.data.optional import import_h5py
 from tgan_fast.data.store.clip_store import ClipStore
+from tgan_fast.data.store.index import json_bytes
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
 
@@ -42,7 +42,7 @@ def export_hdf5(store: ClipStore, path: Path, progress: Callable[[int], object] 
                 images[start : start + len(part)] = part.transpose(0, 3, 1, 2)
                 progress(len(part))
         temporary.replace(path)
-        write_atomically(table, json.dumps(list(map(_row, store.entries)), ensure_ascii=False, indent=1).encode())
+        write_atomically(table, json_bytes(list(map(_row, store.entries)), indent=1))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
     finally:

@@ -5,6 +5,7 @@ import re
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tgan_fast.errors import InputError
 
@@ -12,6 +13,7 @@ FORMAT = "tgan_fast clip store"
 VERSION = 1
 NAME = "index.jsonl"
 
+_COUNTS = ("height", "width", "channels", "stride", "length")
 _CHECK = re.compile(rb'(.*), "check": "([0-9a-f]{8})"\}', re.DOTALL)
 
 
@@ -80,12 +82,20 @@ class Index:
         return sum(entry.length for entry in self.entries)
 
 
+def json_bytes(values: Any, indent: int | None = None) -> bytes:
+    """Return values as JSON in UTF-8, in which bytes of file names that are no UTF-8 are escaped as surrogates.
+
+    Python's escape of a surrogate, \\udcff, is JSON's own, so that loading the text gives the same name.
+    """
+    return json.dumps(values, ensure_ascii=False, indent=indent).encode("utf-8", "backslashreplace")
+
+
 def line_of(content: Header | Entry) -> bytes:
-    """A line of the index, with its checksum."""
+    """Return a line of the index, with its checksum."""
     values = asdict(content)
     if isinstance(content, Header):
         values = {"format": FORMAT, "version": VERSION, **values}
-    text = json.dumps(values, ensure_ascii=False).encode()
+    text = json_bytes(values)
     return b'%s, "check": "%08x"}\n' % (text[:-1], zlib.crc32(text))
 
 
@@ -109,7 +119,7 @@ def read_index(folder: Path) -> Index:
     entries = tuple(_parse(Entry, line, path, number) for number, line in enumerate(rest, 2))
     start = 0
     for number, entry in enumerate(entries, 2):
-        if entry.start != start or entry.length < 1:
+        if entry.start != start:
             raise _damaged(path, number)
         start += entry.length
     return Index(header, entries, content.rfind(b"\n") + 1)
@@ -118,8 +128,9 @@ def read_index(folder: Path) -> Index:
 def _header(line, path):
     try:
         values = json.loads(line)
-        known, version = values["format"] == FORMAT, values["version"]
-    except (ValueError, KeyError, TypeError):
+        version = values["version"]
+        known = values["format"] == FORMAT and isinstance(version, int)
+    except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
         raise InputError(f"{path} is not, or no longer, the index of a clip store: prepare the videos anew")
@@ -135,11 +146,21 @@ def _parse(kind, line, path, number):
     match = _CHECK.fullmatch(line)
     if match is None or zlib.crc32(match[1] + b"}") != int(match[2], 16):
         raise _damaged(path, number)
-    values = json.loads(match[1] + b"}")
-    if kind is Header:
-        del values["format"], values["version"]
-        values["classes"] = tuple(values["classes"])
-    return kind(**values)
+    try:
+        values = json.loads(match[1] + b"}")
+        if kind is Header:
+            del values["format"], values["version"]
+            values["classes"] = tuple(values["classes"])
+        sound = all(isinstance(values.get(name, 1), int) and values.get(name, 1) > 0 for name in _COUNTS)
+        sound = sound and isinstance(values.get("sha256", ""), str)
+        content = kind(**values)
+        # Names of videos and classes are looked up.
+        hash(content)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise _damaged(path, number)
+    return content
 
 
 def _damaged(path, number):
