@@ -113,6 +113,8 @@ def test_names_of_any_bytes_are_verified_and_exported(tmp_path, capsys):
         (["preview", "STORE", "--out", "x.jpg"], "cannot write x.jpg: its name must end in"),
         (["preview", "STORE", "--out", "x.gif", "--grid", "0"], "--grid is 0, but must be at least 1"),
         (["preview", "STORE", "--out", "x.gif", "--frame-stride", "0"], "--frame-stride is 0, but must be"),
+        (["preview", "STORE", "--out", "x.gif", "--seed", "-1"], "--seed is -1, but must be at least 0"),
+        (["preview", "STORE", "--out", "x.gif", "--frame-stride", "9" * 30], "at least 1, at most 2,147,483,647"),
         (["preview", "STORE", "--out", "/nowhere/x.gif"], "cannot write /nowhere/x.gif: No such file"),
         (["preview", "STORE", "--out", "x.gif", "--flop"], "there is no option --flop; did you mean --flip"),
         (["export", "STORE", "--out", "/nowhere/x.h5"], "cannot write /nowhere/x.h5"),

@@ -134,7 +134,7 @@ def test_fewer_than_two_classes_are_none(tmp_path):
     store = store_of(tmp_path / "store", ("Archery", 1), ("Archery", 2))
     with pytest.raises(InputError, match=r"store are of one class, but .*: prepare a folder that has a folder of"):
         split_videos(store, 0.2)
-    np.save(tmp_path / "clips.npy", noise(4, 16, 64, 64))
+    np.save(tmp_path / "clips.npy", noise(4, 16, 64, 64, 1))
     with pytest.raises(InputError, match=r"clips\.npy are of no class, but a classifier tells two or more apart: prep"):
         split_videos(tmp_path / "clips.npy", 0.2)
 

@@ -20,6 +20,8 @@ from tgan_fast.data.video_files import encoder_of, write_videos
 from tgan_fast.errors import InputError, printable
 
 _READERS = 4
+# NumPy's integers hold no more.
+_LARGEST = 2**31 - 1
 
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
@@ -72,9 +74,12 @@ class Preview:
 
     def run(self) -> None:
         encoder_of(self.out)
-        for name in ("grid", "frame_stride", "fps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}, but must be at least 1")
+        for name, least in (("grid", 1), ("frame_stride", 1), ("fps", 1), ("seed", 0)):
+            if not least <= getattr(self, name) <= _LARGEST:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(
+                    f"{option} is {getattr(self, name)}, but must be at least {least}, at most {_LARGEST:,}"
+                )
         opened = open_videos(
             self.store, stride=self.frame_stride, short=self.short_videos, crop=self.crop, flip=self.flip
         )

@@ -166,6 +166,7 @@ def test_grey_clips_among_coloured_ones_get_equal_channels(tmp_path):
     [
         (np.zeros((2, 5, 8, 8, 3), np.float32), r"holds float32 \[2, 5, 8, 8, 3\], but clips are uint8"),
         (np.zeros((8, 8), np.uint8), r"holds uint8 \[8, 8\]"),
+        (np.uint8(3), r"holds uint8 \[\], but clips are \[N, T, H, W, C\] or \[N, T, H, W\], C being 1 or 3"),
         (np.zeros((2, 5, 8, 8, 4), np.uint8), r"holds uint8 \[2, 5, 8, 8, 4\]"),
         (np.zeros((0, 5, 8, 8), np.uint8), r"holds uint8 \[0, 5, 8, 8\], which is empty: it has no clips"),
     ],

@@ -194,6 +194,16 @@ def test_without_folders_there_are_no_classes(tmp_path):
     assert collection.classes == ()
 
 
+def test_pipes_are_no_videos_and_links_to_nothing_are_told(tmp_path):
+    touch(tmp_path, "1.mp4")
+    os.mkfifo(tmp_path / "2.mp4")
+    os.mkfifo(tmp_path / "3.xyz")
+    (tmp_path / "4.mp4").symlink_to(tmp_path / "nothing")
+    assert [video.name for video in recognise(tmp_path).videos] == ["1.mp4", "4.mp4"]
+    with pytest.raises(InputError, match=r"2.mp4 is neither a file nor a folder"):
+        recognise(tmp_path / "2.mp4")
+
+
 def test_a_link_that_leads_back_does_not_go_on_for_ever(tmp_path):
     touch(tmp_path / "root", "cat/1.mp4")
     touch(tmp_path / "elsewhere", "2.mp4")

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ MOVING_MNIST = "mnist_test_seq"
 _FRAMES_OF_MOVING_MNIST = 20
 
 _LABELS = "labels"
+# Of NumPy's and zipfile's messages, some of which quote the file.
+_LONGEST_REASON = 200
 _CHANNELS = (1, 3)
 # Videos, their frames, rows, columns, channels: how arrays lie after `_in_order`.
 _AXES = "NTHWC"
@@ -152,7 +155,11 @@ def _open(path) -> Mapping[str | None, np.ndarray]:
     """The arrays of an .npz file by name, or that of an .npy file, memory-mapped, under None."""
     with _naming(path):
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
+        if isinstance(loaded, np.memmap):
+            # NumPy takes a header that is damaged, and tells of fewer numbers, as it is.
+            behind = path.stat().st_size - loaded.offset - loaded.nbytes
+            if behind > 0 < loaded.size:
+                raise ValueError(f"it goes on for {behind:,} bytes behind what its header announces")
             return {None: loaded}
         with loaded:
             return {key: loaded[key] for key in loaded.files}
@@ -172,12 +179,15 @@ def _load(path, key):
 def _naming(path):
     """Make an error in reading `path` the user's."""
     try:
-        yield
+        with warnings.catch_warnings():
+            # That sizes overflow, for instance, which is an error soon after.
+            warnings.simplefilter("ignore")
+            yield
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     # A damaged file makes NumPy and zipfile raise errors of a dozen types, and one that announces too much MemoryError.
     except Exception as error:
-        raise InputError(f"cannot read the array in {path}: {first_line(error)}") from None
+        raise InputError(f"cannot read the array in {path}: {first_line(error)[:_LONGEST_REASON]}") from None
 
 
 def _readings(array, path, axes) -> tuple[str, ...]:
@@ -197,6 +207,8 @@ def _readings(array, path, axes) -> tuple[str, ...]:
 
 
 def _orders(shape, path):
+    if not 3 <= len(shape) <= 5:
+        return ()
     if len(shape) == 3:
         return ("THW",)
     # No frame is so narrow.
@@ -208,7 +220,7 @@ def _orders(shape, path):
             return ("TNHW",)
         # A single channel before rows and columns is what a single video is.
         return "NTHW", "TNHW", *(order for order in ("TCHW", "CTHW") if shape[order.index("C")] == 3)
-    return () if len(shape) != 5 else ("NTHWC",) if last else ("NTCHW", "NCTHW")
+    return ("NTHWC",) if last else ("NTCHW", "NCTHW")
 
 
 def _told_by_labels(arrays, labels, readings, path):

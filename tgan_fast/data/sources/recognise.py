@@ -39,6 +39,8 @@ def _collection(source, axes):
         if ClipStore.is_at(source):
             raise InputError(f"{source} is a clip store already: python -m tgan_fast.train --data {source} uses it")
         return read_tree(source, axes)
+    if not source.is_file():
+        raise InputError(f"{source} is neither a file nor a folder")
     suffix = source.suffix.lower()
     if suffix in HDF5_SUFFIXES:
         return read_hdf5(source)

@@ -72,7 +72,10 @@ def _files_below(root) -> Iterator[Path]:
         seen.add(identity)
         # Such as the ._ files that macOS leaves beside others.
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            # Opening a pipe would wait for ever; a link to nothing is told when it is opened.
+            if path.is_file() or not path.exists():
+                yield path
 
 
 def _video_files(root, paths, axes):
