@@ -78,6 +78,12 @@ def test_frames_may_be_compressed_and_have_their_channels_last(tmp_path):
     assert np.array_equal(read(video), IMAGES[3:20].transpose(0, 2, 3, 1))
 
 
+def test_columns_of_other_types_name_no_videos(file):
+    row = {"start": 0, "end": 5, "category": 3, "group": "1", "scene": "2"}
+    file.with_suffix(".json").write_text(json.dumps([row, {**row, "start": 5, "end": 9}]))
+    assert [(v.name, v.label) for v in recognise(file).videos] == [("train.h5/00000", "3"), ("train.h5/00001", "3")]
+
+
 def test_a_pickle_is_not_loaded_but_its_conversion_is_told(file):
     (file.parent / "train_conf_pd.pkl").write_bytes(b"code")
     message = (
@@ -97,6 +103,10 @@ def test_a_pickle_is_not_loaded_but_its_conversion_is_told(file):
         ([["a", "b"]], "must have an integer start and end for every video"),
         ([], "must be a table of start and end"),
         ("hello", "must be a table of start and end"),
+        ({"start": [0, 5], "end": [5]}, "must have as many values in every column, one for each video"),
+        ({"start": [0], "end": [5], "category": ["a", "b"]}, "must have as many values in every column"),
+        ({"start": 0, "end": 5}, "must be a table of start and end"),
+        ({"start": [[0]], "end": [[5]]}, "must have as many values in every column"),
         ([{"start": 1}, {"end": 2}], "must be a table of start and end"),
     ],
 )

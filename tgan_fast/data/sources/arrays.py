@@ -37,9 +37,11 @@ class ArrayVideo(SourceVideo):
     """A video in an array of a file.
 
     Attributes:
-        key: of the array in an .npz file; None in an .npy file.
-        axes: order of the array's axes, such as "NTHW".
-        number: which of the array's videos it is.
+        path: File.
+        key: Name of the array in an .npz file; None in an .npy file.
+        axes: Order of the array's axes, such as "NTHW".
+        number: Index of the video among those of the array.
+        channels: 1 or 3.
     """
 
     path: Path
@@ -70,9 +72,9 @@ class ClipArray:
     """The clips of one array.
 
     Attributes:
-        key: of the array in an .npz file; None in an .npy file.
-        axes: order of the array's axes, such as "NTHW".
-        videos: uint8, each [T, H, W] or [T, H, W, C]; memory-mapped where the file is an .npy file.
+        key: Name of the array in an .npz file; None in an .npy file.
+        axes: Order of the array's axes, such as "NTHW".
+        videos: Videos uint8, each [T, H, W] or [T, H, W, C]; memory-mapped where the file is an .npy file.
     """
 
     key: str | None
@@ -86,13 +88,13 @@ def array_videos(
     """Return the videos in an .npy or .npz file.
 
     Args:
-        path: of the file.
-        name: of the file, with which the videos' names begin.
-        label: of all, unless the file has labels of its own.
-        axes: order of the axes; see `read_arrays`.
+        path: File.
+        name: Beginning of the videos' names; the file's name by default.
+        label: Class of all videos, unless the file has labels of its own.
+        axes: Order of the axes, as in `read_arrays`.
 
     Raises:
-        InputError: as `read_arrays`.
+        InputError: As in `read_arrays`.
     """
     name = name or text_of(path.name)
     arrays, labels = read_arrays(path, axes)
@@ -112,19 +114,19 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
     """Read the clips of an .npy or .npz file.
 
     Arrays are [T, H, W], [T, H, W, C], [N, T, H, W, C], [N, T, C, H, W] or [N, C, T, H, W] of N videos of T frames, C
-    being 1 or 3. Moving MNIST, mnist_test_seq.npy, is [T, N, H, W]. Other arrays of four axes may be that as well as
-    [N, T, H, W], which the number of labels tells, or `axes`.
+    being 1 or 3. Moving MNIST, mnist_test_seq.npy, is [T, N, H, W]. Other arrays of four axes may be that or
+    [N, T, H, W]: the number of labels decides, or `axes`. So it is where both T and C may be 1 or 3.
 
     Args:
-        path: of the file. Beside its arrays of clips an .npz file may have one of `labels`, an integer for each clip.
-        axes: order of the axes of all its arrays, letters of "NTHWC"; None where shapes tell it.
+        path: File. Beside its arrays of clips an .npz file may have one of `labels`, an integer for each clip.
+        axes: Order of the axes of all arrays, letters of "NTHWC"; None where shapes or labels tell it.
 
     Returns:
-        The arrays; and of each clip the name of its class, None where the file tells none.
+        Arrays of clips, and for each clip the name of its class, None where the file tells none.
 
     Raises:
-        AmbiguousAxesError: nothing tells the order of axes.
-        InputError: the file cannot be read, holds no clips, or its labels are not one integer for each clip.
+        AmbiguousAxesError: Nothing tells the order of axes.
+        InputError: The file cannot be read, holds no clips, or its labels are not one integer for each clip.
     """
     arrays = dict(_open(path))
     labels = arrays.pop(_LABELS, None)

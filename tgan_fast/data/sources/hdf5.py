@@ -22,6 +22,7 @@ from tgan_fast.data.counted import counted
 from tgan_fast.data.decoding import Form, fit_frames
 from tgan_fast.data.optional import import_h5py
 from tgan_fast.data.sources.collection import Collection, SourceVideo, collect
+from tgan_fast.data.sources.files import text_of
 from tgan_fast.errors import InputError, UnreadableVideoError
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
@@ -132,13 +133,18 @@ def read_table(path: Path) -> Table:
         start, end = (np.array(columns[name], np.int64) for name in ("start", "end"))
     except (KeyError, ValueError, TypeError, OverflowError):
         raise InputError(f"{source} must have an integer start and end for every video") from None
+    other = {name: columns.get(name) or [None] * len(start) for name in ("video", "category", "group", "scene")}
+    lengths = [len(column) for column in (end, *other.values())]
+    if start.ndim != 1 or lengths != [len(start)] * len(lengths):
+        raise InputError(f"{source} must have as many values in every column, one for each video")
     wrong = np.flatnonzero((start < 0) | (end <= start) | (end > count))
     if len(wrong):
         video = wrong[0]
         raise InputError(
             f"video {video} of {source} goes from frame {start[video]} to {end[video]}, but {path} has {count:,} frames"
         )
-    other = {name: columns.get(name) or [None] * len(start) for name in ("video", "category", "group", "scene")}
+    for name in ("video", "category"):
+        other[name] = [None if value is None else str(value) for value in other[name]]
     return Table(start, end, **other)
 
 
@@ -196,9 +202,10 @@ def _names(path, table):
     rows = zip(table.video, table.category, table.group, table.scene, strict=True)
     names = [video or _ucf_name(category, group, scene) for video, category, group, scene in rows]
     if None in names or len(set(names)) < len(names):
-        return [f"{path.name}/{number:05d}" for number in range(len(names))]
+        return [f"{text_of(path.name)}/{number:05d}" for number in range(len(names))]
     return names
 
 
 def _ucf_name(category, group, scene):
-    return None if None in (category, group, scene) else f"{category}/v_{category}_g{group:02d}_c{scene:02d}"
+    known = category is not None and isinstance(group, int) and isinstance(scene, int)
+    return f"{category}/v_{category}_g{group:02d}_c{scene:02d}" if known else None

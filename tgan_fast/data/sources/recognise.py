@@ -17,12 +17,12 @@ def recognise(source: Path, axes: str | None = None) -> Collection:
     """Return all videos of a source.
 
     Args:
-        source: a folder of videos, arrays or images, such as UCF-101's; a list of videos; one video; NumPy arrays, such
+        source: Folder of videos, arrays or images, such as UCF-101's; list of videos; video; file of NumPy arrays, such
             as Moving MNIST; or the HDF5 file of TGAN's authors.
-        axes: order of the axes of arrays, such as "NTHW"; see `read_arrays`. None: their shapes tell it.
+        axes: Order of the axes of arrays, such as "NTHW", as in `read_arrays`; None where their shapes tell it.
 
     Raises:
-        InputError: it is none of these; the order of axes has to be given, or fits nothing.
+        InputError: It is none of these; the order of axes has to be given, or fits nothing.
     """
     if axes is not None:
         check_axes(axes)

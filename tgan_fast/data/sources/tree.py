@@ -34,11 +34,11 @@ def read_tree(root: Path, axes: str | None = None) -> Collection:
     Where there are video files, these alone count; otherwise arrays; otherwise images, whose folders are videos.
 
     Args:
-        root: the folder.
-        axes: order of the axes of all arrays; see `read_arrays`.
+        root: Folder.
+        axes: Order of the axes of all arrays, as in `read_arrays`.
 
     Raises:
-        InputError: there are none, or the order of an array's axes has to be given.
+        InputError: There are none, or the order of an array's axes has to be given.
     """
     files = sorted(_files_below(root))
     for kind, suffixes in (("videos", VIDEO_SUFFIXES), ("arrays", ARRAY_SUFFIXES), ("images", IMAGE_SUFFIXES)):
