@@ -13,12 +13,11 @@ import tyro
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
-from tgan_fast.data.counted import counted
 from tgan_fast.data.decoding import Form
 from tgan_fast.data.preparation import REPORT, Result, estimated_frames, prepare
 from tgan_fast.data.sources import Collection, only_of_split, recognise
 from tgan_fast.data.store import ClipStore, read_index
-from tgan_fast.errors import InputError, printable
+from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.stop_signals import stop_signals
 
 _PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

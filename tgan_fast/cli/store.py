@@ -11,13 +11,12 @@ import tyro
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
-from tgan_fast.data.counted import counted
 from tgan_fast.data.loading import ShortVideos, open_videos
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.store import ClipStore
 from tgan_fast.data.store.export import export_hdf5
 from tgan_fast.data.video_files import encoder_of, write_videos
-from tgan_fast.errors import InputError, printable
+from tgan_fast.errors import InputError, counted, printable
 
 _READERS = 4
 # NumPy's integers hold no more.

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tgan_fast.data.counted import counted
 from tgan_fast.data.decoding import Form
 from tgan_fast.data.sources import SourceVideo
 from tgan_fast.data.store import Entry
-from tgan_fast.errors import UnreadableVideoError
+from tgan_fast.errors import UnreadableVideoError, counted
 from tgan_fast.version import package_version
 
 

@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from tgan_fast.data.counted import counted
 from tgan_fast.data.decoding import Form, fit_frames
 from tgan_fast.data.optional import import_h5py
 from tgan_fast.data.sources.collection import Collection, SourceVideo, collect
 from tgan_fast.data.sources.files import text_of
-from tgan_fast.errors import InputError, UnreadableVideoError
+from tgan_fast.errors import InputError, UnreadableVideoError, counted
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
 IMAGES = "image"

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tgan_fast.data.counted import counted
 from tgan_fast.data.sources.collection import UNCLASSIFIED, Collection, SourceVideo, collect, unofficial
 from tgan_fast.data.sources.files import path_of, video_file
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, counted
 
 CLASS_INDEX = "classInd.txt"
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from tgan_fast.data.counted import counted
 from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, ArrayVideo, array_videos, channels_of, check_axes
 from tgan_fast.data.sources.collection import Collection, collect
 from tgan_fast.data.sources.files import REFUSED, UNREADABLE, VIDEO_SUFFIXES, text_of, video_file
@@ -10,7 +9,7 @@ from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, read_hdf5
 from tgan_fast.data.sources.lists import read_list
 from tgan_fast.data.sources.tree import read_tree
 from tgan_fast.data.store import ClipStore
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, counted
 
 
 def recognise(source: Path, axes: str | None = None) -> Collection:

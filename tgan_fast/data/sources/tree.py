@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tgan_fast.data.counted import counted
 from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, AmbiguousAxesError, array_videos, channels_of
 from tgan_fast.data.sources.collection import Collection, UnreadableSource, collect
 from tgan_fast.data.sources.files import (
@@ -23,7 +22,7 @@ from tgan_fast.data.sources.files import (
 )
 from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES
 from tgan_fast.data.sources.lists import official_classes
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, counted
 
 _KNOWN = VIDEO_SUFFIXES | ARRAY_SUFFIXES | IMAGE_SUFFIXES | HDF5_SUFFIXES
 
