@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from tgan_fast.data.video_files import write_videos
+from tgan_fast.data.moving_digits import MovingDigits
+from tgan_fast.data.video_files import arrangement, check_videos, write_videos
 from tgan_fast.errors import InputError
 
 
@@ -24,6 +25,116 @@ def assert_grid(frames, clips, tolerance):
         cell = frames[:, 64 * row + 8 : 64 * row + 56, 64 * column + 8 : 64 * column + 56].astype(int)
         wanted = clips[place, :, 8:56, 8:56, 0].astype(int) if place < len(clips) else np.zeros_like(cell)
         assert np.abs(cell - wanted).max() <= tolerance
+
+
+def played(path):
+    """Frames [T, H, W, 3] and their durations in milliseconds, as Pillow reads them."""
+    frames, durations = [], []
+    with Image.open(path) as image:
+        for number in range(image.n_frames):
+            image.seek(number)
+            image.load()
+            frames.append(np.asarray(image.convert("RGB")))
+            durations.append(image.info["duration"])
+    return np.stack(frames), durations
+
+
+def gradients(n):
+    """Clips in which red rises to the right, green downwards, and blue from clip to clip and frame to frame."""
+    place, time = np.arange(64), np.arange(16)
+    clips = np.empty((n, 16, 64, 64, 3), np.uint8)
+    clips[..., 0] = 4 * place
+    clips[..., 1] = 4 * place[:, None]
+    clips[..., 2] = (255 * np.arange(n)[:, None] // n + 8 * time)[:, :, None, None] % 256
+    return clips
+
+
+ANIMATIONS = [".gif", ".webp", ".apng"]
+
+
+@pytest.mark.parametrize("suffix", ANIMATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_equal_frames_stay(tmp_path, suffix, channels):
+    still = np.full((4, 16, 64, 64, channels), 77, np.uint8)
+    halting = smooth_clips(4, channels)[:, np.arange(16) // 3]
+    for clips in (still, halting):
+        path = tmp_path / f"x{suffix}"
+        write_videos(path, clips)
+        frames, durations = played(path)
+        assert len(frames) == 16
+        assert sum(durations) == 1000
+        assert_grid(frames[..., 0], clips, tolerance=0)
+        if suffix != ".webp":
+            with av.open(path) as container:
+                assert len(list(container.decode(video=0))) == 16
+
+
+@pytest.mark.parametrize("suffix", ANIMATIONS)
+@pytest.mark.parametrize("fps", [1, 7, 16, 24, 30, 50])
+def test_frames_play_when_they_should(tmp_path, suffix, fps):
+    write_videos(tmp_path / f"x{suffix}", smooth_clips(1, 1), fps=fps)
+    _, durations = played(tmp_path / f"x{suffix}")
+    unit = 10 if suffix == ".gif" else 1
+    assert all(duration % unit == 0 for duration in durations)
+    begins = np.cumsum([0, *durations])
+    assert np.abs(begins - 1000 / fps * np.arange(17)).max() <= unit / 2
+
+
+def test_sixteen_frames_of_a_gif_take_a_second(tmp_path):
+    write_videos(tmp_path / "x.gif", smooth_clips(1, 1), fps=16)
+    assert played(tmp_path / "x.gif")[1] == 4 * [60, 60, 70, 60]
+
+
+@pytest.mark.parametrize("suffix", ANIMATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("frames", [1, 16])
+def test_grey_levels_are_exact(tmp_path, suffix, channels, frames):
+    clips = np.random.default_rng(0).integers(256, size=(1, frames, 64, 64, 1), dtype=np.uint8)
+    clips = np.repeat(clips, channels, axis=-1)
+    write_videos(tmp_path / f"x{suffix}", clips)
+    with Image.open(tmp_path / f"x{suffix}") as image:
+        for number in range(frames):
+            image.seek(number)
+            assert np.array_equal(np.asarray(image.convert("RGB"))[..., :channels], clips[0, number])
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".apng"])
+def test_colors_without_a_palette_are_exact(tmp_path, suffix):
+    clips = gradients(9)
+    write_videos(tmp_path / f"x{suffix}", clips)
+    frames, _ = played(tmp_path / f"x{suffix}")
+    for place, clip in enumerate(clips):
+        row, column = divmod(place, 3)
+        assert np.array_equal(frames[:, 64 * row : 64 * row + 64, 64 * column : 64 * column + 64], clip)
+
+
+def test_the_colors_of_a_gif_are_near_in_every_channel(tmp_path):
+    # The mean error of 256 equal cubes that fill the cube of all colors: a quarter of their sides.
+    tolerance = 256 / 256 ** (1 / 3) / 4
+    clips = gradients(16)
+    write_videos(tmp_path / "x.gif", clips)
+    frames, _ = played(tmp_path / "x.gif")
+    wanted = clips.reshape(4, 4, 16, 64, 64, 3).transpose(2, 0, 3, 1, 4, 5).reshape(frames.shape)
+    errors = np.abs(frames.astype(int) - wanted).mean((0, 1, 2))
+    assert errors.max() < tolerance
+
+
+def test_a_frame_of_256_colors_keeps_them(tmp_path):
+    colors = np.random.default_rng(0).integers(256, size=(16, 256, 3), dtype=np.uint8)
+    clips = np.stack([colors[frame].reshape(16, 16, 3) for frame in range(16)])[None]
+    write_videos(tmp_path / "x.gif", clips)
+    assert np.array_equal(played(tmp_path / "x.gif")[0], clips[0])
+
+
+def test_grey_gifs_have_one_palette(tmp_path):
+    digits = MovingDigits(16, digits=2)
+    clips = np.stack([digits[number][0] for number in range(16)])
+    sizes = {}
+    for channels in (1, 3):
+        write_videos(tmp_path / "x.gif", np.repeat(clips, channels, axis=-1))
+        sizes[channels] = (tmp_path / "x.gif").stat().st_size
+    # Fifteen palettes of 256 colors less.
+    assert sizes[3] - sizes[1] > 15 * 600
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -67,9 +178,40 @@ def test_npy_is_the_array(tmp_path, channels):
     assert np.array_equal(np.load(tmp_path / "x.npy"), clips)
 
 
-def test_bad_names_and_channels_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"must end in .gif, .mp4, .png, .npy"):
-        write_videos(tmp_path / "x.avi", smooth_clips(1, 3))
-    with pytest.raises(InputError, match="cannot show videos of 2 channels"):
-        write_videos(tmp_path / "x.gif", smooth_clips(1, 2))
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("x.avi", {}, r"must end in \.gif, \.mp4, \.webp, \.apng, \.png, \.npy"),
+        ("x.gif", {"channels": 2}, "cannot show videos of 2 channels"),
+        ("x.gif", {"fps": 51}, r"fps is 51, but must be 1 to 50 for \.gif"),
+        ("x.mp4", {"fps": 0}, r"fps is 0, but must be 1 to 1,000 for \.mp4"),
+        ("x.npy", {"fps": 10**20}, "fps is 1"),
+    ],
+)
+def test_what_a_format_does_not_take_is_refused(tmp_path, name, options, message):
+    channels = options.pop("channels", 3)
+    with pytest.raises(InputError, match=message):
+        write_videos(tmp_path / name, smooth_clips(1, channels), **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_that_are_too_large_are_refused_before_they_are_made(tmp_path):
+    shape = 16, 64, 64, 3
+    check_videos(tmp_path / "x.mp4", (256**2, *shape))
+    with pytest.raises(InputError, match=r"a picture of 16,448×16,448 pixels, but \.mp4 takes 16,384 at most"):
+        check_videos(tmp_path / "x.mp4", (257**2, *shape))
+    with pytest.raises(InputError, match=r"choose fewer, or \.npy"):
+        check_videos(tmp_path / "x.png", (10**18, *shape))
+    check_videos(tmp_path / "x.npy", (10**18, *shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.gif", "9 videos in 3 rows of 3"),
+        ("X.PNG", "9 videos, each a row of its frames"),
+        ("x.npy", "9 videos"),
+    ],
+)
+def test_what_a_file_shows_in_words(tmp_path, name, text):
+    assert arrangement(tmp_path / name, 9) == text

@@ -1,69 +1,139 @@
-"""Clips as files to look at: GIF, MP4, a PNG strip of frames, or the raw array."""
+"""Clips as files to look at: GIF, MP4, WebP, APNG, a PNG strip of frames, or the raw array."""
 
 import io
 import math
+import struct
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import GifImagePlugin, Image
 
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
+
+# Pixels that a frame's palette is computed from: more take seconds, and lower the error by some percent.
+_PALETTE_PIXELS = 1 << 14
 
 
 def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int | None = None) -> None:
     """Write clips in the format that the file's name asks for.
 
+    Every frame is kept, even if it equals the one before. Durations are rounded so that they add up.
+
     Args:
-        path: `.gif` or `.mp4`, the clips side by side in a grid; `.png`, a row of frames a clip; `.npy`, the array.
-        clips: uint8 [N, T, H, W, C], C of 1 or 3; `.npy` takes any C.
-        fps: frames a second of a GIF or MP4.
-        columns: of the grid; as many as rows, or one more, where that is not given.
+        path: File name. `.gif`, `.mp4`, `.webp` and `.apng` show the clips side by side in a grid, `.png` shows a row
+            of frames for each clip, and `.npy` holds the array. A GIF has at most 256 colors a frame and MP4 is lossy;
+            the others are exact, and so are GIFs of grey clips.
+        clips: Clips uint8 [N, T, H, W, C] with C = 1 or 3; `.npy` takes any C.
+        fps: Frames per second.
+        columns: Columns of the grid; None: as many as rows, or one more.
 
     Raises:
-        InputError: another file name, or a number of channels that has no colours.
-        OSError: the file cannot be written; an older one of that name is left as it was.
+        InputError: See `check_videos`.
+        OSError: The file cannot be written; an older file of that name is left as it was.
     """
-    encode = encoder_of(path)
-    if encode is not _encode_array and clips.shape[-1] not in (1, 3):
-        raise InputError(f"{path} cannot show videos of {clips.shape[-1]} channels; only .npy holds them")
-    write_atomically(path, encode(clips, fps, columns))
+    check_videos(path, clips.shape, fps=fps, columns=columns)
+    write_atomically(path, _FORMATS[path.suffix.lower()].encode(clips, fps, columns))
 
 
-def encoder_of(path: Path) -> Callable[[np.ndarray, int, int | None], bytes]:
-    """The function that makes the bytes of a file of this name from clips, frames a second and columns.
+def check_format(path: Path, fps: int) -> None:
+    """Raise an InputError unless the name of the file ends as a format's does that plays `fps` frames per second."""
+    form = _FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise InputError(f"cannot write {path}: its name must end in {', '.join(_FORMATS)}")
+    if not 1 <= fps <= form.fastest:
+        raise InputError(f"fps is {fps}, but must be 1 to {form.fastest:,} for {path.suffix}")
+
+
+def check_videos(path: Path, shape: tuple[int, ...], *, fps: int = 16, columns: int | None = None) -> None:
+    """Check clips before they are made.
+
+    Args:
+        path: File name.
+        shape: Shape [N, T, H, W, C] of the clips.
+        fps: Frames per second.
+        columns: Columns of the grid.
 
     Raises:
-        InputError: the name ends in something else.
+        InputError: The file's format is unknown, or does not take so many frames per second, channels or pixels.
     """
-    encode = _ENCODERS.get(path.suffix.lower())
-    if encode is None:
-        raise InputError(f"cannot write {path}: its name must end in {', '.join(_ENCODERS)}")
-    return encode
+    check_format(path, fps)
+    n, t, h, w, c = shape
+    form = _FORMATS[path.suffix.lower()]
+    if form.layout == "array":
+        return
+    if c not in (1, 3):
+        raise InputError(f"{path} cannot show videos of {c} channels; only .npy holds them")
+    rows, columns = (n, t) if form.layout == "strip" else _rows_and_columns(n, columns)
+    if max(rows * h, columns * w) > form.largest:
+        raise InputError(
+            f"cannot write {path}: {n:,} videos make a picture of {columns * w:,}×{rows * h:,} pixels, but "
+            f"{path.suffix} takes {form.largest:,} at most: choose fewer, or .npy"
+        )
+
+
+def arrangement(path: Path, count: int, columns: int | None = None) -> str:
+    """Return in words how a file shows `count` videos, such as "9 videos in 3 rows of 3"."""
+    rows, columns = _rows_and_columns(count, columns)
+    how = {"grid": f" in {rows:,} rows of {columns:,}", "strip": ", each a row of its frames", "array": ""}
+    return f"{count:,} video{'s' * (count != 1)}{how[_FORMATS[path.suffix.lower()].layout]}"
+
+
+def _rows_and_columns(n, columns):
+    columns = columns or math.ceil(math.sqrt(n))
+    return math.ceil(n / columns), columns
 
 
 def _grid(clips, columns):
     """[N, T, H, W, C] → [T, rows·H, columns·W, C], empty places black."""
     n, t, h, w, c = clips.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
+    rows, columns = _rows_and_columns(n, columns)
     places = np.zeros((rows * columns, t, h, w, c), clips.dtype)
     places[:n] = clips
     places = places.reshape(rows, columns, t, h, w, c).transpose(2, 0, 3, 1, 4, 5)
     return places.reshape(t, rows * h, columns * w, c)
 
 
-def _images(frames):
-    """[K, H, W, C] → K Pillow images."""
-    return [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames]
+def _image(frame):
+    """[H, W, C] → Pillow image."""
+    return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
+
+
+def _durations(frames, fps, units):
+    """Return the durations of frames in whole units, `units` per second, rounded so that they add up."""
+    ends = [(2 * units * number + fps - 1) // (2 * fps) for number in range(frames + 1)]
+    return [after - before for before, after in pairwise(ends)]
 
 
 def _encode_gif(clips, fps, columns):
-    first, *rest = _images(_grid(clips, columns))
-    content = io.BytesIO()
-    first.save(content, "GIF", save_all=True, append_images=rest, duration=1000 / fps, loop=0)
-    return content.getvalue()
+    # Frame by frame, since Pillow merges equal frames when it saves them together.
+    frames = [_with_palette(frame) for frame in _grid(clips, columns)]
+    header, _ = GifImagePlugin.getheader(frames[0].copy(), info={"loop": 0})
+    content = [*header]
+    for frame, duration in zip(frames, _durations(len(frames), fps, 100), strict=True):
+        # Grey frames share the palette in the header.
+        content += GifImagePlugin.getdata(frame, duration=10 * duration, include_color_table=frame.mode == "P")
+    return b"".join([*content, b";"])
+
+
+def _with_palette(frame):
+    """[H, W, C] → Pillow image of at most 256 colors, exact if the frame has no more."""
+    image = _image(frame)
+    if image.mode == "L":
+        return image
+    codes, indices = np.unique(frame.astype(np.uint32) @ (1 << 16, 1 << 8, 1), return_inverse=True)
+    if len(codes) <= 256:
+        exact = Image.fromarray(indices.reshape(frame.shape[:2]).astype(np.uint8))
+        exact.putpalette(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1).astype(np.uint8).tobytes())
+        return exact
+    pixels = frame.reshape(-1, 3)
+    chosen = np.random.default_rng(0).permutation(len(pixels))[:_PALETTE_PIXELS]
+    # Without k-means, one channel, mostly blue, is off by three times as much as the others.
+    palette = Image.fromarray(pixels[None, chosen]).quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def _encode_mp4(clips, fps, columns):
@@ -76,17 +146,45 @@ def _encode_mp4(clips, fps, columns):
         stream = container.add_stream("libx264", rate=fps, options={"crf": "17"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for image in _images(frames):
-            container.mux(stream.encode(av.VideoFrame.from_image(image.convert("RGB"))))
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(_image(frame).convert("RGB"))))
         container.mux(stream.encode())
+    return content.getvalue()
+
+
+def _encode_webp(clips, fps, columns):
+    # The animation is assembled here, since libwebp merges equal frames.
+    frames = _grid(clips, columns)
+    size = b"".join((side - 1).to_bytes(3, "little") for side in (frames.shape[2], frames.shape[1]))
+    animated, do_not_blend = 2, 2
+    chunks = [_chunk(b"VP8X", bytes([animated, 0, 0, 0]) + size), _chunk(b"ANIM", bytes(6))]
+    for frame, duration in zip(frames, _durations(len(frames), fps, 1000), strict=True):
+        still = io.BytesIO()
+        _image(frame).convert("RGB").save(still, "WEBP", lossless=True)
+        place = bytes(6) + size + duration.to_bytes(3, "little") + bytes([do_not_blend])
+        # Without the 12 bytes that begin the still's own container.
+        chunks.append(_chunk(b"ANMF", place + still.getvalue()[12:]))
+    return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
+
+
+def _chunk(name, content):
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def _encode_apng(clips, fps, columns):
+    first, *rest = frames = [_image(frame) for frame in _grid(clips, columns)]
+    # Pillow merges equal frames unless they are blended differently, which opaque frames do not show.
+    blend = [number % 2 for number in range(len(frames))]
+    duration = _durations(len(frames), fps, 1000)
+    content = io.BytesIO()
+    first.save(content, "PNG", save_all=True, append_images=rest, duration=duration, loop=0, blend=blend)
     return content.getvalue()
 
 
 def _encode_png(clips, fps, columns):
     n, t, h, w, c = clips.shape
-    (strip,) = _images(clips.transpose(0, 2, 1, 3, 4).reshape(1, n * h, t * w, c))
     content = io.BytesIO()
-    strip.save(content, "PNG")
+    _image(clips.transpose(0, 2, 1, 3, 4).reshape(n * h, t * w, c)).save(content, "PNG")
     return content.getvalue()
 
 
@@ -96,4 +194,28 @@ def _encode_array(clips, fps, columns):
     return content.getvalue()
 
 
-_ENCODERS = {".gif": _encode_gif, ".mp4": _encode_mp4, ".png": _encode_png, ".npy": _encode_array}
+class _Format(NamedTuple):
+    """Kind of file.
+
+    Attributes:
+        encode: Function from clips, frames per second and columns to the bytes of a file.
+        layout: Place of the frames.
+        fastest: Most frames per second.
+        largest: Most pixels of a side of a picture.
+    """
+
+    encode: Callable[[np.ndarray, int, int | None], bytes]
+    layout: Literal["grid", "strip", "array"] = "grid"
+    fastest: int = 1000
+    largest: int = 2**31 - 1
+
+
+_FORMATS = {
+    # Browsers show a frame of less than 20 ms for 100 ms.
+    ".gif": _Format(_encode_gif, fastest=50, largest=65_535),
+    ".mp4": _Format(_encode_mp4, largest=16_384),
+    ".webp": _Format(_encode_webp, largest=16_383),
+    ".apng": _Format(_encode_apng),
+    ".png": _Format(_encode_png, "strip"),
+    ".npy": _Format(_encode_array, "array"),
+}
