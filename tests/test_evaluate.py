@@ -1,5 +1,6 @@
 """`python -m tgan_fast evaluate` as its users run it."""
 
+import dataclasses
 import json
 import math
 
@@ -36,7 +37,8 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     path = tmp_path_factory.mktemp("classifier") / "classifier.pt"
-    save_classifier(path, random_classifier())
+    # It knows the digits.
+    save_classifier(path, dataclasses.replace(random_classifier(classes=10), classes=tuple("0123456789")))
     return path
 
 
@@ -125,6 +127,23 @@ def test_a_reduced_precision_tells_what_it_changes(run, classifier, capsys):
     assert remark in capsys.readouterr().err
 
 
+def test_a_classifier_of_other_videos_is_remarked_on(run, classifier, tmp_path, capsys):
+    save_classifier(tmp_path / "other.pt", random_classifier(classes=2))
+    command.main(["--checkpoint", str(run), "--classifier", str(tmp_path / "other.pt"), *QUICK])
+    (remark,) = scores_in(run)[-1]["remarks"]
+    assert remark.startswith("the classifier knows a, b, but not 0, 1, 2 and 7 more, which the videos are of: ")
+    assert remark in capsys.readouterr().err
+    # Videos with classes of their own, and videos of which nothing is known.
+    clips = np.random.default_rng(0).integers(256, size=(40, 16, 64, 64, 1), dtype=np.uint8)
+    np.savez(tmp_path / "clips.npz", clips=clips, labels=np.array([7, 20])[np.arange(40) % 2])
+    np.save(tmp_path / "clips.npy", clips)
+    for name, remarks in (("clips.npz", 1), ("clips.npy", 0)):
+        command.main(
+            ["--checkpoint", str(run), "--classifier", str(classifier), "--data", str(tmp_path / name), *QUICK]
+        )
+        assert len(scores_in(run)[-1]["remarks"]) == remarks
+
+
 def test_few_real_clips_are_remarked_on(run, classifier, capsys):
     quick = ["--samples", "64", "--runs", "1", "--real-clips", "40", "--force", "--device", "cpu"]
     command.main(["--checkpoint", str(run), "--classifier", str(classifier), *quick])
@@ -137,7 +156,7 @@ def test_broken_weights_are_named(run, classifier, tmp_path):
     content = torch.load(run / "checkpoints" / "iteration-00000003.pt", weights_only=True)
     content["step"]["ema"]["model.0.weight"].fill_(math.nan)
     torch.save(content, tmp_path / "broken.pt")
-    with pytest.raises(NonFiniteError, match="generated video 0 is not finite"):
+    with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.0\.weight is not finite"):
         command.main(["--checkpoint", str(tmp_path / "broken.pt"), "--classifier", str(classifier), *QUICK])
 
 
@@ -152,7 +171,12 @@ def test_broken_weights_are_named(run, classifier, tmp_path):
         (["--checkpoint", "nothing.pt"], r"there is no checkpoint nothing\.pt"),
         (["--data", "nothing"], "there is no nothing"),
         (["--samples", "1"], "--samples is 1, but must be at least 2"),
+        (["--samples", str(10**12)], "--samples is 10+, but must be at most 1,000,000"),
         (["--runs", "0"], "--runs is 0, but must be at least 1"),
+        (["--runs", str(10**12)], "--runs is 10+, but must be at most 1,000"),
+        (["--real-clips", str(10**12)], "--real-clips is 10+, but must be at most 1,000,000"),
+        (["--seed", "-1"], "--seed is -1, but must be at least 0"),
+        (["--seed", str(10**20)], "--seed is 10+, but must be at most 9,223,372,036,854,775,807"),
         (["--real-clips", "1"], "--real-clips is 1, but must be at least 2"),
         (["--real-clips", "100"], "only 100 different real clips, too few .* or --force it"),
         (["--protocol", "tgan2"], "the protocol tgan2 is for classifiers of the architecture c3d, not small"),

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from tgan_fast import VideoGenerator, reference
 from tgan_fast.cli import export as command
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, NonFiniteError
+from tgan_fast.models.exporting import FORMATS
 from tgan_fast.models.sampling import draw_latents
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.build import build_generator
@@ -109,6 +110,17 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(trained, tmp_path, mon
         command.main([*given, *arguments])
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["safetensors", "onnx", "torch-export"])
+def test_a_broken_generator_is_refused(trained, tmp_path, form):
+    content = torch.load(trained[0] / "checkpoints" / "iteration-00000003.pt", weights_only=True)
+    content["step"]["ema"]["model.0.weight"].fill_(torch.inf)
+    torch.save(content, tmp_path / "broken.pt")
+    out = tmp_path / f"x{FORMATS[form].suffix}"
+    with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.0\.weight is not finite"):
+        exported(tmp_path / "broken.pt", out, form)
+    assert not out.exists()
 
 
 def test_a_missing_package_is_told_before_the_checkpoint_is_read(tmp_path, monkeypatch):

@@ -3,9 +3,10 @@
 import re
 
 import pytest
+import torch
 
 from tgan_fast.cli import gam as command
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.training import TrainingConfig, train
 
 VALUES = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2, "device": "cpu"}
@@ -51,6 +52,9 @@ def test_a_gan_does_not_win_against_itself(runs, capsys):
     ("arguments", "message"),
     [
         (["--samples", "1"], "--samples is 1, but must be at least 2"),
+        (["--samples", str(10**12)], "--samples is 10+, but must be at most 1,000,000"),
+        (["--seed", "-1"], "--seed is -1, but must be at least 0"),
+        (["--seed", str(10**20)], "--seed is 10+, but must be at most"),
         (["--data", "nothing"], "there is no nothing"),
         (["--test-data", "nothing"], "there is no nothing"),
         (["--device", "cuda:99"], "cuda:99 cannot be used"),
@@ -59,6 +63,22 @@ def test_a_gan_does_not_win_against_itself(runs, capsys):
 def test_bad_input_is_one_sentence(runs, arguments, message):
     with pytest.raises(InputError, match=message):
         command.main([*map(str, runs), "--device", "cpu", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "message"),
+    [
+        ("generator", "model.0.weight", r"broken\.pt is of no use, because model\.0\.weight is not finite"),
+        ("discriminator", None, "the scores of a discriminator are not finite: choose an earlier checkpoint"),
+    ],
+)
+def test_broken_networks_are_refused(runs, tmp_path, network, name, message):
+    content = torch.load(runs[1] / "checkpoints" / "iteration-00000005.pt", weights_only=True)
+    state = content["step"][network]
+    state[name or next(iter(state))].fill_(torch.nan)
+    torch.save(content, tmp_path / "broken.pt")
+    with pytest.raises(NonFiniteError, match=message):
+        command.main([str(runs[0]), str(tmp_path / "broken.pt"), *QUICK])
 
 
 def test_runs_on_other_data_are_refused(runs, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tgan_fast import reference
 from tgan_fast.cli import sample as command
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models.sampling import draw_latents
 from tgan_fast.training import TrainingConfig, train
 
@@ -75,11 +75,12 @@ def test_the_precision_asked_for(trained, tmp_path):
     assert 0 < np.abs(rounded - exact).mean() < 2.55
 
 
-@pytest.mark.parametrize("name", ["x.gif", "x.mp4", "x.png", "X.GIF"])
+@pytest.mark.parametrize("name", ["x.gif", "x.mp4", "x.webp", "x.apng", "x.png", "X.GIF"])
 def test_files_to_look_at(trained, tmp_path, capsys, name):
     checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
     command.main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / name), "--grid", "3", "--device", "cpu"])
-    assert name in capsys.readouterr().out
+    videos = "3 videos, each a row of its frames" if name == "x.png" else "9 videos in a grid of 3 × 3"
+    assert capsys.readouterr().out == f"{videos}: {tmp_path / name}\n"
     if name == "x.png":
         assert Image.open(tmp_path / name).size == (16 * 64, 3 * 64)
     elif name.lower() == "x.gif":
@@ -106,11 +107,18 @@ def test_the_notebooks_checkpoint_is_told_apart_by_content(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "x.avi"], r"cannot write x\.avi: its name must end in \.gif, \.mp4, \.png, \.npy"),
+        (["--out", "x.avi"], r"cannot write x\.avi: its name must end in \.gif, \.mp4, \.webp, \.apng, \.png, \.npy"),
         (["--out", "nowhere/x.gif"], r"cannot write nowhere/x\.gif: there is no folder nowhere"),
         (["--out", "/proc/x.gif", "--grid", "1"], r"cannot write /proc/x\.gif"),
         (["--out", "x.gif", "--grid", "0"], "--grid is 0, but must be at least 1"),
-        (["--out", "x.gif", "--fps", "0"], "--fps is 0, but must be at least 1"),
+        (["--out", "x.gif", "--grid", str(10**9)], "--grid is 1000000000, but must be at most 1,000"),
+        (["--out", "x.mp4", "--grid", "1000"], "1,000,000 videos make a picture of 64,000×64,000 pixels, but"),
+        (["--out", "x.gif", "--fps", "0"], r"fps is 0, but must be 1 to 50 for \.gif"),
+        (["--out", "x.gif", "--fps", "51"], r"fps is 51, but must be 1 to 50 for \.gif"),
+        (["--out", "x.gif", "--seed", "-1"], "--seed is -1, but must be at least 0"),
+        (["--out", "x.gif", "--seed", str(10**20)], r"--seed is 10+, but must be at most 9,223,372,036,854,775,807"),
+        (["--out", "x.gif", "--walk", str(2**63)], "--walk is 9223372036854775808, but must be at most"),
+        (["--out", "x.gif", "--interpolate", str(10**12)], "--interpolate is 10+, but must be at most 100"),
         (["--out", "x.gif", "--grid", "1", "--batch-norm", "batch"], "needs at least 2 videos"),
         (["--out", "x.gif", "--device", "cpu", "--precision", "tf32"], "the CPU does not compute in TF32: choose"),
         (["--out", "x.gif", "--batch-norm", "batch", "--precision", "bf16"], "fp32 alone: leave out --precision bf16"),
@@ -198,7 +206,9 @@ def test_every_row_walks_from_one_latent_to_another(trained, tmp_path):
     [
         (["--class", "3"], "was trained without classes: leave out --class"),
         (["--interpolate", "0"], "--interpolate is 0, but must be at least 1"),
-        (["--truncation", "0"], "--truncation is 0.0, but must be more than 0"),
+        (["--truncation", "0"], r"--truncation is 0\.0, but must be a number more than 0"),
+        (["--truncation", "nan"], "--truncation is nan, but must be a number more than 0"),
+        (["--truncation", "inf"], "--truncation is inf, but must be a number more than 0"),
         (["--walk", "3", "--grid", "1"], "--walk needs a beginning and an end: choose --grid 2 or more"),
     ],
 )
@@ -210,3 +220,31 @@ def test_what_makes_no_sense_is_one_sentence(trained, tmp_path, arguments, messa
 def test_a_class_that_there_is_not_is_one_sentence(conditional, tmp_path):
     with pytest.raises(InputError, match="--class is 10, but the classes are 0 to 9"):
         command.main(["--checkpoint", str(conditional[0]), "--out", str(tmp_path / "x.gif"), "--class", "10"])
+
+
+@pytest.fixture(scope="module")
+def broken(trained, tmp_path_factory):
+    """Of its running statistics."""
+    content = torch.load(trained[0] / "checkpoints" / "iteration-00000003.pt", weights_only=True)
+    content["step"]["ema"]["model.1.running_mean"].fill_(torch.nan)
+    path = tmp_path_factory.mktemp("broken") / "broken.pt"
+    torch.save(content, path)
+    return path
+
+
+def test_a_broken_generator_is_refused_unless_what_is_broken_is_not_used(broken, tmp_path):
+    out = tmp_path / "x.npy"
+    with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.1\.running_mean is not finite"):
+        sampled(broken, out, "--grid", "2")
+    assert not out.exists()
+    assert sampled(broken, out, "--grid", "2", "--weights", "live").std() > 3
+    assert sampled(broken, out, "--grid", "2", "--batch-norm", "batch").std() > 3
+
+
+def test_a_generator_that_is_broken_in_every_batch_is_refused(trained, tmp_path):
+    content = torch.load(trained[0] / "checkpoints" / "iteration-00000003.pt", weights_only=True)
+    content["step"]["ema"]["model.0.weight"].fill_(torch.nan)
+    torch.save(content, tmp_path / "broken.pt")
+    with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because what it generates is not finite"):
+        sampled(tmp_path / "broken.pt", tmp_path / "x.npy", "--grid", "2", "--batch-norm", "batch")
+    assert not (tmp_path / "x.npy").exists()

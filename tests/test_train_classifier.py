@@ -85,12 +85,18 @@ def test_c3d_is_for_videos_and_warns_of_a_cpu(grey_clips, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--step", "4"], "there is no option --step; did you mean --steps"),
-        (["--steps", "0"], "--steps is 0, but must be more than 0"),
-        (["--batch-size", "-1"], "--batch-size is -1, but must be more than 0"),
-        (["--learning-rate", "nan"], "--learning-rate is nan, but must be more than 0"),
+        (["--steps", "0"], "--steps is 0, but must be at least 1"),
+        (["--steps", str(10**12)], "--steps is 10+, but must be at most 1,000,000"),
+        (["--batch-size", "-1"], "--batch-size is -1, but must be at least 1"),
+        (["--batch-size", str(10**12)], "--batch-size is 10+, but must be at most 10,000"),
+        (["--learning-rate", "nan"], r"--learning-rate is nan, but must be more than 0, and at most 1\.0"),
+        (["--learning-rate", "inf"], r"--learning-rate is inf, but must be more than 0, and at most 1\.0"),
+        (["--learning-rate", "1e300"], r"--learning-rate is 1e\+300, but must be more than 0, and at most 1\.0"),
+        (["--held-out", "nan"], "--held-out is nan, but must be more than 0 and less than 1"),
         (["--held-out", "0"], r"--held-out is 0\.0, but must be more than 0 and less than 1"),
         (["--held-out", "1"], r"--held-out is 1\.0, but must be more than 0 and less than 1"),
         (["--seed", "-1"], "--seed is -1, but must be at least 0"),
+        (["--seed", str(10**20)], "--seed is 10+, but must be at most"),
         (["--device", "cuda:99"], "cuda:99 cannot be used"),
         (["--data", "nothing"], "there is no nothing"),
         (["--out", "nowhere/x.pt"], r"cannot write nowhere/x\.pt: there is no folder nowhere"),
@@ -114,7 +120,8 @@ def test_classes_are_needed(run, tmp_path, labels):
     assert not (tmp_path / "classifier.pt").exists()
 
 
-def test_a_training_that_fails_leaves_the_older_file(run, grey_clips, tmp_path):
+def test_a_training_that_fails_leaves_the_older_file(run, grey_clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_FASTEST", 1e30)
     (tmp_path / "classifier.pt").write_bytes(b"older")
     with pytest.raises(NonFiniteError, match="is not finite: try a lower learning_rate"):
         run("--data", str(grey_clips), "--steps", "5", "--learning-rate", "1e30")

@@ -208,7 +208,7 @@ def test_pictures_that_are_too_large_are_refused_before_they_are_made(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("x.gif", "9 videos in 3 rows of 3"),
+        ("x.gif", "9 videos in a grid of 3 × 3"),
         ("X.PNG", "9 videos, each a row of its frames"),
         ("x.npy", "9 videos"),
     ],

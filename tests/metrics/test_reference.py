@@ -1,6 +1,9 @@
 """Statistics of real clips: against NumPy, kept in the cache under what they depend on, and refused where too few."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -133,7 +136,19 @@ def test_features_that_are_not_finite_are_named():
 
 def test_the_users_folder_of_caches(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "tgan_fast"
+    assert default_cache().folder == tmp_path / "tgan_fast"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_cache() == tmp_path / "home" / ".cache" / "tgan_fast"
+    assert default_cache().folder == tmp_path / "home" / ".cache" / "tgan_fast"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user that the system does not know")
+def test_a_user_without_a_home_has_no_cache(tmp_path):
+    program = (
+        "import os; os.setresuid(54321, 0, 0)\n"
+        "from tgan_fast.metrics.statistics_cache import default_cache\n"
+        "assert default_cache() is None"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

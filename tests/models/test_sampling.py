@@ -1,14 +1,16 @@
 """Sampling leaves the generator as it was, and gives the clips of its videos; latents are the same everywhere."""
 
 import copy
+import math
+from pathlib import Path
 
 import pytest
 import torch
 from generators import LATENT, in_bfloat16, latents, trained_generator
 from lifetimes import dies_with_its_last_reference
 
-from tgan_fast.errors import InputError
-from tgan_fast.models.sampling import Sampler, _StaticBatch, draw_latents, sample_videos
+from tgan_fast.errors import InputError, NonFiniteError
+from tgan_fast.models.sampling import Sampler, _StaticBatch, draw_latents, refuse_non_finite, sample_videos
 
 # Of (tanh + 1)·127.5 in float64 against the same of frames that were rounded to float32, just before it.
 ROUNDING = 1e-4
@@ -223,3 +225,22 @@ def test_latents_are_uniform_and_a_function_of_the_seed():
     assert z.std() == pytest.approx(3**-0.5, rel=0.01)
     assert torch.equal(z, draw_latents(1000, 100, 3))
     assert not torch.equal(z, draw_latents(1000, 100, 4))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda state: state["model.0.weight"][0, 0].fill_(math.nan), r"model\.0\.weight"),
+        (lambda state: state["model.1.running_var"][:1].fill_(math.inf), r"model\.1\.running_var"),
+        (lambda state: state["model.1.running_var"].fill_(-1), "what it generates"),
+        (lambda state: [state[f"model.{layer}.weight"].fill_(1e30) for layer in (0, 3, 6)], "what it generates"),
+    ],
+    ids=["weight", "statistic", "negative variance", "too large"],
+)
+def test_a_generator_that_is_not_finite_is_refused(damage, what):
+    generator = trained_generator()
+    refuse_non_finite(generator, Path("x.pt"))
+    with torch.no_grad():
+        damage(generator.state_dict())
+    with pytest.raises(NonFiniteError, match=rf"the generator in x\.pt is of no use, because {what} is not finite"):
+        refuse_non_finite(generator, Path("x.pt"))

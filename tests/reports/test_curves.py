@@ -1,5 +1,9 @@
 """Curves show the numbers that were recorded, and nothing that cannot be compared."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from run_folders import EVALUATIONS, evaluation_line, loss_line
 
@@ -62,3 +66,35 @@ def test_pictures_are_the_same_for_the_same_numbers(form, start):
     pictures = [bytes_of(score_figure({"a $x_1$ <b>": evaluations()}), form) for _ in range(2)]
     assert pictures[0] == pictures[1]
     assert pictures[0].startswith(start)
+
+
+DRAW = """
+import sys
+import tgan_fast.training
+assert "matplotlib" not in sys.modules
+from tgan_fast.reports.curves import bytes_of, loss_figure
+sys.stdout.buffer.write(bytes_of(loss_figure("a run", []), "png"))
+"""
+HOMES = {
+    "missing": {"HOME": "/proc/none"},
+    "a file": {"HOME": os.devnull},
+    "unset": {},
+    "of nobody": {"become": "import os; os.setresuid(54321, 0, 0)"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", HOMES)
+def test_curves_are_drawn_wherever_nothing_can_be_kept(home):
+    if home == "of nobody" and os.getuid() != 0:
+        pytest.skip("only root can become a user that the system does not know")
+    names = "HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    options = dict(HOMES[home])
+    program = options.pop("become", "") + DRAW
+    # Nobody can write to /proc.
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd="/proc", env=environment | options, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"\x89PNG")

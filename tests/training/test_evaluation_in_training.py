@@ -49,6 +49,12 @@ def trained(out, **values):
     return train(TrainingConfig(**VALUES | values), out, dataset=DIGITS, resume=resume)
 
 
+def test_a_classifier_of_other_videos_is_remarked_on(tmp_path, classifier, capsys):
+    trained(tmp_path / "run", steps=1, classifier=classifier, evaluate_every=1)
+    remark = "the classifier knows a, b, c and 2 more, but not 0, 1, 2 and 7 more, which the videos are of"
+    assert capsys.readouterr().err.count(remark) == 1
+
+
 def evaluations_of(folder):
     lines = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
     return [line for line in lines if "frechet_distance" in line]

@@ -10,25 +10,29 @@ from typing import Literal, get_args
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
-from tgan_fast.errors import InputError
+from tgan_fast.cli.ranges import LARGEST_SEED, MOST_SAMPLES, check_range
+from tgan_fast.errors import InputError, is_out_of_memory
 from tgan_fast.files import append_line, write_atomically
-from tgan_fast.metrics.classifier import Classifier
+from tgan_fast.metrics.classifier import Classifier, remark_on_classes
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluation import Evaluator, Score
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS, Protocol, check_size, protocol_for
 from tgan_fast.metrics.reference import RealClips
 from tgan_fast.metrics.score_kinds import SCORE_KINDS, Metric
-from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
+from tgan_fast.metrics.statistics_cache import default_cache
 from tgan_fast.models import Generator
-from tgan_fast.models.sampling import draw_inputs, sample_videos
+from tgan_fast.models.sampling import draw_inputs, refuse_non_finite, sample_videos
 from tgan_fast.precision import PrecisionOption, resolve_evaluation_precision
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import Checkpoint, find, open_checkpoint, run_folder_of
 from tgan_fast.training.config import nearest
-from tgan_fast.training.data import open_data, with_data
+from tgan_fast.training.data import TrainingData, open_data, with_data
 from tgan_fast.training.devices import resolve_device
+from tgan_fast.training.evaluation import class_names
 from tgan_fast.training.provenance import provenance
+
+_MOST_RUNS = 1000
 
 
 @dataclass
@@ -84,6 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint = open_checkpoint(find(command.checkpoint))
     generator = checkpoint.generator(command.weights).to(device)
     check_size(generator.clip_frames, generator.image_size)
+    refuse_non_finite(generator, checkpoint.path)
     classifier = None if metrics == ("fvd",) else load_classifier(command.classifier, command.mean)
     protocol = _protocol(command, classifier)
     seen_by = None if classifier is None else ClassifierFeatures(classifier, protocol, device, precision)
@@ -92,19 +97,22 @@ def main(arguments: Sequence[str]) -> None:
             f"the generator makes videos of {generator.channels} channels, but the classifier takes "
             f"{classifier.channels}: train one on the same data"
         )
+    data = _data(command, checkpoint, metrics)
     evaluator = Evaluator(
         metrics,
         protocol,
         classifier=seen_by,
         i3d=I3DFeatures(command.i3d, device) if "fvd" in metrics else None,
-        real=_real(command, checkpoint, metrics),
+        real=data and RealClips(data.dataset, command.real_clips, command.force, checksum=data.checksum),
         device=device,
         precision=precision,
         seed=command.seed,
-        cache=StatisticsCache(default_cache()),
+        cache=default_cache(),
         progress=True,
     )
     remarks = [*evaluator.remarks]
+    if classifier is not None and data is not None:
+        remarks += filter(None, [remark_on_classes(classifier, class_names(data))])
     if classifier is not None and precision != "fp32":
         remarks.append(_difference(generator, seen_by, ClassifierFeatures(classifier, protocol, device, "fp32")))
     for remark in remarks:
@@ -128,6 +136,10 @@ def main(arguments: Sequence[str]) -> None:
         }
         _print(record, scores)
         _write(command, checkpoint.path, record)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"{protocol.samples:,} videos do not fit into the memory: choose fewer --samples") from None
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
 
@@ -143,11 +155,10 @@ def _metrics(command) -> tuple[Metric, ...]:
 
 
 def _check(command: EvaluateCommand, metrics) -> None:
-    for name in ("samples", "runs", "real_clips"):
-        least = 1 if name == "runs" else 2
-        value = getattr(command, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} is {value}, but must be at least {least}")
+    check_range(command, "samples", 2, MOST_SAMPLES)
+    check_range(command, "runs", 1, _MOST_RUNS)
+    check_range(command, "real_clips", 2, MOST_SAMPLES)
+    check_range(command, "seed", 0, LARGEST_SEED)
     if metrics != ("fvd",) and command.classifier is None:
         raise InputError(
             "is and fid need --classifier: conv3d_deepnetA_ucf.npz with --mean mean2.npz, or what "
@@ -170,13 +181,12 @@ def _protocol(command, classifier: Classifier | None) -> Protocol:
     return replace(protocol, **changes)
 
 
-def _real(command, checkpoint: Checkpoint, metrics) -> RealClips | None:
+def _data(command, checkpoint: Checkpoint, metrics) -> TrainingData | None:
     if command.data is None and checkpoint.config is None:
         if metrics == ("is",):
             return None
         raise InputError(f"{checkpoint.path} does not tell what it was trained on: give --data")
-    data = open_data(with_data(checkpoint.config or TrainingConfig(), command.data))
-    return RealClips(data.dataset, command.real_clips, command.force, checksum=data.checksum)
+    return open_data(with_data(checkpoint.config or TrainingConfig(), command.data))
 
 
 def _difference(generator: Generator, rounded: ClassifierFeatures, exact: ClassifierFeatures) -> str:

@@ -10,6 +10,7 @@ from tgan_fast.cli.parsing import parse
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
 from tgan_fast.models.exporting import FORMATS, describe
+from tgan_fast.models.sampling import refuse_non_finite
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import GENERATOR_SETTINGS
 from tgan_fast.training.checkpoint import find, open_checkpoint
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     _check(command)
     checkpoint = open_checkpoint(find(command.checkpoint))
     generator = checkpoint.generator(command.weights)
+    refuse_non_finite(generator, checkpoint.path)
     settings = (checkpoint.config or TrainingConfig()).model_dump(include=GENERATOR_SETTINGS)
     metadata = {**describe(generator), "settings": json.dumps(settings)}
     content = FORMATS[command.format].write(generator, metadata)

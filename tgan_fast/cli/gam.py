@@ -9,11 +9,12 @@ import tyro
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.ranges import LARGEST_SEED, MOST_SAMPLES, check_range
 from tgan_fast.data import to_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.gam import Battle, battle, best_threshold, errors_on_generated, errors_on_real, scores_of
 from tgan_fast.metrics.real_clips import draw_clips
-from tgan_fast.models.sampling import Sampler, draw_inputs
+from tgan_fast.models.sampling import Sampler, draw_inputs, refuse_non_finite
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import find, open_checkpoint
 from tgan_fast.training.data import open_data, with_data
@@ -44,8 +45,8 @@ class GamCommand:
 
 def main(arguments: Sequence[str]) -> None:
     command = parse(GamCommand, arguments, prog="python -m tgan_fast gam")
-    if command.samples < 2:
-        raise InputError(f"--samples is {command.samples}, but must be at least 2")
+    check_range(command, "samples", 2, MOST_SAMPLES)
+    check_range(command, "seed", 0, LARGEST_SEED)
     device = resolve_device(command.device)
     checkpoints = [open_checkpoint(find(path)) for path in command.checkpoints]
     generators = [checkpoint.generator(command.weights).to(device) for checkpoint in checkpoints]
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"the two make videos of {' and of '.join(sizes)}: compare runs of the same size")
     if any(generator.classes for generator in generators):
         raise InputError("gam compares runs without classes, and a conditional discriminator needs them")
+    for checkpoint, generator in zip(checkpoints, generators, strict=True):
+        refuse_non_finite(generator, checkpoint.path)
     real, unseen = _real(command, checkpoints[0].config)
 
     with tqdm(desc="videos scored", total=8 * command.samples, unit="video", dynamic_ncols=True) as bar:

@@ -1,5 +1,6 @@
 """Sample videos from a trained generator: `python -m tgan_fast sample --help`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +11,19 @@ import torch
 import tyro
 
 from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.ranges import LARGEST_SEED, check_range
 from tgan_fast.data import to_clips
-from tgan_fast.data.video_files import encoder_of, write_videos
-from tgan_fast.errors import InputError
-from tgan_fast.models.sampling import Sampler, draw_latents, sample_videos
+from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
+from tgan_fast.errors import InputError, NonFiniteError, is_out_of_memory
+from tgan_fast.models.sampling import Sampler, draw_latents, not_finite, refuse_non_finite, sample_videos
 from tgan_fast.precision import PrecisionOption, arithmetic, resolve_precision
 from tgan_fast.training.checkpoint import find, load_generator
 from tgan_fast.training.devices import resolve_device
+
+# A million videos.
+_LARGEST_GRID = 1000
+# All frames of a video are made at once.
+_MOST_INTERPOLATED = 100
 
 
 @dataclass
@@ -26,11 +33,13 @@ class SampleCommand:
     checkpoint: Path
     """Checkpoint file, or a run folder for its newest one."""
     out: Path
-    """.gif or .mp4: a grid of videos; .png: a row of frames for each of --grid videos; .npy: uint8 [N, T, H, W, C]."""
+    """.gif, .mp4, .webp or .apng: a grid of videos; .png: a row of frames for each video; .npy: uint8 [N, T, H, W, C].
+    .webp, .apng and .png are exact, and so are GIFs of grey videos."""
     grid: int = 8
-    """Rows and columns of the grid; .npy holds as many videos. A conditional run has a row for each of its classes."""
+    """Rows and columns of the grid: N × N videos, also in .npy; in .png N videos. A conditional run has a row for each
+    of its classes."""
     seed: int = 0
-    """Of the latents."""
+    """Seed of the latents."""
     class_: Annotated[int | None, tyro.conf.arg(name="class")] = None
     """Conditional run: number of the only class."""
     truncation: float | None = None
@@ -46,7 +55,7 @@ class SampleCommand:
     precision: PrecisionOption = "auto"
     """Of convolutions and matrix products; auto: bf16 on GPUs that have it, fp32 elsewhere."""
     fps: int = 16
-    """Frames a second of a GIF or MP4."""
+    """Frames per second; at most 50 in .gif."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
 
@@ -56,21 +65,37 @@ def main(arguments: Sequence[str]) -> None:
     _check(command)
     device = resolve_device(command.device)
     precision = resolve_precision(command.precision, device)
-    generator = load_generator(find(command.checkpoint), weights=command.weights).to(device)
+    checkpoint = find(command.checkpoint)
+    generator = load_generator(checkpoint, weights=command.weights).to(device)
     _check_class(command, generator)
     rows, columns = _rows_and_columns(command, generator)
-    inputs = _inputs(command, generator, rows, columns)
-    if command.batch_norm == "batch":
-        with arithmetic("fp32"):
-            videos = sample_videos(generator, inputs, batch_statistics=True, interpolate=command.interpolate)
-            clips = to_clips(videos)
-    else:
-        clips = Sampler(generator, precision=precision, interpolate=command.interpolate)(inputs)
+    size, frames = generator.image_size, generator.clip_frames * command.interpolate
+    shape = rows * columns, frames, size, size, generator.channels
+    check_videos(command.out, shape, fps=command.fps, columns=columns)
     try:
+        clips = _clips(command, checkpoint, generator, precision, _inputs(command, generator, rows, columns))
         write_videos(command.out, clips.numpy(), fps=command.fps, columns=columns)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{shape[0]:,} videos of {frames:,} frames do not fit into the memory: choose a smaller --grid"
+            f"{' or --interpolate' if command.interpolate > 1 else ''}"
+        ) from None
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror or error}") from None
-    print(f"{len(clips)} videos: {command.out}")
+    print(f"{arrangement(command.out, len(clips), columns)}: {command.out}")
+
+
+def _clips(command, checkpoint, generator, precision, inputs) -> torch.Tensor:
+    if command.batch_norm == "running":
+        refuse_non_finite(generator, checkpoint)
+        return Sampler(generator, precision=precision, interpolate=command.interpolate)(inputs)
+    with arithmetic("fp32"):
+        videos = sample_videos(generator, inputs, batch_statistics=True, interpolate=command.interpolate)
+    if not videos.isfinite().all():
+        raise NonFiniteError(not_finite(checkpoint, "what it generates"))
+    return to_clips(videos)
 
 
 def _rows_and_columns(command, generator) -> tuple[int, int]:
@@ -107,14 +132,15 @@ def _shows_all_classes(command, generator):
 
 
 def _check(command: SampleCommand) -> None:
-    encoder_of(command.out)
+    check_format(command.out, command.fps)
     if not command.out.resolve().parent.is_dir():
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
-    for name in ("grid", "fps", "interpolate"):
-        if getattr(command, name) < 1:
-            raise InputError(f"--{name} is {getattr(command, name)}, but must be at least 1")
-    if command.truncation is not None and not command.truncation > 0:
-        raise InputError(f"--truncation is {command.truncation}, but must be more than 0")
+    for name in ("seed", "walk"):
+        check_range(command, name, 0, LARGEST_SEED)
+    check_range(command, "grid", 1, _LARGEST_GRID)
+    check_range(command, "interpolate", 1, _MOST_INTERPOLATED)
+    if command.truncation is not None and not 0 < command.truncation < math.inf:
+        raise InputError(f"--truncation is {command.truncation}, but must be a number more than 0")
     if command.walk is not None and command.grid < 2:
         raise InputError("--walk needs a beginning and an end: choose --grid 2 or more")
     if command.batch_norm == "batch" and command.grid < 2:

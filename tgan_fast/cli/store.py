@@ -11,16 +11,17 @@ import tyro
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.ranges import LARGEST_SEED, check_range
 from tgan_fast.data.loading import ShortVideos, open_videos
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.store import ClipStore
 from tgan_fast.data.store.export import export_hdf5
-from tgan_fast.data.video_files import encoder_of, write_videos
-from tgan_fast.errors import InputError, counted, printable
+from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
+from tgan_fast.errors import InputError, counted, is_out_of_memory, printable
 
 _READERS = 4
-# NumPy's integers hold no more.
-_LARGEST = 2**31 - 1
+_LARGEST_GRID = 1000
+_LARGEST_STRIDE = 1_000_000
 
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
@@ -55,11 +56,12 @@ class Preview:
     store: Store
     """Clip store, or a prepared .h5, .npy or .npz file."""
     out: Path
-    """.gif or .mp4: a grid of clips; .png: a row of frames for each of --grid clips; .npy: uint8 [N, T, H, W, C]."""
+    """.gif, .mp4, .webp or .apng: a grid of clips; .png: a row of frames for each clip; .npy: uint8 [N, T, H, W, C].
+    .webp, .apng and .png are exact, and so are GIFs of grey clips."""
     grid: int = 8
-    """Rows and columns of the grid."""
+    """Rows and columns of the grid: N × N clips, also in .npy; in .png N clips."""
     seed: int = 0
-    """Of the choice."""
+    """Seed of the choice."""
     crop: Literal["centre", "random"] = "centre"
     """Which pixels of larger frames."""
     flip: bool = False
@@ -69,27 +71,29 @@ class Preview:
     short_videos: ShortVideos = "skip"
     """What becomes of videos that are too short for a clip."""
     fps: int = 16
-    """Frames a second of a GIF or MP4."""
+    """Frames per second; at most 50 in .gif."""
 
     def run(self) -> None:
-        encoder_of(self.out)
-        for name, least in (("grid", 1), ("frame_stride", 1), ("fps", 1), ("seed", 0)):
-            if not least <= getattr(self, name) <= _LARGEST:
-                option = f"--{name.replace('_', '-')}"
-                raise InputError(
-                    f"{option} is {getattr(self, name)}, but must be at least {least}, at most {_LARGEST:,}"
-                )
+        check_format(self.out, self.fps)
+        check_range(self, "grid", 1, _LARGEST_GRID)
+        check_range(self, "seed", 0, LARGEST_SEED)
+        check_range(self, "frame_stride", 1, _LARGEST_STRIDE)
         opened = open_videos(
             self.store, stride=self.frame_stride, short=self.short_videos, crop=self.crop, flip=self.flip
         )
         count = self.grid if self.out.suffix.lower() == ".png" else self.grid**2
-        clips = _clips(opened.videos, count, self.seed)
+        count = min(count, len(opened.videos))
+        check_videos(self.out, (count, *opened.videos.clip_shape), fps=self.fps)
         try:
-            write_videos(self.out, clips, fps=self.fps)
+            write_videos(self.out, _clips(opened.videos, count, self.seed), fps=self.fps)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(f"{count:,} clips do not fit into the memory: choose a smaller --grid") from None
         except OSError as error:
             raise InputError(f"cannot write {self.out}: {error.strerror or error}") from None
         print(opened.summary)
-        print(f"{len(clips)} clips: {self.out}")
+        print(f"{arrangement(self.out, count)}: {self.out}")
 
 
 @dataclass
@@ -128,8 +132,7 @@ def _size(store):
 
 
 def _clips(videos, count, seed):
-    """Cut clips uint8 [count, T, H, W, C] of the first batch that training with this seed would see, or fewer."""
-    count = min(count, len(videos))
+    """Return clips uint8 [count, T, H, W, C] of the first batch that training with this seed would see."""
     order = BatchOrder(len(videos), count, seed=seed)
     clips = np.empty((count, *videos.clip_shape), np.uint8)
     videos.cut(videos.windows(order.indices(0), order.choices(0)), clips)

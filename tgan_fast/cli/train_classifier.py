@@ -1,6 +1,5 @@
 """Train a classifier of videos, whose scores stand in for C3D's: `python -m tgan_fast train-classifier --help`."""
 
-import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.ranges import LARGEST_SEED, check_range
 from tgan_fast.errors import InputError, is_out_of_memory
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.metrics.classifier_training import RECIPES, train_classifier
@@ -19,6 +19,10 @@ from tgan_fast.training.devices import resolve_device
 
 # Of an interrupted command.
 _INTERRUPTED = 130
+_MOST_STEPS = 1_000_000
+_LARGEST_BATCH = 10_000
+# Adam moves every weight by about so much in a step.
+_FASTEST = 1.0
 
 
 @dataclass
@@ -82,14 +86,13 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _check(command):
-    for name in ("steps", "batch_size", "learning_rate"):
-        value = getattr(command, name)
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} is {value}, but must be more than 0")
+    check_range(command, "steps", 1, _MOST_STEPS)
+    check_range(command, "batch_size", 1, _LARGEST_BATCH)
+    check_range(command, "seed", 0, LARGEST_SEED)
+    if command.learning_rate is not None and not 0 < command.learning_rate <= _FASTEST:
+        raise InputError(f"--learning-rate is {command.learning_rate}, but must be more than 0, and at most {_FASTEST}")
     if not 0 < command.held_out < 1:
         raise InputError(f"--held-out is {command.held_out}, but must be more than 0 and less than 1")
-    if command.seed < 0:
-        raise InputError(f"--seed is {command.seed}, but must be at least 0")
     folder = command.out.resolve().parent
     if not folder.is_dir():
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")

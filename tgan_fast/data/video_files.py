@@ -76,9 +76,9 @@ def check_videos(path: Path, shape: tuple[int, ...], *, fps: int = 16, columns: 
 
 
 def arrangement(path: Path, count: int, columns: int | None = None) -> str:
-    """Return in words how a file shows `count` videos, such as "9 videos in 3 rows of 3"."""
+    """Return in words how a file shows `count` videos, such as "9 videos in a grid of 3 × 3"."""
     rows, columns = _rows_and_columns(count, columns)
-    how = {"grid": f" in {rows:,} rows of {columns:,}", "strip": ", each a row of its frames", "array": ""}
+    how = {"grid": f" in a grid of {rows:,} × {columns:,}", "strip": ", each a row of its frames", "array": ""}
     return f"{count:,} video{'s' * (count != 1)}{how[_FORMATS[path.suffix.lower()].layout]}"
 
 

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from tgan_fast.metrics.small_3d import Small3D
 
 FORMAT = "tgan_fast classifier 1"
 MEAN_SHAPE = 3, 16, 128, 171
+
+_NAMED = 3
 
 Architecture = Literal["c3d", "small"]
 
@@ -61,6 +63,28 @@ class Classifier:
 def build_network(architecture: Architecture, classes: int, channels: int) -> nn.Module:
     """A network with random weights."""
     return ARCHITECTURES[architecture](classes, channels)
+
+
+def remark_on_classes(classifier: Classifier, names: Collection[str]) -> str | None:
+    """Return a sentence on classes of the scored videos that a classifier does not know, or None if it knows them all.
+
+    Args:
+        classifier: Classifier; the numbers by which C3D of others names its classes tell nothing.
+        names: Names of the classes of the videos; none where they are not known.
+    """
+    numbers = tuple(str(number) for number in range(len(classifier.classes)))
+    unknown = sorted(set(names) - set(classifier.classes))
+    if not unknown or (classifier.architecture == "c3d" and classifier.classes == numbers):
+        return None
+    return (
+        f"the classifier knows {_named(classifier.classes)}, but not {_named(unknown)}, which the videos are of: "
+        "scores say little of videos that it does not know, so train one on the same data"
+    )
+
+
+def _named(classes):
+    further = len(classes) - _NAMED
+    return ", ".join(classes[:_NAMED]) + (f" and {further:,} more" if further > 0 else "")
 
 
 def save_classifier(path: Path, classifier: Classifier) -> None:

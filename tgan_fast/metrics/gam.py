@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tgan_fast.errors import NonFiniteError
 from tgan_fast.models import Discriminator
 from tgan_fast.models.sampling import undisturbed
 
@@ -104,9 +105,19 @@ def best_threshold(real: torch.Tensor, generated: torch.Tensor) -> float:
 
 @torch.no_grad()
 def scores_of(discriminator: Discriminator, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Scores [n] of batches of videos [m, C, 16, 64, 64] in [-1, 1], by running statistics, on the CPU."""
+    """Score batches of videos [m, C, 16, 64, 64] in [-1, 1] by running statistics.
+
+    Returns:
+        Scores [n] on the CPU.
+
+    Raises:
+        NonFiniteError: A score is infinite or NaN.
+    """
     with undisturbed(discriminator):
-        return torch.cat([discriminator(videos).cpu() for videos in batches])
+        scores = torch.cat([discriminator(videos).cpu() for videos in batches])
+    if not scores.isfinite().all():
+        raise NonFiniteError("the scores of a discriminator are not finite: choose an earlier checkpoint")
+    return scores
 
 
 def errors_on_real(scores: torch.Tensor, threshold: float) -> Errors:

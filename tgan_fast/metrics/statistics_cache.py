@@ -14,11 +14,6 @@ import numpy as np
 from tgan_fast.files import write_atomically
 
 
-def default_cache() -> Path:
-    """`tgan_fast` in the user's folder of caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tgan_fast"
-
-
 class StatisticsCache:
     """A folder of arrays by what they were computed from.
 
@@ -51,3 +46,12 @@ class StatisticsCache:
     def _path(self, key):
         text = json.dumps(key, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+
+
+def default_cache() -> StatisticsCache | None:
+    """Return the cache in the user's folder of caches, or None for a user who has no home."""
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return StatisticsCache(caches / "tgan_fast")

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
 from tgan_fast.cuda_graph import CudaGraphMode, Replayed, use_cuda_graph
+from tgan_fast.errors import NonFiniteError
 from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.generator import Generator
 from tgan_fast.models.latents import LATENTS, LatentDistribution
@@ -226,6 +228,31 @@ def sample_videos(
         parts = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
         frames = torch.cat([generator.frames(part.to(device), interpolate).tanh().cpu() for part in parts])
     return frames.unflatten(0, (len(inputs), -1)).transpose(1, 2)
+
+
+def refuse_non_finite(generator: Generator, path: Path) -> None:
+    """Raise a NonFiniteError unless the weights and running statistics of a generator are finite, and two videos of it.
+
+    Args:
+        generator: Generator in any mode; it is only read.
+        path: Checkpoint file, for the message.
+    """
+    for name, tensor in generator.state_dict().items():
+        if not tensor.isfinite().all():
+            raise NonFiniteError(not_finite(path, name))
+    # Weights can be finite and so large that what they compute is not.
+    if not sample_videos(generator, draw_inputs(generator, 2, 0)).isfinite().all():
+        raise NonFiniteError(not_finite(path, "what it generates"))
+
+
+def not_finite(path: Path, what: str) -> str:
+    """Return the error message for a generator of which something is infinite or NaN.
+
+    Args:
+        path: Checkpoint file.
+        what: Name of a tensor, or of what is computed.
+    """
+    return f"the generator in {path} is of no use, because {what} is not finite: choose an earlier checkpoint"
 
 
 @contextmanager

@@ -1,18 +1,26 @@
 """Curves of runs: the losses, and the scores during training."""
 
-import io
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from __future__ import annotations
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+import atexit
+import functools
+import io
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.score_kinds import SCORE_KINDS, ScoreKind
 from tgan_fast.reports.numbers import plain, time_unit
 from tgan_fast.reports.recorded_run import Evaluation, Losses, best_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Told apart by the colour-blind as well (Okabe and Ito), on white and on black.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -25,7 +33,7 @@ _METADATA = {"png": {"Software": None}, "svg": {"Date": None}}
 
 def loss_figure(name: str, losses: Sequence[Losses]) -> Figure:
     """Both losses of the run `name` against the iteration."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = _matplotlib().figure.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     iterations = [line.iteration for line in losses]
     for colour, network in zip(_COLOURS, ("discriminator", "generator"), strict=False):
@@ -51,7 +59,7 @@ def score_figure(runs: Mapping[str, Sequence[Evaluation]]) -> Figure:
     """
     first = refuse_incomparable(runs)
     kinds = [kind for kind in SCORE_KINDS if any(best_of(lines, kind) for lines in runs.values())]
-    figure = Figure(figsize=(10, 0.9 + 3 * len(kinds) + 0.22 * len(runs)), layout="constrained")
+    figure = _matplotlib().figure.Figure(figsize=(10, 0.9 + 3 * len(kinds) + 0.22 * len(runs)), layout="constrained")
     figure.suptitle(f"Protocol {first.protocol}; classifier {first.classifier}", fontsize="medium", parse_math=False)
     length, unit = time_unit(max(line.seconds for lines in runs.values() for line in lines))
     rows = figure.subplots(len(kinds), 2, sharex="col", sharey="row", squeeze=False)
@@ -88,9 +96,30 @@ def refuse_incomparable(runs: Mapping[str, Sequence[Evaluation]]) -> Evaluation:
 def bytes_of(figure: Figure, form: Literal["png", "svg"]) -> bytes:
     """A picture of a figure, always the same for the same figure."""
     content = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "tgan_fast"}):
+    with _matplotlib().rc_context({"svg.hashsalt": "tgan_fast"}):
         figure.savefig(content, format=form, dpi=120, metadata=_METADATA[form])
     return content.getvalue()
+
+
+@functools.cache
+def _matplotlib():
+    """Import matplotlib when something is drawn, without its remarks on a home that cannot be written to."""
+    try:
+        Path.home()
+    except RuntimeError:
+        # Matplotlib does without a home that it cannot write to, but not without any.
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ.setdefault("MPLCONFIGDIR", folder)
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import matplotlib.figure
+        import matplotlib.ticker
+    finally:
+        logger.setLevel(level)
+    return matplotlib
 
 
 def _plot(axes: Axes, runs, kind: ScoreKind, place):
@@ -124,7 +153,7 @@ def _scale(axes, scores):
 
 
 def _number_iterations(axes):
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(_matplotlib().ticker.MaxNLocator(nbins=6, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 

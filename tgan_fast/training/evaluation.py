@@ -1,27 +1,34 @@
 """Evaluation in training: the evaluator that a config tells of, and which scores are better."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
+from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError
+from tgan_fast.metrics.classifier import remark_on_classes
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluation import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS, check_size, protocol_for
 from tgan_fast.metrics.reference import RealClips
 from tgan_fast.metrics.score_kinds import KIND_OF
-from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
+from tgan_fast.metrics.statistics_cache import default_cache
 from tgan_fast.precision import resolve_evaluation_precision
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData
 
 
 def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.device) -> Evaluator:
-    """One run of `config.evaluate_samples` videos, always of the same latents, against what is trained on.
+    """Return an evaluator of one run against what is trained on: `config.evaluate_samples` videos of fixed latents.
+
+    A remark on a classifier that does not know the classes of the data goes to stderr.
 
     Raises:
         InputError: the classifier is missing, damaged or for videos of other channels, or real clips are too few.
@@ -33,6 +40,9 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
             f"the classifier {config.classifier} takes videos of {classifier.channels} channels, "
             f"but {config.channels} are trained: train one on the same data"
         )
+    remark = remark_on_classes(classifier, class_names(data))
+    if remark is not None:
+        tqdm.write(remark, file=sys.stderr)
     protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)
     precision = resolve_evaluation_precision("auto", device)
     return Evaluator(
@@ -43,9 +53,18 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
         device=device,
         precision=precision,
         cuda_graph=config.cuda_graph,
-        cache=StatisticsCache(default_cache()),
+        cache=default_cache(),
         progress=True,
     )
+
+
+def class_names(data: TrainingData) -> tuple[str, ...]:
+    """Return the names of the classes that the clips of a run are of; none where they are not known."""
+    if isinstance(data.dataset, MovingDigits):
+        return tuple(map(str, range(data.dataset.classes)))
+    if not data.class_names:
+        return ()
+    return tuple(data.class_names[number] for number in np.unique(data.dataset.labels))
 
 
 def is_better(scores: Mapping[str, float], best: Mapping[str, float], metric: Literal["is", "fid"]) -> bool:
