@@ -1,5 +1,7 @@
 """C3D's weights as people have them, and what is wrong with others."""
 
+import math
+
 import c3d_weights
 import numpy as np
 import pytest
@@ -171,3 +173,85 @@ def test_means_of_other_shapes_are_refused_and_the_usual_ones_read(tmp_path):
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(InputError, match="is not a file of NumPy arrays"):
         read_mean(tmp_path / "text.npz")
+
+
+def bits_flipped(content, count, seed):
+    random = np.random.default_rng(seed)
+    damaged = bytearray(content)
+    for place in random.integers(len(damaged), size=count):
+        damaged[place] ^= 1 << random.integers(8)
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damage_is_noticed_or_does_no_harm(tmp_path, seed):
+    path, classifier = tmp_path / "x.pt", small_classifier()
+    save_classifier(path, classifier)
+    whole, random = path.read_bytes(), np.random.default_rng(seed)
+    for number in range(100):
+        cut = whole[: random.integers(len(whole))]
+        path.write_bytes(cut if number % 4 == 0 else bits_flipped(whole, 1 + number % 3, (seed, number)))
+        try:
+            loaded = load_classifier(path)
+        except InputError:
+            continue
+        assert loaded.fingerprint == classifier.fingerprint
+
+
+def test_one_bit_of_a_weight_is_noticed(tmp_path):
+    path, classifier = tmp_path / "x.pt", small_classifier()
+    save_classifier(path, classifier)
+    content = bytearray(path.read_bytes())
+    place = content.find(classifier.network.linear.weight.detach().numpy().tobytes())
+    assert place > 0
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.pt is damaged: get the file anew"):
+        load_classifier(path)
+
+
+@pytest.mark.parametrize("name", ["architecture", "classes", "channels", "mean", "accuracy", "network"])
+def test_values_of_other_kinds_are_one_sentence(tmp_path, name):
+    path = tmp_path / "x.pt"
+    save_classifier(path, small_classifier())
+    content = torch.load(path, weights_only=True)
+    values = [-1, 2**70, math.nan, "x", ["a", 1], {"a": 1}, torch.zeros(3, device="meta")]
+    for value in values:
+        torch.save(content | {name: value}, path)
+        with pytest.raises(InputError) as caught:
+            load_classifier(path)
+        assert "\n" not in str(caught.value)
+    torch.save({key: value for key, value in content.items() if key != name}, path)
+    with pytest.raises(InputError):
+        load_classifier(path)
+
+
+def test_weights_of_other_kinds_are_one_sentence(tmp_path):
+    path = tmp_path / "x.pt"
+    save_classifier(path, small_classifier())
+    content = torch.load(path, weights_only=True)
+    weight = content["network"]["linear.weight"]
+    others = [None, [1.0], weight.double(), weight.half(), weight.to(torch.float8_e4m3fn), weight.to(torch.complex64)]
+    others += [weight.int(), weight.to_sparse(), torch.empty_like(weight, device="meta")]
+    for other in others:
+        torch.save(content | {"network": content["network"] | {"linear.weight": other}}, path)
+        with pytest.raises(
+            InputError, match=r"linear\.weight in .*x\.pt is no array of torch\.float32: get the file anew"
+        ):
+            load_classifier(path)
+
+
+@pytest.mark.parametrize("dtype", ["U3", "complex64", "bool"])
+def test_means_of_other_kinds_are_one_sentence(tmp_path, dtype):
+    np.savez(tmp_path / "mean2.npz", mean=np.zeros((3, 16, 128, 171), dtype))
+    with pytest.raises(
+        InputError, match=r"the mean in .*mean2\.npz is .*, no array of numbers: give that of mean2\.npz"
+    ):
+        read_mean(tmp_path / "mean2.npz")
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "longdouble"])
+def test_means_of_any_precision_are_read(tmp_path, dtype):
+    mean = c3d_weights.random_mean()
+    np.savez(tmp_path / "mean2.npz", mean=mean.astype(dtype))
+    assert np.array_equal(read_mean(tmp_path / "mean2.npz").numpy(), mean.astype(np.float32))

@@ -83,7 +83,16 @@ def test_what_they_depend_on_is_not_read_from_the_cache(tmp_path, changed):
     assert statistics_of(**{"real": RealClips(MovingDigits(400)), "cache": cache} | changed)[1] > 0
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: b"", lambda content: b"x" * 500])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-100],
+        lambda content: b"",
+        lambda content: b"x" * 500,
+        lambda content: content.replace(b"covariance.npy", b"covarianca.npy"),
+    ],
+    ids=["cut", "empty", "other", "renamed"],
+)
 def test_a_damaged_file_in_the_cache_is_made_anew(tmp_path, damage):
     cache, real = StatisticsCache(tmp_path), RealClips(MovingDigits(400))
     statistics_of(real, cache)
@@ -92,6 +101,20 @@ def test_a_damaged_file_in_the_cache_is_made_anew(tmp_path, damage):
     file.write_bytes(damage(whole))
     assert statistics_of(real, cache)[1] == 70
     assert file.read_bytes() == whole
+
+
+def test_flipped_bits_in_the_cache_are_noticed_or_do_no_harm(tmp_path):
+    cache, random = StatisticsCache(tmp_path), np.random.default_rng(0)
+    arrays = {"mean": np.arange(8.0), "clips": np.array(5)}
+    cache.write({}, arrays)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for _ in range(500):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
+        file.write_bytes(damaged)
+        got = cache.read({}, arrays)
+        assert got is None or all(np.array_equal(got[name], arrays[name]) for name in arrays)
 
 
 def test_a_cache_that_cannot_be_written_to_is_said_and_does_no_harm(tmp_path, capsys):

@@ -20,6 +20,7 @@ FORMAT = "tgan_fast classifier 1"
 MEAN_SHAPE = 3, 16, 128, 171
 
 _NAMED = 3
+_MOST_CHANNELS = 1024
 
 Architecture = Literal["c3d", "small"]
 
@@ -108,32 +109,36 @@ def save_classifier(path: Path, classifier: Classifier) -> None:
 
 
 def from_content(content: Mapping[str, Any], path: Path) -> Classifier:
-    """The classifier in a file of the package's own format.
+    """Return the classifier in a file of the package's own format.
 
     Args:
-        content: of the file, as `torch.load(path, weights_only=True)` reads it.
-        path: for errors.
+        content: Content of the file, as `torch.load(path, weights_only=True)` reads it.
+        path: File name, for errors.
 
     Raises:
-        InputError: it is of a newer version, or its weights do not fit its architecture.
+        InputError: The file is of a newer version or damaged, or its weights do not fit its architecture.
     """
-    architecture, classes = content.get("architecture"), tuple(content.get("classes", ()))
-    if content.get("format") != FORMAT or architecture not in ARCHITECTURES:
+    # Not the keys themselves, which can only be compared with what can be hashed.
+    if content.get("format") != FORMAT or content.get("architecture") not in list(ARCHITECTURES):
         raise InputError(f"{path} is not a classifier that this tgan_fast knows: install a newer one")
+    for name, is_right in _VALUES.items():
+        if name not in content or not is_right(content[name]):
+            raise InputError(f"{path} is damaged: its {name} is missing, or of no use; get the file anew")
+    architecture, classes, channels = content["architecture"], tuple(content["classes"]), content["channels"]
     with torch.device("meta"):
-        network = build_network(architecture, len(classes), content["channels"])
+        network = build_network(architecture, len(classes), channels)
     load_weights(network, content["network"], path)
     mean = content["mean"]
     if architecture == "c3d":
         check_mean(mean, path)
-    return Classifier(architecture, network.eval(), classes, content["channels"], mean, content["accuracy"])
+    return Classifier(architecture, network.eval(), classes, channels, mean, content["accuracy"])
 
 
 def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Make the tensors of `state` the network's own, whatever it had before.
 
     Raises:
-        InputError: the first weight that is missing, unknown, of another shape, or not finite.
+        InputError: The first weight that is missing, unknown, of another shape or dtype, or not finite.
     """
     expected = network.state_dict()
     for name in expected:
@@ -142,6 +147,8 @@ def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], path: Pa
     for name, tensor in state.items():
         if name not in expected:
             raise InputError(f"the weights in {path} are not those of this network: it has no {name}")
+        if not _is_plain(tensor) or tensor.dtype != expected[name].dtype:
+            raise InputError(f"{name} in {path} is no array of {expected[name].dtype}: get the file anew")
         if tensor.shape != expected[name].shape:
             raise InputError(
                 f"the weights in {path} are not those of this network: {name} is {list(tensor.shape)}, "
@@ -150,6 +157,24 @@ def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], path: Pa
         if not tensor.isfinite().all():
             raise InputError(f"{name} in {path} is not finite: get the file anew")
     network.load_state_dict(state, assign=True)
+
+
+def _is_plain(value):
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _is_number(value, least, most):
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+# What a file's values have to be, of those that are not checked elsewhere.
+_VALUES: dict[str, Callable[[Any], bool]] = {
+    "classes": lambda value: isinstance(value, list) and value and all(isinstance(name, str) for name in value),
+    "channels": lambda value: isinstance(value, int) and _is_number(value, 1, _MOST_CHANNELS),
+    "mean": lambda value: value is None or (_is_plain(value) and value.dtype == torch.float32),
+    "accuracy": lambda value: value is None or _is_number(value, 0, 1),
+    "network": lambda value: isinstance(value, dict),
+}
 
 
 def check_mean(mean: torch.Tensor | None, path: Path) -> None:

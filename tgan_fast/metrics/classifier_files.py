@@ -6,7 +6,6 @@ mean2.npz                 `mean`, float [3, 16, 128, 171]: what both are used wi
 """
 
 import io
-import pickle
 import warnings
 import zipfile
 from pathlib import Path
@@ -61,7 +60,9 @@ def read_mean(path: Path) -> torch.Tensor:
     arrays = _read_npz(path)
     if "mean" not in arrays:
         raise InputError(f"{path} has no array 'mean', but {', '.join(sorted(arrays)[:3])}: give mean2.npz")
-    mean = torch.from_numpy(arrays["mean"]).float()
+    if arrays["mean"].dtype.kind not in "fiu":
+        raise InputError(f"the mean in {path} is {arrays['mean'].dtype}, no array of numbers: give that of mean2.npz")
+    mean = torch.from_numpy(arrays["mean"].astype(np.float32))
     if mean.shape == (3, 1, *mean.shape[-3:]):
         mean = mean[:, 0]
     check_mean(mean, path)
@@ -73,17 +74,20 @@ def _members(path):
         raise InputError(f"there is no classifier {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except zipfile.BadZipFile:
-        return []
+            members, damaged = archive.namelist(), archive.testzip()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except Exception:  # whatever damage leads to
+        return []
+    if damaged is not None:
+        raise InputError(f"{path} is damaged: get the file anew")
+    return members
 
 
 def _load(path):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError):
+    except Exception:  # whatever damage leads to
         content = None
     if isinstance(content, dict) and "fc8.bias" in content:
         _check_classes(content, path)
@@ -98,7 +102,7 @@ def _read_npz(path):
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(f"there is no {path}") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zipfile.error):
+    except Exception:  # whatever damage leads to
         raise InputError(f"{path} is not a file of NumPy arrays, or is damaged") from None
 
 
@@ -109,7 +113,7 @@ def _from_chainer(path):
         layer, _, kind = key.strip("/").partition("/")
         if kind not in names or array.dtype.kind != "f":
             raise InputError(f"the weights in {path} are not C3D's: it has {key}, {array.dtype} {list(array.shape)}")
-        state[f"{layer}.{names[kind]}"] = torch.from_numpy(array).float()
+        state[f"{layer}.{names[kind]}"] = torch.from_numpy(array.astype(np.float32))
     return state
 
 
@@ -119,7 +123,7 @@ def _from_torchscript(path):
         warnings.simplefilter("ignore")
         try:
             script = torch.jit.load(io.BytesIO(path.read_bytes()), map_location="cpu")
-        except (RuntimeError, OSError):
+        except Exception:  # whatever damage leads to
             raise InputError(f"{path} is no TorchScript, or is damaged: {_REMEDY}") from None
     # Of what a script does before the first convolution, its parts have fewer than 64 channels.
     tensors = [tensor.detach().float() for tensor in script.state_dict().values() if len(tensor.shape) in (1, 2, 5)]

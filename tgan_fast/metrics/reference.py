@@ -22,6 +22,7 @@ from tgan_fast.metrics.statistics_cache import StatisticsCache
 FEWEST_REAL_CLIPS = 256
 
 _BATCH = 64
+_ARRAYS = "mean", "covariance", "clips", "frechet_distance", "inception_scores"
 # Apart from the clips that the statistics are of.
 _OTHERS = 1
 
@@ -114,7 +115,7 @@ class RealClips:
         if cache is None or self.fingerprint is None:
             return _from_arrays(self._compute(see, protocol, advance))
         key = self._key(see, protocol)
-        known = cache.read(key)
+        known = cache.read(key, _ARRAYS)
         if known is None:
             known = self._compute(see, protocol, advance)
             _keep(cache, key, known)

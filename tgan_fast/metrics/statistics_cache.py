@@ -4,8 +4,7 @@ import hashlib
 import io
 import json
 import os
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ class StatisticsCache:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def read(self, key: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-        """The arrays that were written under an equal key; None where there are none, or they are damaged."""
+    def read(self, key: Mapping[str, Any], names: Collection[str]) -> dict[str, np.ndarray] | None:
+        """Return the arrays `names` that were written under an equal key, or None if they are missing or damaged."""
         try:
             with np.load(self._path(key), allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+                return {name: file[name] for name in names}
+        except Exception:  # whatever damage leads to
             return None
 
     def write(self, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -6,16 +6,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.score_kinds import ScoreKind
 
 _GIF = re.compile(r"\d{8}\.gif")
 _PLAIN = str | int | float | None
+# As many as are told apart as floating-point numbers.
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+# The square of float32's largest number, for each of thousands of features, is less. Axes need some room beyond.
+_Scored = Annotated[FiniteFloat, Field(ge=-1e100, le=1e100)]
 
 
 class _Line(BaseModel):
@@ -27,8 +31,8 @@ class _Line(BaseModel):
 class Losses(_Line):
     """Means over a log interval that ended with `iteration`; `seconds` is the time of training so far."""
 
-    iteration: int
-    seconds: float
+    iteration: _Count
+    seconds: FiniteFloat
     loss_discriminator: float
     loss_generator: float
 
@@ -36,12 +40,12 @@ class Losses(_Line):
 class Evaluation(_Line):
     """Scores during training; `seconds` is the time of training so far, evaluations not counted."""
 
-    iteration: int
-    seconds: float
+    iteration: _Count
+    seconds: FiniteFloat
     protocol: str
     classifier: str
-    inception_score: FiniteFloat | None = None
-    frechet_distance: FiniteFloat | None = None
+    inception_score: _Scored | None = None
+    frechet_distance: _Scored | None = None
 
     def score(self, kind: ScoreKind) -> float | None:
         """None where it was not computed."""
