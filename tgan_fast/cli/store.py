@@ -20,8 +20,6 @@ from tgan_fast.data.video_files import arrangement, check_format, check_videos, 
 from tgan_fast.errors import InputError, counted, is_out_of_memory, printable
 
 _READERS = 4
-_LARGEST_GRID = 1000
-_LARGEST_STRIDE = 1_000_000
 
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
@@ -75,9 +73,9 @@ class Preview:
 
     def run(self) -> None:
         check_format(self.out, self.fps)
-        check_range(self, "grid", 1, _LARGEST_GRID)
+        check_range(self, "grid", 1)
         check_range(self, "seed", 0, LARGEST_SEED)
-        check_range(self, "frame_stride", 1, _LARGEST_STRIDE)
+        check_range(self, "frame_stride", 1)
         opened = open_videos(
             self.store, stride=self.frame_stride, short=self.short_videos, crop=self.crop, flip=self.flip
         )
