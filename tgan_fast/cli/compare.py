@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import tyro
 
 from tgan_fast.cli.parsing import parse
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, refuse_incomparable, score_figure
 from tgan_fast.reports.numbers import duration, plain
-from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run, printable
+from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run
 from tgan_fast.training.config import TrainingConfig
 
 # What is recorded of a run, and how often, but not what is trained.
@@ -88,7 +88,7 @@ def _open(paths: Sequence[Path]) -> dict[str, RecordedRun]:
             raise InputError(f"{path} is given twice: name each run once")
     names = [recorded.name for recorded in runs]
     return {
-        name if names.count(name) == 1 else printable(recorded.path): recorded
+        name if names.count(name) == 1 else printable(str(recorded.path)): recorded
         for name, recorded in zip(names, runs, strict=True)
     }
 

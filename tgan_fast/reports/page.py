@@ -6,11 +6,11 @@ from typing import Any
 
 import jinja2
 
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
 from tgan_fast.reports.numbers import duration, plain, with_deviation
-from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, printable
+from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of
 
 _NOTHING = "–"
 
@@ -30,7 +30,7 @@ def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
     )
     return templates.get_template("page.html").render(
         name=run.name,
-        path=printable(run.path),
+        path=printable(str(run.path)),
         iterations=f"{run.iterations:,}",
         steps=f"{run.config['steps']:,}" if isinstance(run.config.get("steps"), int) else "?",
         time=duration(run.seconds),

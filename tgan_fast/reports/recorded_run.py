@@ -1,7 +1,6 @@
 """A run folder, opened for reading."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 from tgan_fast.metrics.score_kinds import ScoreKind
 
 _GIF = re.compile(r"\d{8}\.gif")
@@ -191,11 +190,6 @@ def best_of(evaluations: list[Evaluation], kind: ScoreKind) -> Evaluation | None
 def last_of(evaluations: list[Evaluation], kind: ScoreKind) -> Evaluation | None:
     """The last that has this score."""
     return next((line for line in reversed(evaluations) if line.score(kind) is not None), None)
-
-
-def printable(path: str | Path) -> str:
-    """A path as text that any encoding takes: bytes that are no UTF-8 become `\\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
