@@ -103,4 +103,5 @@ def _processes(count):
             interrupt.set()
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # A process that is only starting needs what would be freed meanwhile, so it is waited for.
+            pool.shutdown(cancel_futures=True)
