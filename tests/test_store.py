@@ -100,7 +100,7 @@ def test_names_of_any_bytes_are_verified_and_exported(tmp_path, capsys):
     (video,) = recognise(out).videos
     assert (video.name, video.label) == (name, "\udcff")
     (folder / "frames.bin").write_bytes(bytes(VIDEOS[0].nbytes))
-    with pytest.raises(InputError, match=r"store\\udcff has 1 damaged video among 1"):
+    with pytest.raises(InputError, match=r"store\\xff has 1 damaged video among 1"):
         run("verify", folder)
     assert r"damaged: a/\udcff\n\x1b[31m é.avi, frames 0 to 19" in capsys.readouterr().out
 

@@ -1,5 +1,6 @@
 """`python -m tgan_fast.train` as its users run it."""
 
+import os
 import random
 import re
 import shlex
@@ -121,6 +122,22 @@ def test_runs_that_start_together_have_folders_of_their_own(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_whose_name_is_no_text_is_trained_in_and_reported_on(tmp_path):
+    out = tmp_path / os.fsdecode(b"r\xff\n")
+    clips = np.random.default_rng(0).integers(256, size=(4, 16, 64, 64, 1), dtype=np.uint8)
+    data = tmp_path / os.fsdecode(b"d\xff.npy")
+    np.save(data, clips)
+    code, _, err = finish(start([*SMALL, "--steps", "2", "--out", out, "--data", data], tmp_path))
+    assert code == 0, err
+    code, _, err = finish(start(["--resume", out, "--steps", "3", "--config", out / "config.yaml"], tmp_path))
+    assert code == 0, err
+    code, told, err = finish(commands.start("report", out, folder=tmp_path))
+    assert (code, err) == (0, "")
+    assert told.endswith("r\\xff\\n/report.html\n")
+    assert "d\\udcff.npy" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("home", [None, "/nonexistent", "/proc"], ids=["unset", "missing", "unwritable"])
 def test_neither_a_home_nor_a_writable_working_directory_is_needed(tmp_path, home):
     environment = {"HOME": home, "LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -189,7 +206,7 @@ def test_another_run_is_not_overwritten(run, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="run holds another run: continue it with --resume run, or choose another"):
         run("--steps", "1", "--out", "run")
-    with pytest.raises(InputError, match=r"width is 0\.0625, but the run that is resumed has 0\.03125"):
+    with pytest.raises(InputError, match=r"width cannot change on resume: the checkpoint has 0\.03125, not 0\.0625"):
         command.main(["--resume", "run", "--width", "0.0625"])
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
@@ -197,14 +214,25 @@ def test_another_run_is_not_overwritten(run, tmp_path):
 def test_resuming_takes_no_other_preset_and_leaves_none_ignored(run, tmp_path):
     run("--steps", "1", "--out", "run")
     again = [*SMALL[2:], "--resume", "run"]
-    with pytest.raises(InputError, match=r"--preset paper has .*, but the run that is resumed has .*: leave out"):
+    with pytest.raises(
+        InputError, match=r"--preset paper would make .*, but the run that is resumed has .*: leave out"
+    ):
         command.main([*again, "--preset", "paper", "--steps", "2"])
-    with pytest.raises(InputError, match=r"--preset tiny-lsgan has .*, but the run that is resumed has .*: leave out"):
+    with pytest.raises(
+        InputError, match=r"--preset tiny-lsgan would make .*, but the run that is resumed has .*: leave out"
+    ):
         command.main([*again, "--preset", "tiny-lsgan", "--steps", "2"])
     # The same command once more, as scripts have it that are started again.
     for number in ("2", "3"):
         command.main([*again, "--preset", "tiny", "--steps", number])
     assert checkpoints(tmp_path / "run").latest().name == "iteration-00000003.pt"
+
+
+def test_the_newest_run_that_has_a_checkpoint_is_resumed(run, tmp_path):
+    run("--steps", "1")
+    (tmp_path / "runs" / "00001-tiny" / "checkpoints").mkdir(parents=True)
+    run("--steps", "2", "--resume", "auto")
+    assert checkpoints(tmp_path / "runs" / "00000-tiny").latest().name == "iteration-00000002.pt"
 
 
 def test_data_that_has_moved_gets_a_hint(run, tmp_path):

@@ -1,6 +1,8 @@
 """Errors that the user can fix, each one sentence with the thing and the remedy; tests of PyTorch's errors."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 # Texts of torch.OutOfMemoryError, the CPU's allocator, the CUDA runtime and its libraries.
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory|ALLOC(ATION)?_FAILED", re.IGNORECASE)
@@ -8,6 +10,8 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory|AL
 _TOO_LARGE = re.compile(
     r"find an engine|valid cuDNN algorithm|CUDNN_STATUS_(NOT_SUPPORTED|BAD_PARAM)|32.?bit", re.IGNORECASE
 )
+# Control characters, line and paragraph separators, changes of direction, and parts of what is no Unicode.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -31,23 +35,39 @@ def counted(count: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, with escapes for what does not print: line breaks, control characters, odd bytes."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    """Return a text on one line: control characters are escaped, and bytes of file names that are no UTF-8."""
+    return _UNPRINTABLE.sub(lambda match: _escaped(match[0]), text)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` for an unknown name, or nothing if no known name is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _escaped(character):
+    # Python holds a byte that is no UTF-8 as one of 128 surrogates.
+    is_byte = "\udc80" <= character <= "\udcff"
+    return f"\\x{ord(character) & 0xFF:02x}" if is_byte else ascii(character)[1:-1]
 
 
 def _says(error, pattern):
     return isinstance(error, RuntimeError) and pattern.search(str(error)) is not None
 
 
-class InputError(Exception):
-    """Something given to the package does not work; command lines print the message and exit with code 2."""
+class _ToldError(Exception):
+    """An error whose message is shown to the user as it is."""
 
     def __str__(self) -> str:
         # Names of files may hold line breaks, escape sequences and bytes that are no text.
         return printable(super().__str__())
 
 
-class NonFiniteError(Exception):
+class InputError(_ToldError):
+    """Something given to the package does not work; command lines print the message and exit with code 2."""
+
+
+class NonFiniteError(_ToldError):
     """A loss or a weight became infinite or NaN; command lines print the message and exit with code 1."""
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -31,22 +32,27 @@ def append_line(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def lock(path: Path) -> int | None:
-    """Lock a folder, or a file that is made where it is missing, until this process ends, however it ends.
-
-    Returns:
-        A file descriptor that can be closed earlier; None if another one holds the lock.
-    """
-    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+def lock(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed or the process ends, and return whether it was free."""
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(opened)
-        return None
+        return False
     except OSError:
         # Some network file systems have no locks, and then there is none.
         pass
-    return opened
+    return True
+
+
+def is_whole_zip(content: bytes) -> bool:
+    """Return whether bytes are a ZIP archive whose members all have the checksums that were written with them."""
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            return archive.testzip() is None
+    except MemoryError:
+        raise
+    except Exception:  # damage makes zipfile raise errors of many types
+        return False
 
 
 @contextmanager

@@ -32,16 +32,16 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         self.process_group = process_group
         self.backend = backend
 
-    def forward(self, x: torch.Tensor, groups: int = 1) -> torch.Tensor:
-        """Return act(batch norm of x) in the shape of x, [N, C, *]; `groups` as in `tgan_fast.ops.batch_norm_act`."""
+    def forward(self, input: torch.Tensor, groups: int = 1) -> torch.Tensor:
+        """Return act(batch norm of input) in its shape, [N, C, *]; `groups` as in `tgan_fast.ops.batch_norm_act`."""
         if torch.jit.is_scripting():
-            y = self._forward_in_torchscript(x, groups)
-        elif isinstance(x, fx.Proxy):
+            y = self._forward_in_torchscript(input, groups)
+        elif isinstance(input, fx.Proxy):
             # torch.fx traces into every module that is not PyTorch's own, and the checks of shapes end that.
-            arguments = (x,) if groups == 1 else (x, groups)
-            y = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), arguments, {})
+            arguments = (input,) if groups == 1 else (input, groups)
+            y = input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), arguments, {})
         else:
-            y = self._normalize(x, groups, self.negative_slope)
+            y = self._normalize(input, groups, self.negative_slope)
         return y
 
     def _normalize(self, x, groups, negative_slope):
@@ -171,6 +171,15 @@ def _is_pair(norm, activation):
     )
 
 
+def _is_sequential(cls):
+    """Return whether a class computes and pickles as `nn.Sequential` does."""
+    return (
+        cls.forward is nn.Sequential.forward
+        and cls.__reduce_ex__ is object.__reduce_ex__
+        and (cls.__reduce__ is object.__reduce__)
+    )
+
+
 def _is_altered(module):
     """Return whether hooks or a forward of its own make a call of the module more than the forward of its class."""
     return is_watched(module) or "forward" in vars(module)
@@ -208,6 +217,6 @@ def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = 
             part.__class__ = _FUSED[type(part)]
             part.negative_slope, part.process_group, part.backend = 1.0, process_group, backend
     for part in module.modules():
-        if type(part).forward is nn.Sequential.forward and any(itertools.starmap(_is_pair, itertools.pairwise(part))):
+        if _is_sequential(type(part)) and any(itertools.starmap(_is_pair, itertools.pairwise(part))):
             part.__class__ = _fused_class(type(part))
     return module

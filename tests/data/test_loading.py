@@ -174,8 +174,12 @@ def test_arrays_that_lie_as_training_reads_them_are_mapped_into_memory(tmp_path,
 
 def test_axes_that_are_not_known_are_asked_for(tmp_path):
     np.save(tmp_path / "clips.npy", noise(20, 16, 64, 64))
-    with pytest.raises(InputError, match=r"say which in python -m tgan_fast prepare SOURCE STORE --axes NTHW, and tra"):
+    with pytest.raises(InputError, match=r"say which with --axes NTHW, for instance, which prepare and train take"):
         open_videos(tmp_path / "clips.npy")
+    assert len(open_videos(tmp_path / "clips.npy", axes="nthw").videos) == 20
+    assert len(open_videos(tmp_path / "clips.npy", axes="TNHW").videos) == 16
+    with pytest.raises(InputError, match=r"--axes is 'NHW', but must have the letters T"):
+        open_videos(tmp_path / "clips.npy", axes="NHW")
 
 
 def test_labels_of_arrays_are_their_classes(tmp_path):

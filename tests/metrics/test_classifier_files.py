@@ -130,7 +130,7 @@ def test_other_files_are_no_classifiers(tmp_path):
     for name, message in [
         ("text.pt", "is no classifier, or is damaged"),
         ("empty.pt", "is no classifier, or is damaged"),
-        ("cut.pt", "is no classifier, or is damaged"),
+        ("cut.pt", "is damaged: get the file anew"),
         ("checkpoint.pt", "is not a classifier that this tgan_fast knows"),
         ("script.pt", "holds 0 weights and 0 biases that can be C3D's, which has 11 of each"),
         ("nothing.pt", "there is no classifier"),

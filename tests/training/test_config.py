@@ -1,5 +1,8 @@
 """The config: types, ranges, unknown keys, YAML."""
 
+import random
+from contextlib import suppress
+
 import pytest
 import yaml
 
@@ -95,6 +98,22 @@ def test_bad_values_are_named_in_one_sentence(values, message):
     with pytest.raises(InputError, match=message) as caught:
         TrainingConfig(**values)
     assert "\n" not in str(caught.value)
+
+
+def test_yaml_files_with_anything_wrong_end_in_a_sentence(tmp_path):
+    chances = random.Random(0)
+    right = yaml.safe_dump(TrainingConfig(ema_decay=0.5, data=None).model_dump()).encode()
+    tags = [b"!!int ''", b"!!float ''", b"!!bool x", b"!!timestamp x", b"!!binary x", b"!!python/name:os.system ''"]
+    path, read = tmp_path / "x.yaml", 0
+    for _ in range(300):
+        start, end = sorted(chances.randrange(len(right)) for _ in range(2))
+        other = chances.choice([*tags, b"", right[end:], bytes([chances.randrange(256)]), b"[", b"&a", b"*a", b"\n- "])
+        path.write_bytes(right[:start] + other + right[chances.choice([start, start + 1, end]) :])
+        # Any other exception fails the test.
+        with suppress(InputError):
+            TrainingConfig(**read_yaml(path))
+            read += 1
+    assert 0 < read < 300
 
 
 def test_bad_yaml_files_are_named(tmp_path):

@@ -206,27 +206,61 @@ def test_a_run_that_diverges_is_told_so_once_and_the_checkpoint_before_is_kept(t
         warning,
     )
     assert kept.read_bytes() == before
-    # Told again after a resumption, which does not replace what was kept.
+    # Told again when it is resumed, which does not replace what was kept.
     train(changed(steps=22, learning_rate=100.0), tmp_path, resume=checkpoints / "iteration-00000020.pt")
-    assert "after 22 iterations: try a lower" in capsys.readouterr().err
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert re.fullmatch(
+        r"warning: the checkpoint has diverged already, with a weight of \d\.\de\+\d+: resume an earlier one", warning
+    )
     assert kept.read_bytes() == before
     assert train(changed(steps=8), tmp_path / "new", resume=kept).iteration == 8
 
 
+def test_the_checkpoint_before_a_divergence_is_kept_when_it_is_the_only_one(tmp_path, capsys):
+    options = {"log_interval": 6, "checkpoint_interval": 1, "keep_checkpoints": 1}
+    train(changed(steps=2, **options), tmp_path)
+    before = (tmp_path / "checkpoints" / "iteration-00000002.pt").read_bytes()
+    capsys.readouterr()
+    train(
+        changed(steps=6, learning_rate=100.0, **options),
+        tmp_path,
+        resume=tmp_path / "checkpoints" / "iteration-00000002.pt",
+    )
+    assert "after 3 iterations: try a lower learning_rate" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() == before for path in (tmp_path / "checkpoints").iterdir()} == {
+        "before-divergence.pt": True, "iteration-00000006.pt": False
+    }  # fmt: skip
+
+
+def test_a_conditional_run_resumes_with_the_config_that_it_was_started_with(tmp_path):
+    config = changed(conditional=True, steps=2)
+    train(config, tmp_path)
+    assert train(config, tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000002.pt").iteration == 2
+
+
+def test_a_folder_with_a_best_checkpoint_alone_can_be_used_again(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK")
+    train(changed(steps=1), tmp_path)
+    assert "best checkpoint of a run that left no other one was set aside: " in capsys.readouterr().err
+    assert (tmp_path / "checkpoints" / "best.pt.earlier").read_bytes() == b"PK"
+
+
 def test_a_folder_is_written_to_by_one_process_and_a_dead_one_does_not_keep_it(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from tgan_fast.files import lock\n"
-        "print(lock(Path(sys.argv[1])) is not None, flush=True)\n"
+        "import sys, time; from tgan_fast.files import lock\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "print(lock(file.fileno()), flush=True)\n"
         "time.sleep(1000)"
     )
     arguments = [sys.executable, "-c", program, tmp_path / ".lock"]
-    holder = subprocess.Popen(arguments, stdout=subprocess.PIPE)
-    assert holder.stdout.readline() == b"True\n"
-    with pytest.raises(InputError, match=r"another process trains in .*: wait for it, or choose another --out"):
-        train(changed(steps=2), tmp_path)
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout.readline() == b"True\n"
+            with pytest.raises(InputError, match=r"another process trains in .*: wait for it, or choose another --out"):
+                train(changed(steps=2), tmp_path)
+        finally:
+            holder.kill()
     assert train(changed(steps=2), tmp_path).iteration == 2
     # Let go at the end, in the same process too.
     assert train(CONFIG, tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000002.pt").iteration == 7
@@ -290,7 +324,7 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_leaves_a_folder_that_ca
     dataset.trap = tmp_path / "checkpoints" / ".iteration-00000003.pt.partial"
     with pytest.raises(InputError, match=r"No space left on device.*no checkpoint had been written yet"):
         train(CONFIG, tmp_path, dataset=dataset)
-    with pytest.raises(InputError, match=r"there is no checkpoint in .*: start the run again with --out"):
+    with pytest.raises(InputError, match=r"there is no checkpoint in .*: start it again with the same --out"):
         find(tmp_path)
     assert train(CONFIG, tmp_path).iteration == 7
     assert [line["iteration"] for line in stats_of(tmp_path)] == [2, 4, 6, 7]
@@ -336,12 +370,18 @@ def test_any_data_set_of_clips_can_be_trained_on(tmp_path):
     [
         (
             {"width": 0.0625},
-            r"width is 0\.0625, but the run that is resumed has 0\.03125, which cannot change: leave it out",
+            r"width cannot change on resume: the checkpoint has 0\.03125, not 0\.0625; leave it out",
         ),
-        ({"seed": 7}, "seed is 7, but the run that is resumed has 0, which cannot change"),
-        ({"discriminator": "frames2d"}, "discriminator is frames2d, but the run that is resumed has conv3d"),
-        ({"optimizer": "adam"}, "optimizer is adam, but the run that is resumed has rmsprop"),
-        ({"constraint": "spectral-norm"}, "constraint is spectral-norm, but the run that is resumed has svc"),
+        ({"seed": 7}, "seed cannot change on resume: the checkpoint has 0, not 7"),
+        (
+            {"discriminator": "frames2d"},
+            "discriminator cannot change on resume",
+        ),
+        ({"optimizer": "adam"}, "optimizer cannot change on resume"),
+        (
+            {"constraint": "spectral-norm"},
+            "constraint cannot change on resume",
+        ),
         ({"ema_decay": 0.5}, "without an average of the weights, so ema_decay cannot be set now"),
     ],
 )

@@ -418,7 +418,7 @@ def first_entry(change):
 
 
 REFUSED = [
-    ("rmsprop", setting(momentum=0.9), "momentum, which is not done here"),
+    ("rmsprop", setting(momentum=0.9), "momentum, which is not supported"),
     ("rmsprop", setting(centered=True), "with centered"),
     ("rmsprop", setting(weight_decay=0.1), "with weight_decay"),
     ("adam", setting(amsgrad=True), "with amsgrad"),

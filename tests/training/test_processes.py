@@ -140,6 +140,17 @@ def losses_of(folder):
 
 
 @pytest.mark.slow
+def test_a_folder_that_is_refused_ends_all_processes_in_a_sentence(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "iteration-00000001.pt").touch()
+    result = torchrun(tmp_path, "--steps=2")
+    assert result.returncode != 0
+    assert f"error: {tmp_path} holds another run: continue it with --resume" in result.stderr
+    assert "error of process 1: process 0 cannot begin, and says why" in result.stderr
+    assert "gloo" not in result.stderr
+
+
+@pytest.mark.slow
 def test_torchrun_trains_as_one_process_does_and_resumes_exactly(tmp_path):
     for steps in (2, 6):
         resume = ["--resume", str(tmp_path / "parts")] if steps == 6 else []

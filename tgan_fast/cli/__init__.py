@@ -3,14 +3,17 @@
 Importing this imports neither PyTorch nor a library, so that Ctrl-C ends a command quietly from the beginning.
 """
 
-import difflib
+import errno
 import importlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from tgan_fast.errors import InputError, NonFiniteError, nearest, printable
 
 COMMANDS = {
     "train": "Train on videos or moving digits.",
@@ -31,9 +34,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 def main() -> None:
     """Run the command that the process's arguments name."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
-        run(None, [])
-    run(name, arguments)
+    run(None if name in ("-h", "--help") else name, arguments)
 
 
 def run(name: str | None, arguments: Sequence[str]) -> None:
@@ -43,18 +44,41 @@ def run(name: str | None, arguments: Sequence[str]) -> None:
         name: One of `COMMANDS`; None lists them.
         arguments: Arguments of the command.
     """
-    for stream in (sys.stdout, sys.stderr):
+    # A shell can close both.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = _Lossy(sys.stderr or open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.__stderr__):
         # File names may have characters, or bytes, that a terminal's encoding does not have.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _exit_code(name, arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of the output has seen enough, such as `head`. What is left goes nowhere.
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # A pipe's reader, such as `head`, has seen enough, or a disk is full: what is left of the output goes nowhere.
+        code = 1 if error.errno == errno.EPIPE else _told(f"cannot write the output: {error.strerror}", 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     sys.exit(code)
+
+
+class _Lossy:
+    """A text stream that drops what nobody reads any more: messages must not end a training."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _exit_code(name, arguments):
@@ -62,12 +86,8 @@ def _exit_code(name, arguments):
         print(_overview())
         return 0
     if name not in COMMANDS:
-        matches = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {matches[0]}?" if matches else f": choose {', '.join(COMMANDS)}"
-        return _told(f"there is no command {name}{hint}", 2)
+        return _told(f"there is no command {name}{nearest(name, COMMANDS) or ': choose ' + ', '.join(COMMANDS)}", 2)
     with _killed_by_ctrl_c():
-        from tgan_fast.errors import InputError, NonFiniteError
-
         command = importlib.import_module(f"tgan_fast.cli.{name.replace('-', '_')}")
     try:
         command.main(arguments)
@@ -95,9 +115,9 @@ def _killed_by_ctrl_c() -> Iterator[None]:
 
 
 def _told(problem, code):
-    # Of several processes that torchrun has started, each says which it is.
+    # Several processes that torchrun has started say which they are.
     rank = int(os.environ.get("RANK", "0"))
-    sys.stderr.write(f"error{f' of process {rank}' if rank else ''}: {problem}\n")
+    sys.stderr.write(f"error{f' of process {rank}' if rank else ''}: {printable(str(problem))}\n")
     return code
 
 

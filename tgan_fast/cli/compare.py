@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, recorded in runs.items():
         if recorded.left_out:
             print(f"\n{name}: {recorded.left_out}")
-    print(f"\ncurves: {command.out}")
+    print(f"\ncurves: {printable(str(command.out))}")
 
 
 def differing_settings(runs: Mapping[str, RecordedRun]) -> dict[str, list[Any]]:

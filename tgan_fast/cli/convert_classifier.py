@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from tgan_fast.cli.parsing import parse
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.metrics.classifier_files import load_classifier
 
@@ -34,4 +34,4 @@ def main(arguments: Sequence[str]) -> None:
         save_classifier(command.out, classifier)
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror}") from None
-    print(f"C3D for {len(classifier.classes)} classes: {command.out}")
+    print(f"C3D for {len(classifier.classes)} classes: {printable(str(command.out))}")

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
 from tgan_fast.cli.ranges import LARGEST_SEED, MOST_SAMPLES, check_range
-from tgan_fast.errors import InputError, is_out_of_memory
+from tgan_fast.errors import InputError, is_out_of_memory, nearest
 from tgan_fast.files import append_line, write_atomically
-from tgan_fast.metrics.classifier import Classifier, remark_on_classes
+from tgan_fast.metrics.classifier import Classifier, notice_on_classes
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluation import Evaluator, Score
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
@@ -26,7 +26,6 @@ from tgan_fast.models.sampling import draw_inputs, refuse_non_finite, sample_vid
 from tgan_fast.precision import PrecisionOption, resolve_evaluation_precision
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import Checkpoint, find, open_checkpoint, run_folder_of
-from tgan_fast.training.config import nearest
 from tgan_fast.training.data import TrainingData, open_data, with_data
 from tgan_fast.training.devices import resolve_device
 from tgan_fast.training.evaluation import class_names
@@ -112,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     remarks = [*evaluator.remarks]
     if classifier is not None and data is not None:
-        remarks += filter(None, [remark_on_classes(classifier, class_names(data))])
+        remarks += filter(None, [notice_on_classes(classifier, class_names(data))])
     if classifier is not None and precision != "fp32":
         remarks.append(_difference(generator, seen_by, ClassifierFeatures(classifier, protocol, device, "fp32")))
     for remark in remarks:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tgan_fast.cli.parsing import parse
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.models.exporting import FORMATS, describe
 from tgan_fast.models.sampling import refuse_non_finite
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         write_atomically(command.out, content)
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror}") from None
-    print(f"{command.format}, {len(content) / 1e6:.1f} MB: {command.out}")
+    print(f"{command.format}, {len(content) / 1e6:.1f} MB: {printable(str(command.out))}")
     print(_signature(generator))
 
 

@@ -10,8 +10,7 @@ from typing import TypeVar
 
 import tyro
 
-from tgan_fast.errors import InputError
-from tgan_fast.training.config import nearest
+from tgan_fast.errors import InputError, nearest
 
 Command = TypeVar("Command")
 
@@ -58,7 +57,7 @@ _PHRASES = (
 
 
 def _sentence(box):
-    """The message in tyro's error box, which stands below its title and above the first rule."""
+    """Return the message in tyro's error box, which stands below its title and above the first rule."""
     lines = [line.strip("│").rstrip() for line in box.splitlines()[1:]]
     parts = [list(group) for rules, group in groupby(lines, _is_rule) if not rules] or [[box]]
     if parts[0][0].strip().startswith("Missing from"):
@@ -75,7 +74,7 @@ def _sentence(box):
 
 
 def _is_rule(line):
-    """Whether a line is one of the box itself, as tyro draws it for a terminal of UTF-8 or of ASCII."""
+    """Return whether a line is one of the box itself, as tyro draws it for a terminal of UTF-8 or of ASCII."""
     return bool(line.strip()) and not line.strip(" ─-╰╯")
 
 

@@ -13,6 +13,7 @@ import tyro
 from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.ranges import check_range
 from tgan_fast.data.decoding import Form
 from tgan_fast.data.preparation import REPORT, Result, estimated_frames, prepare
 from tgan_fast.data.sources import Collection, only_of_split, recognise
@@ -23,7 +24,7 @@ from tgan_fast.stop_signals import stop_signals
 _PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Of all videos: more that cannot be read are no longer accidents.
 _MOST_FAILED = 0.05
-# Of any number; more is a slip, and overflows somewhere.
+# Upper bound of every numeric option: larger values overflow.
 _LARGEST = 1_000_000
 # Of an interrupted command.
 _INTERRUPTED = 130
@@ -90,10 +91,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _check(command):
-    for name in ("size", "columns", "fps", "stride", "frames", "workers"):
-        value = getattr(command, name)
-        if value is not None and not 0 < value <= _LARGEST:
-            raise InputError(f"--{name} is {value}, but must be more than 0 and at most {_LARGEST:,}")
+    for name in ("size", "columns", "stride", "frames", "workers"):
+        check_range(command, name, 1, _LARGEST)
+    if command.fps is not None and not 0 < command.fps <= _LARGEST:
+        raise InputError(f"--fps is {command.fps}, but must be more than 0 and at most {_LARGEST:,}")
 
 
 def _channels(collection, folder):

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from tgan_fast.cli.parsing import parse
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.reports.page import page_of
 from tgan_fast.reports.recorded_run import open_run
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"cannot write {out}: there is no folder {out.parent}")
     page = page_of(recorded, TrainingConfig().model_dump())
     try:
-        write_atomically(out, page.encode())
+        write_atomically(out, page.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from None
-    print(f"{len(page) / 1e6:.1f} MB: {out}")
+    print(f"{len(page) / 1e6:.1f} MB: {printable(str(out))}")

@@ -14,7 +14,7 @@ from tgan_fast.cli.parsing import parse
 from tgan_fast.cli.ranges import LARGEST_SEED, check_range
 from tgan_fast.data import to_clips
 from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
-from tgan_fast.errors import InputError, NonFiniteError, is_out_of_memory
+from tgan_fast.errors import InputError, NonFiniteError, is_out_of_memory, printable
 from tgan_fast.models.sampling import Sampler, draw_latents, not_finite, refuse_non_finite, sample_videos
 from tgan_fast.precision import PrecisionOption, arithmetic, resolve_precision
 from tgan_fast.training.checkpoint import find, load_generator
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
         ) from None
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror or error}") from None
-    print(f"{arrangement(command.out, len(clips), columns)}: {command.out}")
+    print(f"{arrangement(command.out, len(clips), columns)}: {printable(str(command.out))}")
 
 
 def _clips(command, checkpoint, generator, precision, inputs) -> torch.Tensor:

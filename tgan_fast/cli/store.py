@@ -91,7 +91,7 @@ class Preview:
         except OSError as error:
             raise InputError(f"cannot write {self.out}: {error.strerror or error}") from None
         print(opened.summary)
-        print(f"{arrangement(self.out, count)}: {self.out}")
+        print(f"{arrangement(self.out, count)}: {printable(str(self.out))}")
 
 
 @dataclass

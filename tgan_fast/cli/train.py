@@ -13,7 +13,7 @@ from typing import Literal
 import tyro
 
 from tgan_fast.cli.parsing import parse, parse_known
-from tgan_fast.errors import InputError, counted
+from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import lock
 from tgan_fast.training.checkpoint import find, latest_of_run, read_run, run_folder_of
 from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
@@ -21,8 +21,8 @@ from tgan_fast.training.loop import train
 
 _PROGRAM = "python -m tgan_fast.train"
 _RUNS = Path("runs")
-# Settings that a checkpoint has in another form than a new run: as they were settled for its device and data.
-_SETTLED = {"precision", "device", "classes"}
+# Settings that no preset has, or that a checkpoint has as they were settled for its device and data.
+_NOT_OF_PRESETS = {"data", "axes", "digit_images", "classifier", "channels", "classes", "precision", "device"}
 
 
 @dataclass
@@ -54,6 +54,7 @@ class _Sources:
     out: Path | None = None
     resume: str | None = None
     data: str | None = None
+    axes: str | None = None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"stopped and saved after {done}; go on with:")
         print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")
     else:
-        print(f"done: {done}; look at {out / 'samples'} and {out / 'loss.png'}")
+        print(printable(f"done: {done}; look at {out / 'samples'} and {out / 'loss.png'}"))
 
 
 def _parsed(sources, checkpoint, arguments) -> TrainCommand:
@@ -80,11 +81,11 @@ def _parsed(sources, checkpoint, arguments) -> TrainCommand:
 
 def _refuse_another_preset(resumed, new, preset):
     """Raise an InputError if a preset would be ignored: the same command would start another run than it resumes."""
-    resumed, new = (_with_absolute_paths(config).model_dump(exclude=_SETTLED) for config in (resumed, new))
+    resumed, new = (config.model_dump(exclude=_NOT_OF_PRESETS) for config in (resumed, new))
     for name, value in new.items():
         if value != resumed[name]:
             raise InputError(
-                f"--preset {preset} has {name} {value}, but the run that is resumed has {resumed[name]}: "
+                f"--preset {preset} would make {name} {value}, but the run that is resumed has {resumed[name]}: "
                 "leave out --preset"
             )
 
@@ -120,26 +121,27 @@ def _find_checkpoint(sources: _Sources) -> Path | None:
     if sources.resume is None:
         return None
     if sources.resume == "auto":
-        folder = sources.out or max(_numbered_folders(), default=None)
+        folder = sources.out or max(filter(latest_of_run, _numbered_folders()), default=None)
         return find(folder) if folder and latest_of_run(folder) else None
     return find(Path(sources.resume))
 
 
 def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
     given = {} if sources.config is None else read_yaml(sources.config)
-    if sources.data is not None:
-        given["data"] = sources.data
+    for name in ("data", "axes"):
+        if getattr(sources, name) is not None:
+            given[name] = getattr(sources, name)
     if checkpoint is not None:
         values = dict(read_run(checkpoint)["config"])
     else:
         preset = default_preset() if sources.preset == "auto" else sources.preset
         # An unknown name is the parser's to report.
         values = dict(PRESETS.get(preset, {}))
-        if given.get("data") is not None:
+        if isinstance(given.get("data"), str):
             # Here, since it brings along the codecs, for which others need not wait.
             from tgan_fast.data.loading import channels_of
 
-            values["channels"] = max(values.get("channels", 3), channels_of(Path(given["data"])))
+            values["channels"] = max(values.get("channels", 3), channels_of(Path(given["data"]), given.get("axes")))
     try:
         return TrainingConfig(**(values | given))
     except InputError as error:
@@ -154,19 +156,29 @@ def _numbered_folders() -> list[Path]:
 
 def _new_folder(preset: str) -> Path:
     """Make the folder with the next number in runs/, which no other command then takes."""
-    # Of the processes of torchrun, which look for the newest folder at this moment, one makes it later.
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    # One of the processes of torchrun makes it, and writes.
+    if os.environ.get("RANK", "0") != "0":
         return _next_folder(preset)
     try:
-        _RUNS.mkdir(exist_ok=True)
-        while (held := lock(_RUNS)) is None:
-            time.sleep(0.01)
-        out = _next_folder(preset)
-        out.mkdir(parents=True)
-        os.close(held)
+        while True:
+            # Another command may meanwhile remove what it has made in vain.
+            with suppress(FileNotFoundError, FileExistsError):
+                _RUNS.mkdir(exist_ok=True)
+                return _made_alone(preset)
     except OSError as error:
         raise InputError(f"cannot make a folder for the run in {_RUNS}: {error.strerror}; choose --out") from None
-    return out
+
+
+def _made_alone(preset):
+    runs = os.open(_RUNS, os.O_RDONLY)
+    try:
+        while not lock(runs):
+            time.sleep(0.01)
+        out = _next_folder(preset)
+        out.mkdir()
+        return out
+    finally:
+        os.close(runs)
 
 
 def _next_folder(preset):

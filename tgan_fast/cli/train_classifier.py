@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
 from tgan_fast.cli.ranges import LARGEST_SEED, check_range
-from tgan_fast.errors import InputError, is_out_of_memory
+from tgan_fast.errors import InputError, is_out_of_memory, printable
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.metrics.classifier_training import RECIPES, train_classifier
 from tgan_fast.metrics.held_out import split_digits, split_videos
@@ -82,7 +82,9 @@ def main(arguments: Sequence[str]) -> None:
         save_classifier(command.out, classifier)
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror}") from None
-    print(f"accuracy {classifier.accuracy:.1%} on {len(clips.held_out):,} held-out clips: {command.out}")
+    print(
+        f"accuracy {classifier.accuracy:.1%} on {len(clips.held_out):,} held-out clips: {printable(str(command.out))}"
+    )
 
 
 def _check(command):

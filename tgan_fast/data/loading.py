@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, read_arrays
+from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, check_axes, read_arrays
 from tgan_fast.data.sources.collection import UNCLASSIFIED
 from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
 from tgan_fast.data.store import ClipStore
@@ -70,6 +70,7 @@ def open_videos(
     short: ShortVideos = "skip",
     clip_frames: int = FRAMES,
     image_size: int = IMAGE_SIZE,
+    axes: str | None = None,
     **options,
 ) -> OpenedVideos:
     """Open prepared videos for training.
@@ -80,12 +81,13 @@ def open_videos(
         short: what becomes of videos that are too short for a clip: "skip" or "loop".
         clip_frames: of a clip.
         image_size: of a clip, in pixels.
+        axes: order of the axes of an array, such as "NTHW", where its shape does not tell it.
         options: the other ones of `VideoFrames`.
 
     Raises:
         InputError: it is none of these, it is damaged, its frames are too small, or all videos are too short.
     """
-    prepared = read_prepared(path)
+    prepared = read_prepared(path, axes)
     span = clip_span(stride, clip_frames)
     enough = prepared.length >= span
     taken = enough if short == "skip" else np.ones_like(enough)
@@ -111,13 +113,16 @@ def open_videos(
     )
 
 
-def channels_of(path: Path) -> int:
-    """Of the frames of prepared videos, 1 or 3; raises as `open_videos`."""
-    return read_prepared(path).frames.shape[3]
+def channels_of(path: Path, axes: str | None = None) -> int:
+    """Return the channels of prepared videos, 1 or 3; raises as `open_videos`."""
+    return read_prepared(path, axes).frames.shape[3]
 
 
-def read_prepared(path: Path) -> Prepared:
-    """What lies in a clip store, an HDF5 file or a file of arrays; raises as `open_videos`."""
+def read_prepared(path: Path, axes: str | None = None) -> Prepared:
+    """Return what lies in a clip store, an HDF5 file or a file of arrays; raises as `open_videos`."""
+    if axes is not None:
+        axes = axes.upper()
+        check_axes(axes)
     if not path.exists():
         raise InputError(f"there is no {path}")
     if ClipStore.is_at(path):
@@ -135,7 +140,7 @@ def read_prepared(path: Path) -> Prepared:
     if path.suffix.lower() in HDF5_SUFFIXES:
         return _hdf5(path)
     if path.suffix.lower() in ARRAY_SUFFIXES:
-        return _arrays(path)
+        return _arrays(path, axes)
     raise InputError(
         f"{path} is no clip store: make one of it with python -m tgan_fast prepare {path} STORE, and give that"
     )
@@ -162,8 +167,8 @@ def _hdf5(path):
     )
 
 
-def _arrays(path):
-    arrays, names = read_arrays(path)
+def _arrays(path, axes):
+    arrays, names = read_arrays(path, axes)
     frames = [_joined(array.videos) for array in arrays]
     if len({part.shape[1:] for part in frames}) > 1:
         raise InputError(

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import GifImagePlugin, Image
 
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, counted
 from tgan_fast.files import write_atomically
 
 # Pixels that a frame's palette is computed from: more take seconds, and lower the error by some percent.
@@ -79,7 +79,7 @@ def arrangement(path: Path, count: int, columns: int | None = None) -> str:
     """Return in words how a file shows `count` videos, such as "9 videos in a grid of 3 × 3"."""
     rows, columns = _rows_and_columns(count, columns)
     how = {"grid": f" in a grid of {rows:,} × {columns:,}", "strip": ", each a row of its frames", "array": ""}
-    return f"{count:,} video{'s' * (count != 1)}{how[_FORMATS[path.suffix.lower()].layout]}"
+    return f"{counted(count, 'video')}{how[_FORMATS[path.suffix.lower()].layout]}"
 
 
 def _rows_and_columns(n, columns):

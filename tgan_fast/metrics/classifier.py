@@ -66,7 +66,7 @@ def build_network(architecture: Architecture, classes: int, channels: int) -> nn
     return ARCHITECTURES[architecture](classes, channels)
 
 
-def remark_on_classes(classifier: Classifier, names: Collection[str]) -> str | None:
+def notice_on_classes(classifier: Classifier, names: Collection[str]) -> str | None:
     """Return a sentence on classes of the scored videos that a classifier does not know, or None if it knows them all.
 
     Args:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tgan_fast.errors import InputError
+from tgan_fast.files import is_whole_zip
 from tgan_fast.metrics.c3d import C3D
 from tgan_fast.metrics.classifier import Classifier, check_mean, from_content, load_weights
 
@@ -73,15 +74,14 @@ def _members(path):
     if not path.exists():
         raise InputError(f"there is no classifier {path}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            members, damaged = archive.namelist(), archive.testzip()
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except Exception:  # whatever damage leads to
+    if not content.startswith(b"PK"):
         return []
-    if damaged is not None:
+    if not is_whole_zip(content):
         raise InputError(f"{path} is damaged: get the file anew")
-    return members
+    return zipfile.ZipFile(io.BytesIO(content)).namelist()
 
 
 def _load(path):

@@ -231,7 +231,7 @@ def sample_videos(
 
 
 def refuse_non_finite(generator: Generator, path: Path) -> None:
-    """Raise a NonFiniteError unless the weights and running statistics of a generator are finite, and two videos of it.
+    """Raise a NonFiniteError if a weight, a running statistic or one of two sampled videos is not finite.
 
     Args:
         generator: Generator in any mode; it is only read.

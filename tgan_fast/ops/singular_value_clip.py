@@ -55,7 +55,7 @@ def singular_value_clip(
         weight: Dense tensor in float64, float32, float16 or bfloat16; more than 2 dimensions are the matrix
             [shape[0], -1], one is a row. Where no singular value is too large, or where an entry is not finite, the
             result equals `weight` bit for bit.
-        max_singular_value: Threshold t, a number within the range of float32 (1.2e-38 to 3.4e38).
+        max_singular_value: Threshold t, a Python or NumPy number within the range of float32 (1.2e-38 to 3.4e38).
         backend: Name of an implementation, each with its own accuracy:
 
             "svd": `torch.linalg.svd` in the weight's dtype, float32 at least. No singular value of the result exceeds

@@ -218,7 +218,9 @@ def _content(path: Path) -> bytes:
 def _read_config(path):
     try:
         values = yaml.safe_load(_content(path).decode())
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # values that are none of their type make PyYAML raise errors of many types
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}," if mark else ""
         raise InputError(f"{path}{line} is damaged: it is no YAML; restore it from a checkpoint's config") from None

@@ -7,9 +7,9 @@ from tgan_fast.errors import InputError
 from tgan_fast.training.build import GENERATOR_SETTINGS
 from tgan_fast.training.config import TrainingConfig
 
-# The networks and what is stored of them; the seed, which the order of the data depends on.
+# Settings of the networks, and the seed, most of which a checkpoint has used up already: a new one would be ignored.
 _FIXED = GENERATOR_SETTINGS | {"discriminator", "optimizer", "seed"}
-# A checkpoint is refused on another kind of device anyway.
+# Another kind of device is refused elsewhere.
 _UNIMPORTANT = {"device"}
 
 
@@ -31,8 +31,8 @@ def changed_settings(config: TrainingConfig, recorded: Mapping[str, Any]) -> lis
         parametrized = name == "constraint" and "spectral-norm" in (old, new)
         if name in _FIXED or parametrized:
             raise InputError(
-                f"{name} is {new}, but the run that is resumed has {old}, which cannot change: leave it out, or start "
-                "a new run with another --out"
+                f"{name} cannot change on resume: the checkpoint has {old}, not {new}; leave it out, or start a new "
+                "run with another --out"
             )
     told = [f"{name} {old} → {new}" for name, (old, new) in changed.items() if name not in _UNIMPORTANT]
     return [f"changed since the checkpoint: {', '.join(told)}"] if told else []

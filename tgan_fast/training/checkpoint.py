@@ -2,10 +2,10 @@
 
 import io
 import operator
+import os
 import pickle
 import re
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from tgan_fast.errors import InputError
-from tgan_fast.files import write_atomically
+from tgan_fast.errors import InputError, printable
+from tgan_fast.files import is_whole_zip, write_atomically
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.training.build import build_discriminator, build_generator
 from tgan_fast.training.config import TrainingConfig
@@ -24,6 +24,10 @@ from tgan_fast.training.numpy_values import safe_numpy_values
 FORMAT = "tgan_fast checkpoint 1"
 # In the order in which the notebook's has them.
 _NETWORKS = "generator", "discriminator"
+_ZIP = b"PK"
+_PREFIXES = "module.", "_orig_mod."
+_MOST_ITERATIONS = 10**12
+_BEFORE_DIVERGENCE = "before-divergence.pt"
 _NAME = re.compile(r"iteration-(\d{8})\.pt")
 
 
@@ -32,6 +36,11 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
+
+    def set_best_aside(self) -> Path | None:
+        """Rename the `best.pt` of an earlier run, and return its new path, or None if there is none."""
+        best = self.folder / "best.pt"
+        return best.replace(best.with_name("best.pt.earlier")) if best.exists() else None
 
     def save(self, checkpoint: Mapping[str, Any], iteration: int) -> Path:
         """Write a checkpoint, then remove those that are too old.
@@ -79,7 +88,7 @@ class CheckpointFolder:
         return None, damaged
 
     def set_damaged_aside(self) -> list[Path]:
-        """Rename the damaged checkpoints that are newer than all others, so that they are no longer taken for any.
+        """Rename damaged checkpoints that are newer than every intact one, so that no later command reads them.
 
         Returns:
             Their new paths.
@@ -89,15 +98,19 @@ class CheckpointFolder:
         return [path.replace(path.with_name(f"{path.name}.damaged")) for path in damaged]
 
     def keep_before(self, iteration: int) -> Path | None:
-        """Copy the newest checkpoint of at most `iteration` iterations to `before-divergence.pt`, which stays.
+        """Copy the newest checkpoint of at most `iteration` iterations to `before-divergence.pt`, unless that exists.
 
         Returns:
-            The copy, which may be older; None if there is no such checkpoint.
+            Path of the copy, which an earlier call may have made; None if there is no such checkpoint.
         """
-        kept = self.folder / "before-divergence.pt"
         before = [path for path in self.paths() if iteration_of(path) <= iteration]
-        if before and not kept.exists():
-            write_atomically(kept, before[-1].read_bytes())
+        if before and self.before_divergence() is None:
+            write_atomically(self.folder / _BEFORE_DIVERGENCE, before[-1].read_bytes())
+        return self.before_divergence()
+
+    def before_divergence(self) -> Path | None:
+        """Return the copy that `keep_before` has made, or None."""
+        kept = self.folder / _BEFORE_DIVERGENCE
         return kept if kept.exists() else None
 
 
@@ -108,9 +121,12 @@ def _write(path, checkpoint):
 
 
 def is_damaged(path: Path) -> bool:
-    """Return whether a checkpoint of this package is not whole, or not what was written; raises as `read`."""
-    raw = _bytes_of(path)
-    return not raw.startswith(b"PK") or _is_damaged_archive(raw)
+    """Return whether a checkpoint of this package cannot be read, is not whole, or is not what was written."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return True
+    return not (raw.startswith(_ZIP) and is_whole_zip(raw))
 
 
 def iteration_of(path: Path) -> int:
@@ -131,7 +147,7 @@ def latest_of_run(folder: Path) -> Path | None:
 def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint file to the CPU, and tell by its content whether it is this package's or the notebook's.
 
-    A damaged byte anywhere in the file is noticed: PyTorch stores a checksum with every tensor.
+    Damage to a ZIP archive, PyTorch's format since 1.6, is noticed by its checksums; older files have none.
 
     Returns:
         The content of a file of this package; of others `model_state_dict`, a list of the generator's state dict and,
@@ -141,7 +157,7 @@ def read(path: Path) -> dict[str, Any]:
         InputError: The file is missing, unreadable or damaged, holds code (which is not run), or is something else.
     """
     raw = _bytes_of(path)
-    if _is_damaged_archive(raw):
+    if raw.startswith(_ZIP) and not is_whole_zip(raw):
         raise InputError(f"{path} is not a checkpoint, or is damaged")
     try:
         with safe_numpy_values():
@@ -150,11 +166,13 @@ def read(path: Path) -> dict[str, Any]:
         if "nsupported global" in str(error) or "nsupported class" in str(error):
             found = re.search(r"(?:GLOBAL|class) (\S+)", str(error))
             raise InputError(
-                f"{path} is refused: it holds the Python object {found[1] if found else 'of an unknown class'}, which "
-                "could run code when loaded: save its tensors alone"
+                f"{path} is refused: it holds the Python object {found[1] if found else 'of an unknown class'}, and "
+                "such objects can run code when loaded: save its tensors alone"
             ) from None
         raise InputError(f"{path} is not a checkpoint, or is damaged") from None
-    except Exception:  # whatever the unpickler stumbles over in bytes that are no checkpoint
+    except MemoryError:
+        raise
+    except Exception:  # bytes that are no checkpoint make the unpickler raise errors of many types
         raise InputError(f"{path} is not a checkpoint, or is damaged") from None
     if isinstance(content, dict) and content.get("format") == FORMAT:
         if not _is_complete(content):
@@ -163,7 +181,7 @@ def read(path: Path) -> dict[str, Any]:
     networks = _networks_of_others(content)
     if networks is None:
         raise InputError(f"{path} is neither a checkpoint of tgan_fast nor one of the PyTorch notebook")
-    return {**(content if "model_state_dict" in content else {}), "model_state_dict": networks}
+    return {**(content if isinstance(content, dict) else {}), "model_state_dict": networks}
 
 
 def _bytes_of(path):
@@ -175,23 +193,13 @@ def _bytes_of(path):
         raise InputError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _is_damaged_archive(raw):
-    """Whether bytes begin as a ZIP archive, which PyTorch writes, but are no whole one."""
-    if not raw.startswith(b"PK"):
-        return False
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            return archive.testzip() is not None
-    except Exception:  # whatever zipfile stumbles over in damaged bytes
-        return True
-
-
 def _is_complete(content):
     step = content.get("step")
     return (
         isinstance(content.get("config"), dict)
         and isinstance(step, dict)
         and isinstance(step.get("iteration"), int)
+        and 0 <= step["iteration"] <= _MOST_ITERATIONS
         and all(_is_state(step.get(name)) for name in _NETWORKS)
         and _is_state(step.get("ema", {}))
     )
@@ -204,21 +212,23 @@ def _is_state(state):
 
 
 def _networks_of_others(content):
-    """State dicts of the notebook's networks, or of a generator alone; None of anything else."""
-    if not isinstance(content, dict):
-        return None
-    networks = content.get("model_state_dict", [content])
-    if not (isinstance(networks, (list, tuple)) and len(networks) in (1, 2) and all(map(_is_state, networks))):
+    """Return the state dicts of a generator and perhaps a discriminator as people save them, or None if it has none."""
+    if isinstance(content, dict):
+        content = next((content[key] for key in ("model_state_dict", "state_dict") if key in content), content)
+    if isinstance(content, dict) and _NETWORKS[0] in content:
+        content = [content[name] for name in _NETWORKS if name in content]
+    networks = list(content) if isinstance(content, (list, tuple)) else [content]
+    if not (len(networks) in (1, 2) and all(map(_is_state, networks))):
         return None
     networks = [_without_prefix(state) for state in networks]
     return networks if any(name.startswith("temp.") for name in networks[0]) else None
 
 
 def _without_prefix(state):
-    """A state dict without what DataParallel and torch.compile put before every name."""
-    for prefix in ("module.", "_orig_mod."):
+    """Return a state dict without what DataParallel and torch.compile put before every name."""
+    for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+            return _without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})
     return state
 
 
@@ -244,11 +254,13 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def _iteration(content):
-    """The notebook's count of iterations, or None."""
+    """Return the notebook's count of iterations, or None if there is none that can be."""
+    epoch = content.get("epoch")
     try:
-        return operator.index(content.get("epoch"))
+        iteration = int(epoch) if isinstance(epoch, float) and epoch.is_integer() else operator.index(epoch)
     except TypeError:
         return None
+    return iteration if 0 <= iteration <= _MOST_ITERATIONS else None
 
 
 def find(path: Path) -> Path:
@@ -261,14 +273,19 @@ def find(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    folder = CheckpointFolder(path / "checkpoints", keep=1)
+    folder = CheckpointFolder(path if path.name == "checkpoints" else path / "checkpoints", keep=1)
     intact, damaged = folder.newest_intact()
     if intact is None and damaged:
-        raise InputError(f"all checkpoints in {folder.folder} are damaged: start a new run with another --out")
+        others = [other for other in sorted(folder.folder.glob("*.pt")) if not is_damaged(other)]
+        remedy = f"give {others[0]}, which is not" if others else "restore one from a copy, or train with another --out"
+        raise InputError(f"all numbered checkpoints in {folder.folder} are damaged: {remedy}")
     if intact is None:
-        raise InputError(f"there is no checkpoint in {folder.folder}: start the run again with --out {path}")
-    for broken in damaged:
-        sys.stderr.write(f"{broken} is damaged: {intact.name}, which is older, is used instead\n")
+        ended = (path / "config.yaml").exists()
+        remedy = ", since its run ended before the first one: start it again with the same --out" if ended else ""
+        raise InputError(f"there is no checkpoint in {folder.folder}{remedy}")
+    # Of several processes that torchrun has started, one says it.
+    for broken in damaged if os.environ.get("RANK", "0") == "0" else ():
+        sys.stderr.write(printable(f"{broken} is damaged: {intact.name}, which is older, is used instead") + "\n")
     return intact
 
 
@@ -340,6 +357,9 @@ def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Pa
         InputError: the first key that is missing, unknown or of another shape.
     """
     expected = module.state_dict()
+    # PyTorch's batch norms have this since 0.4.1.
+    counts = {key: tensor for key, tensor in expected.items() if key.endswith("num_batches_tracked")}
+    state = counts | state
     for key, tensor in expected.items():
         if key not in state:
             raise InputError(f"{path} is of another architecture: it has no {key}, here of {list(tensor.shape)}")

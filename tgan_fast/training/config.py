@@ -1,8 +1,6 @@
 """What can be chosen about a training run: one typed model for the command line, YAML files and library users."""
 
-import difflib
 import reprlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +9,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgan_fast.cuda_graph import CudaGraphMode
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, nearest
 from tgan_fast.models.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
 from tgan_fast.precision import PrecisionOption
 from tgan_fast.training.parts import PARTS
 
-# Of counts of iterations and frames.
+# Largest count of iterations and frames, so that sums of them stay exact. The bounds of sizes below are far beyond what
+# fits into a machine: a slip is told instead of taking all memory.
 _MOST = 10**12
 
 
@@ -48,6 +47,9 @@ class TrainingConfig(BaseModel):
     classes: int | None = Field(None, ge=2, le=65_536, description="Conditional: how many; none: those of the data.")
     data: str | None = Field(
         None, description="Clip store, or prepared .h5, .npy or .npz file, to train on; none: moving digits."
+    )
+    axes: str | None = Field(
+        None, description="Videos: order of an array's axes where its shape does not tell it, such as NTHW."
     )
     crop: Literal["centre", "random"] = Field("centre", description="Videos: which pixels of larger frames.")
     flip: bool = Field(False, description="Videos: mirror half of the clips.")
@@ -106,6 +108,10 @@ class TrainingConfig(BaseModel):
     keep_checkpoints: int = Field(3, ge=1, le=_MOST, description="Newest checkpoints kept.")
 
     def __init__(self, **values: Any):
+        for name, value in values.items():
+            field = type(self).model_fields.get(name)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise InputError(f"{name} is {value}, but it must not be true or false")
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -168,7 +174,7 @@ def _why_not(config):
 
 
 # Settings that only videos have.
-OF_VIDEOS = ("crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
+OF_VIDEOS = ("axes", "crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
 
 # Two minutes on a CPU.
 _TINY = {
@@ -245,7 +251,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise InputError(f"cannot read the config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # values that are none of their type make PyYAML raise errors of many types
         raise InputError(f"{path} is not a YAML file of settings: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -263,12 +269,6 @@ class _UniqueKeys(yaml.SafeLoader):
             if isinstance(key, str) and keys.count(key) > 1:
                 raise yaml.YAMLError(f"it has {key} twice: leave one of them out")
         return super().construct_mapping(node, deep)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for an unknown name, or nothing when no known name is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _sentence(error):

@@ -33,7 +33,7 @@ def with_data(config: TrainingConfig, data: Path | None) -> TrainingConfig:
     """The config of a run on other prepared videos, if any are given, whatever it was trained on."""
     if data is None:
         return config
-    return TrainingConfig(**config.model_dump() | {"data": str(data), "digit_images": None})
+    return TrainingConfig(**config.model_dump() | {"data": str(data), "digit_images": None, "axes": None})
 
 
 def open_data(config: TrainingConfig) -> TrainingData:
@@ -56,6 +56,7 @@ def open_data(config: TrainingConfig) -> TrainingData:
             last_start=config.last_start,
             crop=config.crop,
             flip=config.flip,
+            axes=config.axes,
             clip_frames=config.frames,
             image_size=config.image_size,
         )

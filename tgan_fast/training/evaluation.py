@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError
-from tgan_fast.metrics.classifier import remark_on_classes
+from tgan_fast.metrics.classifier import notice_on_classes
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluation import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
@@ -28,7 +28,7 @@ from tgan_fast.training.data import TrainingData
 def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.device) -> Evaluator:
     """Return an evaluator of one run against what is trained on: `config.evaluate_samples` videos of fixed latents.
 
-    A remark on a classifier that does not know the classes of the data goes to stderr.
+    A notice of a classifier that does not know the classes of the data goes to stderr.
 
     Raises:
         InputError: the classifier is missing, damaged or for videos of other channels, or real clips are too few.
@@ -40,9 +40,9 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
             f"the classifier {config.classifier} takes videos of {classifier.channels} channels, "
             f"but {config.channels} are trained: train one on the same data"
         )
-    remark = remark_on_classes(classifier, class_names(data))
-    if remark is not None:
-        tqdm.write(remark, file=sys.stderr)
+    notice = notice_on_classes(classifier, class_names(data))
+    if notice is not None:
+        tqdm.write(notice, file=sys.stderr)
     protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)
     precision = resolve_evaluation_precision("auto", device)
     return Evaluator(

@@ -1,7 +1,7 @@
 """The training loop: data → step → record → sample → checkpoint, until done, stopped or broken."""
 
 import traceback
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -70,10 +70,10 @@ def _train(config, out, dataset, resume, processes, device):
     # Everything that can be wrong is found here, before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     saved = None if resume is None else _open_saved(resume, device)
-    changes = [] if saved is None else changed_settings(config, saved["config"])
     data = open_data(config) if dataset is None else TrainingData(dataset)
     if config.conditional:
         config = config.model_copy(update={"classes": classes_of(config, data)})
+    changes = [] if saved is None else changed_settings(config, saved["config"])
     feed = open_feed(
         data.dataset,
         batch_size=config.batch_size,
@@ -90,20 +90,24 @@ def _train(config, out, dataset, resume, processes, device):
         world_size=processes.size,
     )
     refuse_too_large_a_batch(config, device, build_step)
-    evaluator = open_evaluator(config, data, device) if config.evaluate_every and not processes.rank else None
     step = build_step(config, device, read=feed.read, processes=processes)
     if saved is not None:
         _restore(step, saved["step"], resume)
 
-    folder = RunFolder(out, config.keep_checkpoints) if processes.rank == 0 else None
+    folder = evaluator = None
+    notices = [*changes, *_notices_on_data(config, data, saved)]
+    with _agreed(processes, device):
+        if processes.rank == 0:
+            evaluator = open_evaluator(config, data, device) if config.evaluate_every else None
+            folder = RunFolder(out, config.keep_checkpoints)
     session = Session(config, step, folder, evaluator, processes, data.fingerprint)
     try:
-        remarks = [*changes, *_remarks_on_data(config, data, saved)]
-        if folder is not None:
-            remarks += _take_over(folder, resume, step.iteration)
-            folder.start(config, provenance(device), step.iteration)
+        with _agreed(processes, device):
+            if folder is not None:
+                notices += _take_over(folder, resume, step.iteration)
+                folder.start(config, provenance(device), step.iteration)
         with stop_signals() as stop, session.progress(out) as bar, closing(feed.batches(step.iteration)) as batches:
-            session.begin(bar, filter(None, (data.summary, feed.description, *remarks)))
+            session.begin(bar, filter(None, (data.summary, feed.description, *notices)))
             for batch in batches:
                 if step.iteration >= config.steps or session.stops(stop):
                     break
@@ -120,23 +124,36 @@ def _train(config, out, dataset, resume, processes, device):
     except OSError as error:
         problem = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         raise InputError(
-            f"stopped after {counted(step.iteration, 'iteration')}: {problem}; {_remedy(folder)}"
+            f"stopped after {counted(step.iteration, 'iteration')}: {problem}; {_remedy(folder, session.diverged)}"
         ) from error
     except NonFiniteError as error:
-        raise NonFiniteError(f"{error}: try a lower learning_rate; {_remedy(folder)}") from None
+        raise NonFiniteError(f"{error}: try a lower learning_rate; {_remedy(folder, session.diverged)}") from None
     finally:
         session.close()
         step.leave_processes()
     return step
 
 
-def _remedy(folder):
+@contextmanager
+def _agreed(processes, device):
+    """Let every process go on from here, or none: one that waited for another in vain would never end."""
+    problem = None
+    try:
+        yield
+    except Exception as error:
+        problem = error
+    if any(processes.gather(int(problem is not None), device)):
+        raise problem or InputError("process 0 cannot begin, and says why")
+
+
+def _remedy(folder, diverged):
     if folder is None:
         return "process 0 says which checkpoint is the last good one"
-    latest = folder.checkpoints.latest()
+    latest = folder.checkpoints.before_divergence() if diverged else folder.checkpoints.latest()
     if latest is None:
-        return "no checkpoint had been written yet"
-    return f"the last good checkpoint is {latest}, from which --resume {folder.path} goes on"
+        return "no checkpoint from before is left" if diverged else "no checkpoint had been written yet"
+    resumed = latest if diverged else folder.path
+    return f"the last good checkpoint is {latest}, from which --resume {resumed} goes on"
 
 
 def _check_processes(config, processes):
@@ -152,7 +169,7 @@ def _check_processes(config, processes):
 
 
 def _open_saved(path, device):
-    """The content of a checkpoint to resume from."""
+    """Return the content of a checkpoint to resume from."""
     saved = read_run(path)
     if saved.get("device") not in (device.type, None):
         made_on = saved["device"]
@@ -163,6 +180,10 @@ def _open_saved(path, device):
 def _restore(step, state, path):
     load_strictly(step.generator, state["generator"], path)
     load_strictly(step.discriminator, state["discriminator"], path)
+    for network in ("generator", "discriminator", "ema"):
+        for name, tensor in state.get(network, {}).items():
+            if not tensor.isfinite().all():
+                raise InputError(f"{path} is of no use: {name} of its {network} is not finite; resume an earlier one")
     if step.ema is not None:
         if "ema" not in state:
             raise InputError(f"{path} was made without an average of the weights, so ema_decay cannot be set now")
@@ -177,16 +198,16 @@ def _restore(step, state, path):
         raise InputError(f"{path} is damaged: the state of its optimizers or random numbers is incomplete") from None
 
 
-def _remarks_on_data(config, data, saved):
-    made_of = None if saved is None else saved.get("data")
-    if made_of not in (None, data.fingerprint):
+def _notices_on_data(config, data, saved):
+    data_fingerprint = None if saved is None else saved.get("data")
+    if data_fingerprint not in (None, data.fingerprint):
         yield "the data is not what it was when the checkpoint was made: the run goes on, but not as it would have"
     if data.class_names and not config.conditional:
         yield f"the videos have {len(data.class_names):,} classes, which this run does not use: see --conditional"
 
 
 def _take_over(folder, resume, iteration):
-    """Make sure that a locked folder may be written to, and yield what was done for that.
+    """Check that the locked folder may be written to, and yield a notice for every repair.
 
     Raises:
         InputError: it holds another run, or has come further than the checkpoint.
@@ -197,6 +218,8 @@ def _take_over(folder, resume, iteration):
             raise InputError(
                 f"{folder.path} holds another run: continue it with --resume {folder.path}, or choose another --out"
             )
+        if earlier := folder.checkpoints.set_best_aside():
+            yield f"the best checkpoint of a run that left no other one was set aside: {earlier}"
         return
     for damaged in folder.checkpoints.set_damaged_aside():
         yield f"a damaged checkpoint was set aside: {damaged}"

@@ -151,7 +151,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             raise ValueError(f"the state is of groups of {counts} parameters, but here is one of {len(parameters)}")
         for name in _REFUSED:
             if groups[0].get(name):
-                raise ValueError(f"the state is of an optimizer with {name}, which is not done here")
+                raise ValueError(f"the state is of an optimizer with {name}, which is not supported")
         for index, (key, parameter) in enumerate(zip(groups[0]["params"], parameters, strict=True)):
             entry = saved["state"].get(key)
             for name in ("step", *self._AVERAGES) if entry else ():

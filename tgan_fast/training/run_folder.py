@@ -37,10 +37,11 @@ class RunFolder:
             (path / "checkpoints").mkdir(exist_ok=True)
             write_atomically(path / "writable", b"")
             (path / "writable").unlink()
-            self._lock = lock(path / ".lock")
+            self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
-        if self._lock is None:
+        if not lock(self._lock):
+            os.close(self._lock)
             raise InputError(f"another process trains in {path}: wait for it, or choose another --out")
         self.checkpoints = CheckpointFolder(path / "checkpoints", keep)
         self._stats = path / "stats.jsonl"
@@ -54,22 +55,24 @@ class RunFolder:
         append_line(self.path / "environment.jsonl", json.dumps({"iteration": iteration, **environment}))
         kept = [line for line in self.stats() if line["iteration"] <= iteration]
         write_atomically(self._stats, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=iteration + 1)
+        # TensorBoard cannot write to a path with bytes that are no UTF-8.
+        with suppress(UnicodeEncodeError):
+            self._tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=iteration + 1)
 
     def stats(self) -> list[dict[str, float | str]]:
-        """Return the lines of stats.jsonl, without those that a crash has left unfinished or garbled."""
+        """Return the lines of stats.jsonl, without those that a crash has left unfinished or a disk has garbled."""
         if not self._stats.exists():
             return []
         lines = []
         for line in self._stats.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
             with suppress(ValueError):
                 lines.append(json.loads(line))
-        return lines
+        return [line for line in lines if _is_of_an_iteration(line)]
 
     def record(self, line: dict[str, float | str]) -> None:
         """Append to stats.jsonl, and the numbers in it to TensorBoard."""
         append_line(self._stats, json.dumps(line))
-        for name, value in line.items():
+        for name, value in line.items() if self._tensorboard else ():
             if name != "iteration" and not isinstance(value, str):
                 self._tensorboard.add_scalar(name, value, line["iteration"])
 
@@ -93,3 +96,8 @@ class RunFolder:
         if self._tensorboard is not None:
             self._tensorboard.close()
         os.close(self._lock)
+
+
+def _is_of_an_iteration(line):
+    numbers = {"iteration": int, "seconds": (int, float)}
+    return isinstance(line, dict) and all(isinstance(line.get(name), kind) for name, kind in numbers.items())

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tgan_fast.data import Batch
-from tgan_fast.errors import NonFiniteError, counted
+from tgan_fast.errors import NonFiniteError, counted, printable
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training.background import Background, Snapshot
 from tgan_fast.training.evaluation import is_better
@@ -17,7 +17,8 @@ from tgan_fast.training.scalar_log import Interval, ScalarLog
 from tgan_fast.training.step import SCALARS
 
 _PREVIEWS = 16
-# Of weights, absolute. They stay below ten in trainings that work: a warning is given from here on.
+_NETWORKS = "generator", "discriminator"
+# Absolute weight from which a run counts as diverging; in trainings that work, weights stay below ten.
 _DIVERGED = 1000.0
 
 
@@ -37,15 +38,20 @@ class Session:
 
     def progress(self, out: Path) -> tqdm:
         return tqdm(
-            desc=str(out), total=self.config.steps, initial=self.step.iteration, unit="step", dynamic_ncols=True,
-            smoothing=0.05, disable=self.folder is None,
+            desc=printable(str(out)), total=self.config.steps, initial=self.step.iteration, unit="step",
+            dynamic_ncols=True, smoothing=0.05, disable=self.folder is None,
         )  # fmt: skip
 
-    def begin(self, bar: tqdm, remarks: Iterable[str]) -> None:
+    def begin(self, bar: tqdm, notices: Iterable[str]) -> None:
         self.bar = bar
         if self.folder is not None:
-            for remark in remarks:
-                bar.write(remark, file=sys.stderr)
+            for notice in notices:
+                self._tell(notice)
+            weight = float(self.step.largest_weight())
+            if weight > _DIVERGED:
+                self.diverged = True
+                already = f"the checkpoint has diverged already, with a weight of {weight:.1e}"
+                self._tell(f"warning: {already}: resume an earlier one")
             self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
         if self.evaluator is not None:
             self.best = self.folder.checkpoints.best_scores(self.evaluator.description)
@@ -95,22 +101,24 @@ class Session:
             D=f"{means['loss_discriminator']:.3f}", G=f"{means['loss_generator']:.3f}", videos=f"{rate:.0f}/s"
         )
         if interval.largest_weight > _DIVERGED and not self.diverged:
-            self.diverged = True
-            self._warn_of_divergence(interval)
+            # A checkpoint from before may still be on its way.
+            self.background.wait()
+            self._warn_of_divergence(interval.largest_weight, interval.first, interval.last)
 
-    def _warn_of_divergence(self, interval):
-        if self.folder is None:
+    def _warn_of_divergence(self, weight, sound, iteration):
+        """Say once that a weight is too large after `iteration` iterations, and was not after `sound`."""
+        if self.folder is None or self.diverged:
             return
-        # A checkpoint of before may still be on its way.
-        self.background.wait()
-        kept = self.folder.checkpoints.keep_before(interval.first)
-        done = counted(interval.last, "iteration")
-        earlier = "no checkpoint was written before" if kept is None else f"{kept} is a checkpoint from before"
-        self.bar.write(
-            f"warning: the run diverges, since a weight is {interval.largest_weight:.1e} after {done}: try a lower "
-            f"learning_rate; {earlier}",
-            file=sys.stderr,
+        self.diverged = True
+        kept = self.folder.checkpoints.keep_before(sound)
+        earlier = "no checkpoint from before is left" if kept is None else f"{kept} is a checkpoint from before"
+        self._tell(
+            f"warning: the run diverges, since a weight is {weight:.1e} after {counted(iteration, 'iteration')}: try a "
+            f"lower learning_rate; {earlier}"
         )
+
+    def _tell(self, text):
+        self.bar.write(printable(text), file=sys.stderr)
 
     def sample(self) -> None:
         if self.folder is None:
@@ -154,6 +162,11 @@ class Session:
     def _content(self, snapshot, iteration):
         state = snapshot.on_cpu()
         _check_weights(state, iteration)
+        names = [(key, name) for key in _NETWORKS for name, _ in getattr(self.step, key).named_parameters()]
+        largest = max(float(state[key][name].abs().max()) for key, name in names)
+        if largest > _DIVERGED:
+            # Before it takes the place of an older one.
+            self._warn_of_divergence(largest, iteration - 1, iteration)
         return {
             "config": self.config.model_dump(),
             "device": self.step.device.type,
@@ -182,7 +195,7 @@ class Session:
 
 
 def _check_weights(state, iteration):
-    for network in ("generator", "discriminator"):
-        for name, tensor in state[network].items():
+    for network in (*_NETWORKS, "ema"):
+        for name, tensor in state.get(network, {}).items():
             if not tensor.isfinite().all():
                 raise NonFiniteError(f"{name} of the {network} is not finite after {counted(iteration, 'iteration')}")

@@ -326,7 +326,8 @@ class TrainingStep:
     @torch.no_grad()
     def largest_weight(self) -> torch.Tensor:
         """Return the largest absolute value of both networks' weights, [] on the device: reading it waits for it."""
-        return torch.stack([network.flat.data.abs().max() for network in (self._generator, self._discriminator)]).max()
+        norms = [torch.linalg.vector_norm(net.flat.data, torch.inf) for net in (self._generator, self._discriminator)]
+        return torch.stack(norms).max()
 
     def check_equality(self) -> None:
         """Make sure that all processes still have the same weights and running statistics. Waits for them.

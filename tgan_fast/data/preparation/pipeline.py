@@ -87,7 +87,7 @@ def prepare(
     stop = stop or threading.Event()
     try:
         with closing(StoreWriter(folder, header)) as writer, _spools(folder) as spools:
-            left_out = [Skipped(video.name, video.reason, failed=True) for video in collection.left_out]
+            left_out = [Skipped(video.name, video.reason, failed=False) for video in collection.left_out]
             write_atomically(folder / REPORT, "".join(f"{_line(video)}\n" for video in left_out).encode())
             result, done = Result(), _Bytes()
             jobs = _jobs(collection.videos, writer, form, fewest, workers, spools)

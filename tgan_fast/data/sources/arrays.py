@@ -115,11 +115,11 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
 
     Arrays are [T, H, W], [T, H, W, C], [N, T, H, W, C], [N, T, C, H, W] or [N, C, T, H, W] of N videos of T frames, C
     being 1 or 3. Moving MNIST, mnist_test_seq.npy, is [T, N, H, W]. Other arrays of four axes may be that or
-    [N, T, H, W]: the number of labels decides, or `axes`. So it is where both T and C may be 1 or 3.
+    [N, T, H, W]: the number of labels decides, or `axes`. The same applies if T and C could both be 1 or 3.
 
     Args:
         path: File. Beside its arrays of clips an .npz file may have one of `labels`, an integer for each clip.
-        axes: Order of the axes of all arrays, letters of "NTHWC"; None where shapes or labels tell it.
+        axes: Order of the axes of arrays with as many axes, letters of "NTHWC"; None where shapes or labels tell it.
 
     Returns:
         Arrays of clips, and for each clip the name of its class, None where the file tells none.
@@ -132,7 +132,7 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
     labels = arrays.pop(_LABELS, None)
     if not arrays:
         raise InputError(f"{path} holds no array of clips")
-    readings = {key: _readings(array, path, axes) for key, array in arrays.items()}
+    readings = {key: _readings(array, path, key, axes) for key, array in arrays.items()}
     if any(len(some) > 1 for some in readings.values()):
         readings = _told_by_labels(arrays, labels, readings, path)
     clips = [ClipArray(key, readings[key][0], _in_order(array, readings[key][0])) for key, array in arrays.items()]
@@ -154,14 +154,14 @@ def channels_of(videos: Sequence[SourceVideo]) -> int:
 
 
 def _open(path) -> Mapping[str | None, np.ndarray]:
-    """The arrays of an .npz file by name, or that of an .npy file, memory-mapped, under None."""
+    """Return the arrays of an .npz file by name, or that of an .npy file, memory-mapped, under None."""
     with _naming(path):
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.memmap):
-            # NumPy takes a header that is damaged, and tells of fewer numbers, as it is.
+            # NumPy accepts a damaged header that announces fewer numbers than the file holds.
             behind = path.stat().st_size - loaded.offset - loaded.nbytes
             if behind > 0 < loaded.size:
-                raise ValueError(f"it goes on for {behind:,} bytes behind what its header announces")
+                raise ValueError(f"it goes on for {behind:,} bytes: it holds more arrays, or its header is damaged")
             return {None: loaded}
         with loaded:
             return {key: loaded[key] for key in loaded.files}
@@ -169,7 +169,7 @@ def _open(path) -> Mapping[str | None, np.ndarray]:
 
 @functools.lru_cache(maxsize=1)
 def _load(path, key):
-    """One array of a file. Kept, since it has many videos, one asked for after another."""
+    """Return one array of a file. It is kept, since it has many videos, one asked for after another."""
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if key is None:
         return loaded
@@ -182,28 +182,33 @@ def _naming(path):
     """Make an error in reading `path` the user's."""
     try:
         with warnings.catch_warnings():
-            # That sizes overflow, for instance, which is an error soon after.
+            # NumPy warns of overflowing sizes and raises an error soon after.
             warnings.simplefilter("ignore")
             yield
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     # A damaged file makes NumPy and zipfile raise errors of a dozen types, and one that announces too much MemoryError.
     except Exception as error:
-        raise InputError(f"cannot read the array in {path}: {first_line(error)[:_LONGEST_REASON]}") from None
+        # NumPy recommends an unsafe option then.
+        pickled = "pickle" in str(error) or "Python objects" in str(error)
+        reason = "it holds Python objects, or is damaged" if pickled else first_line(error)[:_LONGEST_REASON]
+        raise InputError(f"cannot read the array in {path}: {reason}") from None
 
 
-def _readings(array, path, axes) -> tuple[str, ...]:
-    """The orders that an array's axes can have."""
-    shape, described = array.shape, f"{path} holds {array.dtype.name} {list(array.shape)}"
+def _readings(array, path, key, axes) -> tuple[str, ...]:
+    """Return the orders that an array's axes can have."""
+    shape, name = array.shape, "" if key is None else f"{key}, "
+    described = f"{path} holds {name}{array.dtype.name} {list(shape)}"
     if array.dtype != np.uint8:
         raise InputError(f"{described}, but clips are uint8: convert it")
     if not array.size:
         raise InputError(f"{described}, which is empty: it has no clips")
-    readings = _orders(shape, path) if axes is None else (axes,) if len(axes) == len(shape) else ()
+    given = axes is not None and len(axes) == len(shape)
+    readings = (axes,) if given else _orders(shape, path)
     readings = tuple(order for order in readings if "C" not in order or shape[order.index("C")] in _CHANNELS)
     if not readings:
-        if axes is not None:
-            raise InputError(f"{described}, which --axes {axes} does not fit: an axis for each letter, C being 1 or 3")
+        if given:
+            raise InputError(f"{described}, which --axes {axes} does not fit: C must be 1 or 3")
         raise InputError(f"{described}, but clips are [N, T, H, W, C] or [N, T, H, W], C being 1 or 3")
     return readings
 
@@ -226,7 +231,7 @@ def _orders(shape, path):
 
 
 def _told_by_labels(arrays, labels, readings, path):
-    """The one order of all arrays for which there are as many clips as labels."""
+    """Return the one order of all arrays for which there are as many clips as labels."""
     fitting = []
     for order in dict.fromkeys(order for some in readings.values() if len(some) > 1 for order in some):
         chosen = {key: (order,) if order in some else some for key, some in readings.items()}
@@ -238,18 +243,18 @@ def _told_by_labels(arrays, labels, readings, path):
     key, orders = next((key, some) for key, some in readings.items() if len(some) > 1)
     raise AmbiguousAxesError(
         f"{path} holds uint8 {list(arrays[key].shape)}, whose axes may be {' or '.join(orders)} (N videos, T frames): "
-        f"say which in python -m tgan_fast prepare SOURCE STORE --axes {orders[0]}, and train on that store"
+        f"say which with --axes {orders[0]}, for instance, which prepare and train take"
     )
 
 
 def _in_order(array, axes) -> Sequence[np.ndarray]:
-    """The videos of an array whose axes lie in the order of `axes`, without a copy."""
+    """Return the videos of an array whose axes lie in the order of `axes`, without a copy."""
     array = array.transpose([axes.index(axis) for axis in _AXES if axis in axes])
     return array if "N" in axes else [array]
 
 
 def _classes(labels, count, path):
-    """The name of each clip's class."""
+    """Return the name of each clip's class."""
     if labels is None:
         return [None] * count
     if labels.shape != (count,) or labels.dtype.kind not in "iu":

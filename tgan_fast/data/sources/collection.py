@@ -158,7 +158,7 @@ def _has_class(video):
 
 
 def _by_lower_case(classes):
-    """UCF-101 itself writes HandstandPushups in two ways."""
+    """Return official names by their lower case, since UCF-101 writes HandstandPushups in two ways."""
     return {name.lower(): name for name in classes}
 
 

@@ -1,6 +1,5 @@
 """A clip store, opened for writing: append-only, one writer at a time."""
 
-import fcntl
 import os
 import time
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from tgan_fast.data.store.clip_store import FRAMES_NAME
 from tgan_fast.data.store.index import NAME, Entry, Header, line_of, read_index
 from tgan_fast.errors import InputError
-from tgan_fast.files import write_atomically
+from tgan_fast.files import lock, write_atomically
 
 # Between two moments at which what was appended is made safe.
 _COMMIT_SECONDS = 5.0
@@ -85,7 +84,8 @@ class StoreWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._frames = (self.folder / FRAMES_NAME).open("ab", buffering=0)
         try:
-            self._lock()
+            if not lock(self._frames.fileno()):
+                raise InputError(f"another process is writing to {self.folder}: wait for it, or end it")
             path, end = self.folder / NAME, 0
             if path.exists():
                 end = self._continue(path)
@@ -107,12 +107,6 @@ class StoreWriter:
             other = sorted(path.name for path in self.folder.iterdir() if path.name not in own)
             if other:
                 raise InputError(f"{self.folder} holds something else, {other[0]} for instance: choose another folder")
-
-    def _lock(self):
-        try:
-            fcntl.flock(self._frames, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another process is writing to {self.folder}: wait for it, or end it") from None
 
     def _continue(self, path):
         """Bring an index up to date; returns how many bytes of frames it tells of."""

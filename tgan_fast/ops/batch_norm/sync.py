@@ -29,14 +29,15 @@ def batch_norm_act_sync(
         num_batches_tracked.add_(groups)
     if running_mean is not None:
         unbiased = var * (count / (count - 1).clamp(min=1))
+        # Nothing moves the running statistics where no process has a value, which the device alone knows.
+        moves = count != 0
         for part in range(groups):
             part_momentum = momentum
             if momentum is None:
                 # In float64: one over an integer tensor would be a float32.
                 part_momentum = 1 / (num_batches_tracked - groups + part + 1).double()
             for running, new in ((running_mean, mean[part]), (running_var, unbiased[part])):
-                # Nothing moves them where no process has a value, which the device alone knows.
-                running.add_(((new - running) * part_momentum).masked_fill_(count == 0, 0))
+                running.add_((new - running) * part_momentum * moves)
     return y
 
 
