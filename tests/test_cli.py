@@ -87,6 +87,27 @@ def test_a_full_disk_behind_the_output_is_a_sentence():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_does_not_end_a_command(tmp_path, closed):
+    arguments = ["train", "--preset", "tiny", "--width", "0.03125", "--latent-dim", "4", "--batch-size", "2"]
+    command = [sys.executable, "-m", "tgan_fast", *arguments, "--steps", "2", "--device", "cpu", "--out", "run"]
+    number = {"stdout": 1, "stderr": 2}[closed]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {number}>&-', "sh", *command], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "checkpoints" / "iteration-00000002.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_when_nobody_reads_its_messages_any_more(tmp_path):
+    arguments = ["--preset", "tiny", "--width", "0.03125", "--latent-dim", "4", "--batch-size", "2", "--device", "cpu"]
+    process = start("train", *arguments, "--steps", "40", "--out", "run", folder=tmp_path)
+    assert process.stderr.read(10)
+    process.stderr.close()
+    assert "done: 40 iterations" in process.stdout.read()
+    assert process.wait(timeout=300) == 0
+
+
+@pytest.mark.slow
 def test_characters_that_the_terminal_does_not_have_are_escaped(tmp_path):
     name = os.fsdecode(b"caf\xff\xc3\xa9") + "\u4e2d"
     environment = {"PYTHONIOENCODING": "ascii"}

@@ -191,10 +191,23 @@ def test_forms_in_which_people_have_the_notebooks_checkpoint(tmp_path, monkeypat
     assert train(config, tmp_path / "run", resume=tmp_path / "x.ckpt").iteration == 2
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_generators_state_dict_alone(tmp_path, prefix):
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda state: state,
+        lambda state: {"module." + name: value for name, value in state.items()},
+        lambda state: {"_orig_mod.module." + name: value for name, value in state.items()},
+        lambda state: {"epoch": 3, "model_state_dict": state},
+        lambda state: {"state_dict": state},
+        lambda state: {"generator": state},
+        lambda state: [state],
+        lambda state: {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")},
+    ],
+    ids=["alone", "DataParallel", "compiled DDP", "model_state_dict", "state_dict", "by name", "list", "before 0.4.1"],
+)
+def test_a_generators_state_dict_alone(tmp_path, form):
     generator = VideoGenerator()
-    torch.save({prefix + name: value for name, value in generator.state_dict().items()}, tmp_path / "g.pt")
+    torch.save(form(generator.state_dict()), tmp_path / "g.pt")
     loaded = load_generator(tmp_path / "g.pt")
     latents = draw_latents(1, 100, 0)
     assert torch.equal(loaded(latents), generator.eval()(latents))
@@ -215,7 +228,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy
     torch.save({"model_state_dict": [Bomb(), {}]}, "x.pt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(
         InputError,
-        match=r"x\.pt is refused: it holds the Python object \S*open, which could run code",
+        match=r"x\.pt is refused: it holds the Python object \S*open, and such objects can run code",
     ):
         read(tmp_path / "x.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))
@@ -310,6 +323,14 @@ def with_a_wrong_value(content, chances):
     return content
 
 
+@pytest.mark.parametrize("epoch", [-1, 10**30, 0.5, "1", None])
+def test_a_count_of_iterations_that_cannot_be_is_none(tmp_path, epoch):
+    content, _ = small_notebook_checkpoint()
+    torch.save(content | {"epoch": epoch}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match="has no iteration or optimizers"):
+        read_run(tmp_path / "x.ckpt")
+
+
 def resume(path, folder):
     config = TrainingConfig(**read_run(path)["config"])
     # A value that came from another setting may ask for a large model.
@@ -347,7 +368,7 @@ def test_the_newest_checkpoint_that_is_not_damaged_is_used_and_named(tmp_path, c
     assert sorted(folder.set_damaged_aside()) == [path.with_name(f"{path.name}.damaged") for path in (newer, newest)]
     assert folder.paths() == [older]
     older.write_bytes(raw[:3000])
-    with pytest.raises(InputError, match=r"all checkpoints in .* are damaged: start a new run with another --out"):
+    with pytest.raises(InputError, match=r"all numbered checkpoints in .* are damaged: restore one from a copy"):
         find(tmp_path)
 
 

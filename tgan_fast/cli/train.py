@@ -161,9 +161,9 @@ def _new_folder(preset: str) -> Path:
         return _next_folder(preset)
     try:
         while True:
+            _RUNS.mkdir(exist_ok=True)
             # Another command may meanwhile remove what it has made in vain.
             with suppress(FileNotFoundError, FileExistsError):
-                _RUNS.mkdir(exist_ok=True)
                 return _made_alone(preset)
     except OSError as error:
         raise InputError(f"cannot make a folder for the run in {_RUNS}: {error.strerror}; choose --out") from None
