@@ -1,4 +1,4 @@
-"""What all commands share: signals, exit codes, and errors in one sentence."""
+"""The part that all commands share: signals, exit codes, and errors in one sentence."""
 
 import os
 import signal

@@ -224,7 +224,7 @@ def test_a_class_that_there_is_not_is_one_sentence(conditional, tmp_path):
 
 @pytest.fixture(scope="module")
 def broken(trained, tmp_path_factory):
-    """Of its running statistics."""
+    """A generator whose running statistics are broken."""
     content = torch.load(trained[0] / "checkpoints" / "iteration-00000003.pt", weights_only=True)
     content["step"]["ema"]["model.1.running_mean"].fill_(torch.nan)
     path = tmp_path_factory.mktemp("broken") / "broken.pt"

@@ -143,7 +143,7 @@ def test_a_run_resumes_from_the_notebooks_checkpoint(tmp_path):
 
 
 def small_notebook_checkpoint():
-    """What the notebook saves, of networks of the size of `CONFIG` in one channel, and the generator."""
+    """Return what the notebook saves, of networks of the size of `CONFIG` in one channel, and the generator."""
     torch.manual_seed(1)
     networks = reference.Generator(CONFIG.width, CONFIG.latent_dim, 1), reference.Discriminator(CONFIG.width, 1)
     optimizers = reference.make_optimizers(*networks)
@@ -247,7 +247,7 @@ def damaged_files(folder):
 
 
 def damaged(whole, chances):
-    """Bytes with one thing wrong: a flipped bit, a missing, doubled, swapped or zeroed part."""
+    """Return bytes with one thing wrong: a flipped bit, a missing, doubled, swapped or zeroed part."""
     start, length = chances.randrange(len(whole)), chances.choice([1, 16, 512, 40_000])
     part = whole[start : start + length]
     match chances.choice(["bit", "bit", "bit", "cut", "missing", "doubled", "zeros", "swapped"]):
@@ -267,7 +267,7 @@ def damaged(whole, chances):
 
 
 def result_or_error(function, *arguments, **options):
-    """What a function returns, and the message of the package's own error, if it raises one."""
+    """Return what a function returns, and the message of the package's own error, if it raises one."""
     try:
         return function(*arguments, **options), None
     except (InputError, NonFiniteError) as error:
@@ -299,7 +299,7 @@ def test_one_wrong_bit_or_part_anywhere_is_noticed(tmp_path):
 
 
 def places(value, path=()):
-    """The paths of all values in nested dicts and lists."""
+    """Yield the paths of all values in nested dicts and lists."""
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -307,7 +307,7 @@ def places(value, path=()):
 
 
 def with_a_wrong_value(content, chances):
-    """A copy in which one value is missing, or another one of the same checkpoint."""
+    """Return a copy in which one value is missing, or another one of the same checkpoint."""
     content = copy.deepcopy(content)
     *parents, key = chances.choice([path for path in places(content) if path])
     other = content

@@ -57,7 +57,7 @@ def run(x, upstream, backend, groups, momentum, **options):
 
 
 def without_samples(rank, empty):
-    """What a process has in a step in which those of the ranks `empty` have nothing."""
+    """Return what a process has in a step in which those of the ranks `empty` have nothing."""
     return [tensor[:0] if rank in empty else tensor for tensor in batches()[rank]]
 
 
