@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
 from tgan_fast.cli.ranges import LARGEST_SEED, MOST_SAMPLES, check_range
-from tgan_fast.errors import InputError, is_out_of_memory, nearest
+from tgan_fast.errors import InputError, nearest, telling_of_memory
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.metrics.classifier import Classifier, notice_on_classes
 from tgan_fast.metrics.classifier_files import load_classifier
@@ -117,8 +117,9 @@ def main(arguments: Sequence[str]) -> None:
     for remark in remarks:
         tqdm.write(remark, file=sys.stderr)
     try:
-        evaluator.prepare()
-        scores = evaluator(generator)
+        with telling_of_memory(f"{protocol.samples:,} videos do not fit into the memory: choose fewer --samples"):
+            evaluator.prepare()
+            scores = evaluator(generator)
         record = {
             "checkpoint": checkpoint.path.name,
             "iteration": checkpoint.iteration,
@@ -135,10 +136,6 @@ def main(arguments: Sequence[str]) -> None:
         }
         _print(record, scores)
         _write(command, checkpoint.path, record)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(f"{protocol.samples:,} videos do not fit into the memory: choose fewer --samples") from None
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
 

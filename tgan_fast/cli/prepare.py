@@ -65,7 +65,7 @@ class PrepareCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(PrepareCommand, arguments, prog="python -m tgan_fast prepare")
     _check(command)
-    collection = recognise(command.source, command.axes and command.axes.upper())
+    collection = recognise(command.source, command.axes)
     if command.split is not None:
         collection = only_of_split(collection, command.split)
     if command.fps is not None and not all(video.has_times for video in collection.videos):

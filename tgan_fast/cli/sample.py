@@ -14,7 +14,7 @@ from tgan_fast.cli.parsing import parse
 from tgan_fast.cli.ranges import LARGEST_SEED, check_range
 from tgan_fast.data import to_clips
 from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
-from tgan_fast.errors import InputError, NonFiniteError, is_out_of_memory, printable
+from tgan_fast.errors import InputError, NonFiniteError, printable, telling_of_memory
 from tgan_fast.models.sampling import Sampler, draw_latents, not_finite, refuse_non_finite, sample_videos
 from tgan_fast.precision import PrecisionOption, arithmetic, resolve_precision
 from tgan_fast.training.checkpoint import find, load_generator
@@ -72,16 +72,14 @@ def main(arguments: Sequence[str]) -> None:
     size, frames = generator.image_size, generator.clip_frames * command.interpolate
     shape = rows * columns, frames, size, size, generator.channels
     check_videos(command.out, shape, fps=command.fps, columns=columns)
+    too_many = (
+        f"{shape[0]:,} videos of {frames:,} frames do not fit into the memory: choose a smaller --grid"
+        f"{' or --interpolate' if command.interpolate > 1 else ''}"
+    )
     try:
-        clips = _clips(command, checkpoint, generator, precision, _inputs(command, generator, rows, columns))
-        write_videos(command.out, clips.numpy(), fps=command.fps, columns=columns)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"{shape[0]:,} videos of {frames:,} frames do not fit into the memory: choose a smaller --grid"
-            f"{' or --interpolate' if command.interpolate > 1 else ''}"
-        ) from None
+        with telling_of_memory(too_many):
+            clips = _clips(command, checkpoint, generator, precision, _inputs(command, generator, rows, columns))
+            write_videos(command.out, clips.numpy(), fps=command.fps, columns=columns)
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror or error}") from None
     print(f"{arrangement(command.out, len(clips), columns)}: {printable(str(command.out))}")

@@ -17,7 +17,7 @@ from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.store import ClipStore
 from tgan_fast.data.store.export import export_hdf5
 from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
-from tgan_fast.errors import InputError, counted, is_out_of_memory, printable
+from tgan_fast.errors import InputError, counted, printable, telling_of_memory
 
 _READERS = 4
 
@@ -83,11 +83,8 @@ class Preview:
         count = min(count, len(opened.videos))
         check_videos(self.out, (count, *opened.videos.clip_shape), fps=self.fps)
         try:
-            write_videos(self.out, _clips(opened.videos, count, self.seed), fps=self.fps)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(f"{count:,} clips do not fit into the memory: choose a smaller --grid") from None
+            with telling_of_memory(f"{count:,} clips do not fit into the memory: choose a smaller --grid"):
+                write_videos(self.out, _clips(opened.videos, count, self.seed), fps=self.fps)
         except OSError as error:
             raise InputError(f"cannot write {self.out}: {error.strerror or error}") from None
         print(opened.summary)

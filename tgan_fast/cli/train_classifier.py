@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tgan_fast.cli.parsing import parse
 from tgan_fast.cli.ranges import LARGEST_SEED, check_range
-from tgan_fast.errors import InputError, is_out_of_memory, printable
+from tgan_fast.errors import InputError, printable, telling_of_memory
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.metrics.classifier_training import RECIPES, train_classifier
 from tgan_fast.metrics.held_out import split_digits, split_videos
@@ -66,18 +66,15 @@ def main(arguments: Sequence[str]) -> None:
         print(line)
     if architecture == "c3d" and device.type == "cpu":
         print("C3D learns too slowly on a CPU: use a GPU, or --architecture small")
+    progress = tqdm(desc=str(command.out), total=recipe.steps, unit="step", dynamic_ncols=True, file=sys.stderr)
     try:
-        with tqdm(desc=str(command.out), total=recipe.steps, unit="step", dynamic_ncols=True, file=sys.stderr) as bar:
+        with progress as bar, telling_of_memory(f"{device} has too little memory: choose a smaller --batch-size"):
             classifier = train_classifier(
                 clips, architecture, recipe, seed=command.seed, device=device, progress=lambda loss: _show(bar, loss)
             )
     except KeyboardInterrupt:
         print("interrupted; nothing was written")
         raise SystemExit(_INTERRUPTED) from None
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(f"{device} has too little memory: choose a smaller --batch-size") from None
     try:
         save_classifier(command.out, classifier)
     except OSError as error:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, check_axes, read_arrays
+from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, checked_axes, read_arrays
 from tgan_fast.data.sources.collection import UNCLASSIFIED
 from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
 from tgan_fast.data.store import ClipStore
@@ -120,9 +120,7 @@ def channels_of(path: Path, axes: str | None = None) -> int:
 
 def read_prepared(path: Path, axes: str | None = None) -> Prepared:
     """Return what lies in a clip store, an HDF5 file or a file of arrays; raises as `open_videos`."""
-    if axes is not None:
-        axes = axes.upper()
-        check_axes(axes)
+    axes = checked_axes(axes)
     if not path.exists():
         raise InputError(f"there is no {path}")
     if ClipStore.is_at(path):

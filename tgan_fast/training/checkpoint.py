@@ -345,6 +345,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, TrainingConfig(**content["config"]), content["step"], content["step"]["iteration"])
 
 
+def first_not_finite(state: Mapping[str, Any]) -> str | None:
+    """Return what is not finite in a step's networks, such as "slow.0.weight of the generator", or None."""
+    for network in (*_NETWORKS, "ema"):
+        for name, tensor in state.get(network, {}).items():
+            if not tensor.isfinite().all():
+                return f"{name} of the {network}"
+    return None
+
+
 def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "auto") -> Generator:
     """The generator of a checkpoint; see `open_checkpoint` and `Checkpoint.generator`."""
     return open_checkpoint(path).generator(weights)

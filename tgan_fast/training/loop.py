@@ -12,7 +12,7 @@ from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.build import build_step
 from tgan_fast.training.changes import changed_settings
-from tgan_fast.training.checkpoint import iteration_of, load_strictly, read_run, run_folder_of
+from tgan_fast.training.checkpoint import first_not_finite, iteration_of, load_strictly, read_run, run_folder_of
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData, classes_of, open_data
 from tgan_fast.training.evaluation import open_evaluator
@@ -180,10 +180,8 @@ def _open_saved(path, device):
 def _restore(step, state, path):
     load_strictly(step.generator, state["generator"], path)
     load_strictly(step.discriminator, state["discriminator"], path)
-    for network in ("generator", "discriminator", "ema"):
-        for name, tensor in state.get(network, {}).items():
-            if not tensor.isfinite().all():
-                raise InputError(f"{path} is of no use: {name} of its {network} is not finite; resume an earlier one")
+    if broken := first_not_finite(state):
+        raise InputError(f"{path} is of no use: {broken} is not finite; resume an earlier one")
     if step.ema is not None:
         if "ema" not in state:
             raise InputError(f"{path} was made without an average of the weights, so ema_decay cannot be set now")

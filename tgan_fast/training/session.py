@@ -12,6 +12,7 @@ from tgan_fast.data import Batch
 from tgan_fast.errors import NonFiniteError, counted, printable
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training.background import Background, Snapshot
+from tgan_fast.training.checkpoint import first_not_finite
 from tgan_fast.training.evaluation import is_better
 from tgan_fast.training.scalar_log import Interval, ScalarLog
 from tgan_fast.training.step import SCALARS
@@ -161,7 +162,8 @@ class Session:
 
     def _content(self, snapshot, iteration):
         state = snapshot.on_cpu()
-        _check_weights(state, iteration)
+        if broken := first_not_finite(state):
+            raise NonFiniteError(f"{broken} is not finite after {counted(iteration, 'iteration')}")
         names = [(key, name) for key in _NETWORKS for name, _ in getattr(self.step, key).named_parameters()]
         largest = max(float(state[key][name].abs().max()) for key, name in names)
         if largest > _DIVERGED:
@@ -192,10 +194,3 @@ class Session:
 
     def _judged(self):
         return self.step.generator if self.step.ema is None else self.step.ema
-
-
-def _check_weights(state, iteration):
-    for network in (*_NETWORKS, "ema"):
-        for name, tensor in state.get(network, {}).items():
-            if not tensor.isfinite().all():
-                raise NonFiniteError(f"{name} of the {network} is not finite after {counted(iteration, 'iteration')}")

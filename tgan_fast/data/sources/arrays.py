@@ -139,13 +139,21 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
     return clips, _classes(labels, sum(len(array.videos) for array in clips), path)
 
 
-def check_axes(axes: str) -> None:
-    """Raise InputError where `axes` is no order of the axes of clips."""
+def checked_axes(axes: str | None) -> str | None:
+    """Return an order of the axes of clips in capital letters, or None where none is given.
+
+    Raises:
+        InputError: It is no order of the axes of clips.
+    """
+    if axes is None:
+        return None
+    axes = axes.upper()
     if len(set(axes)) < len(axes) or not set("THW") <= set(axes) <= set(_AXES):
         raise InputError(
             f"--axes is {axes!r}, but must have the letters T (frames), H (rows) and W (columns), and N (videos) and C "
             "(channels) where arrays have such axes, in the arrays' order: NTHW, for instance"
         )
+    return axes
 
 
 def channels_of(videos: Sequence[SourceVideo]) -> int:

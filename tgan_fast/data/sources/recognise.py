@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, ArrayVideo, array_videos, channels_of, check_axes
+from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, ArrayVideo, array_videos, channels_of, checked_axes
 from tgan_fast.data.sources.collection import Collection, collect
 from tgan_fast.data.sources.files import REFUSED, UNREADABLE, VIDEO_SUFFIXES, text_of, video_file
 from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, read_hdf5
@@ -23,8 +23,7 @@ def recognise(source: Path, axes: str | None = None) -> Collection:
     Raises:
         InputError: It is none of these; the order of axes has to be given, or fits nothing.
     """
-    if axes is not None:
-        check_axes(axes)
+    axes = checked_axes(axes)
     collection = _collection(source, axes)
     if axes is not None and not any(isinstance(video, ArrayVideo) for video in collection.videos):
         raise InputError(f"--axes tells how arrays lie, but {source} is {collection.description}: leave it out")
