@@ -404,7 +404,6 @@ SECTION = Section(
     name="batch_norm_act",
     title="batch norm + activation in training; error: relative to float64, of y, and of dx, dweight and dbias",
     cases=cases_for,
-    labels=labels_for,
     measure=measure,
     goals=goals_for,
 )

@@ -389,7 +389,6 @@ SECTION = Section(
     name="convolutions",
     title="every convolution of both networks in every form; error: of a result's norm, against float64",
     cases=cases_for,
-    labels=labels_for,
     measure=measure,
     details=details,
     conclude=conclude,

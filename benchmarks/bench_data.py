@@ -336,7 +336,6 @@ SECTION = Section(
     name="data",
     title="from a data set to the training step, a batch",
     cases=lambda run: [WRITING, *READING, FEEDING],
-    labels=labels_for,
     measure=measure,
     details=details,
     conclude=conclude,

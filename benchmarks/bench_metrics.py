@@ -600,7 +600,6 @@ SECTION = Section(
     name="metrics",
     title="scores of videos and what they are made of, C3D under the protocol tgan2; error: relative, against float64",
     cases=lambda run: [SCORING, *NETWORKS, *PREPARING, *FRECHET],
-    labels=labels_for,
     measure=measure,
     details=details,
     goals=goals_for,

@@ -233,7 +233,6 @@ SECTION = Section(
     name="optimizer",
     title="a step of the optimisers; error: of the way that the weights go, against float64",
     cases=cases_for,
-    labels=lambda run, case: [Label(name) for name in (*contenders_for(case), harness.again(OURS))],
     measure=measure,
 )
 

@@ -328,7 +328,6 @@ SECTION = Section(
     name="sampling",
     title="batches of clips on the device; error in levels of 256",
     cases=cases_for,
-    labels=labels_for,
     measure=measure,
     details=details,
     goals=goals_for,

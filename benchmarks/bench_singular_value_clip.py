@@ -433,7 +433,6 @@ SECTION = Section(
     name="singular_value_clip",
     title="singular value clipping; error: of a weight's norm, against float64",
     cases=cases_for,
-    labels=labels_for,
     measure=measure,
     details=details,
     conclude=conclude,

@@ -241,7 +241,6 @@ SECTION = Section(
     name="startup",
     title="import and start-up, from the start of a process",
     cases=lambda run: list(CASES),
-    labels=labels_for,
     measure=measure,
     goals=goals_for,
 )

@@ -632,7 +632,6 @@ SECTION = Section(
     name="step",
     title="a training iteration, without singular value clipping and with it in every fifth; error: of losses",
     cases=cases_for,
-    labels=labels_for,
     measure=measure,
     details=details,
     conclude=conclude,

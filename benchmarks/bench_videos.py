@@ -532,7 +532,6 @@ SECTION = Section(
     name="videos",
     title="from video files to clips, a file, a folder or a batch at a time",
     cases=lambda run: [*DECODING, PREPARING, CUTTING, FEEDING],
-    labels=labels_for,
     measure=measure,
     details=details,
     conclude=conclude,

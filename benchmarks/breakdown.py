@@ -265,7 +265,6 @@ SECTION = Section(
     name="breakdown",
     title="where the time of a training iteration goes; floor: of each part by itself",
     cases=cases_for,
-    labels=labels_for,
     measure=measure,
     details=details,
 )

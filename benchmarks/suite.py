@@ -124,7 +124,7 @@ class Section:
         name: in files of results and for `--only`.
         title: for people.
         cases: those of a run, the most important first; each has a name by str().
-        labels: of a case's timings, those of contenders that may be left out included.
+        calls: for pytest-benchmark, what makes a call without arguments, by contender; none where it makes no sense.
         measure: checks and times a case; returns its record, but for `case`, `ratio`, `flags` and `state`.
         details: what is to be said below a case's table.
         conclude: what the section's records say together, if anything; goes into the file of results.
@@ -135,8 +135,8 @@ class Section:
     name: str
     title: str
     cases: Callable[[Run], Sequence]
-    labels: Callable[[Run, Any], list[Label]]
     measure: Callable[[Run, Any], dict]
+    calls: Callable[[Run, Any], dict[str, Callable[[], Callable[[], Any]]]] = lambda run, case: {}
     details: Callable[[dict], Iterable[str]] = lambda record: ()
     conclude: Callable[[Run, list[dict]], dict] = lambda run, records: {}
     conclusion: Callable[[dict], Iterable[str]] = lambda payload: ()

@@ -1,0 +1,54 @@
+"""Results against the truth, before anything is timed."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from benchmarks import harness
+
+Error = TypeVar("Error", float, dict[str, float])
+
+
+def check(
+    case: object,
+    calls: Mapping[str, Callable[[], Any]],
+    error_of: Callable[[Any], Error],
+    allowed: Callable[[str, dict[str, Error]], Error],
+    rivals: Collection[str] = (),
+) -> tuple[dict[str, Error], dict[str, str]]:
+    """Return the errors of contenders that are accurate enough, and why rivals are left out.
+
+    Args:
+        case: Name of the case, for messages.
+        calls: Contenders as calls without arguments, by name.
+        error_of: Error of what a call returns: a number, or one for each of several results.
+        allowed: Largest error that a contender may have, given its name and all errors; likewise.
+        rivals: Contenders that may fail; those are left out.
+
+    Raises:
+        SystemExit: A contender that is not a rival has a larger error.
+    """
+    errors, left_out = {}, {}
+    for name, call in calls.items():
+        try:
+            errors[name] = error_of(call())
+        except (RuntimeError, ImportError) as error:
+            if name not in rivals:
+                raise
+            left_out[name] = harness.first_line(error)
+    for name, (error, limit) in {name: (error, allowed(name, errors)) for name, error in errors.items()}.items():
+        # Written so that NaN is too large.
+        if all(value <= most for value, most in zip(_values(error), _values(limit), strict=True)):
+            continue
+        reason = f"is off by {_text(error)}, more than {_text(limit)}"
+        if name not in rivals:
+            raise SystemExit(f"error: {case}: {name} {reason}: nothing is timed")
+        left_out[name] = reason
+    return {name: error for name, error in errors.items() if name not in left_out}, left_out
+
+
+def _values(error):
+    return error.values() if isinstance(error, dict) else [error]
+
+
+def _text(error):
+    return ", ".join(f"{value:.1e}" for value in _values(error))
