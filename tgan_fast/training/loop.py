@@ -10,6 +10,7 @@ from tgan_fast.data import ClipDataset, VideoFrames, open_feed
 from tgan_fast.errors import InputError, NonFiniteError, counted, is_out_of_memory, may_be_too_large
 from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.stop_signals import stop_signals
+from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
 from tgan_fast.training.changes import changed_settings
 from tgan_fast.training.checkpoint import first_not_finite, iteration_of, load_strictly, read_run, run_folder_of
@@ -106,7 +107,12 @@ def _train(config, out, dataset, resume, processes, device):
             if folder is not None:
                 notices += _take_over(folder, resume, step.iteration)
                 folder.start(config, provenance(device), step.iteration)
-        with stop_signals() as stop, session.progress(out) as bar, closing(feed.batches(step.iteration)) as batches:
+        with (
+            stop_signals() as stop,
+            session.progress(out) as bar,
+            BriefWaits(device),
+            closing(feed.batches(step.iteration)) as batches,
+        ):
             session.begin(bar, filter(None, (data.summary, feed.description, *notices)))
             for batch in batches:
                 if step.iteration >= config.steps or session.stops(stop):
