@@ -1,21 +1,30 @@
-# make train   train on moving digits: the tiny preset on a CPU, the paper's model on a GPU; ARGS="--help" lists options
-# make test    run the tests; ARGS="-m gpu" those that need a GPU, ARGS="-m 'not slow'" the quick ones
-# make bench   measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options
-# make gpu     check, test and benchmark on a GPU in ten minutes, important parts first; ARGS="--help" lists options
-# make lint    check the code's style
+# make train      train on moving digits: the tiny preset on a CPU, the paper's model on a GPU; ARGS="--help" lists options
+# make test       run the quick tests; ARGS="tests/data" runs those of a folder, ARGS="-m gpu" those that need a GPU
+# make test-all   run all tests, also those that take long
+# make bench      measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options
+# make gpu        check, test and benchmark on a GPU in ten minutes, important parts first; ARGS="--help" lists options
+# make lint       check the code's style
 #
 # Each makes its own virtual environment in .venv once, with the versions of constraints.txt.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test bench gpu lint
+# Several processes with one thread each finish sooner than one process with many threads.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL = -n logical --maxprocesses 8 --dist worksteal
+
+.PHONY: train test test-all bench gpu lint
 
 train: .venv/installed
 	$(BIN)/python -m tgan_fast.train $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not slow and not alone" $(ARGS)
+
+test-all: .venv/installed
+	$(PYTEST) $(PARALLEL) -m "not alone" $(ARGS)
+	$(PYTEST) -m alone $(ARGS) || [ $$? -eq 5 ]  # 5: none was chosen
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -2,7 +2,7 @@
 
 Between two parallel regions the threads of GNU OpenMP, on which PyTorch's Linux builds run, wait in a loop for
 milliseconds before they sleep. Nothing is faster on idle CPUs. Beside another program, however, a waiting thread keeps
-a CPU from the very thread that it waits for: two trainings on two cores took ten times as long as one.
+a CPU from the very thread that it waits for: two trainings on two cores took three to ten times as long as one.
 
 GNU OpenMP waits only briefly while it has more threads than CPUs (see GOMP_SPINCOUNT in its manual). Idle threads
 bring that about while other programs are busy, and end afterwards. The training's own number of threads stays as it is,
