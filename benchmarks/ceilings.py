@@ -9,7 +9,6 @@ from benchmarks import harness
 from benchmarks.results import rounded
 from tgan_fast.precision import Precision, arithmetic, compute_dtype
 
-_COPY = "copy"
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
@@ -21,12 +20,12 @@ class Work(NamedTuple):
     nbytes: float
 
     def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """Whichever takes longer."""
+        """Return the time of whichever takes longer."""
         return max(self.flops / flops_per_second, self.nbytes / bytes_per_second)
 
 
 class Ceilings:
-    """The rates of a large copy and of large matrix products, each measured when it is first needed."""
+    """Rates of a large copy and of large matrix products, each measured when it is first needed."""
 
     def __init__(self, device: str):
         self._device = device
@@ -34,51 +33,43 @@ class Ceilings:
 
     @property
     def bytes_per_second(self) -> float:
-        """Read plus written by a copy."""
-        return self._rate(_COPY)
+        """Bytes that a copy reads and writes."""
+        if "copy" not in self._rates:
+            self._rates["copy"] = copy_bandwidth(self._device)
+        return self._rates["copy"]
 
     def flops_per_second(self, precision: Precision) -> float:
-        """Of a matrix product."""
-        return self._rate(precision)
+        """Return the rate of a matrix product."""
+        if precision not in self._rates:
+            self._rates[precision] = matrix_product_rate(self._device, precision)
+        return self._rates[precision]
 
-    def measure(self, precisions: Iterable[Precision]) -> None:
-        """All of them, now."""
-        for name in (_COPY, *precisions):
-            self._rate(name)
-
-    def _rate(self, name):
-        if name not in self._rates:
-            measured = copy_bandwidth(self._device) if name == _COPY else matrix_product_rate(self._device, name)
-            self._rates[name] = measured
-        return self._rates[name]
+    def measure(self, precisions: Iterable[Precision]) -> dict[str, float]:
+        """Measure all of them now, and return `record()`."""
+        for precision in precisions:
+            self.floor(Work(1, 1), precision)
+        return self.record()
 
     def floor(self, work: Work, precision: Precision) -> float:
-        """Seconds that it takes at least."""
+        """Return the seconds that some work takes at least."""
+        copy = self.bytes_per_second
         # What computes nothing does not need the matrix product's rate.
-        flops_per_second = self.flops_per_second(precision) if work.flops else 1.0
-        return work.seconds(flops_per_second, self.bytes_per_second)
+        return work.seconds(self.flops_per_second(precision) if work.flops else 1.0, copy)
 
     def record(self) -> dict[str, float]:
-        """What goes into the file of results: those that were needed, by `copy` and by precision."""
+        """Return the rates that were needed, by `copy` and by precision, for the file of results."""
         return {name: rounded(rate) for name, rate in self._rates.items()}
-
-    def __str__(self):
-        rates = dict(self._rates)
-        copy = [f"copy {rates.pop(_COPY) / 1e9:.0f} GB/s"] if _COPY in rates else []
-        products = [f"matrix product in {name} {rate / 1e12:.3g} TFLOP/s" for name, rate in rates.items()]
-        return ", ".join(copy + products)
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes read plus written per second when a large tensor is copied: the ceiling of what moves bytes."""
+    """Measure the bytes read plus written per second when a large tensor is copied: the ceiling of what moves bytes."""
     source = torch.rand(_COPY_BYTES[device] // 4, device=device)
     return 2 * source.nbytes / _fastest(torch.empty_like(source).copy_, source, device)
 
 
 def matrix_product_rate(device: str, precision: Precision) -> float:
-    """Operations per second of a large square matrix product of random numbers: the ceiling of convolutions."""
-    side = _MATRIX_SIDE[device]
-    dtype = compute_dtype(precision, torch.float32)
+    """Measure the operations per second of a large square matrix product: the ceiling of convolutions."""
+    side, dtype = _MATRIX_SIDE[device], compute_dtype(precision, torch.float32)
     left, right = (torch.rand(side, side, device=device).sub_(0.5).to(dtype) for _ in range(2))
 
     def product(_):
@@ -89,5 +80,5 @@ def matrix_product_rate(device: str, precision: Precision) -> float:
 
 
 def _fastest(call, inputs, device):
-    """Seconds in the best of many rounds: a ceiling is what the device reaches at all."""
+    """Return the seconds of the best of many rounds, because a ceiling is what the device reaches at all."""
     return min(harness.measure({"call": call}, [inputs], device, harness.MOST_ROUNDS[device])["call"].rounds)

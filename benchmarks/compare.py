@@ -5,90 +5,54 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks import results
 
 ROOT = Path(__file__).resolve().parent.parent
-HERE = "working tree"
 # Differences below this are not worth a word, however quiet the machine is.
 SMALLEST_DIFFERENCE = 0.02
-
-Key = tuple[str, str, str]  # section, case, contender with its part
-
-
-class Difference(NamedTuple):
-    """What a contender takes here and at the other revision, in seconds, each run of a tree by itself."""
-
-    key: Key
-    here: tuple[float, ...]
-    there: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long the other revision takes."""
-        return statistics.mean(self.there) / statistics.mean(self.here)
-
-    @property
-    def noise(self) -> float:
-        """How far a tree is from itself, in units of its time."""
-        return max(max(runs) / min(runs) - 1 for runs in (self.here, self.there))
-
-    @property
-    def verdict(self) -> str:
-        """Of the working tree: it differs only where each of its runs differs from each of the other's."""
-        if min(self.there) > (1 + SMALLEST_DIFFERENCE) * max(self.here):
-            return "faster"
-        return "slower" if min(self.here) > (1 + SMALLEST_DIFFERENCE) * max(self.there) else "the same"
 
 
 def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
     """Run the benchmarks of the command line that was called, of both trees, and print what differs.
 
     Both run the benchmarks of the working tree, each with its own package: what the other revision lacks fails there,
-    and is told. Rivals are not timed.
+    and is printed. Rivals are not timed.
 
     Raises:
-        SystemExit: no such revision, or not a benchmark that ran in both trees.
+        SystemExit: There is no such revision, or no benchmark ran in both trees.
     """
-    commit = resolve(revision)
-    with _worktree(commit) as other:
-        trees = {HERE: ROOT, revision: other}
-        print(f"{HERE} against {revision} ({commit[:10]}) in {other}", flush=True)
-        for tree in trees.values() if device == "cuda" else ():
-            build(tree)
-        times: dict[str, list[dict[Key, float]]] = {name: [] for name in trees}
-        # In this order a machine that gets slower, or faster, in the course of time favours nobody.
-        for name in (HERE, revision, revision, HERE):
-            times[name].append(run_in(trees[name], device, only, smoke))
-    found = differences(times[HERE], times[revision])
-    if not found:
-        raise SystemExit(f"error: no benchmark ran both here and at {revision}: see above what failed")
-    print_differences(found, revision)
-
-
-def resolve(revision: str) -> str:
-    """The commit that a revision is.
-
-    Raises:
-        SystemExit: it is none.
-    """
-    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
+    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if found.returncode:
         raise SystemExit(f"error: {ROOT} has no revision {revision}: name a commit, a branch or a tag")
-    return result.stdout.strip()
+    with _worktree(found.stdout.strip()) as other:
+        print(f"working tree against {revision} ({found.stdout[:10]}) in {other}", flush=True)
+        here, there = [], []
+        for tree in (ROOT, other) if device == "cuda" else ():
+            _run(tree, "setup.py", "--quiet", "build_ext", "--inplace")
+        # In this order a machine that gets slower, or faster, in the course of time favors neither.
+        for tree, runs in ((ROOT, here), (other, there), (other, there), (ROOT, here)):
+            # The module that this process was started with: all sections or one.
+            command = ["-m", sys.modules["__main__"].__spec__.name, "--device", device, "--own-only"]
+            command += ["--smoke"] * smoke + (["--only", *only] if only else [])
+            out = other.with_name(f"{len(here)}-{len(there)}.json")
+            _run(tree, *command, "--out", str(out))
+            runs.append(times_of(results.sections_of(out)))
+    lines = list(differences(here, there))
+    if not lines:
+        raise SystemExit(f"error: no benchmark ran both here and at {revision}: see above what failed")
+    print(f"\n{'':78}{'working tree':>14}{revision[:13]:>14}{'ratio':>8}{'noise':>8}", *lines, sep="\n")
 
 
 @contextmanager
-def _worktree(commit: str) -> Iterator[Path]:
-    """A checkout with the benchmarks of the working tree, gone afterwards."""
+def _worktree(commit):
+    """Check out a commit, with the benchmarks of the working tree."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        _git("worktree", "add", "--detach", str(tree), commit)
+        _git("worktree", "add", "--detach", str(tree), commit).check_returncode()
         try:
             shutil.rmtree(tree / "benchmarks", ignore_errors=True)
             shutil.copytree(ROOT / "benchmarks", tree / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
@@ -98,33 +62,18 @@ def _worktree(commit: str) -> Iterator[Path]:
 
 
 def _git(*arguments):
-    subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True)
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
 
 
-def build(tree: Path) -> None:
-    """Build a tree's CUDA extension in its place."""
-    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-    result = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+def _run(tree, *arguments):
+    """Run Python in a tree, and print why where it fails."""
+    result = subprocess.run([sys.executable, *arguments], cwd=tree, capture_output=True, text=True)
     if result.returncode:
-        raise SystemExit(f"error: the extension of {tree} does not build:\n{result.stderr[-2000:]}")
+        print(f"{tree}: {result.stderr.strip()[-2000:]}", flush=True)
 
 
-def run_in(tree: Path, device: str, only: Sequence[str], smoke: bool) -> dict[Key, float]:
-    """Seconds of all that ran."""
-    # The module that this process was started with: all sections or one.
-    module = sys.modules["__main__"].__spec__.name
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "results.json"
-        command = [sys.executable, "-m", module, "--device", device, "--own-only", "--out", str(out)]
-        command += ["--smoke"] * smoke + (["--only", *only] if only else [])
-        result = subprocess.run(command, cwd=tree, capture_output=True, text=True)
-        if result.returncode:
-            print(f"{tree}: {result.stderr.strip()[-2000:]}", flush=True)
-        return times_of(results.sections_of(out))
-
-
-def times_of(sections: dict[str, dict]) -> dict[Key, float]:
-    """Seconds by section, case and contender."""
+def times_of(sections: dict[str, dict]) -> dict[tuple[str, str, str], float]:
+    """Return seconds by section, case, and contender with its part."""
     return {
         (name, case["case"], str(results.Label.of(row))): row["seconds"]
         for name, section in sections.items()
@@ -133,19 +82,21 @@ def times_of(sections: dict[str, dict]) -> dict[Key, float]:
     }
 
 
-def differences(here: list[dict[Key, float]], there: list[dict[Key, float]]) -> list[Difference]:
-    """Of all that ran every time; each list holds the runs of one tree."""
-    runs = [*here, *there]
-    keys = [key for key in runs[0] if all(key in run for run in runs)]
-    return [Difference(key, *(tuple(run[key] for run in tree) for tree in (here, there))) for key in keys]
+def differences(here: list[dict], there: list[dict]):
+    """Yield a line for all that ran every time, given the times of each run of both trees.
 
-
-def print_differences(found: list[Difference], revision: str) -> None:
-    """A line each."""
-    print(f"\n{'':78}{HERE:>14}{revision[:13]:>14}{'ratio':>8}{'noise':>8}")
-    for difference in found:
-        times = "".join(f"{1e3 * statistics.mean(runs):11.4f} ms" for runs in (difference.here, difference.there))
-        print(
-            f"{', '.join(difference.key)[:77]:78}{times}{difference.ratio:8.3f}{100 * difference.noise:6.1f} %"
-            f"  {difference.verdict}"
-        )
+    The working tree differs only where each of its runs differs from each of the other's.
+    """
+    for key in here[0]:
+        if not all(key in run for run in here + there):
+            continue
+        ours, theirs = ([run[key] for run in runs] for runs in (here, there))
+        verdict = "the same"
+        if min(theirs) > (1 + SMALLEST_DIFFERENCE) * max(ours):
+            verdict = "faster"
+        elif min(ours) > (1 + SMALLEST_DIFFERENCE) * max(theirs):
+            verdict = "slower"
+        means = statistics.mean(ours), statistics.mean(theirs)
+        noise = max(max(runs) / min(runs) - 1 for runs in (ours, theirs))
+        times = "".join(f"{1e3 * mean:11.4f} ms" for mean in means)
+        yield f"{', '.join(key)[:77]:78}{times}{means[1] / means[0]:8.3f}{100 * noise:6.1f} %  {verdict}"

@@ -1,54 +1,55 @@
-"""`pytest benchmarks`: a test of pytest-benchmark for every timing, and at the end the files of `python -m benchmarks`.
+"""`pytest benchmarks`: tests of pytest-benchmark for the calls that sections name; writes nothing into results."""
 
-The tests only hand on what the suite measures, since contenders take turns: the first test of a case runs all of it.
-"""
+import time
 
 import pytest
+import torch
 
-from benchmarks import report, results
+from benchmarks.results import Label
 from benchmarks.sections import SECTIONS
-from benchmarks.suite import Run, Suite, chosen, refuse_without_extension, resolve_device
+from benchmarks.suite import Run, chosen, refuse_without_extension, resolve_device
 
-SUITE = pytest.StashKey[Suite]()
+RUN = pytest.StashKey[Run]()
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("tgan_fast")
     group.addoption("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
-    group.addoption("--smoke", action="store_true", help="small tensors; writes nothing")
+    group.addoption("--smoke", action="store_true", help="small tensors, few rounds")
     group.addoption("--only", nargs="+", default=(), metavar="TEXT", help='cases with one of these in "section case"')
 
 
 def pytest_configure(config):
     try:
-        device, smoke = resolve_device(config.getoption("device")), config.getoption("smoke")
+        device = resolve_device(config.getoption("device"))
         refuse_without_extension(device)
     except SystemExit as error:
         raise pytest.UsageError(str(error).removeprefix("error: ")) from None
-    whole = not smoke and not config.getoption("only")
-    config.stash[SUITE] = Suite(Run(device, smoke=smoke), results.file_of(device) if whole else None)
+    config.stash[RUN] = Run(device, smoke=config.getoption("smoke"))
 
 
 def pytest_generate_tests(metafunc):
-    if "label" in metafunc.fixturenames:
-        suite = metafunc.config.stash[SUITE]
-        arguments = [
-            (section, case, label)
-            for section, cases in chosen(SECTIONS, suite.run, metafunc.config.getoption("only"))
-            for case in cases
-            for label in section.labels(suite.run, case)
-        ]
-        ids = [f"{section.name}, {case}, {label}" for section, case, label in arguments]
-        metafunc.parametrize(("section", "case", "label"), arguments, ids=ids)
+    run = metafunc.config.stash[RUN]
+    options = {"timer": _time_of_gpu} if run.device == "cuda" else {}
+    options |= {"min_rounds": 1, "max_time": 0.01} if run.smoke else {}
+    tests = []
+    for section, cases in chosen(SECTIONS, run, metafunc.config.getoption("only")):
+        for case in cases:
+            for name, make in section.calls(run, case).items():
+                part = name.part if isinstance(name, Label) else None
+                group = ", ".join(filter(None, (section.name, str(case), part)))
+                mark = pytest.mark.benchmark(group=group, **options)
+                tests.append(pytest.param(make, marks=mark, id=f"{section.name}, {case}, {name}"))
+    metafunc.parametrize("make", tests)
 
 
 @pytest.fixture
-def suite(request) -> Suite:
-    """That of this session."""
-    return request.config.stash[SUITE]
+def device(request) -> str:
+    """Device of this session."""
+    return request.config.stash[RUN].device
 
 
-def pytest_sessionfinish(session):
-    suite = session.config.stash[SUITE]
-    if suite.path is not None and suite.path.exists():
-        report.write()
+def _time_of_gpu():
+    """Return the time when the GPU has done all that was asked of it."""
+    torch.cuda.synchronize()
+    return time.perf_counter()

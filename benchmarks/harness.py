@@ -1,6 +1,5 @@
 """Timing: contenders in turns, on inputs that are not in the cache, by events and CUDA graphs on a GPU."""
 
-import functools
 import gc
 import math
 import random
@@ -8,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.precision import Precision, resolve_precision
 
 WITHOUT_GRAPH = "events without a CUDA graph"  # the beginning of such a `Timing.method`
-# Of `measure`, for each contender: what it may take, within which numbers of rounds.
+# What each contender may take in `measure`, within which numbers of rounds.
 SECONDS = {"cpu": 0.5, "cuda": 0.1}
 FEWEST_ROUNDS = 3
 MOST_ROUNDS = {"cpu": 10, "cuda": 30}
@@ -40,19 +40,19 @@ class Timing(NamedTuple):
 
     @classmethod
     def of(cls, rounds: Sequence[float], method: str) -> "Timing":
-        """Of the seconds a call in each round."""
+        """Return the timing with the seconds a call in each round."""
         # A single round has no spread.
         tenths = statistics.quantiles(rounds, n=10, method="inclusive") if len(rounds) > 1 else rounds
         return cls(statistics.median(rounds), tenths[0], tenths[-1], method, tuple(rounds))
 
     def record(self) -> dict:
-        """What goes into the file of results."""
+        """Return what goes into the file of results."""
         times = {"seconds": self.median, "p10": self.p10, "p90": self.p90}
         return {**{name: rounded(seconds) for name, seconds in times.items()}, "method": self.method}
 
 
-def again(name) -> str:
-    """The name under which `measure` times the first contender a second time."""
+def again(name: str) -> str:
+    """Return the name under which `measure` times the first contender a second time."""
     return f"{name} again"
 
 
@@ -72,16 +72,16 @@ def measure(
     CUDA graph, timed by events; a contender that cannot be captured runs without one, and its `Timing.method` says why.
 
     Args:
-        contenders: functions of an input set. What they return is dropped.
-        input_sets: `input_set_count` tells how many they should be. For contenders that run backward on a GPU, forward
-            must have run within `side_stream`.
+        contenders: Functions of an input set. What they return is dropped.
+        input_sets: As many as `input_set_count` says. For contenders that run backward on a GPU, forward must have run
+            within `side_stream`.
         device: "cpu" or "cuda".
-        rounds: for each contender as many as fit `SECONDS` by default.
-        prepare: called with every input set before a contender's turn, outside of what is timed: restores what
-            contenders change.
-        uncaptured: contenders that run without a CUDA graph, and why. Name those that cannot be captured: after an
+        rounds: Number of rounds; by default as many for each contender as fit `SECONDS`.
+        prepare: Function called with every input set before a contender's turn, outside of what is timed: restores
+            what contenders change.
+        uncaptured: Contenders that run without a CUDA graph, and why. Name those that cannot be captured: after an
             attempt that failed none is captured in this process.
-        warm: the contenders have run before, so that a CPU need not run them untimed.
+        warm: Whether the contenders have run before, so that a CPU need not run them untimed.
 
     Returns:
         A timing for each contender, and one for the first under the name `again(first)`: the two differ by chance.
@@ -102,9 +102,9 @@ def measure(
 
 
 def input_set_count(nbytes: int, device: str) -> int:
-    """How many input sets of `nbytes` together exceed twice the last cache; at least two."""
-    cache = torch.cuda.get_device_properties(device).L2_cache_size if device == "cuda" else _CPU_CACHE_BYTES
-    return min(_MOST_INPUT_SETS, max(2, math.ceil(2 * cache / nbytes)))
+    """Return how many input sets of `nbytes` together exceed twice the last cache, at least two."""
+    cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size if device == "cuda" else _CPU_CACHE_BYTES
+    return min(_MOST_INPUT_SETS, max(2, math.ceil(2 * cache_bytes / nbytes)))
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def side_stream(device: str) -> Iterator[None]:
 
 
 def precisions_for(device: str) -> list[Precision]:
-    """All that the device has, its default first; of a CPU the default alone."""
+    """Return all precisions of the device, its default first; of a CPU the default alone."""
     found = []
     for name in ("auto", "bf16", "tf32", "fp32") if device == "cuda" else ("auto",):
         try:
@@ -135,7 +135,7 @@ def precisions_for(device: str) -> list[Precision]:
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most memory in use on the GPU while `run` runs, on top of what is in use before."""
+    """Return the most memory in use on the GPU while `run` runs, on top of what is in use before."""
     gc.collect()
     empty_cache()
     before = torch.cuda.memory_allocated()
@@ -146,18 +146,22 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in 200 characters at most."""
+    """Return what an error says, in 200 characters at most."""
     return errors.first_line(error)[:200]
 
 
 def _time_on_cpu(contenders, input_sets, rounds, prepare_all, warm):
-    seconds = {name: [] for name in contenders}
-    counts = {}
+    counts, seconds = {}, {name: [] for name in contenders}
     for name, call in contenders.items():
         if not warm:
             prepare_all()
             call(input_sets[0])  # loads libraries, takes memory
-        counts[name] = rounds or _affordable("cpu", _seconds_on_cpu(call, input_sets, prepare_all))
+        counts[name] = rounds
+        if rounds is None:
+            prepare_all()
+            begin = time.perf_counter()
+            call(input_sets[-1])
+            counts[name] = _affordable("cpu", (time.perf_counter() - begin) * len(input_sets))
     for name in _turns(counts):
         prepare_all()
         begin = time.perf_counter()
@@ -167,60 +171,57 @@ def _time_on_cpu(contenders, input_sets, rounds, prepare_all, warm):
     return {name: Timing.of(column, "perf_counter") for name, column in seconds.items()}
 
 
-def _seconds_on_cpu(call, input_sets, prepare_all):
-    """Of a round, roughly."""
-    prepare_all()
-    begin = time.perf_counter()
-    call(input_sets[-1])
-    return (time.perf_counter() - begin) * len(input_sets)
-
-
 def _time_on_gpu(contenders, input_sets, rounds, prepare_all, uncaptured):
+    runs, methods = {}, {}
     with side_stream("cuda"):
         # One pool for all: their outputs are dropped, so that replays may overwrite each other's.
         pool = torch.cuda.graph_pool_handle()
-        runs = {}
         for name, call in contenders.items():
             prepare_all()
-            run = functools.partial(_call_on_each, call, input_sets)
-            if name in uncaptured:
-                runs[name] = run, f"{WITHOUT_GRAPH}: {uncaptured[name]}"
-            else:
-                runs[name] = _captured(run, pool)
-        counts = {
-            name: rounds or _affordable("cuda", _seconds_on_gpu(run, prepare_all)) for name, (run, _) in runs.items()
-        }
+            runs[name], methods[name] = _replayed(call, input_sets, pool, uncaptured.get(name))
+        counts = {name: rounds or _affordable("cuda", _seconds_on_gpu(run, prepare_all)) for name, run in runs.items()}
         # Not timed, and not waited for: while the GPU is busy with these, the timed ones queue up without gaps.
-        for run, _ in runs.values():
+        for run in runs.values():
             prepare_all()
             run()
         events = {name: [] for name in runs}
         for name in _turns(counts):
             prepare_all()
-            events[name].append(_timed(runs[name][0]))
+            events[name].append(_events_around(runs[name]))
         torch.cuda.synchronize()
     return {
-        name: Timing.of([begin.elapsed_time(end) / 1e3 / len(input_sets) for begin, end in events[name]], method)
-        for name, (_, method) in runs.items()
+        name: Timing.of([begin.elapsed_time(end) / 1e3 / len(input_sets) for begin, end in events[name]], methods[name])
+        for name in runs
     }
 
 
-def _affordable(device, seconds):
-    """Rounds of so many seconds."""
-    return min(MOST_ROUNDS[device], max(FEWEST_ROUNDS, int(SECONDS[device] / max(seconds, 1e-9))))
+def _replayed(call, input_sets, pool, why_not):
+    """Return the replay of a graph of a call on each input set, or a function that calls it, and the method's name."""
+
+    def run():
+        # All outputs live until the last call: none is written where another one still is in the cache.
+        return [call(inputs) for inputs in input_sets]
+
+    if why_not is None:
+        run()  # compiles, loads and allocates what a capture must not
+        try:
+            graph, _ = capture(run, torch.cuda.current_stream(), pool)
+        except RuntimeError as error:
+            why_not = first_line(error)
+        else:
+            return graph.replay, "replays of a CUDA graph"
+    return run, f"{WITHOUT_GRAPH}: {why_not}"
 
 
 def _seconds_on_gpu(run, prepare_all):
-    """Of a second run: the first one of a graph, or of a call, still loads something."""
-    for _ in range(2):
+    for _ in range(2):  # the first run of a graph, or of a call, still loads something
         prepare_all()
-        begin, end = _timed(run)
+        begin, end = _events_around(run)
     end.synchronize()
     return begin.elapsed_time(end) / 1e3
 
 
-def _timed(run):
-    """The events before and after."""
+def _events_around(run):
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     run()
@@ -228,8 +229,13 @@ def _timed(run):
     return begin, end
 
 
+def _affordable(device, seconds):
+    """Return the number of rounds of so many seconds."""
+    return min(MOST_ROUNDS[device], max(FEWEST_ROUNDS, int(SECONDS[device] / max(seconds, 1e-9))))
+
+
 def _turns(rounds):
-    """Every name as often as it has rounds, spread evenly over all rounds.
+    """Yield every name as often as it has rounds, spread evenly over all rounds.
 
     The order changes, since a contender may find the cache as the one before left it.
     """
@@ -239,21 +245,6 @@ def _turns(rounds):
         yield from order.sample(names, len(names))
 
 
-def _call_on_each(call, input_sets):
-    """All outputs live until the last call: none is written where another one still is in the cache."""
-    return [call(inputs) for inputs in input_sets]
-
-
-def _captured(run, pool):
-    """The replay of a graph of `run`, or `run` itself where it cannot be captured, and the method's name."""
-    run()  # compiles, loads and allocates what a capture must not
-    try:
-        graph, _ = capture(run, torch.cuda.current_stream(), pool)
-    except RuntimeError as error:
-        return run, f"{WITHOUT_GRAPH}: {first_line(error)}"
-    return graph.replay, "replays of a CUDA graph"
-
-
-@functools.cache
+@cache
 def _stream():
     return torch.cuda.Stream()

@@ -13,13 +13,15 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def growth(run: Callable[[], Any]) -> int | None:
-    """Bytes by which the most memory of this process grows while `run` runs, above what is in use before.
+    """Return the bytes by which the most memory of this process grows while `run` runs.
 
     None where the operating system cannot begin its record of the most memory anew.
     """
     if not os.access(_CLEAR, os.W_OK):
         return None
-    _give_back()
+    # What the C library keeps of freed memory `run` would take first, unnoticed.
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
     _CLEAR.write_text("5")
     before = _most()
     run()
@@ -27,23 +29,13 @@ def growth(run: Callable[[], Any]) -> int | None:
 
 
 def in_processes(measure: Callable[..., int | None], *arguments: Iterable) -> list[int | None]:
-    """As `list(map(measure, *arguments))`, each call in a new process, which has no memory to reuse."""
-    context = multiprocessing.get_context("spawn")
-    arguments = list(zip(*arguments, strict=True))
-    pools = [ProcessPoolExecutor(1, context) for _ in arguments]
-    try:
-        futures = [pool.submit(measure, *each) for pool, each in zip(pools, arguments, strict=True)]
-        return [future.result() for future in futures]
-    finally:
-        for pool in pools:
-            pool.shutdown()
+    """Return `list(map(measure, *arguments))`, each call in a new process, which has no memory to reuse."""
 
+    def in_process(*each):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(measure, *each).result()
 
-def _give_back():
-    """To the operating system what the C library keeps of freed memory: `run` would take that first, unnoticed."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    return list(map(in_process, *arguments))
 
 
 def _most():

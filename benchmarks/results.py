@@ -1,7 +1,6 @@
 """Files of results: one for each device, made of sections, each with the machine and the command that it comes from."""
 
 import functools
-import importlib
 import json
 import platform
 import re
@@ -20,14 +19,14 @@ FOLDER = Path(__file__).with_name("results")
 
 
 class Label(NamedTuple):
-    """Names a row of a case's timings."""
+    """Name of a row of a case's timings."""
 
     contender: str
     part: str | None = None  # such as "forward"
 
     @classmethod
     def of(cls, row: dict) -> "Label":
-        """That of a row."""
+        """Return the label of a row."""
         return cls(row["contender"], row["part"])
 
     def __str__(self):
@@ -35,7 +34,7 @@ class Label(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """A bound of what is measured."""
+    """Bound of a measured number."""
 
     text: str
     measured: float | None
@@ -51,7 +50,7 @@ class Goal(NamedTuple):
         return "met" if met else "SHORT"
 
     def record(self) -> dict:
-        """What goes into the file of results."""
+        """Return what goes into the file of results."""
         return {**self._asdict(), "verdict": self.verdict}
 
     def __str__(self):
@@ -60,12 +59,16 @@ class Goal(NamedTuple):
 
 
 def describe(device: str) -> dict:
-    """The machine, the software and the command."""
+    """Return the machine, the software and the command."""
+    try:
+        from triton import __version__ as triton
+    except ImportError:
+        triton = None
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads() if device == "cpu" else None,
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": triton,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "python": platform.python_version(),
@@ -75,25 +78,25 @@ def describe(device: str) -> dict:
 
 
 def device_name(device: str) -> str:
-    """The model of the GPU or of the CPU."""
+    """Return the model of the GPU or of the CPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     information = Path("/proc/cpuinfo")
-    models = re.findall(r"^model name\s*:\s*(.+)$", information.read_text(), re.M) if information.exists() else []
-    return models[0] if models else platform.processor() or platform.machine()
+    model = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.M) if information.exists() else None
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def file_of(device: str) -> Path:
-    """Where the results of this machine's device are, or will be."""
+    """Return where the results of this machine's device are, or will be."""
     name = device_name(device) if device == "cuda" else f"cpu {device_name(device)} {torch.get_num_threads()} threads"
     return FOLDER / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
 
 def sections_of(path: Path) -> dict[str, dict]:
-    """All sections of a file by their names; none of a file that does not exist.
+    """Return all sections of a file by their names; none of a file that does not exist.
 
     Raises:
-        SystemExit: the file has another schema.
+        SystemExit: The file has another schema.
     """
     if not path.exists():
         return {}
@@ -104,7 +107,7 @@ def sections_of(path: Path) -> dict[str, dict]:
 
 
 def write(section: str, payload: dict, device: str, path: Path | None = None) -> Path:
-    """Put a section, with `describe(device)` in it, into a file of results, or into the device's; returns the file."""
+    """Put a section and `describe(device)` into a file of results, by default the device's, and return the file."""
     path = path or file_of(device)
     sections = sections_of(path) | {section: {"environment": describe(device), **payload}}
     path.parent.mkdir(exist_ok=True)
@@ -113,25 +116,18 @@ def write(section: str, payload: dict, device: str, path: Path | None = None) ->
 
 
 def rounded(number: float) -> float:
-    """To four digits, more than a measurement holds."""
+    """Round to four digits, more than a measurement holds."""
     return float(f"{number:.4g}")
 
 
 @functools.cache
 def _commit():
-    """As it was before the first file of results was written."""
+    """Return the commit as it was before the first file of results was written."""
     return commit_of(Path(__file__).resolve().parent.parent)
 
 
-def _version(module):
-    try:
-        return importlib.import_module(module).__version__
-    except ImportError:
-        return None
-
-
 def _json(value):
-    """JSON with each innermost object and list on a line of its own."""
+    """Return JSON with each innermost object and list on a line of its own."""
     text = json.dumps(value, indent=1)
     innermost = r"([\[{])\n\s*([^\[\]{}]*?)\n\s*([\]}])"
     return re.sub(innermost, lambda m: m[1] + re.sub(r"\n\s*", " ", m[2]) + m[3], text) + "\n"

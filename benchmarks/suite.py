@@ -1,4 +1,4 @@
-"""Sections of benchmarks, and how they are run: from the command line, by pytest, at another revision.
+"""Sections of benchmarks, and how they are run from the command line.
 
 A section has cases; a case has contenders that first are compared with the truth, and then take turns. A case's record
 is what goes into the file of results:
@@ -10,7 +10,7 @@ is what goes into the file of results:
     rivals      those of its contenders that are not the package's own
     left_out    contenders that could not run or compute something else, and why
     flags       why its timings are not to be trusted
-    state       clocks, power and temperature while it was timed
+    state       what the device did while it was timed
 """
 
 import gc
@@ -26,7 +26,7 @@ import tyro
 
 from benchmarks import compare, harness, results, table
 from benchmarks.ceilings import Ceilings, Work
-from benchmarks.device_state import Watch
+from benchmarks.device_state import CpuWatch, GpuWatch
 from benchmarks.harness import Timing
 from benchmarks.results import Goal, Label, rounded
 from tgan_fast.cuda_graph import capture_failure, empty_cache
@@ -43,20 +43,20 @@ class Run:
 
     Args:
         device: "cpu" or "cuda".
-        smoke: only show that everything runs, in some seconds.
-        own_only: leave rivals out of the timing, not out of the check.
+        smoke: Whether only to show that everything runs, in some seconds.
+        own_only: Whether rivals are left out of the timing; they stay in the check.
 
     Attributes:
-        ceilings: what the device reaches, measured in this run.
-        rivals: names of a case's contenders that are not the package's own.
-        watch: to be entered by what is timed otherwise than by `measure`.
+        ceilings: What the device reaches, measured in this run.
+        rivals: Names of a case's contenders that are not the package's own.
+        watch: Context manager for what is timed otherwise than by `measure`.
     """
 
     def __init__(self, device: str, *, smoke: bool = False, own_only: bool = False):
         self.device, self.smoke, self.own_only = device, smoke, own_only
         self.ceilings = Ceilings(device)
         self.rivals: set[str] = set()
-        self.watch = Watch(device)
+        self.watch = GpuWatch() if device == "cuda" else CpuWatch()
 
     def measure(
         self,
@@ -67,37 +67,31 @@ class Run:
         rivals: Iterable[str] = (),
         **options,
     ) -> dict[str, Timing]:
-        """`harness.measure` on this device, watched; `rivals` are those contenders that are not the package's own."""
+        """Call `harness.measure`, watched; `rivals` names the contenders that are not the package's own."""
         self.rivals.update(rivals)
         if self.own_only:
             contenders = {name: call for name, call in contenders.items() if name not in set(rivals)}
+        rounds = SMOKE_ROUNDS if self.smoke else rounds
         with self.watch:
-            return harness.measure(
-                contenders, input_sets, self.device, SMOKE_ROUNDS if self.smoke else rounds, **options
-            )
+            return harness.measure(contenders, input_sets, self.device, rounds, **options)
 
     def input_set_count(self, nbytes: int) -> int:
-        """`harness.input_set_count` on this device; two in a smoke run."""
+        """Return `harness.input_set_count` on this device; two in a smoke run."""
         return 2 if self.smoke else harness.input_set_count(nbytes, self.device)
 
     def row(
-        self,
-        label: Label,
-        timing: Timing,
-        work: Work | None = None,
-        precision: Precision = "fp32",
-        **more: Any,
+        self, label: Label, timing: Timing, work: Work | None = None, precision: Precision = "fp32", **more: Any
     ) -> dict:
-        """Of a case's timings.
+        """Return a row of a case's timings.
 
         Args:
-            label: whose it is.
-            timing: what was measured.
-            work: what a call needs at least, whatever the contender does.
-            precision: of its operations.
-            more: what else the row shall hold.
+            label: Contender and part.
+            timing: What was measured.
+            work: What a call needs at least, whatever the contender does.
+            precision: Arithmetic of the work.
+            more: Further entries of the row.
         """
-        row = {"contender": label.contender, "part": label.part, **timing.record(), "rounds": timing.rounds}
+        row = {"contender": label.contender, "part": label.part, **timing.record()}
         if work is not None:
             floor = self.ceilings.floor(work, precision)
             row |= {"flops": rounded(work.flops), "bytes": rounded(work.nbytes), "floor_seconds": rounded(floor)}
@@ -112,7 +106,7 @@ class Run:
         precision: Precision = "fp32",
         more: Callable[[str], dict] = lambda name: {},
     ) -> list[dict]:
-        """A row for each of `timings`; `more` tells what else that of a contender shall hold."""
+        """Return a row for each of `timings`; `more` gives further entries for a contender."""
         return [self.row(Label(name, part), timing, work, precision, **more(name)) for name, timing in timings.items()]
 
 
@@ -121,22 +115,23 @@ class Section:
     """Cases that are measured in the same way.
 
     Attributes:
-        name: in files of results and for `--only`.
-        title: for people.
-        cases: those of a run, the most important first; each has a name by str().
-        calls: for pytest-benchmark, what makes a call without arguments, by contender; none where it makes no sense.
-        measure: checks and times a case; returns its record, but for `case`, `ratio`, `flags` and `state`.
-        details: what is to be said below a case's table.
-        conclude: what the section's records say together, if anything; goes into the file of results.
-        conclusion: what is to be said of it at the end.
-        goals: of a device; without a measurement where there is no record.
+        name: Name in files of results and for `--only`.
+        title: What is measured, for people.
+        cases: Cases of a run, the most important first; each has a name by str().
+        measure: Checks and times a case; returns its record, but for `case`, `ratio`, `flags` and `state`.
+        calls: For pytest-benchmark, makers of a call without arguments by contender, or by `Label` where there are
+            parts; none where it makes no sense.
+        details: Lines below a case's table.
+        conclude: What the section's records say together, for the file of results.
+        conclusion: Lines at the section's end.
+        goals: Goals for a device; without a measurement where there is no record.
     """
 
     name: str
     title: str
     cases: Callable[[Run], Sequence]
     measure: Callable[[Run, Any], dict]
-    calls: Callable[[Run, Any], dict[str, Callable[[], Callable[[], Any]]]] = lambda run, case: {}
+    calls: Callable[[Run, Any], dict[str | Label, Callable[[], Callable[[], Any]]]] = lambda run, case: {}
     details: Callable[[dict], Iterable[str]] = lambda record: ()
     conclude: Callable[[Run, list[dict]], dict] = lambda run, records: {}
     conclusion: Callable[[dict], Iterable[str]] = lambda payload: ()
@@ -144,49 +139,23 @@ class Section:
 
 
 class Suite:
-    """Runs cases, each once, and keeps their records.
+    """Runs cases and keeps their records.
 
     Args:
-        run: where and how.
-        path: of the file of results, written after every case; None: nothing is written.
+        run: Where and how.
+        path: File of results, written after every case; None: nothing is written.
     """
 
     def __init__(self, run: Run, path: Path | None = None):
         self.run, self.path = run, path
-        self._records: dict[str, dict[str, dict]] = {}
-        self._begin = time.perf_counter()
+        self._records: dict[str, list[dict]] = {}
 
     def record(self, section: Section, case: Any) -> dict:
-        """The record of a case, measured if it was not before.
+        """Measure a case and return its record.
 
         Raises:
-            SystemExit: what the package computes is wrong; nothing is timed.
+            SystemExit: What the package computes is wrong; nothing is timed.
         """
-        records = self._records.setdefault(section.name, {})
-        if str(case) not in records:
-            records[str(case)] = self._measured(section, case)
-            if self.path is not None:
-                results.write(section.name, self.payload(section), self.run.device, self.path)
-        return records[str(case)]
-
-    def payload(self, section: Section) -> dict:
-        """What goes into the file of results of the cases so far."""
-        records = list(self._records[section.name].values())
-        goals = section.goals(records, self.run.device)
-        return {
-            "title": section.title,
-            "ceilings": self.run.ceilings.record(),
-            **section.conclude(self.run, records),
-            "goals": [goal.record() for goal in goals],
-            "cases": [_without_rounds(record) for record in records],
-        }
-
-    @property
-    def seconds(self) -> float:
-        """Since it was made."""
-        return time.perf_counter() - self._begin
-
-    def _measured(self, section, case):
         begin = time.perf_counter()
         self.run.watch.take()
         self.run.rivals.clear()
@@ -202,7 +171,7 @@ class Suite:
         flags = [*state["flags"], *spread_flags(timings)]
         if capture_failure() is not None:
             flags.append(f"timed without CUDA graphs from some time on, because a capture failed: {capture_failure()}")
-        return {
+        record = {
             "case": str(case),
             **record,
             "timings": timings,
@@ -211,17 +180,32 @@ class Suite:
             "state": state["summary"],
             "wall_seconds": rounded(time.perf_counter() - begin),
         }
+        self._records.setdefault(section.name, []).append(record)
+        if self.path is not None:
+            results.write(section.name, self.payload(section), self.run.device, self.path)
+        return record
+
+    def payload(self, section: Section) -> dict:
+        """Return what goes into the file of results of the cases so far."""
+        records = self._records[section.name]
+        return {
+            "title": section.title,
+            "ceilings": self.run.ceilings.record(),
+            **section.conclude(self.run, records),
+            "goals": [goal.record() for goal in section.goals(records, self.run.device)],
+            "cases": records,
+        }
 
 
 def spread_flags(timings: list[dict]) -> list[str]:
-    """A flag for every part of which the first contender is too far from itself."""
+    """Return a flag for every part of which the first contender is too far from itself."""
     seconds = {Label.of(row): row["seconds"] for row in timings}
     flags = []
     for label, first in seconds.items():
-        second = seconds.get(label._replace(contender=harness.again(label.contender)))
-        if second is not None and abs(second - first) > LARGEST_SPREAD * min(first, second):
-            percent = 100 * abs(second - first) / min(first, second)
-            flags.append(f"{label} measured twice differs by {percent:.0f} %")
+        second = seconds.get(label._replace(contender=harness.again(label.contender)), first)
+        spread = max(first, second) / min(first, second) - 1
+        if spread > LARGEST_SPREAD:
+            flags.append(f"{label} measured twice differs by {100 * spread:.0f} %")
     return flags
 
 
@@ -232,13 +216,8 @@ def _with_ratios(rows):
     return [row | {"ratio": rounded(row["seconds"] / first[row["part"]])} for row in rows]
 
 
-def _without_rounds(record):
-    rows = [{key: value for key, value in row.items() if key != "rounds"} for row in record["timings"]]
-    return record | {"timings": rows}
-
-
 def chosen(sections: Iterable[Section], run: Run, only: Sequence[str] = ()) -> Iterator[tuple[Section, list]]:
-    """The sections and those of their cases in whose names, together, one of the texts of `only` is; all without it."""
+    """Yield sections and their cases: all, or those with one of the texts of `only` in "section case"."""
     for section in sections:
         names = {str(case): case for case in section.cases(run)}
         cases = [case for name, case in names.items() if not only or any(t in f"{section.name} {name}" for t in only)]
@@ -247,11 +226,11 @@ def chosen(sections: Iterable[Section], run: Run, only: Sequence[str] = ()) -> I
 
 
 def run_sections(sections: Iterable[Section], suite: Suite, only: Sequence[str] = ()) -> list[str]:
-    """Run and print; returns what failed. A case that fails leaves the others alone."""
+    """Run and print, and return what failed. A case that fails leaves the others alone."""
     failed = []
     for section, cases in chosen(sections, suite.run, only):
         print(f"\n=== {section.name}: {section.title}")
-        done = False
+        begin, failed_before = time.perf_counter(), len(failed)
         for case in cases:
             try:
                 record = suite.record(section, case)
@@ -261,12 +240,11 @@ def run_sections(sections: Iterable[Section], suite: Suite, only: Sequence[str] 
                 failed.append(f"{section.name}, {case}: {harness.first_line(error).removeprefix('error: ')}")
                 print(f"FAILED {failed[-1]}", flush=True)
                 continue
-            done = True
             print("", *table.lines_of(record), *section.details(record), sep="\n", flush=True)
-        if done:
+        if len(failed) - failed_before < len(cases):
             payload = suite.payload(section)
             print("", *section.conclusion(payload), *table.goals_of(payload), sep="\n")
-            print(f"({sum(case['wall_seconds'] for case in payload['cases']):.0f} s)", flush=True)
+        print(f"({time.perf_counter() - begin:.0f} s)", flush=True)
     return failed
 
 
@@ -289,10 +267,10 @@ class Options:
 
 
 def resolve_device(device: str) -> str:
-    """ "cpu" or "cuda".
+    """Return "cpu" or "cuda".
 
     Raises:
-        SystemExit: there is no GPU, and one was asked for.
+        SystemExit: There is no GPU, and one was asked for.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: PyTorch sees no GPU here: choose --device cpu")
@@ -307,16 +285,16 @@ def refuse_without_extension(device: str) -> None:
 
 
 def say_what_is_stale() -> None:
-    """What is left to do when one section of the device's file of results is new."""
+    """Print what is left to do when one section of the device's file of results is new."""
     print("python -m benchmarks.report brings it into the tables and pictures")
 
 
 def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> None:
-    """The command line of some sections.
+    """Run the command line of some sections.
 
     Args:
-        sections: to choose from.
-        finish: called when the device's file of results has been written.
+        sections: Sections to choose from.
+        finish: Function called when the device's file of results has been written.
     """
     options = tyro.cli(Options)
     device = resolve_device(options.device)
@@ -330,13 +308,12 @@ def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> 
         raise SystemExit(f"error: no case has {' or '.join(options.only)} in its name; there are the sections {names}")
     whole = not (options.smoke or options.only or options.own_only)
     path = options.out or (results.file_of(device) if whole else None)
-    suite = Suite(run, path)
     print(f"{results.device_name(device)}, torch {torch.__version__}")
     if whole:
-        run.ceilings.measure(harness.precisions_for(device))
-        print(run.ceilings)
-    failed = run_sections(sections, suite, options.only)
-    print(f"\n{suite.seconds:.0f} s in all")
+        print(table.ceilings_text(run.ceilings.measure(harness.precisions_for(device))))
+    begin = time.perf_counter()
+    failed = run_sections(sections, Suite(run, path), options.only)
+    print(f"\n{time.perf_counter() - begin:.0f} s in all")
     if path is not None:
         print(f"written to {path}")
     if whole and options.out is None:

@@ -1,27 +1,26 @@
-"""Records as lines of text."""
+"""Records, goals and numbers as text, for terminals and Markdown."""
 
+import math
 import re
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks import harness
-from benchmarks.results import Goal, Label
+from benchmarks.results import NOT_MEASURED, Goal, Label
+
+MARKS = {"met": "🟢 met", "SHORT": "🔴 SHORT", NOT_MEASURED: NOT_MEASURED}
 
 
 def lines_of(record: dict) -> Iterator[str]:
-    """A case: a line for every timing, who is left out and why, and what is wrong with the timings."""
-    columns = [(head, width, cell) for head, width, cell in _COLUMNS if any(map(_holds(cell), record["timings"]))]
-    case = record["case"]
-    if len(case) > 44:  # a line of its own
-        yield case
-        case = ""
-    yield f"{case:44}" + "".join(f"{head:>{width}}" for head, width, _ in columns)
-    for row in record["timings"]:
-        yield (
-            f"  {str(Label.of(row))[:41]:42}"
-            + "".join(f"{cell(row) or '':>{width}}" for _, width, cell in columns).rstrip()
-        )
+    """Yield a line for every timing of a case, who is left out and why, and what is wrong with the timings."""
+    rows = [_cells(row) for row in record["timings"]]
+    widths = {head: max(len(head), *(len(row[head]) for row in rows)) for head in rows[0]}
+    widths = {head: width for head, width in widths.items() if any(row[head] for row in rows)}
+    yield record["case"]
+    yield f"  {'':42}" + "".join(f"{head:>{width + 2}}" for head, width in widths.items())
+    for row, cells in zip(record["timings"], rows, strict=True):
+        cells = "".join(f"{cells[head]:>{width + 2}}" for head, width in widths.items())
+        yield f"  {Label.of(row)!s:42}{cells}".rstrip()
     for name, reason in record["left_out"].items():
         yield f"  {name:42}left out: {reason}"
     for row in record["timings"]:
@@ -32,21 +31,72 @@ def lines_of(record: dict) -> Iterator[str]:
 
 
 def goals_of(payload: dict) -> Iterator[str]:
-    """A section's goals."""
+    """Yield a section's goals."""
     for goal in payload["goals"]:
         text = str(Goal(*(goal[name] for name in Goal._fields)))
         yield red(text) if goal["verdict"] == "SHORT" else text
 
 
+def goal_key(section: str, goal: dict) -> tuple[str, str, str]:
+    """Return a goal's section, text and bound, as in a table."""
+    return section, goal["text"], f"{'≤' if goal['at_most'] else '≥'} {goal['bound']:,g}"
+
+
+def goal_cell(goal: dict) -> str:
+    """Return what was measured for a goal and the verdict, as in a table."""
+    return ("" if goal["measured"] is None else f"{goal['measured']:,g} ") + MARKS[goal["verdict"]]
+
+
+def ceilings_text(rates: dict[str, float]) -> str:
+    """Return the ceilings of a section's record as text."""
+    products = [
+        f"{name} matrix product {number(rate / 1e12)} TFLOP/s" for name, rate in rates.items() if name != "copy"
+    ]
+    return ", ".join([f"copy {number(rates['copy'] / 1e9)} GB/s", *products])
+
+
 def errors_of(row: dict) -> list[float]:
-    """Of a timing: none, one, or those of several results."""
+    """Return the errors of a timing: none, one, or those of several results."""
     error = row.get("error")
     values = error.values() if isinstance(error, dict) else [error]
     return [value for value in values if value is not None]
 
 
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return a table in Markdown, its first `left` columns aligned to the left, the others to the right."""
+    align = [*["---"] * left, *["---:"] * (len(head) - left)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in (head, align, *rows))
+
+
+def number(value: float) -> str:
+    """Return three digits, or all in front of the point."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    value = float(f"{value:.3g}") if abs(value) < 100 else round(value)
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def seconds(value: float) -> str:
+    """Return a time in the unit that fits."""
+    unit, size = next((each for each in (("s", 1), ("ms", 1e-3)) if abs(value) >= each[1]), ("µs", 1e-6))
+    return f"{number(value / size)} {unit}"
+
+
+def spread(low: float, high: float) -> str:
+    """Return two times in the unit that fits the larger."""
+    value, unit = seconds(high).split()
+    return f"{number(low * {'s': 1, 'ms': 1e3, 'µs': 1e6}[unit])}–{value} {unit}"
+
+
+def percent(share: float) -> str:
+    """Return a share without decimals, unless it is small."""
+    if 0 < abs(share) < 5e-4:
+        return "< 0.1 %"
+    return f"{100 * share:.{0 if abs(share) >= 0.0095 or share == 0 else 1}f} %"
+
+
 def red(text: str) -> str:
-    """On a terminal."""
+    """Return the text in red, on a terminal."""
     return f"\x1b[31m{text}\x1b[0m" if sys.stdout.isatty() else text
 
 
@@ -55,34 +105,15 @@ def without_color(text: str) -> str:
     return re.sub(r"\x1b\[\d+m", "", text)
 
 
-def _milliseconds(key: str) -> Callable[[dict], str]:
-    return lambda row: f"{1e3 * row[key]:.4f}"
-
-
-def _rate(key: str, unit: float) -> Callable[[dict], str | None]:
-    return lambda row: f"{row[key] / row['seconds'] / unit:.4g}" if row.get(key) else None
-
-
-def _share(row):
-    return f"{100 * row['share_of_floor']:.0f} %" if "share_of_floor" in row else None
-
-
-def _errors(row):
-    return " ".join(f"{error:.0e}" for error in errors_of(row)) or None
-
-
-def _holds(cell: Callable[[dict], Any]) -> Callable[[dict], bool]:
-    return lambda row: cell(row) is not None
-
-
-# Head, width, and what a row has there, None for nothing; columns without anything are left out.
-_COLUMNS = (
-    ("ms", 12, _milliseconds("seconds")),
-    ("p10", 11, _milliseconds("p10")),
-    ("p90", 11, _milliseconds("p90")),
-    ("ratio", 8, lambda row: f"{row['ratio']:.2f}"),
-    ("TFLOP/s", 9, _rate("flops", 1e12)),
-    ("GB/s", 9, _rate("bytes", 1e9)),
-    ("of floor", 10, _share),
-    ("error", 26, _errors),
-)
+def _cells(row):
+    """Return the cells of a timing by the heads of their columns, empty where it has nothing there."""
+    rates = (("TFLOP/s", "flops", 1e12), ("GB/s", "bytes", 1e9))
+    return {
+        "ms": f"{1e3 * row['seconds']:.4f}",
+        "p10": f"{1e3 * row['p10']:.4f}",
+        "p90": f"{1e3 * row['p90']:.4f}",
+        "ratio": f"{row['ratio']:.2f}",
+        **{head: f"{row[key] / row['seconds'] / unit:.4g}" if row.get(key) else "" for head, key, unit in rates},
+        "of floor": percent(row["share_of_floor"]) if "share_of_floor" in row else "",
+        "error": " ".join(f"{error:.0e}" for error in errors_of(row)),
+    }
