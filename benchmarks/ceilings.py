@@ -34,15 +34,17 @@ class Ceilings:
     @property
     def bytes_per_second(self) -> float:
         """Bytes that a copy reads and writes."""
-        if "copy" not in self._rates:
-            self._rates["copy"] = copy_bandwidth(self._device)
-        return self._rates["copy"]
+        return self._rate("copy")
 
     def flops_per_second(self, precision: Precision) -> float:
         """Return the rate of a matrix product."""
-        if precision not in self._rates:
-            self._rates[precision] = matrix_product_rate(self._device, precision)
-        return self._rates[precision]
+        return self._rate(precision)
+
+    def _rate(self, name):
+        if name not in self._rates:
+            rate = copy_bandwidth(self._device) if name == "copy" else matrix_product_rate(self._device, name)
+            self._rates[name] = rate
+        return self._rates[name]
 
     def measure(self, precisions: Iterable[Precision]) -> dict[str, float]:
         """Measure all of them now, and return `record()`."""

@@ -5,7 +5,6 @@ import time
 import pytest
 import torch
 
-from benchmarks.results import Label
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import Run, chosen, refuse_without_extension, resolve_device
 
@@ -36,8 +35,9 @@ def pytest_generate_tests(metafunc):
     for section, cases in chosen(SECTIONS, run, metafunc.config.getoption("only")):
         for case in cases:
             for name, make in section.calls(run, case).items():
-                part = name.part if isinstance(name, Label) else None
-                group = ", ".join(filter(None, (section.name, str(case), part)))
+                group = f"{section.name}, {case}"
+                if name.startswith(("forward ", "backward ")):  # not to be compared with each other
+                    group += f", {name.split()[0]}"
                 mark = pytest.mark.benchmark(group=group, **options)
                 tests.append(pytest.param(make, marks=mark, id=f"{section.name}, {case}, {name}"))
     metafunc.parametrize("make", tests)

@@ -7,9 +7,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +15,11 @@ import torch
 from benchmarks.results import rounded
 
 INTERVAL = 0.1  # seconds between two looks at a GPU
-MOST_OTHERS, MOST_STEAL = 0.1, 0.05  # of the time of all CPUs; above them timings are flagged
+# Shares of the time of all CPUs above which timings are flagged, and the sentences.
+LIMITS = {
+    "others": (0.1, "other processes took {:.0f} % of the CPUs"),
+    "steal": (0.05, "the hypervisor took {:.0f} % of the CPUs (steal)"),
+}
 SHORTEST = 0.5  # seconds; the CPUs' time is counted in steps of 0.01 s, too coarse for less
 # NVML's reasons for a lower clock that slow down what runs, by their bits.
 SLOWING = {
@@ -29,15 +31,6 @@ SLOWING = {
     0x80: "hardware power brake",
 }
 _STAT = Path("/proc/stat")
-
-
-class Reading(NamedTuple):
-    """One look at a GPU."""
-
-    sm_clock_mhz: int
-    power_w: float
-    temperature_c: int
-    reasons: int  # for a lower clock: NVML's bits
 
 
 class GpuWatch:
@@ -60,31 +53,33 @@ class GpuWatch:
 
     def _look(self):
         try:
-            read, stopped = gpu_reader(), False
+            import pynvml as nvml
+
+            nvml.nvmlInit()
+            gpu = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties('cuda').uuid}")
+            stopped = False
             while not stopped:
                 stopped = self._stop.wait(INTERVAL)
-                self._readings.append(read())
+                clock = nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)
+                watts = nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3
+                celsius = nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
+                self._readings.append((clock, watts, celsius, nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
         except Exception as error:
             self._error = error
 
-    def take(self) -> dict:
-        """Return what was seen since the last time: `summary`, None where nothing was, and the sentences `flags`."""
+    def take(self) -> tuple[dict | None, list[str]]:
+        """Return a summary of what was seen since the last time, None where nothing was, and flags."""
         readings, error, self._readings, self._error = self._readings, self._error, [], None
         flags = [] if error is None else [f"the GPU was not watched to the end: {type(error).__name__}: {error}"]
         if not readings:
-            return {"summary": None, "flags": flags}
-        clocks, power, temperatures, reasons = zip(*readings, strict=True)
-        looks = {name: sum(bool(found & bit) for found in reasons) for bit, name in SLOWING.items()}
-        slowed = {name: rounded(count / len(readings)) for name, count in looks.items() if count}
+            return None, flags
+        clocks, watts, celsius, reasons = zip(*readings, strict=True)
+        shares = {name: statistics.mean(bool(found & bit) for found in reasons) for bit, name in SLOWING.items()}
+        slowed = {name: rounded(share) for name, share in shares.items() if share}
         flags += [f"throttled ({name}) in {100 * share:.2g} % of the looks" for name, share in slowed.items()]
-        summary = {
-            "looks": len(readings),
-            "sm_clock_mhz": {"min": min(clocks), "median": statistics.median(clocks), "max": max(clocks)},
-            "highest_power_w": rounded(max(power)),
-            "highest_temperature_c": max(temperatures),
-            "throttle_reasons": slowed,
-        }
-        return {"summary": summary, "flags": flags}
+        clock = {"min": min(clocks), "median": statistics.median(clocks), "max": max(clocks)}
+        highest = {"highest_power_w": rounded(max(watts)), "highest_temperature_c": max(celsius)}
+        return {"looks": len(readings), "sm_clock_mhz": clock, **highest, "throttle_reasons": slowed}, flags
 
 
 class CpuWatch:
@@ -102,32 +97,13 @@ class CpuWatch:
     def __exit__(self, *_):
         self._spent += cpu_times() - self._begin
 
-    def take(self) -> dict:
-        """Return the share of the CPUs' time that others took since the last time as `summary`, and `flags`."""
+    def take(self) -> tuple[dict | None, list[str]]:
+        """Return the shares of others in the CPUs' time since the last time, None if it was too short, and flags."""
         (wall, total, busy, steal, own), self._spent = self._spent, np.zeros(5)
         if wall < SHORTEST or total <= 0:
-            return {"summary": None, "flags": []}
+            return None, []
         shares = {"others": rounded(max(0.0, busy - own) / total), "steal": rounded(steal / total)}
-        flags = []
-        if shares["others"] > MOST_OTHERS:
-            flags.append(f"other processes took {100 * shares['others']:.0f} % of the CPUs")
-        if shares["steal"] > MOST_STEAL:
-            flags.append(f"the hypervisor took {100 * shares['steal']:.0f} % of the CPUs (steal)")
-        return {"summary": shares, "flags": flags}
-
-
-def gpu_reader() -> Callable[[], Reading]:
-    """Return a function that looks at PyTorch's current GPU. It fails without nvidia-ml-py, or if NVML refuses."""
-    import pynvml as nvml
-
-    nvml.nvmlInit()
-    gpu = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties('cuda').uuid}")
-    return lambda: Reading(
-        nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
-        nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
-        nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
-        nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
-    )
+        return shares, [text.format(100 * shares[name]) for name, (most, text) in LIMITS.items() if shares[name] > most]
 
 
 def cpu_times() -> np.ndarray:

@@ -86,11 +86,10 @@ def measure(
     Returns:
         A timing for each contender, and one for the first under the name `again(first)`: the two differ by chance.
     """
-    first = next(iter(contenders))
-    contenders, uncaptured = (
-        {**options, again(first): options[first]} if first in options else options
-        for options in (contenders, uncaptured or {})
-    )
+    first, uncaptured = next(iter(contenders)), uncaptured or {}
+    contenders = {**contenders, again(first): contenders[first]}
+    if first in uncaptured:
+        uncaptured = {**uncaptured, again(first): uncaptured[first]}
 
     def prepare_all():
         for inputs in input_sets if prepare else ():
@@ -230,7 +229,6 @@ def _events_around(run):
 
 
 def _affordable(device, seconds):
-    """Return the number of rounds of so many seconds."""
     return min(MOST_ROUNDS[device], max(FEWEST_ROUNDS, int(SECONDS[device] / max(seconds, 1e-9))))
 
 

@@ -51,10 +51,8 @@ def roofline(title: str, points: Iterable[tuple[str, str, float, float]], roofs:
     # Neighbors have their names at different ends, so that they do not meet.
     for index, (name, intensity) in enumerate({name: intensity for name, _, intensity, _ in points}.items()):
         axes.axvline(intensity, color="0.9", linewidth=0.6, zorder=0)
-        place = intensity, 1 - index % 2
-        axes.text(
-            intensity, 1 - index % 2, f" {name}", rotation=90, size=7, ha="center", va="bottom", transform=transform
-        )
+        place = {"y": 1 - index % 2, "ha": "center", "va": "bottom", "transform": axes.get_xaxis_transform()}
+        axes.text(intensity, s=f" {name}", rotation=90, size=7, **place)
     axes.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="TFLOP/s")
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
     _write_plain_numbers(axes.xaxis)

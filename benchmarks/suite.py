@@ -16,6 +16,7 @@ is what goes into the file of results:
 import gc
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class Run:
         own_only: Whether rivals are left out of the timing; they stay in the check.
 
     Attributes:
-        ceilings: What the device reaches, measured in this run.
+        ceilings: Rates that the device reaches, measured in this run.
         rivals: Names of a case's contenders that are not the package's own.
         watch: Context manager for what is timed otherwise than by `measure`.
     """
@@ -82,15 +83,7 @@ class Run:
     def row(
         self, label: Label, timing: Timing, work: Work | None = None, precision: Precision = "fp32", **more: Any
     ) -> dict:
-        """Return a row of a case's timings.
-
-        Args:
-            label: Contender and part.
-            timing: What was measured.
-            work: What a call needs at least, whatever the contender does.
-            precision: Arithmetic of the work.
-            more: Further entries of the row.
-        """
+        """Return a row of a case's timings, given what a call needs at least, whatever the contender does."""
         row = {"contender": label.contender, "part": label.part, **timing.record()}
         if work is not None:
             floor = self.ceilings.floor(work, precision)
@@ -119,8 +112,7 @@ class Section:
         title: What is measured, for people.
         cases: Cases of a run, the most important first; each has a name by str().
         measure: Checks and times a case; returns its record, but for `case`, `ratio`, `flags` and `state`.
-        calls: For pytest-benchmark, makers of a call without arguments by contender, or by `Label` where there are
-            parts; none where it makes no sense.
+        calls: For pytest-benchmark, makers of a call without arguments by contender, or by part and contender.
         details: Lines below a case's table.
         conclude: What the section's records say together, for the file of results.
         conclusion: Lines at the section's end.
@@ -131,7 +123,7 @@ class Section:
     title: str
     cases: Callable[[Run], Sequence]
     measure: Callable[[Run, Any], dict]
-    calls: Callable[[Run, Any], dict[str | Label, Callable[[], Callable[[], Any]]]] = lambda run, case: {}
+    calls: Callable[[Run, Any], dict[str, Callable[[], Callable[[], Any]]]] = lambda run, case: {}
     details: Callable[[dict], Iterable[str]] = lambda record: ()
     conclude: Callable[[Run, list[dict]], dict] = lambda run, records: {}
     conclusion: Callable[[dict], Iterable[str]] = lambda payload: ()
@@ -148,7 +140,7 @@ class Suite:
 
     def __init__(self, run: Run, path: Path | None = None):
         self.run, self.path = run, path
-        self._records: dict[str, list[dict]] = {}
+        self.records: dict[str, list[dict]] = defaultdict(list)  # by section
 
     def record(self, section: Section, case: Any) -> dict:
         """Measure a case and return its record.
@@ -166,28 +158,30 @@ class Suite:
             gc.collect()
             if self.run.device == "cuda":
                 empty_cache()
-        timings = _with_ratios(record["timings"])
-        state = self.run.watch.take()
-        flags = [*state["flags"], *spread_flags(timings)]
+        state, flags = self.run.watch.take()
+        flags += spread_flags(record["timings"])
         if capture_failure() is not None:
             flags.append(f"timed without CUDA graphs from some time on, because a capture failed: {capture_failure()}")
+        first: dict[str | None, float] = {}
+        for row in record["timings"]:
+            row["ratio"] = rounded(row["seconds"] / first.setdefault(row["part"], row["seconds"]))
+        names = dict.fromkeys(row["contender"] for row in record["timings"])
         record = {
             "case": str(case),
             **record,
-            "timings": timings,
-            "rivals": [name for name in dict.fromkeys(row["contender"] for row in timings) if name in self.run.rivals],
+            "rivals": [name for name in names if name in self.run.rivals],
             "flags": flags,
-            "state": state["summary"],
+            "state": state,
             "wall_seconds": rounded(time.perf_counter() - begin),
         }
-        self._records.setdefault(section.name, []).append(record)
+        self.records[section.name].append(record)
         if self.path is not None:
             results.write(section.name, self.payload(section), self.run.device, self.path)
         return record
 
     def payload(self, section: Section) -> dict:
         """Return what goes into the file of results of the cases so far."""
-        records = self._records[section.name]
+        records = self.records[section.name]
         return {
             "title": section.title,
             "ceilings": self.run.ceilings.record(),
@@ -209,13 +203,6 @@ def spread_flags(timings: list[dict]) -> list[str]:
     return flags
 
 
-def _with_ratios(rows):
-    first = {}
-    for row in rows:
-        first.setdefault(row["part"], row["seconds"])
-    return [row | {"ratio": rounded(row["seconds"] / first[row["part"]])} for row in rows]
-
-
 def chosen(sections: Iterable[Section], run: Run, only: Sequence[str] = ()) -> Iterator[tuple[Section, list]]:
     """Yield sections and their cases: all, or those with one of the texts of `only` in "section case"."""
     for section in sections:
@@ -230,21 +217,19 @@ def run_sections(sections: Iterable[Section], suite: Suite, only: Sequence[str] 
     failed = []
     for section, cases in chosen(sections, suite.run, only):
         print(f"\n=== {section.name}: {section.title}")
-        begin, failed_before = time.perf_counter(), len(failed)
         for case in cases:
             try:
                 record = suite.record(section, case)
+                print("", *table.lines_of(record), *section.details(record), sep="\n", flush=True)
             except (Exception, SystemExit) as error:
                 if not isinstance(error, SystemExit):
                     traceback.print_exc()
                 failed.append(f"{section.name}, {case}: {harness.first_line(error).removeprefix('error: ')}")
                 print(f"FAILED {failed[-1]}", flush=True)
-                continue
-            print("", *table.lines_of(record), *section.details(record), sep="\n", flush=True)
-        if len(failed) - failed_before < len(cases):
+        if suite.records[section.name]:
             payload = suite.payload(section)
             print("", *section.conclusion(payload), *table.goals_of(payload), sep="\n")
-        print(f"({time.perf_counter() - begin:.0f} s)", flush=True)
+            print(f"({sum(record['wall_seconds'] for record in payload['cases']):.0f} s)", flush=True)
     return failed
 
 

@@ -7,8 +7,7 @@ from classifiers import random_classifier
 from PIL import Image
 
 from benchmarks import results, systems
-from benchmarks.report.figures import readme_figures
-from benchmarks.report.measured import devices_in
+from benchmarks.report import devices_in, readme_figures
 from tgan_fast.metrics.classifier import save_classifier
 from tgan_fast.training import PRESETS
 
