@@ -28,9 +28,8 @@ def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
     found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
         raise SystemExit(f"error: {ROOT} has no revision {revision}: name a commit, a branch or a tag")
+    here, there = [], []
     with _worktree(found.stdout.strip()) as other:
-        print(f"working tree against {revision} ({found.stdout[:10]}) in {other}", flush=True)
-        here, there = [], []
         for tree in (ROOT, other) if device == "cuda" else ():
             _run(tree, "setup.py", "--quiet", "build_ext", "--inplace")
         # In this order a machine that gets slower, or faster, in the course of time favors neither.

@@ -13,18 +13,16 @@ STRONG, LIGHT = "#0072b2", "#9ecae1"
 
 def speedup(title: str, rows: dict[str, list[tuple[str, float]]]) -> bytes:
     """Draw a group of bars for each row: contenders, and how many times as fast as they the package is."""
-    figure, axes = _figure(title, 0.8 * len(rows) + 1.2)
+    figure, axes = _bars(title, rows, 0.8, "times as fast as the best rival; light: as eager PyTorch")
     for place, bars in enumerate(rows.values()):
         for index, (name, times) in enumerate(bars):
             height = place + 0.4 * (index - (len(bars) - 1) / 2)
             axes.barh(height, times - 1, 0.36, left=1, color=STRONG if index == len(bars) - 1 else LIGHT)
             # Beside what is slower there is room on the right, too.
             _say(axes, f"{number(times)}× {name}", (max(1, times), height))
-    axes.set(yticks=range(len(rows)), yticklabels=rows, xscale="log")
-    axes.set_xlabel("times as fast as the best rival; light: as eager PyTorch")
     axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
     axes.margins(x=0.3)
-    axes.invert_yaxis()
     _write_plain_numbers(axes.xaxis)
     return _png(figure)
 
@@ -64,17 +62,23 @@ def iteration(title: str, groups: list[dict]) -> bytes:
     """Draw a bar for each group of an iteration, the longest first, its floor within it."""
     groups = sorted(groups, key=lambda group: group["seconds"], reverse=True)
     total = sum(group["seconds"] for group in groups)
-    figure, axes = _figure(f"{title}: {seconds(total)} an iteration", 0.34 * len(groups) + 1.2)
+    names, label = [group["group"] for group in groups], "ms (light) and what the ceilings allow at best (strong)"
+    figure, axes = _bars(f"{title}: {seconds(total)} an iteration", names, 0.34, label)
     for place, group in enumerate(groups):
         axes.barh(place, 1e3 * group["seconds"], color=LIGHT)
         axes.barh(place, 1e3 * group["floor_seconds"], height=0.4, color=STRONG)
         text = f"{percent(group['seconds'] / total)}, {seconds(group['seconds'])}"
         _say(axes, text, (max(0, 1e3 * group["seconds"]), place))
-    axes.set(yticks=range(len(groups)), yticklabels=[group["group"] for group in groups])
-    axes.set_xlabel("ms (light) and what the ceilings allow at best (strong)")
     axes.margins(x=0.15)
-    axes.invert_yaxis()
     return _png(figure)
+
+
+def _bars(title, names, height, label):
+    """Return a figure and axes for horizontal bars, the first at the top."""
+    figure, axes = _figure(title, height * len(names) + 1.2)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel=label)
+    axes.invert_yaxis()
+    return figure, axes
 
 
 def _say(axes, text, place, points=(5, 0)):

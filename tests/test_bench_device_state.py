@@ -15,9 +15,8 @@ from benchmarks.device_state import CpuWatch, GpuWatch
 BUSY = "import time\nwhile time.process_time() < 1: pass"
 
 
-@pytest.fixture
-def nvml(monkeypatch):
-    """Stand-in for nvidia-ml-py on a machine with a GPU: cool at first, then throttled by power and heat."""
+def test_a_throttled_gpu_is_flagged_and_an_error_stops_nothing(monkeypatch):
+    """On a machine with a GPU that is cool at first, then slowed down, and then lost."""
     clocks, reasons = iter([1980, 1980, 1300]), iter([0x1, 0x0, 0x4 | 0x20])
     nvml = SimpleNamespace(
         NVML_CLOCK_SM=1,
@@ -31,15 +30,11 @@ def nvml(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="0"))
-    return nvml
-
-
-def test_a_throttled_gpu_is_flagged_and_an_error_stops_nothing(nvml):
     watch = GpuWatch()
-    for _ in range(4):  # each ends before the first interval does, and so looks once; the last one fails
+    for _ in range(4):  # each ends before the first interval does, and so looks once
         with watch:
             pass
-    summary, flags = watch.take()
+    summary, (lost, *slowed) = watch.take()
     assert summary == {
         "looks": 3,
         "sm_clock_mhz": {"min": 1300, "median": 1980, "max": 1980},
@@ -47,21 +42,9 @@ def test_a_throttled_gpu_is_flagged_and_an_error_stops_nothing(nvml):
         "highest_temperature_c": 61,
         "throttle_reasons": {"software power cap": 0.3333, "software thermal slowdown": 0.3333},
     }
-    failed, *throttled = flags
-    assert failed.startswith("the GPU was not watched to the end: StopIteration")
-    slowed = ("software power cap", "software thermal slowdown")
-    assert throttled == [f"throttled ({name}) in 33 % of the looks" for name in slowed]
+    assert lost.startswith("the GPU was not watched to the end: StopIteration")
+    assert slowed == [f"throttled ({name}) in 33 % of the looks" for name in summary["throttle_reasons"]]
     assert watch.take() == (None, [])
-
-
-def test_without_nvidia_ml_py_what_is_timed_goes_on(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    watch = GpuWatch()
-    with watch:
-        pass
-    summary, (flag,) = watch.take()
-    assert summary is None
-    assert "ModuleNotFoundError" in flag
 
 
 def test_reasons_are_those_of_nvml():
@@ -78,7 +61,6 @@ def test_a_real_gpu_is_watched():
     summary, flags = watch.take()
     assert not any("not watched" in flag for flag in flags)
     assert summary["sm_clock_mhz"]["min"] > 0
-    assert 0 < summary["highest_temperature_c"] < 120
 
 
 @pytest.mark.skipif(not device_state._STAT.exists(), reason="there is no /proc/stat")
