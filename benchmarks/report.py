@@ -6,7 +6,7 @@ python -m benchmarks.report --full     # only prints the full tables of all sect
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -36,6 +36,12 @@ HEADLINES = {
     "batch norm + ReLU, forward": FORWARD,
     "batch norm + ReLU, backward": BACKWARD,
 }
+MORE_HEADLINES = {
+    "step of Adam": ADAM,
+    "decoding a video to small frames": ("videos", "decoding MPEG-4", None, "PyAV, to_ndarray"),
+    "Fréchet distance": ("metrics", "Fréchet distance, 400", None, "scipy.linalg.sqrtm"),
+    "import": ("startup", "import", None, "torch alone"),
+}
 
 
 class Device(NamedTuple):
@@ -52,7 +58,7 @@ class Device(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Rows of a headline's timings: the package's, and by name eager PyTorch and the fastest rival."""
+    """Rows of a headline's timings."""
 
     record: dict
     own: dict
@@ -106,7 +112,7 @@ def readme_figures(devices: Sequence[Device]) -> dict[str, Callable[[], str]]:
     """Return what makes each figure of README.md, by its name."""
     cpus, gpus = ([device for device in devices if device.kind == kind] for kind in KINDS)
     return {
-        "speed": lambda: _speed(devices),
+        "speed": lambda: _speed(devices, HEADLINES),
         "sampling": lambda: _on_each(devices, _sampling),
         "windows": lambda: _on_each(cpus, _windows),
         "convergence": lambda: _on_each(devices, _convergence),
@@ -125,10 +131,10 @@ def _on_each(devices, figure):
     return "; ".join(f"{text or NOT_MEASURED} on {name}" for name, text in found.items())
 
 
-def _speed(devices):
+def _speed(devices, headlines):
     """Return a table with a row for each headline and device."""
     rows = []
-    for title, headline in HEADLINES.items():
+    for title, headline in headlines.items():
         for device in devices:
             comparison = comparison_of(headline, device)
             cells = ["", *[NOT_MEASURED] * 4] if comparison is None else _cells_of(*comparison)
@@ -232,7 +238,7 @@ def _goals(devices):
 
 
 def _chapter(device, folder):
-    """Return the environment, pictures, and a table with a row for each part of a section."""
+    """Return the environment and pictures of a device."""
     payloads = [device.sections[section.name] for section in SECTIONS if section.name in device.sections]
     records = [record for payload in payloads for record in payload["cases"]]
     environment, software = payloads[0]["environment"], ("torch", "triton", "cuda", "cudnn", "python")
@@ -242,32 +248,7 @@ def _chapter(device, folder):
     said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
     paths = [*_pictures(device, folder), *sorted(folder.glob(f"{device.stem}-convergence-*.png"))]
     shown = [f"![{path.stem.removeprefix(device.stem)[1:]}](results/{path.name})" for path in paths]
-    rows = [row for section in SECTIONS for row in _rows_of(section.name, device.cases(section.name))]
-    head = ["section", "first case", "ms", "p10–p90", "of floor", "error", "best rival", "times as fast", "all cases"]
-    return "\n\n".join([f"### {device.name}", ", ".join(said), "\n".join(shown), markdown_table(head, rows, left=2)])
-
-
-def _rows_of(section, records) -> Iterator[list[str]]:
-    """Yield a row for each part with a rival or a floor: its first case, if possible with rivals."""
-    parts: dict[str | None, list[tuple[dict, dict, dict | None]]] = {}
-    for record in records:
-        for part, rows in parts_of(record).items():
-            parts.setdefault(part, []).append((record, rows[0], fastest_rival(record, rows)))
-    for part, cases in parts.items():
-        record, own, rival = next((case for case in cases if case[2]), cases[0])
-        times = [rival["seconds"] / own["seconds"] for _, own, rival in cases if rival]
-        if times or "share_of_floor" in own:
-            yield [
-                f"`{section}`" if part is None else f"`{section}`, {part.replace('_', ' ')}",
-                record["case"] + " †" * bool(record["flags"]),
-                number(1e3 * own["seconds"]),
-                f"{number(1e3 * own['p10'])}–{number(1e3 * own['p90'])}",
-                percent(own["share_of_floor"]) if "share_of_floor" in own else "",
-                f"{max(table.errors_of(own)):.0e}" if table.errors_of(own) else "",
-                rival["contender"] if rival else "",
-                number(times[0]) if rival else "",
-                f"{number(min(times))}–{number(max(times))}" if len(times) > 1 else "",
-            ]
+    return "\n\n".join([f"### {device.name}", ", ".join(said), "\n".join(shown)])
 
 
 def _pictures(device, folder) -> dict[Path, Callable[[], bytes]]:
@@ -315,17 +296,18 @@ def files_of(root: Path) -> dict[Path, Callable[[], bytes]]:
     folder = root / "benchmarks" / "results"
     devices = devices_in(folder)
 
-    def page():
-        return "\n\n".join(_chapter(device, folder) for device in devices if device.sections) or NOT_MEASURED
+    figures = {
+        "goals": lambda: _goals(devices),
+        "headlines": lambda: _speed(devices, HEADLINES | MORE_HEADLINES),
+        "devices": lambda: "\n\n".join(_chapter(device, folder) for device in devices if device.sections),
+    }
 
     def text(path, figures):
         return filled(path.read_text(), figures, str(path)).encode()
 
     readme, own = root / "README.md", root / "benchmarks" / "README.md"
     files = {path: draw for device in devices for path, draw in _pictures(device, folder).items()}
-    files[readme] = partial(text, readme, readme_figures(devices))
-    files[own] = partial(text, own, {"goals": lambda: _goals(devices), "devices": page})
-    return files
+    return files | {readme: partial(text, readme, readme_figures(devices)), own: partial(text, own, figures)}
 
 
 def write(root: Path = ROOT) -> None:

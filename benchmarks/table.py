@@ -14,8 +14,8 @@ MARKS = {"met": "🟢 met", "SHORT": "🔴 SHORT", NOT_MEASURED: NOT_MEASURED}
 def lines_of(record: dict) -> Iterator[str]:
     """Yield a line for every timing of a case, who is left out and why, and what is wrong with the timings."""
     rows = [_cells(row) for row in record["timings"]]
-    widths = {head: max(len(head), *(len(row[head]) for row in rows)) for head in rows[0]}
-    widths = {head: width for head, width in widths.items() if any(row[head] for row in rows)}
+    heads = [head for head in rows[0] if any(row[head] for row in rows)]
+    widths = {head: max(len(head), *(len(row[head]) for row in rows)) for head in heads}
     yield record["case"]
     yield f"  {'':42}" + "".join(f"{head:>{width + 2}}" for head, width in widths.items())
     for row, cells in zip(record["timings"], rows, strict=True):

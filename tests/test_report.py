@@ -62,14 +62,12 @@ def test_what_changes_is_noticed_and_written(tree):
 
     def slower(sections):
         sections["sampling"]["cases"][0]["timings"][0] |= {"seconds": 0.3, "p10": 0.25, "p90": 1.25}
-        sections["sampling"]["cases"][0]["flags"] = ["others"]
 
     change(tree, slower)
     with pytest.raises(SystemExit, match=r"README\.md is older than the files of results: run python -m benchmarks"):
         report.refuse_stale(tree)
-    readme, page = written(tree)
-    assert " | 300 ms (0.250–1.25 s) | " in line_with(readme, "| sampling |")
-    assert line_with(page, "| `sampling` | batch").startswith("| `sampling` | batch 8 † | 300 | 250–1,250 |")
+    for text in written(tree):
+        assert " | 300 ms (0.250–1.25 s) | " in line_with(text, "| sampling |")
     (folder / "cpu-roofline.png").unlink()
     with pytest.raises(SystemExit, match=r"roofline\.png is older"):
         report.refuse_stale(tree)
