@@ -18,7 +18,7 @@ import tyro
 
 from benchmarks import bench_batch_norm_act, bench_sampling, bench_singular_value_clip, bench_step, harness, results
 from benchmarks.contenders import NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, TUNED, Start
-from benchmarks.device_state import GpuWatch
+from benchmarks.device_state import gpu_reader
 from benchmarks.suite import Run, resolve_device
 from tgan_fast.files import write_atomically
 from tgan_fast.models.sampling import draw_latents
@@ -43,12 +43,8 @@ def environment(device: str) -> Iterator[Result]:
         return ", ".join(f"{name} {value}" for name, value in described.items() if value is not None)
 
     def clocks():
-        watch = GpuWatch()
-        if device == "cuda":
-            with watch:
-                pass
-        summary, flags = watch.take()
-        return ", ".join([str(summary or "unknown"), *flags])
+        read = gpu_reader() if device == "cuda" else None
+        return "unknown" if read is None else str(read())
 
     def product():
         x = torch.rand(64, 64, dtype=torch.float64)

@@ -1,8 +1,6 @@
 """Records, goals and numbers as text, for terminals and Markdown."""
 
 import math
-import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks import harness
@@ -27,14 +25,13 @@ def lines_of(record: dict) -> Iterator[str]:
         if row["method"].startswith(harness.WITHOUT_GRAPH):
             yield f"  {Label.of(row)} timed by {row['method']}"
     for flag in record["flags"]:
-        yield f"  {red('FLAG')} {flag}"
+        yield f"  FLAG {flag}"
 
 
 def goals_of(payload: dict) -> Iterator[str]:
     """Yield a section's goals."""
     for goal in payload["goals"]:
-        text = str(Goal(*(goal[name] for name in Goal._fields)))
-        yield red(text) if goal["verdict"] == "SHORT" else text
+        yield str(Goal(*(goal[name] for name in Goal._fields)))
 
 
 def goal_key(section: str, goal: dict) -> tuple[str, str, str]:
@@ -93,16 +90,6 @@ def percent(share: float) -> str:
     if 0 < abs(share) < 5e-4:
         return "< 0.1 %"
     return f"{100 * share:.{0 if abs(share) >= 0.0095 or share == 0 else 1}f} %"
-
-
-def red(text: str) -> str:
-    """Return the text in red, on a terminal."""
-    return f"\x1b[31m{text}\x1b[0m" if sys.stdout.isatty() else text
-
-
-def without_color(text: str) -> str:
-    """Return the text without what `red` adds on a terminal, for files."""
-    return re.sub(r"\x1b\[\d+m", "", text)
 
 
 def _cells(row):

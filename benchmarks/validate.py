@@ -35,6 +35,7 @@ import tyro
 
 from benchmarks import results, table
 from benchmarks.checks import CHECKS
+from benchmarks.report import chapters, markdown
 from benchmarks.results import Goal, Label
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import resolve_device
@@ -360,7 +361,7 @@ def page(out: Path, outcomes: Sequence[Outcome]) -> str:
     lines = ["# Validation of tgan_fast", "", f"{summary(outcomes)}. {LEGEND}", ""]
     lines += [*(f"- {fact}" for fact in facts_in(out)), ""]
     rows = [[o.part, o.verdict, o.text, f"{o.seconds:.0f}"] for o in outcomes if o.verdict != NOT_REACHED]
-    lines.append(table.markdown_table(["part", "", "found", "s"], rows, left=3))
+    lines.append(markdown.table(["part", "", "found", "s"], rows, left=3))
     bad = [outcome for outcome in outcomes if outcome.why]
     if bad:
         lines += ["", "## What is wrong", ""]
@@ -369,8 +370,8 @@ def page(out: Path, outcomes: Sequence[Outcome]) -> str:
             lines += [f"  - `{line}`" for line in outcome.why]
     goals = goals_in(out)
     if goals:
-        rows = [[*table.goal_key(goal["section"], goal), table.goal_cell(goal)] for goal in goals]
-        lines += ["", "## Goals", "", table.markdown_table(["section", "goal", "bound", "measured"], rows, left=2)]
+        rows = [[*chapters.goal_key(goal["section"], goal), chapters.goal_cell(goal)] for goal in goals]
+        lines += ["", "## Goals", "", markdown.table(["section", "goal", "bound", "measured"], rows, left=2)]
     lines += figures_text(out)
     missing = [outcome.part for outcome in outcomes if outcome.verdict in (NOT_REACHED, CUT)]
     if missing:
