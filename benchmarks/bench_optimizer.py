@@ -1,30 +1,33 @@
-"""One step of the optimisers of the paper's two networks, against PyTorch's own.
+"""A step of the optimizers of the paper's two networks, against PyTorch's own.
 
     python -m benchmarks.bench_optimizer --device cuda
 
-A contender takes gradients as autograd leaves them, a tensor for each parameter, and ends with all weights updated. In
-bfloat16 convolutions and linear layers have their gradients in bfloat16, and want their weights in bfloat16, too. First
-each does some steps that are compared with PyTorch's in float64. GB/s count the bytes that one pass needs, whatever a
-contender really moves: gradients are read once; weights and averages are read and written once.
+A contender receives gradients as autograd leaves them, one tensor for each parameter, and ends with all weights
+updated. In bfloat16, convolutions and linear layers have bfloat16 gradients and need a bfloat16 copy of their weights.
+First each contender takes some steps that are compared with PyTorch's in float64. GB/s count the bytes that one pass
+needs, whatever a contender really moves: gradients are read once; weights and averages are read and written once.
 
-"gathered" is the step of tgan_fast alone, with the gradients in one float32 tensor already.
+"tgan_fast, gathered" is the step alone, with the gradients in one float32 tensor already.
 """
 
-import math
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from benchmarks import harness, results, suite
+from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
+from benchmarks.results import rounded
 from benchmarks.suite import Label, Run, Section
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.nn import BATCH_NORMS
-from tgan_fast.training.flat_parameters import FlatParameters
+from tgan_fast.training.network import TrainedNetwork
 from tgan_fast.training.optimizers import Adam, RMSprop
+from tgan_fast.training.processes import Processes
 
 RATE = 1e-3
 CHECKED_STEPS = 3
@@ -32,198 +35,163 @@ KINDS = {"rmsprop": (RMSprop, torch.optim.RMSprop), "adam": (Adam, torch.optim.A
 AVERAGES = {"rmsprop": 1, "adam": 2}
 # PyTorch has no fused RMSprop.
 VARIANTS = {"rmsprop": ("for-loop", "foreach"), "adam": ("for-loop", "foreach", "fused")}
-OURS, PLAIN = "tgan_fast", "torch for-loop"
-# Of the way that the weights have gone; both sides of a comparison are rounded to float32 at best.
+OURS, GATHERED = OWN = "tgan_fast", "tgan_fast, gathered"
+# Relative to the distance that the weights move; both sides of a comparison are rounded to float32 at best.
 ROUNDING = 2 * torch.finfo(torch.float32).eps
 
 
 class Case(NamedTuple):
-    """What is measured."""
+    """An optimizer, and the dtype of activations: that of all gradients but those of batch norms."""
 
     optimizer: str
-    dtype: torch.dtype  # of activations, and so of the gradients of all but the batch norms' parameters
+    dtype: torch.dtype
 
     def __str__(self):
         return f"{self.optimizer}, {str(self.dtype).removeprefix('torch.')}"
 
 
 class Problem(NamedTuple):
-    """Weights before the first step; gradients and what computes have the dtypes of the case."""
+    """Both networks before the first step, and a gradient for each of their parameters."""
 
-    weights: list[torch.Tensor]
+    networks: nn.Module
     gradients: list[torch.Tensor]
 
 
 class Solver(NamedTuple):
-    """A contender with weights and gradients of its own."""
+    """A contender: what takes a step, its float32 weights, and these in the dtypes of the gradients."""
 
     step: Callable[[], None]
-    weights: list[torch.Tensor]  # float32
-    computing: list[torch.Tensor]  # the weights in the dtypes of the case
-    nbytes: int  # that a step needs to move
+    weights: list[torch.Tensor]
+    computing: list[torch.Tensor]
 
 
 def cases_for(run: Run) -> list[Case]:
-    """What is measured, the most important first."""
+    """Return the cases, the most important first."""
     dtypes = (torch.bfloat16, torch.float32) if run.device == "cuda" or run.smoke else (torch.float32,)
     return [Case(optimizer, dtype) for optimizer in KINDS for dtype in dtypes]
 
 
-def contenders_for(case) -> list[str]:
-    """Their names."""
-    return [OURS, f"{OURS}, gathered", *(f"torch {variant}" for variant in VARIANTS[case.optimizer])]
+def make_problem(run: Run, case: Case) -> Problem:
+    """Return fresh networks and random gradients, laid out as in training."""
+    width = 1 / 16 if run.smoke else 1.0
+    networks = to_channels_last_(nn.ModuleList([VideoGenerator(width), VideoDiscriminator(width)]).to(run.device))
+    norms = [module for module in networks.modules() if isinstance(module, BATCH_NORMS)]
+    wide = {parameter for norm in norms for parameter in norm.parameters()}
+    gradients = [torch.randn_like(p).to(torch.float32 if p in wide else case.dtype) for p in networks.parameters()]
+    return Problem(networks, gradients)
 
 
-def make_problem(case, device, width) -> Problem:
-    """Fresh networks and random gradients, laid out as in training."""
-    weights, gradients = [], []
-    for network in (VideoGenerator(width), VideoDiscriminator(width)):
-        for module in to_channels_last_(network.to(device)).modules():
-            dtype = torch.float32 if isinstance(module, BATCH_NORMS) else case.dtype
-            for weight in module.parameters(recurse=False):
-                weights.append(weight.detach())
-                gradients.append(torch.randn_like(weights[-1]).to(dtype))
-    return Problem(weights, gradients)
+def makers_for(case: Case) -> dict[str, Callable[[Problem], Solver]]:
+    """Return by name what makes each contender, with a copy of a problem of its own."""
+    torchs = {f"torch {variant}": partial(_torchs, case, variant) for variant in VARIANTS[case.optimizer]}
+    return {OURS: partial(_ours, case, False), GATHERED: partial(_ours, case, True), **torchs}
 
 
-def make_solver(name, case, problem) -> Solver:
-    """A contender that begins with the weights of the problem, and always gets its gradients."""
-    masters = [nn.Parameter(weight.clone()) for weight in problem.weights]
-    gradients = [gradient.clone() for gradient in problem.gradients]
-    if name.startswith(OURS):
-        return _ours(case, masters, gradients, gathered=name != OURS)
-    return _torchs(case, masters, gradients, name.removeprefix("torch "))
-
-
-def _ours(case, masters, gradients, gathered):
-    half = case.dtype != torch.float32
-    flat = FlatParameters(masters, case.dtype if half else None)
-    optimizer = KINDS[case.optimizer][0](flat, lr=RATE)
-    computing = masters
-    if half:
-        computing = [
-            master if gradient.dtype == torch.float32 else nn.Parameter(copy)
-            for master, copy, gradient in zip(masters, flat.views(flat.copy), gradients, strict=True)
-        ]
-    gathers = not gathered and (half or flat.data.is_cuda)
-
-    def receive():
-        for source, gradient in zip(computing, gradients, strict=True):
-            source.grad = gradient
+def _ours(case, gathered, problem):
+    networks, gradients = copy.deepcopy(problem)
+    network = TrainedNetwork(
+        networks,
+        precision="fp32" if case.dtype == torch.float32 else "bf16",
+        optimizer=partial(KINDS[case.optimizer][0], lr=RATE),
+        processes=Processes(),
+    )
+    weights, computing = (list(module.parameters()) for module in (network.module, network.computing))
 
     def step():
-        if not gathered:
-            receive()
-        if gathers:
-            flat.gather(computing)
-        optimizer.step()
+        _assign(computing, gradients)
+        network.update()
 
     if gathered:
-        receive()
-        flat.gather(computing)
-        gradients = [master.grad for master in masters]
-    return Solver(step, masters, computing, _needed(case, masters, gradients, computing))
+        _assign(computing, gradients)
+        network.flat.gather(computing)
+    return Solver(network.optimizer.step if gathered else step, weights, computing)
 
 
-def _torchs(case, masters, gradients, variant):
-    options = {} if variant == "for-loop" else {variant: True}
-    capturable = masters[0].is_cuda
-    optimizer = KINDS[case.optimizer][1](masters, lr=RATE, **({"foreach": False} | options), capturable=capturable)
-    computing = [master.detach().to(g.dtype) for master, g in zip(masters, gradients, strict=True)]
-    halves = [index for index, gradient in enumerate(gradients) if gradient.dtype != torch.float32]
-    for master, gradient in zip(masters, gradients, strict=True):
-        master.grad = torch.empty_like(master) if gradient.dtype != torch.float32 else gradient
+def _torchs(case, variant, problem):
+    networks, gradients = copy.deepcopy(problem)
+    weights = list(networks.parameters())
+    options = {"foreach": False} if variant == "for-loop" else {variant: True}
+    optimizer = KINDS[case.optimizer][1](weights, lr=RATE, capturable=weights[0].is_cuda, **options)
+    _assign(weights, [gradient.float() for gradient in gradients])
+    computing = [weight.detach().to(gradient.dtype) for weight, gradient in zip(weights, gradients, strict=True)]
+    narrow = [index for index, gradient in enumerate(gradients) if gradient.dtype != torch.float32]
+    narrow_gradients, copies = ([tensors[index] for index in narrow] for tensors in (gradients, computing))
 
-    def of(tensors):
-        return [tensors[index] for index in halves]
-
+    @torch.no_grad()
     def step():
-        if halves:
-            torch._foreach_copy_([master.grad for master in of(masters)], of(gradients))
+        if narrow:
+            torch._foreach_copy_([weights[index].grad for index in narrow], narrow_gradients)
         optimizer.step()
-        if halves:
-            with torch.no_grad():
-                torch._foreach_copy_(of(computing), of(masters))
+        if narrow:
+            torch._foreach_copy_(copies, [weights[index] for index in narrow])
 
-    return Solver(step, masters, computing, _needed(case, masters, gradients, computing))
-
-
-def _needed(case, masters, gradients, computing):
-    """Bytes of every gradient once, weights and averages twice, and the weights in half precision once."""
-    count = sum(master.numel() for master in masters)
-    halves = sum(tensor.nbytes for tensor in computing if tensor.dtype != torch.float32)
-    return sum(gradient.nbytes for gradient in gradients) + 8 * count * (1 + AVERAGES[case.optimizer]) + halves
+    return Solver(step, weights, computing)
 
 
-def check(case, problem) -> tuple[dict[str, float], dict[str, str]]:
-    """Errors of the ways that the contenders' weights go, relative to them in float64; rivals to leave out, and why.
-
-    Raises:
-        SystemExit: the package's own go another way.
-    """
-    exact = [nn.Parameter(weight.double()) for weight in problem.weights]
-    optimizer = KINDS[case.optimizer][1](exact, lr=RATE)
-    for parameter, gradient in zip(exact, problem.gradients, strict=True):
-        parameter.grad = gradient.double()
-    for _ in range(CHECKED_STEPS):
-        optimizer.step()
-    errors, left_out = {}, {}
-    for name in contenders_for(case):
-        try:
-            errors[name] = results.rounded(_error(_stepped(name, case, problem), exact, problem.weights))
-        except RuntimeError as error:
-            if name.startswith(OURS) or name == PLAIN:
-                raise
-            left_out[name] = harness.first_line(error)
-    best = min(error for name, error in errors.items() if not name.startswith(OURS))
-    for name, error in errors.items():
-        if math.isfinite(error) and error <= 2 * best + ROUNDING:
-            continue
-        reason = f"is off by {error:.1e} from float64, more than twice the {best:.1e} of PyTorch"
-        if name.startswith(OURS):
-            raise SystemExit(f"error: {case}: {name} {reason}: nothing is timed")
-        left_out[name] = reason
-    return errors, left_out
+def _assign(parameters, gradients: Iterable[torch.Tensor]):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
 
 
-def _stepped(name, case, problem):
-    solver = make_solver(name, case, problem)
+def check(case: Case, problem: Problem) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the errors of the contenders' weights relative to the distance they move, and why rivals are left out."""
+    begin = [parameter.detach().double() for parameter in problem.networks.parameters()]
+    exact = [nn.Parameter(weight.clone()) for weight in begin]
+    _assign(exact, [gradient.double() for gradient in problem.gradients])
+    stepped(Solver(KINDS[case.optimizer][1](exact, lr=RATE).step, exact, exact))
+
+    def error_of(solver):
+        pairs = zip(solver.computing, solver.weights, strict=True)
+        if not all(torch.equal(computing, weight.to(computing.dtype)) for computing, weight in pairs):
+            return float("inf")
+        return rounded(_distance(solver.weights, exact) / _distance(begin, exact))
+
+    def allowed(_, errors):
+        return 2 * min(error for name, error in errors.items() if name not in OWN) + ROUNDING
+
+    runs = {name: lambda make=make: stepped(make(problem)) for name, make in makers_for(case).items()}
+    return accuracy.check(case, runs, error_of, allowed, runs.keys() - {*OWN})
+
+
+def stepped(solver: Solver) -> Solver:
+    """Take the steps of a comparison."""
     for _ in range(CHECKED_STEPS):
         solver.step()
     return solver
 
 
-def _error(solver, exact, start):
-    off = way = 0.0
-    for weight, computing, wanted, begin in zip(solver.weights, solver.computing, exact, start, strict=True):
-        if not torch.equal(computing, weight.to(computing.dtype)):
-            return float("inf")
-        off += (weight.double() - wanted).square().sum().item()
-        way += (wanted - begin.double()).square().sum().item()
-    return (off / way) ** 0.5
+def _distance(weights, others):
+    return sum((a.double() - b).square().sum().item() for a, b in zip(weights, others, strict=True)) ** 0.5
+
+
+def bytes_needed(name: str, case: Case, problem: Problem) -> int:
+    """Return the bytes of every gradient once, weights and averages twice, and of bfloat16 weights once."""
+    weights = sum(parameter.nbytes for parameter in problem.networks.parameters())
+    gradients = weights if name == GATHERED else sum(gradient.nbytes for gradient in problem.gradients)
+    narrow = sum(gradient.nbytes for gradient in problem.gradients if gradient.dtype != torch.float32)
+    return gradients + 2 * weights * (1 + AVERAGES[case.optimizer]) + narrow
 
 
 def measure(run: Run, case: Case) -> dict:
     """Check and time one case."""
     torch.manual_seed(0)
-    width = 1 / 16 if run.smoke else 1.0
-    first = make_problem(case, run.device, width)
+    first = make_problem(run, case)
     errors, left_out = check(case, first)
-    names = [name for name in contenders_for(case) if name not in left_out]
-    count = run.input_set_count(sum(weight.nbytes for weight in first.weights))
-    problems = [first, *(make_problem(case, run.device, width) for _ in range(count - 1))]
-    input_sets = [{name: make_solver(name, case, problem) for name in names} for problem in problems]
-    calls = {name: lambda solvers, name=name: solvers[name].step() for name in names}
+    sizes = [parameter.nbytes for parameter in first.networks.parameters()]
+    count = run.input_set_count(sum(sizes))
+    problems = [first, *(make_problem(run, case) for _ in range(count - 1))]
+    makers = {name: make for name, make in makers_for(case).items() if name in errors}
+    input_sets = [{name: make(problem) for name, make in makers.items()} for problem in problems]
+    steps = {name: lambda solvers, name=name: solvers[name].step() for name in makers}
     with harness.side_stream(run.device):
-        timings = run.measure(calls, input_sets, rivals=names[2:])
-    needed = {name: Work(0, solver.nbytes) for name, solver in input_sets[0].items()}
-    needed[harness.again(OURS)] = needed[OURS]
+        timings = run.measure(steps, input_sets, rivals=makers.keys() - {*OWN})
     return {
         "dtype": str(case.dtype).removeprefix("torch."),
-        "parameters": sum(weight.numel() for weight in first.weights),
+        "parameters": sum(sizes) // 4,
         "input_sets": count,
         "timings": [
-            run.row(Label(name), timing, needed[name], error=errors.get(name)) for name, timing in timings.items()
+            run.row(Label(name), timing, Work(0, bytes_needed(name, case, first)), error=errors.get(name))
+            for name, timing in timings.items()
         ],
         "left_out": left_out,
     }
@@ -231,9 +199,12 @@ def measure(run: Run, case: Case) -> dict:
 
 SECTION = Section(
     name="optimizer",
-    title="a step of the optimisers; error: of the way that the weights go, against float64",
+    title="a step of the optimizers; error: of the distance that the weights move, against float64",
     cases=cases_for,
     measure=measure,
+    calls=lambda run, case: {
+        name: lambda make=make: make(make_problem(run, case)).step for name, make in makers_for(case).items()
+    },
 )
 
 if __name__ == "__main__":
