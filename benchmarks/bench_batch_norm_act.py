@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_batch_norm_act --device cuda
 
-Every contender is first compared with the definition in float64. Then all take turns on the same random tensors. GB/s
-count the bytes that two passes over the tensors need, whatever a contender really moves: forward reads x twice and
-writes y, backward reads x and dy twice and writes dx. The floor is the time in which a large copy moves as many.
+Every contender is first compared with float64. Then all take turns on the same random tensors. GB/s count the bytes
+that two passes over the tensors need, whatever a contender really moves: forward reads x twice and writes y, backward
+reads x and dy twice and writes dx. The floor is the time in which a large copy moves as many.
 
 On a CPU tgan_fast is slower than eager PyTorch where channels are last in memory, on purpose: PyTorch adds up a channel
 in plain float32, tgan_fast the sums of its chunks in float64 (tgan_fast/ops/batch_norm/cpu.py). The errors show what
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: torch.dtype = torch.bfloat16
     channels_last: bool = True
     negative_slope: float = 0.0
     groups: int = 1
@@ -55,26 +55,28 @@ class Case(NamedTuple):
     def __str__(self):
         layout = "channels-last" if self.channels_last else "contiguous"
         groups = f", {self.groups} groups" if self.groups > 1 else ""
-        return f"{self.name} {list(self.shape)} {_name(self.dtype)} {layout}{groups}"
+        return f"{self.name} {list(self.shape)} {str(self.dtype).removeprefix('torch.')} {layout}{groups}"
 
 
-def images(batch: int, dtype: torch.dtype, **options) -> list[Case]:
+def images(batch: int, *options) -> list[Case]:
     """Return the batch norms of the generator's image part, for videos of 16 frames, the largest first."""
     shapes = ((32, 64, 64), (64, 32, 32), (128, 16, 16), (256, 8, 8))
-    return [Case("image", (16 * batch, *shape), dtype, **options) for shape in shapes]
+    return [Case("image", (16 * batch, *shape), *options) for shape in shapes]
 
 
-def discriminator(batch: int, dtype: torch.dtype) -> list[Case]:
+def discriminator(batch: int, *options) -> list[Case]:
     """Return the discriminator's batch norms, on real and fake videos in one tensor, the largest first."""
     shapes = ((128, 4, 16, 16), (256, 2, 8, 8), (512, 1, 4, 4))
-    return [Case("discriminator", (2 * batch, *shape), dtype, negative_slope=0.2, groups=2) for shape in shapes]
+    return [
+        Case("discriminator", (2 * batch, *shape), *options)._replace(negative_slope=0.2, groups=2) for shape in shapes
+    ]
 
 
-def vectors(batch: int, dtype: torch.dtype) -> list[Case]:
+def vectors(batch: int, *options) -> list[Case]:
     """Return the generator's small batch norms, those of its two linear layers first, then its temporal part."""
-    linear, temporal = ((16 * batch, 4096), (batch, 4096)), ((batch, 256, 2), (batch, 128, 4), (batch, 128, 8))
-    cases = [Case("vector", shape, dtype, channels_last=False) for shape in (*linear, (batch, 512, 1))]
-    return cases + [Case("vector", shape, dtype) for shape in temporal]
+    shapes = ((16 * batch, 4096), (batch, 4096), (batch, 512, 1), (batch, 256, 2), (batch, 128, 4), (batch, 128, 8))
+    cases = [Case("vector", shape, *options) for shape in shapes]
+    return [case._replace(channels_last=index > 2) for index, case in enumerate(cases)]
 
 
 def cases_for(run: Run) -> list[Case]:
@@ -85,33 +87,19 @@ def cases_for(run: Run) -> list[Case]:
     """
     if run.smoke:
         return [images(1, torch.float32)[-1], discriminator(1, torch.float32)[1]]
-    cases = _cpu_cases() if run.device == "cpu" else _gpu_cases()
+    cases, compiled = _gpu_cases(), [*images(32), discriminator(32)[0], vectors(32)[0]]
+    if run.device == "cpu":
+        cases = [case for family, batch in ((images, 1), (discriminator, 1), (vectors, 2)) for case in family(batch)]
+        cases = [case._replace(dtype=torch.float32) for case in (*cases, Case("large", (2, 64, 56, 56)))]
+        compiled = cases[:1]
     # Nobody's accuracy is judged by torch.compile's: where it is not timed, it need not compile.
-    return _compiled(cases, 0) if run.own_only else cases
-
-
-def _compiled(cases, count):
-    return [case._replace(compiled=index < count) for index, case in enumerate(cases)]
-
-
-def _cpu_cases():
-    dtype = torch.float32
-    large = Case("large", (2, 64, 56, 56), dtype)
-    return [*_compiled(images(1, dtype), 1), *discriminator(1, dtype), *vectors(2, dtype), large]
+    return [case._replace(compiled=case in compiled and not run.own_only) for case in cases]
 
 
 def _gpu_cases():
-    dtype = torch.bfloat16
-    return [
-        *_compiled(images(32, dtype), 4),
-        *_compiled(discriminator(32, dtype), 1),
-        *_compiled(vectors(32, dtype), 1),
-        *(Case("large", s, dtype) for s in ((64, 256, 56, 56), (32, 64, 112, 112), (8, 64, 16, 64, 64))),
-        *images(64, dtype),
-        *vectors(64, dtype),
-        *images(32, torch.float32),
-        *images(32, dtype, channels_last=False)[::2],
-    ]
+    large = [Case("large", shape) for shape in ((64, 256, 56, 56), (32, 64, 112, 112), (8, 64, 16, 64, 64))]
+    more = [*images(64), *vectors(64), *images(32, torch.float32), *images(32, torch.bfloat16, False)[::2]]
+    return [*images(32), *discriminator(32), *vectors(32), *large, *more]
 
 
 class Feed(NamedTuple):
@@ -122,14 +110,14 @@ class Feed(NamedTuple):
 
 
 class Contender:
-    """A way to do it, as its own users would write it.
+    """A function of the parts of x, weight, bias, running mean and variance, that returns the parts of y.
 
     Args:
         affine: Weight and bias.
-        operation: Function of the parts of x, weight, bias, running mean and variance, that returns the parts of y.
-        channels_last: Whether it wants channels last in memory.
+        operation: The function.
+        channels_last: Whether it takes tensors with channels last in memory.
         parts: Number of parts of x, each a tensor of its own.
-        compiled: Whether torch.compile is to compile it.
+        compiled: Whether torch.compile compiles it.
     """
 
     def __init__(self, affine, operation, channels_last, parts, compiled=False):
@@ -152,7 +140,7 @@ class Contender:
         return torch.autograd.grad(ys, (*feed.xs, *self.affine), feed.dys, retain_graph=True)
 
 
-def contenders_for(case: Case, device: str) -> dict[str, Callable[[list[torch.Tensor]], Contender]]:
+def makers_for(case: Case, device: str) -> dict[str, Callable[[list[torch.Tensor]], Contender]]:
     """Return by name what makes each contender, given weight and bias; eager layers are called once for each part."""
     slope = case.negative_slope
 
@@ -192,29 +180,22 @@ def _laid_out(t, channels_last):
     return t.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else t.contiguous()
 
 
-def _definition(case, x, weight, bias):
-    """Return (x − mean) / √(var + ε) · weight + bias, each group with its own statistics; before the activation."""
-    groups = x.unflatten(0, (case.groups, -1))
-    dims = [1, *range(3, groups.dim())]
-    centered = groups - groups.mean(dims, keepdim=True)
-    normalized = centered / (centered.square().mean(dims, keepdim=True) + EPS).sqrt()
-    weight, bias = (vector.view(-1, *[1] * (x.dim() - 2)) for vector in (weight, bias))
-    return (normalized * weight + bias).flatten(0, 1)
-
-
-def check(case: Case, device: str, affine: list[torch.Tensor], contenders: dict[str, Contender]):
-    """Return each contender's relative errors against float64, and why rivals are left out.
+def check(case: Case, device: str) -> tuple[dict[str, dict[str, float]], dict[str, str], dict[str, Contender]]:
+    """Return each contender's relative errors against float64, why rivals are left out, and the contenders.
 
     tgan_fast may have twice the error of the best eager contender.
     """
+    affine = scale_and_shift(case, device)
+    contenders = {name: make(affine) for name, make in makers_for(case, device).items()}
     x, dy = tensors(case, device)
     exact = [t.detach().double().requires_grad_() for t in (x, *affine)]
-    v = _definition(case, *exact)
+    groups = [F.batch_norm(group, None, None, *exact[1:], True, eps=EPS) for group in exact[0].chunk(case.groups)]
+    v = torch.cat(groups)
     # No gradient where rounding may decide on which side of the activation a value falls.
     dy.masked_fill_(v.abs() < 1e-4, 0)
     y = torch.where(v > 0, v, case.negative_slope * v)
     expected = y.detach(), *torch.autograd.grad(y, exact, dy.double())
-    del v, y
+    del groups, v, y
 
     def both_passes(contender):
         feed = contender.feed(x, dy)
@@ -224,7 +205,7 @@ def check(case: Case, device: str, affine: list[torch.Tensor], contenders: dict[
 
     def errors_of(got):
         errors = [rounded(((a.double() - b).norm() / b.norm()).item()) for a, b in zip(got, expected, strict=True)]
-        return dict(zip(sum(RESULTS.values(), ()), errors, strict=True))
+        return dict(zip(RESULTS["forward"] + RESULTS["backward"], errors, strict=True))
 
     def allowed(name, errors):
         eager = [errors[other] for other in EAGER if name == OURS and other in errors]
@@ -232,7 +213,7 @@ def check(case: Case, device: str, affine: list[torch.Tensor], contenders: dict[
         return {key: min([far, *(2 * found[key] + ROUNDING for found in eager)]) for key in errors[name]}
 
     calls = {name: partial(both_passes, contender) for name, contender in contenders.items()}
-    return accuracy.check(case, calls, errors_of, allowed, calls.keys() - {OURS})
+    return *accuracy.check(case, calls, errors_of, allowed, calls.keys() - {OURS}), contenders
 
 
 def measure(run: Run, case: Case) -> dict:
@@ -240,40 +221,28 @@ def measure(run: Run, case: Case) -> dict:
     if case.compiled:
         torch.compiler.reset()
     torch.manual_seed(0)
-    affine = scale_and_shift(case, run.device)
-    contenders = {name: make(affine) for name, make in contenders_for(case, run.device).items()}
     # The compiled backward may not give away what it saved: it runs again and again.
     with harness.side_stream(run.device), torch._functorch.config.patch(donated_buffer=False):
-        errors, left_out = check(case, run.device, affine, contenders)
+        errors, left_out, contenders = check(case, run.device)
         # Each set has x and y, or x and dy.
         count = min(MOST_INPUT_SETS[run.device], run.input_set_count(2 * case.nbytes))
         drawn = [tensors(case, run.device) for _ in range(count)]
         feeds = [{name: contenders[name].feed(*pair) for name in errors} for pair in drawn]
         forwards = {name: lambda feeds, name=name: contenders[name].forward(feeds[name]) for name in errors}
-        options = {"rivals": errors.keys() - {OURS}}
-        timings = {"forward": run.measure(forwards, feeds, ROUNDS[run.device], **options)}
+        rivals, rounds = errors.keys() - {OURS}, ROUNDS[run.device]
+        timings = {"forward": run.measure(forwards, feeds, rounds, rivals=rivals)}
         outputs = [{name: (call(of_set), of_set[name]) for name, call in forwards.items()} for of_set in feeds]
         backwards = {name: lambda outputs, name=name: contenders[name].backward(*outputs[name]) for name in errors}
-        timings["backward"] = run.measure(backwards, outputs, ROUNDS[run.device], **options)
+        timings["backward"] = run.measure(backwards, outputs, rounds, rivals=rivals)
 
     def more(part, name):
         return {"error": {result: errors[name][result] for result in RESULTS[part]} if name in errors else None}
 
-    rows = [
-        run.rows(timings[part], part, Work(0, passes * case.nbytes), more=partial(more, part))
-        for part, passes in PASSES.items()
-    ]
-    return {
-        **case._asdict(),
-        "dtype": _name(case.dtype),
-        "input_sets": count,
-        "timings": sum(rows, []),
-        "left_out": left_out,
-    }
-
-
-def _name(dtype):
-    return str(dtype).removeprefix("torch.")
+    rows = []
+    for part, passes in PASSES.items():
+        rows += run.rows(timings[part], part, Work(0, passes * case.nbytes), more=partial(more, part))
+    dtype = str(case.dtype).removeprefix("torch.")
+    return {**case._asdict(), "dtype": dtype, "input_sets": count, "timings": rows, "left_out": left_out}
 
 
 def calls_for(run: Run, case: Case) -> dict[str, Callable]:
@@ -287,7 +256,7 @@ def calls_for(run: Run, case: Case) -> dict[str, Callable]:
             contender.backward(ys, feed)
         return partial(contender.forward, feed) if part == "forward" else partial(contender.backward, ys, feed)
 
-    makers = contenders_for(case, run.device)
+    makers = makers_for(case, run.device)
     return {f"{part} {name}": partial(maker, part, make) for part in PASSES for name, make in makers.items()}
 
 
@@ -295,25 +264,19 @@ def goals_for(records: list[dict], device: str) -> list[Goal]:
     """Return a GPU's goals for images, the model's largest tensors; a CPU is slower for the sake of accuracy."""
     if device == "cpu":
         return []
-    names = {str(case): case.nbytes for case in _gpu_cases() if case.name == "image"}
-    largest = max(names, key=names.get)
+    sizes = {str(case): case.nbytes for case in _gpu_cases() if case.name == "image"}
+    largest = max(sizes, key=sizes.get)
     timings = {record["case"]: record["timings"] for record in records}
-
-    def rows(case, part):
-        return [row for row in timings.get(case, []) if row["part"] == part]
-
-    def share(part):
-        return next((row["share_of_floor"] for row in rows(largest, part)), None)
-
-    def smallest_lead(part):
-        rivals = [[row["ratio"] for row in rows(case, part) if not row["contender"].startswith(OURS)] for case in names]
-        return min(map(min, rivals)) if all(rivals) else None
-
-    lead = "times as fast as the fastest rival, {} of every image"
-    return [
-        *(Goal(f"of a copy's rate, {part} of {largest}", share(part), 0.85, at_most=False) for part in PASSES),
-        *(Goal(lead.format(part), smallest_lead(part), 1, at_most=False) for part in PASSES),
-    ]
+    goals = {"share": [], "lead": []}
+    for part in PASSES:
+        rows = {case: [row for row in timings.get(case, []) if row["part"] == part] for case in sizes}
+        share = next((row["share_of_floor"] for row in rows[largest]), None)
+        goals["share"].append(Goal(f"of a copy's rate, {part} of {largest}", share, 0.85, at_most=False))
+        ratios = [[row["ratio"] for row in of if not row["contender"].startswith(OURS)] for of in rows.values()]
+        lead = min(map(min, ratios)) if all(ratios) else None
+        text = f"times as fast as the fastest rival, {part} of every image"
+        goals["lead"].append(Goal(text, lead, 1, at_most=False))
+    return goals["share"] + goals["lead"]
 
 
 SECTION = Section(

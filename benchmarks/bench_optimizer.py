@@ -11,7 +11,7 @@ needs, whatever a contender really moves: gradients are read once; weights and a
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -50,13 +50,6 @@ class Case(NamedTuple):
         return f"{self.optimizer}, {str(self.dtype).removeprefix('torch.')}"
 
 
-class Problem(NamedTuple):
-    """Both networks before the first step, and a gradient for each of their parameters."""
-
-    networks: nn.Module
-    gradients: list[torch.Tensor]
-
-
 class Solver(NamedTuple):
     """A contender: what takes a step, its float32 weights, and these in the dtypes of the gradients."""
 
@@ -71,20 +64,20 @@ def cases_for(run: Run) -> list[Case]:
     return [Case(optimizer, dtype) for optimizer in KINDS for dtype in dtypes]
 
 
-def make_problem(run: Run, case: Case) -> Problem:
-    """Return fresh networks and random gradients, laid out as in training."""
+def make_problem(run: Run, case: Case) -> tuple[nn.Module, list[torch.Tensor]]:
+    """Return fresh networks and a random gradient for each of their parameters, laid out as in training."""
     width = 1 / 16 if run.smoke else 1.0
     networks = to_channels_last_(nn.ModuleList([VideoGenerator(width), VideoDiscriminator(width)]).to(run.device))
     norms = [module for module in networks.modules() if isinstance(module, BATCH_NORMS)]
     wide = {parameter for norm in norms for parameter in norm.parameters()}
     gradients = [torch.randn_like(p).to(torch.float32 if p in wide else case.dtype) for p in networks.parameters()]
-    return Problem(networks, gradients)
+    return networks, gradients
 
 
-def makers_for(case: Case) -> dict[str, Callable[[Problem], Solver]]:
-    """Return by name what makes each contender, with a copy of a problem of its own."""
-    torchs = {f"torch {variant}": partial(_torchs, case, variant) for variant in VARIANTS[case.optimizer]}
-    return {OURS: partial(_ours, case, False), GATHERED: partial(_ours, case, True), **torchs}
+def makers_for(case: Case) -> dict[str, Callable]:
+    """Return by name what makes each contender from a problem, of which it takes a copy."""
+    ours = {name: partial(_ours, case, name == GATHERED) for name in OWN}
+    return ours | {f"torch {variant}": partial(_torchs, case, variant) for variant in VARIANTS[case.optimizer]}
 
 
 def _ours(case, gathered, problem):
@@ -128,47 +121,44 @@ def _torchs(case, variant, problem):
     return Solver(step, weights, computing)
 
 
-def _assign(parameters, gradients: Iterable[torch.Tensor]):
+def _assign(parameters, gradients):
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
 
 
-def check(case: Case, problem: Problem) -> tuple[dict[str, float], dict[str, str]]:
+def check(case: Case, problem: tuple) -> tuple[dict[str, float], dict[str, str]]:
     """Return the errors of the contenders' weights relative to the distance they move, and why rivals are left out."""
-    begin = [parameter.detach().double() for parameter in problem.networks.parameters()]
+    begin = [parameter.detach().double() for parameter in problem[0].parameters()]
     exact = [nn.Parameter(weight.clone()) for weight in begin]
-    _assign(exact, [gradient.double() for gradient in problem.gradients])
-    stepped(Solver(KINDS[case.optimizer][1](exact, lr=RATE).step, exact, exact))
+    _assign(exact, [gradient.double() for gradient in problem[1]])
+
+    def stepped(make):
+        solver = make(problem)
+        for _ in range(CHECKED_STEPS):
+            solver.step()
+        return solver
+
+    def distance(weights, others):
+        return sum((a.double() - b).square().sum().item() for a, b in zip(weights, others, strict=True)) ** 0.5
 
     def error_of(solver):
         pairs = zip(solver.computing, solver.weights, strict=True)
-        if not all(torch.equal(computing, weight.to(computing.dtype)) for computing, weight in pairs):
-            return float("inf")
-        return rounded(_distance(solver.weights, exact) / _distance(begin, exact))
+        rounded_anew = all(torch.equal(computing, weight.to(computing.dtype)) for computing, weight in pairs)
+        return rounded(distance(solver.weights, exact) / distance(begin, exact)) if rounded_anew else float("inf")
 
     def allowed(_, errors):
         return 2 * min(error for name, error in errors.items() if name not in OWN) + ROUNDING
 
-    runs = {name: lambda make=make: stepped(make(problem)) for name, make in makers_for(case).items()}
-    return accuracy.check(case, runs, error_of, allowed, runs.keys() - {*OWN})
+    stepped(lambda _: Solver(KINDS[case.optimizer][1](exact, lr=RATE).step, exact, exact))
+    calls = {name: partial(stepped, make) for name, make in makers_for(case).items()}
+    return accuracy.check(case, calls, error_of, allowed, calls.keys() - {*OWN})
 
 
-def stepped(solver: Solver) -> Solver:
-    """Take the steps of a comparison."""
-    for _ in range(CHECKED_STEPS):
-        solver.step()
-    return solver
-
-
-def _distance(weights, others):
-    return sum((a.double() - b).square().sum().item() for a, b in zip(weights, others, strict=True)) ** 0.5
-
-
-def bytes_needed(name: str, case: Case, problem: Problem) -> int:
+def bytes_needed(name: str, case: Case, problem: tuple) -> int:
     """Return the bytes of every gradient once, weights and averages twice, and of bfloat16 weights once."""
-    weights = sum(parameter.nbytes for parameter in problem.networks.parameters())
-    gradients = weights if name == GATHERED else sum(gradient.nbytes for gradient in problem.gradients)
-    narrow = sum(gradient.nbytes for gradient in problem.gradients if gradient.dtype != torch.float32)
+    weights = sum(parameter.nbytes for parameter in problem[0].parameters())
+    gradients = weights if name == GATHERED else sum(gradient.nbytes for gradient in problem[1])
+    narrow = sum(gradient.nbytes for gradient in problem[1] if gradient.dtype != torch.float32)
     return gradients + 2 * weights * (1 + AVERAGES[case.optimizer]) + narrow
 
 
@@ -177,9 +167,8 @@ def measure(run: Run, case: Case) -> dict:
     torch.manual_seed(0)
     first = make_problem(run, case)
     errors, left_out = check(case, first)
-    sizes = [parameter.nbytes for parameter in first.networks.parameters()]
-    count = run.input_set_count(sum(sizes))
-    problems = [first, *(make_problem(run, case) for _ in range(count - 1))]
+    parameters = sum(parameter.numel() for parameter in first[0].parameters())
+    problems = [first, *(make_problem(run, case) for _ in range(run.input_set_count(4 * parameters) - 1))]
     makers = {name: make for name, make in makers_for(case).items() if name in errors}
     input_sets = [{name: make(problem) for name, make in makers.items()} for problem in problems]
     steps = {name: lambda solvers, name=name: solvers[name].step() for name in makers}
@@ -187,8 +176,8 @@ def measure(run: Run, case: Case) -> dict:
         timings = run.measure(steps, input_sets, rivals=makers.keys() - {*OWN})
     return {
         "dtype": str(case.dtype).removeprefix("torch."),
-        "parameters": sum(sizes) // 4,
-        "input_sets": count,
+        "parameters": parameters,
+        "input_sets": len(input_sets),
         "timings": [
             run.row(Label(name), timing, Work(0, bytes_needed(name, case, first)), error=errors.get(name))
             for name, timing in timings.items()
@@ -197,14 +186,17 @@ def measure(run: Run, case: Case) -> dict:
     }
 
 
+def calls_for(run: Run, case: Case) -> dict[str, Callable]:
+    """Return for each contender what makes its step."""
+    return {name: lambda make=make: make(make_problem(run, case)).step for name, make in makers_for(case).items()}
+
+
 SECTION = Section(
     name="optimizer",
     title="a step of the optimizers; error: of the distance that the weights move, against float64",
     cases=cases_for,
     measure=measure,
-    calls=lambda run, case: {
-        name: lambda make=make: make(make_problem(run, case)).step for name, make in makers_for(case).items()
-    },
+    calls=calls_for,
 )
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from runpy import run_path
 
@@ -20,59 +21,50 @@ from tgan_fast.ops.cuda_extension import extension
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (80, 90, 100)
 SIDE = 512
-SETUP = run_path(str(ROOT / "setup.py"))
 
 
-def resources(nvcc: str, architecture: int) -> list[dict]:
-    """What every kernel needs on one architecture."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [nvcc, *SETUP["COMPILE_FLAGS"], f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c"]
-        command += [str(ROOT / "csrc" / "singular_value_clip.cu"), "-o", str(Path(folder, "kernels.o"))]
-        result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        raise RuntimeError(result.stderr)
+def resources(flags: list[str], nvcc: str) -> Iterator[dict]:
+    """Yield the needs of every kernel on every architecture."""
     shared = dict(extension().shared_bytes(SIDE))
-    entries = re.findall(
-        r"entry function '(\w+)' for 'sm_\d+'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-        r"(\d+) bytes spill loads.*?Used (\d+) registers",
-        result.stderr,
-        flags=re.DOTALL,
-    )
-    return [
-        {
-            "kernel": (kernel := _name(mangled)),
-            "architecture": architecture,
-            "registers": int(registers),
-            "shared": shared[kernel],
-            "spilled": int(stack) + int(stores) + int(loads),
-        }
-        for mangled, stack, stores, loads, registers in entries
-    ]
+    for architecture in ARCHITECTURES:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [nvcc, *flags, f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c", "-o", f"{folder}/kernels.o"]
+            command.append(str(ROOT / "csrc" / "singular_value_clip.cu"))
+            result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(result.stderr)
+        found = re.findall(
+            r"entry function '_ZN\d+tgan_fast\d+([a-z_]+_kernel)(?:ILi(\d+)E)?\w*' for 'sm_\d+'.*?(\d+) bytes stack "
+            r"frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+            result.stderr,
+            flags=re.DOTALL,
+        )
+        for name, width, *spilled, registers in found:
+            kernel = f"{name}<{width}>" if width else name
+            needs = {"registers": int(registers), "shared": shared[kernel], "spilled": sum(map(int, spilled))}
+            yield {"kernel": kernel, "architecture": architecture, **needs}
 
 
-def _name(mangled):
-    name, width = re.match(r"_ZN\d+tgan_fast\d+([a-z_]+_kernel)(?:ILi(\d+)E)?", mangled).groups()
-    return f"{name}<{width}>" if width else name
+def print_resources(entries: Iterable[dict], json_lines: bool) -> None:
+    """Print a line for every kernel and architecture, or a JSON object with everything that is known."""
+    for entry in entries:
+        text = (
+            "sm_{architecture:<4}{kernel:28}{registers:4} registers  {shared:6} B shared  {spilled:4} B spilled  "
+        ).format(**entry)
+        constants = ", ".join(f"{name}={value}" for name, value in entry.get("constants", {}).items())
+        print(json.dumps(entry) if json_lines else (text + constants).rstrip())
 
 
 def main(json_lines: bool = False) -> None:
-    """Print a line for every kernel and architecture.
+    """Print the resources of the kernels in csrc/.
 
     Args:
-        json_lines: print JSON, one object a line.
+        json_lines: Print JSON, one object a line.
     """
-    if reason := SETUP["why_without_cuda"]():
+    setup = run_path(str(ROOT / "setup.py"))
+    if reason := setup["why_without_cuda"]():
         sys.exit(f"the CUDA extension cannot be built here: {reason}")
-    nvcc = SETUP["find_nvcc"]()
-    for architecture in ARCHITECTURES:
-        for entry in resources(nvcc, architecture):
-            if json_lines:
-                print(json.dumps(entry))
-                continue
-            print(
-                f"sm_{architecture:<4}{entry['kernel']:18}{entry['registers']:4} registers  "
-                f"{entry['shared']:6} B shared  {entry['spilled']:3} B spilled"
-            )
+    print_resources(resources(setup["COMPILE_FLAGS"], setup["find_nvcc"]()), json_lines)
 
 
 if __name__ == "__main__":
