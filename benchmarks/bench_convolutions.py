@@ -172,14 +172,6 @@ def check(layer: Layer, part: str, calls: dict[str, Callable], dtype: torch.dtyp
     return accuracy.check(f"{layer}: {part}", runs, error_of, allowed, calls.keys() - used)
 
 
-def works_for(layer: Layer, feed: Feed) -> dict[str, Work]:
-    """Return what the passes need: each reads or writes every tensor of its equation once."""
-    bias = 0 if feed.bias is None else feed.bias.nbytes
-    nbytes = feed.x.nbytes + feed.weight.nbytes + feed.dy.nbytes
-    needed = {"forward": nbytes + bias, "input_gradient": nbytes, "parameter_gradients": nbytes + bias}
-    return {part: Work(layer.flops, count) for part, count in needed.items()}
-
-
 def measure(run: Run, layer: Layer) -> dict:
     """Check and time one layer."""
     precision = resolve_precision("auto", torch.device(run.device))
@@ -188,8 +180,9 @@ def measure(run: Run, layer: Layer) -> dict:
     rows, left_out = [], {}
     with arithmetic(precision), torch.no_grad():
         first = feed_of(layer, dtype, run.device)
-        works = works_for(layer, first)
-        count = run.input_set_count(works["input_gradient"].nbytes)
+        # Each pass reads or writes every tensor of its equation once.
+        nbytes = first.x.nbytes + first.weight.nbytes + first.dy.nbytes
+        count = run.input_set_count(nbytes)
         if run.device == "cpu":  # so many exceed the cache once, and a layer takes seconds
             count = max(1, count // 2)
         feeds = [first, *(feed_of(layer, dtype, run.device) for _ in range(count - 1))]
@@ -200,7 +193,9 @@ def measure(run: Run, layer: Layer) -> dict:
             torch.backends.cudnn.benchmark = True
             left_out |= {f"{part} {name}": reason for name, reason in wrong.items()}
             timings = run.measure({name: calls[name] for name in errors}, feeds, ROUNDS[run.device])
-            rows += run.rows(timings, part, works[part], precision, lambda name, of=errors: {"error": of.get(name)})
+            bias = 0 if first.bias is None or part == "input_gradient" else first.bias.nbytes
+            work = Work(layer.flops, nbytes + bias)
+            rows += run.rows(timings, part, work, precision, lambda name, of=errors: {"error": of.get(name)})
     sizes = {**layer._asdict(), "dtype": str(dtype).removeprefix("torch.")}
     return {**sizes, "input_sets": count, "timings": rows, "left_out": left_out}
 
@@ -208,54 +203,50 @@ def measure(run: Run, layer: Layer) -> dict:
 def iteration_seconds(record: dict, passes: Passes) -> float:
     """Return a layer's time in an iteration with these algorithms, or "direct" where it does not have them."""
     seconds = {(row["part"], row["contender"]): row["seconds"] for row in record["timings"]}
-    times = (
-        seconds.get((part, name), seconds[part, "direct"]) for part, name in zip(Passes._fields, passes, strict=True)
-    )
-    return sum(map(math.prod, zip(record["runs"], times, strict=True)))
+    parts = zip(record["runs"], Passes._fields, passes, strict=True)
+    return sum(runs * seconds.get((part, name), seconds[part, "direct"]) for runs, part, name in parts)
 
 
-def best(records: list[dict]) -> Passes:
-    """Return the algorithms with which an operation's layers take least, the same for all of them."""
-    rows = [row for record in records for row in record["timings"] if not row["contender"].endswith("again")]
+def verdict_for(operation: str, layers: list[dict], device: str) -> dict:
+    """Return the entry of the table, the best one, the time of all layers of the operation, and whether they agree."""
+    rows = [row for layer in layers for row in layer["timings"] if not row["contender"].endswith("again")]
     names = [sorted({row["contender"] for row in rows if row["part"] == part}) for part in Passes._fields]
-    forms = importlib.import_module(f"tgan_fast.ops.convolution.{records[0]['operation']}").FORMS
+    forms = importlib.import_module(f"tgan_fast.ops.convolution.{operation}").FORMS
     candidates = [
         passes
         for passes in itertools.starmap(Passes, itertools.product(*names))
-        # What reads a rearranged x follows the forward pass that has made it.
+        # The gradients can only read a rearranged x that their own algorithm's forward pass has made.
         if passes.parameter_gradients == passes.forward or forms[passes.parameter_gradients].prepare is None
     ]
-    return min(candidates, key=lambda passes: sum(iteration_seconds(record, passes) for record in records))
 
+    def seconds(passes):
+        return sum(iteration_seconds(layer, passes) for layer in layers)
 
-def verdicts_for(records: list[dict], device: str) -> list[dict]:
-    """Return for every operation the entry of the table, the best one, their times, and whether they agree."""
-    verdicts = []
-    for operation in dict.fromkeys(record["operation"] for record in records):
-        layers = [record for record in records if record["operation"] == operation]
-        passes = {"table": _entry(operation, device), "best": best(layers), "direct": DIRECT}
-        seconds = {name: sum(iteration_seconds(layer, names) for layer in layers) for name, names in passes.items()}
-        seconds["floor"] = sum(map(_floor_seconds, layers))
-        agree = passes["best"] == passes["table"] or seconds["best"] > (1 - MARGIN) * seconds["table"]
-        times = {f"{name}_seconds": rounded(value) for name, value in seconds.items()}
-        verdicts.append(
-            {"operation": operation, "table": passes["table"], "best": passes["best"], **times, "agree": agree}
-        )
-    return verdicts
+    best, entry = min(candidates, key=seconds), _entry(operation, device)
+    floors = [{row["part"]: row["floor_seconds"] for row in layer["timings"]} for layer in layers]
+    runs = [dict(zip(Passes._fields, layer["runs"], strict=True)) for layer in layers]
+    floor = sum(count * of[part] for of, by_part in zip(floors, runs, strict=True) for part, count in by_part.items())
+    times = {"table": seconds(entry), "best": seconds(best), "direct": seconds(DIRECT), "floor": floor}
+    return {
+        "operation": operation,
+        "table": entry,
+        "best": best,
+        **{f"{name}_seconds": rounded(value) for name, value in times.items()},
+        "agree": best == entry or times["best"] > (1 - MARGIN) * times["table"],
+    }
 
 
 def _entry(operation, device):
     return TABLE[operation].get(device, DIRECT)
 
 
-def _floor_seconds(record):
-    floors = {row["part"]: row["floor_seconds"] for row in record["timings"]}
-    return sum(runs * floors[part] for runs, part in zip(record["runs"], Passes._fields, strict=True))
-
-
 def conclude(run: Run, records: list[dict]) -> dict:
     """Return what to change in the table."""
-    return {"device_type": run.device, "verdicts": verdicts_for(records, run.device)}
+    layers = {}
+    for record in records:
+        layers.setdefault(record["operation"], []).append(record)
+    verdicts = [verdict_for(operation, found, run.device) for operation, found in layers.items()]
+    return {"device_type": run.device, "verdicts": verdicts}
 
 
 def conclusion(payload: dict) -> Iterator[str]:

@@ -71,13 +71,6 @@ class Inputs(NamedTuple):
     fresh: list[torch.Tensor]
 
 
-class Probe(NamedTuple):
-    """The number of kernels in a call, by case, and why a contender cannot be captured in a CUDA graph."""
-
-    launches: dict[str, int | None]
-    refusal: str | None
-
-
 def cases_for(run: Run) -> list[Case]:
     """Return the cases, the most important first."""
     if run.smoke:
@@ -92,53 +85,41 @@ def cases_for(run: Run) -> list[Case]:
 
 def contenders_for(device: str, case: Case) -> dict[str, Clip]:
     """Return the package's contenders by the names of their backends, then the rivals."""
+
+    def by_gram(weights):
+        for weight in weights:
+            squared, u = torch.linalg.eigh(weight @ weight.mT)
+            weight.copy_((u * squared.clamp(min=1).rsqrt()) @ u.mT @ weight)
+
+    def by_svd(driver, weights):
+        for weight in weights:
+            u, s, vh = torch.linalg.svd(weight, full_matrices=False, driver=driver)
+            weight.copy_((u * s.clamp(max=1)) @ vh)
+
     backends = ["auto", "eigh", "gemm", "cuda"]
     if device == "cpu":
         small = all(rows <= MOST_ROWS_OF_GEMM for rows, _ in case.shapes)
         backends = ["auto", "gemm"] if small else ["auto"]
-    return {
-        **{name: lambda weights, name=name: singular_value_clip_(weights, backend=name) for name in backends},
-        GRAM: _clip_by_gram,
-        **{" ".join(filter(None, ("svd", driver))): partial(_clip_by_svd, driver) for driver in DRIVERS[device]},
-    }
-
-
-def _clip_by_gram(weights):
-    for weight in weights:
-        squared, u = torch.linalg.eigh(weight @ weight.mT)
-        weight.copy_((u * squared.clamp(min=1).rsqrt()) @ u.mT @ weight)
-
-
-def _clip_by_svd(driver, weights):
-    for weight in weights:
-        u, s, vh = torch.linalg.svd(weight, full_matrices=False, driver=driver)
-        weight.copy_((u * s.clamp(max=1)) @ vh)
-
-
-def is_svd(name: str) -> bool:
-    """Return whether a contender is torch.linalg.svd."""
-    return name.startswith("svd")
+    own = {name: lambda weights, name=name: singular_value_clip_(weights, backend=name) for name in backends}
+    svds = {" ".join(filter(None, ("svd", driver))): partial(by_svd, driver) for driver in DRIVERS[device]}
+    return {**own, GRAM: by_gram, **svds}
 
 
 def is_rival(name: str) -> bool:
     """Return whether a contender is not the package's own."""
-    return name == GRAM or is_svd(name)
+    return name == GRAM or name.startswith("svd")
 
 
 def make_inputs(case: Case, device: str) -> Inputs:
-    """Return random weights in the state of the case."""
-    fresh = [random_weight(shape, case.state, device) for shape in case.shapes]
+    """Return Gaussian weights; in training they were clipped, and then moved by RMSprop's steps in one direction."""
+    fresh = []
+    for rows, columns in case.shapes:
+        weight = torch.randn(rows, columns, device=device) * (LARGEST_SINGULAR_VALUE / (rows**0.5 + columns**0.5))
+        if case.state == "training":
+            weight = singular_value_clip(weight, backend="eigh")
+            weight += CLIP_INTERVAL * LEARNING_RATE * torch.randn_like(weight).sign()
+        fresh.append(weight)
     return Inputs([weight.clone() for weight in fresh], fresh)
-
-
-def random_weight(shape: tuple[int, int], state: str, device: str) -> torch.Tensor:
-    """Return a Gaussian weight; in training it was clipped, and then moved by RMSprop's steps, all in one direction."""
-    rows, columns = shape
-    weight = torch.randn(shape, device=device) * (LARGEST_SINGULAR_VALUE / (rows**0.5 + columns**0.5))
-    if state == "training":
-        weight = singular_value_clip(weight, backend="eigh")
-        weight += CLIP_INTERVAL * LEARNING_RATE * torch.randn_like(weight).sign()
-    return weight
 
 
 def restore(inputs: Inputs) -> None:
@@ -148,7 +129,7 @@ def restore(inputs: Inputs) -> None:
 
 
 @functools.cache
-def probes_for(run: Run) -> dict[str, Probe]:
+def probes_for(run: Run) -> dict[str, tuple[dict[str, int | None], str | None]]:
     """Probe a GPU's contenders, each in a process of its own, all at the same time; none on a CPU."""
     if run.device == "cpu":
         return {}
@@ -158,12 +139,12 @@ def probes_for(run: Run) -> dict[str, Probe]:
         pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in names}
         futures = {name: pool.submit(probe, name, cases) for name, pool in pools.items()}
         errors = {name: future.exception() for name, future in futures.items()}
-    refused = {name: Probe({}, harness.first_line(error)) for name, error in errors.items() if error}
+    refused = {name: ({}, harness.first_line(error)) for name, error in errors.items() if error}
     return {name: refused.get(name) or future.result() for name, future in futures.items()}
 
 
-def probe(name: str, cases: list[Case]) -> Probe:
-    """Count a contender's kernels and try to capture it, in a process of its own.
+def probe(name: str, cases: list[Case]) -> tuple[dict[str, int | None], str | None]:
+    """Return the number of kernels in a contender's call by case, and why it cannot be captured in a CUDA graph.
 
     A profiler slows down later launches, and a capture that failed leaves PyTorch's allocator unusable.
     """
@@ -174,10 +155,10 @@ def probe(name: str, cases: list[Case]) -> Probe:
     calls = {name: lambda inputs: clip(inputs.weights)}
     method = harness.measure(calls, [inputs], "cuda", harness.FEWEST_ROUNDS, prepare=restore)[name].method
     if method.startswith(harness.WITHOUT_GRAPH):
-        return Probe(launches, method.removeprefix(f"{harness.WITHOUT_GRAPH}: "))
+        return (launches, method.removeprefix(f"{harness.WITHOUT_GRAPH}: "))
     pairs = zip(inputs.weights, expected, strict=True)
     same = all((got - wanted).norm() <= ROUNDING * wanted.norm() for got, wanted in pairs)
-    return Probe(launches, None if same else "its replay computes something else")
+    return (launches, None if same else "its replay computes something else")
 
 
 def _kernels_of(clip, case):
@@ -235,20 +216,19 @@ def measure(run: Run, case: Case) -> dict:
     if run.device == "cpu":  # a contender takes much longer than to read the weights from memory
         count = max(1, count // 4)
     input_sets = [first, *(Inputs([weight.clone() for weight in first.fresh], first.fresh) for _ in range(count - 1))]
-    refusals = {name: probes[name].refusal for name in errors if name in probes}
-    captured = [name for name, refusal in refusals.items() if refusal is None]
-    timings = _timings(run, {name: contenders[name] for name in errors}, input_sets, captured)
-    best_svd = min((timing.median for name, timing in timings[CALL].items() if is_svd(name)), default=None)
-    iteration = results.sections_of(results.file_of(run.device)).get("step", {}).get("seconds_an_iteration")
+    refusals = {name: probes[name][1] for name in errors if name in probes}
+    timings = _timings(run, {name: contenders[name] for name in errors}, input_sets, refusals)
+    best_svd = min((timing.median for name, timing in timings[CALL].items() if name.startswith("svd")), default=None)
+    iteration = None
+    if case.name == FIVE:  # from the device's results, once it was measured
+        iteration = results.sections_of(results.file_of(run.device)).get("step", {}).get("seconds_an_iteration")
 
     def more(name, timing):
         return {
             "speedup": best_svd and rounded(best_svd / timing.median),
             **errors.get(name, {"error": None, "excess": None}),
-            "launches": probes[name].launches.get(str(case)) if name in probes else None,
-            "share_of_iteration": rounded(timing.median / CLIP_INTERVAL / iteration)
-            if iteration and case.name == FIVE
-            else None,
+            "launches": probes[name][0].get(str(case)) if name in probes else None,
+            "share_of_iteration": iteration and rounded(timing.median / CLIP_INTERVAL / iteration),
         }
 
     return {
@@ -263,8 +243,8 @@ def measure(run: Run, case: Case) -> dict:
     }
 
 
-def _timings(run, contenders, input_sets, captured):
-    """Return timings of plain calls and, on a GPU, of the replays of `captured`."""
+def _timings(run, contenders, input_sets, refusals):
+    """Return timings of plain calls and, on a GPU, of the replays of those that can be captured."""
     calls = {name: lambda inputs, clip=clip: clip(inputs.weights) for name, clip in contenders.items()}
     options = {"rivals": list(filter(is_rival, calls)), "prepare": restore}
     if run.device == "cpu":
@@ -275,9 +255,8 @@ def _timings(run, contenders, input_sets, captured):
     quick = {name: call for name, call in calls.items() if name not in slow}
     timings = {CALL: run.measure(quick, input_sets, **plain)}
     timings[CALL] |= run.measure(slow, input_sets[:1], harness.FEWEST_ROUNDS, **plain)
-    if captured:
-        timings[REPLAY] = run.measure({name: calls[name] for name in captured}, input_sets, **options)
-    return timings
+    captured = {name: calls[name] for name, refusal in refusals.items() if refusal is None}
+    return timings | ({REPLAY: run.measure(captured, input_sets, **options)} if captured else {})
 
 
 def calls_for(run: Run, case: Case) -> dict[str, Callable]:

@@ -10,11 +10,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from runpy import run_path
-
-import tyro
 
 from tgan_fast.ops.cuda_extension import extension
 
@@ -45,27 +43,14 @@ def resources(flags: list[str], nvcc: str) -> Iterator[dict]:
             yield {"kernel": kernel, "architecture": architecture, **needs}
 
 
-def print_resources(entries: Iterable[dict], json_lines: bool) -> None:
-    """Print a line for every kernel and architecture, or a JSON object with everything that is known."""
-    for entry in entries:
-        text = (
-            "sm_{architecture:<4}{kernel:28}{registers:4} registers  {shared:6} B shared  {spilled:4} B spilled  "
-        ).format(**entry)
-        constants = ", ".join(f"{name}={value}" for name, value in entry.get("constants", {}).items())
-        print(json.dumps(entry) if json_lines else (text + constants).rstrip())
-
-
-def main(json_lines: bool = False) -> None:
-    """Print the resources of the kernels in csrc/.
-
-    Args:
-        json_lines: Print JSON, one object a line.
-    """
+def main() -> None:
+    """Print a JSON object for every kernel and architecture, one a line."""
     setup = run_path(str(ROOT / "setup.py"))
     if reason := setup["why_without_cuda"]():
         sys.exit(f"the CUDA extension cannot be built here: {reason}")
-    print_resources(resources(setup["COMPILE_FLAGS"], setup["find_nvcc"]()), json_lines)
+    for entry in resources(setup["COMPILE_FLAGS"], setup["find_nvcc"]()):
+        print(json.dumps(entry))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

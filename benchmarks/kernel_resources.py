@@ -7,6 +7,7 @@ The launchers run on tensors without memory while their launches are recorded; e
 
 import contextlib
 import itertools
+import json
 import re
 import subprocess
 import tempfile
@@ -18,11 +19,10 @@ from unittest import mock
 
 import torch
 import triton
-import tyro
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.cuda_kernel_resources import ARCHITECTURES, print_resources
+from benchmarks.cuda_kernel_resources import ARCHITECTURES
 from tgan_fast.data import kernels as data_kernels
 from tgan_fast.ops import optimizer_kernels, video_levels_kernels
 from tgan_fast.ops.batch_norm import kernels as batch_norm_kernels
@@ -208,16 +208,13 @@ def compile_ahead(launch: Launch, architecture: int) -> dict:
     }
 
 
-def main(json_lines: bool = False) -> None:
-    """Print the resources of every Triton kernel on every architecture.
-
-    Args:
-        json_lines: Print JSON, one object a line, with everything that is known.
-    """
+def main() -> None:
+    """Print a JSON object for every kernel and architecture, one a line."""
     jobs = itertools.product(launches(), ARCHITECTURES)
     with ProcessPoolExecutor() as pool:
-        print_resources(pool.map(compile_ahead, *zip(*jobs, strict=True), chunksize=8), json_lines)
+        for entry in pool.map(compile_ahead, *zip(*jobs, strict=True), chunksize=8):
+            print(json.dumps(entry))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

@@ -25,11 +25,10 @@ import signal
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import tyro
 
@@ -46,31 +45,19 @@ ROOT = Path(__file__).resolve().parent.parent
 SHORTEST = 5  # seconds; a part that would get less does not start
 SECONDS_TO_SAVE = 30  # for a process that is asked to stop
 SECONDS_TO_DUMP = 3  # for a process that hangs, to write its traceback
-WHY = 3  # last lines of a log, shown where nothing else tells what failed
-MOST_FAILURES = 8  # shown for one part
+LAST_LINES, MOST_LINES = 3, 8  # of a log, that say what is wrong with a part
 MOST_PROCESSES = 8  # of tests: each takes half a gigabyte of the GPU's memory
 # A part is cut off if the time for all of them is over before its own time limit.
 PASSED, FAILED, CUT, NOT_REACHED = "passed", "FAILED", "cut off", "not reached"
 
 
-@dataclass(frozen=True)
-class Part:
-    """One process of the validation.
-
-    Attributes:
-        name: Name of the part and of its log.
-        command: Arguments of Python.
-        seconds: Time limit.
-        file: File it writes into the folder of results: a check's JSON, JUnit XML or a result file.
-        section: Section of the result file.
-        stop: Signal at the time limit: SIGTERM asks a training to save and exit, SIGINT tests to write their results.
-    """
+class Part(NamedTuple):
+    """One process of the validation: arguments of Python, and a time limit in seconds."""
 
     name: str
     command: Sequence[str]
     seconds: float
-    file: str | None = None
-    section: str | None = None
+    # At the time limit SIGTERM asks a training to save and exit, SIGINT tests to say what they found.
     stop: signal.Signals = signal.SIGABRT
 
     @property
@@ -95,34 +82,31 @@ def parts_for(device: str, out: Path) -> list[Part]:
     on_gpu = device == "cuda"
 
     def check(name):
-        command = "-m", "benchmarks.checks", name, "--device", device, "--out", str(out / f"{name}.json")
-        return Part(f"check {name}", command, 120 if on_gpu else 60, f"{name}.json")
+        return Part(f"check {name}", ["-m", "benchmarks.checks", name, "--device", device], 120 if on_gpu else 60)
 
-    def tests(name, seconds, *selection, alone=False):
-        file = f"{name.replace(' ', '-')}.xml"
-        command = ["-m", "pytest", "-q", "--maxfail", "60", "--durations", "15", "-p", "no:cacheprovider"]
+    def tests(name, seconds, *selection, processes=True):
         # The log gets the traceback of a test that hangs.
-        command += ["-o", "faulthandler_timeout=90", "--junitxml", str(out / file), *selection]
-        if on_gpu and not alone and importlib.util.find_spec("xdist"):
+        command = ["-m", "pytest", "-q", "--maxfail", "60", "--durations", "15", "-p", "no:cacheprovider"]
+        command += ["-o", "faulthandler_timeout=90", *selection]
+        if on_gpu and processes and importlib.util.find_spec("xdist"):
             command += ["-n", str(max(1, min(MOST_PROCESSES, (os.cpu_count() or 1) // 2)))]
-        return Part(name, command, seconds, file, stop=signal.SIGINT)
+        return Part(name, command, seconds, signal.SIGINT)
 
     def figures(module, seconds, *only, rivals=False):
-        file, section = "rivals.json" if rivals else "own.json", module.removeprefix("bench_")
-        command = ["-m", f"benchmarks.{module}", "--device", device, "--out", str(out / file)]
+        command = ["-m", f"benchmarks.{module}", "--device", device, "--out", str(file_of(out, rivals))]
         command += ["--only", *only] if only and on_gpu else []
         command += [*([] if rivals else ["--own-only"]), *([] if on_gpu else ["--smoke"])]
-        name = f"time {section.replace('_', ' ')}{' and rivals' if rivals else ''}"
-        return Part(name, command, seconds, file, section)
+        name = f"time {module.removeprefix('bench_').replace('_', ' ')}"
+        return Part(f"{name} and rivals" if rivals else name, command, seconds)
 
     def training(name, seconds, *options):
-        command = "-m", "tgan_fast.train", "--out", str(out / "run"), *options
-        return Part(name, command, seconds if on_gpu else 10, stop=signal.SIGTERM)
+        command = ["-m", "tgan_fast.train", "--out", str(out / "run"), *options]
+        return Part(name, command, seconds if on_gpu else 10, signal.SIGTERM)
 
     suites = [
         tests("quick tests", 300, "-m", "gpu and not slow and not alone"),
         tests("slow tests", 120, "-m", "gpu and slow and not alone"),
-        tests("lone tests", 120, "-m", "gpu and alone", alone=True),
+        tests("lone tests", 120, "-m", "gpu and alone", processes=False),
     ]
     rivals = [
         figures("bench_step", 500, "step batch 32", rivals=True),
@@ -148,6 +132,16 @@ def parts_for(device: str, out: Path) -> list[Part]:
     ]
 
 
+def file_of(out: Path, rivals: bool) -> Path:
+    """Return the path of a result file."""
+    return out / ("rivals.json" if rivals else "own.json")
+
+
+def log_of(out: Path, name: str) -> Path:
+    """Return the path of a part's log."""
+    return out / "logs" / f"{name.replace(' ', '-')}.log"
+
+
 def run_all(parts: Sequence[Part], out: Path, seconds: float) -> list[Outcome]:
     """Run parts one after the other until the time is over or Ctrl-C, and update the page after each."""
     end = time.monotonic() + seconds
@@ -159,7 +153,7 @@ def run_all(parts: Sequence[Part], out: Path, seconds: float) -> list[Outcome]:
             continue
         print(f"{index + 1}/{len(parts)} {part.name} …", end=" ", flush=True)
         outcomes[index] = outcome = run(part, out, min(left, part.seconds))
-        print(f"{outcome.verdict}, {outcome.seconds:.0f} s", outcome.text, *outcome.why, sep="\n    ", flush=True)
+        print(f"{outcome.verdict}, {outcome.seconds:.0f} s: {outcome.text}", *outcome.why, sep="\n    ", flush=True)
     write(out, outcomes, seconds)
     return outcomes
 
@@ -184,20 +178,23 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     taken = round(time.monotonic() - begin, 1)
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    wrong = [line[:200] for line in lines if line.startswith(("FAILED ", "ERROR ", "WRONG "))]
+    more = [f"… and {len(wrong) - MOST_LINES} more"] if len(wrong) > MOST_LINES else []
     try:
-        text, why = found_in(part, out)
-    except (OSError, ValueError, LookupError, TypeError, ET.ParseError, InputError, SystemExit) as error:
+        text = summary_of(part, out) or (lines[-1] if lines else "")
+    except (OSError, ValueError, LookupError, TypeError, InputError, SystemExit) as error:
         # A process that was killed may leave half a file.
-        text, why = "", [f"its results cannot be read: {error}", *last_lines(log)]
-    if code == 0:
-        return Outcome(part.name, PASSED, taken, text, why)
+        text, more = "", [*more, f"its results cannot be read: {error}"]
+    outcome = Outcome(part.name, PASSED, taken, text.strip("= ")[:200], wrong[:MOST_LINES] + more)
     if code is None and seconds < part.seconds:
-        return Outcome(part.name, CUT, taken, text, why)
-    if code is None:
-        reason = f"not done after {seconds:.0f} s"
-    else:
-        reason = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
-    return Outcome(part.name, FAILED, taken, text, [reason, *(why or last_lines(log))])
+        outcome.verdict = CUT
+    elif code != 0:
+        outcome.verdict = FAILED
+        reason = f"exit code {code}" if code is None or code > 0 else f"ended by {signal.Signals(-code).name}"
+        reason = f"not done after {seconds:.0f} s" if code is None else reason
+        outcome.why = [reason, *(outcome.why or [line[:200] for line in lines[-LAST_LINES:]])]
+    return outcome
 
 
 def _exit_code(process, part, seconds):
@@ -212,42 +209,18 @@ def _exit_code(process, part, seconds):
     return None
 
 
-def log_of(out: Path, name: str) -> Path:
-    """Return the path of a part's log."""
-    return out / "logs" / f"{name.replace(' ', '-')}.log"
-
-
-def last_lines(log: Path) -> list[str]:
-    """Return the last lines of a log that are not empty."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return [line[:200] for line in lines if line][-WHY:]
-
-
-def found_in(part: Part, out: Path) -> tuple[str, list[str]]:
-    """Return a part's summary in one line, and lines that say what is wrong."""
+def summary_of(part: Part, out: Path) -> str | None:
+    """Return how far a training came, or a benchmark's first timing and its ratio to the best rival."""
     if part.trains:
         losses, _ = read_stats(out / "run" / "stats.jsonl")
         last = losses[-1] if losses else None
-        return f"{last.iteration:,} iterations, {last.iteration / last.seconds:.1f} a second" if last else "", []
-    if part.file is None or not (out / part.file).exists():
-        return "", []
-    file = out / part.file
-    if part.section is not None:
-        return headline_of(results.sections_of(file).get(part.section)), []
-    if file.suffix == ".xml":
-        text, wrong = tests_of(file)
-    else:
-        content = json.loads(file.read_text())
-        wrong = [f"{result['name']}: {result['text']}" for result in content if not result["ok"]]
-        text = f"{len(content) - len(wrong)} of {len(content)} right"
-    more = [f"… and {len(wrong) - MOST_FAILURES} more"] if len(wrong) > MOST_FAILURES else []
-    return text, wrong[:MOST_FAILURES] + more
-
-
-def headline_of(section: dict | None) -> str:
-    """Return the first timing of a section's first case, and its ratio to the best rival."""
-    if section is None or not section["cases"]:
-        return ""
+        return last and f"{last.iteration:,} iterations, {last.iteration / last.seconds:.1f} a second"
+    if not part.name.startswith("time "):
+        return None
+    name = part.name.removeprefix("time ").removesuffix(" and rivals").replace(" ", "_")
+    section = results.sections_of(file_of(out, part.name.endswith(" and rivals"))).get(name)
+    if section is None:
+        return None
     record = section["cases"][0]
     first, *others = record["timings"]
     text = f"{record['case']}: {Label.of(first)} {1e3 * first['seconds']:.4g} ms"
@@ -256,26 +229,15 @@ def headline_of(section: dict | None) -> str:
     return f"{text}, {best['contender']} {best['ratio']:.3g} times as long" if best else text
 
 
-def tests_of(file: Path) -> tuple[str, list[str]]:
-    """Return how many tests passed, and the failed ones with the first line of their messages."""
-    cases = list(ET.parse(file).iter("testcase"))
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    failed = []
-    for case in cases:
-        for problem in [child for child in case if child.tag in ("failure", "error")][:1]:
-            reason = next(iter((problem.get("message") or "").strip().splitlines()), problem.tag)
-            failed.append(f"{case.get('classname')}::{case.get('name')}: {reason[:200]}")
-    return f"{len(cases) - len(failed) - skipped} passed, {len(failed)} failed, {skipped} skipped", failed
-
-
-def sections_in(out: Path) -> dict[str, dict]:
-    """Return the sections of both result files by name. Prefer those with rivals unless they have fewer cases."""
-    own, rivals = (results.sections_of(out / name) for name in ("own.json", "rivals.json"))
+def goals_in(out: Path) -> list[dict]:
+    """Return the goals of both result files; a section's with rivals unless it has fewer cases."""
+    own, rivals = (results.sections_of(file_of(out, which)) for which in (False, True))
     fewer = [name for name in own.keys() & rivals.keys() if len(rivals[name]["cases"]) < len(own[name]["cases"])]
-    return own | {name: payload for name, payload in rivals.items() if name not in fewer}
+    sections = own | {name: payload for name, payload in rivals.items() if name not in fewer}
+    return [{"section": name, **goal} for name, payload in sections.items() for goal in payload["goals"]]
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
+def counts(outcomes: Sequence[Outcome]) -> str:
     """Return how many parts have each verdict."""
     verdicts = [outcome.verdict for outcome in outcomes]
     return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
@@ -283,37 +245,31 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 def write(out: Path, outcomes: Sequence[Outcome], seconds: float) -> None:
     """Write the page and the JSON file."""
-    goals = [{"section": name, **goal} for name, payload in sections_in(out).items() for goal in payload["goals"]]
-    content = {
-        "schema": 2,
-        "command": " ".join(["python", *sys.orig_argv[1:]]),
-        "minutes": seconds / 60,
-        "parts": [asdict(outcome) for outcome in outcomes],
-        "goals": goals,
-    }
+    goals, command = goals_in(out), " ".join(["python", *sys.orig_argv[1:]])
+    parts = [asdict(outcome) for outcome in outcomes]
+    content = {"schema": 2, "command": command, "minutes": seconds / 60, "parts": parts, "goals": goals}
     write_atomically(out / "validation.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
     write_atomically(out / "validation.md", "\n".join([*page_of(out, outcomes, goals), ""]).encode())
 
 
 def page_of(out: Path, outcomes: Sequence[Outcome], goals: Sequence[dict]) -> Iterator[str]:
     """Yield the lines of the page, in Markdown."""
-    yield from ("# Validation of tgan_fast", "", f"{summary(outcomes)}.", "")
-    facts = out / "environment.json"
-    yield from (
-        f"- {fact['name']}: {fact['text']}" for fact in (json.loads(facts.read_text()) if facts.exists() else [])
-    )
+    yield from ("# Validation of tgan_fast", "", f"{counts(outcomes)}.", "")
     rows = []
     for outcome in outcomes:
         log = log_of(out, outcome.part)
         name = f"[{outcome.part}]({log.relative_to(out)})" if log.exists() else outcome.part
         rows.append([name, outcome.verdict, outcome.text, f"{outcome.seconds:.0f}"])
-    yield from ("", markdown_table(["part", "", "found", "s"], rows, left=3))
+    yield markdown_table(["part", "", "found", "s"], rows, left=3)
     for outcome in outcomes:
         if outcome.why:
             yield from ("", f"**{outcome.part}**", "", *(f"- `{line}`" for line in outcome.why))
     if goals:
         rows = [[*goal_key(goal["section"], goal), goal_cell(goal)] for goal in goals]
         yield from ("", "## Goals", "", markdown_table(["section", "goal", "bound", "measured"], rows, left=2))
+    environment = log_of(out, "check environment")
+    if environment.exists():
+        yield from ("", "## Machine", "", "```text", environment.read_text(errors="replace").strip(), "```")
 
 
 def main(
@@ -336,11 +292,13 @@ def main(
     out = (out or Path("runs", f"validation-{time.strftime('%Y%m%d-%H%M%S')}")).resolve()
     if out.is_dir() and any(out.iterdir()):
         raise SystemExit(f"error: {out} is not empty: choose another --out, or remove it")
-    first, *others = parts_for(device, out)  # the first one says which machine it is
-    chosen = [part for part in others if not only or any(text in part.name for text in only)]
-    if not chosen and not any(text in first.name for text in only):
-        names = ", ".join(part.name for part in (first, *others))
+    parts = parts_for(device, out)
+    chosen = [part for part in parts if not only or any(text in part.name for text in only)]
+    if not chosen:
+        names = ", ".join(part.name for part in parts)
         raise SystemExit(f"error: no part has {' or '.join(only)} in its name: {names}")
+    if parts[0] not in chosen:  # says which machine it is
+        chosen.insert(0, parts[0])
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -350,11 +308,11 @@ def main(
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     print(f"validating tgan_fast on {results.device_name('cpu') if device == 'cpu' else 'the GPU'}: {out}")
     try:
-        outcomes = run_all([first, *chosen], out, 60 * minutes)
+        outcomes = run_all(chosen, out, 60 * minutes)
     except KeyboardInterrupt:
         print(f"interrupted; the page is {out / 'validation.md'}")
         raise SystemExit(128 + signal.SIGINT) from None
-    print(f"\n{summary(outcomes)}; the page is {out / 'validation.md'}")
+    print(f"\n{counts(outcomes)}; the page is {out / 'validation.md'}")
     nothing_ran = all(outcome.verdict == NOT_REACHED for outcome in outcomes)
     sys.exit(nothing_ran or any(outcome.verdict == FAILED or outcome.why for outcome in outcomes))
 
