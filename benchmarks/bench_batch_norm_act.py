@@ -102,23 +102,8 @@ def _gpu_cases():
     return [*images(32), *discriminator(32), *vectors(32), *large, *more]
 
 
-class Feed(NamedTuple):
-    """Parts of x, as leaves, and the gradients of the parts of y."""
-
-    xs: list[torch.Tensor]
-    dys: list[torch.Tensor]
-
-
 class Contender:
-    """A function of the parts of x, weight, bias, running mean and variance, that returns the parts of y.
-
-    Args:
-        affine: Weight and bias.
-        operation: The function.
-        channels_last: Whether it takes tensors with channels last in memory.
-        parts: Number of parts of x, each a tensor of its own.
-        compiled: Whether torch.compile compiles it.
-    """
+    """A function of the parts of x, weight, bias, running mean and variance, that returns the parts of y."""
 
     def __init__(self, affine, operation, channels_last, parts, compiled=False):
         options = {"mode": "max-autotune-no-cudagraphs", "dynamic": False, "fullgraph": True}
@@ -126,18 +111,19 @@ class Contender:
         self.affine, self.channels_last, self.parts = affine, channels_last, parts
         self.running = [torch.zeros_like(affine[0]), torch.ones_like(affine[0])]
 
-    def feed(self, x: torch.Tensor, dy: torch.Tensor) -> Feed:
-        """Return tensors of its own."""
+    def feed(self, x: torch.Tensor, dy: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return copies in its layout: parts of x, as leaves, and the gradients of the parts of y."""
         xs, dys = (_laid_out(t.clone(), self.channels_last).chunk(self.parts) for t in (x, dy))
-        return Feed([part.detach().requires_grad_() for part in xs], list(dys))
+        return [part.detach().requires_grad_() for part in xs], list(dys)
 
-    def forward(self, feed: Feed) -> list[torch.Tensor]:
+    def forward(self, feed: tuple) -> list[torch.Tensor]:
         """Return the parts of y."""
-        return self.operation(feed.xs, *self.affine, *self.running)
+        return self.operation(feed[0], *self.affine, *self.running)
 
-    def backward(self, ys: list[torch.Tensor], feed: Feed) -> tuple[torch.Tensor, ...]:
+    def backward(self, ys: list[torch.Tensor], feed: tuple) -> tuple[torch.Tensor, ...]:
         """Return gradients of the parts of x, of weight and of bias."""
-        return torch.autograd.grad(ys, (*feed.xs, *self.affine), feed.dys, retain_graph=True)
+        xs, dys = feed
+        return torch.autograd.grad(ys, (*xs, *self.affine), dys, retain_graph=True)
 
 
 def makers_for(case: Case, device: str) -> dict[str, Callable[[list[torch.Tensor]], Contender]]:
