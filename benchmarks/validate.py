@@ -163,7 +163,8 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
     log = log_of(out, part.name)
     log.parent.mkdir(exist_ok=True)
     environment = {"TRITON_CACHE_DIR": str(out / "triton")} | os.environ
-    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    # Pytest cuts what it says of a failed test to the width of the terminal.
+    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "250"}
     begin = time.monotonic()
     with log.open("w") as lines:
         # In a session of its own, so that its children can be killed with it.

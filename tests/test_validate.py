@@ -43,7 +43,7 @@ def test_a_part_that_crashes_hangs_or_fails_leaves_the_others_alone(tmp_path, ca
     outcomes = outcomes_of(parts, tmp_path)
     assert [outcome.verdict for outcome in outcomes] == [FAILED] * 4 + [PASSED]
     crashes, hangs, fails, wrong, works = (outcome.why for outcome in outcomes)
-    assert crashes[:2] == ["ended by SIGSEGV", *crashes[1:2]]
+    assert crashes[0] == "ended by SIGSEGV"
     assert hangs[0] == "not done after 2 s"
     assert "in stuck" in validate.log_of(tmp_path, "hangs").read_text()  # where it hung
     assert fails[-1] == "ValueError: a mistake"
@@ -72,9 +72,14 @@ def test_what_a_part_has_started_ends_with_it(tmp_path):
 
 def test_a_validation_that_is_terminated_ends_its_part(tmp_path):
     out = tmp_path / "validation"
-    log = validate.log_of(out, "training")
-    command = ["-m", "benchmarks.validate", "--device", "cpu", "--only", "training", "--out", str(out)]
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    source = (
+        "from benchmarks import validate\n"
+        "hangs = validate.Part('hangs', ('-c', 'import time; print(1); time.sleep(600)'), 60)\n"
+        "validate.parts_for = lambda device, out: [hangs]\n"
+        f"validate.main(out=validate.Path({str(out)!r}), device='cpu')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdout=subprocess.DEVNULL)
+    log = validate.log_of(out, "hangs")
     while not (log.exists() and log.stat().st_size):
         assert process.poll() is None
         time.sleep(0.05)
@@ -113,7 +118,7 @@ def test_failed_tests_are_named_with_the_first_line_of_why(stuck, tmp_path):
     assert outcome.verdict == FAILED
     assert outcome.text.startswith("12 failed, 1 passed in ")
     assert outcome.why[0] == ("not done after 6 s" if stuck else "exit code 1")
-    assert outcome.why[1] == "FAILED test_it.py::test_wrong[0] - assert 0 < 0"
+    assert outcome.why[1].endswith("test_it.py::test_wrong[0] - assert 0 < 0")
     assert outcome.why[-1] == "… and 4 more"
 
 
