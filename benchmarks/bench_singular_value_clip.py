@@ -155,10 +155,10 @@ def probe(name: str, cases: list[Case]) -> tuple[dict[str, int | None], str | No
     calls = {name: lambda inputs: clip(inputs.weights)}
     method = harness.measure(calls, [inputs], "cuda", harness.FEWEST_ROUNDS, prepare=restore)[name].method
     if method.startswith(harness.WITHOUT_GRAPH):
-        return (launches, method.removeprefix(f"{harness.WITHOUT_GRAPH}: "))
+        return launches, method.removeprefix(f"{harness.WITHOUT_GRAPH}: ")
     pairs = zip(inputs.weights, expected, strict=True)
     same = all((got - wanted).norm() <= ROUNDING * wanted.norm() for got, wanted in pairs)
-    return (launches, None if same else "its replay computes something else")
+    return launches, None if same else "its replay computes something else"
 
 
 def _kernels_of(clip, case):

@@ -101,7 +101,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
 
     def training(name, seconds, *options):
         command = ["-m", "tgan_fast.train", "--out", str(out / "run"), *options]
-        return Part(name, command, seconds if on_gpu else 10, signal.SIGTERM)
+        return Part(name, command, seconds if on_gpu else 20, signal.SIGTERM)
 
     suites = [
         tests("quick tests", 300, "-m", "gpu and not slow and not alone"),

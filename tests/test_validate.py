@@ -11,17 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results, validate
-from benchmarks.validate import CUT, FAILED, NOT_REACHED, PASSED, Part
+from benchmarks.validate import CUT, FAILED, NOT_REACHED, PASSED, Part, run_all
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def program(name, source, seconds=60, **options):
     return Part(name, ("-c", source), seconds, **options)
-
-
-def outcomes_of(parts, folder, seconds=100.0):
-    return validate.run_all(parts, folder, seconds)
 
 
 def is_gone(process):
@@ -40,7 +36,7 @@ def test_a_part_that_crashes_hangs_or_fails_leaves_the_others_alone(tmp_path, ca
         program("is wrong", "print('WRONG  clipping: off by 1'); print('0 of 1 right'); raise SystemExit(1)"),
         program("works", "print('done')"),
     ]
-    outcomes = outcomes_of(parts, tmp_path)
+    outcomes = run_all(parts, tmp_path, 100)
     assert [outcome.verdict for outcome in outcomes] == [FAILED] * 4 + [PASSED]
     crashes, hangs, fails, wrong, works = (outcome.why for outcome in outcomes)
     assert crashes[0] == "ended by SIGSEGV"
@@ -63,7 +59,7 @@ def test_what_a_part_has_started_ends_with_it(tmp_path):
         "import subprocess, sys\n"
         "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], stdout=2).pid, flush=True)\n"
     )
-    (outcome,) = outcomes_of([program("parent", source)], tmp_path)
+    (outcome,) = run_all([program("parent", source)], tmp_path, 100)
     deadline = time.monotonic() + 10
     while not is_gone(int(outcome.text)):
         assert time.monotonic() < deadline
@@ -92,7 +88,7 @@ def test_a_validation_that_is_terminated_ends_its_part(tmp_path):
 
 def test_what_the_minutes_do_not_reach_is_no_failure(tmp_path):
     parts = [program("slow", "import time; time.sleep(600)"), program("works", "")]
-    assert [outcome.verdict for outcome in outcomes_of(parts, tmp_path, seconds=6)] == [CUT, NOT_REACHED]
+    assert [outcome.verdict for outcome in run_all(parts, tmp_path, 6)] == [CUT, NOT_REACHED]
     assert "1 cut off, 1 not reached." in (tmp_path / "validation.md").read_text()
 
 
@@ -104,7 +100,7 @@ def test_a_training_is_asked_to_save_and_passes(tmp_path):
     )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "stats.jsonl").touch()
-    (outcome,) = outcomes_of([program("trains", source, seconds=3, stop=signal.SIGTERM)], tmp_path)
+    (outcome,) = run_all([program("trains", source, seconds=3, stop=signal.SIGTERM)], tmp_path, 100)
     assert (outcome.verdict, outcome.text) == (PASSED, "saved")
 
 
@@ -114,18 +110,12 @@ def test_failed_tests_are_named_with_the_first_line_of_why(stuck, tmp_path):
     file = tmp_path / "test_it.py"
     file.write_text(source + "\ndef test_right():\n    pass\n" + "\ndef test_stuck():\n    time.sleep(600)\n" * stuck)
     command = ["-m", "pytest", "-q", "-ra", "-c", os.devnull, "--rootdir", str(tmp_path), str(file)]
-    (outcome,) = outcomes_of([Part("tests", command, 6 if stuck else 60, signal.SIGINT)], tmp_path)
+    (outcome,) = run_all([Part("tests", command, 6 if stuck else 60, signal.SIGINT)], tmp_path, 100)
     assert outcome.verdict == FAILED
     assert outcome.text.startswith("12 failed, 1 passed in ")
     assert outcome.why[0] == ("not done after 6 s" if stuck else "exit code 1")
     assert outcome.why[1].endswith("test_it.py::test_wrong[0] - assert 0 < 0")
     assert outcome.why[-1] == "… and 4 more"
-
-
-def test_half_a_file_is_said_and_no_error(tmp_path):
-    (tmp_path / "own.json").write_text("[")
-    with pytest.raises(ValueError, match="Expecting value"):
-        validate.summary_of(Part("time step", (), 1), tmp_path)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -160,3 +150,15 @@ def test_of_two_files_of_results_the_fuller_one_counts(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"schema": results.SCHEMA, "sections": sections}))
     goals = {goal["section"]: goal["text"] for goal in validate.goals_in(tmp_path)}
     assert goals == {"step": "rivals", "sampling": "own", "breakdown": "own"}
+
+
+@pytest.mark.slow
+def test_on_a_cpu_checks_and_figures_run_in_small(tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        validate.main(8, tmp_path / "new", "cpu", only=("quick tests", "time singular"))
+    content = json.loads((tmp_path / "new" / "validation.json").read_text())
+    assert not ended.value.code, content["parts"]
+    assert {part["verdict"] for part in content["parts"]} == {PASSED}
+    assert {goal["section"] for goal in content["goals"]} == {"singular_value_clip"}
+    texts = {part["part"]: part["text"] for part in content["parts"]}
+    assert texts["time singular value clip"].startswith("small, gaussian: call auto ")
