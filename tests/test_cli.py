@@ -65,11 +65,30 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(arguments):
     assert process.wait(timeout=300) == 1
 
 
+# Does what `python -m tgan_fast COMMAND --help` does, of all commands in one process.
+HELP_OF_ALL = """
+import importlib, sys
+from tgan_fast.cli import COMMANDS
+for name in COMMANDS:
+    try:
+        importlib.import_module(f"tgan_fast.cli.{name.replace('-', '_')}").main(["--help"])
+    except SystemExit as end:
+        assert not end.code
+print("imported:", sorted({"torch", "numpy", "matplotlib", "tensorboard", "sklearn", "av", "PIL"} & set(sys.modules)))
+"""
+
+
+def test_help_comes_at_once_because_it_imports_none_of_the_large_libraries():
+    done = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True, check=True)
+    assert done.stdout.count("usage: python -m tgan_fast") == len(COMMANDS)
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["train", "--preset", "tiny", "--device", "cpu"], ["sample", "--help"]])
+@pytest.mark.parametrize("arguments", [["train", "--preset", "tiny", "--device", "cpu"], ["sample", *REQUIRED]])
 def test_ctrl_c_at_any_moment_ends_without_a_traceback(tmp_path, arguments):
     # While libraries are imported, and later; Python's own start, some 0.05 s, is beyond the command's reach.
-    for module in ("numpy", "torch._C", "tgan_fast.cli.parsing"):
+    for module in ("tgan_fast.cli.parsing", "numpy", "torch._C"):
         process = start(*arguments, folder=tmp_path, environment={"PYTHONUNBUFFERED": "1", "PYTHONVERBOSE": "1"})
         assert any(module in line for line in process.stderr)
         process.send_signal(signal.SIGINT)

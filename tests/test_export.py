@@ -143,7 +143,7 @@ def test_the_process_says_nothing_else_and_imports_the_packages_only_when_it_nee
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 2
     program = (
-        "import sys, tgan_fast.cli.export\n"
+        "import sys, tgan_fast.cli.work.export\n"
         "print({'safetensors', 'onnx', 'onnxscript', 'onnxruntime'} & set(sys.modules))"
     )
     (tmp_path / "imports.py").write_text(program)

@@ -5,15 +5,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from tgan_fast.choices import CudaGraphMode
 from tgan_fast.errors import InputError, first_line, is_out_of_memory
 from tgan_fast.nn import is_watched
-
-CudaGraphMode = Literal["auto", "on", "off"]
 
 # The reason why a capture in this process could not be ended, from which PyTorch does not recover.
 _failure: str | None = None

@@ -6,14 +6,11 @@ matrix products read and write differs.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
+from tgan_fast.choices import Precision, PrecisionOption
 from tgan_fast.errors import InputError
-
-Precision = Literal["bf16", "tf32", "fp32"]
-PrecisionOption = Literal["auto", "bf16", "tf32", "fp32"]
 
 _OLDEST_WITH_TF32 = (8, 0)
 

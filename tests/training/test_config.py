@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from tgan_fast.errors import InputError
+from tgan_fast.models.latents import LATENTS
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.config import read_yaml
-from tgan_fast.training.parts import PARTS
+from tgan_fast.training.parts import PARTS, part
 
 
 def test_the_defaults_are_the_papers():
@@ -30,8 +31,8 @@ def test_every_system_has_a_preset_for_gpus_and_one_for_cpus():
     assert {name.removeprefix("tiny-") for name in PRESETS if name.startswith("tiny-")} == systems - {"paper"}
     for name in systems - {"paper"}:
         both = [TrainingConfig(**PRESETS[preset]) for preset in (name, f"tiny-{name}")]
-        for part in PARTS:
-            assert getattr(both[0], part) == getattr(both[1], part)
+        for setting in PARTS:
+            assert getattr(both[0], setting) == getattr(both[1], setting)
         assert both[0].width == 1
 
 
@@ -40,6 +41,8 @@ def test_all_parts_are_settings():
         for name in parts:
             options = {"frames": 16, setting: name}
             assert getattr(TrainingConfig(**options), setting) == name
+            assert isinstance(part(setting, name), type)
+    assert {name: type(latent) for name, latent in LATENTS.items()} == {n: part("latent", n) for n in PARTS["latent"]}
 
 
 def test_a_config_survives_yaml(tmp_path):

@@ -1,6 +1,7 @@
 """The commands, one module each, and what happens around each of them: signals, exit codes, errors in one sentence.
 
-Importing this imports neither PyTorch nor a library, so that Ctrl-C ends a command quietly from the beginning.
+Importing this imports neither PyTorch nor a library, so that Ctrl-C ends a command quietly from the beginning. The
+modules of the commands import only what reads options, so that help and wrong options need no PyTorch either.
 """
 
 import errno
@@ -9,11 +10,12 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tgan_fast.errors import InputError, NonFiniteError, nearest, printable
+from tgan_fast.stop_signals import killed_by_ctrl_c
 
 COMMANDS = {
     "train": "Train on videos or moving digits.",
@@ -87,7 +89,7 @@ def _exit_code(name, arguments):
         return 0
     if name not in COMMANDS:
         return _told(f"there is no command {name}{nearest(name, COMMANDS) or ': choose ' + ', '.join(COMMANDS)}", 2)
-    with _killed_by_ctrl_c():
+    with killed_by_ctrl_c():
         command = importlib.import_module(f"tgan_fast.cli.{name.replace('-', '_')}")
     try:
         command.main(arguments)
@@ -100,18 +102,6 @@ def _exit_code(name, arguments):
     except SystemExit as end:
         return end.code
     return 0
-
-
-@contextmanager
-def _killed_by_ctrl_c() -> Iterator[None]:
-    """Let SIGINT end the process without a traceback, also in imports that would take a KeyboardInterrupt amiss."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _told(problem, code):

@@ -1,26 +1,15 @@
 """Check, look at and export clip stores: `python -m tgan_fast store --help`."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
-from tqdm import tqdm
 
+from tgan_fast.choices import ShortVideos
 from tgan_fast.cli.parsing import parse
-from tgan_fast.cli.ranges import LARGEST_SEED, check_range
-from tgan_fast.data.loading import ShortVideos, open_videos
-from tgan_fast.data.order import BatchOrder
-from tgan_fast.data.store import ClipStore
-from tgan_fast.data.store.export import export_hdf5
-from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
-from tgan_fast.errors import InputError, counted, printable, telling_of_memory
-
-_READERS = 4
-
+from tgan_fast.stop_signals import killed_by_ctrl_c
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
 
@@ -31,20 +20,6 @@ class Verify:
 
     store: Store
     """Folder of the clip store."""
-
-    def run(self) -> None:
-        store = ClipStore(self.store)
-        with _progress(self.store, store.frames.nbytes, "B") as bar:
-            damaged = list(store.damaged(bar.update, workers=_READERS))
-        for entry in damaged:
-            video = printable(entry.video)
-            print(f"damaged: {video}, frames {entry.start:,} to {entry.start + entry.length - 1:,}")
-        if damaged:
-            raise InputError(
-                f"{self.store} has {counted(len(damaged), 'damaged video')} among {len(store.entries):,}: "
-                "restore it from a copy, or prepare the videos anew"
-            )
-        print(f"undamaged: {_size(store)}")
 
 
 @dataclass
@@ -71,25 +46,6 @@ class Preview:
     fps: int = 16
     """Frames per second; at most 50 in .gif."""
 
-    def run(self) -> None:
-        check_format(self.out, self.fps)
-        check_range(self, "grid", 1)
-        check_range(self, "seed", 0, LARGEST_SEED)
-        check_range(self, "frame_stride", 1)
-        opened = open_videos(
-            self.store, stride=self.frame_stride, short=self.short_videos, crop=self.crop, flip=self.flip
-        )
-        count = self.grid if self.out.suffix.lower() == ".png" else self.grid**2
-        count = min(count, len(opened.videos))
-        check_videos(self.out, (count, *opened.videos.clip_shape), fps=self.fps)
-        try:
-            with telling_of_memory(f"{count:,} clips do not fit into the memory: choose a smaller --grid"):
-                write_videos(self.out, _clips(opened.videos, count, self.seed), fps=self.fps)
-        except OSError as error:
-            raise InputError(f"cannot write {self.out}: {error.strerror or error}") from None
-        print(opened.summary)
-        print(f"{arrangement(self.out, count)}: {printable(str(self.out))}")
-
 
 @dataclass
 class Export:
@@ -100,12 +56,6 @@ class Export:
     out: Path
     """Such as train.h5; train.json beside it tells where each video begins and ends."""
 
-    def run(self) -> None:
-        store = ClipStore(self.store)
-        with _progress(self.out, len(store.frames), "frame") as bar:
-            table = export_hdf5(store, self.out, bar.update)
-        print(f"{_size(store)}: {printable(f'{self.out}, {table}')}")
-
 
 Command = (
     Annotated[Verify, tyro.conf.subcommand("verify")]
@@ -115,20 +65,7 @@ Command = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    parse(Command, arguments, prog="python -m tgan_fast store").run()
-
-
-def _progress(path, total, unit):
-    return tqdm(desc=printable(str(path)), total=total, unit=unit, unit_scale=True, file=sys.stderr)
-
-
-def _size(store):
-    return f"{counted(len(store.entries), 'video')} of {counted(len(store.frames), 'frame')}"
-
-
-def _clips(videos, count, seed):
-    """Return clips uint8 [count, T, H, W, C] of the first batch that training with this seed would see."""
-    order = BatchOrder(len(videos), count, seed=seed)
-    clips = np.empty((count, *videos.clip_shape), np.uint8)
-    videos.cut(videos.windows(order.indices(0), order.choices(0)), clips)
-    return clips
+    command = parse(Command, arguments, prog="python -m tgan_fast store")
+    with killed_by_ctrl_c():
+        from tgan_fast.cli.work.store import run
+    run(command)

@@ -15,9 +15,8 @@ import tyro
 from tgan_fast.cli.parsing import parse, parse_known
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import lock
-from tgan_fast.training.checkpoint import find, latest_of_run, read_run, run_folder_of
+from tgan_fast.stop_signals import killed_by_ctrl_c
 from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
-from tgan_fast.training.loop import train
 
 _PROGRAM = "python -m tgan_fast.train"
 _RUNS = Path("runs")
@@ -36,7 +35,7 @@ class TrainCommand:
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     preset: Literal[("auto", *PRESETS)] = "auto"
     """Set of defaults: paper, or another system of the family; tiny and tiny-…, two minutes on a CPU; auto: paper where
-    there is a GPU, tiny elsewhere."""
+    there is a GPU, tiny elsewhere. --help shows the defaults of the preset and the --config beside it, or paper's."""
     config: Path | None = None
     """YAML file of settings, such as the config.yaml of an earlier run."""
     out: Path | None = None
@@ -58,11 +57,9 @@ class _Sources:
 
 
 def main(arguments: Sequence[str]) -> None:
-    sources, _ = parse_known(_Sources, _without_help(arguments), prog=_PROGRAM)
-    checkpoint = _find_checkpoint(sources)
-    command = _parsed(sources, checkpoint, arguments)
-    if checkpoint is not None and sources.preset != "auto":
-        _refuse_another_preset(command.training, _parsed(sources, None, arguments).training, sources.preset)
+    with killed_by_ctrl_c():
+        command, checkpoint = _read(arguments)
+        from tgan_fast.training.loop import train
     with _folder(command, checkpoint) as out:
         step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
     if os.environ.get("RANK", "0") != "0":
@@ -73,6 +70,21 @@ def main(arguments: Sequence[str]) -> None:
         print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")
     else:
         print(printable(f"done: {done}; look at {out / 'samples'} and {out / 'loss.png'}"))
+
+
+def _read(arguments) -> tuple[TrainCommand, Path | None]:
+    """Return the options, and the checkpoint to resume."""
+    known = [argument for argument in arguments if argument not in ("-h", "--help")]
+    sources, _ = parse_known(_Sources, known, prog=_PROGRAM)
+    if len(known) < len(arguments):
+        # Whether there is a GPU, and what a checkpoint holds, only PyTorch knows: help shows the defaults without them.
+        preset = "paper" if sources.preset == "auto" else sources.preset
+        _parsed(_Sources(preset, sources.config), None, arguments)
+    checkpoint = _find_checkpoint(sources)
+    command = _parsed(sources, checkpoint, arguments)
+    if checkpoint is not None and sources.preset != "auto":
+        _refuse_another_preset(command.training, _parsed(sources, None, arguments).training, sources.preset)
+    return command, checkpoint
 
 
 def _parsed(sources, checkpoint, arguments) -> TrainCommand:
@@ -93,6 +105,8 @@ def _refuse_another_preset(resumed, new, preset):
 @contextmanager
 def _folder(command, checkpoint) -> Iterator[Path]:
     """Yield the folder of the run, and remove one that is made here if nothing is written into it."""
+    from tgan_fast.training.checkpoint import run_folder_of
+
     own = checkpoint and run_folder_of(checkpoint)
     if command.out or own:
         yield command.out or own
@@ -113,13 +127,11 @@ def _with_absolute_paths(config):
     return config.model_copy(update={name: path and str(Path(path).absolute()) for name, path in paths.items()})
 
 
-def _without_help(arguments):
-    return [argument for argument in arguments if argument not in ("-h", "--help")]
-
-
 def _find_checkpoint(sources: _Sources) -> Path | None:
     if sources.resume is None:
         return None
+    from tgan_fast.training.checkpoint import find, latest_of_run
+
     if sources.resume == "auto":
         folder = sources.out or max(filter(latest_of_run, _numbered_folders()), default=None)
         return find(folder) if folder and latest_of_run(folder) else None
@@ -132,13 +144,14 @@ def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
         if getattr(sources, name) is not None:
             given[name] = getattr(sources, name)
     if checkpoint is not None:
+        from tgan_fast.training.checkpoint import read_run
+
         values = dict(read_run(checkpoint)["config"])
     else:
         preset = default_preset() if sources.preset == "auto" else sources.preset
         # An unknown name is the parser's to report.
         values = dict(PRESETS.get(preset, {}))
         if isinstance(given.get("data"), str):
-            # Here, since it brings along the codecs, for which others need not wait.
             from tgan_fast.data.loading import channels_of
 
             values["channels"] = max(values.get("channels", 3), channels_of(Path(given["data"]), given.get("axes")))

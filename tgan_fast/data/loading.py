@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from tgan_fast.choices import ShortVideos
 from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, checked_axes, read_arrays
 from tgan_fast.data.sources.collection import UNCLASSIFIED
 from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
@@ -14,8 +14,6 @@ from tgan_fast.data.store import ClipStore
 from tgan_fast.data.video_frames import VideoFrames, clip_span
 from tgan_fast.errors import InputError, printable
 from tgan_fast.models import FRAMES, IMAGE_SIZE
-
-ShortVideos = Literal["skip", "loop"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,15 @@
 """The networks of TGAN's family and the constraint of its discriminators."""
 
-from tgan_fast.models.constraint import constrain_
-from tgan_fast.models.discriminator import Discriminator, FramesDiscriminator, VideoDiscriminator
-from tgan_fast.models.generator import FrameGenerator, Generator, VideoGenerator
+from typing import TYPE_CHECKING
+
+from tgan_fast.lazy import on_first_use
 from tgan_fast.models.sizes import FRAMES, IMAGE_SIZE
-from tgan_fast.models.temporal_generators import GRUTemporalGenerator, LSTMTemporalGenerator, TemporalGenerator
+
+if TYPE_CHECKING:
+    from tgan_fast.models.constraint import constrain_
+    from tgan_fast.models.discriminator import Discriminator, FramesDiscriminator, VideoDiscriminator
+    from tgan_fast.models.generator import FrameGenerator, Generator, VideoGenerator
+    from tgan_fast.models.temporal_generators import GRUTemporalGenerator, LSTMTemporalGenerator, TemporalGenerator
 
 __all__ = [
     "FRAMES",
@@ -20,3 +25,12 @@ __all__ = [
     "VideoGenerator",
     "constrain_",
 ]
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "constrain_": "constraint",
+        **dict.fromkeys(("Discriminator", "FramesDiscriminator", "VideoDiscriminator"), "discriminator"),
+        **dict.fromkeys(("FrameGenerator", "Generator", "VideoGenerator"), "generator"),
+        **dict.fromkeys(("GRUTemporalGenerator", "LSTMTemporalGenerator", "TemporalGenerator"), "temporal_generators"),
+    },
+)

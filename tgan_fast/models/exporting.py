@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from tgan_fast.choices import ExportFormat
 from tgan_fast.errors import InputError
 from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.generator import Generator
@@ -99,7 +100,7 @@ class Format(NamedTuple):
                 raise InputError(f"{self.suffix} files need {package}: pip install '.[export]'")
 
 
-FORMATS = {
+FORMATS: dict[ExportFormat, Format] = {
     "safetensors": Format(".safetensors", to_safetensors, ("safetensors",)),
     "onnx": Format(".onnx", to_onnx, ("onnx", "onnxscript")),
     "torch-export": Format(".pt2", to_torch_export),

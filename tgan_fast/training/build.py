@@ -8,7 +8,7 @@ import torch
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.constraints import Constraint
-from tgan_fast.training.parts import PARTS
+from tgan_fast.training.parts import part
 from tgan_fast.training.processes import Processes
 from tgan_fast.training.step import TrainingStep
 
@@ -29,13 +29,13 @@ GENERATOR_SETTINGS = {
 
 def build_generator(config: TrainingConfig) -> Generator:
     """With new weights, on the CPU."""
-    return PARTS["image_generator"][config.image_generator](
+    return part("image_generator", config.image_generator)(
         config.width,
         config.latent_dim,
         config.channels,
         clip_frames=config.frames,
         image_size=config.image_size,
-        temporal=PARTS["temporal_generator"][config.temporal_generator],
+        temporal=part("temporal_generator", config.temporal_generator),
         classes=config.classes or 0,
         latent=config.latent,
     )
@@ -43,7 +43,7 @@ def build_generator(config: TrainingConfig) -> Generator:
 
 def build_discriminator(config: TrainingConfig) -> Discriminator:
     """With new weights, prepared for the constraint, on the CPU."""
-    discriminator = PARTS["discriminator"][config.discriminator](
+    discriminator = part("discriminator", config.discriminator)(
         config.width,
         config.channels,
         clip_frames=config.frames,
@@ -68,7 +68,7 @@ def build_step(
     return TrainingStep(
         generator.to(device),
         discriminator.to(device),
-        objective=PARTS["objective"][config.objective](),
+        objective=part("objective", config.objective)(),
         constraint=_constraint(config),
         optimizer=_optimizer(config),
         learning_rate=config.learning_rate,
@@ -89,9 +89,9 @@ def build_step(
 
 def _constraint(config) -> Constraint:
     options = {} if config.penalty_weight is None else {"weight": config.penalty_weight}
-    return PARTS["constraint"][config.constraint](**options)
+    return part("constraint", config.constraint)(**options)
 
 
 def _optimizer(config):
     options = {"betas": (config.adam_beta1, config.adam_beta2)} if config.optimizer == "adam" else {}
-    return partial(PARTS["optimizer"][config.optimizer], **options)
+    return partial(part("optimizer", config.optimizer), **options)

@@ -4,14 +4,12 @@ import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tgan_fast.cuda_graph import CudaGraphMode
+from tgan_fast.choices import CudaGraphMode, PrecisionOption
 from tgan_fast.errors import InputError, nearest
 from tgan_fast.models.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
-from tgan_fast.precision import PrecisionOption
 from tgan_fast.training.parts import PARTS
 
 # Largest count of iterations and frames, so that sums of them stay exact. The bounds of sizes below are far beyond what
@@ -238,6 +236,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def default_preset() -> str:
     """`paper` where there is a GPU, `tiny` elsewhere."""
+    import torch
+
     return "paper" if torch.cuda.is_available() else "tiny"
 
 

@@ -12,10 +12,8 @@ from tgan_fast.models.spectral_norm import SpectralNorm
 from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.precision import Precision
 from tgan_fast.training.flat_parameters import FlatParameters
-from tgan_fast.training.optimizers import Adam, FlatOptimizer, RMSprop
+from tgan_fast.training.optimizers import FlatOptimizer
 from tgan_fast.training.processes import Processes
-
-OPTIMIZERS = {"rmsprop": RMSprop, "adam": Adam}
 
 
 class TrainedNetwork:

@@ -1,56 +1,50 @@
 """The parts that a training run is put together from: a variant is one class, and one line here.
 
 The names are those of the settings; a new one is at once in the command line, in YAML files and in the tests that
-combine all parts.
+combine all parts. The classes are imported when a run needs them, which help and errors in settings do not.
 """
 
-from tgan_fast.models import (
-    FrameGenerator,
-    FramesDiscriminator,
-    GRUTemporalGenerator,
-    LSTMTemporalGenerator,
-    TemporalGenerator,
-    VideoDiscriminator,
-    VideoGenerator,
-)
-from tgan_fast.models.latents import LATENTS
-from tgan_fast.training.constraints import (
-    Constraint,
-    GradientPenalty,
-    SingularValueClipping,
-    SpectralNormalisation,
-    WeightClipping,
-)
-from tgan_fast.training.network import OPTIMIZERS
-from tgan_fast.training.objectives import LeastSquares, Vanilla, Wasserstein
+import pkgutil
+from typing import Any
 
 # setting            name → class
 PARTS = {
     "temporal_generator": {
-        "deconv": TemporalGenerator,
-        "gru": GRUTemporalGenerator,
-        "lstm": LSTMTemporalGenerator,
+        "deconv": "tgan_fast.models.temporal_generators:TemporalGenerator",
+        "gru": "tgan_fast.models.temporal_generators:GRUTemporalGenerator",
+        "lstm": "tgan_fast.models.temporal_generators:LSTMTemporalGenerator",
     },
     "image_generator": {
-        "two-latent": VideoGenerator,
-        "frame": FrameGenerator,
+        "two-latent": "tgan_fast.models.generator:VideoGenerator",
+        "frame": "tgan_fast.models.generator:FrameGenerator",
     },
     "discriminator": {
-        "conv3d": VideoDiscriminator,
-        "frames2d": FramesDiscriminator,
+        "conv3d": "tgan_fast.models.discriminator:VideoDiscriminator",
+        "frames2d": "tgan_fast.models.discriminator:FramesDiscriminator",
     },
-    "latent": LATENTS,
+    "latent": {
+        "uniform": "tgan_fast.models.latents:Uniform",
+        "normal": "tgan_fast.models.latents:Normal",
+    },
     "objective": {
-        "wgan": Wasserstein,
-        "vanilla": Vanilla,
-        "lsgan": LeastSquares,
+        "wgan": "tgan_fast.training.objectives:Wasserstein",
+        "vanilla": "tgan_fast.training.objectives:Vanilla",
+        "lsgan": "tgan_fast.training.objectives:LeastSquares",
     },
     "constraint": {
-        "svc": SingularValueClipping,
-        "weight-clip": WeightClipping,
-        "gradient-penalty": GradientPenalty,
-        "spectral-norm": SpectralNormalisation,
-        "none": Constraint,
+        "svc": "tgan_fast.training.constraints:SingularValueClipping",
+        "weight-clip": "tgan_fast.training.constraints:WeightClipping",
+        "gradient-penalty": "tgan_fast.training.constraints:GradientPenalty",
+        "spectral-norm": "tgan_fast.training.constraints:SpectralNormalisation",
+        "none": "tgan_fast.training.constraints:Constraint",
     },
-    "optimizer": OPTIMIZERS,
+    "optimizer": {
+        "rmsprop": "tgan_fast.training.optimizers:RMSprop",
+        "adam": "tgan_fast.training.optimizers:Adam",
+    },
 }
+
+
+def part(setting: str, name: str) -> type[Any]:
+    """Return the class that a setting names."""
+    return pkgutil.resolve_name(PARTS[setting][name])

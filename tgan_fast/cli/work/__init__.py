@@ -1,0 +1,1 @@
+"""What the commands do once their options are right: the part of them that needs PyTorch and other libraries."""
