@@ -112,7 +112,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(trained, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["safetensors", "onnx", "torch-export"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_broken_generator_is_refused(trained, tmp_path, form):
     content = torch.load(trained[0] / "checkpoints" / "iteration-00000003.pt", weights_only=True)
     content["step"]["ema"]["model.0.weight"].fill_(torch.inf)
