@@ -12,7 +12,6 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -47,16 +46,11 @@ ALLOWED: dict[Precision, float] = {"fp32": 2e-5, "tf32": 1e-2}
 ALLOWED_DISTANCE, FAR = 1e-6, 5e-2
 
 
-class Problem(NamedTuple):
-    """Features float32 [n, d], what they are compared with, and their distance."""
+def make_problem(n: int, d: int, device: str) -> tuple[torch.Tensor, Gaussian, float]:
+    """Return features float32 [n, d], what they are compared with, and their distance.
 
-    features: torch.Tensor
-    gaussian: Gaussian
-    distance: float
-
-
-def make_problem(n: int, d: int, device: str) -> Problem:
-    """Return features whose covariance has the eigenvectors of the other one, so that the root is that of numbers."""
+    Both covariances have the same eigenvectors, so that the root of their product is that of numbers.
+    """
     rank, options = min(n - 1, d), {"dtype": torch.float64, "device": device}
     axes = torch.linalg.qr(torch.randn(d, d, **options)).Q
     decay = torch.arange(1, d + 1, **options).rsqrt()
@@ -68,50 +62,46 @@ def make_problem(n: int, d: int, device: str) -> Problem:
     columns = torch.linalg.qr(draws - draws.mean(0)).Q
     features = (n - 1) ** 0.5 * (columns * own[:rank]) @ axes[:, :rank].T + means[0]
     distance = (means[0] - means[1]).square().sum() + (own - other).square().sum()
-    return Problem(features.float(), Gaussian(means[1], (axes * other.square()) @ axes.T), distance.item())
+    return features.float(), Gaussian(means[1], (axes * other.square()) @ axes.T), distance.item()
 
 
-def by_torchmetrics(problem: Problem) -> float:
+def by_torchmetrics(features: torch.Tensor, other: Gaussian) -> float:
     """Return the distance as torchmetrics computes it from features."""
     # Here, as SciPy below: where one is missing, the other contenders are measured.
     from torchmetrics.image.fid import _compute_fid
 
-    features = problem.features.double()
-    return _compute_fid(features.mean(0), features.T.cov(), problem.gaussian.mean, problem.gaussian.covariance).item()
+    features = features.double()
+    return _compute_fid(features.mean(0), features.T.cov(), other.mean, other.covariance).item()
 
 
-def by_scipy(problem: Problem) -> float:
+def by_scipy(features: torch.Tensor, other: Gaussian) -> float:
     """Return the distance as the papers' code computes it, on the CPU."""
     import scipy.linalg
 
-    features, mean = problem.features.double().cpu(), problem.gaussian.mean.cpu()
-    first, second = features.T.cov().numpy(), problem.gaussian.covariance.cpu().numpy()
+    features, other = features.double().cpu(), other.to("cpu")
+    first, second = features.T.cov().numpy(), other.covariance.numpy()
     root = scipy.linalg.sqrtm(first @ second).real
-    return (features.mean(0) - mean).square().sum().item() + (first + second - 2 * root).trace().item()
+    return (features.mean(0) - other.mean).square().sum().item() + (first + second - 2 * root).trace().item()
 
 
-DISTANCES = {
-    OURS: lambda problem: frechet_distance(problem.features, problem.gaussian),
-    TORCHMETRICS: by_torchmetrics,
-    SCIPY: by_scipy,
-}
+DISTANCES = {OURS: frechet_distance, TORCHMETRICS: by_torchmetrics, SCIPY: by_scipy}
 
 
 def measure_frechet(run: Run, case: str) -> dict:
     """Check and time distances of 2,048 videos, by the clock, since the host waits for the number."""
     n, d = (24, FRECHET[case] // 40) if run.smoke else (2048, FRECHET[case])
-    problem = make_problem(n, d, run.device)
+    features, other, exact = make_problem(n, d, run.device)
     slow = {SCIPY, TORCHMETRICS} if run.device == "cpu" else {SCIPY}
     left_out = {name: f"{d:,} features take it minutes" for name in slow if d > 1024}
     errors, failed = accuracy.check(
         case,
-        {name: partial(call, problem) for name, call in DISTANCES.items() if name not in left_out},
-        lambda distance: rounded(abs(distance / problem.distance - 1)),
+        {name: partial(call, features, other) for name, call in DISTANCES.items() if name not in left_out},
+        lambda distance: rounded(abs(distance / exact - 1)),
         lambda name, errors: ALLOWED_DISTANCE if name == OURS else FAR,
         {TORCHMETRICS, SCIPY},
     )
-    calls = {name: DISTANCES[name] for name in errors}
-    timings = on_host(run).measure(calls, [problem], rivals=errors.keys() - {OURS}, warm=True)
+    calls = {name: partial(DISTANCES[name], features) for name in errors}
+    timings = on_host(run).measure(calls, [other], rivals=errors.keys() - {OURS}, warm=True)
     rows = run.rows(timings, more=lambda name: {"error": errors.get(name)})
     return {"videos": n, "features": d, "timings": rows, "left_out": left_out | failed}
 

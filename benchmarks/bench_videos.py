@@ -3,15 +3,12 @@
     python -m benchmarks.bench_videos --device cpu
 
 Videos are made for each run, as large as those of UCF-101 and with about as many bits. First all must come to the same
-frames, and to the clips that lie in the stores.
+frames, and to the clips that lie in the stores. Decoding is that of one process with one thread, from the opening of a
+file to its last frame; PyAV's to_ndarray, as users write it, starts threads of its own. tgan_fast makes the authors'
+small frames, large arrays still have to be scaled; who uses PyAV cannot be faster than decoding alone.
 
-Decoding is that of one process with one thread, from the opening of a file to its last frame; PyAV's to_ndarray, as
-users write it, starts threads of its own to convert colors. tgan_fast makes the authors' small frames; large arrays
-still have to be scaled. Decoding alone drops its frames: nobody who uses PyAV can be faster.
-
-Preparing goes from a folder of files to a store that is safe on the disk. Stores are larger than the last cache and lie
-in the page cache. They are mapped anew before each turn, so that most pages are touched for the first time, as in an
-epoch of a large data set.
+Stores are larger than the last cache and lie in the page cache. They are mapped anew before each turn, so that most
+pages are touched for the first time, as in an epoch of a large data set.
 """
 
 import itertools
@@ -31,7 +28,7 @@ from PIL import Image
 
 from benchmarks import accuracy, bench_data, harness, suite
 from benchmarks.bench_data import BATCH, CHANNELS, HEIGHT, ROUNDS, STEP, WIDTH, clip_rates, feed_of, on_host, windows_of
-from benchmarks.results import Goal, Label, rounded
+from benchmarks.results import Goal, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast.data import VideoFrames
 from tgan_fast.data.decoding import Form, read_video
@@ -138,16 +135,15 @@ def measure_decoding(run: Run, case: str, folder: Path) -> dict:
     if run.own_only:
         del calls[ALONE]
     timings = on_host(run).measure(calls, [path], rivals=[ARRAYS, NDARRAY, PILLOW], warm=True)
-    rows = [
-        run.row(
-            Label(name, DROPPED if name == ALONE else None),
-            timing,
-            error=errors.get(name),
-            frames_per_second=rounded(len(expected) / timing.median),
-        )
-        for name, timing in timings.items()
-    ]
+    rows = rows_of_frames(run, timings, len(expected), errors)
+    rows = [row | {"part": DROPPED} if row["contender"] == ALONE else row for row in rows]
     return {"timings": rows, "left_out": {}}
+
+
+def rows_of_frames(run: Run, timings: dict, count: int, errors: dict) -> list[dict]:
+    """Return rows with frames a second."""
+    rates = {name: rounded(count / timing.median) for name, timing in timings.items()}
+    return run.rows(timings, more=lambda name: {"error": errors.get(name), "frames_per_second": rates[name]})
 
 
 def share_wrong(pixels: np.ndarray, expected: np.ndarray) -> float:
@@ -170,18 +166,13 @@ def measure_preparing(run: Run, case: str, folder: Path) -> dict:
         prepare(recognise(videos), store, FORM, workers=PROCESSES)
         return ClipStore(store).frames
 
-    accuracy.check(case, {OURS: prepared}, partial(share_wrong, expected=expected), lambda *_: 0.0)
+    errors, _ = accuracy.check(case, {OURS: prepared}, partial(share_wrong, expected=expected), lambda *_: 0.0)
     # Not watched: what its processes use would count as used by others.
+    rounds = suite.SMOKE_ROUNDS if run.smoke else ROUNDS
     timings = harness.measure(
-        {OURS: prepared},
-        [None],
-        "cpu",
-        suite.SMOKE_ROUNDS if run.smoke else ROUNDS,
-        prepare=lambda _: shutil.rmtree(store),
-        warm=True,
+        {OURS: prepared}, [None], "cpu", rounds, prepare=lambda _: shutil.rmtree(store), warm=True
     )
-    rows = run.rows(timings, more=lambda name: {"frames_per_second": rounded(len(expected) / timings[name].median)})
-    return {"timings": rows, "left_out": {}}
+    return {"timings": rows_of_frames(run, timings, len(expected), errors), "left_out": {}}
 
 
 def write_store(run: Run, folder: Path, width: int = WIDTH) -> Path:
@@ -201,38 +192,27 @@ def first_clips(videos: VideoFrames, store: Path) -> np.ndarray:
     return np.stack(cut).reshape(BATCH, FRAMES, IMAGE_SIZE, IMAGE_SIZE, CHANNELS)
 
 
-class Cutter:
-    """Cuts batches out of a store as one thread of a feed does."""
-
-    def __init__(self, store: Path, options: dict):
-        self.store, self._options = store, options
-        self.clips = np.empty((BATCH, FRAMES, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), np.uint8)
-        self.map_anew()
-
-    def map_anew(self) -> None:
-        """Forget which pages were touched."""
-        self.videos = open_videos(self.store, **self._options).videos
-        self._windows = windows_of(self.videos)
-
-    def __call__(self, k: int = 0) -> "Cutter":
-        self.videos.cut(self._windows(k), self.clips)
-        return self
-
-
 def measure_cutting(run: Run, case: str, folder: Path) -> dict:
-    """Check and time the cutting of batches out of two stores."""
+    """Check and time one thread that cuts batches out of two stores."""
     stores = {width: write_store(run, folder, width) for width in (IMAGE_SIZE, WIDTH)}
-    cutters = {name: Cutter(stores[width], options) for name, (width, options) in CUTS.items()}
-    accuracy.check(
-        case, cutters, lambda cut: share_wrong(cut.clips, first_clips(cut.videos, cut.store)), lambda *_: 0.0
-    )
+    clips = np.empty((BATCH, FRAMES, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), np.uint8)
+    opened = {}
 
-    def prepare_turn(k):
-        for cutter in cutters.values() if k == 0 else ():
-            cutter.map_anew()
+    def map_anew(k=0):
+        for name, (width, options) in CUTS.items() if k == 0 else ():
+            videos = open_videos(stores[width], **options).videos
+            opened[name] = videos, windows_of(videos), stores[width]
 
+    def cut(name, k=0):
+        videos, windows, store = opened[name]
+        videos.cut(windows(k), clips)
+        return videos, store
+
+    map_anew()
+    cutters = {name: partial(cut, name) for name in CUTS}
+    accuracy.check(case, cutters, lambda cut: share_wrong(clips, first_clips(*cut)), lambda *_: 0.0)
     batches = range(2 if run.smoke else {"cpu": 20, "cuda": 50}[run.device])
-    timings = on_host(run).measure(cutters, batches, prepare=prepare_turn, warm=True)
+    timings = on_host(run).measure(cutters, batches, prepare=map_anew, warm=True)
     return {"timings": run.rows(timings, more=clip_rates(timings)), "left_out": {}}
 
 
@@ -266,28 +246,18 @@ def measure(run: Run, case: str) -> dict:
 def goals_for(records: list[dict], device: str) -> list[Goal]:
     """Return the goals: small frames cost little more than decoding, and no step waits for clips."""
     rows = {(record["case"], row["contender"]): row for record in records for row in record["timings"]}
-    arrays = [1 / rows[case, ARRAYS]["ratio"] for case in DECODING if (case, ARRAYS) in rows]
-    cores = [1 / rows[CUTTING, name]["of_needed"] for name in CUTS if (CUTTING, name) in rows]
+    arrays = [rounded(1 / rows[case, ARRAYS]["ratio"]) for case in DECODING if (case, ARRAYS) in rows]
+    cores = [rounded(1 / rows[CUTTING, name]["of_needed"]) for name in CUTS if (CUTTING, name) in rows]
+    arrays, cores = (max(ratios, default=None) for ratios in (arrays, cores))
     goals = [
-        Goal("times PyAV's decoding to RGB arrays, tgan_fast's to small frames", most(arrays), 1.2, True),
-        Goal(f"cores that cut the clips for {STEP}", most(cores), 4, True),
+        Goal("times PyAV's decoding to RGB arrays, tgan_fast's to small frames", arrays, 1.2, True),
+        Goal(f"cores that cut the clips for {STEP}", cores, 4, True),
     ]
     if device == "cpu":
         fed, taken = (rows.get((FEEDING, name), {}).get("clips_per_second") for name in ("2 threads", TINY))
-        goals.append(
-            Goal(
-                f"times the clips that {CPU_STEP} takes, by a feed of 2 threads",
-                taken and rounded(fed / taken),
-                20,
-                False,
-            )
-        )
+        times = taken and rounded(fed / taken)
+        goals.append(Goal(f"times the clips that {CPU_STEP} takes, by a feed of 2 threads", times, 20, False))
     return goals
-
-
-def most(ratios: list[float]) -> float | None:
-    """Return the largest, None without any."""
-    return rounded(max(ratios)) if ratios else None
 
 
 SECTION = Section(
