@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from benchmarks import harness
 
-Error = TypeVar("Error", float, dict[str, float])
+Error = TypeVar("Error", float, tuple[float, ...], dict[str, float])
 
 
 def check(
@@ -47,7 +47,7 @@ def check(
 
 
 def _values(error):
-    return error.values() if isinstance(error, dict) else [error]
+    return error.values() if isinstance(error, dict) else error if isinstance(error, tuple) else [error]
 
 
 def _text(error):

@@ -4,10 +4,8 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -15,43 +13,50 @@ import torch
 from benchmarks.harness import Timing
 from tgan_fast.training import TrainingConfig, TrainingStep, train
 
-# Iterations at the start, while graphs are captured and memory is reserved; and the fewest that are counted.
+# Iterations at the start, while graphs are captured and memory is reserved.
 UNCOUNTED_ITERATIONS = {"cpu": 5, "cuda": 200}
-FEWEST_ITERATIONS = {"cpu": 20, "cuda": 100}
 STRETCHES = 10
 METHOD = f"mean of a whole run, p10 and p90 of its {STRETCHES} stretches"
 
 
-class TrainingRun(NamedTuple):
-    """What was measured."""
+def time_training(config: TrainingConfig, iterations: int) -> tuple[Timing, float]:
+    """Train for so many iterations after a warm-up; return the timing of one, and the share of time that is idle."""
+    on_gpu, uncounted = config.device == "cuda", UNCOUNTED_ITERATIONS[config.device]
+    marks, call = [], TrainingStep.__call__
 
-    timing: Timing  # of an iteration
-    iterations: int
-    idle: float  # share of the time
+    def mark():
+        if not on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
+    def marked(step, *batch):
+        begin = mark()
+        scalars = call(step, *batch)
+        marks.append((begin, mark()))
+        return scalars
 
-def time_training(config: TrainingConfig, iterations: int) -> TrainingRun:
-    """Train with a config on its device, for `iterations` iterations after a warm-up."""
-    uncounted = UNCOUNTED_ITERATIONS[config.device]
-    steps = uncounted + max(FEWEST_ITERATIONS[config.device], iterations)
-    mark, seconds_between = _CLOCKS[config.device]
-    with tempfile.TemporaryDirectory() as folder, _marks_of_steps(mark) as marks:
-        train(config.model_copy(update={"steps": steps}), Path(folder) / "run")
-        if config.device == "cuda":
-            torch.cuda.synchronize()
-    counted = marks[uncounted:]
-    start = counted[0][0]
-    begins, ends = ([seconds_between(start, mark) for mark in column] for column in zip(*counted, strict=True))
+    config = config.model_copy(update={"steps": uncounted + iterations})
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(TrainingStep, "__call__", marked):
+        train(config, Path(folder) / "run")
+    if on_gpu:
+        torch.cuda.synchronize()
+    marks, start = marks[uncounted:], marks[uncounted][0]
+    begins, ends = (
+        [start.elapsed_time(mark) / 1e3 if on_gpu else mark - start for mark in column]
+        for column in zip(*marks, strict=True)
+    )
     busy = busy_seconds([end - begin for begin, end in zip(begins, ends, strict=True)], config.clip_interval)
-    return TrainingRun(timing_of(begins, ends[-1]), len(counted), 1 - busy / ends[-1])
+    return timing_of(begins, ends[-1]), 1 - busy / ends[-1]
 
 
 def timing_of(begins: Sequence[float], end: float) -> Timing:
-    """Of an iteration: the mean, so that it has its part of samples and checkpoints.
+    """Return the mean time of an iteration, so that it has its part of samples and checkpoints.
 
     Args:
-        begins: when each iteration began, in seconds since the first one did.
-        end: when the last one ended.
+        begins: Times at which iterations began, in seconds since the first one did.
+        end: Time at which the last one ended.
     """
     bounds = [len(begins) * index // STRETCHES for index in range(STRETCHES + 1)]
     times = [*begins, end]
@@ -60,39 +65,11 @@ def timing_of(begins: Sequence[float], end: float) -> Timing:
 
 
 def busy_seconds(steps: Sequence[float], clip_interval: int) -> float:
-    """What all steps would take if none of them waited for the host: each as long as the fastest quarter of its kind.
+    """Return what all steps would take if none waited for the host: each as long as the fastest quarter of its kind.
 
     Args:
-        steps: seconds, of consecutive iterations from a multiple of `clip_interval` on.
+        steps: Seconds of consecutive iterations from a multiple of `clip_interval` on.
     """
-    kinds = [steps[first::clip_interval] for first in range(clip_interval)]
-    clipped, others = kinds[0], [seconds for kind in kinds[1:] for seconds in kind]
+    clipped = steps[::clip_interval]
+    others = [seconds for index, seconds in enumerate(steps) if index % clip_interval]
     return sum(len(kind) * statistics.quantiles(kind, n=4)[0] for kind in (clipped, others))
-
-
-def _event():
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-# For each device a function that marks a moment, and one that returns the seconds between two marks.
-_CLOCKS = {
-    "cpu": (time.perf_counter, lambda begin, end: end - begin),
-    "cuda": (_event, lambda begin, end: begin.elapsed_time(end) / 1e3),
-}
-
-
-@contextmanager
-def _marks_of_steps(mark: Callable) -> Iterator[list[tuple]]:
-    """Collect marks before and after every step that is called inside."""
-    marks, call = [], TrainingStep.__call__
-
-    def marked(step, *batch):
-        begin = mark()
-        scalars = call(step, *batch)
-        marks.append((begin, mark()))
-        return scalars
-
-    with mock.patch.object(TrainingStep, "__call__", marked):
-        yield marks
