@@ -1,4 +1,4 @@
-"""What one training iteration has to compute and to move, group by group: the floor below its time.
+"""What one training iteration has to compute and to move, part by part: the floor below its time.
 
 Operations are those of the mathematics, multiplications and additions each counted, whatever form a convolution is
 computed in. Bytes are each operation's tensors read and written once: nothing stays on the chip from one operation to
@@ -12,20 +12,18 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ceilings import Work
 from tgan_fast import reference
 
 FORWARD, BACKWARD = "forward", "backward"
-INPUT_GRADIENT, WEIGHT_GRADIENT = "input gradient", "weight gradient"
-COPIES = "copies"
 VECTORS = "temporal generator and linears"
 BATCH_NORM = "batch norm + activation"
 ELEMENTWISE = "other element-wise work"
-LAYOUT = "layout transposes, other copies"
-OPTIMIZERS = "optimisers"
+COPIES = "copies"
+OPTIMIZERS = "optimizers"
 CLIPPING = "singular value clipping"
-COMMUNICATION = "communication"
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 CLIP_INTERVAL = 5
@@ -36,13 +34,13 @@ _IMAGE_LAYERS = {
     DISCRIMINATOR: {f"model3d.{index}": f"Conv3d {number}" for number, index in enumerate((0, 2, 5, 8), 1)}
     | {"conv2d": "last convolution"},
 }
-# They see videos or latents, and of the discriminator's two passes back only the second asks for their gradients.
+# Layers that see videos or latents. Only the generator's step asks for the gradients of videos.
 _FIRST = ("temp.model.0", "slow.0", "model3d.0")
-_MEASURED = 2  # videos from which the sizes are taken
+_MEASURED = 2  # videos from which sizes are taken
 
 
 def group_of(network: str, name: str, module: nn.Module) -> str | None:
-    """The group of a module of the generator or of the discriminator, by the name that its weights have."""
+    """Return the group of a module of the generator or discriminator, by the name that its weights have."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return BATCH_NORM
     if name.startswith(("temp", "fast", "slow")):
@@ -50,9 +48,9 @@ def group_of(network: str, name: str, module: nn.Module) -> str | None:
     return _IMAGE_LAYERS[network].get(name)
 
 
-def row(group: str, part: str) -> str:
-    """The name of a part of a group."""
-    return f"{group}, {part}"
+def row(group: str, direction: str) -> str:
+    """Return the name of a group's forward or backward part."""
+    return f"{group}, {direction}"
 
 
 class Layer(NamedTuple):
@@ -66,12 +64,14 @@ class Layer(NamedTuple):
     weights: int
 
     def work(self, videos: int, itemsize: int) -> Work:
-        """Of a pass or a gradient: of inputs, outputs and weights two are read and the third is written."""
+        """Return the work of a pass or a gradient: of inputs, outputs and weights, two are read and one is written."""
         return Work(self.flops * videos, itemsize * (videos * (self.inputs + self.outputs) + self.weights))
 
     def needed(self) -> "Layer":
-        """Without what can be left out: the notebook convolves the content latent sixteen times instead of once, and
-        half of the fourth Conv3d's kernel meets nothing but padding.
+        """Return the layer without what can be left out.
+
+        The notebook convolves the content latent sixteen times instead of once, and half of the fourth Conv3d's kernel
+        meets nothing but padding.
         """
         if self.group == "deconvolution 1":
             share = (1 + 1 / reference.FRAMES) / 2
@@ -79,93 +79,70 @@ class Layer(NamedTuple):
         return self._replace(flops=self.flops / 2) if self.group == "Conv3d 4" else self
 
 
-def layers(network: str, width: float, channels: int = 3) -> list[Layer]:
-    """Those of the reference, with all that it computes, in the order of the forward pass."""
+def build(network: str, width: float) -> nn.Module:
+    """Return one of the reference's networks without memory for its weights."""
     with torch.device("meta"):
-        if network == GENERATOR:
-            module, inputs = reference.Generator(width, LATENT_DIM, channels), torch.empty(_MEASURED, LATENT_DIM)
-        else:
-            module = reference.Discriminator(width, channels)
-            inputs = torch.empty(_MEASURED, channels, reference.FRAMES, 64, 64)
-    found = []
-    for name, child in module.named_modules():
-        group = group_of(network, name, child)
-        if group is not None and getattr(child, "weight", None) is not None:
-            child.register_forward_hook(
-                lambda child, inputs, output, name=name, group=group: found.append(
-                    _measure(name, group, child, *inputs, output)
-                )
-            )
-    module(inputs)
+        return reference.Generator(width, LATENT_DIM) if network == GENERATOR else reference.Discriminator(width)
+
+
+def layers(network: str, width: float) -> list[Layer]:
+    """Return the layers of the reference, with all that it computes, in the order of the forward pass."""
+    module, sizes = build(network, width), {}
+    shape = (LATENT_DIM,) if network == GENERATOR else (3, reference.FRAMES, 64, 64)
+    names = {child: name for name, child in module.named_modules() if getattr(child, "weight", None) is not None}
+    for child in names:
+        child.register_forward_hook(
+            lambda child, inputs, output: sizes.update({child: (inputs[0].numel(), output.numel())})
+        )
+    with FlopCounterMode(display=False) as counter:
+        module(torch.empty(_MEASURED, *shape, device="meta"))
+    counts, found = counter.get_flop_counts(), []
+    for child, (inputs, outputs) in sizes.items():
+        name = names[child]
+        flops = sum(counts.get(f"{type(module).__name__}.{name}", {}).values())
+        per_video = [size / _MEASURED for size in (flops, inputs, outputs)]
+        found.append(Layer(name, group_of(network, name, child), *per_video, child.weight.numel()))
     return found
 
 
-def _measure(name, group, module, x, y):
-    weights = module.weight.numel()
-    transposed = isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d))
-    # How often every weight is used: at each position of the tensor that it meets as a whole.
-    tensor, channels = (x, module.weight.shape[0]) if transposed else (y, module.weight.shape[0])
-    flops = 0 if group == BATCH_NORM else 2 * weights * tensor.numel() / channels / _MEASURED
-    return Layer(name, group, flops, x.numel() / _MEASURED, y.numel() / _MEASURED, weights)
-
-
-def parameter_counts(width: float, channels: int = 3) -> dict[str, int]:
-    """Of both networks."""
-    with torch.device("meta"):
-        networks = {
-            GENERATOR: reference.Generator(width, LATENT_DIM, channels),
-            DISCRIMINATOR: reference.Discriminator(width, channels),
-        }
-    return {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in networks.items()}
-
-
-def iteration(batch_size: int, itemsize: int, width: float = 1.0, channels: int = 3) -> dict[str, list[Work]]:
-    """The operations of every row of an iteration, clipping in every fifth.
+def iteration(batch_size: int, itemsize: int, width: float = 1.0) -> dict[str, list[Work]]:
+    """Return the operations of every part of an iteration, clipping in every fifth.
 
     Args:
         batch_size: N.
-        itemsize: bytes of an activation, and of a weight that computes; 2 in bfloat16.
+        itemsize: Bytes of an activation, and of a weight that computes; 2 in bfloat16.
     """
     n, rows = batch_size, defaultdict(list)
-    found = {network: [layer.needed() for layer in layers(network, width, channels)] for network in _IMAGE_LAYERS}
-    for network in found.values():
-        network.sort(key=lambda layer: layer.group == BATCH_NORM)
-    for layer in found[GENERATOR]:
-        _add(rows, layer, itemsize, [n, n], [n], [] if layer.name in _FIRST else [n])
-    for layer in found[DISCRIMINATOR]:
-        _add(rows, layer, itemsize, [2 * n, n], [2 * n], [n] if layer.name in _FIRST else [2 * n, n])
+    discriminator = [layer.needed() for layer in layers(DISCRIMINATOR, width)]
+    for layer in layers(GENERATOR, width):
+        _add(rows, layer.needed(), itemsize, [n, n], [n] if layer.name in _FIRST else [n, n])
+    for layer in discriminator:
+        _add(rows, layer, itemsize, [2 * n, n], [2 * n, n] if layer.name in _FIRST else [2 * n, 2 * n, n])
 
     def moves(values):
         return Work(0, itemsize * values * n)
 
-    videos = channels * reference.FRAMES * 64 * 64
-    activated = found[DISCRIMINATOR][0].outputs
-    rows[ELEMENTWISE] += [moves(2 * videos)] * 2  # tanh
-    rows[ELEMENTWISE] += [moves(3 * videos)]  # its gradient
+    videos, activated = 3 * reference.FRAMES * 64 * 64, discriminator[0].outputs
+    rows[ELEMENTWISE] += [moves(2 * videos), moves(2 * videos), moves(3 * videos)]  # tanh twice, and its gradient
     rows[ELEMENTWISE] += [moves(2 * videos)]  # real videos beside the fake ones
     rows[ELEMENTWISE] += [moves(3 * 2 * activated), moves(3 * 3 * activated)]  # the first leaky ReLU, and its gradient
-    rows[LAYOUT] += []
+    rows[COPIES] = []
     copied = itemsize if itemsize < 4 else 0
-    for count in parameter_counts(width, channels).values():
+    for network in (GENERATOR, DISCRIMINATOR):
+        count = sum(parameter.numel() for parameter in build(network, width).parameters())
         # Weight and average read and written, the gradient read, and the weights that compute written.
         rows[OPTIMIZERS].append(Work(0, count * (4 * 4 + itemsize + copied)))
-    clipped = sum(layer.weights for layer in found[DISCRIMINATOR] if layer.group != BATCH_NORM)
+    clipped = sum(layer.weights for layer in discriminator if layer.group != BATCH_NORM)
     rows[CLIPPING].append(Work(0, clipped * (2 * 4 + copied) / CLIP_INTERVAL))
-    rows[COMMUNICATION] += []
     return dict(rows)
 
 
-def _add(rows, layer, itemsize, passes, weight_gradients, input_gradients):
-    """`passes` and the others list the videos of each."""
+def _add(rows, layer, itemsize, forward, backward):
+    """Add a layer's passes and gradients; the lists have the videos of each."""
     if layer.group == BATCH_NORM:
-        both = {FORWARD: (passes, 3), BACKWARD: (sorted({*weight_gradients, *input_gradients}), 5)}
-        for part, (counts, times) in both.items():
-            # Forward reads x twice and writes y; backward reads x and dy twice and writes dx.
-            rows[row(BATCH_NORM, part)] += [Work(0, itemsize * times * layer.outputs * count) for count in counts]
+        # Forward reads x twice and writes y; backward reads x and dy twice and writes dx.
+        rows[row(BATCH_NORM, FORWARD)] += [Work(0, itemsize * 3 * layer.outputs * videos) for videos in forward]
+        rows[row(BATCH_NORM, BACKWARD)] += [Work(0, itemsize * 5 * layer.outputs * videos) for videos in set(backward)]
         return
-    parts = {FORWARD: passes, INPUT_GRADIENT: input_gradients, WEIGHT_GRADIENT: weight_gradients}
-    for part, counts in parts.items():
-        if layer.group == VECTORS and part != FORWARD:
-            part = BACKWARD  # products in which nothing tells which of the two they are
-        rows[row(layer.group, part)] += [layer.work(count, itemsize) for count in counts]
-    rows[row(layer.group, COPIES)] += []
+    rows[row(layer.group, FORWARD)] += [layer.work(videos, itemsize) for videos in forward]
+    rows[row(layer.group, BACKWARD)] += [layer.work(videos, itemsize) for videos in backward]
