@@ -1,1 +1,0 @@
-"""Long runs: what contenders learn of moving digits in the same wall-clock time."""
