@@ -10,7 +10,6 @@ with other seeds the order of the systems is another one.
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +30,8 @@ from tgan_fast.training.data import open_data
 from tgan_fast.training.devices import resolve_device
 
 SECTION = "systems"
-
-# preset → what it is called, and where it comes from.
+PROTOCOL = replace(PROTOCOLS["plain"], samples=512, runs=4, real_clips=2048)
+# preset → title and source
 SYSTEMS = {
     "paper": "TGAN: WGAN, singular value clipping (arXiv:1611.06624), in the PyTorch notebook's order",
     "authors": "the same in the order of the authors' own code",
@@ -47,44 +46,40 @@ SYSTEMS = {
 
 
 def tiny(name: str) -> str:
-    """The preset for a CPU of a system."""
+    """Return a system's preset for a CPU."""
     return "tiny" if name == "paper" else f"tiny-{name}"
 
 
 def picture_of(stem: str, name: str) -> str:
-    """The name of the picture of a system beside a device's file of results, which has this stem."""
+    """Return the name of a system's picture beside a device's file of results, which has this stem."""
     return f"{stem}-system-{name}.png"
 
 
-def main(classifier: Path, only: Sequence[str] = (), samples: int = 512, runs: int = 4, device: str = "auto") -> None:
+def main(classifier: Path, only: tuple[str, ...] = (), device: str = "auto") -> None:
     """Train, score, and write the section `systems` of the device's file of results and a picture beside it.
 
     Args:
-        classifier: of moving digits.
-        only: some systems; the others keep the results that they have.
-        samples: generated videos a run of the score.
-        runs: of the score.
+        classifier: Classifier of moving digits.
+        only: Some systems; the others keep the results that they have.
         device: auto, cpu or cuda.
     """
     unknown = set(only) - set(SYSTEMS)
     if unknown:
         raise SystemExit(f"error: there is no system {sorted(unknown)[0]}: choose of {', '.join(SYSTEMS)}")
     try:
-        device = resolve_device(device)
-        judge = load_classifier(classifier)
+        device, judge = resolve_device(device), load_classifier(classifier)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     path = results.file_of(device.type)
     known = results.sections_of(path).get(SECTION, {}).get("systems", {})
-    for name in SYSTEMS:
-        if not only or name in only:
-            known[name] = _trained_and_scored(name, judge, samples, runs, device, path)
-            print(f"{name}: {known[name]}", flush=True)
-            # At once, so that nothing is lost.
-            results.write(SECTION, {"systems": {each: known[each] for each in SYSTEMS if each in known}}, device.type)
+    for name in only or SYSTEMS:
+        known[name] = _trained_and_scored(name, ClassifierFeatures(judge, PROTOCOL, device, "fp32"), device, path)
+        print(f"{name}: {known[name]}", flush=True)
+        # At once, so that nothing is lost.
+        results.write(SECTION, {"systems": {each: known[each] for each in SYSTEMS if each in known}}, device.type)
 
 
-def _trained_and_scored(name, classifier, samples, runs, device, path):
+def _trained_and_scored(name, classifier, device, path):
     config = TrainingConfig(**PRESETS[tiny(name)], device=str(device))
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
@@ -92,27 +87,14 @@ def _trained_and_scored(name, classifier, samples, runs, device, path):
         seconds = time.perf_counter() - begin
     generator = step.generator if step.ema is None else step.ema
     write_videos(path.with_name(picture_of(path.stem, name)), Sampler(generator)(draw_inputs(generator, 4, 0)).numpy())
-    scores = _scores(generator, classifier, config, samples, runs, device)
-    return {
-        "preset": tiny(name),
-        "iterations": step.iteration,
-        "seconds": rounded(seconds),
-        **{key: {part: rounded(value) for part, value in of_score.items()} for key, of_score in scores.items()},
-    }
-
-
-def _scores(generator, classifier, config, samples, runs, device):
-    protocol = replace(PROTOCOLS["plain"], samples=samples, runs=runs, real_clips=4 * samples)
-    evaluator = Evaluator(
-        ("is", "fid"),
-        protocol,
-        classifier=ClassifierFeatures(classifier, protocol, device, "fp32"),
-        real=RealClips(open_data(config).dataset),
-        device=device,
-    )
+    real = RealClips(open_data(config).dataset)
+    evaluator = Evaluator(("is", "fid"), PROTOCOL, classifier=classifier, real=real, device=device)
     evaluator.prepare()
-    scores = evaluator(generator)
-    return {name: {"mean": score.mean, "std": score.std, "real": score.real} for name, score in scores.items()}
+    scores = {
+        key: {part: rounded(getattr(score, part)) for part in ("mean", "std", "real")}
+        for key, score in evaluator(generator).items()
+    }
+    return {"preset": tiny(name), "iterations": step.iteration, "seconds": rounded(seconds), **scores}
 
 
 if __name__ == "__main__":
