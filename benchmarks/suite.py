@@ -66,6 +66,7 @@ class Run:
         rounds: int | None = None,
         *,
         rivals: Iterable[str] = (),
+        device: str | None = None,
         **options,
     ) -> dict[str, Timing]:
         """Call `harness.measure`, watched; `rivals` names the contenders that are not the package's own."""
@@ -74,7 +75,7 @@ class Run:
             contenders = {name: call for name, call in contenders.items() if name not in set(rivals)}
         rounds = SMOKE_ROUNDS if self.smoke else rounds
         with self.watch:
-            return harness.measure(contenders, input_sets, self.device, rounds, **options)
+            return harness.measure(contenders, input_sets, device or self.device, rounds, **options)
 
     def input_set_count(self, nbytes: int) -> int:
         """Return `harness.input_set_count` on this device; two in a smoke run."""
