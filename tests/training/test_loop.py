@@ -25,6 +25,8 @@ CONFIG = TrainingConfig(
     width=0.03125,
     latent_dim=4,
     channels=1,
+    frames=8,
+    image_size=16,
     digits=1,
     batch_size=2,
     steps=7,
@@ -38,8 +40,17 @@ CONFIG = TrainingConfig(
 )
 
 
+# What these settings train on, opened once.
+DATA = {"digits": 1, "seed": CONFIG.seed, "clip_frames": CONFIG.frames, "image_size": CONFIG.image_size}
+DIGITS = MovingDigits(**DATA)
+
+
 def changed(**values):
     return CONFIG.model_copy(update=values)
+
+
+def trained(out, *, resume=None, dataset=DIGITS, **changes):
+    return train(changed(**changes), out, dataset=dataset, resume=resume)
 
 
 def state_of(folder):
@@ -76,7 +87,7 @@ def test_a_run_folder_has_all_that_it_should(whole):
     ]  # fmt: skip
     assert sorted(path.name for path in (whole / "samples").iterdir()) == ["00000004.gif", "00000007.gif"]
     with Image.open(whole / "samples" / "00000007.gif") as gif:
-        assert gif.size == (4 * 64, 4 * 64)
+        assert gif.size == (4 * 16, 4 * 16)
     with Image.open(whole / "loss.png") as plot:
         assert np.asarray(plot.convert("L")).std() > 5
 
@@ -95,9 +106,9 @@ def test_the_statistics_are_complete_and_in_tensorboard_too(whole):
 
 @pytest.mark.parametrize("steps", [1, 3, 4])
 def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(whole, tmp_path, steps):
-    train(changed(steps=steps), tmp_path)
+    trained(tmp_path, steps=steps)
     checkpoint = CheckpointFolder(tmp_path / "checkpoints", keep=1).latest()
-    train(CONFIG, tmp_path, resume=checkpoint)
+    trained(tmp_path, resume=checkpoint)
     assert_same_state(tmp_path, whole)
     last, expected = stats_of(tmp_path)[-1], stats_of(whole)[-1]
     assert last["iteration"] == expected["iteration"] == 7
@@ -108,18 +119,18 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(whole, tmp_pat
 
 def test_resuming_with_an_average_and_shared_fakes_is_exact_too(tmp_path):
     options = {"ema_decay": 0.5, "shared_fakes": True, "steps": 4, "workers": 3}
-    train(changed(**options), tmp_path / "whole")
-    train(changed(**(options | {"steps": 2})), tmp_path / "parts")
+    trained(tmp_path / "whole", **options)
+    trained(tmp_path / "parts", **(options | {"steps": 2}))
     checkpoint = CheckpointFolder(tmp_path / "parts" / "checkpoints", keep=1).latest()
-    train(changed(**options), tmp_path / "parts", resume=checkpoint)
+    trained(tmp_path / "parts", resume=checkpoint, **options)
     assert_same_state(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_what_was_recorded_after_the_checkpoint_is_dropped_and_a_torn_line_too(tmp_path):
-    train(changed(steps=3), tmp_path)
+    trained(tmp_path, steps=3)
     with (tmp_path / "stats.jsonl").open("a") as file:
         file.write('{"iteration": 99, "seconds": 1e9}\n{"iteration": 100, "sec')
-    train(CONFIG, tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000003.pt")
+    trained(tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000003.pt")
     assert [line["iteration"] for line in stats_of(tmp_path)] == [2, 3, 4, 6, 7]
     seconds = [line["seconds"] for line in stats_of(tmp_path)]
     assert seconds == sorted(seconds)
@@ -130,9 +141,9 @@ def test_a_run_goes_on_in_another_folder_but_not_behind_a_newer_checkpoint(whole
     older = whole / "checkpoints" / "iteration-00000006.pt"
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"has come further, to iteration-00000007\.pt"):
-        train(changed(steps=9), whole, resume=older)
+        trained(whole, resume=older, steps=9)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
-    train(CONFIG, tmp_path, resume=older)
+    trained(tmp_path, resume=older)
     assert_same_state(tmp_path, whole)
 
 
@@ -145,7 +156,7 @@ def test_the_global_random_state_is_neither_used_nor_changed(whole, tmp_path):
 
 
 def test_previews_do_not_disturb_training(whole, tmp_path):
-    train(changed(sample_interval=1, checkpoint_interval=1, log_interval=1), tmp_path)
+    trained(tmp_path, sample_interval=1, checkpoint_interval=1, log_interval=1)
     assert_same_state(tmp_path, whole)
 
 
@@ -159,7 +170,7 @@ def test_a_signal_saves_and_returns(whole, tmp_path, number):
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt).start()
-    step = train(changed(steps=100_000), tmp_path)
+    step = trained(tmp_path, steps=100_000)
     assert 2 <= step.iteration < 100_000
     assert state_of(tmp_path)["iteration"] == step.iteration
     assert (tmp_path / "loss.png").exists()
@@ -171,33 +182,33 @@ def test_a_non_finite_loss_stops_the_run_and_names_iteration_and_checkpoint(tmp_
     with pytest.raises(
         NonFiniteError, match=r"is (nan|inf|-inf) in iteration \d+: .* no checkpoint had been written yet"
     ):
-        train(changed(learning_rate=1e38, clip_interval=0), tmp_path)
+        trained(tmp_path, learning_rate=1e38, clip_interval=0)
     assert not CheckpointFolder(tmp_path / "checkpoints", keep=1).paths()
 
 
 def test_a_weight_that_the_constraint_finds_broken_stops_the_run_at_the_next_log(tmp_path):
     # With shared fakes both losses of an iteration are computed before its updates break the weights.
     with pytest.raises(NonFiniteError, match="a weight of the discriminator is no longer finite after 1 iteration:"):
-        train(changed(learning_rate=1e38, shared_fakes=True, clip_interval=1, log_interval=1), tmp_path)
+        trained(tmp_path, learning_rate=1e38, shared_fakes=True, clip_interval=1, log_interval=1)
 
 
 def test_weights_that_break_later_keep_the_last_good_checkpoint(tmp_path):
-    train(changed(steps=3), tmp_path)
+    trained(tmp_path, steps=3)
     checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
     before = checkpoint.read_bytes()
     with pytest.raises(NonFiniteError) as caught:
-        train(changed(learning_rate=1e38, clip_interval=0), tmp_path, resume=checkpoint)
+        trained(tmp_path, resume=checkpoint, learning_rate=1e38, clip_interval=0)
     assert f"the last good checkpoint is {checkpoint}, from which --resume {tmp_path} goes on" in str(caught.value)
     assert checkpoint.read_bytes() == before
     assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
 
 
 def test_a_run_that_diverges_is_told_so_once_and_the_checkpoint_before_is_kept(tmp_path, capsys):
-    train(changed(steps=6), tmp_path)
+    trained(tmp_path, steps=6)
     checkpoints = tmp_path / "checkpoints"
     before = (checkpoints / "iteration-00000006.pt").read_bytes()
     capsys.readouterr()
-    train(changed(steps=20, learning_rate=100.0), tmp_path, resume=checkpoints / "iteration-00000006.pt")
+    trained(tmp_path, resume=checkpoints / "iteration-00000006.pt", steps=20, learning_rate=100.0)
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     kept = checkpoints / "before-divergence.pt"
     assert re.fullmatch(
@@ -207,24 +218,22 @@ def test_a_run_that_diverges_is_told_so_once_and_the_checkpoint_before_is_kept(t
     )
     assert kept.read_bytes() == before
     # Told again when it is resumed, which does not replace what was kept.
-    train(changed(steps=22, learning_rate=100.0), tmp_path, resume=checkpoints / "iteration-00000020.pt")
+    trained(tmp_path, resume=checkpoints / "iteration-00000020.pt", steps=22, learning_rate=100.0)
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert re.fullmatch(
         r"warning: the checkpoint has diverged already, with a weight of \d\.\de\+\d+: resume an earlier one", warning
     )
     assert kept.read_bytes() == before
-    assert train(changed(steps=8), tmp_path / "new", resume=kept).iteration == 8
+    assert trained(tmp_path / "new", resume=kept, steps=8).iteration == 8
 
 
 def test_the_checkpoint_before_a_divergence_is_kept_when_it_is_the_only_one(tmp_path, capsys):
     options = {"log_interval": 6, "checkpoint_interval": 1, "keep_checkpoints": 1}
-    train(changed(steps=2, **options), tmp_path)
+    trained(tmp_path, steps=2, **options)
     before = (tmp_path / "checkpoints" / "iteration-00000002.pt").read_bytes()
     capsys.readouterr()
-    train(
-        changed(steps=6, learning_rate=100.0, **options),
-        tmp_path,
-        resume=tmp_path / "checkpoints" / "iteration-00000002.pt",
+    trained(
+        tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000002.pt", steps=6, learning_rate=100.0, **options
     )
     assert "after 3 iterations: try a lower learning_rate" in capsys.readouterr().err
     assert {path.name: path.read_bytes() == before for path in (tmp_path / "checkpoints").iterdir()} == {
@@ -241,7 +250,7 @@ def test_a_conditional_run_resumes_with_the_config_that_it_was_started_with(tmp_
 def test_a_folder_with_a_best_checkpoint_alone_can_be_used_again(tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK")
-    train(changed(steps=1), tmp_path)
+    trained(tmp_path, steps=1)
     assert "best checkpoint of a run that left no other one was set aside: " in capsys.readouterr().err
     assert (tmp_path / "checkpoints" / "best.pt.earlier").read_bytes() == b"PK"
 
@@ -258,22 +267,22 @@ def test_a_folder_is_written_to_by_one_process_and_a_dead_one_does_not_keep_it(t
         try:
             assert holder.stdout.readline() == b"True\n"
             with pytest.raises(InputError, match=r"another process trains in .*: wait for it, or choose another --out"):
-                train(changed(steps=2), tmp_path)
+                trained(tmp_path, steps=2)
         finally:
             holder.kill()
-    assert train(changed(steps=2), tmp_path).iteration == 2
+    assert trained(tmp_path, steps=2).iteration == 2
     # Let go at the end, in the same process too.
-    assert train(CONFIG, tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000002.pt").iteration == 7
+    assert trained(tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000002.pt").iteration == 7
 
 
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(whole, tmp_path, capsys):
-    train(changed(steps=6), tmp_path)
+    trained(tmp_path, steps=6)
     newest = tmp_path / "checkpoints" / "iteration-00000006.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK")
     with (tmp_path / "stats.jsonl").open("ab") as file:
         file.write(b"\0\0\0\xff\n")
-    train(CONFIG, tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000003.pt")
+    trained(tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000003.pt")
     assert_same_state(whole, tmp_path)
     assert "a damaged checkpoint was set aside" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
@@ -284,7 +293,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on_from_the_o
 
 def test_what_changed_since_the_checkpoint_is_one_line(whole, tmp_path, capsys):
     checkpoint = whole / "checkpoints" / "iteration-00000007.pt"
-    train(CONFIG, tmp_path / "same", resume=checkpoint)
+    trained(tmp_path / "same", resume=checkpoint)
     assert "changed since" not in capsys.readouterr().err
     config = changed(steps=8, learning_rate=1e-4, batch_size=4, constraint="weight-clip", digits=2)
     train(config, tmp_path / "other", resume=checkpoint)
@@ -307,26 +316,26 @@ class FillsTheDisk(MovingDigits):
 
 
 def test_a_full_disk_is_named_and_older_checkpoints_survive(tmp_path):
-    dataset = FillsTheDisk(digits=1, seed=CONFIG.seed)
-    train(changed(steps=3), tmp_path, dataset=dataset)
+    dataset = FillsTheDisk(**DATA)
+    trained(tmp_path, dataset=dataset, steps=3)
     checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
     dataset.trap = tmp_path / "checkpoints" / ".iteration-00000006.pt.partial"
     with pytest.raises(InputError, match=r"stopped after 6 iterations: No space left on device: .*00000006") as caught:
-        train(CONFIG, tmp_path, dataset=dataset, resume=checkpoint)
+        trained(tmp_path, dataset=dataset, resume=checkpoint)
     assert f"the last good checkpoint is {checkpoint}" in str(caught.value)
     assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
-    train(CONFIG, tmp_path, resume=checkpoint)
+    trained(tmp_path, resume=checkpoint)
     assert state_of(tmp_path)["iteration"] == 7
 
 
 def test_a_disk_that_is_full_before_the_first_checkpoint_leaves_a_folder_that_can_be_used_again(tmp_path):
-    dataset = FillsTheDisk(digits=1, seed=CONFIG.seed)
+    dataset = FillsTheDisk(**DATA)
     dataset.trap = tmp_path / "checkpoints" / ".iteration-00000003.pt.partial"
     with pytest.raises(InputError, match=r"No space left on device.*no checkpoint had been written yet"):
-        train(CONFIG, tmp_path, dataset=dataset)
+        trained(tmp_path, dataset=dataset)
     with pytest.raises(InputError, match=r"there is no checkpoint in .*: start it again with the same --out"):
         find(tmp_path)
-    assert train(CONFIG, tmp_path).iteration == 7
+    assert trained(tmp_path).iteration == 7
     assert [line["iteration"] for line in stats_of(tmp_path)] == [2, 4, 6, 7]
 
 
@@ -346,22 +355,22 @@ class Clips:
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (Clips((16, 64, 64, 3), np.uint8), r"takes clips of uint8 \[16, 64, 64, 1\].*yields uint8 \[16, 64, 64, 3\]"),
-        (Clips((16, 64, 64, 1), np.float32), r"yields float32 \[16, 64, 64, 1\]"),
-        (Clips((15, 64, 64, 1), np.uint8), r"yields uint8 \[15, 64, 64, 1\]"),
-        (Clips((16, 64, 85, 1), np.uint8), r"yields uint8 \[16, 64, 85, 1\]"),
-        (Clips((16, 64, 64, 1), np.uint8, 0), "the data set has no clips"),
-        (Clips((16, 64, 64, 1), np.uint8, 1), "1 clips, fewer than a batch of 2"),
+        (Clips((8, 16, 16, 3), np.uint8), r"takes clips of uint8 \[8, 16, 16, 1\].*yields uint8 \[8, 16, 16, 3\]"),
+        (Clips((8, 16, 16, 1), np.float32), r"yields float32 \[8, 16, 16, 1\]"),
+        (Clips((7, 16, 16, 1), np.uint8), r"yields uint8 \[7, 16, 16, 1\]"),
+        (Clips((8, 16, 21, 1), np.uint8), r"yields uint8 \[8, 16, 21, 1\]"),
+        (Clips((8, 16, 16, 1), np.uint8, 0), "the data set has no clips"),
+        (Clips((8, 16, 16, 1), np.uint8, 1), "1 clips, fewer than a batch of 2"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, dataset, message):
     with pytest.raises(InputError, match=message):
-        train(CONFIG, tmp_path / "run", dataset=dataset)
+        trained(tmp_path / "run", dataset=dataset)
     assert not (tmp_path / "run").exists()
 
 
 def test_any_data_set_of_clips_can_be_trained_on(tmp_path):
-    step = train(changed(steps=2), tmp_path, dataset=Clips((16, 64, 64, 1), np.uint8))
+    step = trained(tmp_path, dataset=Clips((8, 16, 16, 1), np.uint8), steps=2)
     assert step.iteration == 2
 
 
@@ -387,20 +396,20 @@ def test_any_data_set_of_clips_can_be_trained_on(tmp_path):
 )
 def test_a_checkpoint_of_other_settings_is_refused(whole, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        train(changed(**changes), tmp_path / "run", resume=whole / "checkpoints" / "iteration-00000007.pt")
+        trained(tmp_path / "run", resume=whole / "checkpoints" / "iteration-00000007.pt", **changes)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write to the output folder .*file/run: Not a directory"):
-        train(CONFIG, tmp_path / "file" / "run")
+        trained(tmp_path / "file" / "run")
 
 
 @pytest.mark.gpu
 def test_a_run_on_a_gpu_resumes_and_its_checkpoint_is_refused_on_the_cpu(tmp_path):
-    train(changed(device="cuda", steps=3), tmp_path)
+    trained(tmp_path, device="cuda", steps=3)
     checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
-    assert train(changed(device="cuda"), tmp_path, resume=checkpoint).iteration == 7
+    assert trained(tmp_path, resume=checkpoint, device="cuda").iteration == 7
     with pytest.raises(InputError, match="was made on cuda and continues exactly only there"):
-        train(CONFIG, tmp_path / "cpu", resume=checkpoint)
+        trained(tmp_path / "cpu", resume=checkpoint)
