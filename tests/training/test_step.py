@@ -94,8 +94,11 @@ def relative_error(got, exact):
     return ((got - exact).norm() / exact.norm()).item()
 
 
-def test_twenty_iterations_in_float64_are_the_references(device):
-    expected, got = trace_of_reference(torch.float64, device), trace_of_step(torch.float64, device)
+@pytest.mark.parametrize(
+    "count", [pytest.param(6, id="clipped-twice"), pytest.param(ITERATIONS, id="twenty", marks=pytest.mark.slow)]
+)
+def test_iterations_in_float64_are_the_references(device, count):
+    expected, got = trace_of_reference(torch.float64, device, count), trace_of_step(torch.float64, device, count)
     # So loose because a convolution's bias in front of a batch norm has rounding for a gradient: RMSprop enlarges it.
     for name in expected:
         assert relative_error(got[name], expected[name]) < 1e-8, name
@@ -121,6 +124,7 @@ def test_the_first_losses_and_gradients_in_float32_are_as_accurate_as_the_refere
         assert got <= 2 * own, name
 
 
+@pytest.mark.slow
 def test_twenty_iterations_in_float32_are_as_accurate_as_the_references(device):
     exact = trace_of_reference(torch.float64, device)
     reference32, fast32 = trace_of_reference(torch.float32, device), trace_of_step(torch.float32, device)
@@ -193,14 +197,14 @@ def test_adam_is_pytorchs(device):
     generator, discriminator = references(torch.float64, device)
     optimizers = [torch.optim.Adam(network.parameters(), lr=RATE) for network in (generator, discriminator)]
     z = latents(device)
-    for iteration, real in enumerate(batches(torch.float64, device, 3)):
+    for iteration, real in enumerate(batches(torch.float64, device, 2)):
         zs = [next(z).double() for _ in range(2)]
         losses = reference.training_iteration(generator, discriminator, *optimizers, real, *zs, iteration + 1)
         scalars = step(real)
         torch.testing.assert_close(scalars["loss_generator"], losses[1], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("clip_interval", [0, 1, 2, 3])
+@pytest.mark.parametrize("clip_interval", [1, 3])
 def test_several_critic_steps_are_those_of_the_reference_with_the_constraint_behind_each(clip_interval, device):
     step = fast_step(torch.float64, device, critic_steps=2, clip_interval=clip_interval)
     generator, discriminator = references(torch.float64, device)
@@ -210,7 +214,7 @@ def test_several_critic_steps_are_those_of_the_reference_with_the_constraint_beh
     def fakes():
         return generator((torch.rand(BATCH // 2, LATENT, generator=random, device=device) * 2 - 1).double())
 
-    for real in batches(torch.float64, device, 4):
+    for real in batches(torch.float64, device, 2):
         for part in real.chunk(2):
             of_discriminator.zero_grad()
             fake = fakes().detach()
@@ -218,7 +222,7 @@ def test_several_critic_steps_are_those_of_the_reference_with_the_constraint_beh
             loss = -discriminator(part).mean()
             (loss + discriminator(fake).mean()).backward()
             of_discriminator.step()
-            if clip_interval and done % clip_interval == 0:
+            if done % clip_interval == 0:
                 reference.constrain(discriminator)
             done += 1
         of_generator.zero_grad()
@@ -273,23 +277,24 @@ def test_the_notebooks_state_goes_on_as_the_notebook_does(device):
     """Networks and optimisers as it saves them, into the middle of a run."""
     generator, discriminator = references(torch.float64, device)
     optimizers = reference.make_optimizers(generator, discriminator, RATE)
-    z, real = latents(device), batches(torch.float64, device, 5)
-    for iteration in range(3):
+    real, z = batches(torch.float64, device, 4), latents(device, seed=1)
+    for iteration in (2, 3):
         zs = [next(z).double() for _ in range(2)]
-        reference.training_iteration(generator, discriminator, *optimizers, real[iteration], *zs, iteration)
-    step = fast_step(torch.float64, device)
-    for _ in range(3):
-        step(real[0])  # so that the latents are as far, too
-    state = {"iteration": 3, "generator": generator.state_dict(), "discriminator": discriminator.state_dict()}
+        reference.training_iteration(generator, discriminator, *optimizers, real.pop(), *zs, iteration)
+    step, z = fast_step(torch.float64, device), latents(device)
+    state = {"iteration": 4, "generator": generator.state_dict(), "discriminator": discriminator.state_dict()}
     names = ("generator_optimizer", "discriminator_optimizer")
     step.load_state_dict(copy.deepcopy(state | dict(zip(names, (o.state_dict() for o in optimizers), strict=True))))
-    for iteration in (3, 4):
-        zs = [next(z).double() for _ in range(2)]
-        losses = reference.training_iteration(generator, discriminator, *optimizers, real[iteration], *zs, iteration)
-        scalars = step(real[iteration])
+    # Both constrain the discriminator in the second one.
+    for iteration in (4, 5):
+        zs, batch = [next(z).double() for _ in range(2)], real.pop()
+        losses = reference.training_iteration(generator, discriminator, *optimizers, batch, *zs, iteration)
+        scalars = step(batch)
         for name, loss in zip(("loss_discriminator", "loss_generator"), losses, strict=True):
             torch.testing.assert_close(scalars[name], loss, rtol=1e-7, atol=1e-9)
-    assert step.iteration == 5
+    for own, other in ((step.generator, generator), (step.discriminator, discriminator)):
+        assert relative_error(flat(own.state_dict()), flat(other.state_dict())) < 1e-8
+    assert step.iteration == 6
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -379,12 +384,13 @@ def test_wasted_work_is_left_out(monkeypatch):
     for the gradient of its input and two for its weight's) 988.
     """
     real = torch.zeros(2, 3, 16, 64, 64)
-    generator, discriminator = references(torch.float32, "cpu", width=1.0)
+    with torch.device("meta"):
+        generator, discriminator = reference.Generator(1.0, LATENT), reference.Discriminator()
     optimizers = reference.make_optimizers(generator, discriminator)
-    z = torch.rand(2, LATENT)
+    z = torch.rand(2, LATENT, device="meta")
     with FlopCounterMode(display=False) as plain:
-        reference.training_iteration(generator, discriminator, *optimizers, real, z, z, iteration=1)
-    step = fast_step(torch.float32, "cpu", width=1.0, clip_interval=0)
+        reference.training_iteration(generator, discriminator, *optimizers, real.to("meta"), z, z, iteration=1)
+    step = TrainingStep(VideoGenerator(1.0, LATENT), VideoDiscriminator(), precision="fp32", clip_interval=0)
     with FlopCounterMode(display=False) as chosen:
         step(real)
     # Forms of convolutions that are faster although they multiply by zeros are not the count's business.
@@ -402,7 +408,7 @@ def test_shared_fakes_are_the_authors_order(device):
     generator, discriminator = references(torch.float64, device)
     optimizers = reference.make_optimizers(generator, discriminator, RATE)
     z = latents(device)
-    for real in batches(torch.float64, device, 3):
+    for real in batches(torch.float64, device, 2):
         fake = generator(next(z).double())
         score_real, score_fake = discriminator(real).mean(), discriminator(fake).mean()
         generator_gradients = torch.autograd.grad(-score_fake, generator.parameters(), retain_graph=True)
@@ -449,7 +455,7 @@ def test_average_of_the_weights(device):
     assert fast_step(torch.float32, device).ema is None
 
 
-@pytest.mark.parametrize("options", [{}, {"shared_fakes": True}, {"ema_decay": 0.9}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"shared_fakes": True, "ema_decay": 0.9}], ids=str)
 def test_a_restored_state_continues_bit_for_bit(options):
     real = batches(torch.float32, "cpu", 4)
     whole = fast_step(torch.float32, "cpu", clip_interval=2, **options)
