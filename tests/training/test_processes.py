@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tgan_fast.training.optimizers import Adam
 from tgan_fast.training.processes import Processes, joined
 
 WIDTH, LATENT, BATCH, ITERATIONS = 0.03125, 6, 4, 4
+SIZES = {"clip_frames": 8, "image_size": 16}
 CASES = {
     "synchronised": {"sync_batch_norm": True},
     "shared fakes": {"sync_batch_norm": True, "shared_fakes": True, "ema_decay": 0.5, "optimizer": Adam},
@@ -38,9 +41,9 @@ CASES = {
 def step_of(processes, **options):
     """In float64, so that nothing hides behind rounding."""
     torch.manual_seed(0)
-    generator, discriminator = VideoGenerator(WIDTH, LATENT, 1).double(), VideoDiscriminator(WIDTH, 1).double()
+    networks = VideoGenerator(WIDTH, LATENT, 1, **SIZES).double(), VideoDiscriminator(WIDTH, 1, **SIZES).double()
     # A batch norm's running variance must not be what it is at the start, or the constraint would hide differences.
-    return TrainingStep(generator, discriminator, clip_interval=2, processes=processes, seed=3, **options)
+    return TrainingStep(*networks, clip_interval=2, processes=processes, seed=3, **options)
 
 
 def trained(processes, **options):
@@ -49,70 +52,19 @@ def trained(processes, **options):
     parts = options.get("critic_steps", 1)
     order = BatchOrder(BATCH, BATCH // parts, parts=parts, rank=processes.rank, world_size=processes.size)
     for _ in range(ITERATIONS):
-        videos = torch.rand(BATCH, 1, 16, 64, 64, generator=random, dtype=torch.float64) * 2 - 1
+        videos = torch.rand(BATCH, 1, 8, 16, 16, generator=random, dtype=torch.float64) * 2 - 1
         step(videos[order.part])
         losses.append(step.scalars.clone())
     step.check_equality()
     return torch.stack(losses), step.state_dict()
 
 
-def outcome(rank):
-    torch.set_num_threads(1)
-    processes = Processes(dist.group.WORLD)
-    results = {name: trained(processes, **options) for name, options in CASES.items()}
-    step = step_of(processes)
-    if rank == 1:
-        with torch.no_grad():
-            next(step.generator.parameters())[0] += 1e-9
-    try:
-        step.check_equality()
-    except RuntimeError as error:
-        results["error"] = str(error)
-    return results
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return outcomes_of_two(outcome, tmp_path_factory.mktemp("processes"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_all_processes_end_with_the_same_bits(results, name):
-    (losses, state), (other_losses, other_state) = (result[name] for result in results)
-    assert torch.equal(losses, other_losses)
-    torch.testing.assert_close(state, other_state, rtol=0, atol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["synchronised", "shared fakes", "critics"])
-def test_with_synchronised_batch_norm_they_train_as_one_process_does(results, name):
-    losses, state = results[0][name]
-    expected_losses, expected = trained(Processes(), **CASES[name])
-    torch.testing.assert_close(losses, expected_losses, rtol=1e-9, atol=1e-12)
-    for network in ("generator", "discriminator"):
-        for key, value in expected[network].items():
-            # A convolution's bias in front of a batch norm has rounding for a gradient, which optimisers enlarge.
-            torch.testing.assert_close(state[network][key], value, rtol=1e-6, atol=1e-6, msg=key)
-
-
-@pytest.mark.slow
-def test_without_it_statistics_differ_from_those_of_one_process(results):
-    """So that the test above shows something."""
-    expected, _ = trained(Processes())
-    assert (results[0]["own statistics"][0] - expected).abs().max() > 1e-4
-
-
-@pytest.mark.slow
-def test_processes_that_have_drifted_apart_are_named(results):
-    for result in results:
-        assert "the networks of the processes [1] are no longer those of process 0" in result["error"]
-
-
 CONFIG = {
     "width": 0.03125,
     "latent_dim": 4,
     "channels": 1,
+    "frames": 8,
+    "image_size": 16,
     "digits": 1,
     "batch_size": 4,
     "learning_rate": 5e-5,
@@ -126,10 +78,82 @@ CONFIG = {
 }
 
 
-def torchrun(folder, *arguments, processes=2, program=("-m", "tgan_fast.train")):
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in CONFIG.items() if value is not True]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [*program, *options, "--sync-batch-norm", "--out", str(folder), *arguments]
+def config_of(**values):
+    return TrainingConfig(**(PRESETS["tiny"] | CONFIG | values))
+
+
+def error_of(function, *arguments):
+    """Return the message of the error that a function raises."""
+    try:
+        function(*arguments)
+    except (InputError, RuntimeError) as error:
+        return str(error)
+
+
+def outcome(runs, rank):
+    torch.set_num_threads(1)
+    processes = Processes(dist.group.WORLD)
+    results = {name: trained(processes, **options) for name, options in CASES.items()}
+    step = step_of(processes)
+    if rank == 1:
+        with torch.no_grad():
+            next(step.generator.parameters())[0] += 1e-9
+    results["drifted"] = error_of(step.check_equality)
+    train(config_of(steps=6), runs / "whole")
+    train(config_of(steps=2), runs / "parts")
+    results["uneven batch"] = error_of(train, config_of(batch_size=5), runs / "refused")
+    return results
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder of the runs that two processes have made."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def results(runs, tmp_path_factory):
+    return outcomes_of_two(partial(outcome, runs), tmp_path_factory.mktemp("processes"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_processes_end_with_the_same_bits(results, name):
+    (losses, state), (other_losses, other_state) = (result[name] for result in results)
+    assert torch.equal(losses, other_losses)
+    torch.testing.assert_close(state, other_state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["synchronised", "shared fakes", "critics"])
+def test_with_synchronised_batch_norm_they_train_as_one_process_does(results, name):
+    losses, state = results[0][name]
+    expected_losses, expected = trained(Processes(), **CASES[name])
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-9, atol=1e-12)
+    for network in ("generator", "discriminator"):
+        for key, value in expected[network].items():
+            # A convolution's bias in front of a batch norm has rounding for a gradient, which optimisers enlarge.
+            torch.testing.assert_close(state[network][key], value, rtol=1e-6, atol=1e-6, msg=key)
+
+
+def test_without_it_statistics_differ_from_those_of_one_process(results):
+    """So that the test above shows something."""
+    expected, _ = trained(Processes())
+    assert (results[0]["own statistics"][0] - expected).abs().max() > 1e-4
+
+
+def test_processes_that_have_drifted_apart_are_named(results):
+    for result in results:
+        assert "the networks of the processes [1] are no longer those of process 0" in result["drifted"]
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(results, runs):
+    for result in results:
+        assert "batch_size is 5, but 2 processes share it evenly: choose a multiple" in result["uneven batch"]
+    assert not (runs / "refused").exists()
+
+
+def torchrun(program, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [*program, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
@@ -139,38 +163,19 @@ def losses_of(folder):
     return {line["iteration"]: (line["loss_discriminator"], line["loss_generator"]) for line in lines}
 
 
-@pytest.mark.slow
-def test_a_folder_that_is_refused_ends_all_processes_in_a_sentence(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "iteration-00000001.pt").touch()
-    result = torchrun(tmp_path, "--steps=2")
-    assert result.returncode != 0
-    assert f"error: {tmp_path} holds another run: continue it with --resume" in result.stderr
-    assert "error of process 1: process 0 cannot begin, and says why" in result.stderr
-    assert "gloo" not in result.stderr
+def state_of(folder):
+    return read_run(folder / "checkpoints" / "iteration-00000006.pt")["step"]
 
 
-@pytest.mark.slow
-def test_torchrun_trains_as_one_process_does_and_resumes_exactly(tmp_path):
-    for steps in (2, 6):
-        resume = ["--resume", str(tmp_path / "parts")] if steps == 6 else []
-        result = torchrun(tmp_path / "parts", f"--steps={steps}", *resume)
-        assert result.returncode == 0, result.stderr[-3000:]
-        assert result.stdout.count("done: ") == 1
-    result = torchrun(tmp_path / "whole", "--steps=6")
-    assert result.returncode == 0, result.stderr[-3000:]
-    states = [
-        read_run(tmp_path / name / "checkpoints" / "iteration-00000006.pt")["step"] for name in ("parts", "whole")
-    ]
-    torch.testing.assert_close(*states, rtol=0, atol=0)
-
-    train(TrainingConfig(**(PRESETS["tiny"] | CONFIG | {"steps": 6})), tmp_path / "one")
-    expected, got = losses_of(tmp_path / "one"), losses_of(tmp_path / "whole")
+def test_two_processes_train_as_one_does(results, runs, tmp_path):
+    train(config_of(steps=6), tmp_path)
+    expected, got = losses_of(tmp_path), losses_of(runs / "whole")
     assert got.keys() == expected.keys() == {2, 4, 6}
     for iteration, losses in expected.items():
         assert got[iteration] == pytest.approx(losses, rel=1e-3, abs=1e-4)
 
 
+# Threads of the group would be ended in the midst of C++ code, which now and then aborts the process.
 TRAINING_THEN_THREADS = """
 import sys
 from pathlib import Path
@@ -182,22 +187,29 @@ print(f"threads of gloo: {sum('gloo' in name for name in names)} of {len(names)}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed in Linux's /proc")
-def test_no_thread_of_the_group_is_left_when_python_ends(tmp_path):
-    """It would be ended in the midst of C++ code, which now and then aborts the process."""
+def test_torchrun_resumes_exactly_and_leaves_no_thread_of_the_group(results, runs, tmp_path):
+    shutil.copytree(runs / "parts", tmp_path / "parts")
     program = tmp_path / "program.py"
     program.write_text(TRAINING_THEN_THREADS)
-    result = torchrun(tmp_path / "run", "--steps=2", program=[str(program)])
+    result = torchrun([program], "--steps=6", "--resume", tmp_path / "parts")
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("threads of gloo: 0 of ") == 2
+    assert result.stdout.count("done: ") == 1
+    torch.testing.assert_close(state_of(tmp_path / "parts"), state_of(runs / "whole"), rtol=0, atol=0)
+    # Linux alone lists threads there.
+    if Path("/proc/self/task").exists():
+        assert result.stdout.count("threads of gloo: 0 of ") == 2
 
 
 @pytest.mark.slow
-def test_errors_of_several_processes_are_sentences(tmp_path):
-    result = torchrun(tmp_path / "run", "--batch-size=5")
+def test_a_folder_that_is_refused_ends_all_processes_of_torchrun_in_a_sentence(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "iteration-00000001.pt").touch()
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in CONFIG.items() if value is not True]
+    result = torchrun(["-m", "tgan_fast.train"], *options, "--sync-batch-norm", "--steps=2", "--out", tmp_path)
     assert result.returncode != 0
-    assert "error: batch_size is 5, but 2 processes share it evenly: choose a multiple" in result.stderr
-    assert not (tmp_path / "run").exists()
+    assert f"error: {tmp_path} holds another run: continue it with --resume" in result.stderr
+    assert "error of process 1: process 0 cannot begin, and says why" in result.stderr
+    assert "gloo" not in result.stderr
 
 
 def test_one_process_is_alone():
