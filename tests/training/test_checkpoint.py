@@ -13,6 +13,7 @@ from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models.sampling import draw_latents, sample_videos
 from tgan_fast.training import TrainingConfig, TrainingStep, train
+from tgan_fast.training.build import build_discriminator, build_generator
 from tgan_fast.training.checkpoint import (
     FORMAT,
     CheckpointFolder,
@@ -23,13 +24,14 @@ from tgan_fast.training.checkpoint import (
     read_run,
 )
 
-CONFIG = TrainingConfig(width=0.0625, latent_dim=6, channels=1, batch_size=2, ema_decay=0.5)
+CONFIG = TrainingConfig(width=0.0625, latent_dim=6, channels=1, frames=8, image_size=16, batch_size=2, ema_decay=0.5)
+# Of the size of the clips that the notebook's networks are for.
+NOTEBOOK = TrainingConfig(width=0.03125, latent_dim=6, channels=1, batch_size=2, device="cpu", workers=1)
 
 
 def checkpoint(config=CONFIG):
-    generator = VideoGenerator(config.width, config.latent_dim, config.channels)
-    step = TrainingStep(generator, VideoDiscriminator(config.width, config.channels), ema_decay=config.ema_decay)
-    step(torch.rand(2, config.channels, 16, 64, 64))
+    step = TrainingStep(build_generator(config), build_discriminator(config), ema_decay=config.ema_decay)
+    step(torch.rand(2, config.channels, config.frames, config.image_size, config.image_size))
     return {"config": config.model_dump(), "device": "cpu", "step": step.state_dict()}, step
 
 
@@ -119,21 +121,15 @@ def test_the_notebooks_checkpoint_goes_in_and_out(tmp_path):
 
 
 def test_a_run_resumes_from_the_notebooks_checkpoint(tmp_path):
-    torch.manual_seed(0)
-    networks = reference.Generator(CONFIG.width, CONFIG.latent_dim, 1), reference.Discriminator(CONFIG.width, 1)
-    optimizers = reference.make_optimizers(*networks)
-    videos, z = torch.rand(2, 1, 16, 64, 64), torch.rand(2, CONFIG.latent_dim)
-    reference.training_iteration(*networks, *optimizers, videos, z, z, iteration=0)
-    content = {"epoch": 1, "model_state_dict": [network.state_dict() for network in networks]}
+    content, _ = small_notebook_checkpoint()
     path = tmp_path / "notebook.ckpt"
-    torch.save(content | {"optimizer_state_dict": [optimizer.state_dict() for optimizer in optimizers]}, path)
+    torch.save(content, path)
 
-    config = CONFIG.model_copy(update={"channels": 1, "device": "cpu", "steps": 3, "workers": 1, "ema_decay": None})
-    step = train(config, tmp_path / "run", resume=path)
+    step = train(NOTEBOOK.model_copy(update={"steps": 3}), tmp_path / "run", resume=path)
     assert step.iteration == 3
     # A moving average that began at this run's start would be far below.
-    for name, optimizer in zip(("generator", "discriminator"), optimizers, strict=True):
-        before = optimizer.state_dict()["state"]
+    for name, saved in zip(("generator", "discriminator"), content.pop("optimizer_state_dict"), strict=True):
+        before = saved["state"]
         after = step.state_dict()[f"{name}_optimizer"]["state"]
         for key, entry in after.items():
             assert (entry["square_avg"] >= 0.99**2 * before[key]["square_avg"] * (1 - 1e-5)).all()
@@ -143,11 +139,11 @@ def test_a_run_resumes_from_the_notebooks_checkpoint(tmp_path):
 
 
 def small_notebook_checkpoint():
-    """Return what the notebook saves, of networks of the size of `CONFIG` in one channel, and the generator."""
+    """Return what the notebook saves, of networks of the size of `NOTEBOOK`, and the generator."""
     torch.manual_seed(1)
-    networks = reference.Generator(CONFIG.width, CONFIG.latent_dim, 1), reference.Discriminator(CONFIG.width, 1)
+    networks = reference.Generator(NOTEBOOK.width, NOTEBOOK.latent_dim, 1), reference.Discriminator(NOTEBOOK.width, 1)
     optimizers = reference.make_optimizers(*networks)
-    videos, z = torch.rand(2, 1, 16, 64, 64), torch.rand(2, CONFIG.latent_dim)
+    videos, z = torch.rand(2, 1, 16, 64, 64), torch.rand(2, NOTEBOOK.latent_dim)
     reference.training_iteration(*networks, *optimizers, videos, z, z, iteration=0)
     content = {
         "epoch": 1,
@@ -174,23 +170,29 @@ def with_numpy_values(content):
     return content | numbers | {"losses": [np.float32(1), np.arange(3.0)], "names": np.array(["a", None], object)}
 
 
+@pytest.fixture
+def _narrow_notebook(monkeypatch):
+    """A checkpoint of the notebook does not tell its width."""
+    monkeypatch.setattr("tgan_fast.training.checkpoint.TrainingConfig", lambda: NOTEBOOK)
+
+
+@pytest.mark.usefixtures("_narrow_notebook")
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize(
     "form", [as_tuples, with_prefix("module."), with_prefix("_orig_mod."), with_numpy_values, copy.copy]
 )
-def test_forms_in_which_people_have_the_notebooks_checkpoint(tmp_path, monkeypatch, form, legacy):
+def test_forms_in_which_people_have_the_notebooks_checkpoint(tmp_path, form, legacy):
     content, generator = small_notebook_checkpoint()
     torch.save(form(content), tmp_path / "x.ckpt", _use_new_zipfile_serialization=not legacy)
-    config = CONFIG.model_copy(update={"device": "cpu", "steps": 2, "workers": 1, "ema_decay": None})
-    # A checkpoint of the notebook does not tell its width.
-    monkeypatch.setattr("tgan_fast.training.checkpoint.TrainingConfig", lambda: config)
     opened = open_checkpoint(tmp_path / "x.ckpt")
     assert opened.iteration == 1
-    latents = draw_latents(2, CONFIG.latent_dim, 0)
+    latents = draw_latents(2, NOTEBOOK.latent_dim, 0)
     torch.testing.assert_close(opened.generator()(latents), generator.eval()(latents), rtol=1e-4, atol=1e-5)
-    assert train(config, tmp_path / "run", resume=tmp_path / "x.ckpt").iteration == 2
+    torch.save(content, tmp_path / "plain.ckpt")
+    assert equal(read_run(tmp_path / "x.ckpt"), read_run(tmp_path / "plain.ckpt"))
 
 
+@pytest.mark.usefixtures("_narrow_notebook")
 @pytest.mark.parametrize(
     "form",
     [
@@ -206,10 +208,10 @@ def test_forms_in_which_people_have_the_notebooks_checkpoint(tmp_path, monkeypat
     ids=["alone", "DataParallel", "compiled DDP", "model_state_dict", "state_dict", "by name", "list", "before 0.4.1"],
 )
 def test_a_generators_state_dict_alone(tmp_path, form):
-    generator = VideoGenerator()
+    generator = build_generator(NOTEBOOK)
     torch.save(form(generator.state_dict()), tmp_path / "g.pt")
     loaded = load_generator(tmp_path / "g.pt")
-    latents = draw_latents(1, 100, 0)
+    latents = draw_latents(1, NOTEBOOK.latent_dim, 0)
     assert torch.equal(loaded(latents), generator.eval()(latents))
     with pytest.raises(InputError, match=r"g\.pt has a generator alone, but no discriminator"):
         open_checkpoint(tmp_path / "g.pt").discriminator()
