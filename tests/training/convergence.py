@@ -19,9 +19,9 @@ SEEDS = range(5)
 CURVES = Path(__file__).with_name("convergence.json")
 
 
-def batches(seed):
+def batches(seed, iterations=ITERATIONS):
     feed = open_feed(MovingDigits(digits=1, seed=seed), batch_size=BATCH, channels=1, device="cpu", seed=seed)
-    return (feed.read(batch.clips) for batch in itertools.islice(feed.batches(), ITERATIONS))
+    return (feed.read(batch.clips) for batch in itertools.islice(feed.batches(), iterations))
 
 
 def networks(seed):
@@ -39,7 +39,7 @@ def curve_of_reference(seed):
     return smooth(losses)
 
 
-def curve_of_step(seed, device="cpu", **options):
+def curve_of_step(seed, device="cpu", iterations=ITERATIONS, **options):
     step = TrainingStep(
         *(network.to(device) for network in (VideoGenerator(WIDTH, LATENT, 1), VideoDiscriminator(WIDTH, 1))),
         learning_rate=RATE,
@@ -49,14 +49,14 @@ def curve_of_step(seed, device="cpu", **options):
     for network, other in zip((step.generator, step.discriminator), networks(seed), strict=True):
         network.load_state_dict(other.state_dict())
     losses = []
-    for real in batches(seed):
+    for real in batches(seed, iterations):
         scalars = step(real.to(device))
         losses.append((scalars["loss_discriminator"], scalars["loss_generator"]))
     return smooth(losses)
 
 
 def smooth(losses):
-    """Means over windows: [2, ITERATIONS / WINDOW], the discriminator's losses and the generator's."""
+    """Means over windows: [2, iterations / WINDOW], the discriminator's losses and the generator's."""
     rows = torch.tensor([[float(loss) for loss in pair] for pair in losses])
     return rows.unflatten(0, (-1, WINDOW)).mean(1).mT
 

@@ -1,4 +1,4 @@
-"""In bf16 as in float32 training takes the same way: 500 iterations on moving digits at small width."""
+"""Training in bf16 tracks float32: up to 500 iterations on moving digits at small width."""
 
 import itertools
 import json
@@ -21,17 +21,18 @@ def test_the_curves_of_the_reference_are_those_of_different_runs():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("device", "precision", "seeds"),
+    ("device", "precision", "seeds", "iterations"),
     [
-        pytest.param("cpu", "bf16", [0], id="cpu"),
-        pytest.param("cuda", "bf16", convergence.SEEDS, id="gpu-bf16", marks=pytest.mark.gpu),
-        pytest.param("cuda", "tf32", convergence.SEEDS, id="gpu-tf32", marks=pytest.mark.gpu),
+        # A CPU is slow in bf16.
+        pytest.param("cpu", "bf16", [0], 200, id="cpu"),
+        pytest.param("cuda", "bf16", convergence.SEEDS, convergence.ITERATIONS, id="gpu-bf16", marks=pytest.mark.gpu),
+        pytest.param("cuda", "tf32", convergence.SEEDS, convergence.ITERATIONS, id="gpu-tf32", marks=pytest.mark.gpu),
     ],
 )
-def test_a_run_is_nearer_to_the_references_than_the_references_runs_with_other_seeds(device, precision, seeds):
+def test_a_run_is_nearer_to_the_references_than_the_references_runs_with_other_seeds(device, precision, seeds, iterations):
     """Than they are typically: than the median of the distances of all their pairs."""
-    curves = curves_of_reference()
+    curves = curves_of_reference()[..., : iterations // convergence.WINDOW]
     spread = statistics.median(convergence.distance(a, b) for a, b in itertools.combinations(curves, 2))
     for seed in seeds:
-        curve = convergence.curve_of_step(seed, device, precision=precision)
+        curve = convergence.curve_of_step(seed, device, iterations, precision=precision)
         assert convergence.distance(curve, curves[seed]) <= spread
