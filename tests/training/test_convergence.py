@@ -29,7 +29,9 @@ def test_the_curves_of_the_reference_are_those_of_different_runs():
         pytest.param("cuda", "tf32", convergence.SEEDS, convergence.ITERATIONS, id="gpu-tf32", marks=pytest.mark.gpu),
     ],
 )
-def test_a_run_is_nearer_to_the_references_than_the_references_runs_with_other_seeds(device, precision, seeds, iterations):
+def test_a_run_is_nearer_to_the_references_than_the_references_runs_with_other_seeds(
+    device, precision, seeds, iterations
+):
     """Than they are typically: than the median of the distances of all their pairs."""
     curves = curves_of_reference()[..., : iterations // convergence.WINDOW]
     spread = statistics.median(convergence.distance(a, b) for a, b in itertools.combinations(curves, 2))
