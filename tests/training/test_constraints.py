@@ -104,7 +104,7 @@ def test_the_gradient_penalty_pulls_norms_towards_one(kind):
         return constraint.penalty(step.discriminator, real, fake, mix, None).item() / constraint.weight
 
     before = distance()
-    for number in range(60):
+    for number in range(40):
         step(videos(number))
     assert before > 0.8
     assert distance() < 0.5 * before

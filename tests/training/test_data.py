@@ -18,6 +18,7 @@ from tgan_fast.training.data import TrainingData, classes_of, open_data
 SMALL = {
     "width": 0.03125,
     "latent_dim": 4,
+    "image_size": 16,
     "batch_size": 2,
     "steps": 2,
     "device": "cpu",
@@ -34,9 +35,9 @@ def noise(*shape):
 
 
 def extend(folder, spool, *lengths):
-    writer = StoreWriter(folder, Header(64, 85, 3, 1, None, ()))
+    writer = StoreWriter(folder, Header(16, 21, 3, 1, None, ()))
     for length in lengths:
-        append(writer, spool, f"{len(writer.entries)}", noise(length, 64, 85, 3), label=None)
+        append(writer, spool, f"{len(writer.entries)}", noise(length, 16, 21, 3), label=None)
     writer.close()
 
 
@@ -49,12 +50,12 @@ def store(tmp_path):
 
 def test_settings_reach_the_videos(store):
     values = {"crop": "random", "flip": True, "weighting": "windows", "last_start": False, "frame_stride": 1}
-    data = open_data(TrainingConfig(data=str(store), **values))
+    data = open_data(TrainingConfig(data=str(store), image_size=16, **values))
     videos = data.dataset
     assert isinstance(videos, VideoFrames)
     assert (videos.crop, videos.flip, videos.weighting) == ("random", True, "windows")
     assert len(videos) == 4 + 14
-    looped = open_data(TrainingConfig(data=str(store), short_videos="loop", frame_stride=2)).dataset
+    looped = open_data(TrainingConfig(data=str(store), image_size=16, short_videos="loop", frame_stride=2)).dataset
     assert (len(looped), looped.stride, looped.loop) == (3, 2, True)
 
 
@@ -114,26 +115,26 @@ def test_a_run_says_what_it_trains_on_and_when_that_has_changed(store, tmp_path,
 def test_a_run_on_videos_resumes_exactly(store, tmp_path, weighting):
     options = {"crop": "random", "flip": True, "short_videos": "loop", "weighting": weighting}
     config = TrainingConfig(**SMALL, data=str(store), **options)
-    longer = config.model_copy(update={"steps": 5})
+    longer = config.model_copy(update={"steps": 4})
     train(longer, tmp_path / "whole")
     train(config, tmp_path / "parts")
     train(longer, tmp_path / "parts", resume=tmp_path / "parts" / "checkpoints" / "iteration-00000002.pt")
     one, other = (
-        read_run(tmp_path / name / "checkpoints" / "iteration-00000005.pt")["step"] for name in ("whole", "parts")
+        read_run(tmp_path / name / "checkpoints" / "iteration-00000004.pt")["step"] for name in ("whole", "parts")
     )
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_a_grey_store_trains_a_network_with_colours(tmp_path):
-    writer = StoreWriter(tmp_path / "store", Header(64, 64, 1, 1, None, ()))
+    writer = StoreWriter(tmp_path / "store", Header(16, 16, 1, 1, None, ()))
     for name in "ab":
-        append(writer, tmp_path / "spool", name, noise(20, 64, 64, 1), label=None)
+        append(writer, tmp_path / "spool", name, noise(20, 16, 16, 1), label=None)
     writer.close()
     assert train(TrainingConfig(**SMALL, data=str(tmp_path / "store"), channels=3), tmp_path / "run").iteration == 2
 
 
 def test_a_store_with_colours_needs_a_network_with_them(store, tmp_path):
-    with pytest.raises(InputError, match=r"uint8 \[16, 64, 64, 1\].* but the data set .*: choose channels 3"):
+    with pytest.raises(InputError, match=r"uint8 \[16, 16, 16, 1\].* but the data set .*: choose channels 3"):
         train(TrainingConfig(**SMALL, data=str(store), channels=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
