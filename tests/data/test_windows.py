@@ -15,7 +15,6 @@ from tgan_fast.data.pixels import scaled
 from tgan_fast.data.windows import read_windows, whole_frames
 from tgan_fast.ops.registry import TRITON_IS_INSTALLED, BackendError
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 needs_triton = pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="needs Triton")
 
 
@@ -61,7 +60,14 @@ CASES = {
     "one-frame": ((1, 64, 64, 1), (1, 1, 1), 1),
     "five-channels": ((2, 64, 64, 5), (1, 1, 2), 5),
 }
-cases = pytest.mark.parametrize(("shape", "size", "channels"), CASES.values(), ids=CASES)
+
+
+def cases_and(*dtypes):
+    """Parametrize a test by all cases in float32, and by one in the other dtypes, which the last line alone sees."""
+    rows = [(name, torch.float32) for name in CASES] + [("grey-to-colour", dtype) for dtype in dtypes]
+    parameters = [pytest.param(*CASES[name], dtype, id=f"{name}-{dtype}") for name, dtype in rows]
+    return pytest.mark.parametrize(("shape", "size", "channels", "dtype"), parameters)
+
 
 # By the size of their images.
 OTHER_SIZES = {
@@ -72,8 +78,7 @@ OTHER_SIZES = {
 other_sizes = pytest.mark.parametrize("image_size", OTHER_SIZES)
 
 
-@cases
-@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES], ids=str)
+@cases_and(torch.bfloat16, torch.float16, torch.float64)
 def test_indexing_reads_what_a_plain_loop_reads(device, shape, size, channels, dtype):
     frames = random_frames(*shape)
     windows = random_windows(frames, *size)
@@ -82,8 +87,7 @@ def test_indexing_reads_what_a_plain_loop_reads(device, shape, size, channels, d
 
 
 @needs_triton
-@cases
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@cases_and(torch.bfloat16, torch.float16)
 def test_the_kernel_reads_what_a_plain_loop_reads(triton_device, shape, size, channels, dtype):
     frames = random_frames(*shape)
     windows = random_windows(frames, *size)
@@ -208,12 +212,13 @@ def test_a_cuda_graph_reads_the_windows_of_its_replay(backend):
 
 
 COMPILE = """
-import json, triton
+import itertools, json, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from tgan_fast.data.kernels import block_of, read_windows_kernel, warps_of
 
 numbers = dict.fromkeys(("height", "width", "clip_frames"), "i32")
+architectures = itertools.cycle((80, 90, 100))
 for dtype in ("fp32", "bf16"):
     for channels, video_channels, layers, size in ((3, 3, 1, 64), (1, 3, 2, 64), (3, 3, 1, 16)):
         constants = {"LAYERS": layers, "CHANNELS": channels, "VIDEO_CHANNELS": video_channels, "SIZE": size}
@@ -225,10 +230,9 @@ for dtype in ("fp32", "bf16"):
             constexprs=constants,
             attrs={(position,): [["tt.divisibility", 16]] for position in range(3)},
         )
-        for architecture in (80, 90, 100):
-            options = {"num_warps": warps_of(constants["BLOCK"])}
-            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-            print(json.dumps({"cubin": len(compiled.asm["cubin"]), "ptx": compiled.asm["ptx"]}))
+        target = GPUTarget("cuda", next(architectures), 32)
+        compiled = triton.compile(source, target=target, options={"num_warps": warps_of(constants["BLOCK"])})
+        print(json.dumps({"cubin": len(compiled.asm["cubin"]), "ptx": compiled.asm["ptx"]}))
 """
 
 
@@ -243,7 +247,7 @@ def test_the_kernel_compiles_for_gpus_that_are_not_there():
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     compiled = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(compiled) == 18
+    assert len(compiled) == 6
     for entry in compiled:
         assert entry["cubin"] > 0
         assert "div.rn.f32" in entry["ptx"]
