@@ -25,7 +25,7 @@ from tgan_fast.training.checkpoint import (
 )
 
 CONFIG = TrainingConfig(width=0.0625, latent_dim=6, channels=1, frames=8, image_size=16, batch_size=2, ema_decay=0.5)
-# Of the size of the clips that the notebook's networks are for.
+# The notebook's networks are for clips of the default size.
 NOTEBOOK = TrainingConfig(width=0.03125, latent_dim=6, channels=1, batch_size=2, device="cpu", workers=1)
 
 

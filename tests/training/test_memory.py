@@ -23,9 +23,9 @@ CONFIG = TrainingConfig(
     precision="fp32",
     workers=1,
 )
-# More than a terabyte.
+# An iteration needs about a terabyte.
 HUGE = CONFIG.model_copy(update={"frames": 16, "image_size": 32, "batch_size": 1_000_000})
-# Next to these, what oneDNN takes for itself is little.
+# What oneDNN takes for itself is little beside the activations of these clips.
 LARGER = TrainingConfig(width=0.0625, channels=1, precision="fp32", clip_interval=0)
 
 

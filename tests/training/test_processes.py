@@ -107,7 +107,7 @@ def outcome(runs, rank):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folder of the runs that two processes have made."""
+    """A folder for the runs that two processes make."""
     return tmp_path_factory.mktemp("runs")
 
 
