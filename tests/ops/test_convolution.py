@@ -1,6 +1,7 @@
 """Every form of every convolution against PyTorch's own."""
 
 import importlib
+from itertools import product
 from typing import NamedTuple
 
 import pytest
@@ -65,13 +66,23 @@ CASES = {
     "kernel 1": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 8), (5, 2, 1, 1), {"padding": 0}),
     "odd rows": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 7), (5, 3, 3, 3), {"padding": 1}),
 }
-# Every form that can compute a case, and "auto".
-FORMS_OF_CASES = [
-    pytest.param(case, form, id=f"{name}-{form}")
-    for name, case in CASES.items()
-    for form in ("auto", *case.forms)
-    if form == "auto" or forms.why_not(case.forms[form], torch.empty(case.x), torch.empty(case.weight)) is None
-]
+every_operation = pytest.mark.parametrize("name", ["videos", "two frames", "sequence", "images", "colours"])
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def forms_of(case):
+    """Return every form that can compute a case, and "auto"."""
+    x, weight = torch.empty(case.x), torch.empty(case.weight)
+    return ["auto", *(name for name, form in case.forms.items() if forms.why_not(form, x, weight) is None)]
+
+
+# Every form but the library's own, with the first case that it can compute.
+OWN_FORMS = {
+    f"{case.operation}-{form}": (case, form)
+    for case in reversed(CASES.values())
+    for form in forms_of(case)
+    if form not in ("auto", "direct")
+}
 
 
 def channels_last(t):
@@ -96,12 +107,13 @@ def _nan_in_new_memory():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
-def test_no_form_makes_a_gpu_wait(case, form):
+@every_case
+def test_no_form_makes_a_gpu_wait(case):
     leaves = inputs(case)
-    with RefusesHostCopies():
-        y = case.call(*leaves, form=form)
-        torch.autograd.grad(y, leaves, torch.ones_like(y))
+    for form in forms_of(case):
+        with RefusesHostCopies():
+            y = case.call(*leaves, form=form)
+            torch.autograd.grad(y, leaves, torch.ones_like(y))
 
 
 def inputs(case, dtype=torch.float64, device="cpu", layout=torch.Tensor.contiguous):
@@ -117,20 +129,27 @@ def outcome(y, leaves, upstream):
     return [y, *torch.autograd.grad(y, leaves, upstream.to(y))]
 
 
-@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
-def test_it_is_pytorchs_convolution_in_float64(case, form, layout, with_bias, device):
-    leaves = inputs(case, device=device, layout=layout)[: 2 + with_bias]
-    tensors = leaves if with_bias else [*leaves, None]
-    expected, got = case.call_plain(*tensors), case.call(*tensors, form=form)
-    upstream = layout(torch.randn_like(expected))
+def assert_close(got, expected, tolerance, what):
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance, msg=lambda text: f"{what}: {text}")
+
+
+def assert_same_outcome(got, expected, leaves, upstream, what):
     for a, b in zip(outcome(got, leaves, upstream), outcome(expected, leaves, upstream), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+        assert_close(a, b, 1e-11, what)
+
+
+@every_case
+def test_it_is_pytorchs_convolution_in_float64(case, device):
+    for form, (name, layout), with_bias in product(forms_of(case), LAYOUTS.items(), (True, False)):
+        leaves = inputs(case, device=device, layout=layout)[: 2 + with_bias]
+        tensors = leaves if with_bias else [*leaves, None]
+        expected, got = case.call_plain(*tensors), case.call(*tensors, form=form)
+        upstream = layout(torch.randn_like(expected))
+        assert_same_outcome(got, expected, leaves, upstream, f"{form}, {name}, {'with' if with_bias else 'no'} bias")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
+@pytest.mark.parametrize(("case", "form"), OWN_FORMS.values(), ids=OWN_FORMS)
 def test_it_is_as_accurate_as_pytorchs(case, form, dtype, device):
     """Over several draws together: a single result may be exact by chance."""
     errors, norms = [], []
@@ -151,37 +170,37 @@ def test_it_is_as_accurate_as_pytorchs(case, form, dtype, device):
     assert (got <= 2 * plain + floor).all(), (got, plain)
 
 
-@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
-def test_channels_stay_last_and_gradients_lie_as_their_tensors_do(case, form, device):
-    leaves = inputs(case, torch.float32, device, channels_last)
-    y = case.call(*leaves, form=form)
-    assert y.movedim(1, -1).is_contiguous()
-    dx, dweight, _ = torch.autograd.grad(y, leaves, channels_last(torch.randn_like(y)))
-    assert dx.movedim(1, -1).is_contiguous()
-    assert dweight.movedim(1, -1).is_contiguous()
+@every_case
+def test_channels_stay_last_and_gradients_lie_as_their_tensors_do(case, device):
+    for form in forms_of(case):
+        leaves = inputs(case, torch.float32, device, channels_last)
+        y = case.call(*leaves, form=form)
+        dx, dweight, _ = torch.autograd.grad(y, leaves, channels_last(torch.randn_like(y)))
+        for tensor in (y, dx, dweight):
+            assert tensor.movedim(1, -1).is_contiguous(), form
 
 
-@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
-def test_only_the_gradients_that_are_wanted(case, form, device):
+@every_case
+def test_only_the_gradients_that_are_wanted(case, device):
     leaves = inputs(case, device=device)
-    y = case.call(*leaves, form=form)
-    upstream = torch.randn_like(y)
-    for wanted, whole in enumerate(torch.autograd.grad(y, leaves, upstream)):
-        alone = [leaf.detach().requires_grad_(index == wanted) for index, leaf in enumerate(leaves)]
-        (gradient,) = torch.autograd.grad(case.call(*alone, form=form), alone[wanted : wanted + 1], upstream)
-        torch.testing.assert_close(gradient, whole, rtol=1e-12, atol=1e-12)
+    for form in forms_of(case):
+        y = case.call(*leaves, form=form)
+        upstream = torch.randn_like(y)
+        for wanted, whole in enumerate(torch.autograd.grad(y, leaves, upstream)):
+            alone = [leaf.detach().requires_grad_(index == wanted) for index, leaf in enumerate(leaves)]
+            (gradient,) = torch.autograd.grad(case.call(*alone, form=form), alone[wanted : wanted + 1], upstream)
+            assert_close(gradient, whole, 1e-12, form)
 
 
-@pytest.mark.parametrize(("case", "form"), FORMS_OF_CASES)
-def test_an_activation_may_overwrite_the_output(case, form, device):
-    leaves = inputs(case, device=device, layout=channels_last)
-    got, expected = F.leaky_relu_(case.call(*leaves, form=form), 0.2), F.leaky_relu(case.call_plain(*leaves), 0.2)
-    upstream = torch.randn_like(expected)
-    for a, b in zip(outcome(got, leaves, upstream), outcome(expected, leaves, upstream), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+@every_case
+def test_an_activation_may_overwrite_the_output(case, device):
+    for form in forms_of(case):
+        leaves = inputs(case, device=device, layout=channels_last)
+        got, expected = F.leaky_relu_(case.call(*leaves, form=form), 0.2), F.leaky_relu(case.call_plain(*leaves), 0.2)
+        assert_same_outcome(got, expected, leaves, torch.randn_like(expected), form)
 
 
-@pytest.mark.parametrize("name", ["videos", "two frames", "sequence", "images", "colours"])
+@every_operation
 def test_autocast_is_that_of_pytorch(name, device):
     case = CASES[name]
     leaves = inputs(case, torch.float32, device, channels_last)
@@ -193,8 +212,9 @@ def test_autocast_is_that_of_pytorch(name, device):
         assert gradient.dtype == torch.float32
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_gradients_of_gradients_are_refused(case):
+@every_operation
+def test_gradients_of_gradients_are_refused(name):
+    case = CASES[name]
     x, *parameters = inputs(case)
     (dx,) = torch.autograd.grad(case.call(x, *parameters).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -231,9 +251,7 @@ def test_a_form_leaves_the_passes_that_it_lacks_to_direct_and_passes_may_be_mixe
     assert forms.choose("conv3d_halving", case.forms, mixed, x, weight) == mixed
     leaves = inputs(case)
     got, expected = case.call(*leaves, form=mixed), case.call_plain(*leaves)
-    upstream = torch.randn_like(expected)
-    for a, b in zip(outcome(got, leaves, upstream), outcome(expected, leaves, upstream), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+    assert_same_outcome(got, expected, leaves, torch.randn_like(expected), mixed)
 
 
 @pytest.mark.parametrize(
