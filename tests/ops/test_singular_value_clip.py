@@ -24,71 +24,75 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 STEEP = [3.9, 10, 8000, 9000, 1e5, 1e7, 1e8, 1e9, 1e20, 1e37, 1e160]
 
 
-@pytest.mark.parametrize("threshold", [1.0, 0.037, 20.0])
-@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
-@pytest.mark.parametrize("backend", GRAM_BACKENDS)
-def test_gram_backends_clip_float32_to_rounding(backend, spectrum, threshold, device):
-    weight = (threshold * with_spectrum(spectrum())).float().to(device)
-    got = singular_value_clip(weight, threshold, backend=backend)
-    assert relative_error(got, clipped_by_svd(weight, threshold)) <= 1e-7
-    assert torch.linalg.svdvals(got.double()).max() <= threshold * (1 + 2e-7)
+every_spectrum = pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
 
 
-@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
-@pytest.mark.parametrize("backend", GRAM_BACKENDS)
-def test_gram_backends_clip_float32_better_than_a_float32_svd(backend, spectrum, device):
-    weight = with_spectrum(spectrum()).float().to(device)
-    expected = clipped_by_svd(weight, 1.0)
-    by_svd = relative_error(singular_value_clip(weight, backend="svd"), expected)
-    assert relative_error(singular_value_clip(weight, backend=backend), expected) < by_svd
+@every_spectrum
+def test_float32_is_clipped_to_rounding_and_by_the_gram_matrix_better_than_by_an_svd(spectrum, device):
+    for threshold in (1.0, 0.037, 20.0):
+        weight = (threshold * with_spectrum(spectrum())).float().to(device)
+        expected = clipped_by_svd(weight, threshold)
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        own = relative_error((u * s.clamp(max=threshold)) @ vh, expected)
+        by_svd = relative_error(singular_value_clip(weight, threshold, backend="svd"), expected)
+        assert by_svd <= 2 * own, threshold
+        for backend in GRAM_BACKENDS:
+            got = singular_value_clip(weight, threshold, backend=backend)
+            assert relative_error(got, expected) <= 1e-7, (backend, threshold)
+            assert relative_error(got, expected) < by_svd, (backend, threshold)
+            assert torch.linalg.svdvals(got.double()).max() <= threshold * (1 + 2e-7), (backend, threshold)
 
 
-@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_every_backend_clips_float64(backend, spectrum, device):
+@every_spectrum
+def test_every_backend_clips_float64(spectrum, device):
     weight = with_spectrum(spectrum())
-    got = singular_value_clip(weight.to(device), backend=backend)
+    expected = clipped_by_svd(weight, 1.0)
     largest = spectrum().max().item()
     # The Gram matrix squares the condition, so its backends lose float64 rounding times the largest σ squared; the
     # iterations of `gemm` also lose some digits of what lies close to the threshold.
     bounds = {"svd": 1e-13 + 1e-14 * largest, "eigh": 1e-14 + 1e-15 * largest**2, "gemm": 1e-9 + 1e-14 * largest**2}
-    assert relative_error(got, clipped_by_svd(weight, 1.0)) <= bounds[backend]
+    for backend in BACKENDS:
+        got = singular_value_clip(weight.to(device), backend=backend)
+        assert relative_error(got, expected) <= bounds[backend], backend
 
 
 def largest(weight):
     return torch.linalg.svdvals(weight.double().flatten(1))[0].item()
 
 
-def steep(dtype, top, device, rows=ROWS, columns=None):
-    """All other singular values lie around 1, where a blur of the Gram matrix decides whether they are clipped."""
-    s = cluster(1e-3)[:rows]
-    s[0] = top
-    weight = with_spectrum(s, columns or 2 * rows).to(device, dtype)
-    return weight if weight.isfinite().all() else pytest.skip(f"{top} is too large for {dtype}")
+def steep(dtype, device, rows=ROWS, columns=None):
+    """Yield every one of `STEEP` that the dtype can hold, and a weight of which it is the largest singular value.
+
+    All others lie around 1, where a blur of the Gram matrix decides whether they are clipped.
+    """
+    for top in STEEP:
+        s = cluster(1e-3)[:rows]
+        s[0] = top
+        weight = with_spectrum(s, columns or 2 * rows).to(device, dtype)
+        if weight.isfinite().all():
+            yield top, weight
 
 
-@pytest.mark.parametrize("top", STEEP)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", ["svd", "eigh"])
-def test_the_bound_holds_however_large_a_singular_value_is(backend, dtype, top, device):
-    got = singular_value_clip(steep(dtype, top, device), backend=backend)
+def test_the_bound_holds_however_large_a_singular_value_is(backend, dtype, device):
     # Entries rounded by u relative make a matrix with a Frobenius norm of at most u·√rows. Before that, rounding of an
     # SVD or of the Gram matrix counts, whichever takes part: 8·√rows·eps of the dtype computed in, or 2·2⁻⁵²·8192².
     computed = 8 * ROWS**0.5 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     in_float64 = max(2 * 2**-52 * (4 if dtype == torch.float64 else 8192) ** 2, 8 * ROWS**0.5 * 2**-52)
     excess = torch.finfo(dtype).eps / 2 * ROWS**0.5 + (computed if backend == "svd" else in_float64)
-    assert largest(got) <= 1 + excess
+    for top, weight in steep(dtype, device):
+        assert largest(singular_value_clip(weight, backend=backend)) <= 1 + excess, top
 
 
-@pytest.mark.parametrize("top", STEEP)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_error_is_rounding_of_the_largest_singular_value_in_float64(dtype, top):
-    weight = steep(dtype, top, "cpu", rows=6, columns=9)
-    got = singular_value_clip(weight, backend="eigh")
+def test_the_error_is_rounding_of_the_largest_singular_value_in_float64(dtype):
     limit = 4 if dtype == torch.float64 else 8192
-    blur = 2 * top**2 if top < limit else 8 * top
     rounding = torch.finfo(dtype).eps / 2 * 6**0.5
-    assert (got.double() - exactly_clipped(weight, 1.0)).norm() <= rounding + 2**-52 * (blur + 8)
+    for top, weight in steep(dtype, "cpu", rows=6, columns=9):
+        got = singular_value_clip(weight, backend="eigh")
+        blur = 2 * top**2 if top < limit else 8 * top
+        assert (got.double() - exactly_clipped(weight, 1.0)).norm() <= rounding + 2**-52 * (blur + 8), top
 
 
 def test_auto_is_the_backend_whose_bound_always_holds_on_a_cpu():
@@ -119,46 +123,35 @@ def test_the_largest_and_the_smallest_finite_numbers_are_clipped(backend, dtype,
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("count", [1, ROWS // 2, ROWS])
-def test_gemm_is_right_to_a_millionth_up_to_a_thousand_times_the_threshold(count, dtype, device):
-    weight = with_spectrum(torch.cat([torch.full((count,), 1000.0), cluster(1e-3)[count:]])).to(device, dtype)
-    got = singular_value_clip(weight, backend="gemm")
+def test_gemm_is_right_to_a_millionth_up_to_a_thousand_times_the_threshold(dtype, device):
     rounding = torch.finfo(dtype).eps / 2 * ROWS**0.5
-    assert largest(got) <= 1 + 1e-6 + rounding
-    difference = got.double().cpu() - clipped_by_svd(weight, 1.0)
-    assert torch.linalg.matrix_norm(difference, ord=2) <= 1e-6 + rounding
+    for count in (1, ROWS // 2, ROWS):
+        weight = with_spectrum(torch.cat([torch.full((count,), 1000.0), cluster(1e-3)[count:]])).to(device, dtype)
+        got = singular_value_clip(weight, backend="gemm")
+        assert largest(got) <= 1 + 1e-6 + rounding, count
+        difference = got.double().cpu() - clipped_by_svd(weight, 1.0)
+        assert torch.linalg.matrix_norm(difference, ord=2) <= 1e-6 + rounding, count
 
 
-@pytest.mark.parametrize("top", [1e4, 1e8, 1e20, 1e37, 1e149])
 @pytest.mark.parametrize("count", [1, ROWS])
-def test_gemm_lowers_larger_singular_values_a_thousandfold_a_call(count, top, device):
-    weight = with_spectrum(torch.cat([torch.full((count,), top, dtype=torch.float64), cluster(1e-3)[count:]])).to(
-        device
-    )
-    calls = math.ceil(math.log(top, 1000)) + 1
-    for _ in range(calls):
-        bound = max(1, largest(weight) / 1000)
-        singular_value_clip_(weight, backend="gemm")
-        assert largest(weight) <= bound * (1 + 1e-6)
-    assert largest(weight) <= 1 + 1e-6
+def test_gemm_lowers_larger_singular_values_a_thousandfold_a_call(count, device):
+    for top in (1e4, 1e8, 1e20, 1e37, 1e149):
+        weight = with_spectrum(torch.cat([torch.full((count,), top, dtype=torch.float64), cluster(1e-3)[count:]]))
+        weight = weight.to(device)
+        for _ in range(math.ceil(math.log(top, 1000)) + 1):
+            bound = max(1, largest(weight) / 1000)
+            singular_value_clip_(weight, backend="gemm")
+            assert largest(weight) <= bound * (1 + 1e-6), top
+        assert largest(weight) <= 1 + 1e-6, top
 
 
-@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
-def test_svd_backend_in_float32_is_as_accurate_as_a_float32_svd(spectrum, device):
-    weight = with_spectrum(spectrum()).float().to(device)
-    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
-    expected = clipped_by_svd(weight, 1.0)
-    own = relative_error((u * s.clamp(max=1)) @ vh, expected)
-    assert relative_error(singular_value_clip(weight, backend="svd"), expected) <= 2 * own
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_weights_within_the_threshold_stay_bit_for_bit(backend, dtype, device):
-    weight = with_spectrum(0.999 * torch.rand(ROWS)).to(device, dtype)
-    assert torch.equal(singular_value_clip(weight, backend=backend), weight)
-    zero = torch.zeros_like(weight)
-    assert torch.equal(singular_value_clip(zero, backend=backend), zero)
+def test_weights_within_the_threshold_stay_bit_for_bit(backend, device):
+    for dtype in (torch.float32, torch.float64):
+        weight = with_spectrum(0.999 * torch.rand(ROWS)).to(device, dtype)
+        assert torch.equal(singular_value_clip(weight, backend=backend), weight), dtype
+        zero = torch.zeros_like(weight)
+        assert torch.equal(singular_value_clip(zero, backend=backend), zero), dtype
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -169,24 +162,22 @@ def test_clipping_twice_changes_nothing_beyond_rounding(backend, device):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    "shape", [(3, 200), (200, 3), (1, 50), (50, 1), (1, 1), (7, 7), (5, 3, 4, 4), (6, 2, 3, 3, 3), (40,)], ids=str
-)
-def test_shapes(backend, shape, device):
-    weight = 3 * torch.randn(shape, device=device)
-    got = singular_value_clip(weight, backend=backend)
-    assert got.shape == weight.shape
-    matrix = weight if weight.dim() > 1 else weight[None]
-    assert relative_error(got.reshape(matrix.shape), clipped_by_svd(matrix, 1.0)) <= 2e-6
+def test_shapes(backend, device):
+    for shape in [(3, 200), (200, 3), (1, 50), (50, 1), (1, 1), (7, 7), (5, 3, 4, 4), (6, 2, 3, 3, 3), (40,)]:
+        weight = 3 * torch.randn(shape, device=device)
+        got = singular_value_clip(weight, backend=backend)
+        assert got.shape == weight.shape
+        matrix = weight if weight.dim() > 1 else weight[None]
+        assert relative_error(got.reshape(matrix.shape), clipped_by_svd(matrix, 1.0)) <= 2e-6, shape
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_half_precision_is_rounded_once(backend, dtype, device):
-    weight = with_spectrum(topped(10)).to(device, dtype)
-    got = singular_value_clip(weight, backend=backend)
-    assert got.dtype == dtype
-    assert relative_error(got, clipped_by_svd(weight, 1.0)) <= torch.finfo(dtype).eps
+def test_half_precision_is_rounded_once(backend, device):
+    for dtype in (torch.float16, torch.bfloat16):
+        weight = with_spectrum(topped(10)).to(device, dtype)
+        got = singular_value_clip(weight, backend=backend)
+        assert got.dtype == dtype
+        assert relative_error(got, clipped_by_svd(weight, 1.0)) <= torch.finfo(dtype).eps, dtype
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -215,15 +206,15 @@ def test_an_empty_list_is_nothing_to_do():
     singular_value_clip_([])
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_non_finite_weights_are_left_alone_and_the_others_clipped(backend, value, device):
-    broken, sound = torch.randn(4, 9, device=device) * 3, torch.randn(4, 9, device=device) * 3
-    broken[1, 2] = value
-    before = broken.clone()
-    singular_value_clip_([broken, sound], backend=backend)
-    torch.testing.assert_close(broken, before, rtol=0, atol=0, equal_nan=True)
-    assert torch.linalg.svdvals(sound).max() <= 1 + 1e-5
+def test_non_finite_weights_are_left_alone_and_the_others_clipped(backend, device):
+    for value in (float("nan"), float("inf")):
+        broken, sound = torch.randn(4, 9, device=device) * 3, torch.randn(4, 9, device=device) * 3
+        broken[1, 2] = value
+        before = broken.clone()
+        singular_value_clip_([broken, sound], backend=backend)
+        torch.testing.assert_close(broken, before, rtol=0, atol=0, equal_nan=True)
+        assert torch.linalg.svdvals(sound).max() <= 1 + 1e-5, value
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
@@ -264,14 +255,14 @@ def test_bad_input_is_named_before_any_weight_changes(weight, threshold, message
     assert torch.equal(first, torch.full((2, 2), 5.0))
 
 
-@pytest.mark.parametrize("threshold", [1.2e-38, 1e-30, 1e30, 3.4e38])
 @pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
-def test_thresholds_of_the_whole_range_of_float32_are_obeyed(backend, threshold, device):
-    weight = threshold * with_spectrum(topped(10))
-    got = singular_value_clip(weight.to(device), threshold, backend=backend)
-    assert relative_error(got / threshold, clipped_by_svd(weight / threshold, 1.0)) <= 1e-9
-    untouched = weight.to(device) / 20
-    assert torch.equal(singular_value_clip(untouched, threshold, backend=backend), untouched)
+def test_thresholds_of_the_whole_range_of_float32_are_obeyed(backend, device):
+    for threshold in (1.2e-38, 1e-30, 1e30, 3.4e38):
+        weight = threshold * with_spectrum(topped(10))
+        got = singular_value_clip(weight.to(device), threshold, backend=backend)
+        assert relative_error(got / threshold, clipped_by_svd(weight / threshold, 1.0)) <= 1e-9, threshold
+        untouched = weight.to(device) / 20
+        assert torch.equal(singular_value_clip(untouched, threshold, backend=backend), untouched), threshold
 
 
 def test_a_backend_asked_for_by_name_never_falls_back():
