@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from pairwise import covering
 from torch import nn
 
 from tgan_fast.ops import BackendError, batch_norm_act
@@ -53,56 +55,55 @@ def channels_last(x):
 LAYOUTS = {"contiguous": lambda x: x, "channels-last": channels_last, "strided": strided}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_forward_and_gradients_match_the_formula_in_float64(shape, slope, layout, device):
-    values = inputs(shape, torch.float64, device)
-    upstream = torch.randn(shape, device=device, dtype=torch.float64)
-    expected_inputs = [v.clone().requires_grad_() for v in values]
-    got_inputs = [layout(values[0]).requires_grad_(), *(v.clone().requires_grad_() for v in values[1:])]
-    expected = formula(*expected_inputs, slope)
-    got = batch_norm_act(*got_inputs, negative_slope=slope)
-    assert got.shape == shape
-    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
-    # A value within rounding of zero could fall on the activation's other side, and its gradient would say nothing.
-    assert formula(*values, negative_slope=1.0).abs().min() > 1e-9
-    for a, b in zip(
-        torch.autograd.grad(got, got_inputs, upstream),
-        torch.autograd.grad(expected, expected_inputs, upstream),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+def assert_same(got, expected, got_inputs, expected_inputs, what):
+    """Check the output and the gradients."""
 
+    def message(text):
+        return f"{what}: {text}"
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("slope", [-0.5, -2.0, 3.0])
-def test_slopes_below_zero_and_above_one(slope, layout, training, groups, device):
-    """The sign of an output is not that of the input, or the sign alone says which it was."""
-    values = inputs((4, 6, 5, 3), torch.float64, device)
-    statistics = torch.full((6,), 3.0, device=device).double(), torch.full((6,), 4.0, device=device).double()
-    got_inputs = [layout(values[0]).requires_grad_(), *(v.clone().requires_grad_() for v in values[1:])]
-    expected_inputs = [v.clone().requires_grad_() for v in values]
-    got = batch_norm_act(
-        *got_inputs, *(s.clone() for s in statistics), training=training, negative_slope=slope, groups=groups
-    )
-    parts = expected_inputs[0].chunk(groups)
-    v = torch.cat([nn.functional.batch_norm(part, *statistics, *expected_inputs[1:], training, 0.0) for part in parts])
-    expected = torch.where(v > 0, v, slope * v)
-    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
-    upstream = torch.randn_like(got)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12, msg=message)
+    upstream = torch.randn_like(expected)
     grads = torch.autograd.grad(got, got_inputs, upstream), torch.autograd.grad(expected, expected_inputs, upstream)
     for mine, truth in zip(*grads, strict=True):
-        torch.testing.assert_close(mine, truth, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(mine, truth, rtol=1e-10, atol=1e-10, msg=message)
 
 
-@pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_forward_and_gradients_match_the_formula_in_float64(shape, device):
+    for (name, layout), slope in product(LAYOUTS.items(), SLOPES.values()):
+        values = inputs(shape, torch.float64, device)
+        expected_inputs = [v.clone().requires_grad_() for v in values]
+        got_inputs = [layout(values[0]).requires_grad_(), *(v.clone().requires_grad_() for v in values[1:])]
+        got = batch_norm_act(*got_inputs, negative_slope=slope)
+        assert got.shape == shape
+        # A value within rounding of zero could fall on the activation's other side, and its gradient would say nothing.
+        assert formula(*values, negative_slope=1.0).abs().min() > 1e-9
+        assert_same(got, formula(*expected_inputs, slope), got_inputs, expected_inputs, (name, slope))
+
+
+@pytest.mark.parametrize("slope", [-0.5, -2.0, 3.0])
+def test_slopes_below_zero_and_above_one(slope, device):
+    """The sign of an output is not that of the input, or the sign alone says which it was."""
+    statistics = torch.full((6,), 3.0, device=device).double(), torch.full((6,), 4.0, device=device).double()
+    for (name, layout), training, groups in product(LAYOUTS.items(), (True, False), (1, 2)):
+        values = inputs((4, 6, 5, 3), torch.float64, device)
+        got_inputs = [layout(values[0]).requires_grad_(), *(v.clone().requires_grad_() for v in values[1:])]
+        expected_inputs = [v.clone().requires_grad_() for v in values]
+        own_statistics = [s.clone() for s in statistics]
+        got = batch_norm_act(*got_inputs, *own_statistics, training=training, negative_slope=slope, groups=groups)
+        parts = (
+            nn.functional.batch_norm(part, *statistics, *expected_inputs[1:], training, 0.0)
+            for part in expected_inputs[0].chunk(groups)
+        )
+        v = torch.cat(list(parts))
+        expected = torch.where(v > 0, v, slope * v)
+        assert_same(got, expected, got_inputs, expected_inputs, (name, training, groups))
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (0, 4, 3, 3), (6, 4, 0, 3), (6, 0, 2)], ids=str)
-def test_an_empty_tensor_moves_nothing_and_has_gradients_of_zero(shape, training, groups, device):
-    for layout in (LAYOUTS["contiguous"], LAYOUTS["channels-last"]):
+def test_an_empty_tensor_moves_nothing_and_has_gradients_of_zero(shape, device):
+    layouts = LAYOUTS["contiguous"], LAYOUTS["channels-last"]
+    for layout, training, groups in product(layouts, (True, False), (1, 3)):
         x = layout(torch.ones(shape, device=device, dtype=torch.float16)).requires_grad_()
         mean, var, weight, bias = (torch.randn(shape[1], device=device) for _ in range(4))
         before = mean.clone(), var.clone()
@@ -129,10 +130,18 @@ def test_float32_is_as_accurate_as_separate_eager_layers(shape, device):
     assert error <= 2 * (separate - exact).abs().max() + 1e-7
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
-@pytest.mark.parametrize("shape", [(64, 4, 64, 64), (16, 96, 24, 24), (2, 320, 4, 12, 12)], ids=str)
-def test_float32_keeps_its_digits_over_many_values(shape, slope, layout, device):
+MANY = covering(
+    {
+        "shape": [(64, 4, 64, 64), (16, 96, 24, 24), (2, 320, 4, 12, 12)],
+        "layout": list(LAYOUTS),
+        "slope": list(SLOPES.values()),
+    },
+    lambda row: True,
+)
+
+
+@pytest.mark.parametrize(MANY[0].keys(), [row.values() for row in MANY], ids=str)
+def test_float32_keeps_its_digits_over_many_values(shape, layout, slope, device):
     """Output, gradients and statistics, against separate eager layers on a contiguous tensor."""
     x, weight, bias = inputs(shape, device=device)
     exact = [v.double().requires_grad_() for v in (x, weight, bias)]
@@ -162,10 +171,8 @@ def test_float32_keeps_its_digits_over_many_values(shape, slope, layout, device)
     def together(x, weight, bias, mean, var):
         return batch_norm_act(x, weight, bias, mean, var, momentum=1.0, eps=EPS, negative_slope=slope)
 
-    own = errors(x.clone(), separate)
-    for name, error, bound in zip(
-        ("y", "dx", "dweight", "dbias", "mean", "var"), errors(layout(x.clone()).detach(), together), own, strict=True
-    ):
+    own, got = errors(x.clone(), separate), errors(LAYOUTS[layout](x.clone()).detach(), together)
+    for name, error, bound in zip(("y", "dx", "dweight", "dbias", "mean", "var"), got, own, strict=True):
         assert error <= 2 * bound + 1e-7, name
 
 
@@ -203,11 +210,10 @@ def test_no_scale_and_no_shift_have_gradients_in_any_layout(device):
         torch.testing.assert_close(grad, grads[0], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("shape", [(4, 6, 5, 3), (2, 3, 2, 4, 5)], ids=["2d", "3d"])
-def test_the_memory_format_is_kept(shape, groups, device):
+def test_the_memory_format_is_kept(shape, device):
     x, weight, bias = inputs(shape, device=device)
-    for layout in (LAYOUTS["contiguous"], LAYOUTS["channels-last"]):
+    for layout, groups in product((LAYOUTS["contiguous"], LAYOUTS["channels-last"]), (1, 2)):
         laid_out = layout(x)
         assert batch_norm_act(laid_out, weight, bias, groups=groups).stride() == laid_out.stride()
 
