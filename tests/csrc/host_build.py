@@ -52,7 +52,10 @@ def build(sources, directory, *, race_check=False, python=False):
     directory.mkdir(parents=True, exist_ok=True)
     library = directory / f"{sources[0].stem}-{_digest(sources, race_check, python)}.so"
     if not library.exists():
-        _compile(compiler, sources, library, race_check, python)
+        objects = _compile(compiler, sources, directory, race_check, python)
+        complete = [] if python else ["-Wl,--no-undefined"]  # a module takes Python's symbols from the process
+        subprocess.run([compiler, "-shared", *complete, "-o", _unfinished(library), *objects], check=True)
+        _unfinished(library).replace(library)
     return library
 
 
@@ -84,36 +87,38 @@ def guarded_copy(array, alignment=16):
     return copy
 
 
-def _compile(compiler, sources, library, race_check, python):
-    temporary = library.with_suffix(f".{os.getpid()}")
-    temporary.mkdir()
+def _compile(compiler, sources, directory, race_check, python):
+    """Return the object files, of which those are compiled that are not there from another library."""
     # Kernels alone: Python's headers use atomic operations, which the race check does not know.
-    watched = {".cu": WATCHED} if race_check else {}
+    watched = WATCHED if race_check else []
     defined = ["-DTGAN_FAST_RACE_CHECK"] if race_check else []
     included = _python_headers() if python else []
     # The runtime first: what the standard library inlines in both is then taken from the part that is not watched.
-    jobs = [(HERE / name, ["-O3", *defined]) for name in RUNTIME] + [
-        (source, ["-O2", *watched.get(source.suffix, []), *included]) for source in sources
-    ]
-    objects = [temporary / f"{i}.o" for i in range(len(jobs))]
+    jobs = [(HERE / name, ["-O3", *defined]) for name in RUNTIME]
+    jobs += [(path, ["-O2", *watched] if path.suffix == ".cu" else ["-O0", *included]) for path in sources]
+    objects = [directory / f"{path.stem}-{_digest([path], flags)}.o" for path, flags in jobs]
     processes = [
-        subprocess.Popen(
-            [compiler, *FLAGS, *flags, "-x", "c++", "-c", str(source), "-o", str(output)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for (source, flags), output in zip(jobs, objects, strict=True)
+        (_start([compiler, *FLAGS, *flags, "-x", "c++", "-c", path], output), output)
+        for (path, flags), output in zip(jobs, objects, strict=True)
+        if not output.exists()
     ]
-    messages = [process.communicate()[0] for process in processes]
-    if any(process.returncode for process in processes):
+    messages = [process.communicate()[0] for process, _ in processes]
+    if any(process.returncode for process, _ in processes):
         raise RuntimeError("".join(messages))
-    partial = temporary / library.name
-    complete = [] if python else ["-Wl,--no-undefined"]  # a module takes Python's symbols from the process
-    command = [compiler, "-shared", *complete, "-o", str(partial), *map(str, objects)]
-    subprocess.run(command, check=True)
-    partial.replace(library)
-    shutil.rmtree(temporary)
+    for _, output in processes:
+        _unfinished(output).replace(output)
+    return objects
+
+
+def _start(command, output):
+    return subprocess.Popen(
+        [*command, "-o", _unfinished(output)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _unfinished(path):
+    """Return where a file is written before it is complete, by no other process."""
+    return path.with_suffix(f".{os.getpid()}")
 
 
 def _python_headers():
@@ -123,8 +128,8 @@ def _python_headers():
     return [flag for folder in folders for flag in ("-isystem", folder)]
 
 
-def _digest(sources, race_check, python):
-    digest = hashlib.sha256(repr((FLAGS, race_check, python, list(map(str, sources)))).encode())
+def _digest(sources, *options):
+    digest = hashlib.sha256(repr((FLAGS, options, list(map(str, sources)))).encode())
     for path in [*sorted(HERE.glob("*.[ch]*")), *sorted(CSRC.glob("*.[ch]*")), *sources]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -3,6 +3,7 @@
 import ctypes
 import importlib.machinery
 import importlib.util
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -129,8 +130,8 @@ def largest(weight):
 
 
 def assert_clipped(got, before, threshold=1.0, bound=1e-7):
-    assert relative_error(got, clipped_by_svd(before, threshold)) <= bound
-    assert largest(got) <= threshold * (1 + 2 * bound)
+    assert relative_error(got, clipped_by_svd(before, threshold)) <= bound, before.shape
+    assert largest(got) <= threshold * (1 + 2 * bound), before.shape
 
 
 # float32 rounding alone is 3e-8. At the edge of what the kernels tell from the threshold (kResolution in
@@ -138,8 +139,10 @@ def assert_clipped(got, before, threshold=1.0, bound=1e-7):
 BOUNDS = {"cluster-1e-6": 4e-7, "all-1.5e-6-above": 4e-7}
 
 
-@pytest.mark.parametrize("threshold", [1.0, 0.037, 20.0])
-@pytest.mark.parametrize("name", SPECTRA)
+THRESHOLDS = [1.0, 0.037, 20.0]  # in turns: all that a threshold does is to divide the Gram matrix
+
+
+@pytest.mark.parametrize(("name", "threshold"), list(zip(SPECTRA, cycle(THRESHOLDS))), ids=str)
 def test_every_spectrum_is_clipped_to_rounding(name, threshold, kernels):
     before = (threshold * with_spectrum(SPECTRA[name]())).float()
     weight = before.clone()
@@ -154,12 +157,12 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_shapes(shape, kernels):
-    before = gaussian(*shape, top=2)
-    weight = before.clone()
-    kernels.clip([weight])
-    assert_clipped(weight, before)
+def test_shapes(kernels):
+    for shape in SHAPES:
+        before = gaussian(*shape, top=2)
+        weight = before.clone()
+        kernels.clip([weight])
+        assert_clipped(weight, before)
 
 
 def channels_last(*shape):
@@ -185,27 +188,27 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_layouts_and_dtypes(make, dtype, kernels):
-    weight = make()
-    base = torch.full((weight.untyped_storage().nbytes() // 4,), 7.0, dtype=dtype)
-    weight_view = base.as_strided(weight.shape, weight.stride(), weight.storage_offset())
-    weight_view.copy_(weight)
-    before = weight_view.clone()
-    kernels.clip([weight_view])
-    matrix, expected = (t.double().reshape(t.shape[0] if t.dim() > 1 else 1, -1) for t in (weight_view, before))
-    expected = clipped_by_svd(expected, 1.0)
-    if dtype == torch.float32:
-        assert relative_error(matrix, expected) <= 1e-7
-    else:
-        torch.testing.assert_close(matrix, expected.to(dtype).double(), rtol=torch.finfo(dtype).eps, atol=1e-6)
-    # Nothing but the weight itself was written.
-    weight_view.fill_(7.0)
-    assert (base == 7.0).all()
+def test_layouts_and_dtypes(make, kernels):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        weight = make()
+        base = torch.full((weight.untyped_storage().nbytes() // 4,), 7.0, dtype=dtype)
+        weight_view = base.as_strided(weight.shape, weight.stride(), weight.storage_offset())
+        weight_view.copy_(weight)
+        before = weight_view.clone()
+        kernels.clip([weight_view])
+        matrix, expected = (t.double().reshape(t.shape[0] if t.dim() > 1 else 1, -1) for t in (weight_view, before))
+        expected = clipped_by_svd(expected, 1.0)
+        if dtype == torch.float32:
+            assert relative_error(matrix, expected) <= 1e-7
+        else:
+            torch.testing.assert_close(matrix, expected.to(dtype).double(), rtol=torch.finfo(dtype).eps, atol=1e-6)
+        # Nothing but the weight itself was written.
+        weight_view.fill_(7.0)
+        assert (base == 7.0).all(), dtype
 
 
 def mixed_batch():
-    shapes = [(64, 192), (100, 40), (1, 500), (70, 300), (3, 5), (130, 131), (1, 1)]
+    shapes = [(64, 96), (70, 40), (1, 500), (40, 300), (3, 5), (66, 67), (1, 1)]
     return [gaussian(*shape, top=top) for shape, top in zip(shapes, [1.4, 3, 2, 0.5, 30, 1.01, 4], strict=True)]
 
 
@@ -230,16 +233,16 @@ def test_the_bits_do_not_depend_on_the_rest_of_the_batch(kernels):
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_random_batches(seed, host):
-    torch.manual_seed(seed)
-    host.configure(multiprocessors=seed + 1, seed=seed, shared_bytes=(H100, CONSUMER)[seed % 2])
-    sizes = torch.randint(1, 90, (6, 2)).tolist()
-    before = [gaussian(*size, top=float(4 * torch.rand(()))) for size in sizes]
-    weights = [weight.clone() for weight in before]
-    host.clip(weights)
-    for weight, original in zip(weights, before, strict=True):
-        assert_clipped(weight, original)
+def test_random_batches(host):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        host.configure(multiprocessors=seed + 1, seed=seed, shared_bytes=(H100, CONSUMER)[seed % 2])
+        sizes = torch.randint(1, 90, (6, 2)).tolist()
+        before = [gaussian(*size, top=float(4 * torch.rand(()))) for size in sizes]
+        weights = [weight.clone() for weight in before]
+        host.clip(weights)
+        for weight, original in zip(weights, before, strict=True):
+            assert_clipped(weight, original)
 
 
 def test_more_weights_and_scales_than_one_launch_takes(kernels):
@@ -296,19 +299,19 @@ def test_weights_within_the_threshold_stay_bit_for_bit(kernels):
     assert all(torch.equal(a, b) for a, b in zip(weights, before, strict=True))
 
 
-@pytest.mark.parametrize("top", [2, 30, 1000])
-def test_clipping_twice_changes_nothing_beyond_rounding(top, kernels):
-    weight = with_spectrum(topped(top)).float()
-    kernels.clip([weight])
-    once = weight.clone()
-    kernels.clip([weight])
-    assert relative_error(weight, once.double()) <= 1e-7
+def test_clipping_twice_changes_nothing_beyond_rounding(kernels):
+    for top in (2, 30, 1000):
+        weight = with_spectrum(topped(top, rows=40), 90).float()
+        kernels.clip([weight])
+        once = weight.clone()
+        kernels.clip([weight])
+        assert relative_error(weight, once.double()) <= 1e-7, top
 
 
 @pytest.mark.parametrize("top", [1e4, 1e6, 1e30])
 def test_a_weight_far_above_the_threshold_comes_down_call_by_call(top, kernels):
     """One call lowers singular values at least to a 3162th of the Frobenius norm."""
-    weight = with_spectrum(topped(top)).float()
+    weight = with_spectrum(topped(top, rows=40), 90).float()
     for _ in range(20):
         norm = weight.double().norm().item()
         kernels.clip([weight])
@@ -318,14 +321,14 @@ def test_a_weight_far_above_the_threshold_comes_down_call_by_call(top, kernels):
     pytest.fail("it does not come down")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_non_finite_weights_are_left_alone_and_reported(value, kernels):
-    broken, sound, vector = gaussian(70, 90), gaussian(33, 50, top=2), torch.ones(1, 9)
-    broken[69, 89] = vector[0, 8] = value
-    before = [broken.clone(), sound.clone(), vector.clone()]
-    assert kernels.clip([broken, sound, vector])
-    torch.testing.assert_close([broken, vector], [before[0], before[2]], rtol=0, atol=0, equal_nan=True)
-    assert_clipped(sound, before[1])
+def test_non_finite_weights_are_left_alone_and_reported(kernels):
+    for value in (float("nan"), float("inf"), -float("inf")):
+        broken, sound, vector = gaussian(70, 90), gaussian(33, 50, top=2), torch.ones(1, 9)
+        broken[69, 89] = vector[0, 8] = value
+        before = [broken.clone(), sound.clone(), vector.clone()]
+        assert kernels.clip([broken, sound, vector]), value
+        torch.testing.assert_close([broken, vector], [before[0], before[2]], rtol=0, atol=0, equal_nan=True)
+        assert_clipped(sound, before[1])
 
 
 def test_the_largest_finite_weights_are_finite(kernels):
@@ -417,34 +420,36 @@ def test_a_stream_with_fewer_multiprocessors_than_the_device_is_an_error(host):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_no_two_threads_race(seed, libraries, monkeypatch):
+def test_no_two_threads_race(libraries, monkeypatch):
     """Every way through the kernels, with more matrices than a block has warps."""
     host = HostDevice(build(SOURCES, libraries, race_check=True, python=True))
     monkeypatch.setattr(singular_value_clip_cuda, "extension", lambda: host.module)
-    host.configure(multiprocessors=3, shared_bytes=(H100, CONSUMER)[seed % 2], seed=seed)
-    before = [
-        gaussian(70, 200),
-        gaussian(80, 67, top=2),
-        gaussian(66, 2060, top=1.2),
-        gaussian(20, 91, top=2)[:, 1:70],
-        with_spectrum(topped(1e4, rows=33), 70).float(),
-        with_spectrum(topped(100), 70).float(),
-        gaussian(30, 30, top=0.5),
-        gaussian(1, 300, top=2),
-        *[gaussian(3, 5, top=2) for _ in range(9)],
-    ]
-    weights = [weight.clone(memory_format=torch.preserve_format) for weight in before]
-    copies = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in weights]
-    host.clip(weights, copies=copies, scales=[torch.randn(300)], running_vars=[torch.rand(300)])
-    for weight, original in zip(weights, before, strict=True):
-        if original.norm() < 3162:
-            assert_clipped(weight, original)
+    for seed, shared_bytes in enumerate((H100, CONSUMER)):
+        host.configure(multiprocessors=3, shared_bytes=shared_bytes, seed=seed)
+        before = [
+            gaussian(66, 130),
+            gaussian(80, 67, top=2),
+            gaussian(66, 2060, top=1.2),
+            gaussian(20, 91, top=2)[:, 1:70],
+            with_spectrum(topped(1e4, rows=33), 70).float(),
+            with_spectrum(topped(100, rows=33), 70).float(),
+            gaussian(30, 30, top=0.5),
+            gaussian(1, 300, top=2),
+            *[gaussian(3, 5, top=2) for _ in range(9)],
+        ]
+        weights = [weight.clone(memory_format=torch.preserve_format) for weight in before]
+        copies = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in weights]
+        host.clip(weights, copies=copies, scales=[torch.randn(300)], running_vars=[torch.rand(300)])
+        for weight, original in zip(weights, before, strict=True):
+            if original.norm() < 3162:
+                assert_clipped(weight, original)
 
 
 @pytest.mark.slow
 def test_the_weights_of_tgan(kernels):
-    before = [gaussian(*shape) for shape in TGAN]
+    # Without a GPU 512 rows take ten seconds, however many columns they have, and many columns are left to fewer rows.
+    shapes = TGAN if isinstance(kernels, Gpu) else [(64, 192), (128, 4096), (512, 520), (40, 16384), (1, 8192)]
+    before = [gaussian(*shape) for shape in shapes]
     weights = [weight.clone() for weight in before]
     kernels.clip(weights)
     for weight, original in zip(weights, before, strict=True):

@@ -130,29 +130,29 @@ def swapped(tiles):
 # ---- What is right -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_multiply_add_is_a_matrix_product(toys, seed):
-    toys.configure(seed=seed)
-    random = np.random.default_rng(seed)
-    a, b, c = random.normal(size=(16, 40)), random.normal(size=(40, 8)), random.normal(size=(3, 16, 8))
-    expected = c + a @ b
-    assert toys.products(a, b, c, threads=96) == ""
-    np.testing.assert_allclose(c, expected, rtol=0, atol=1e-13)
+def test_multiply_add_is_a_matrix_product(toys):
+    for seed in SEEDS:
+        toys.configure(seed=seed)
+        random = np.random.default_rng(seed)
+        a, b, c = random.normal(size=(16, 40)), random.normal(size=(40, 8)), random.normal(size=(3, 16, 8))
+        expected = c + a @ b
+        assert toys.products(a, b, c, threads=96) == "", seed
+        np.testing.assert_allclose(c, expected, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_right_kernels(toys, seed):
-    toys.configure(seed=seed)
-    values = np.random.default_rng(seed).normal(size=(4, 256))
-    for run, expected in [
-        (toys.sums(values), values.sum(1)),
-        (toys.grid_sum(values), np.full(4, values.sum())),
-        (toys.warp_sum(values[0]), np.full(32, values[0, :32].sum())),
-        (toys.swap_pairs(random_tiles()), swapped(random_tiles())),
-    ]:
-        out, error = run
-        assert error == ""
-        assert is_close(out, expected)
+def test_right_kernels(toys):
+    for seed in SEEDS:
+        toys.configure(seed=seed)
+        values = np.random.default_rng(seed).normal(size=(4, 256))
+        for run, expected in [
+            (toys.sums(values), values.sum(1)),
+            (toys.grid_sum(values), np.full(4, values.sum())),
+            (toys.warp_sum(values[0]), np.full(32, values[0, :32].sum())),
+            (toys.swap_pairs(random_tiles()), swapped(random_tiles())),
+        ]:
+            out, error = run
+            assert error == "", seed
+            assert is_close(out, expected), seed
 
 
 def test_a_seed_gives_the_same_order_again(plain):
@@ -193,30 +193,30 @@ def test_a_missing_barrier_shows_in_some_order(plain, kernel, missing):
 
 @pytest.mark.parametrize("missing", [Missing.FIRST_BARRIER, Missing.SECOND_BARRIER])
 @pytest.mark.parametrize("kernel", ["sums", "warp_sum", "grid_sum"])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_missing_barrier_is_a_race_in_any_order(checked, kernel, missing, seed):
-    checked.configure(seed=seed)
-    error = getattr(checked, kernel)(np.ones((4, 256)), missing)[1]
-    assert error.startswith("race: thread ")
-    assert "without a barrier between" in error
+def test_a_missing_barrier_is_a_race_in_any_order(checked, kernel, missing):
+    for seed in SEEDS:
+        checked.configure(seed=seed)
+        error = getattr(checked, kernel)(np.ones((4, 256)), missing)[1]
+        assert error.startswith("race: thread "), seed
+        assert "without a barrier between" in error, seed
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("missing", [Missing.FIRST_BARRIER, Missing.SECOND_BARRIER, Missing.THE_WAIT])
-def test_asynchronous_copies_need_their_wait_and_barriers(plain, checked, missing, seed):
-    plain.configure(seed=seed)
+def test_asynchronous_copies_need_their_wait_and_barriers(plain, checked, missing):
     tiles = random_tiles()
-    out, error = plain.swap_pairs(tiles, missing)
-    assert error == ""
-    assert np.isnan(out).any()
+    for seed in SEEDS:
+        plain.configure(seed=seed)
+        out, error = plain.swap_pairs(tiles, missing)
+        assert error == "", seed
+        assert np.isnan(out).any(), seed
 
-    checked.configure(seed=seed)
-    error = checked.swap_pairs(tiles, missing)[1]
-    if missing == Missing.THE_WAIT:
-        assert "copy_async" in error
-        assert "not waited for" in error
-    else:
-        assert error.startswith("race: ") or "copy_async" in error
+        checked.configure(seed=seed)
+        error = checked.swap_pairs(tiles, missing)[1]
+        if missing == Missing.THE_WAIT:
+            assert "copy_async" in error, seed
+            assert "not waited for" in error, seed
+        else:
+            assert error.startswith("race: ") or "copy_async" in error, seed
 
 
 def test_blocks_are_unordered_without_a_grid_barrier(checked):
@@ -258,15 +258,15 @@ def test_a_race_names_its_source_lines(checked):
         ("copy_beyond", "copy_async to byte "),
     ],
 )
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_fault_is_an_error_of_its_launch(toys, fault, message, seed):
-    toys.configure(seed=seed)
-    assert message in toys.faulty(fault, threads=32 if "copy" in fault else 64)
-    assert toys.library.last_error() != 0
-    assert toys.library.last_error() == 0
-    # The next launch starts afresh.
-    values = np.ones((4, 64))
-    assert toys.grid_sum(values)[0].tolist() == [256] * 4
+def test_a_fault_is_an_error_of_its_launch(toys, fault, message):
+    for seed in SEEDS:
+        toys.configure(seed=seed)
+        assert message in toys.faulty(fault, threads=32 if "copy" in fault else 64), seed
+        assert toys.library.last_error() != 0, seed
+        assert toys.library.last_error() == 0, seed
+        # The next launch starts afresh.
+        values = np.ones((4, 64))
+        assert toys.grid_sum(values)[0].tolist() == [256] * 4, seed
 
 
 @pytest.mark.parametrize(
