@@ -8,12 +8,15 @@ from torch import nn
 from tgan_fast import VideoGenerator
 from tgan_fast.models import Generator
 
-LATENT = 12
+LATENT, WIDTH = 12, 0.125
+FRAMES, IMAGE_SIZE = 8, 16
 
 
-def trained_generator(dtype=torch.float32, device="cpu", channels=3, width=0.125) -> VideoGenerator:
+def trained_generator(
+    dtype=torch.float32, device="cpu", channels=3, *, clip_frames=FRAMES, image_size=IMAGE_SIZE
+) -> VideoGenerator:
     """In training mode, with the statistics of a batch, and with videos in which most levels occur."""
-    generator = VideoGenerator(width, LATENT, channels).double()
+    generator = VideoGenerator(WIDTH, LATENT, channels, clip_frames=clip_frames, image_size=image_size).double()
     return as_if_trained_(generator, latents(16, torch.float64)).to(device, dtype)
 
 

@@ -1,5 +1,7 @@
 """Precisions are refused where a device lacks them, and the switches behind them are put back."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -42,20 +44,19 @@ def test_only_bf16_changes_the_type():
     assert compute_dtype("fp32", torch.float64) == torch.float64
 
 
-@pytest.mark.parametrize("products", ["none", "ieee", "tf32"])
-@pytest.mark.parametrize("convolutions", ["none", "ieee", "tf32"])
 @pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])
-def test_switches_are_set_inside_and_as_before_afterwards(precision, convolutions, products):
+def test_switches_are_set_inside_and_as_before_afterwards(precision):
     of_convolutions, of_products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     originally = of_convolutions.fp32_precision, of_products.fp32_precision
-    of_convolutions.fp32_precision, of_products.fp32_precision = convolutions, products
     inside = "tf32" if precision == "tf32" else "ieee"
     try:
-        before = switches()
-        with pytest.raises(KeyError), arithmetic(precision):  # noqa: PT012
-            assert switches() == (inside, inside, True)
-            raise KeyError
-        assert switches() == before
+        for settings in product(("none", "ieee", "tf32"), repeat=2):
+            of_convolutions.fp32_precision, of_products.fp32_precision = settings
+            before = switches()
+            with pytest.raises(KeyError), arithmetic(precision):  # noqa: PT012
+                assert switches() == (inside, inside, True)
+                raise KeyError
+            assert switches() == before, settings
     finally:
         of_convolutions.fp32_precision, of_products.fp32_precision = originally
 

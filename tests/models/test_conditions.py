@@ -17,13 +17,14 @@ CLASSES, WIDTH, LATENT = 3, 0.03125, 6
 # Of the videos or images; the first one of each is the smallest that there may be.
 HALVED = [(4, 4, 4), (8, 16, 16), (4, 6, 10), (16, 4, 8)]
 SAME = [(2, 2), (2, 5), (16, 16), (7, 3)]
-ODD = [(9, 16, 16), (4, 5, 4), (5, 7, 9)]
 LAYERS = {"3d": (HalvingConv3d, F.conv3d, 2, HALVED), "2d": (SameConv2d, F.conv2d, 1, SAME)}
 CASES = [
     pytest.param(layer, convolution, stride, size, id=f"{name}-{'x'.join(map(str, size))}")
     for name, (layer, convolution, stride, sizes) in LAYERS.items()
     for size in sizes
 ]
+# Of an odd length the last taps lie within the video, unlike those of an even one.
+ODD = [(HalvingConv3d, F.conv3d, 2, size) for size in ((9, 16, 16), (4, 5, 4), (5, 7, 9))]
 
 
 def labels_of(count, device="cpu", classes=CLASSES):
@@ -58,34 +59,24 @@ def test_maps_need_not_be_made_to_be_convolved(layer, convolution, stride, size,
     assert_same(got, expected, [weight])
 
 
-@pytest.mark.parametrize("laid_out", [lambda layer: layer, to_channels_last_], ids=["contiguous", "channels-last"])
-@pytest.mark.parametrize(("layer", "convolution", "stride", "size"), CASES)
-def test_layers_with_labels_are_layers_with_further_channels(layer, convolution, stride, size, laid_out, device):
-    network = laid_out(layer(2 + CLASSES, 4).double().to(device))
+@pytest.mark.parametrize(("layer", "convolution", "stride", "size"), [*CASES, *ODD])
+def test_layers_with_labels_are_layers_with_further_channels(layer, convolution, stride, size, device):
     labels = labels_of(5, device)
-    x = torch.randn(5, 2, *size, dtype=torch.float64, device=device, requires_grad=True)
-    together = torch.cat([x, one_hot_maps(labels, size)], 1)
-    expected = convolution(together, network.weight, network.bias, stride=stride, padding=1)
-    assert_same(network.with_labels(x, labels), expected, [x, network.weight, network.bias])
+    for laid_out in (lambda layer: layer, to_channels_last_):
+        network = laid_out(layer(2 + CLASSES, 4).double().to(device))
+        x = torch.randn(5, 2, *size, dtype=torch.float64, device=device, requires_grad=True)
+        together = torch.cat([x, one_hot_maps(labels, size)], 1)
+        expected = convolution(together, network.weight, network.bias, stride=stride, padding=1)
+        assert_same(network.with_labels(x, labels), expected, [x, network.weight, network.bias])
 
 
-@pytest.mark.parametrize("size", ODD, ids=lambda size: "x".join(map(str, size)))
-def test_layers_with_labels_are_layers_with_further_channels_for_odd_videos(size, device):
-    """Of an odd length the last taps lie within the video, unlike those of an even one."""
-    network = HalvingConv3d(2 + CLASSES, 4).double().to(device)
-    labels = labels_of(5, device)
-    x = torch.randn(5, 2, *size, dtype=torch.float64, device=device, requires_grad=True)
-    expected = F.conv3d(torch.cat([x, one_hot_maps(labels, size)], 1), network.weight, network.bias, 2, 1)
-    assert_same(network.with_labels(x, labels), expected, [x, network.weight, network.bias])
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_one_hot_is_the_framework_s(dtype, device):
+def test_one_hot_is_the_framework_s(device):
     labels = labels_of(7, device)
-    got = one_hot(labels, CLASSES, dtype)
-    assert got.dtype == dtype
-    assert torch.equal(got, F.one_hot(labels, CLASSES).to(dtype))
-    assert one_hot(labels[:0], CLASSES, dtype).shape == (0, CLASSES)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        got = one_hot(labels, CLASSES, dtype)
+        assert got.dtype == dtype
+        assert torch.equal(got, F.one_hot(labels, CLASSES).to(dtype))
+        assert one_hot(labels[:0], CLASSES, dtype).shape == (0, CLASSES)
 
 
 def test_labels_that_fit_are_accepted():
@@ -111,8 +102,7 @@ def test_labels_that_do_not_fit_are_named(labels, classes, message):
 
 GENERATORS = {
     "video": (VideoGenerator, {}),
-    "frame": (FrameGenerator, {}),
-    "video-gru": (VideoGenerator, {"temporal": GRUTemporalGenerator}),
+    "frame-gru": (FrameGenerator, {"temporal": GRUTemporalGenerator}),
     "frame-lstm": (FrameGenerator, {"temporal": LSTMTemporalGenerator}),
 }
 DISCRIMINATORS = {"video": VideoDiscriminator, "frames": FramesDiscriminator}
@@ -190,20 +180,21 @@ def test_frames_as_channels_have_one_further_channel_a_class(device):
     assert_same(network(x, labels=labels), expected, list(network.parameters()))
 
 
-WRONG = {
-    "missing": (None, "the {network} takes a label of 3 classes with every video, and got none"),
-    "too few": (torch.zeros(1, dtype=torch.int64), r"labels are int64 \[2\], not torch.int64 \[1\]"),
-    "another dtype": (torch.zeros(2), r"labels are int64 \[2\], not torch.float32 \[2\]"),
-}
+WRONG = [
+    (None, "the {network} takes a label of 3 classes with every video, and got none"),
+    (torch.zeros(1, dtype=torch.int64), r"labels are int64 \[2\], not torch.int64 \[1\]"),
+    (torch.zeros(2), r"labels are int64 \[2\], not torch.float32 \[2\]"),
+]
 
 
-@pytest.mark.parametrize(("labels", "message"), WRONG.values(), ids=WRONG)
-def test_networks_with_classes_refuse_other_labels(labels, message, generator, discriminator, device):
-    labels = None if labels is None else labels.to(device)
-    with pytest.raises(ValueError, match=message.format(network="generator")):
-        generator(torch.zeros(2, LATENT, dtype=torch.float64, device=device), labels)
-    with pytest.raises(ValueError, match=message.format(network="discriminator")):
-        discriminator(videos(2, device), labels=labels)
+def test_networks_with_classes_refuse_other_labels():
+    for labels, message in WRONG:
+        for network, options in GENERATORS.values():
+            with pytest.raises(ValueError, match=message.format(network="generator")):
+                network(WIDTH, LATENT, classes=CLASSES, **SMALL, **options)(torch.zeros(2, LATENT), labels)
+        for network in DISCRIMINATORS.values():
+            with pytest.raises(ValueError, match=message.format(network="discriminator")):
+                network(WIDTH, classes=CLASSES, **SMALL)(videos(2).float(), labels=labels)
 
 
 def test_networks_without_classes_refuse_labels():

@@ -24,10 +24,16 @@ def test_state_dict_has_the_notebooks_keys_in_order_and_shapes():
     assert {f"model3d.{i}.weight" for i in (0, 2, 3, 5, 6, 8, 9)} | {"conv2d.weight", "conv2d.bias"} <= fast.keys()
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("n", "channels", "training", "layout"),
+    [
+        (1, 3, True, "contiguous"),
+        (5, 1, True, "channels-last"),
+        (2, 3, True, "channels-last"),
+        (2, 1, False, "contiguous"),
+        (5, 3, False, "channels-last"),
+    ],
+)
 def test_scores_and_gradients_are_the_references(n, channels, training, layout, device):
     plain = reference.Discriminator(0.125, channels).double().to(device).train(training)
     fast = VideoDiscriminator(0.125, channels).double().to(device).train(training)

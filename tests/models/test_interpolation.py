@@ -16,16 +16,14 @@ WIDTH, LATENT, FRAMES, IMAGE_SIZE = 0.0625, 6, 8, 16
 # Of (tanh + 1)·127.5 in float64 against the same of frames that were rounded to float32, just before it.
 ROUNDING = 1e-4
 GRU, LSTM = {"temporal": GRUTemporalGenerator}, {"temporal": LSTMTemporalGenerator}
+# Every pair of image generator, temporal generator and classes.
 KINDS = {
     "video": (VideoGenerator, {}),
-    "video-gru": (VideoGenerator, GRU),
+    "video-gru-classes": (VideoGenerator, {**GRU, "classes": 3}),
     "video-lstm-nine-frames": (VideoGenerator, {**LSTM, "clip_frames": 9}),
-    "video-classes": (VideoGenerator, {"classes": 3}),
-    "frame": (FrameGenerator, {}),
-    "frame-gru": (FrameGenerator, GRU),
-    "frame-lstm": (FrameGenerator, LSTM),
     "frame-classes": (FrameGenerator, {"classes": 3}),
-    "frame-gru-classes": (FrameGenerator, {**GRU, "classes": 3}),
+    "frame-gru": (FrameGenerator, GRU),
+    "frame-lstm-classes": (FrameGenerator, {**LSTM, "classes": 3}),
 }
 
 
@@ -51,35 +49,28 @@ def generator(request, device):
     return trained(request.param, device)
 
 
-@pytest.mark.parametrize("interpolate", [2, 3])
-def test_frame_latents_are_interpolated_over_time(generator, interpolate):
-    """By NumPy, between the first and the last one."""
+def test_frame_latents_are_interpolated_over_time(generator):
+    """By NumPy, between the first and the last one, which stay."""
     inputs, frames = inputs_of(generator, 3), generator.clip_frames
-    got = itself(generator, inputs, interpolate)
-    assert got.shape == (3 * frames * interpolate, 3, IMAGE_SIZE, IMAGE_SIZE)
-    generator.eval()
+    plain = itself(generator, inputs)
+    assert torch.equal(itself(generator, inputs, 1), plain)
+    plain = plain.unflatten(0, (3, -1))
     with torch.no_grad():
-        latents = generator.temp(inputs).cpu().numpy()
+        latents = copy.deepcopy(generator).eval().temp(inputs).cpu().numpy()
+    for interpolate in (2, 3, 7):
+        got = itself(generator, inputs, interpolate)
+        assert got.shape == (3 * frames * interpolate, 3, IMAGE_SIZE, IMAGE_SIZE)
         times = np.linspace(0, frames - 1, frames * interpolate)
         curves = [[np.interp(times, np.arange(frames), curve) for curve in video.T] for video in latents]
-        expected = generator.images(inputs, torch.from_numpy(np.array(curves)).to(inputs).transpose(1, 2))
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
-    # There is motion to be interpolated.
-    assert got.unflatten(0, (3, -1)).diff(dim=1).abs().amax((1, 2, 3, 4)).min() > 1e-2
-
-
-def test_once_as_many_frames_are_the_plain_ones(generator):
-    inputs = inputs_of(generator, 3)
-    assert torch.equal(itself(generator, inputs, 1), itself(generator, inputs))
-
-
-@pytest.mark.parametrize("interpolate", [2, 7])
-def test_the_first_and_the_last_frame_stay(generator, interpolate):
-    inputs = inputs_of(generator, 3)
-    plain, longer = (itself(generator, inputs, times).unflatten(0, (3, -1)) for times in (1, interpolate))
-    assert longer.shape[1] == interpolate * plain.shape[1]
-    for end in (0, -1):
-        torch.testing.assert_close(longer[:, end], plain[:, end], rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            curves = torch.from_numpy(np.array(curves)).to(inputs).transpose(1, 2)
+            expected = copy.deepcopy(generator).eval().images(inputs, curves)
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+        got = got.unflatten(0, (3, -1))
+        for end in (0, -1):
+            torch.testing.assert_close(got[:, end], plain[:, end], rtol=1e-10, atol=1e-10)
+        # There is motion to be interpolated.
+        assert got.diff(dim=1).abs().amax((1, 2, 3, 4)).min() > 1e-2
 
 
 def test_gradients_flow_through_interpolated_frames(generator):
@@ -89,28 +80,24 @@ def test_gradients_flow_through_interpolated_frames(generator):
     assert (gradient.abs().sum(1) > 0).all()
 
 
-@pytest.mark.parametrize("interpolate", [1, 3])
-def test_clips_of_a_sampler_are_the_levels_of_the_frames(generator, interpolate):
-    inputs, frames = inputs_of(generator, 5), generator.clip_frames * interpolate
-    clips = Sampler(generator, batch_size=2, precision="fp32", interpolate=interpolate)(inputs)
-    assert clips.dtype == torch.uint8
-    assert clips.shape == (5, frames, IMAGE_SIZE, IMAGE_SIZE, 3)
-    exact = (itself(generator, inputs, interpolate).tanh() + 1) * 127.5
-    exact = exact.unflatten(0, (5, frames)).permute(0, 1, 3, 4, 2).cpu()
-    assert (clips.double() - exact).abs().max() <= 0.5 + ROUNDING
-    assert len(clips.unique()) > 100
+def test_clips_and_videos_of_a_sampler_are_those_of_the_frames(generator):
+    inputs = inputs_of(generator, 5)
+    for interpolate in (1, 3):
+        frames = generator.clip_frames * interpolate
+        expected = itself(generator, inputs, interpolate).tanh().unflatten(0, (5, frames)).transpose(1, 2)
+        clips = Sampler(generator, batch_size=2, precision="fp32", interpolate=interpolate)(inputs)
+        assert clips.dtype == torch.uint8
+        assert clips.shape == (5, frames, IMAGE_SIZE, IMAGE_SIZE, 3)
+        levels = ((expected + 1) * 127.5).movedim(1, -1).cpu()
+        assert (clips.double() - levels).abs().max() <= 0.5 + ROUNDING
+        assert len(clips.unique()) > 100
 
-
-@pytest.mark.parametrize("interpolate", [1, 3])
-def test_videos_of_a_sampler_are_those_of_the_frames(generator, interpolate):
-    inputs, frames = inputs_of(generator, 3), generator.clip_frames * interpolate
-    sampler = Sampler(generator, batch_size=2, precision="fp32", interpolate=interpolate, output="videos")
-    expected = itself(generator, inputs, interpolate).tanh().unflatten(0, (3, frames)).transpose(1, 2)
-    videos = torch.cat(list(sampler.on_device(inputs)))
-    torch.testing.assert_close(videos.double(), expected, rtol=0, atol=1e-6)
-    # And the generator's own way of sampling, which takes no other batch norm.
-    videos = sample_videos(generator, inputs, batch_size=2, interpolate=interpolate)
-    torch.testing.assert_close(videos, expected.cpu(), rtol=1e-10, atol=1e-10)
+        sampler = Sampler(generator, batch_size=2, precision="fp32", interpolate=interpolate, output="videos")
+        videos = torch.cat(list(sampler.on_device(inputs)))
+        torch.testing.assert_close(videos.double(), expected, rtol=0, atol=1e-6)
+        # And the generator's own way of sampling, which takes no other batch norm.
+        videos = sample_videos(generator, inputs, batch_size=2, interpolate=interpolate)
+        torch.testing.assert_close(videos, expected.cpu(), rtol=1e-10, atol=1e-10)
 
 
 def change_all_weights_(generator):
@@ -123,19 +110,20 @@ def change_all_weights_(generator):
                 buffer.mul_(1.5).add_(0.01)
 
 
-@pytest.mark.parametrize("interpolate", [1, 3])
-def test_a_folded_generator_is_the_generator_in_evaluation_mode(generator, interpolate):
+def test_a_folded_generator_is_the_generator_in_evaluation_mode(generator):
     inputs = inputs_of(generator, 3)
     folded = FoldedGenerator(generator, torch.float64)
-    before = folded.frames(inputs, interpolate)
-    torch.testing.assert_close(before, itself(generator, inputs, interpolate), rtol=1e-10, atol=1e-11)
+    before = {times: folded.frames(inputs, times) for times in (1, 3)}
+    for times, frames in before.items():
+        torch.testing.assert_close(frames, itself(generator, inputs, times), rtol=1e-10, atol=1e-11)
 
     change_all_weights_(generator)
-    assert torch.equal(folded.frames(inputs, interpolate), before)
+    assert all(torch.equal(folded.frames(inputs, times), frames) for times, frames in before.items())
     folded.refresh()
-    expected = itself(generator, inputs, interpolate)
-    torch.testing.assert_close(folded.frames(inputs, interpolate), expected, rtol=1e-10, atol=1e-11)
-    assert (expected - before).norm() > 0.1 * before.norm()
+    for times, frames in before.items():
+        expected = itself(generator, inputs, times)
+        torch.testing.assert_close(folded.frames(inputs, times), expected, rtol=1e-10, atol=1e-11)
+        assert (expected - frames).norm() > 0.1 * frames.norm()
 
 
 def test_every_weight_of_a_folded_generator_is_refreshed(generator):
@@ -152,7 +140,8 @@ def test_every_weight_of_a_folded_generator_is_refreshed(generator):
         torch.testing.assert_close(got, itself(generator, inputs), rtol=1e-9, atol=1e-10, msg=name)
 
 
-def test_a_sampler_takes_over_what_the_generator_has_now(generator):
+def test_a_sampler_takes_over_what_the_generator_has_now(device):
+    generator = trained("video-gru-classes", device)
     inputs = inputs_of(generator, 3)
     sampler = Sampler(generator, precision="fp32", interpolate=3, output="videos")
     before = torch.cat(list(sampler.on_device(inputs)))

@@ -2,22 +2,24 @@
 
 import copy
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from generators import LATENT, in_bfloat16, latents, trained_generator
+from generators import FRAMES, IMAGE_SIZE, LATENT, in_bfloat16, latents, trained_generator
 from lifetimes import dies_with_its_last_reference
 
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models.sampling import Sampler, _StaticBatch, draw_latents, refuse_non_finite, sample_videos
 
+SMALL, PAPERS = (FRAMES, IMAGE_SIZE), (16, 64)  # frames, pixels
 # Of (tanh + 1)·127.5 in float64 against the same of frames that were rounded to float32, just before it.
 ROUNDING = 1e-4
 
 
 def levels(generator, z):
-    """Of the definition, before they are rounded: [N, 16, 64, 64, C]."""
+    """Of the definition, before they are rounded: [N, T, H, W, C]."""
     with torch.no_grad():
         videos = copy.deepcopy(generator).eval()(z).double()
     return ((videos + 1) * 127.5).permute(0, 2, 3, 4, 1).cpu()
@@ -27,21 +29,21 @@ def rms(clips, exact):
     return (clips.double() - exact).square().mean().sqrt().item()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("n", [1, 4, 7])
-def test_clips_are_the_levels_of_the_videos(n, channels, device):
-    generator, z = trained_generator(torch.float64, device, channels), latents(n, torch.float64)
+@pytest.mark.parametrize(("n", "channels", "sizes"), [(1, 3, SMALL), (4, 1, SMALL), (7, 3, SMALL), (7, 3, PAPERS)])
+def test_clips_are_the_levels_of_the_videos(n, channels, sizes, device):
+    frames, image_size = sizes
+    generator = trained_generator(torch.float64, device, channels, clip_frames=frames, image_size=image_size)
+    z = latents(n, torch.float64)
     clips = Sampler(generator, batch_size=4, precision="fp32")(z)
     assert clips.dtype == torch.uint8
-    assert clips.shape == (n, 16, 64, 64, channels)
+    assert clips.shape == (n, frames, image_size, image_size, channels)
     assert clips.device.type == "cpu"
     assert clips.is_contiguous()
     assert (clips.double() - levels(generator, z.to(device))).abs().max() <= 0.5 + ROUNDING
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_videos_are_those_of_the_generator_in_evaluation_mode(channels, device):
-    generator, z = trained_generator(torch.float64, device, channels), latents(7, torch.float64)
+def test_videos_are_those_of_the_generator_in_evaluation_mode(device):
+    generator, z = trained_generator(torch.float64, device), latents(7, torch.float64)
     sampler = Sampler(generator, batch_size=4, precision="fp32", output="videos")
     videos = torch.cat(list(sampler.on_device(z)))
     with torch.no_grad():
@@ -52,7 +54,7 @@ def test_videos_are_those_of_the_generator_in_evaluation_mode(channels, device):
 
 def test_no_latents_are_no_clips(device):
     sampler = Sampler(trained_generator(device=device))
-    assert sampler(latents(0)).shape == (0, 16, 64, 64, 3)
+    assert sampler(latents(0)).shape == (0, FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3)
     assert list(sampler.on_device(latents(0))) == []
 
 
@@ -143,10 +145,9 @@ def test_a_static_batch_is_padded_and_its_results_outlive_the_next():
     assert seen == [4, 4]
 
 
-@pytest.mark.parametrize("shape", [(3, LATENT + 1), (LATENT,), (3, LATENT, 1)], ids=str)
-def test_latents_of_another_shape_are_refused_at_once(shape):
+def test_latents_of_another_shape_are_refused_at_once():
     sampler = Sampler(trained_generator())
-    for sample in (sampler, sampler.on_device):
+    for sample, shape in product((sampler, sampler.on_device), [(3, LATENT + 1), (LATENT,), (3, LATENT, 1)]):
         with pytest.raises(ValueError, match=r"takes latents \[N, 12\] and got \["):
             sample(torch.zeros(shape))
 
@@ -180,7 +181,9 @@ def test_a_graph_gives_the_same_clips_bit_for_bit(precision):
 @pytest.mark.gpu
 def test_what_arrives_on_the_cpu_is_what_was_computed():
     """Through two buffers that are written and read in turns, for many batches of a size that takes a while."""
-    sampler = Sampler(trained_generator(device="cuda"), batch_size=32)
+    frames, image_size = PAPERS
+    generator = trained_generator(device="cuda", clip_frames=frames, image_size=image_size)
+    sampler = Sampler(generator, batch_size=32)
     z = latents(32 * 20 + 5)
     expected = torch.cat([batch.cpu() for batch in sampler.on_device(z)])
     for _ in range(3):
@@ -196,7 +199,7 @@ def test_mode_statistics_and_gradients_are_as_before(training, batch_statistics,
     before = {key: value.clone() for key, value in generator.state_dict().items()}
     z, random = draw_latents(5, LATENT, 0), torch.get_rng_state()
     videos = sample_videos(generator, z, batch_size=3, batch_statistics=batch_statistics)
-    assert videos.shape == (5, 3, 16, 64, 64)
+    assert videos.shape == (5, 3, FRAMES, IMAGE_SIZE, IMAGE_SIZE)
     assert not videos.requires_grad
     assert [module.training for module in generator.modules()] == modes
     torch.testing.assert_close(generator.state_dict(), before, rtol=0, atol=0)

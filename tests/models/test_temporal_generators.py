@@ -9,11 +9,11 @@ from tgan_fast.models import GRUTemporalGenerator, LSTMTemporalGenerator, Tempor
 INPUTS, OUTPUTS, WIDTH = 7, 5, 0.03125
 RECURRENT = {"gru": (GRUTemporalGenerator, nn.GRU), "lstm": (LSTMTemporalGenerator, nn.LSTM)}
 CASES = [
-    *[pytest.param(TemporalGenerator, frames, id=f"deconv-{frames}") for frames in (8, 16, 32, 64)],
+    *[pytest.param(TemporalGenerator, frames, id=f"deconv-{frames}") for frames in (8, 16, 64)],
     *[
         pytest.param(temporal, frames, id=f"{name}-{frames}")
         for name, (temporal, _) in RECURRENT.items()
-        for frames in (8, 9, 16, 64)
+        for frames in (9, 64)
     ],
 ]
 
@@ -49,7 +49,7 @@ def test_deconvolved_latents_lie_within_the_unit_interval(frames, device):
     assert latents.max() > 0.9
 
 
-@pytest.mark.parametrize("frames", [1, 2, 9])
+@pytest.mark.parametrize("frames", [1, 9])
 @pytest.mark.parametrize(("temporal", "layer"), RECURRENT.values(), ids=RECURRENT)
 def test_recurrent_ones_are_the_framework_s_between_two_linear_layers(temporal, layer, frames, device):
     network = temporal(INPUTS, OUTPUTS, frames, WIDTH).double().to(device)
