@@ -35,20 +35,17 @@ def check(
             if name not in rivals:
                 raise
             left_out[name] = harness.first_line(error)
-    for name, (error, limit) in {name: (error, allowed(name, errors)) for name, error in errors.items()}.items():
+    for name, error in errors.items():
+        found, limits = _values(error), _values(allowed(name, errors))
         # Written so that NaN is too large.
-        if all(value <= most for value, most in zip(_values(error), _values(limit), strict=True)):
-            continue
-        reason = f"is off by {_text(error)}, more than {_text(limit)}"
-        if name not in rivals:
-            raise SystemExit(f"error: {case}: {name} {reason}: nothing is timed")
-        left_out[name] = reason
+        if not all(value <= limit for value, limit in zip(found, limits, strict=True)):
+            said, most = (", ".join(f"{value:.1e}" for value in values) for values in (found, limits))
+            reason = f"is off by {said}, more than {most}"
+            if name not in rivals:
+                raise SystemExit(f"error: {case}: {name} {reason}: nothing is timed")
+            left_out[name] = reason
     return {name: error for name, error in errors.items() if name not in left_out}, left_out
 
 
 def _values(error):
-    return error.values() if isinstance(error, dict) else error if isinstance(error, tuple) else [error]
-
-
-def _text(error):
-    return ", ".join(f"{value:.1e}" for value in _values(error))
+    return tuple(error.values()) if isinstance(error, dict) else error if isinstance(error, tuple) else (error,)

@@ -34,17 +34,15 @@ class Ceilings:
     @property
     def bytes_per_second(self) -> float:
         """Bytes that a copy reads and writes."""
-        return self._rate("copy")
+        if "copy" not in self._rates:
+            self._rates["copy"] = copy_bandwidth(self._device)
+        return self._rates["copy"]
 
     def flops_per_second(self, precision: Precision) -> float:
         """Return the rate of a matrix product."""
-        return self._rate(precision)
-
-    def _rate(self, name):
-        if name not in self._rates:
-            rate = copy_bandwidth(self._device) if name == "copy" else matrix_product_rate(self._device, name)
-            self._rates[name] = rate
-        return self._rates[name]
+        if precision not in self._rates:
+            self._rates[precision] = matrix_product_rate(self._device, precision)
+        return self._rates[precision]
 
     def measure(self, precisions: Iterable[Precision]) -> dict[str, float]:
         """Measure all of them now, and return `record()`."""
@@ -55,7 +53,7 @@ class Ceilings:
     def floor(self, work: Work, precision: Precision) -> float:
         """Return the seconds that some work takes at least."""
         copy = self.bytes_per_second
-        # What computes nothing does not need the matrix product's rate.
+        # The matrix product is measured only for what computes.
         return work.seconds(self.flops_per_second(precision) if work.flops else 1.0, copy)
 
     def record(self) -> dict[str, float]:
@@ -64,21 +62,17 @@ class Ceilings:
 
 
 def copy_bandwidth(device: str) -> float:
-    """Measure the bytes read plus written per second when a large tensor is copied: the ceiling of what moves bytes."""
+    """Measure the bytes read and written per second when a large tensor is copied."""
     source = torch.rand(_COPY_BYTES[device] // 4, device=device)
     return 2 * source.nbytes / _fastest(torch.empty_like(source).copy_, source, device)
 
 
 def matrix_product_rate(device: str, precision: Precision) -> float:
-    """Measure the operations per second of a large square matrix product: the ceiling of convolutions."""
+    """Measure the operations per second of a large square matrix product."""
     side, dtype = _MATRIX_SIDE[device], compute_dtype(precision, torch.float32)
-    left, right = (torch.rand(side, side, device=device).sub_(0.5).to(dtype) for _ in range(2))
-
-    def product(_):
-        with arithmetic(precision):
-            return left @ right
-
-    return 2 * side**3 / _fastest(product, None, device)
+    matrix = torch.rand(side, side, device=device).sub_(0.5).to(dtype)
+    with arithmetic(precision):
+        return 2 * side**3 / _fastest(matrix.mm, matrix.clone(), device)
 
 
 def _fastest(call, inputs, device):

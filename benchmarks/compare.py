@@ -5,22 +5,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import results
 
 ROOT = Path(__file__).resolve().parent.parent
-# Differences below this are not worth a word, however quiet the machine is.
 SMALLEST_DIFFERENCE = 0.02
 
 
 def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
     """Run the benchmarks of the command line that was called, of both trees, and print what differs.
 
-    Both run the benchmarks of the working tree, each with its own package: what the other revision lacks fails there,
-    and is printed. Rivals are not timed.
+    Both run the benchmarks of the working tree without rivals, each with its own package: what the other revision
+    lacks fails there, and is printed.
 
     Raises:
         SystemExit: There is no such revision, or no benchmark ran in both trees.
@@ -28,36 +26,28 @@ def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
     found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
         raise SystemExit(f"error: {ROOT} has no revision {revision}: name a commit, a branch or a tag")
+    # The module that this process was started with: all sections or one.
+    command = ["-m", sys.modules["__main__"].__spec__.name, "--device", device, "--own-only"]
+    command += ["--smoke"] * smoke + (["--only", *only] if only else [])
     here, there = [], []
-    with _worktree(found.stdout.strip()) as other:
-        for tree in (ROOT, other) if device == "cuda" else ():
-            _run(tree, "setup.py", "--quiet", "build_ext", "--inplace")
-        # In this order a machine that gets slower, or faster, in the course of time favors neither.
-        for tree, runs in ((ROOT, here), (other, there), (other, there), (ROOT, here)):
-            # The module that this process was started with: all sections or one.
-            command = ["-m", sys.modules["__main__"].__spec__.name, "--device", device, "--own-only"]
-            command += ["--smoke"] * smoke + (["--only", *only] if only else [])
-            out = other.with_name(f"{len(here)}-{len(there)}.json")
-            _run(tree, *command, "--out", str(out))
-            runs.append(times_of(results.sections_of(out)))
+    with tempfile.TemporaryDirectory() as folder:
+        other, out = Path(folder, "tree"), Path(folder, "results.json")
+        _git("worktree", "add", "--detach", str(other), found.stdout.strip()).check_returncode()
+        try:
+            shutil.copytree(ROOT / "benchmarks", other / "benchmarks", dirs_exist_ok=True)
+            for tree in (ROOT, other) if device == "cuda" else ():
+                _run(tree, "setup.py", "--quiet", "build_ext", "--inplace")
+            # In this order a machine that gets slower, or faster, in the course of time favors neither.
+            for tree, runs in ((ROOT, here), (other, there), (other, there), (ROOT, here)):
+                out.unlink(missing_ok=True)
+                _run(tree, *command, "--out", str(out))
+                runs.append(times_of(results.sections_of(out)))
+        finally:
+            _git("worktree", "remove", "--force", str(other))
     lines = list(differences(here, there))
     if not lines:
         raise SystemExit(f"error: no benchmark ran both here and at {revision}: see above what failed")
     print(f"\n{'':78}{'working tree':>14}{revision[:13]:>14}{'ratio':>8}{'noise':>8}", *lines, sep="\n")
-
-
-@contextmanager
-def _worktree(commit):
-    """Check out a commit, with the benchmarks of the working tree."""
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        _git("worktree", "add", "--detach", str(tree), commit).check_returncode()
-        try:
-            shutil.rmtree(tree / "benchmarks", ignore_errors=True)
-            shutil.copytree(ROOT / "benchmarks", tree / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
-            yield tree
-        finally:
-            _git("worktree", "remove", "--force", str(tree))
 
 
 def _git(*arguments):
@@ -71,25 +61,25 @@ def _run(tree, *arguments):
         print(f"{tree}: {result.stderr.strip()[-2000:]}", flush=True)
 
 
-def times_of(sections: dict[str, dict]) -> dict[tuple[str, str, str], float]:
+def times_of(sections: dict[str, dict]) -> dict[str, float]:
     """Return seconds by section, case, and contender with its part."""
     return {
-        (name, case["case"], str(results.Label.of(row))): row["seconds"]
+        f"{name}, {case['case']}, {results.Label.of(row)}": row["seconds"]
         for name, section in sections.items()
         for case in section["cases"]
         for row in case["timings"]
     }
 
 
-def differences(here: list[dict], there: list[dict]):
+def differences(here: list[dict], there: list[dict]) -> Iterator[str]:
     """Yield a line for all that ran every time, given the times of each run of both trees.
 
     The working tree differs only where each of its runs differs from each of the other's.
     """
-    for key in here[0]:
-        if not all(key in run for run in here + there):
+    for name in here[0]:
+        if not all(name in run for run in here + there):
             continue
-        ours, theirs = ([run[key] for run in runs] for runs in (here, there))
+        ours, theirs = ([run[name] for run in runs] for runs in (here, there))
         verdict = "the same"
         if min(theirs) > (1 + SMALLEST_DIFFERENCE) * max(ours):
             verdict = "faster"
@@ -98,4 +88,4 @@ def differences(here: list[dict], there: list[dict]):
         means = statistics.mean(ours), statistics.mean(theirs)
         noise = max(max(runs) / min(runs) - 1 for runs in (ours, theirs))
         times = "".join(f"{1e3 * mean:11.4f} ms" for mean in means)
-        yield f"{', '.join(key)[:77]:78}{times}{means[1] / means[0]:8.3f}{100 * noise:6.1f} %  {verdict}"
+        yield f"{name[:77]:78}{times}{means[1] / means[0]:8.3f}{100 * noise:6.1f} %  {verdict}"

@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from benchmarks import results
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import Run, chosen, refuse_without_extension, resolve_device
 
@@ -27,6 +28,10 @@ def pytest_configure(config):
     config.stash[RUN] = Run(device, smoke=config.getoption("smoke"))
 
 
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["device"] = results.device_name(config.stash[RUN].device)
+
+
 def pytest_generate_tests(metafunc):
     run = metafunc.config.stash[RUN]
     options = {"timer": _time_of_gpu} if run.device == "cuda" else {}
@@ -35,18 +40,10 @@ def pytest_generate_tests(metafunc):
     for section, cases in chosen(SECTIONS, run, metafunc.config.getoption("only")):
         for case in cases:
             for name, make in section.calls(run, case).items():
-                group = f"{section.name}, {case}"
-                if name.startswith(("forward ", "backward ")):  # not to be compared with each other
-                    group += f", {name.split()[0]}"
-                mark = pytest.mark.benchmark(group=group, **options)
+                part = [name.split()[0]] if name.startswith(("forward ", "backward ")) else []
+                mark = pytest.mark.benchmark(group=", ".join([section.name, str(case), *part]), **options)
                 tests.append(pytest.param(make, marks=mark, id=f"{section.name}, {case}, {name}"))
     metafunc.parametrize("make", tests)
-
-
-@pytest.fixture
-def device(request) -> str:
-    """Device of this session."""
-    return request.config.stash[RUN].device
 
 
 def _time_of_gpu():

@@ -1,7 +1,4 @@
-"""The device while something is timed: clocks, power and temperature of a GPU, or who else uses the CPUs.
-
-A timing of a GPU that throttled, or of CPUs that others used, says little: a watch flags it.
-"""
+"""The device while something is timed. A watch flags a GPU that throttled, and CPUs that others used."""
 
 import os
 import statistics
@@ -15,11 +12,6 @@ import torch
 from benchmarks.results import rounded
 
 INTERVAL = 0.1  # seconds between two looks at a GPU
-# Shares of the time of all CPUs above which timings are flagged, and the sentences.
-LIMITS = {
-    "others": (0.1, "other processes took {:.0f} % of the CPUs"),
-    "steal": (0.05, "the hypervisor took {:.0f} % of the CPUs (steal)"),
-}
 SHORTEST = 0.5  # seconds; the CPUs' time is counted in steps of 0.01 s, too coarse for less
 # NVML's reasons for a lower clock that slow down what runs, by their bits.
 SLOWING = {
@@ -40,7 +32,7 @@ class GpuWatch:
     """
 
     def __init__(self):
-        self._readings, self._error = [], None
+        self._readings, self._flags = [], []
 
     def __enter__(self):
         self._stop = threading.Event()
@@ -61,25 +53,21 @@ class GpuWatch:
             while not stopped:
                 stopped = self._stop.wait(INTERVAL)
                 clock = nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)
-                watts = nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3
-                celsius = nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
-                self._readings.append((clock, watts, celsius, nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
+                self._readings.append((clock, nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
         except Exception as error:
-            self._error = error
+            self._flags.append(f"the GPU was not watched to the end: {type(error).__name__}: {error}")
 
     def take(self) -> tuple[dict | None, list[str]]:
         """Return a summary of what was seen since the last time, None where nothing was, and flags."""
-        readings, error, self._readings, self._error = self._readings, self._error, [], None
-        flags = [] if error is None else [f"the GPU was not watched to the end: {type(error).__name__}: {error}"]
+        readings, flags, self._readings, self._flags = self._readings, self._flags, [], []
         if not readings:
             return None, flags
-        clocks, watts, celsius, reasons = zip(*readings, strict=True)
+        clocks, reasons = zip(*readings, strict=True)
         shares = {name: statistics.mean(bool(found & bit) for found in reasons) for bit, name in SLOWING.items()}
         slowed = {name: rounded(share) for name, share in shares.items() if share}
         flags += [f"throttled ({name}) in {100 * share:.2g} % of the looks" for name, share in slowed.items()]
         clock = {"min": min(clocks), "median": statistics.median(clocks), "max": max(clocks)}
-        highest = {"highest_power_w": rounded(max(watts)), "highest_temperature_c": max(celsius)}
-        return {"looks": len(readings), "sm_clock_mhz": clock, **highest, "throttle_reasons": slowed}, flags
+        return {"looks": len(readings), "sm_clock_mhz": clock, "throttle_reasons": slowed}, flags
 
 
 class CpuWatch:
@@ -92,21 +80,23 @@ class CpuWatch:
         self._spent = np.zeros(5)
 
     def __enter__(self):
-        self._begin = cpu_times()
+        self._begin = _cpu_times()
 
     def __exit__(self, *_):
-        self._spent += cpu_times() - self._begin
+        self._spent += _cpu_times() - self._begin
 
     def take(self) -> tuple[dict | None, list[str]]:
         """Return the shares of others in the CPUs' time since the last time, None if it was too short, and flags."""
         (wall, total, busy, steal, own), self._spent = self._spent, np.zeros(5)
         if wall < SHORTEST or total <= 0:
             return None, []
-        shares = {"others": rounded(max(0.0, busy - own) / total), "steal": rounded(steal / total)}
-        return shares, [text.format(100 * shares[name]) for name, (most, text) in LIMITS.items() if shares[name] > most]
+        others, steal = max(0.0, busy - own) / total, steal / total
+        flags = [f"other processes took {100 * others:.0f} % of the CPUs"] if others > 0.1 else []
+        flags += [f"the hypervisor took {100 * steal:.0f} % of the CPUs (steal)"] if steal > 0.05 else []
+        return {"others": rounded(others), "steal": rounded(steal)}, flags
 
 
-def cpu_times() -> np.ndarray:
+def _cpu_times():
     """Return seconds: wall time; all CPUs' time, busy time and steal; this process's time and its children's.
 
     Without /proc/stat those of the CPUs are 0.

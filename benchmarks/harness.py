@@ -66,7 +66,7 @@ def measure(
     uncaptured: Mapping[str, str] | None = None,
     warm: bool = False,
 ) -> dict[str, Timing]:
-    """Time contenders in turns, so that a machine whose speed drifts slows down all of them.
+    """Time contenders in turns, so that a machine whose speed drifts slows down all of them; the first one twice.
 
     In each round, in a random order, every contender runs once on each input set. On a GPU that is the replay of a
     CUDA graph, timed by events; a contender that cannot be captured runs without one, and its `Timing.method` says why.
@@ -77,14 +77,10 @@ def measure(
             within `side_stream`.
         device: "cpu" or "cuda".
         rounds: Number of rounds; by default as many for each contender as fit `SECONDS`.
-        prepare: Function called with every input set before a contender's turn, outside of what is timed: restores
-            what contenders change.
+        prepare: Function called with every input set before a contender's turn: restores what contenders change.
         uncaptured: Contenders that run without a CUDA graph, and why. Name those that cannot be captured: after an
             attempt that failed none is captured in this process.
         warm: Whether the contenders have run before, so that a CPU need not run them untimed.
-
-    Returns:
-        A timing for each contender, and one for the first under the name `again(first)`: the two differ by chance.
     """
     first, uncaptured = next(iter(contenders)), uncaptured or {}
     contenders = {**contenders, again(first): contenders[first]}
@@ -108,10 +104,7 @@ def input_set_count(nbytes: int, device: str) -> int:
 
 @contextmanager
 def side_stream(device: str) -> Iterator[None]:
-    """On a GPU, work on the stream where `measure` captures.
-
-    The default stream cannot be captured, and backward runs on the stream of its forward.
-    """
+    """Work on the stream where `measure` captures: backward, too, runs on the stream of its forward."""
     if device == "cpu":
         yield
         return
@@ -178,7 +171,7 @@ def _time_on_gpu(contenders, input_sets, rounds, prepare_all, uncaptured):
         for name, call in contenders.items():
             prepare_all()
             runs[name], methods[name] = _replayed(call, input_sets, pool, uncaptured.get(name))
-        counts = {name: rounds or _affordable("cuda", _seconds_on_gpu(run, prepare_all)) for name, run in runs.items()}
+        counts = {name: rounds or _affordable("cuda", _seconds_alone(run, prepare_all)) for name, run in runs.items()}
         # Not timed, and not waited for: while the GPU is busy with these, the timed ones queue up without gaps.
         for run in runs.values():
             prepare_all()
@@ -188,10 +181,8 @@ def _time_on_gpu(contenders, input_sets, rounds, prepare_all, uncaptured):
             prepare_all()
             events[name].append(_events_around(runs[name]))
         torch.cuda.synchronize()
-    return {
-        name: Timing.of([begin.elapsed_time(end) / 1e3 / len(input_sets) for begin, end in events[name]], methods[name])
-        for name in runs
-    }
+    seconds = {name: [_seconds(pair) / len(input_sets) for pair in pairs] for name, pairs in events.items()}
+    return {name: Timing.of(column, methods[name]) for name, column in seconds.items()}
 
 
 def _replayed(call, input_sets, pool, why_not):
@@ -212,12 +203,12 @@ def _replayed(call, input_sets, pool, why_not):
     return run, f"{WITHOUT_GRAPH}: {why_not}"
 
 
-def _seconds_on_gpu(run, prepare_all):
+def _seconds_alone(run, prepare_all):
     for _ in range(2):  # the first run of a graph, or of a call, still loads something
         prepare_all()
-        begin, end = _events_around(run)
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
+        events = _events_around(run)
+    torch.cuda.synchronize()
+    return _seconds(events)
 
 
 def _events_around(run):
@@ -226,6 +217,10 @@ def _events_around(run):
     run()
     end.record()
     return begin, end
+
+
+def _seconds(events):
+    return events[0].elapsed_time(events[1]) / 1e3
 
 
 def _affordable(device, seconds):

@@ -13,13 +13,10 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def growth(run: Callable[[], Any]) -> int | None:
-    """Return the bytes by which the most memory of this process grows while `run` runs.
-
-    None where the operating system cannot begin its record of the most memory anew.
-    """
+    """Return the bytes by which the process's peak memory grows while `run` runs; None where Linux does not say."""
     if not os.access(_CLEAR, os.W_OK):
         return None
-    # What the C library keeps of freed memory `run` would take first, unnoticed.
+    # `run` would first take freed memory that the C library keeps, unnoticed.
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
     _CLEAR.write_text("5")
@@ -30,12 +27,9 @@ def growth(run: Callable[[], Any]) -> int | None:
 
 def in_processes(measure: Callable[..., int | None], *arguments: Iterable) -> list[int | None]:
     """Return `list(map(measure, *arguments))`, each call in a new process, which has no memory to reuse."""
-
-    def in_process(*each):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(measure, *each).result()
-
-    return list(map(in_process, *arguments))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        return list(pool.map(measure, *arguments))
 
 
 def _most():

@@ -5,16 +5,17 @@ python -m benchmarks.report --check    # only tells whether they are what the fi
 python -m benchmarks.report --full     # only prints the full tables of all sections
 """
 
+import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import tyro
+from matplotlib.figure import Figure
 
-from benchmarks import harness, pictures, results, systems, table
-from benchmarks.bench_data import STEP_SECONDS
+from benchmarks import harness, results, systems, table
 from benchmarks.results import NOT_MEASURED, Goal, rounded
 from benchmarks.sections import SECTIONS
 from benchmarks.table import markdown_table, number, percent, seconds
@@ -24,24 +25,19 @@ ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"cpu": "CPU", "cuda": "GPU"}
 MINUTES = {"cpu": 5, "cuda": 8}  # for all sections together
 # Section, how a case's name begins (the first such case counts), part, and how users write it in PyTorch.
-SAMPLING = ("sampling", "", None, "notebook")
-CLIPPING = ("singular_value_clip", "all five", "call", "svd")
-RMSPROP, ADAM = (("optimizer", name, None, "torch for-loop") for name in ("rmsprop", "adam"))
-FORWARD, BACKWARD = (("batch_norm_act", "image", part, "eager") for part in ("forward", "backward"))
 HEADLINES = {
     "training iteration, clipping in every fifth": ("step", "", "with clipping", "notebook"),
-    "sampling": SAMPLING,
-    "singular value clipping of the discriminator": CLIPPING,
-    "step of RMSprop": RMSPROP,
-    "batch norm + ReLU, forward": FORWARD,
-    "batch norm + ReLU, backward": BACKWARD,
-}
-MORE_HEADLINES = {
-    "step of Adam": ADAM,
+    "sampling": ("sampling", "", None, "notebook"),
+    "singular value clipping of the discriminator": ("singular_value_clip", "all five", "call", "svd"),
+    "step of RMSprop": ("optimizer", "rmsprop", None, "torch for-loop"),
+    "batch norm + ReLU, forward": ("batch_norm_act", "image", "forward", "eager"),
+    "batch norm + ReLU, backward": ("batch_norm_act", "image", "backward", "eager"),
+    "step of Adam": ("optimizer", "adam", None, "torch for-loop"),
     "decoding a video to small frames": ("videos", "decoding MPEG-4", None, "PyAV, to_ndarray"),
     "Fréchet distance": ("metrics", "Fréchet distance, 400", None, "scipy.linalg.sqrtm"),
     "import": ("startup", "import", None, "torch alone"),
 }
+IN_README = 6  # headlines of README.md
 
 
 class Device(NamedTuple):
@@ -57,29 +53,17 @@ class Device(NamedTuple):
         return self.sections.get(section, {}).get("cases", [])
 
 
-class Comparison(NamedTuple):
-    """Rows of a headline's timings."""
-
-    record: dict
-    own: dict
-    eager: dict | None
-    rival: dict | None
-
-    def others(self) -> list[dict]:
-        """Return the rows of eager PyTorch and the fastest rival, which may be the same."""
-        return list({row["contender"]: row for row in (self.eager, self.rival) if row is not None}.values())
-
-
 def devices_in(folder: Path) -> list[Device]:
     """Return the devices with a file of results, and the kinds without one; CPUs first."""
     found = []
     for path in sorted(folder.glob("*.json")):
-        for payload in list(results.sections_of(path).values())[:1]:
-            name, threads = payload["environment"]["device"], payload["environment"]["threads"]
-            kind, name = ("cuda", name) if threads is None else ("cpu", f"{name}, {threads} threads")
-            found.append(Device(path.stem, kind, name, results.sections_of(path)))
-    found += [Device("", kind, name, {}) for kind, name in KINDS.items() if all(kind != each.kind for each in found)]
-    return sorted(found, key=lambda device: device.kind)
+        sections = results.sections_of(path)
+        environment = next(iter(sections.values()))["environment"]
+        name, threads = environment["device"], environment["threads"]
+        kind, name = ("cuda", name) if threads is None else ("cpu", f"{name}, {threads} threads")
+        found.append(Device(path.stem, kind, name, sections))
+    missing = KINDS.keys() - {device.kind for device in found}
+    return sorted([*found, *(Device("", kind, KINDS[kind], {}) for kind in missing)], key=lambda device: device.kind)
 
 
 def parts_of(record: dict) -> dict[str | None, list[dict]]:
@@ -91,88 +75,66 @@ def parts_of(record: dict) -> dict[str | None, list[dict]]:
     return parts
 
 
-def fastest_rival(record: dict, rows: Sequence[dict]) -> dict | None:
-    """Return the fastest of a part's rows that is not the package's own."""
-    rivals = [row for row in rows if row["contender"] in record["rivals"]]
-    return min(rivals, key=lambda row: row["seconds"], default=None)
-
-
-def comparison_of(headline: tuple, device: Device) -> Comparison | None:
-    """Return what was measured of a headline; None if nothing was."""
-    section, begin, part, eager = headline
+def rows_of(headline: str, device: Device) -> tuple | None:
+    """Return the case of a headline and the rows of tgan_fast, eager PyTorch and the fastest rival; None if missing."""
+    section, begin, part, eager = HEADLINES[headline]
     for record in device.cases(section):
         rows = parts_of(record).get(part)
-        if record["case"].startswith(begin) and rows:
-            row_of_eager = next((row for row in rows if row["contender"] == eager), None)
-            return Comparison(record, rows[0], row_of_eager, fastest_rival(record, rows))
+        if rows and record["case"].startswith(begin):
+            rivals = [row for row in rows if row["contender"] in record["rivals"]]
+            fastest = min(rivals, key=lambda row: row["seconds"], default=None)
+            return record["case"], rows[0], next((row for row in rows if row["contender"] == eager), None), fastest
     return None
 
 
 def readme_figures(devices: Sequence[Device]) -> dict[str, Callable[[], str]]:
     """Return what makes each figure of README.md, by its name."""
-    cpus, gpus = ([device for device in devices if device.kind == kind] for kind in KINDS)
+    batch_norm = ("batch norm + ReLU, forward", "batch norm + ReLU, backward")
+    optimizers = ("step of RMSprop", "step of Adam")
     return {
-        "speed": lambda: _speed(devices, HEADLINES),
-        "sampling": lambda: _on_each(devices, _sampling),
-        "windows": lambda: _on_each(cpus, _windows),
-        "convergence": lambda: _on_each(devices, _convergence),
-        "clipping": lambda: _on_each(devices, _clipping),
+        "speed": lambda: _headlines(devices, list(HEADLINES)[:IN_README]),
         "systems": lambda: _systems(devices),
-        "copy-batch-norm": lambda: _on_each(gpus, partial(_shares_of_floor, headlines=(FORWARD, BACKWARD))),
-        "copy-optimizer": lambda: _on_each(gpus, partial(_shares_of_floor, headlines=(RMSPROP, ADAM))),
+        "convergence": lambda: _on_each(devices, _convergence),
+        "copy-batch-norm": lambda: _on_each(devices, partial(_shares_of_floor, batch_norm)),
+        "copy-optimizer": lambda: _on_each(devices, partial(_shares_of_floor, optimizers)),
     }
 
 
-def _on_each(devices, figure):
-    """Return what `figure` says of each device."""
-    found = {device.name if device.sections else f"a {device.name}": figure(device) for device in devices}
-    if not any(found.values()):
-        return NOT_MEASURED
-    return "; ".join(f"{text or NOT_MEASURED} on {name}" for name, text in found.items())
+def page_figures(devices: Sequence[Device], folder: Path) -> dict[str, Callable[[], str]]:
+    """Return what makes each figure of benchmarks/README.md, by its name."""
+    return {
+        "goals": lambda: _goals(devices),
+        "headlines": lambda: _headlines(devices, HEADLINES),
+        "devices": lambda: "\n\n".join(_chapter(device, folder) for device in devices if device.sections),
+    }
 
 
-def _speed(devices, headlines):
-    """Return a table with a row for each headline and device."""
+def _headlines(devices, headlines):
     rows = []
-    for title, headline in headlines.items():
+    for headline in headlines:
         for device in devices:
-            comparison = comparison_of(headline, device)
-            cells = ["", *[NOT_MEASURED] * 4] if comparison is None else _cells_of(*comparison)
-            rows.append([title if device is devices[0] else "", device.name, *cells])
+            found = rows_of(headline, device)
+            cells = _cells(*found) if found else ["", *[NOT_MEASURED] * 4]
+            rows.append([headline if device is devices[0] else "", device.name, *cells])
     head = ["", "device", "case", "eager PyTorch", "best rival", "tgan_fast", "times as fast"]
     return markdown_table(head, rows, left=3)
 
 
-def _cells_of(record, own, eager, rival):
-    named = [f"{seconds(row['seconds'])}, {row['contender']}" if row else NOT_MEASURED for row in (eager, rival)]
+def _cells(case, own, eager, rival):
+    others = [NOT_MEASURED if row is None else f"{seconds(row['seconds'])}, {row['contender']}" for row in (eager, rival)]
+    times = [number(row["seconds"] / own["seconds"]) for row in (eager, rival) if row is not None]
     if eager is rival is not None:
-        named[1] = "the same"
+        others[1] = "the same"
+        times.pop()
     time = f"{seconds(own['seconds'])} ({table.spread(own['p10'], own['p90'])})"
-    times = [number(row["seconds"] / own["seconds"]) for row in Comparison(record, own, eager, rival).others()]
-    return [record["case"], *named, time, ", ".join(times) or NOT_MEASURED]
+    return [case, *others, time, ", ".join(times) or NOT_MEASURED]
 
 
-def _sampling(device):
-    comparison = comparison_of(SAMPLING, device)
-    if comparison is None:
-        return None
-    rates = [f"{row['contender']} {number(row['videos_per_second'])}" for row in comparison.others()]
-    said = ", ".join([f"{comparison.record['batch_size']} at a time", *rates])
-    return f"{number(comparison.own['videos_per_second'])} ({said})"
-
-
-def _windows(device):
-    rows = [row for record in device.cases("data") for row in record["timings"]]
-    time = next((row["seconds"] for row in rows if row["contender"] == "windows of digits"), None)
-    share = "" if time is None else f"{percent(time / STEP_SECONDS)} of a GPU's step of {1e3 * STEP_SECONDS:g} ms"
-    return f"{seconds(time)}, {share}," if share else None
-
-
-def _clipping(device):
-    comparison = comparison_of(CLIPPING, device)
-    if comparison is None or comparison.eager is None:
-        return None
-    return f"{seconds(comparison.own['seconds'])} instead of {seconds(comparison.eager['seconds'])}"
+def _on_each(devices, figure):
+    found = {device.name if device.sections else f"a {device.name}": figure(device) for device in devices}
+    if not any(found.values()):
+        return NOT_MEASURED
+    return "; ".join(f"{text or NOT_MEASURED} on {name}" for name, text in found.items())
 
 
 def _convergence(device):
@@ -186,9 +148,9 @@ def _convergence(device):
     return f"tgan_fast is after {fast} where the reference is after {slow}"
 
 
-def _shares_of_floor(device, headlines):
-    found = [comparison_of(headline, device) for headline in headlines]
-    return ", ".join(percent(comparison.own["share_of_floor"]) for comparison in found if comparison is not None)
+def _shares_of_floor(headlines, device):
+    found = [rows_of(headline, device) for headline in headlines] if device.kind == "cuda" else []
+    return ", ".join(percent(own["share_of_floor"]) for _, own, _, _ in filter(None, found))
 
 
 def _systems(devices):
@@ -215,64 +177,59 @@ def _systems(devices):
 
 
 def _goals(devices):
-    """Return a table with a row for each goal and a column for each device."""
     found: dict[tuple, dict[str, str]] = {}
-    for device in devices:
-        goals = []
-        for section in SECTIONS:
+    for section in SECTIONS:
+        for device in devices:
             wanted = [goal.record() for goal in section.goals([], device.kind)]
-            payload = device.sections.get(section.name, {"goals": wanted})
-            goals += [(section.name, goal) for goal in payload["goals"]]
-        records = [record for section in SECTIONS for record in device.cases(section.name)]
+            for goal in device.sections.get(section.name, {"goals": wanted})["goals"]:
+                found.setdefault(table.goal_key(section.name, goal), {})[device.name] = table.goal_cell(goal)
+    for device in devices:
         complete = all(section.name in device.sections for section in SECTIONS)
-        minutes = rounded(sum(record["wall_seconds"] for record in records) / 60) if complete else None
-        goals.append(("all", Goal("minutes for all of it", minutes, MINUTES[device.kind], at_most=True).record()))
-        for section, goal in goals:
-            found.setdefault(table.goal_key(section, goal), {})[device.name] = table.goal_cell(goal)
-    order = [*(section.name for section in SECTIONS), "all"]
+        spent = sum(record["wall_seconds"] for section in SECTIONS for record in device.cases(section.name))
+        minutes = rounded(spent / 60) if complete else None
+        goal = Goal("minutes for all of it", minutes, MINUTES[device.kind], at_most=True).record()
+        found.setdefault(table.goal_key("all", goal), {})[device.name] = table.goal_cell(goal)
     rows = [
-        [f"`{section}`", text, bound, *(found[section, text, bound].get(device.name, "") for device in devices)]
-        for section, text, bound in sorted(found, key=lambda key: order.index(key[0]))
+        [f"`{section}`", text, bound, *(cells.get(device.name, "") for device in devices)]
+        for (section, text, bound), cells in found.items()
     ]
     return markdown_table(["section", "goal", "bound", *(device.name for device in devices)], rows, left=2)
 
 
 def _chapter(device, folder):
-    """Return the environment and pictures of a device."""
     payloads = [device.sections[section.name] for section in SECTIONS if section.name in device.sections]
     records = [record for payload in payloads for record in payload["cases"]]
     environment, software = payloads[0]["environment"], ("torch", "triton", "cuda", "cudnn", "python")
     said = [f"{name} {environment[name]}" for name in software if environment[name]]
-    said += [f"commit {commit[:10]}" for commit in {payload["environment"]["commit"]: None for payload in payloads}]
+    said += [f"commit {commit[:10]}" for commit in dict.fromkeys(each["environment"]["commit"] for each in payloads)]
     said += [table.ceilings_text(payloads[0]["ceilings"])]
     said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
-    paths = [*_pictures(device, folder), *sorted(folder.glob(f"{device.stem}-convergence-*.png"))]
+    paths = [path for kind in ("iteration", "convergence") for path in sorted(folder.glob(f"{device.stem}-{kind}*.png"))]
     shown = [f"![{path.stem.removeprefix(device.stem)[1:]}](results/{path.name})" for path in paths]
     return "\n\n".join([f"### {device.name}", ", ".join(said), "\n".join(shown)])
 
 
-def _pictures(device, folder) -> dict[Path, Callable[[], bytes]]:
-    """Return what draws each picture of a device for which something was measured, by its path."""
-    bars, points = {}, []
-    for title, headline in HEADLINES.items():
-        comparison = comparison_of(headline, device)
-        if comparison is not None and comparison.others():
-            own = comparison.own["seconds"]
-            bars[title] = [(row["contender"], row["seconds"] / own) for row in comparison.others()]
-    for record in device.cases("convolutions"):
-        for part, rows in parts_of(record).items():
-            row = min(rows, key=lambda row: row["seconds"])
-            if row.get("flops"):
-                points.append((record["case"], part, row["flops"] / row["bytes"], row["flops"] / row["seconds"]))
-    roofs = device.sections.get("convolutions", {}).get("ceilings")
-    groups = [group for record in device.cases("breakdown")[:1] for group in record["groups"] if group["seconds"]]
-    title = f"tgan_fast on {device.name}"
-    draw = {
-        "speedup": bars and partial(pictures.speedup, title, bars),
-        "roofline": points and partial(pictures.roofline, title, points, roofs),
-        "iteration": groups and partial(pictures.iteration, title, groups),
-    }
-    return {folder / f"{device.stem}-{name}.png": make for name, make in draw.items() if make}
+def iteration_picture(name: str, groups: list[dict]) -> bytes:
+    """Draw a bar for each group of a device's iteration, the longest at the top, its floor within it."""
+    groups = sorted((group for group in groups if group["seconds"]), key=lambda group: group["seconds"])
+    total = sum(group["seconds"] for group in groups)
+    # So wide that text is about as large as around it in README.md.
+    figure = Figure(figsize=(9, 0.34 * len(groups) + 1.2), dpi=150, layout="constrained")
+    title = f"tgan_fast on {name}: {seconds(total)} an iteration"
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium", fontweight="bold")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("ms (light) and what the ceilings allow at best (strong)")
+    names = [group["group"] for group in groups]
+    bars = axes.barh(names, [1e3 * group["seconds"] for group in groups], color="#9ecae1")
+    shares = [f"{percent(group['seconds'] / total)}, {seconds(group['seconds'])}" for group in groups]
+    axes.bar_label(bars, shares, padding=5)
+    axes.barh(names, [1e3 * group["floor_seconds"] for group in groups], height=0.4, color="#0072b2")
+    axes.margins(x=0.15)
+    content = io.BytesIO()
+    # Without the version of matplotlib the same data give the same file.
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()
 
 
 def filled(text: str, figures: Mapping[str, Callable[[], str]], name: str) -> str:
@@ -291,23 +248,13 @@ def filled(text: str, figures: Mapping[str, Callable[[], str]], name: str) -> st
     return re.sub(r"(<!-- figure: (\S+) -->)(\n?)(.*?)(<!-- end -->|\Z)", made, text, flags=re.DOTALL)
 
 
-def files_of(root: Path) -> dict[Path, Callable[[], bytes]]:
-    """Return what makes the texts and pictures of a tree, given its files of results, by their paths."""
+def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the texts of a tree as its files of results make them, with their paths."""
     folder = root / "benchmarks" / "results"
     devices = devices_in(folder)
-
-    figures = {
-        "goals": lambda: _goals(devices),
-        "headlines": lambda: _speed(devices, HEADLINES | MORE_HEADLINES),
-        "devices": lambda: "\n\n".join(_chapter(device, folder) for device in devices if device.sections),
-    }
-
-    def text(path, figures):
-        return filled(path.read_text(), figures, str(path)).encode()
-
-    readme, own = root / "README.md", root / "benchmarks" / "README.md"
-    files = {path: draw for device in devices for path, draw in _pictures(device, folder).items()}
-    return files | {readme: partial(text, readme, readme_figures(devices)), own: partial(text, own, figures)}
+    figures = {"README.md": readme_figures(devices), "benchmarks/README.md": page_figures(devices, folder)}
+    for name, makers in figures.items():
+        yield root / name, filled((root / name).read_text(), makers, name)
 
 
 def write(root: Path = ROOT) -> None:
@@ -316,14 +263,19 @@ def write(root: Path = ROOT) -> None:
     Raises:
         SystemExit: A file of results has another schema, or a text has a figure that nothing makes.
     """
-    for path, make in files_of(root).items():
-        write_atomically(path, make())
+    folder = root / "benchmarks" / "results"
+    for device in devices_in(folder):
+        for record in device.cases("breakdown")[:1]:
+            picture = iteration_picture(device.name, record["groups"])
+            write_atomically(folder / f"{device.stem}-iteration.png", picture)
+    for path, text in texts_of(root):
+        write_atomically(path, text.encode())
 
 
 def refuse_stale(root: Path = ROOT) -> None:
-    """Raise SystemExit if `write` would change a text or a picture is missing."""
-    for path, make in files_of(root).items():
-        if not path.exists() or (path.suffix == ".md" and path.read_bytes() != make()):
+    """Raise SystemExit if `write` would change a text."""
+    for path, text in texts_of(root):
+        if path.read_text() != text:
             raise SystemExit(f"error: {path} is older than the files of results: run python -m benchmarks.report")
 
 

@@ -1,16 +1,13 @@
 """Sections of benchmarks, and how they are run from the command line.
 
-A section has cases; a case has contenders that first are compared with the truth, and then take turns. A case's record
-is what goes into the file of results:
+A section's cases have contenders, which are compared with the truth and then timed in turns. The record of a case:
 
-    case        its name
-    timings     one row for each contender and part: seconds, p10, p90, method; `ratio`, how many times as long as the
-                part's first contender it takes; where the case declares its work also flops, bytes, floor_seconds,
-                what the ceilings allow at best, and share_of_floor; and what the section adds
-    rivals      those of its contenders that are not the package's own
+    timings     a row for each contender and part: seconds, p10, p90, method; ratio to the part's first contender; with
+                declared work also flops, bytes, floor_seconds and share_of_floor; and what the section adds
+    rivals      contenders that are not the package's own
     left_out    contenders that could not run or compute something else, and why
-    flags       why its timings are not to be trusted
-    state       what the device did while it was timed
+    flags       why the timings are not to be trusted
+    state       what the device did meanwhile
 """
 
 import gc
@@ -35,8 +32,7 @@ from tgan_fast.ops import cuda_extension
 from tgan_fast.precision import Precision
 
 SMOKE_ROUNDS = 2
-# The first contender is timed twice. Where it differs more from itself, so may everything else.
-LARGEST_SPREAD = 0.1
+LARGEST_SPREAD = 10  # percent, between both timings of the first contender
 
 
 class Run:
@@ -46,18 +42,13 @@ class Run:
         device: "cpu" or "cuda".
         smoke: Whether only to show that everything runs, in some seconds.
         own_only: Whether rivals are left out of the timing; they stay in the check.
-
-    Attributes:
-        ceilings: Rates that the device reaches, measured in this run.
-        rivals: Names of a case's contenders that are not the package's own.
-        watch: Context manager for what is timed otherwise than by `measure`.
     """
 
     def __init__(self, device: str, *, smoke: bool = False, own_only: bool = False):
         self.device, self.smoke, self.own_only = device, smoke, own_only
         self.ceilings = Ceilings(device)
-        self.rivals: set[str] = set()
-        self.watch = GpuWatch() if device == "cuda" else CpuWatch()
+        self.rivals: set[str] = set()  # of the case in progress
+        self.watch = GpuWatch() if device == "cuda" else CpuWatch()  # for what `measure` does not time, too
 
     def measure(
         self,
@@ -69,7 +60,7 @@ class Run:
         device: str | None = None,
         **options,
     ) -> dict[str, Timing]:
-        """Call `harness.measure`, watched; `rivals` names the contenders that are not the package's own."""
+        """Call `harness.measure`, watched; `rivals` names contenders that are not the package's own."""
         self.rivals.update(rivals)
         if self.own_only:
             contenders = {name: call for name, call in contenders.items() if name not in set(rivals)}
@@ -100,7 +91,7 @@ class Run:
         precision: Precision = "fp32",
         more: Callable[[str], dict] = lambda name: {},
     ) -> list[dict]:
-        """Return a row for each of `timings`; `more` gives further entries for a contender."""
+        """Return a row for each timing; `more` gives further entries for a contender."""
         return [self.row(Label(name, part), timing, work, precision, **more(name)) for name, timing in timings.items()]
 
 
@@ -110,12 +101,12 @@ class Section:
 
     Attributes:
         name: Name in files of results and for `--only`.
-        title: What is measured, for people.
+        title: Text that says what is measured.
         cases: Cases of a run, the most important first; each has a name by str().
-        measure: Checks and times a case; returns its record, but for `case`, `ratio`, `flags` and `state`.
-        calls: For pytest-benchmark, makers of a call without arguments by contender, or by part and contender.
+        measure: Checks and times a case; returns `timings`, `left_out` and what the section adds.
+        calls: Makers of a call without arguments, by part and contender, for pytest-benchmark.
         details: Lines below a case's table.
-        conclude: What the section's records say together, for the file of results.
+        conclude: Entries of the file of results that come from all records.
         conclusion: Lines at the section's end.
         goals: Goals for a device; without a measurement where there is no record.
     """
@@ -135,8 +126,8 @@ class Suite:
     """Runs cases and keeps their records.
 
     Args:
-        run: Where and how.
-        path: File of results, written after every case; None: nothing is written.
+        run: Device and options.
+        path: File of results, written after every case; by default none.
     """
 
     def __init__(self, run: Run, path: Path | None = None):
@@ -166,11 +157,10 @@ class Suite:
         first: dict[str | None, float] = {}
         for row in record["timings"]:
             row["ratio"] = rounded(row["seconds"] / first.setdefault(row["part"], row["seconds"]))
-        names = dict.fromkeys(row["contender"] for row in record["timings"])
         record = {
             "case": str(case),
             **record,
-            "rivals": [name for name in names if name in self.run.rivals],
+            "rivals": sorted(self.run.rivals & {row["contender"] for row in record["timings"]}),
             "flags": flags,
             "state": state,
             "wall_seconds": rounded(time.perf_counter() - begin),
@@ -194,21 +184,16 @@ class Suite:
 
 def spread_flags(timings: list[dict]) -> list[str]:
     """Return a flag for every part of which the first contender is too far from itself."""
-    seconds = {Label.of(row): row["seconds"] for row in timings}
-    flags = []
-    for label, first in seconds.items():
-        second = seconds.get(label._replace(contender=harness.again(label.contender)), first)
-        spread = max(first, second) / min(first, second) - 1
-        if spread > LARGEST_SPREAD:
-            flags.append(f"{label} measured twice differs by {100 * spread:.0f} %")
-    return flags
+    seconds = {str(Label.of(row)): row["seconds"] for row in timings}
+    pairs = {name: (first, seconds.get(harness.again(name), first)) for name, first in seconds.items()}
+    spreads = {name: 100 * (max(pair) / min(pair) - 1) for name, pair in pairs.items()}
+    return [f"{name} measured twice differs by {x:.0f} %" for name, x in spreads.items() if x > LARGEST_SPREAD]
 
 
 def chosen(sections: Iterable[Section], run: Run, only: Sequence[str] = ()) -> Iterator[tuple[Section, list]]:
     """Yield sections and their cases: all, or those with one of the texts of `only` in "section case"."""
     for section in sections:
-        names = {str(case): case for case in section.cases(run)}
-        cases = [case for name, case in names.items() if not only or any(t in f"{section.name} {name}" for t in only)]
+        cases = [case for case in section.cases(run) if not only or any(t in f"{section.name} {case}" for t in only)]
         if cases:
             yield section, cases
 
@@ -297,11 +282,9 @@ def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> 
     print(f"{results.device_name(device)}, torch {torch.__version__}")
     if whole:
         print(table.ceilings_text(run.ceilings.measure(harness.precisions_for(device))))
-    begin = time.perf_counter()
     failed = run_sections(sections, Suite(run, path), options.only)
-    print(f"\n{time.perf_counter() - begin:.0f} s in all")
     if path is not None:
-        print(f"written to {path}")
+        print(f"\nwritten to {path}")
     if whole and options.out is None:
         finish()
     if failed:
