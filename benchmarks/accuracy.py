@@ -1,11 +1,11 @@
 """Results against the truth, before anything is timed."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks import harness
 
-Error = TypeVar("Error", float, tuple[float, ...], dict[str, float])
+Error = float | tuple[float, ...] | dict[str, float]
 
 
 def check(
@@ -21,11 +21,8 @@ def check(
         case: Name of the case, for messages.
         calls: Contenders as calls without arguments, by name.
         error_of: Error of what a call returns: a number, or one for each of several results.
-        allowed: Largest error that a contender may have, given its name and all errors; likewise.
-        rivals: Contenders that may fail; those are left out.
-
-    Raises:
-        SystemExit: A contender that is not a rival has a larger error.
+        allowed: Largest error that a contender may have, given its name and all errors.
+        rivals: Contenders that may fail; another one that is too inexact raises SystemExit.
     """
     errors, left_out = {}, {}
     for name, call in calls.items():

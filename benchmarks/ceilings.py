@@ -1,6 +1,5 @@
 """What a device reaches at most, measured in the same run as everything that is compared with it."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -31,33 +30,20 @@ class Ceilings:
         self._device = device
         self._rates: dict[str, float] = {}
 
-    @property
-    def bytes_per_second(self) -> float:
-        """Bytes that a copy reads and writes."""
-        if "copy" not in self._rates:
-            self._rates["copy"] = copy_bandwidth(self._device)
-        return self._rates["copy"]
-
-    def flops_per_second(self, precision: Precision) -> float:
-        """Return the rate of a matrix product."""
-        if precision not in self._rates:
-            self._rates[precision] = matrix_product_rate(self._device, precision)
-        return self._rates[precision]
-
-    def measure(self, precisions: Iterable[Precision]) -> dict[str, float]:
-        """Measure all of them now, and return `record()`."""
-        for precision in precisions:
-            self.floor(Work(1, 1), precision)
-        return self.record()
+    def rate(self, name: str) -> float:
+        """Return the bytes a second of a `copy`, or the operations a second of a matrix product in a precision."""
+        if name not in self._rates:
+            copies = name == "copy"
+            self._rates[name] = copy_bandwidth(self._device) if copies else matrix_product_rate(self._device, name)
+        return self._rates[name]
 
     def floor(self, work: Work, precision: Precision) -> float:
         """Return the seconds that some work takes at least."""
-        copy = self.bytes_per_second
-        # The matrix product is measured only for what computes.
-        return work.seconds(self.flops_per_second(precision) if work.flops else 1.0, copy)
+        copy = self.rate("copy")
+        return work.seconds(self.rate(precision) if work.flops else 1.0, copy)
 
     def record(self) -> dict[str, float]:
-        """Return the rates that were needed, by `copy` and by precision, for the file of results."""
+        """Return the rates that were needed, for the file of results."""
         return {name: rounded(rate) for name, rate in self._rates.items()}
 
 
@@ -76,5 +62,5 @@ def matrix_product_rate(device: str, precision: Precision) -> float:
 
 
 def _fastest(call, inputs, device):
-    """Return the seconds of the best of many rounds, because a ceiling is what the device reaches at all."""
+    # A ceiling is what the device reaches at all.
     return min(harness.measure({"call": call}, [inputs], device, harness.MOST_ROUNDS[device])["call"].rounds)

@@ -15,10 +15,7 @@ SMALLEST_DIFFERENCE = 0.02
 
 
 def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
-    """Run the benchmarks of the command line that was called, of both trees, and print what differs.
-
-    Both run the benchmarks of the working tree without rivals, each with its own package: what the other revision
-    lacks fails there, and is printed.
+    """Run the command that was called, without rivals, with the package of both trees, and print what differs.
 
     Raises:
         SystemExit: There is no such revision, or no benchmark ran in both trees.
@@ -41,7 +38,9 @@ def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
             for tree, runs in ((ROOT, here), (other, there), (other, there), (ROOT, here)):
                 out.unlink(missing_ok=True)
                 _run(tree, *command, "--out", str(out))
-                runs.append(times_of(results.sections_of(out)))
+                cases = [(name, case) for name, each in results.sections_of(out).items() for case in each["cases"]]
+                rows = [(f"{name}, {case['case']}", row) for name, case in cases for row in case["timings"]]
+                runs.append({f"{name}, {results.Label.of(row)}": row["seconds"] for name, row in rows})
         finally:
             _git("worktree", "remove", "--force", str(other))
     lines = list(differences(here, there))
@@ -55,37 +54,23 @@ def _git(*arguments):
 
 
 def _run(tree, *arguments):
-    """Run Python in a tree, and print why where it fails."""
     result = subprocess.run([sys.executable, *arguments], cwd=tree, capture_output=True, text=True)
     if result.returncode:
         print(f"{tree}: {result.stderr.strip()[-2000:]}", flush=True)
 
 
-def times_of(sections: dict[str, dict]) -> dict[str, float]:
-    """Return seconds by section, case, and contender with its part."""
-    return {
-        f"{name}, {case['case']}, {results.Label.of(row)}": row["seconds"]
-        for name, section in sections.items()
-        for case in section["cases"]
-        for row in case["timings"]
-    }
-
-
 def differences(here: list[dict], there: list[dict]) -> Iterator[str]:
-    """Yield a line for all that ran every time, given the times of each run of both trees.
+    """Yield a line for all that ran every time, given the seconds by name in each run of both trees.
 
     The working tree differs only where each of its runs differs from each of the other's.
     """
     for name in here[0]:
-        if not all(name in run for run in here + there):
-            continue
-        ours, theirs = ([run[name] for run in runs] for runs in (here, there))
-        verdict = "the same"
-        if min(theirs) > (1 + SMALLEST_DIFFERENCE) * max(ours):
-            verdict = "faster"
-        elif min(ours) > (1 + SMALLEST_DIFFERENCE) * max(theirs):
-            verdict = "slower"
-        means = statistics.mean(ours), statistics.mean(theirs)
-        noise = max(max(runs) / min(runs) - 1 for runs in (ours, theirs))
-        times = "".join(f"{1e3 * mean:11.4f} ms" for mean in means)
-        yield f"{name[:77]:78}{times}{means[1] / means[0]:8.3f}{100 * noise:6.1f} %  {verdict}"
+        if all(name in run for run in here + there):
+            ours, theirs = ([run[name] for run in runs] for runs in (here, there))
+            faster = min(theirs) > (1 + SMALLEST_DIFFERENCE) * max(ours)
+            slower = min(ours) > (1 + SMALLEST_DIFFERENCE) * max(theirs)
+            means = statistics.mean(ours), statistics.mean(theirs)
+            noise = max(max(runs) / min(runs) - 1 for runs in (ours, theirs))
+            times = "".join(f"{1e3 * mean:11.4f} ms" for mean in means)
+            verdict = "faster" if faster else "slower" if slower else "the same"
+            yield f"{name[:77]:78}{times}{means[1] / means[0]:8.3f}{100 * noise:6.1f} %  {verdict}"

@@ -20,11 +20,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    try:
-        device = resolve_device(config.getoption("device"))
-        refuse_without_extension(device)
-    except SystemExit as error:
-        raise pytest.UsageError(str(error).removeprefix("error: ")) from None
+    device = resolve_device(config.getoption("device"))
+    refuse_without_extension(device)
     config.stash[RUN] = Run(device, smoke=config.getoption("smoke"))
 
 

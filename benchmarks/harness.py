@@ -5,9 +5,10 @@ import math
 import random
 import statistics
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -82,18 +83,34 @@ def measure(
             attempt that failed none is captured in this process.
         warm: Whether the contenders have run before, so that a CPU need not run them untimed.
     """
-    first, uncaptured = next(iter(contenders)), uncaptured or {}
+    first = next(iter(contenders))
     contenders = {**contenders, again(first): contenders[first]}
-    if first in uncaptured:
-        uncaptured = {**uncaptured, again(first): uncaptured[first]}
+    uncaptured = {name: (uncaptured or {}).get(name.removesuffix(again(""))) for name in contenders}
 
     def prepare_all():
         for inputs in input_sets if prepare else ():
             prepare(inputs)
 
-    if device == "cuda":
-        return _time_on_gpu(contenders, input_sets, rounds, prepare_all, uncaptured)
-    return _time_on_cpu(contenders, input_sets, rounds, prepare_all, warm)
+    runs, methods, marks, on_gpu = {}, {}, defaultdict(list), device == "cuda"
+    with side_stream(device):
+        # One pool for all: their outputs are dropped, so that replays may overwrite each other's.
+        pool = torch.cuda.graph_pool_handle() if on_gpu else None
+        for name, call in contenders.items():
+            run = partial(_call_all, call, input_sets, device)
+            if uncaptured[name] is None if on_gpu else not warm:
+                prepare_all()
+                run()  # compiles, loads libraries, takes memory
+            runs[name], methods[name] = _replay(run, pool, uncaptured[name]) if on_gpu else (run, "perf_counter")
+        counts = {name: rounds or _affordable(device, run, prepare_all) for name, run in runs.items()}
+        # Not timed, and not waited for: while a GPU is busy with these, the timed ones queue up without gaps.
+        for run in runs.values() if on_gpu else ():
+            prepare_all()
+            run()
+        for name in _turns(counts):
+            prepare_all()
+            marks[name].append(_marks_around(device, runs[name]))
+    seconds = {name: [_seconds(*pair) / len(input_sets) for pair in marks[name]] for name in runs}
+    return {name: Timing.of(seconds[name], methods[name]) for name in runs}
 
 
 def input_set_count(nbytes: int, device: str) -> int:
@@ -119,10 +136,8 @@ def precisions_for(device: str) -> list[Precision]:
     """Return all precisions of the device, its default first; of a CPU the default alone."""
     found = []
     for name in ("auto", "bf16", "tf32", "fp32") if device == "cuda" else ("auto",):
-        try:
+        with suppress(InputError):
             found.append(resolve_precision(name, torch.device(device)))
-        except InputError:
-            continue
     return list(dict.fromkeys(found))
 
 
@@ -142,58 +157,14 @@ def first_line(error: Exception) -> str:
     return errors.first_line(error)[:200]
 
 
-def _time_on_cpu(contenders, input_sets, rounds, prepare_all, warm):
-    counts, seconds = {}, {name: [] for name in contenders}
-    for name, call in contenders.items():
-        if not warm:
-            prepare_all()
-            call(input_sets[0])  # loads libraries, takes memory
-        counts[name] = rounds
-        if rounds is None:
-            prepare_all()
-            begin = time.perf_counter()
-            call(input_sets[-1])
-            counts[name] = _affordable("cpu", (time.perf_counter() - begin) * len(input_sets))
-    for name in _turns(counts):
-        prepare_all()
-        begin = time.perf_counter()
-        for inputs in input_sets:
-            contenders[name](inputs)
-        seconds[name].append((time.perf_counter() - begin) / len(input_sets))
-    return {name: Timing.of(column, "perf_counter") for name, column in seconds.items()}
+def _call_all(call, input_sets, device):
+    # On a GPU all outputs live until the last call: none is written where another one still is in the cache.
+    deque(map(call, input_sets), maxlen=None if device == "cuda" else 0)
 
 
-def _time_on_gpu(contenders, input_sets, rounds, prepare_all, uncaptured):
-    runs, methods = {}, {}
-    with side_stream("cuda"):
-        # One pool for all: their outputs are dropped, so that replays may overwrite each other's.
-        pool = torch.cuda.graph_pool_handle()
-        for name, call in contenders.items():
-            prepare_all()
-            runs[name], methods[name] = _replayed(call, input_sets, pool, uncaptured.get(name))
-        counts = {name: rounds or _affordable("cuda", _seconds_alone(run, prepare_all)) for name, run in runs.items()}
-        # Not timed, and not waited for: while the GPU is busy with these, the timed ones queue up without gaps.
-        for run in runs.values():
-            prepare_all()
-            run()
-        events = {name: [] for name in runs}
-        for name in _turns(counts):
-            prepare_all()
-            events[name].append(_events_around(runs[name]))
-        torch.cuda.synchronize()
-    seconds = {name: [_seconds(pair) / len(input_sets) for pair in pairs] for name, pairs in events.items()}
-    return {name: Timing.of(column, methods[name]) for name, column in seconds.items()}
-
-
-def _replayed(call, input_sets, pool, why_not):
-    """Return the replay of a graph of a call on each input set, or a function that calls it, and the method's name."""
-
-    def run():
-        # All outputs live until the last call: none is written where another one still is in the cache.
-        return [call(inputs) for inputs in input_sets]
-
+def _replay(run, pool, why_not):
+    """Return the replay of a graph of a run, or the run itself, and the method's name."""
     if why_not is None:
-        run()  # compiles, loads and allocates what a capture must not
         try:
             graph, _ = capture(run, torch.cuda.current_stream(), pool)
         except RuntimeError as error:
@@ -203,15 +174,20 @@ def _replayed(call, input_sets, pool, why_not):
     return run, f"{WITHOUT_GRAPH}: {why_not}"
 
 
-def _seconds_alone(run, prepare_all):
-    for _ in range(2):  # the first run of a graph, or of a call, still loads something
+def _affordable(device, run, prepare_all):
+    # The first run of a graph, or of a call without one, still loads something on a GPU.
+    for _ in range(2 if device == "cuda" else 1):
         prepare_all()
-        events = _events_around(run)
-    torch.cuda.synchronize()
-    return _seconds(events)
+        marks = _marks_around(device, run)
+    return min(MOST_ROUNDS[device], max(FEWEST_ROUNDS, int(SECONDS[device] / max(_seconds(*marks), 1e-9))))
 
 
-def _events_around(run):
+def _marks_around(device, run):
+    """Return the times before and after a run on a CPU, or a GPU's events."""
+    if device == "cpu":
+        begin = time.perf_counter()
+        run()
+        return begin, time.perf_counter()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     run()
@@ -219,19 +195,15 @@ def _events_around(run):
     return begin, end
 
 
-def _seconds(events):
-    return events[0].elapsed_time(events[1]) / 1e3
-
-
-def _affordable(device, seconds):
-    return min(MOST_ROUNDS[device], max(FEWEST_ROUNDS, int(SECONDS[device] / max(seconds, 1e-9))))
+def _seconds(begin, end):
+    if isinstance(begin, float):
+        return end - begin
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
 
 
 def _turns(rounds):
-    """Yield every name as often as it has rounds, spread evenly over all rounds.
-
-    The order changes, since a contender may find the cache as the one before left it.
-    """
+    # In a changing order, since a contender may find the cache as the one before left it.
     order, most = random.Random(0), max(rounds.values())
     for index in range(most):
         names = [name for name, count in rounds.items() if index * count % most < count]

@@ -6,11 +6,9 @@ python -m benchmarks.report --full     # only prints the full tables of all sect
 """
 
 import io
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import tyro
 from matplotlib.figure import Figure
@@ -89,23 +87,9 @@ def rows_of(headline: str, device: Device) -> tuple | None:
 
 def readme_figures(devices: Sequence[Device]) -> dict[str, Callable[[], str]]:
     """Return what makes each figure of README.md, by its name."""
-    batch_norm = ("batch norm + ReLU, forward", "batch norm + ReLU, backward")
-    optimizers = ("step of RMSprop", "step of Adam")
     return {
         "speed": lambda: _headlines(devices, list(HEADLINES)[:IN_README]),
         "systems": lambda: _systems(devices),
-        "convergence": lambda: _on_each(devices, _convergence),
-        "copy-batch-norm": lambda: _on_each(devices, partial(_shares_of_floor, batch_norm)),
-        "copy-optimizer": lambda: _on_each(devices, partial(_shares_of_floor, optimizers)),
-    }
-
-
-def page_figures(devices: Sequence[Device], folder: Path) -> dict[str, Callable[[], str]]:
-    """Return what makes each figure of benchmarks/README.md, by its name."""
-    return {
-        "goals": lambda: _goals(devices),
-        "headlines": lambda: _headlines(devices, HEADLINES),
-        "devices": lambda: "\n\n".join(_chapter(device, folder) for device in devices if device.sections),
     }
 
 
@@ -121,43 +105,22 @@ def _headlines(devices, headlines):
 
 
 def _cells(case, own, eager, rival):
-    others = [NOT_MEASURED if row is None else f"{seconds(row['seconds'])}, {row['contender']}" for row in (eager, rival)]
+    others = [
+        NOT_MEASURED if row is None else f"{seconds(row['seconds'])}, {row['contender']}" for row in (eager, rival)
+    ]
     times = [number(row["seconds"] / own["seconds"]) for row in (eager, rival) if row is not None]
     if eager is rival is not None:
         others[1] = "the same"
         times.pop()
-    time = f"{seconds(own['seconds'])} ({table.spread(own['p10'], own['p90'])})"
+    time = f"{seconds(own['seconds'])} ({seconds(own['p10'], own['p90'])})"
     return [case, *others, time, ", ".join(times) or NOT_MEASURED]
-
-
-def _on_each(devices, figure):
-    found = {device.name if device.sections else f"a {device.name}": figure(device) for device in devices}
-    if not any(found.values()):
-        return NOT_MEASURED
-    return "; ".join(f"{text or NOT_MEASURED} on {name}" for name, text in found.items())
-
-
-def _convergence(device):
-    payload = device.sections.get("convergence fast-vs-reference")
-    if payload is None:
-        return None
-    sooner = payload["sooner"]
-    if sooner["seconds"] is None:
-        return f"tgan_fast is after {seconds(payload['seconds'])} not yet where the reference is"
-    fast, slow = seconds(sooner["seconds"]), seconds(sooner["reference_seconds"])
-    return f"tgan_fast is after {fast} where the reference is after {slow}"
-
-
-def _shares_of_floor(headlines, device):
-    found = [rows_of(headline, device) for headline in headlines] if device.kind == "cuda" else []
-    return ", ".join(percent(own["share_of_floor"]) for _, own, _, _ in filter(None, found))
 
 
 def _systems(devices):
     """Return a table with a row for each system and device: what the runs of its narrow preset came to."""
     keys, rows = ("inception_score", "frechet_distance"), []
-    found = [(device, device.sections.get(systems.SECTION, {}).get("systems")) for device in devices]
-    measured = [(device, runs) for device, runs in found if runs]
+    devices = [device for device in devices if systems.SECTION in device.sections]
+    measured = [(device, device.sections[systems.SECTION]["systems"]) for device in devices]
     for name, title in systems.SYSTEMS.items():
         for device, runs in measured:
             cells = [*[NOT_MEASURED] * 4, ""]
@@ -167,8 +130,6 @@ def _systems(devices):
                 picture = f"![four videos, a row of frames each]({picture})"
                 cells = [seconds(run["seconds"]), f"{run['iterations']:,}", *scores, picture]
             rows.append([title, f"`{name}`", device.name, *cells])
-        if not measured:
-            rows.append([title, f"`{name}`", *[NOT_MEASURED] * 5, ""])
     for device, runs in measured:
         real = [number(next(iter(runs.values()))[key]["real"]) for key in keys]
         rows.append(["real clips", "", device.name, "", "", *real, ""])
@@ -204,7 +165,9 @@ def _chapter(device, folder):
     said += [f"commit {commit[:10]}" for commit in dict.fromkeys(each["environment"]["commit"] for each in payloads)]
     said += [table.ceilings_text(payloads[0]["ceilings"])]
     said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
-    paths = [path for kind in ("iteration", "convergence") for path in sorted(folder.glob(f"{device.stem}-{kind}*.png"))]
+    paths = [
+        path for kind in ("iteration", "convergence") for path in sorted(folder.glob(f"{device.stem}-{kind}*.png"))
+    ]
     shown = [f"![{path.stem.removeprefix(device.stem)[1:]}](results/{path.name})" for path in paths]
     return "\n\n".join([f"### {device.name}", ", ".join(said), "\n".join(shown)])
 
@@ -221,48 +184,44 @@ def iteration_picture(name: str, groups: list[dict]) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("ms (light) and what the ceilings allow at best (strong)")
     names = [group["group"] for group in groups]
-    bars = axes.barh(names, [1e3 * group["seconds"] for group in groups], color="#9ecae1")
-    shares = [f"{percent(group['seconds'] / total)}, {seconds(group['seconds'])}" for group in groups]
-    axes.bar_label(bars, shares, padding=5)
+    axes.barh(names, [1e3 * group["seconds"] for group in groups], color="#9ecae1")
     axes.barh(names, [1e3 * group["floor_seconds"] for group in groups], height=0.4, color="#0072b2")
-    axes.margins(x=0.15)
+    for place, group in enumerate(groups):
+        text = f"  {percent(group['seconds'] / total)}, {seconds(group['seconds'])}"
+        axes.text(max(0, 1e3 * group["seconds"]), place, text, va="center")
+    axes.margins(x=0.2)
     content = io.BytesIO()
     # Without the version of matplotlib the same data give the same file.
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
 
 
-def filled(text: str, figures: Mapping[str, Callable[[], str]], name: str) -> str:
-    """Return a text with its figures made anew: what is between `<!-- figure: name -->` and `<!-- end -->`.
-
-    Raises:
-        SystemExit: A figure has no end, or nothing makes it.
-    """
-
-    def made(match):
-        begin, figure, edge, old, end = match.groups()
-        if figure not in figures or "<!-- figure" in old or not end:
-            raise SystemExit(f"error: {name}: {begin} has no end, or is none of {', '.join(figures)}")
-        return f"{begin}{edge}{figures[figure]()}{edge}{end}"
-
-    return re.sub(r"(<!-- figure: (\S+) -->)(\n?)(.*?)(<!-- end -->|\Z)", made, text, flags=re.DOTALL)
+def filled(text: str, figures: dict[str, Callable[[], str]], name: str) -> str:
+    """Return a text with each of its figures made anew, from `<!-- figure: … -->` to `<!-- end -->`."""
+    for figure, make in figures.items():
+        before, begin, rest = text.partition(f"<!-- figure: {figure} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise SystemExit(f"error: {name} has no figure {figure} with an end")
+        text = f"{before}{begin}{make()}\n{end}{after}"
+    return text
 
 
 def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
     """Yield the texts of a tree as its files of results make them, with their paths."""
     folder = root / "benchmarks" / "results"
     devices = devices_in(folder)
-    figures = {"README.md": readme_figures(devices), "benchmarks/README.md": page_figures(devices, folder)}
-    for name, makers in figures.items():
+    page = {
+        "goals": lambda: _goals(devices),
+        "headlines": lambda: _headlines(devices, HEADLINES),
+        "devices": lambda: "\n\n".join(_chapter(device, folder) for device in devices if device.sections),
+    }
+    for name, makers in {"README.md": readme_figures(devices), "benchmarks/README.md": page}.items():
         yield root / name, filled((root / name).read_text(), makers, name)
 
 
 def write(root: Path = ROOT) -> None:
-    """Make the texts and pictures anew.
-
-    Raises:
-        SystemExit: A file of results has another schema, or a text has a figure that nothing makes.
-    """
+    """Make the texts and pictures anew."""
     folder = root / "benchmarks" / "results"
     for device in devices_in(folder):
         for record in device.cases("breakdown")[:1]:
@@ -291,10 +250,7 @@ def print_tables(root: Path = ROOT) -> None:
                 print("", *section.conclusion(payload), *table.goals_of(payload), sep="\n")
 
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
-
-def main(check: Flag = False, full: Flag = False) -> None:
+def main(check: bool = False, full: bool = False) -> None:
     """Make README.md, benchmarks/README.md and the pictures anew from the files of results.
 
     Args:
@@ -305,4 +261,4 @@ def main(check: Flag = False, full: Flag = False) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, config=(tyro.conf.FlagCreatePairsOff,))

@@ -5,6 +5,7 @@ import json
 import platform
 import re
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from tgan_fast.files import write_atomically
 SCHEMA = 2
 NOT_MEASURED = "not measured yet"
 FOLDER = Path(__file__).with_name("results")
+_commit_of = functools.cache(commit_of)  # before the first file of results was written
 
 
 class Label(NamedTuple):
@@ -61,8 +63,8 @@ class Goal(NamedTuple):
 def describe(device: str) -> dict:
     """Return the machine, the software and the command."""
     try:
-        from triton import __version__ as triton
-    except ImportError:
+        triton = version("triton")
+    except PackageNotFoundError:
         triton = None
     return {
         "device": device_name(device),
@@ -72,7 +74,7 @@ def describe(device: str) -> dict:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": _commit_of(Path(__file__).parents[1]),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
     }
 
@@ -93,11 +95,7 @@ def file_of(device: str) -> Path:
 
 
 def sections_of(path: Path) -> dict[str, dict]:
-    """Return all sections of a file by their names; none of a file that does not exist.
-
-    Raises:
-        SystemExit: The file has another schema.
-    """
+    """Return all sections of a file by their names, none if it does not exist; raise SystemExit at another schema."""
     if not path.exists():
         return {}
     results = json.loads(path.read_text())
@@ -110,24 +108,15 @@ def write(section: str, payload: dict, device: str, path: Path | None = None) ->
     """Put a section and `describe(device)` into a file of results, by default the device's, and return the file."""
     path = path or file_of(device)
     sections = sections_of(path) | {section: {"environment": describe(device), **payload}}
+    text = json.dumps({"schema": SCHEMA, "sections": sections}, indent=1)
+    # Each innermost object and list on a line of its own.
+    innermost = r"([\[{])\n\s*([^\[\]{}]*?)\n\s*([\]}])"
+    text = re.sub(innermost, lambda match: match[1] + re.sub(r"\n\s*", " ", match[2]) + match[3], text)
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, _json({"schema": SCHEMA, "sections": sections}).encode())
+    write_atomically(path, f"{text}\n".encode())
     return path
 
 
 def rounded(number: float) -> float:
     """Round to four digits, more than a measurement holds."""
     return float(f"{number:.4g}")
-
-
-@functools.cache
-def _commit():
-    """Return the commit as it was before the first file of results was written."""
-    return commit_of(Path(__file__).resolve().parent.parent)
-
-
-def _json(value):
-    """Return JSON with each innermost object and list on a line of its own."""
-    text = json.dumps(value, indent=1)
-    innermost = r"([\[{])\n\s*([^\[\]{}]*?)\n\s*([\]}])"
-    return re.sub(innermost, lambda m: m[1] + re.sub(r"\n\s*", " ", m[2]) + m[3], text) + "\n"

@@ -7,7 +7,6 @@ A section's cases have contenders, which are compared with the truth and then ti
     rivals      contenders that are not the package's own
     left_out    contenders that could not run or compute something else, and why
     flags       why the timings are not to be trusted
-    state       what the device did meanwhile
 """
 
 import gc
@@ -36,13 +35,7 @@ LARGEST_SPREAD = 10  # percent, between both timings of the first contender
 
 
 class Run:
-    """One run of some sections on a device.
-
-    Args:
-        device: "cpu" or "cuda".
-        smoke: Whether only to show that everything runs, in some seconds.
-        own_only: Whether rivals are left out of the timing; they stay in the check.
-    """
+    """One run on a device, "cpu" or "cuda"; `smoke` and `own_only` are those of `Options`."""
 
     def __init__(self, device: str, *, smoke: bool = False, own_only: bool = False):
         self.device, self.smoke, self.own_only = device, smoke, own_only
@@ -50,23 +43,14 @@ class Run:
         self.rivals: set[str] = set()  # of the case in progress
         self.watch = GpuWatch() if device == "cuda" else CpuWatch()  # for what `measure` does not time, too
 
-    def measure(
-        self,
-        contenders: Mapping[str, Callable],
-        input_sets: Sequence,
-        rounds: int | None = None,
-        *,
-        rivals: Iterable[str] = (),
-        device: str | None = None,
-        **options,
-    ) -> dict[str, Timing]:
+    def measure(self, contenders, input_sets, rounds=None, *, rivals=(), **options) -> dict[str, Timing]:
         """Call `harness.measure`, watched; `rivals` names contenders that are not the package's own."""
         self.rivals.update(rivals)
         if self.own_only:
             contenders = {name: call for name, call in contenders.items() if name not in set(rivals)}
         rounds = SMOKE_ROUNDS if self.smoke else rounds
         with self.watch:
-            return harness.measure(contenders, input_sets, device or self.device, rounds, **options)
+            return harness.measure(contenders, input_sets, self.device, rounds, **options)
 
     def input_set_count(self, nbytes: int) -> int:
         """Return `harness.input_set_count` on this device; two in a smoke run."""
@@ -76,7 +60,7 @@ class Run:
         self, label: Label, timing: Timing, work: Work | None = None, precision: Precision = "fp32", **more: Any
     ) -> dict:
         """Return a row of a case's timings, given what a call needs at least, whatever the contender does."""
-        row = {"contender": label.contender, "part": label.part, **timing.record()}
+        row = {**label._asdict(), **timing.record()}
         if work is not None:
             floor = self.ceilings.floor(work, precision)
             row |= {"flops": rounded(work.flops), "bytes": rounded(work.nbytes), "floor_seconds": rounded(floor)}
@@ -97,49 +81,30 @@ class Run:
 
 @dataclass(frozen=True)
 class Section:
-    """Cases that are measured in the same way.
+    """Cases that are measured in the same way."""
 
-    Attributes:
-        name: Name in files of results and for `--only`.
-        title: Text that says what is measured.
-        cases: Cases of a run, the most important first; each has a name by str().
-        measure: Checks and times a case; returns `timings`, `left_out` and what the section adds.
-        calls: Makers of a call without arguments, by part and contender, for pytest-benchmark.
-        details: Lines below a case's table.
-        conclude: Entries of the file of results that come from all records.
-        conclusion: Lines at the section's end.
-        goals: Goals for a device; without a measurement where there is no record.
-    """
-
-    name: str
-    title: str
-    cases: Callable[[Run], Sequence]
-    measure: Callable[[Run, Any], dict]
+    name: str  # in files of results and for `--only`
+    title: str  # says what is measured
+    cases: Callable[[Run], Sequence]  # the most important first; str() names each
+    measure: Callable[[Run, Any], dict]  # checks and times a case; returns `timings`, `left_out`, and what it adds
+    # For pytest-benchmark: makers of a call without arguments, by part and contender.
     calls: Callable[[Run, Any], dict[str, Callable[[], Callable[[], Any]]]] = lambda run, case: {}
-    details: Callable[[dict], Iterable[str]] = lambda record: ()
-    conclude: Callable[[Run, list[dict]], dict] = lambda run, records: {}
-    conclusion: Callable[[dict], Iterable[str]] = lambda payload: ()
+    details: Callable[[dict], Iterable[str]] = lambda record: ()  # lines below a case's table
+    conclude: Callable[[Run, list[dict]], dict] = lambda run, records: {}  # entries of the file of results
+    conclusion: Callable[[dict], Iterable[str]] = lambda payload: ()  # lines at the section's end
+    # Goals for a device; without a measurement where there is no record.
     goals: Callable[[list[dict], str], list[Goal]] = lambda records, device: []
 
 
 class Suite:
-    """Runs cases and keeps their records.
-
-    Args:
-        run: Device and options.
-        path: File of results, written after every case; by default none.
-    """
+    """Runs cases and keeps their records; writes them into `path`, if there is one, after every case."""
 
     def __init__(self, run: Run, path: Path | None = None):
         self.run, self.path = run, path
         self.records: dict[str, list[dict]] = defaultdict(list)  # by section
 
     def record(self, section: Section, case: Any) -> dict:
-        """Measure a case and return its record.
-
-        Raises:
-            SystemExit: What the package computes is wrong; nothing is timed.
-        """
+        """Measure a case and return its record."""
         begin = time.perf_counter()
         self.run.watch.take()
         self.run.rivals.clear()
@@ -150,21 +115,15 @@ class Suite:
             gc.collect()
             if self.run.device == "cuda":
                 empty_cache()
-        state, flags = self.run.watch.take()
-        flags += spread_flags(record["timings"])
+        flags = self.run.watch.take() + spread_flags(record["timings"])
         if capture_failure() is not None:
             flags.append(f"timed without CUDA graphs from some time on, because a capture failed: {capture_failure()}")
         first: dict[str | None, float] = {}
         for row in record["timings"]:
             row["ratio"] = rounded(row["seconds"] / first.setdefault(row["part"], row["seconds"]))
-        record = {
-            "case": str(case),
-            **record,
-            "rivals": sorted(self.run.rivals & {row["contender"] for row in record["timings"]}),
-            "flags": flags,
-            "state": state,
-            "wall_seconds": rounded(time.perf_counter() - begin),
-        }
+        rivals = sorted(self.run.rivals & {row["contender"] for row in record["timings"]})
+        wall = rounded(time.perf_counter() - begin)
+        record = {"case": str(case), **record, "rivals": rivals, "flags": flags, "wall_seconds": wall}
         self.records[section.name].append(record)
         if self.path is not None:
             results.write(section.name, self.payload(section), self.run.device, self.path)
@@ -238,11 +197,7 @@ class Options:
 
 
 def resolve_device(device: str) -> str:
-    """Return "cpu" or "cuda".
-
-    Raises:
-        SystemExit: There is no GPU, and one was asked for.
-    """
+    """Return "cpu" or "cuda"; raise SystemExit if a GPU was asked for and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: PyTorch sees no GPU here: choose --device cpu")
     return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
@@ -256,17 +211,12 @@ def refuse_without_extension(device: str) -> None:
 
 
 def say_what_is_stale() -> None:
-    """Print what is left to do when one section of the device's file of results is new."""
+    """Print what brings a new section into the texts."""
     print("python -m benchmarks.report brings it into the tables and pictures")
 
 
 def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> None:
-    """Run the command line of some sections.
-
-    Args:
-        sections: Sections to choose from.
-        finish: Function called when the device's file of results has been written.
-    """
+    """Run the command line of some sections; call `finish` when the device's file of results is written."""
     options = tyro.cli(Options)
     device = resolve_device(options.device)
     if options.compare is not None:
@@ -281,7 +231,9 @@ def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> 
     path = options.out or (results.file_of(device) if whole else None)
     print(f"{results.device_name(device)}, torch {torch.__version__}")
     if whole:
-        print(table.ceilings_text(run.ceilings.measure(harness.precisions_for(device))))
+        for name in ("copy", *harness.precisions_for(device)):
+            run.ceilings.rate(name)
+        print(table.ceilings_text(run.ceilings.record()))
     failed = run_sections(sections, Suite(run, path), options.only)
     if path is not None:
         print(f"\nwritten to {path}")

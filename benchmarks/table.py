@@ -6,19 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from benchmarks import harness
 from benchmarks.results import NOT_MEASURED, Goal, Label
 
+_HEADS = ("ms", "p10", "p90", "ratio", "TFLOP/s", "GB/s", "of floor", "error")
+_RATES = (("flops", 1e12), ("bytes", 1e9))
 MARKS = {"met": "🟢 met", "SHORT": "🔴 SHORT", NOT_MEASURED: NOT_MEASURED}
 
 
 def lines_of(record: dict) -> Iterator[str]:
     """Yield a line for every timing of a case, who is left out and why, and what is wrong with the timings."""
-    rows = [_cells(row) for row in record["timings"]]
-    heads = [head for head in rows[0] if any(row[head] for row in rows)]
-    widths = {head: max(len(head), *(len(row[head]) for row in rows)) for head in heads}
     yield record["case"]
-    yield f"  {'':42}" + "".join(f"{head:>{width + 2}}" for head, width in widths.items())
-    for row, cells in zip(record["timings"], rows, strict=True):
-        cells = "".join(f"{cells[head]:>{width + 2}}" for head, width in widths.items())
-        yield f"  {Label.of(row)!s:42}{cells}".rstrip()
+    for label, cells in [("", _HEADS), *((str(Label.of(row)), _cells(row)) for row in record["timings"])]:
+        yield f"  {label:42}{' '.join(f'{cell:>10}' for cell in cells)}".rstrip()
     for name, reason in record["left_out"].items():
         yield f"  {name:42}left out: {reason}"
     for row in record["timings"]:
@@ -46,10 +43,8 @@ def goal_cell(goal: dict) -> str:
 
 def ceilings_text(rates: dict[str, float]) -> str:
     """Return the ceilings of a section's record as text."""
-    products = [
-        f"{name} matrix product {number(rate / 1e12)} TFLOP/s" for name, rate in rates.items() if name != "copy"
-    ]
-    return ", ".join([f"copy {number(rates['copy'] / 1e9)} GB/s", *products])
+    texts = {name: f"{name} matrix product {number(rate / 1e12)} TFLOP/s" for name, rate in rates.items()}
+    return ", ".join((texts | {"copy": f"copy {number(rates['copy'] / 1e9)} GB/s"}).values())
 
 
 def errors_of(row: dict) -> list[float]:
@@ -73,16 +68,10 @@ def number(value: float) -> str:
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def seconds(value: float) -> str:
-    """Return a time in the unit that fits."""
-    unit, size = next((each for each in (("s", 1), ("ms", 1e-3)) if abs(value) >= each[1]), ("µs", 1e-6))
-    return f"{number(value / size)} {unit}"
-
-
-def spread(low: float, high: float) -> str:
-    """Return two times in the unit that fits the larger."""
-    value, unit = seconds(high).split()
-    return f"{number(low * {'s': 1, 'ms': 1e3, 'µs': 1e6}[unit])}–{value} {unit}"
+def seconds(*values: float) -> str:
+    """Return times in the unit that fits the last one."""
+    unit, size = next((each for each in (("s", 1), ("ms", 1e-3)) if abs(values[-1]) >= each[1]), ("µs", 1e-6))
+    return f"{'–'.join(number(value / size) for value in values)} {unit}"
 
 
 def percent(share: float) -> str:
@@ -93,14 +82,7 @@ def percent(share: float) -> str:
 
 
 def _cells(row):
-    """Return the cells of a timing by the heads of their columns, empty where it has nothing there."""
-    rates = (("TFLOP/s", "flops", 1e12), ("GB/s", "bytes", 1e9))
-    return {
-        "ms": f"{1e3 * row['seconds']:.4f}",
-        "p10": f"{1e3 * row['p10']:.4f}",
-        "p90": f"{1e3 * row['p90']:.4f}",
-        "ratio": f"{row['ratio']:.2f}",
-        **{head: f"{row[key] / row['seconds'] / unit:.4g}" if row.get(key) else "" for head, key, unit in rates},
-        "of floor": percent(row["share_of_floor"]) if "share_of_floor" in row else "",
-        "error": " ".join(f"{error:.0e}" for error in errors_of(row)),
-    }
+    rates = [f"{row[key] / row['seconds'] / unit:.4g}" if row.get(key) else "" for key, unit in _RATES]
+    share = percent(row["share_of_floor"]) if "share_of_floor" in row else ""
+    times = [f"{1e3 * row[name]:.4f}" for name in ("seconds", "p10", "p90")]
+    return [*times, f"{row['ratio']:.2f}", *rates, share, " ".join(f"{error:.0e}" for error in errors_of(row))]
