@@ -1,11 +1,11 @@
 """Results against the truth, before anything is timed."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import harness
 
-Error = float | tuple[float, ...] | dict[str, float]
+Error = TypeVar("Error", float, tuple[float, ...], dict[str, float])
 
 
 def check(

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.results import rounded
 from tgan_fast import errors
 from tgan_fast.cuda_graph import capture, empty_cache
 from tgan_fast.errors import InputError
@@ -26,8 +25,7 @@ FEWEST_ROUNDS = 3
 MOST_ROUNDS = {"cpu": 10, "cuda": 30}
 
 _CPU_CACHE_BYTES = 32 << 20  # a common size of the last level, which PyTorch does not tell
-# Inputs so small that this many fit the cache are read from the cache in use, too.
-_MOST_INPUT_SETS = 256
+_MOST_INPUT_SETS = 256  # inputs so small that this many fit the cache are read from it in use, too
 
 
 class Timing(NamedTuple):
@@ -45,11 +43,6 @@ class Timing(NamedTuple):
         # A single round has no spread.
         tenths = statistics.quantiles(rounds, n=10, method="inclusive") if len(rounds) > 1 else rounds
         return cls(statistics.median(rounds), tenths[0], tenths[-1], method, tuple(rounds))
-
-    def record(self) -> dict:
-        """Return what goes into the file of results."""
-        times = {"seconds": self.median, "p10": self.p10, "p90": self.p90}
-        return {**{name: rounded(seconds) for name, seconds in times.items()}, "method": self.method}
 
 
 def again(name: str) -> str:

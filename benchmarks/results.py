@@ -85,7 +85,7 @@ def device_name(device: str) -> str:
         return torch.cuda.get_device_name()
     information = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.M) if information.exists() else None
-    return model[1] if model else platform.processor() or platform.machine()
+    return model[1] if model else platform.machine()
 
 
 def file_of(device: str) -> Path:

@@ -43,14 +43,14 @@ class Run:
         self.rivals: set[str] = set()  # of the case in progress
         self.watch = GpuWatch() if device == "cuda" else CpuWatch()  # for what `measure` does not time, too
 
-    def measure(self, contenders, input_sets, rounds=None, *, rivals=(), **options) -> dict[str, Timing]:
+    def measure(self, contenders, input_sets, rounds=None, *, rivals=(), device=None, **options) -> dict[str, Timing]:
         """Call `harness.measure`, watched; `rivals` names contenders that are not the package's own."""
         self.rivals.update(rivals)
         if self.own_only:
             contenders = {name: call for name, call in contenders.items() if name not in set(rivals)}
         rounds = SMOKE_ROUNDS if self.smoke else rounds
         with self.watch:
-            return harness.measure(contenders, input_sets, self.device, rounds, **options)
+            return harness.measure(contenders, input_sets, device or self.device, rounds, **options)
 
     def input_set_count(self, nbytes: int) -> int:
         """Return `harness.input_set_count` on this device; two in a smoke run."""
@@ -60,7 +60,8 @@ class Run:
         self, label: Label, timing: Timing, work: Work | None = None, precision: Precision = "fp32", **more: Any
     ) -> dict:
         """Return a row of a case's timings, given what a call needs at least, whatever the contender does."""
-        row = {**label._asdict(), **timing.record()}
+        times = {"seconds": timing.median, "p10": timing.p10, "p90": timing.p90}
+        row = label._asdict() | {name: rounded(value) for name, value in times.items()} | {"method": timing.method}
         if work is not None:
             floor = self.ceilings.floor(work, precision)
             row |= {"flops": rounded(work.flops), "bytes": rounded(work.nbytes), "floor_seconds": rounded(floor)}
@@ -113,8 +114,7 @@ class Suite:
         finally:
             # What a case leaves in memory is the next one's problem otherwise.
             gc.collect()
-            if self.run.device == "cuda":
-                empty_cache()
+            empty_cache()
         flags = self.run.watch.take() + spread_flags(record["timings"])
         if capture_failure() is not None:
             flags.append(f"timed without CUDA graphs from some time on, because a capture failed: {capture_failure()}")

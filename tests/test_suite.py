@@ -179,10 +179,10 @@ def test_what_another_revision_does_slower_is_seen(tmp_path):
     assert git("worktree", "list").count("\n") == 1
 
 
-def test_a_difference_within_the_noise_is_none():
-    pairs = [([1, 1], [1.5, 1.5]), ([1.5, 1.5], [1, 1]), ([1, 1], [1.01, 1.01]), ([1, 1.6], [1.5, 1.5])]
-    runs = [([{"a": s, "only here": 1} for s in ours], [{"a": s} for s in theirs]) for ours, theirs in pairs]
-    lines = [line.split(maxsplit=7)[5:] for here, there in runs for line in differences(here, there)]
-    ratios, noises, verdicts = ["1.500", "0.667", "1.010", "1.154"], ["0.0", "0.0", "0.0", "60.0"], ["faster", "slower"]
-    ends = zip(ratios, noises, [f"%  {verdict}" for verdict in [*verdicts, "the same", "the same"]], strict=True)
-    assert lines == list(map(list, ends))
+@pytest.mark.parametrize(
+    ("here", "there", "verdict"),
+    [([1, 1], [1.5, 1.5], "faster"), ([1.5, 1.5], [1, 1], "slower"), ([1, 1.6], [1.5, 1.5], "the same")],
+)
+def test_a_difference_within_the_noise_is_none(here, there, verdict):
+    (line,) = differences([{"a": each, "only here": 1} for each in here], [{"a": each} for each in there])
+    assert line.endswith(f" %  {verdict}")
