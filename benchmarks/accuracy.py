@@ -1,9 +1,15 @@
 """Results against the truth, before anything is timed."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+import torch
+
 from benchmarks import harness
+from benchmarks.results import rounded
+
+# Both sides of a comparison are rounded to float32 at best.
+ROUNDING = 2 * torch.finfo(torch.float32).eps
 
 Error = TypeVar("Error", float, tuple[float, ...], dict[str, float])
 
@@ -42,6 +48,12 @@ def check(
                 raise SystemExit(f"error: {case}: {name} {reason}: nothing is timed")
             left_out[name] = reason
     return {name: error for name, error in errors.items() if name not in left_out}, left_out
+
+
+def relative(got: Iterable[torch.Tensor], truth: Iterable[torch.Tensor]) -> float:
+    """Return the largest error of tensors, each relative to the norm of what is true."""
+    errors = [(a.double() - b).norm() / b.norm() for a, b in zip(got, truth, strict=True)]
+    return rounded(torch.stack(errors).max().item())  # which keeps NaN
 
 
 def _values(error):

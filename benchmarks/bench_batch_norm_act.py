@@ -2,13 +2,9 @@
 
     python -m benchmarks.bench_batch_norm_act --device cuda
 
-Every contender is first compared with float64. Then all take turns on the same random tensors. GB/s count the bytes
-that two passes over the tensors need, whatever a contender really moves: forward reads x twice and writes y, backward
-reads x and dy twice and writes dx. The floor is the time in which a large copy moves as many.
-
-On a CPU tgan_fast is slower than eager PyTorch where channels are last in memory, on purpose: PyTorch adds up a channel
-in plain float32, tgan_fast the sums of its chunks in float64 (tgan_fast/ops/batch_norm/cpu.py). The errors show what
-that is worth.
+GB/s count the bytes that two passes over the tensors need, whatever a contender really moves: forward reads x twice and
+writes y, backward reads x and dy twice and writes dx. On a CPU tgan_fast is slower than eager PyTorch where channels
+are last in memory, on purpose: PyTorch adds up a channel in plain float32, tgan_fast the sums of its chunks in float64.
 """
 
 from collections.abc import Callable
@@ -21,20 +17,17 @@ import torch.nn.functional as F
 
 from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
-from benchmarks.results import Goal, rounded
+from benchmarks.results import Goal
 from benchmarks.suite import Run, Section
 from tgan_fast.ops import batch_norm_act
+from tgan_fast.ops.batch_norm.geometry import laid_out
 
 EPS, MOMENTUM = 1e-5, 0.1
 PASSES = {"forward": 3, "backward": 5}  # values moved for each of x
 RESULTS = {"forward": ("y",), "backward": ("dx", "dweight", "dbias")}
 OURS, EAGER = "tgan_fast", ("eager", "eager channels-last")
-# Relative to a tensor's norm; both sides of a comparison are rounded to float32 at best.
-ROUNDING = 2 * torch.finfo(torch.float32).eps
-# Ten times what rounding and sums in plain float32 lead to: a contender with a larger error does something else.
+# Ten times the error that rounding and sums in plain float32 lead to: a contender beyond it does something else.
 FAR = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-# A CPU would spend most time on the smallest tensors, which stay in its cache whatever their number.
-ROUNDS, MOST_INPUT_SETS = {"cpu": 5, "cuda": None}, {"cpu": 128, "cuda": 256}
 
 
 class Case(NamedTuple):
@@ -64,19 +57,29 @@ def images(batch: int, *options) -> list[Case]:
     return [Case("image", (16 * batch, *shape), *options) for shape in shapes]
 
 
-def discriminator(batch: int, *options) -> list[Case]:
+def discriminator(batch: int) -> list[Case]:
     """Return the discriminator's batch norms, on real and fake videos in one tensor, the largest first."""
     shapes = ((128, 4, 16, 16), (256, 2, 8, 8), (512, 1, 4, 4))
-    return [
-        Case("discriminator", (2 * batch, *shape), *options)._replace(negative_slope=0.2, groups=2) for shape in shapes
-    ]
+    return [Case("discriminator", (2 * batch, *shape), negative_slope=0.2, groups=2) for shape in shapes]
 
 
-def vectors(batch: int, *options) -> list[Case]:
+def vectors(batch: int) -> list[Case]:
     """Return the generator's small batch norms, those of its two linear layers first, then its temporal part."""
     shapes = ((16 * batch, 4096), (batch, 4096), (batch, 512, 1), (batch, 256, 2), (batch, 128, 4), (batch, 128, 8))
-    cases = [Case("vector", shape, *options) for shape in shapes]
-    return [case._replace(channels_last=index > 2) for index, case in enumerate(cases)]
+    return [Case("vector", shape, channels_last=index > 2) for index, shape in enumerate(shapes)]
+
+
+GPU_CASES = [
+    *images(32),
+    *discriminator(32),
+    *vectors(32),
+    *(Case("large", shape) for shape in ((64, 256, 56, 56), (32, 64, 112, 112), (8, 64, 16, 64, 64))),
+    *images(64),
+    *vectors(64),
+    *images(32, torch.float32),
+    *images(32, torch.bfloat16, False)[::2],
+]
+CPU_CASES = [*images(1), *discriminator(1), *vectors(2), Case("large", (2, 64, 56, 56))]
 
 
 def cases_for(run: Run) -> list[Case]:
@@ -85,49 +88,47 @@ def cases_for(run: Run) -> list[Case]:
     torch.compile needs many seconds for each. On a GPU it takes part in every image of the usual training, and in the
     largest tensors of the discriminator and of the vectors, for which it writes other kernels.
     """
-    if run.smoke:
-        return [images(1, torch.float32)[-1], discriminator(1, torch.float32)[1]]
-    cases, compiled = _gpu_cases(), [*images(32), discriminator(32)[0], vectors(32)[0]]
+    cases, compiled = GPU_CASES, [*images(32), discriminator(32)[0], vectors(32)[0]]
     if run.device == "cpu":
-        cases = [case for family, batch in ((images, 1), (discriminator, 1), (vectors, 2)) for case in family(batch)]
-        cases = [case._replace(dtype=torch.float32) for case in (*cases, Case("large", (2, 64, 56, 56)))]
-        compiled = cases[:1]
+        cases = [images(1)[-1], discriminator(1)[1]] if run.smoke else CPU_CASES
+        cases = [case._replace(dtype=torch.float32) for case in cases]
+        compiled = [] if run.smoke else cases[:1]
     # Nobody's accuracy is judged by torch.compile's: where it is not timed, it need not compile.
     return [case._replace(compiled=case in compiled and not run.own_only) for case in cases]
 
 
-def _gpu_cases():
-    large = [Case("large", shape) for shape in ((64, 256, 56, 56), (32, 64, 112, 112), (8, 64, 16, 64, 64))]
-    more = [*images(64), *vectors(64), *images(32, torch.float32), *images(32, torch.bfloat16, False)[::2]]
-    return [*images(32), *discriminator(32), *vectors(32), *large, *more]
+class Feed(NamedTuple):
+    """Parts of x, the gradients of those of y, and weight, bias, running mean and running variance."""
+
+    xs: list[torch.Tensor]
+    dys: list[torch.Tensor]
+    channels: list[torch.Tensor]
 
 
-class Contender:
-    """A function of the parts of x, weight, bias, running mean and variance, that returns the parts of y."""
+class Contender(NamedTuple):
+    """A function of `xs` and `channels` that returns the parts of y; eager layers are called once for each part."""
 
-    def __init__(self, affine, operation, channels_last, parts, compiled=False):
-        options = {"mode": "max-autotune-no-cudagraphs", "dynamic": False, "fullgraph": True}
-        self.operation = torch.compile(operation, **options) if compiled else operation
-        self.affine, self.channels_last, self.parts = affine, channels_last, parts
-        self.running = [torch.zeros_like(affine[0]), torch.ones_like(affine[0])]
+    operation: Callable[..., list[torch.Tensor]]
+    channels_last: bool
+    parts: int
 
-    def feed(self, x: torch.Tensor, dy: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return copies in its layout: parts of x, as leaves, and the gradients of the parts of y."""
-        xs, dys = (_laid_out(t.clone(), self.channels_last).chunk(self.parts) for t in (x, dy))
-        return [part.detach().requires_grad_() for part in xs], list(dys)
+    def feed(self, x: torch.Tensor, dy: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Feed:
+        """Return copies in its layout."""
+        xs, dys = (laid_out(t.clone(), self.channels_last).chunk(self.parts) for t in (x, dy))
+        channels = [weight, bias, torch.zeros_like(weight), torch.ones_like(weight)]
+        return Feed([part.detach().requires_grad_() for part in xs], list(dys), channels)
 
-    def forward(self, feed: tuple) -> list[torch.Tensor]:
+    def forward(self, feed: Feed) -> list[torch.Tensor]:
         """Return the parts of y."""
-        return self.operation(feed[0], *self.affine, *self.running)
+        return self.operation(feed.xs, *feed.channels)
 
-    def backward(self, ys: list[torch.Tensor], feed: tuple) -> tuple[torch.Tensor, ...]:
+    def backward(self, ys: list[torch.Tensor], feed: Feed) -> tuple[torch.Tensor, ...]:
         """Return gradients of the parts of x, of weight and of bias."""
-        xs, dys = feed
-        return torch.autograd.grad(ys, (*xs, *self.affine), dys, retain_graph=True)
+        return torch.autograd.grad(ys, (*feed.xs, *feed.channels[:2]), feed.dys, retain_graph=True)
 
 
-def makers_for(case: Case, device: str) -> dict[str, Callable[[list[torch.Tensor]], Contender]]:
-    """Return by name what makes each contender, given weight and bias; eager layers are called once for each part."""
+def contenders_for(case: Case, device: str) -> dict[str, Contender]:
+    """Return the contenders by name."""
     slope = case.negative_slope
 
     def act_(y):
@@ -143,37 +144,30 @@ def makers_for(case: Case, device: str) -> dict[str, Callable[[list[torch.Tensor
         return [act_(torch.ops.aten.cudnn_batch_norm(x, *channels, True, MOMENTUM, EPS)[0]) for x in xs]
 
     layout = case.channels_last, case.groups
-    ways = {OURS: (fast, case.channels_last, 1), "eager": (eager, False, case.groups)}
-    ways |= {"eager channels-last": (eager, *layout)} if case.channels_last else {}
-    ways |= {"cudnn": (cudnn, *layout)} if device == "cuda" else {}
-    ways |= {"torch.compile": (eager, *layout, True)} if case.compiled else {}
-    return {name: lambda affine, way=way: Contender(affine, *way) for name, way in ways.items()}
-
-
-def scale_and_shift(case: Case, device: str) -> list[torch.Tensor]:
-    """Return weight and bias, in float32 whatever the dtype of x."""
-    return [torch.rand(case.shape[1], device=device).add_(offset).requires_grad_() for offset in (0.5, -0.5)]
+    found = {OURS: Contender(fast, case.channels_last, 1), "eager": Contender(eager, False, case.groups)}
+    if case.channels_last:
+        found["eager channels-last"] = Contender(eager, *layout)
+    if device == "cuda":
+        found["cudnn"] = Contender(cudnn, *layout)
+    if case.compiled:
+        compiled = torch.compile(eager, mode="max-autotune-no-cudagraphs", dynamic=False, fullgraph=True)
+        found["torch.compile"] = Contender(compiled, *layout)
+    return found
 
 
 def tensors(case: Case, device: str) -> list[torch.Tensor]:
-    """Return random x and dy in the layout of the case."""
-    last = (case.shape[0], *case.shape[2:], case.shape[1])
-    drawn = (torch.randn(last, device=device).to(case.dtype).movedim(-1, 1) for _ in range(2))
-    return [_laid_out(t, case.channels_last) for t in drawn]
+    """Return random x and dy in the layout of the case, and weight and bias in float32, whatever its dtype."""
+    drawn = torch.randn(2, *case.shape, device=device).to(case.dtype)
+    channels = torch.rand(2, case.shape[1], device=device) + torch.tensor([[0.5], [-0.5]], device=device)
+    return [*(laid_out(t, case.channels_last) for t in drawn), *(t.clone().requires_grad_() for t in channels)]
 
 
-def _laid_out(t, channels_last):
-    return t.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else t.contiguous()
-
-
-def check(case: Case, device: str) -> tuple[dict[str, dict[str, float]], dict[str, str], dict[str, Contender]]:
-    """Return each contender's relative errors against float64, why rivals are left out, and the contenders.
+def check(case: Case, contenders: dict[str, Contender], device: str) -> tuple[dict[str, dict], dict[str, str]]:
+    """Return each contender's relative errors against float64, and why rivals are left out.
 
     tgan_fast may have twice the error of the best eager contender.
     """
-    affine = scale_and_shift(case, device)
-    contenders = {name: make(affine) for name, make in makers_for(case, device).items()}
-    x, dy = tensors(case, device)
+    x, dy, *affine = tensors(case, device)
     exact = [t.detach().double().requires_grad_() for t in (x, *affine)]
     groups = [F.batch_norm(group, None, None, *exact[1:], True, eps=EPS) for group in exact[0].chunk(case.groups)]
     v = torch.cat(groups)
@@ -184,22 +178,21 @@ def check(case: Case, device: str) -> tuple[dict[str, dict[str, float]], dict[st
     del groups, v, y
 
     def both_passes(contender):
-        feed = contender.feed(x, dy)
+        feed = contender.feed(x, dy, *affine)
         ys = contender.forward(feed)
         *dxs, dweight, dbias = contender.backward(ys, feed)
         return torch.cat([part.detach() for part in ys]), torch.cat(dxs), dweight, dbias
 
     def errors_of(got):
-        errors = [rounded(((a.double() - b).norm() / b.norm()).item()) for a, b in zip(got, expected, strict=True)]
-        return dict(zip(RESULTS["forward"] + RESULTS["backward"], errors, strict=True))
+        names = RESULTS["forward"] + RESULTS["backward"]
+        return {name: accuracy.relative([a], [b]) for name, a, b in zip(names, got, expected, strict=True)}
 
     def allowed(name, errors):
         eager = [errors[other] for other in EAGER if name == OURS and other in errors]
-        far = FAR[case.dtype]
-        return {key: min([far, *(2 * found[key] + ROUNDING for found in eager)]) for key in errors[name]}
+        return {key: min([FAR[case.dtype], *(2 * of[key] + accuracy.ROUNDING for of in eager)]) for key in errors[name]}
 
     calls = {name: partial(both_passes, contender) for name, contender in contenders.items()}
-    return *accuracy.check(case, calls, errors_of, allowed, calls.keys() - {OURS}), contenders
+    return accuracy.check(case, calls, errors_of, allowed, calls.keys() - {OURS})
 
 
 def measure(run: Run, case: Case) -> dict:
@@ -207,26 +200,23 @@ def measure(run: Run, case: Case) -> dict:
     if case.compiled:
         torch.compiler.reset()
     torch.manual_seed(0)
+    contenders, rows = contenders_for(case, run.device), []
     # The compiled backward may not give away what it saved: it runs again and again.
     with harness.side_stream(run.device), torch._functorch.config.patch(donated_buffer=False):
-        errors, left_out, contenders = check(case, run.device)
+        errors, left_out = check(case, contenders, run.device)
         # Each set has x and y, or x and dy.
-        count = min(MOST_INPUT_SETS[run.device], run.input_set_count(2 * case.nbytes))
+        count = run.input_set_count(2 * case.nbytes)
         drawn = [tensors(case, run.device) for _ in range(count)]
-        feeds = [{name: contenders[name].feed(*pair) for name in errors} for pair in drawn]
+        feeds = [{name: contenders[name].feed(*of_set) for name in errors} for of_set in drawn]
         forwards = {name: lambda feeds, name=name: contenders[name].forward(feeds[name]) for name in errors}
-        rivals, rounds = errors.keys() - {OURS}, ROUNDS[run.device]
-        timings = {"forward": run.measure(forwards, feeds, rounds, rivals=rivals)}
+        timings = {"forward": run.measure(forwards, feeds, rivals=errors.keys() - {OURS})}
         outputs = [{name: (call(of_set), of_set[name]) for name, call in forwards.items()} for of_set in feeds]
         backwards = {name: lambda outputs, name=name: contenders[name].backward(*outputs[name]) for name in errors}
-        timings["backward"] = run.measure(backwards, outputs, rounds, rivals=rivals)
-
-    def more(part, name):
-        return {"error": {result: errors[name][result] for result in RESULTS[part]} if name in errors else None}
-
-    rows = []
+        timings["backward"] = run.measure(backwards, outputs, rivals=errors.keys() - {OURS})
     for part, passes in PASSES.items():
-        rows += run.rows(timings[part], part, Work(0, passes * case.nbytes), more=partial(more, part))
+        found = {name: {result: of[result] for result in RESULTS[part]} for name, of in errors.items()}
+        work = Work(0, passes * case.nbytes)
+        rows += run.rows(timings[part], part, work, more=lambda name, found=found: {"error": found.get(name)})
     dtype = str(case.dtype).removeprefix("torch.")
     return {**case._asdict(), "dtype": dtype, "input_sets": count, "timings": rows, "left_out": left_out}
 
@@ -234,35 +224,32 @@ def measure(run: Run, case: Case) -> dict:
 def calls_for(run: Run, case: Case) -> dict[str, Callable]:
     """Return for each part and contender what makes a call."""
 
-    def maker(part, make):
-        contender = make(scale_and_shift(case, run.device))
+    def maker(part, contender):
         feed = contender.feed(*tensors(case, run.device))
         with torch._functorch.config.patch(donated_buffer=False):
             ys = contender.forward(feed)
             contender.backward(ys, feed)
         return partial(contender.forward, feed) if part == "forward" else partial(contender.backward, ys, feed)
 
-    makers = makers_for(case, run.device)
-    return {f"{part} {name}": partial(maker, part, make) for part in PASSES for name, make in makers.items()}
+    contenders = contenders_for(case, run.device).items()
+    return {f"{part} {name}": partial(maker, part, contender) for part in PASSES for name, contender in contenders}
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
     """Return a GPU's goals for images, the model's largest tensors; a CPU is slower for the sake of accuracy."""
     if device == "cpu":
         return []
-    sizes = {str(case): case.nbytes for case in _gpu_cases() if case.name == "image"}
-    largest = max(sizes, key=sizes.get)
-    timings = {record["case"]: record["timings"] for record in records}
-    goals = {"share": [], "lead": []}
+    cases, largest = [str(case) for case in GPU_CASES if case.name == "image"], str(images(64)[0])
+    rows = [(record["case"], row) for record in records for row in record["timings"]]
+    shares, leads = [], []
     for part in PASSES:
-        rows = {case: [row for row in timings.get(case, []) if row["part"] == part] for case in sizes}
-        share = next((row["share_of_floor"] for row in rows[largest]), None)
-        goals["share"].append(Goal(f"of a copy's rate, {part} of {largest}", share, 0.85, at_most=False))
-        ratios = [[row["ratio"] for row in of if not row["contender"].startswith(OURS)] for of in rows.values()]
-        lead = min(map(min, ratios)) if all(ratios) else None
-        text = f"times as fast as the fastest rival, {part} of every image"
-        goals["lead"].append(Goal(text, lead, 1, at_most=False))
-    return goals["share"] + goals["lead"]
+        share = next((row["share_of_floor"] for case, row in rows if case == largest and row["part"] == part), None)
+        shares.append(Goal(f"of a copy's rate, {part} of {largest}", share, 0.85, at_most=False))
+        rivals = [(case, row["ratio"]) for case, row in rows if row["part"] == part and OURS not in row["contender"]]
+        ratios = [ratio for case, ratio in rivals if case in cases]
+        lead = min(ratios) if {case for case, _ in rivals} >= set(cases) else None
+        leads.append(Goal(f"times as fast as the fastest rival, {part} of every image", lead, 1, at_most=False))
+    return shares + leads
 
 
 SECTION = Section(

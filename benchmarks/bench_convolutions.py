@@ -2,11 +2,9 @@
 
     python -m benchmarks.bench_convolutions --device cuda
 
-Every algorithm is first compared with float64, on two samples. Then the algorithms of a layer take turns on the same
-random tensors, each pass by itself, in the precision of training. FLOPs and bytes are those that the mathematics needs,
-whatever an algorithm computes. The conclusion is what to change in `tgan_fast.ops.convolution.forms.TABLE`.
-
-Some algorithms rearrange x. That is part of their forward pass, which keeps the result for the parameters' gradients.
+FLOPs and bytes are those that the mathematics needs, whatever an algorithm computes. Some algorithms rearrange x: that is
+part of their forward pass, which keeps the result for the parameters' gradients. The conclusion is what to change in
+`tgan_fast.ops.convolution.forms.TABLE`.
 """
 
 import importlib
@@ -26,9 +24,7 @@ from tgan_fast.models.sizes import scaled
 from tgan_fast.ops.convolution.forms import DIRECT, TABLE, Form, Passes, why_not
 from tgan_fast.precision import arithmetic, compute_dtype, resolve_precision
 
-BATCH = {"cpu": 4, "cuda": 32}
 ROUNDS = {"cpu": harness.FEWEST_ROUNDS, "cuda": None}
-SMOKE_WIDTH, SMOKE_BATCH = 1 / 16, 1
 CHECKED_SAMPLES = 2
 ROUNDINGS = 2  # of a result's norm: both sides of a comparison are rounded at the end
 # The table is to be changed where another entry is better by more than this share of the operation's time.
@@ -36,27 +32,33 @@ MARGIN = 0.03
 # Runs of the passes in an iteration, on the batch of the layer: the generator runs twice forward and once backward, the
 # discriminator on real and fake videos together, and once more on half as many, then without gradients of its weights.
 GENERATOR, DISCRIMINATOR, FIRST = Passes(2, 1, 1), Passes(1.5, 1.5, 1), Passes(1.5, 0.5, 1)
-SEQUENCE, IMAGE, SAME, VIDEO, TWO_FRAMES = (
-    "conv_transpose1d_doubling", "conv_transpose2d_doubling", "conv_transpose2d_same", "conv3d_halving",
-    "conv3d_two_frames",
-)  # fmt: skip
 # In the order of the forward pass: operation, samples for each of the batch, channels of x and y, size of x.
 LAYERS = {
-    "temporal 1": (SEQUENCE, 1, 512, 256, (1,)),
-    "temporal 2": (SEQUENCE, 1, 256, 128, (2,)),
-    "temporal 3": (SEQUENCE, 1, 128, 128, (4,)),
-    "temporal 4": (SEQUENCE, 1, 128, 100, (8,)),
-    "deconvolution 1 of content": (IMAGE, 1, 256, 256, (4, 4)),
-    "deconvolution 1": (IMAGE, 16, 256, 256, (4, 4)),
-    "deconvolution 2": (IMAGE, 16, 256, 128, (8, 8)),
-    "deconvolution 3": (IMAGE, 16, 128, 64, (16, 16)),
-    "deconvolution 4": (IMAGE, 16, 64, 32, (32, 32)),
-    "deconvolution 5": (SAME, 16, 32, 3, (64, 64)),
-    "convolution 1": (VIDEO, 2, 3, 64, (16, 64, 64)),
-    "convolution 2": (VIDEO, 2, 64, 128, (8, 32, 32)),
-    "convolution 3": (VIDEO, 2, 128, 256, (4, 16, 16)),
-    "convolution 4": (TWO_FRAMES, 2, 256, 512, (2, 8, 8)),
+    "temporal 1": ("conv_transpose1d_doubling", 1, 512, 256, (1,)),
+    "temporal 2": ("conv_transpose1d_doubling", 1, 256, 128, (2,)),
+    "temporal 3": ("conv_transpose1d_doubling", 1, 128, 128, (4,)),
+    "temporal 4": ("conv_transpose1d_doubling", 1, 128, 100, (8,)),
+    "deconvolution 1 of content": ("conv_transpose2d_doubling", 1, 256, 256, (4, 4)),
+    "deconvolution 1": ("conv_transpose2d_doubling", 16, 256, 256, (4, 4)),
+    "deconvolution 2": ("conv_transpose2d_doubling", 16, 256, 128, (8, 8)),
+    "deconvolution 3": ("conv_transpose2d_doubling", 16, 128, 64, (16, 16)),
+    "deconvolution 4": ("conv_transpose2d_doubling", 16, 64, 32, (32, 32)),
+    "deconvolution 5": ("conv_transpose2d_same", 16, 32, 3, (64, 64)),
+    "convolution 1": ("conv3d_halving", 2, 3, 64, (16, 64, 64)),
+    "convolution 2": ("conv3d_halving", 2, 64, 128, (8, 32, 32)),
+    "convolution 3": ("conv3d_halving", 2, 128, 256, (4, 16, 16)),
+    "convolution 4": ("conv3d_two_frames", 2, 256, 512, (2, 8, 8)),
 }
+
+
+def forms_of(operation: str) -> dict[str, Form]:
+    """Return all algorithms of an operation."""
+    return importlib.import_module(f"tgan_fast.ops.convolution.{operation}").FORMS
+
+
+def entry_of(operation: str, device: str) -> Passes:
+    """Return what the table names for an operation."""
+    return TABLE[operation].get(device, DIRECT)
 
 
 class Layer(NamedTuple):
@@ -73,17 +75,17 @@ class Layer(NamedTuple):
     @property
     def algorithms(self) -> dict[str, Form]:
         """Those in the table that can compute this, "direct" first."""
-        found = importlib.import_module(f"tgan_fast.ops.convolution.{self.operation}").FORMS
         used = {"direct", *itertools.chain.from_iterable(TABLE[self.operation].values())}
         tensors = [torch.empty(shape, device="meta") for shape in (self.x, self.weight)]
-        return {name: form for name, form in found.items() if name in used and why_not(form, *tensors) is None}
+        forms = forms_of(self.operation).items()
+        return {name: form for name, form in forms if name in used and why_not(form, *tensors) is None}
 
     @property
     def flops(self) -> int:
         """Multiplications and additions of a pass."""
         places = self.x if "transpose" in self.operation else self.y
         # Of an input of two frames half of the kernel meets the padding.
-        halves = 2 if self.operation == TWO_FRAMES else 1
+        halves = 2 if self.operation == "conv3d_two_frames" else 1
         return 2 * math.prod((places[0], *places[2:])) * math.prod(self.weight) // halves
 
     def __str__(self):
@@ -91,13 +93,13 @@ class Layer(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """A layer's tensors, with channels last in memory, and x as the algorithms rearrange it."""
+    """A layer's tensors, with channels last in memory, and x as rearranged by each `Form.prepare`."""
 
     x: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor | None
     dy: torch.Tensor
-    prepared: dict[str, torch.Tensor]
+    prepared: dict[Callable | None, torch.Tensor]
 
 
 def layers_for(batch: int, width: float = 1.0) -> list[Layer]:
@@ -105,12 +107,12 @@ def layers_for(batch: int, width: float = 1.0) -> list[Layer]:
     layers = []
     for name, (operation, samples, *channels, size) in LAYERS.items():
         channels, out = (scaled(count, width) if count not in (3, 100) else count for count in channels)
-        kernel = (3 if operation == SAME else 4,) * len(size)
+        kernel = (3 if operation == "conv_transpose2d_same" else 4,) * len(size)
         weight = (channels, out, *kernel) if "transpose" in operation else (out, channels, *kernel)
-        factor = 1 if operation == SAME else 2 if "transpose" in operation else 0.5
+        factor = 1 if operation == "conv_transpose2d_same" else 2 if "transpose" in operation else 0.5
         x, y = (batch * samples, channels, *size), (batch * samples, out, *(int(factor * extent) for extent in size))
         runs = FIRST if name == "convolution 1" else GENERATOR if "transpose" in operation else DISCRIMINATOR
-        layers.append(Layer(name, operation, x, weight, y, operation != IMAGE, runs))
+        layers.append(Layer(name, operation, x, weight, y, operation != "conv_transpose2d_doubling", runs))
     return layers
 
 
@@ -125,30 +127,26 @@ def feed_of(layer: Layer, dtype: torch.dtype, device: str, samples: int | None =
     x = random((count, *layer.x[1:]))
     weight = random(layer.weight, (2 * math.prod(layer.y) / layer.flops) ** 0.5)
     bias = random(layer.y[1:2]) if layer.with_bias else None
-    prepared = {name: form.prepare(x) for name, form in layer.algorithms.items() if form.prepare is not None}
+    prepared = {form.prepare: form.prepare(x) if form.prepare else x for form in layer.algorithms.values()}
     return Feed(x, weight, bias, random((count, *layer.y[1:])), prepared)
 
 
-def calls_for(layer: Layer) -> dict[str, dict[str, Callable[[Feed], list[torch.Tensor]]]]:
+def passes_of(layer: Layer) -> dict[str, dict[str, Callable[[Feed], list[torch.Tensor]]]]:
     """Return for each pass the algorithms that have it, as functions of a feed."""
 
     def forward(form, feed):
-        return [form.forward(feed.x if form.prepare is None else form.prepare(feed.x), feed.weight, feed.bias)]
+        return [form.forward(form.prepare(feed.x) if form.prepare else feed.x, feed.weight, feed.bias)]
 
     def input_gradient(form, feed):
         return [form.input_gradient(feed.dy, feed.x, feed.weight)]
 
-    def parameter_gradients(name, form, feed):
+    def parameter_gradients(form, feed):
         wanted = True, feed.bias is not None
-        return form.parameter_gradients(feed.dy, feed.prepared.get(name, feed.x), feed.weight, wanted)[: sum(wanted)]
+        return form.parameter_gradients(feed.dy, feed.prepared[form.prepare], feed.weight, wanted)[: sum(wanted)]
 
-    forms = layer.algorithms.items()
     return {
-        "forward": {name: partial(forward, form) for name, form in forms if form.forward},
-        "input_gradient": {name: partial(input_gradient, form) for name, form in forms if form.input_gradient},
-        "parameter_gradients": {
-            name: partial(parameter_gradients, name, form) for name, form in forms if form.parameter_gradients
-        },
+        call.__name__: {name: partial(call, form) for name, form in layer.algorithms.items() if form[index]}
+        for index, call in enumerate((forward, input_gradient, parameter_gradients))
     }
 
 
@@ -158,18 +156,15 @@ def check(layer: Layer, part: str, calls: dict[str, Callable], dtype: torch.dtyp
     An algorithm may have twice the error of the library's.
     """
     feed = feed_of(layer, dtype, device, CHECKED_SAMPLES)
-    truth = calls["direct"](Feed(*(t.double() if isinstance(t, torch.Tensor) else t for t in feed)))
-
-    def error_of(got):
-        pairs = zip(got, truth, strict=True)
-        return rounded(max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs))
+    x, weight, bias, dy = (None if t is None else t.double() for t in feed[:4])
+    truth = calls["direct"](Feed(x, weight, bias, dy, {None: x}))
 
     def allowed(_, errors):
         return 2 * errors["direct"] + ROUNDINGS * torch.finfo(dtype).eps
 
-    used = {"direct", getattr(_entry(layer.operation, device), part)}
+    others = calls.keys() - {"direct", getattr(entry_of(layer.operation, device), part)}
     runs = {name: partial(call, feed) for name, call in calls.items()}
-    return accuracy.check(f"{layer}: {part}", runs, error_of, allowed, calls.keys() - used)
+    return accuracy.check(f"{layer}: {part}", runs, partial(accuracy.relative, truth=truth), allowed, others)
 
 
 def measure(run: Run, layer: Layer) -> dict:
@@ -186,7 +181,7 @@ def measure(run: Run, layer: Layer) -> dict:
         if run.device == "cpu":  # so many exceed the cache once, and a layer takes seconds
             count = max(1, count // 2)
         feeds = [first, *(feed_of(layer, dtype, run.device) for _ in range(count - 1))]
-        for part, calls in calls_for(layer).items():
+        for part, calls in passes_of(layer).items():
             # cuDNN would also measure its algorithms for the two samples of a check, which takes longer than the rest.
             torch.backends.cudnn.benchmark = False
             errors, wrong = check(layer, part, calls, dtype, run.device)
@@ -200,18 +195,17 @@ def measure(run: Run, layer: Layer) -> dict:
     return {**sizes, "input_sets": count, "timings": rows, "left_out": left_out}
 
 
-def iteration_seconds(record: dict, passes: Passes) -> float:
+def iteration_seconds(record: dict, passes: Passes, key: str = "seconds") -> float:
     """Return a layer's time in an iteration with these algorithms, or "direct" where it does not have them."""
-    seconds = {(row["part"], row["contender"]): row["seconds"] for row in record["timings"]}
+    seconds = {(row["part"], row["contender"]): row[key] for row in record["timings"]}
     parts = zip(record["runs"], Passes._fields, passes, strict=True)
     return sum(runs * seconds.get((part, name), seconds[part, "direct"]) for runs, part, name in parts)
 
 
 def verdict_for(operation: str, layers: list[dict], device: str) -> dict:
     """Return the entry of the table, the best one, the time of all layers of the operation, and whether they agree."""
-    rows = [row for layer in layers for row in layer["timings"] if not row["contender"].endswith("again")]
-    names = [sorted({row["contender"] for row in rows if row["part"] == part}) for part in Passes._fields]
-    forms = importlib.import_module(f"tgan_fast.ops.convolution.{operation}").FORMS
+    forms, entry = forms_of(operation), entry_of(operation, device)
+    names = [[name for name, form in forms.items() if getattr(form, part)] for part in Passes._fields]
     candidates = [
         passes
         for passes in itertools.starmap(Passes, itertools.product(*names))
@@ -219,42 +213,34 @@ def verdict_for(operation: str, layers: list[dict], device: str) -> dict:
         if passes.parameter_gradients == passes.forward or forms[passes.parameter_gradients].prepare is None
     ]
 
-    def seconds(passes):
-        return sum(iteration_seconds(layer, passes) for layer in layers)
+    def seconds(passes, key="seconds"):
+        return rounded(sum(iteration_seconds(layer, passes, key) for layer in layers))
 
-    best, entry = min(candidates, key=seconds), _entry(operation, device)
-    floors = [{row["part"]: row["floor_seconds"] for row in layer["timings"]} for layer in layers]
-    runs = [dict(zip(Passes._fields, layer["runs"], strict=True)) for layer in layers]
-    floor = sum(count * of[part] for of, by_part in zip(floors, runs, strict=True) for part, count in by_part.items())
-    times = {"table": seconds(entry), "best": seconds(best), "direct": seconds(DIRECT), "floor": floor}
+    best = min(candidates, key=seconds)  # of several the first: "direct" rather than what took no part
     return {
         "operation": operation,
         "table": entry,
         "best": best,
-        **{f"{name}_seconds": rounded(value) for name, value in times.items()},
-        "agree": best == entry or times["best"] > (1 - MARGIN) * times["table"],
+        "table_seconds": seconds(entry),
+        "best_seconds": seconds(best),
+        "direct_seconds": seconds(DIRECT),
+        "floor_seconds": seconds(DIRECT, "floor_seconds"),
+        "agree": best == entry or seconds(best) > (1 - MARGIN) * seconds(entry),
     }
-
-
-def _entry(operation, device):
-    return TABLE[operation].get(device, DIRECT)
 
 
 def conclude(run: Run, records: list[dict]) -> dict:
     """Return what to change in the table."""
-    layers = {}
-    for record in records:
-        layers.setdefault(record["operation"], []).append(record)
-    verdicts = [verdict_for(operation, found, run.device) for operation, found in layers.items()]
+    layers = itertools.groupby(records, key=lambda record: record["operation"])
+    verdicts = [verdict_for(operation, list(found), run.device) for operation, found in layers]
     return {"device_type": run.device, "verdicts": verdicts}
 
 
 def conclusion(payload: dict) -> Iterator[str]:
     """Yield the verdicts for people."""
     verdicts, columns = payload["verdicts"], ("direct", "table", "best", "floor")
-    together = {f"{name}_seconds": sum(verdict[f"{name}_seconds"] for verdict in verdicts) for name in columns}
     yield f"{'ms in an iteration':30}" + "".join(f"{name:>10}" for name in columns)
-    for verdict in (*verdicts, {"operation": "together"} | together):
+    for verdict in verdicts:
         yield f"{verdict['operation']:30}" + "".join(f"{1e3 * verdict[f'{name}_seconds']:10.4f}" for name in columns)
     for verdict in verdicts:
         said = "agrees" if verdict["agree"] else f"should be {verdict['best']}"
@@ -264,7 +250,7 @@ def conclusion(payload: dict) -> Iterator[str]:
 SECTION = Section(
     name="convolutions",
     title="every convolution of both networks by every algorithm; error: of a result's norm, against float64",
-    cases=lambda run: layers_for(SMOKE_BATCH, SMOKE_WIDTH) if run.smoke else layers_for(BATCH[run.device]),
+    cases=lambda run: layers_for(1, 1 / 16) if run.smoke else layers_for({"cpu": 4, "cuda": 32}[run.device]),
     measure=measure,
     details=lambda record: [f"  {record['operation']}, x {[*record['x']]}, weight {[*record['weight']]}"],
     conclude=conclude,

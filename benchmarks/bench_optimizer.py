@@ -4,10 +4,8 @@
 
 A contender receives gradients as autograd leaves them, one tensor for each parameter, and ends with all weights
 updated. In bfloat16, convolutions and linear layers have bfloat16 gradients and need a bfloat16 copy of their weights.
-First each contender takes some steps that are compared with PyTorch's in float64. GB/s count the bytes that one pass
-needs, whatever a contender really moves: gradients are read once; weights and averages are read and written once.
-
-"tgan_fast, gathered" is the step alone, with the gradients in one float32 tensor already.
+GB/s count the bytes that one pass needs, whatever a contender really moves: gradients are read once; weights and
+averages are read and written once.
 """
 
 import copy
@@ -21,7 +19,7 @@ from torch import nn
 from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
 from benchmarks.results import rounded
-from benchmarks.suite import Label, Run, Section
+from benchmarks.suite import Run, Section
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.nn import BATCH_NORMS
@@ -31,13 +29,12 @@ from tgan_fast.training.processes import Processes
 
 RATE = 1e-3
 CHECKED_STEPS = 3
-KINDS = {"rmsprop": (RMSprop, torch.optim.RMSprop), "adam": (Adam, torch.optim.Adam)}
-AVERAGES = {"rmsprop": 1, "adam": 2}
-# PyTorch has no fused RMSprop.
-VARIANTS = {"rmsprop": ("for-loop", "foreach"), "adam": ("for-loop", "foreach", "fused")}
-OURS, GATHERED = OWN = "tgan_fast", "tgan_fast, gathered"
-# Relative to the distance that the weights move; both sides of a comparison are rounded to float32 at best.
-ROUNDING = 2 * torch.finfo(torch.float32).eps
+OURS = "tgan_fast"
+# The package's class, PyTorch's, the variants of that (there is no fused RMSprop), and averages of a weight.
+KINDS = {
+    "rmsprop": (RMSprop, torch.optim.RMSprop, ("for-loop", "foreach"), 1),
+    "adam": (Adam, torch.optim.Adam, ("for-loop", "foreach", "fused"), 2),
+}
 
 
 class Case(NamedTuple):
@@ -76,36 +73,32 @@ def make_problem(run: Run, case: Case) -> tuple[nn.Module, list[torch.Tensor]]:
 
 def makers_for(case: Case) -> dict[str, Callable]:
     """Return by name what makes each contender from a problem, of which it takes a copy."""
-    ours = {name: partial(_ours, case, name == GATHERED) for name in OWN}
-    return ours | {f"torch {variant}": partial(_torchs, case, variant) for variant in VARIANTS[case.optimizer]}
+    rivals = {f"torch {variant}": partial(make_torchs, case, variant) for variant in KINDS[case.optimizer][2]}
+    return {OURS: partial(make_own, case), **rivals}
 
 
-def _ours(case, gathered, problem):
+def make_own(case: Case, problem: tuple) -> Solver:
+    """Return the package's contender."""
     networks, gradients = copy.deepcopy(problem)
-    network = TrainedNetwork(
-        networks,
-        precision="fp32" if case.dtype == torch.float32 else "bf16",
-        optimizer=partial(KINDS[case.optimizer][0], lr=RATE),
-        processes=Processes(),
-    )
+    precision = "fp32" if case.dtype == torch.float32 else "bf16"
+    optimizer = partial(KINDS[case.optimizer][0], lr=RATE)
+    network = TrainedNetwork(networks, precision=precision, optimizer=optimizer, processes=Processes())
     weights, computing = (list(module.parameters()) for module in (network.module, network.computing))
 
     def step():
-        _assign(computing, gradients)
+        assign(computing, gradients)
         network.update()
 
-    if gathered:
-        _assign(computing, gradients)
-        network.flat.gather(computing)
-    return Solver(network.optimizer.step if gathered else step, weights, computing)
+    return Solver(step, weights, computing)
 
 
-def _torchs(case, variant, problem):
+def make_torchs(case: Case, variant: str, problem: tuple) -> Solver:
+    """Return one of PyTorch's variants."""
     networks, gradients = copy.deepcopy(problem)
     weights = list(networks.parameters())
     options = {"foreach": False} if variant == "for-loop" else {variant: True}
     optimizer = KINDS[case.optimizer][1](weights, lr=RATE, capturable=weights[0].is_cuda, **options)
-    _assign(weights, [gradient.float() for gradient in gradients])
+    assign(weights, [gradient.float() for gradient in gradients])
     computing = [weight.detach().to(gradient.dtype) for weight, gradient in zip(weights, gradients, strict=True)]
     narrow = [index for index, gradient in enumerate(gradients) if gradient.dtype != torch.float32]
     narrow_gradients, copies = ([tensors[index] for index in narrow] for tensors in (gradients, computing))
@@ -121,7 +114,8 @@ def _torchs(case, variant, problem):
     return Solver(step, weights, computing)
 
 
-def _assign(parameters, gradients):
+def assign(parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+    """Give parameters their gradients."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
 
@@ -130,7 +124,7 @@ def check(case: Case, problem: tuple) -> tuple[dict[str, float], dict[str, str]]
     """Return the errors of the contenders' weights relative to the distance they move, and why rivals are left out."""
     begin = [parameter.detach().double() for parameter in problem[0].parameters()]
     exact = [nn.Parameter(weight.clone()) for weight in begin]
-    _assign(exact, [gradient.double() for gradient in problem[1]])
+    assign(exact, [gradient.double() for gradient in problem[1]])
 
     def stepped(make):
         solver = make(problem)
@@ -147,19 +141,19 @@ def check(case: Case, problem: tuple) -> tuple[dict[str, float], dict[str, str]]
         return rounded(distance(solver.weights, exact) / distance(begin, exact)) if rounded_anew else float("inf")
 
     def allowed(_, errors):
-        return 2 * min(error for name, error in errors.items() if name not in OWN) + ROUNDING
+        return 2 * min(error for name, error in errors.items() if name != OURS) + accuracy.ROUNDING
 
     stepped(lambda _: Solver(KINDS[case.optimizer][1](exact, lr=RATE).step, exact, exact))
     calls = {name: partial(stepped, make) for name, make in makers_for(case).items()}
-    return accuracy.check(case, calls, error_of, allowed, calls.keys() - {*OWN})
+    return accuracy.check(case, calls, error_of, allowed, calls.keys() - {OURS})
 
 
-def bytes_needed(name: str, case: Case, problem: tuple) -> int:
+def bytes_needed(case: Case, problem: tuple) -> int:
     """Return the bytes of every gradient once, weights and averages twice, and of bfloat16 weights once."""
     weights = sum(parameter.nbytes for parameter in problem[0].parameters())
-    gradients = weights if name == GATHERED else sum(gradient.nbytes for gradient in problem[1])
+    gradients = sum(gradient.nbytes for gradient in problem[1])
     narrow = sum(gradient.nbytes for gradient in problem[1] if gradient.dtype != torch.float32)
-    return gradients + 2 * weights * (1 + AVERAGES[case.optimizer]) + narrow
+    return gradients + 2 * weights * (1 + KINDS[case.optimizer][3]) + narrow
 
 
 def measure(run: Run, case: Case) -> dict:
@@ -167,23 +161,16 @@ def measure(run: Run, case: Case) -> dict:
     torch.manual_seed(0)
     first = make_problem(run, case)
     errors, left_out = check(case, first)
-    parameters = sum(parameter.numel() for parameter in first[0].parameters())
-    problems = [first, *(make_problem(run, case) for _ in range(run.input_set_count(4 * parameters) - 1))]
+    count = run.input_set_count(sum(parameter.nbytes for parameter in first[0].parameters()))
+    problems = [first, *(make_problem(run, case) for _ in range(count - 1))]
     makers = {name: make for name, make in makers_for(case).items() if name in errors}
     input_sets = [{name: make(problem) for name, make in makers.items()} for problem in problems]
     steps = {name: lambda solvers, name=name: solvers[name].step() for name in makers}
     with harness.side_stream(run.device):
-        timings = run.measure(steps, input_sets, rivals=makers.keys() - {*OWN})
-    return {
-        "dtype": str(case.dtype).removeprefix("torch."),
-        "parameters": parameters,
-        "input_sets": len(input_sets),
-        "timings": [
-            run.row(Label(name), timing, Work(0, bytes_needed(name, case, first)), error=errors.get(name))
-            for name, timing in timings.items()
-        ],
-        "left_out": left_out,
-    }
+        timings = run.measure(steps, input_sets, rivals=makers.keys() - {OURS})
+    work = Work(0, bytes_needed(case, first))
+    rows = run.rows(timings, work=work, more=lambda name: {"error": errors.get(name)})
+    return {"input_sets": count, "timings": rows, "left_out": left_out}
 
 
 def calls_for(run: Run, case: Case) -> dict[str, Callable]:
