@@ -83,59 +83,52 @@ CPU_CASES = [*images(1), *discriminator(1), *vectors(2), Case("large", (2, 64, 5
 
 
 def cases_for(run: Run) -> list[Case]:
-    """Return the cases, the most important first.
-
-    torch.compile needs many seconds for each. On a GPU it takes part in every image of the usual training, and in the
-    largest tensors of the discriminator and of the vectors, for which it writes other kernels.
-    """
+    """Return the cases, the most important first."""
+    if run.smoke:
+        return [case._replace(dtype=torch.float32) for case in (images(1)[-1], discriminator(1)[1])]
     cases, compiled = GPU_CASES, [*images(32), discriminator(32)[0], vectors(32)[0]]
     if run.device == "cpu":
-        cases = [images(1)[-1], discriminator(1)[1]] if run.smoke else CPU_CASES
-        cases = [case._replace(dtype=torch.float32) for case in cases]
-        compiled = [] if run.smoke else cases[:1]
-    # Nobody's accuracy is judged by torch.compile's: where it is not timed, it need not compile.
+        cases = [case._replace(dtype=torch.float32) for case in CPU_CASES]
+        compiled = cases[:1]
+    # torch.compile needs many seconds for each: it takes part where it writes another kernel. Nobody's accuracy is
+    # judged by it: where it is not timed, it need not compile.
     return [case._replace(compiled=case in compiled and not run.own_only) for case in cases]
 
 
-class Feed(NamedTuple):
-    """Parts of x, the gradients of those of y, and weight, bias, running mean and running variance."""
+class Problem:
+    """A contender's copies of x and dy, in parts, and its weight, bias, running mean and running variance.
 
-    xs: list[torch.Tensor]
-    dys: list[torch.Tensor]
-    channels: list[torch.Tensor]
+    Args:
+        operation: Function of the parts of x and the other four that returns the parts of y.
+        channels_last: Layout of the copies.
+        parts: Number of parts; layers of eager PyTorch are called once for each.
+        x, dy, weight, bias: Tensors of `tensors`.
+    """
 
+    def __init__(self, operation, channels_last, parts, x, dy, weight, bias):
+        xs, self.dys = (laid_out(t.clone(), channels_last).chunk(parts) for t in (x, dy))
+        self.xs = [part.detach().requires_grad_() for part in xs]
+        self.operation, self.affine = operation, [weight, bias]
+        self.running = [torch.zeros_like(weight), torch.ones_like(weight)]
+        self.ys = self.forward()
 
-class Contender(NamedTuple):
-    """A function of `xs` and `channels` that returns the parts of y; eager layers are called once for each part."""
-
-    operation: Callable[..., list[torch.Tensor]]
-    channels_last: bool
-    parts: int
-
-    def feed(self, x: torch.Tensor, dy: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Feed:
-        """Return copies in its layout."""
-        xs, dys = (laid_out(t.clone(), self.channels_last).chunk(self.parts) for t in (x, dy))
-        channels = [weight, bias, torch.zeros_like(weight), torch.ones_like(weight)]
-        return Feed([part.detach().requires_grad_() for part in xs], list(dys), channels)
-
-    def forward(self, feed: Feed) -> list[torch.Tensor]:
+    def forward(self) -> list[torch.Tensor]:
         """Return the parts of y."""
-        return self.operation(feed.xs, *feed.channels)
+        return self.operation(self.xs, *self.affine, *self.running)
 
-    def backward(self, ys: list[torch.Tensor], feed: Feed) -> tuple[torch.Tensor, ...]:
+    def backward(self) -> tuple[torch.Tensor, ...]:
         """Return gradients of the parts of x, of weight and of bias."""
-        return torch.autograd.grad(ys, (*feed.xs, *feed.channels[:2]), feed.dys, retain_graph=True)
+        return torch.autograd.grad(self.ys, (*self.xs, *self.affine), self.dys, retain_graph=True)
 
 
-def contenders_for(case: Case, device: str) -> dict[str, Contender]:
-    """Return the contenders by name."""
-    slope = case.negative_slope
+def makers_for(case: Case, device: str) -> dict[str, Callable[..., Problem]]:
+    """Return by name what makes each contender's problem from the same tensors."""
 
     def act_(y):
-        return F.relu_(y) if slope == 0 else F.leaky_relu_(y, slope)
+        return F.relu_(y) if case.negative_slope == 0 else F.leaky_relu_(y, case.negative_slope)
 
     def fast(xs, *channels):
-        return [batch_norm_act(x, *channels, negative_slope=slope, groups=case.groups) for x in xs]
+        return [batch_norm_act(x, *channels, negative_slope=case.negative_slope, groups=case.groups) for x in xs]
 
     def eager(xs, weight, bias, mean, var):
         return [act_(F.batch_norm(x, mean, var, weight, bias, True, MOMENTUM, EPS)) for x in xs]
@@ -144,15 +137,15 @@ def contenders_for(case: Case, device: str) -> dict[str, Contender]:
         return [act_(torch.ops.aten.cudnn_batch_norm(x, *channels, True, MOMENTUM, EPS)[0]) for x in xs]
 
     layout = case.channels_last, case.groups
-    found = {OURS: Contender(fast, case.channels_last, 1), "eager": Contender(eager, False, case.groups)}
+    makers = {OURS: partial(Problem, fast, case.channels_last, 1), "eager": partial(Problem, eager, False, case.groups)}
     if case.channels_last:
-        found["eager channels-last"] = Contender(eager, *layout)
+        makers["eager channels-last"] = partial(Problem, eager, *layout)
     if device == "cuda":
-        found["cudnn"] = Contender(cudnn, *layout)
+        makers["cudnn"] = partial(Problem, cudnn, *layout)
     if case.compiled:
         compiled = torch.compile(eager, mode="max-autotune-no-cudagraphs", dynamic=False, fullgraph=True)
-        found["torch.compile"] = Contender(compiled, *layout)
-    return found
+        makers["torch.compile"] = partial(Problem, compiled, *layout)
+    return makers
 
 
 def tensors(case: Case, device: str) -> list[torch.Tensor]:
@@ -162,7 +155,7 @@ def tensors(case: Case, device: str) -> list[torch.Tensor]:
     return [*(laid_out(t, case.channels_last) for t in drawn), *(t.clone().requires_grad_() for t in channels)]
 
 
-def check(case: Case, contenders: dict[str, Contender], device: str) -> tuple[dict[str, dict], dict[str, str]]:
+def check(case: Case, makers: dict[str, Callable], device: str) -> tuple[dict[str, dict], dict[str, str]]:
     """Return each contender's relative errors against float64, and why rivals are left out.
 
     tgan_fast may have twice the error of the best eager contender.
@@ -177,11 +170,10 @@ def check(case: Case, contenders: dict[str, Contender], device: str) -> tuple[di
     expected = y.detach(), *torch.autograd.grad(y, exact, dy.double())
     del groups, v, y
 
-    def both_passes(contender):
-        feed = contender.feed(x, dy, *affine)
-        ys = contender.forward(feed)
-        *dxs, dweight, dbias = contender.backward(ys, feed)
-        return torch.cat([part.detach() for part in ys]), torch.cat(dxs), dweight, dbias
+    def both_passes(make):
+        problem = make(x, dy, *affine)
+        *dxs, dweight, dbias = problem.backward()
+        return torch.cat([part.detach() for part in problem.ys]), torch.cat(dxs), dweight, dbias
 
     def errors_of(got):
         names = RESULTS["forward"] + RESULTS["backward"]
@@ -191,7 +183,7 @@ def check(case: Case, contenders: dict[str, Contender], device: str) -> tuple[di
         eager = [errors[other] for other in EAGER if name == OURS and other in errors]
         return {key: min([FAR[case.dtype], *(2 * of[key] + accuracy.ROUNDING for of in eager)]) for key in errors[name]}
 
-    calls = {name: partial(both_passes, contender) for name, contender in contenders.items()}
+    calls = {name: partial(both_passes, make) for name, make in makers.items()}
     return accuracy.check(case, calls, errors_of, allowed, calls.keys() - {OURS})
 
 
@@ -200,39 +192,34 @@ def measure(run: Run, case: Case) -> dict:
     if case.compiled:
         torch.compiler.reset()
     torch.manual_seed(0)
-    contenders, rows = contenders_for(case, run.device), []
+    makers, rows = makers_for(case, run.device), []
     # The compiled backward may not give away what it saved: it runs again and again.
     with harness.side_stream(run.device), torch._functorch.config.patch(donated_buffer=False):
-        errors, left_out = check(case, contenders, run.device)
+        errors, left_out = check(case, makers, run.device)
         # Each set has x and y, or x and dy.
-        count = run.input_set_count(2 * case.nbytes)
-        drawn = [tensors(case, run.device) for _ in range(count)]
-        feeds = [{name: contenders[name].feed(*of_set) for name in errors} for of_set in drawn]
-        forwards = {name: lambda feeds, name=name: contenders[name].forward(feeds[name]) for name in errors}
-        timings = {"forward": run.measure(forwards, feeds, rivals=errors.keys() - {OURS})}
-        outputs = [{name: (call(of_set), of_set[name]) for name, call in forwards.items()} for of_set in feeds]
-        backwards = {name: lambda outputs, name=name: contenders[name].backward(*outputs[name]) for name in errors}
-        timings["backward"] = run.measure(backwards, outputs, rivals=errors.keys() - {OURS})
-    for part, passes in PASSES.items():
-        found = {name: {result: of[result] for result in RESULTS[part]} for name, of in errors.items()}
-        work = Work(0, passes * case.nbytes)
-        rows += run.rows(timings[part], part, work, more=lambda name, found=found: {"error": found.get(name)})
+        drawn = [tensors(case, run.device) for _ in range(run.input_set_count(2 * case.nbytes))]
+        input_sets = [{name: makers[name](*of_set) for name in errors} for of_set in drawn]
+        for part, passes in PASSES.items():
+            calls = {name: lambda problems, name=name, part=part: getattr(problems[name], part)() for name in errors}
+            timings = run.measure(calls, input_sets, rivals=errors.keys() - {OURS})
+            found = {name: {result: of[result] for result in RESULTS[part]} for name, of in errors.items()}
+            work = Work(0, passes * case.nbytes)
+            rows += run.rows(timings, part, work, more=lambda name, found=found: {"error": found.get(name)})
     dtype = str(case.dtype).removeprefix("torch.")
-    return {**case._asdict(), "dtype": dtype, "input_sets": count, "timings": rows, "left_out": left_out}
+    return {**case._asdict(), "dtype": dtype, "input_sets": len(input_sets), "timings": rows, "left_out": left_out}
 
 
 def calls_for(run: Run, case: Case) -> dict[str, Callable]:
     """Return for each part and contender what makes a call."""
 
-    def maker(part, contender):
-        feed = contender.feed(*tensors(case, run.device))
+    def maker(part, make):
         with torch._functorch.config.patch(donated_buffer=False):
-            ys = contender.forward(feed)
-            contender.backward(ys, feed)
-        return partial(contender.forward, feed) if part == "forward" else partial(contender.backward, ys, feed)
+            problem = make(*tensors(case, run.device))
+            problem.backward()
+        return getattr(problem, part)
 
-    contenders = contenders_for(case, run.device).items()
-    return {f"{part} {name}": partial(maker, part, contender) for part in PASSES for name, contender in contenders}
+    makers = makers_for(case, run.device).items()
+    return {f"{part} {name}": partial(maker, part, make) for part in PASSES for name, make in makers}
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:

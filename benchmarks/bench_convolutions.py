@@ -2,9 +2,8 @@
 
     python -m benchmarks.bench_convolutions --device cuda
 
-FLOPs and bytes are those that the mathematics needs, whatever an algorithm computes. Some algorithms rearrange x: that is
-part of their forward pass, which keeps the result for the parameters' gradients. The conclusion is what to change in
-`tgan_fast.ops.convolution.forms.TABLE`.
+FLOPs and bytes are those that the mathematics needs, whatever an algorithm computes. Some algorithms rearrange x, which
+is part of their forward pass. The conclusion is what to change in `tgan_fast.ops.convolution.forms.TABLE`.
 """
 
 import importlib

@@ -2,10 +2,9 @@
 
     python -m benchmarks.kernel_resources
 
-The launchers run on tensors without memory while their launches are recorded; each is then compiled ahead of time.
+The launchers run on tensors without memory; what Triton would compile for them is compiled ahead of time instead.
 """
 
-import contextlib
 import itertools
 import json
 import re
@@ -14,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 from unittest import mock
 
@@ -28,19 +28,20 @@ from tgan_fast.ops import optimizer_kernels, video_levels_kernels
 from tgan_fast.ops.batch_norm import kernels as batch_norm_kernels
 from tgan_fast.ops.batch_norm import launch as launchers
 from tgan_fast.ops.batch_norm.geometry import laid_out
-from tgan_fast.ops.batch_norm.tiles import Key, table
+from tgan_fast.ops.batch_norm.tiles import table
 
 MULTIPROCESSORS = 132
 EPS, MOMENTUM = 1e-5, 0.1
 FLOATS = torch.float32, torch.bfloat16, torch.float16
-TYPES = dict(zip((*FLOATS, torch.int64, torch.uint8), ("fp32", "bf16", "fp16", "i64", "u8"), strict=True))
-KERNELS = {
-    name: (module, kernel)
-    for module in (batch_norm_kernels, optimizer_kernels, video_levels_kernels, data_kernels)
-    for name, kernel in vars(module).items()
-    if name.endswith("_kernel")
-}
+MODULES = batch_norm_kernels, optimizer_kernels, video_levels_kernels, data_kernels
+KERNELS = {name: kernel for module in MODULES for name, kernel in vars(module).items() if name.endswith("_kernel")}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+# As much of a driver as Triton asks before it compiles.
+DRIVER = SimpleNamespace(
+    get_current_device=lambda: 0,
+    get_current_stream=lambda device: 0,
+    get_current_target=lambda: GPUTarget("cuda", ARCHITECTURES[0], 32),
+)
 
 
 class Launch(NamedTuple):
@@ -52,138 +53,107 @@ class Launch(NamedTuple):
     divisible: tuple[int, ...]  # positions of arguments that 16 divides
     warps: int
 
-    @classmethod
-    def of(cls, kernel, arguments, constants, warps):
-        """Specialize as Triton does: a None, a 1 and whether 16 divides a pointer or a number are compiled in."""
-        signature, divisible = dict.fromkeys(kernel.arg_names, "constexpr"), []
-        for position, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
-            whole = type(value) is int and name not in kernel.do_not_specialize
-            if value is None or (whole and value == 1):
-                constants[name] = value
-                continue
-            if isinstance(value, torch.Tensor) or (whole and value % 16 == 0):
-                divisible.append(position)
-            signature[name] = _type_of(value)
-        return cls(kernel.__name__, tuple(signature.items()), tuple(constants.items()), tuple(divisible), warps)
-
-
-def _type_of(value):
-    if isinstance(value, torch.Tensor):
-        return f"*{TYPES[value.dtype]}"
-    if isinstance(value, float):
-        return "fp32"
-    return "i32" if value < 2**31 else "i64"
-
-
-class _Recorder:
-    """Stands in for a kernel and notes its launches."""
-
-    def __init__(self, kernel, launches):
-        self.kernel, self.launches = kernel, launches
-
-    def __getitem__(self, grid):
-        return lambda *arguments, num_warps, **constants: self.launches.setdefault(
-            Launch.of(self.kernel, arguments, constants, num_warps)
-        )
-
 
 def launches() -> list[Launch]:
     """Return the launches for every entry of the table, and for every option on a tensor of each kind."""
     found: dict[Launch, None] = {}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(launchers, "_multiprocessors", return_value=MULTIPROCESSORS))
-        for name, (module, kernel) in KERNELS.items():
-            stack.enter_context(mock.patch.object(module, name, _Recorder(kernel, found)))
-        for x in _tensors_of_every_entry():
-            _train_and_back(x)
-        for x in _tensors_of_every_kind():
-            _run_every_option(x)
-        _run_optimizers()
-        for length, dtype in itertools.product((1, 1001, 1 << 20, 2**31 + 16), FLOATS):
-            video_levels_kernels.tanh_to_levels(_empty(length, dtype=dtype))
-        _run_windows()
+
+    def note(fn, compile, **_):
+        names, (attributes,) = fn.jit_function.arg_names, compile["configs"]
+        constants = tuple((names[position], value) for (position,), value in compile["constants"].items())
+        divisible = tuple(position for (position,), attribute in attributes.items() if attribute)
+        found[Launch(fn.name, tuple(compile["signature"].items()), constants, divisible, compile["num_warps"])] = None
+        return True  # Triton then neither compiles nor launches
+
+    triton.runtime.driver.set_active(DRIVER)
+    with (
+        triton.knobs.runtime.scope(),
+        mock.patch.object(launchers, "_multiprocessors", return_value=MULTIPROCESSORS),
+    ):
+        triton.knobs.runtime.jit_cache_hook = note
+        for x in tensors_of_every_entry():
+            train_and_back(x)
+        for x in tensors_of_every_kind():
+            run_every_option(x)
+        run_others()
     return list(found)
 
 
-def _empty(*shape, dtype=torch.float32, channels_last=False):
+def empty(*shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
+    """Return a tensor without memory."""
     x = torch.empty(shape, dtype=dtype, device="meta")
     return laid_out(x, channels_last=True) if channels_last else x
 
 
-def _tensors_of_every_entry() -> Iterator[torch.Tensor]:
-    """Yield a tensor for each entry of the table, and two with more rows or columns than 32 bits can count."""
-    yield _empty(2**31 + 16, 64, dtype=torch.bfloat16, channels_last=True)
-    yield _empty(1, 2, 2**31 + 16, dtype=torch.bfloat16)
-    for key in dict.fromkeys(Key("", *key[1:]) if "small" not in key.kernel else key for key in table()):
+def tensors_of_every_entry() -> Iterator[torch.Tensor]:
+    """Yield tensors for each entry of the table, and two with more rows or columns than 32 bits can count."""
+    yield empty(2**31 + 16, 64, dtype=torch.bfloat16, channels_last=True)
+    yield empty(1, 2, 2**31 + 16, dtype=torch.bfloat16)
+    for key in table():
         for dtype in FLOATS[:1] if key.itemsize == 4 else FLOATS[1:]:
-            if key.kernel:
-                yield _empty(key.size, 64, dtype=dtype, channels_last=True)
-                yield _empty(1, 64, key.size, dtype=dtype)
-            elif key.channels_last:
-                yield _empty(64, key.size, 32, 32, dtype=dtype, channels_last=True)
+            if "small" in key.kernel:
+                yield empty(key.size, 64, dtype=dtype, channels_last=True)
+                yield empty(1, 64, key.size, dtype=dtype)
             else:
-                yield _empty(512, 64, key.size, dtype=dtype)
+                shape = (64, key.size, 32, 32) if key.channels_last else (512, 64, key.size)
+                yield empty(*shape, dtype=dtype, channels_last=key.channels_last)
 
 
-def _tensors_of_every_kind() -> Iterator[torch.Tensor]:
+def tensors_of_every_kind() -> Iterator[torch.Tensor]:
     """Yield tensors for both families of kernels in both layouts, and for sizes of 1, which are compiled in."""
     for shape in ((64, 64, 32, 32), (64, 64)):
-        yield _empty(*shape, dtype=torch.bfloat16, channels_last=True)
+        yield empty(*shape, dtype=torch.bfloat16, channels_last=True)
     for shape in ((512, 64, 16), (2, 64, 64), (2, 1, 10007)):
-        yield _empty(*shape, dtype=torch.bfloat16)
-    yield _empty(64, 4, dtype=torch.bfloat16).t()
+        yield empty(*shape, dtype=torch.bfloat16)
+    yield empty(64, 4, dtype=torch.bfloat16).t()
 
 
-def _train_and_back(x, slope=0.2, parameters=torch.float32, momentum=MOMENTUM, groups=1):
+def train_and_back(x, slope=0.2, parameters=torch.float32, momentum=MOMENTUM, groups=1) -> None:
     """Run a training step with everything that a layer can have."""
-    channel, statistics = _empty(x.shape[1], dtype=parameters), _empty(groups, x.shape[1])
-    batches = _empty(dtype=torch.int64)
-    launchers._train(x, channel, channel, channel, channel, batches, momentum, EPS, slope, groups)
+    channel, statistics = empty(x.shape[1], dtype=parameters), empty(groups, x.shape[1])
+    launchers._train(x, *[channel] * 4, empty(dtype=torch.int64), momentum, EPS, slope, groups)
     launchers._backward(x, x, statistics, statistics, channel, channel, slope, None, True, True, True)
 
 
-def _run_every_option(x):
+def run_every_option(x: torch.Tensor) -> None:
+    """Run all of the launchers with what a layer can lack, and what the processes of a group have of their own."""
     for options in ({"slope": 0.0}, {"slope": 1.0}, {"parameters": x.dtype}, {"momentum": None}, {"groups": 2}):
-        _train_and_back(x, **options)
-    channel = _empty(x.shape[1])
-    # Neither parameters nor running statistics, and what the processes of a group have of their own.
+        train_and_back(x, **options)
+    channel = empty(x.shape[1])
     launchers._train(x, None, None, None, None, None, None, EPS, 0.2, 1)
     launchers._backward(x, x, channel, channel, None, None, 0.2, None, True, False, False)
     for part in (x, x[:1]):
         launchers.statistics(part, 1)
-    for wanted, eps in itertools.product(
-        ((True, False, False), (False, True, False), (False, False, True)), (None, EPS)
-    ):
-        launchers._backward(x, x, channel, channel, channel, channel, 0.2, eps, *wanted)
+    for wanted, eps in itertools.product(torch.eye(3, dtype=torch.bool).tolist(), (None, EPS)):
+        launchers._backward(x, x, *[channel] * 4, 0.2, eps, *wanted)
     for slope in (0.0, 0.2, 1.0):
-        launchers.normalize(x, channel, channel, channel, channel, slope, EPS)
+        launchers.normalize(x, *[channel] * 4, slope, EPS)
 
 
-def _run_optimizers():
-    """Run on every dtype of gradients and copies, on aligned, other and huge lengths, with both kinds of rates."""
+def run_others() -> None:
+    """Run the other kernels on every dtype and on aligned, other and huge sizes."""
     alike = list(zip(FLOATS, (None, *FLOATS[1:]), strict=True))
     every = list(itertools.product(FLOATS, (None, *FLOATS[1:])))
     for length, pairs in ((1, alike), (1001, alike), (1 << 20, every), (2**31 + 16, alike)):
-        for (gradient, copy), rate in itertools.product(pairs, (1e-3, _empty())):
-            p, g = _empty(length), _empty(length, dtype=gradient)
-            c = copy and _empty(length, dtype=copy)
+        for (gradient, copy), rate in itertools.product(pairs, (1e-3, empty())):
+            p, g = empty(length), empty(length, dtype=gradient)
+            c = copy and empty(length, dtype=copy)
             optimizer_kernels.rmsprop(p, g, p, c, rate, 0.99, 1e-8)
-            optimizer_kernels.adam(p, g, p, p, _empty(), c, rate, 0.9, 0.999, 1e-8)
-
-
-def _run_windows():
-    """Run on frames in color and in gray, on one layer and on two, as they are and widened, small and large."""
+            optimizer_kernels.adam(p, g, p, p, empty(), c, rate, 0.9, 0.999, 1e-8)
+        for dtype in FLOATS:
+            video_levels_kernels.tanh_to_levels(empty(length, dtype=dtype))
+    # Frames in color and in gray, on one layer and on two, as they are and widened.
     for (colors, layers, channels), size, dtype in itertools.product(
         ((3, 1, 3), (1, 1, 1), (1, 2, 3)), (16, 64), FLOATS
     ):
-        frames, windows = _empty(100, 64, 85, colors, dtype=torch.uint8), _empty(32, layers, 16, 4, dtype=torch.int64)
+        frames, windows = empty(100, 64, 85, colors, dtype=torch.uint8), empty(32, layers, 16, 4, dtype=torch.int64)
         data_kernels.read_windows(frames, windows, size, dtype, channels)
 
 
 def compile_ahead(launch: Launch, architecture: int) -> dict:
     """Compile a kernel and return what its machine code needs."""
     source = ASTSource(
-        fn=KERNELS[launch.kernel][1],
+        fn=KERNELS[launch.kernel],
         signature=dict(launch.signature),
         constexprs=dict(launch.constants),
         attrs={(position,): [["tt.divisibility", 16]] for position in launch.divisible},
@@ -210,9 +180,8 @@ def compile_ahead(launch: Launch, architecture: int) -> dict:
 
 def main() -> None:
     """Print a JSON object for every kernel and architecture, one a line."""
-    jobs = itertools.product(launches(), ARCHITECTURES)
     with ProcessPoolExecutor() as pool:
-        for entry in pool.map(compile_ahead, *zip(*jobs, strict=True), chunksize=8):
+        for entry in pool.map(compile_ahead, *zip(*itertools.product(launches(), ARCHITECTURES)), chunksize=8):
             print(json.dumps(entry))
 
 
