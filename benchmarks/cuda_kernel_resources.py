@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from runpy import run_path
 
@@ -19,28 +18,10 @@ from tgan_fast.ops.cuda_extension import extension
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (80, 90, 100)
 SIDE = 512
-
-
-def resources(flags: list[str], nvcc: str) -> Iterator[dict]:
-    """Yield the needs of every kernel on every architecture."""
-    shared = dict(extension().shared_bytes(SIDE))
-    for architecture in ARCHITECTURES:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [nvcc, *flags, f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c", "-o", f"{folder}/kernels.o"]
-            command.append(str(ROOT / "csrc" / "singular_value_clip.cu"))
-            result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise RuntimeError(result.stderr)
-        found = re.findall(
-            r"entry function '_ZN\d+tgan_fast\d+([a-z_]+_kernel)(?:ILi(\d+)E)?\w*' for 'sm_\d+'.*?(\d+) bytes stack "
-            r"frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
-            result.stderr,
-            flags=re.DOTALL,
-        )
-        for name, width, *spilled, registers in found:
-            kernel = f"{name}<{width}>" if width else name
-            needs = {"registers": int(registers), "shared": shared[kernel], "spilled": sum(map(int, spilled))}
-            yield {"kernel": kernel, "architecture": architecture, **needs}
+USAGE = (
+    r"entry function '_ZN\d+tgan_fast\d+([a-z_]+_kernel)(?:ILi(\d+)E)?\w*' for 'sm_\d+'.*?(\d+) bytes stack frame, "
+    r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
+)
 
 
 def main() -> None:
@@ -48,8 +29,18 @@ def main() -> None:
     setup = run_path(str(ROOT / "setup.py"))
     if reason := setup["why_without_cuda"]():
         sys.exit(f"the CUDA extension cannot be built here: {reason}")
-    for entry in resources(setup["COMPILE_FLAGS"], setup["find_nvcc"]()):
-        print(json.dumps(entry))
+    shared = dict(extension().shared_bytes(SIDE))
+    source, command = ROOT / "csrc" / "singular_value_clip.cu", [setup["find_nvcc"](), *setup["COMPILE_FLAGS"]]
+    for architecture in ARCHITECTURES:
+        with tempfile.NamedTemporaryFile(suffix=".o") as file:
+            options = [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c", "-o", file.name, str(source)]
+            result = subprocess.run([*command, *options], capture_output=True, text=True)
+        if result.returncode:
+            sys.exit(result.stderr)
+        for name, width, *spilled, registers in re.findall(USAGE, result.stderr, flags=re.DOTALL):
+            kernel = f"{name}<{width}>" if width else name
+            needs = {"registers": int(registers), "shared": shared[kernel], "spilled": sum(map(int, spilled))}
+            print(json.dumps({"kernel": kernel, "architecture": architecture, **needs}))
 
 
 if __name__ == "__main__":

@@ -180,8 +180,10 @@ def compile_ahead(launch: Launch, architecture: int) -> dict:
 
 def main() -> None:
     """Print a JSON object for every kernel and architecture, one a line."""
+    found = launches()
     with ProcessPoolExecutor() as pool:
-        for entry in pool.map(compile_ahead, *zip(*itertools.product(launches(), ARCHITECTURES)), chunksize=8):
+        jobs = found * len(ARCHITECTURES), [each for each in ARCHITECTURES for _ in found]
+        for entry in pool.map(compile_ahead, *jobs, chunksize=8):
             print(json.dumps(entry))
 
 

@@ -3,9 +3,8 @@
     python -m benchmarks.tune_batch_norm_act
 
 For each entry of the table, tiles of several sizes with several numbers of warps take turns in the kernel's launcher,
-on tensors of the kind that the entry is for; then the best of them at several numbers of programs. An entry changes
-only for a gain of more than 1 %, so that the table does not change by chance. Only speed on this GPU counts here;
-tests/ops/batch_norm/test_kernels.py tells whether the new tiles spill registers on another one.
+on tensors of the kind that the entry is for; then the best of them at several numbers of programs. Only speed on this
+GPU counts here; tests/ops/batch_norm/test_kernels.py tells whether the new tiles spill registers on another one.
 """
 
 import json
@@ -13,7 +12,6 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import tyro
@@ -32,91 +30,73 @@ PROGRAMS = (1, 2, 4, 8, 16, 32)
 # Elements of a tile for each thread: fewer leave no work in flight, more do not fit its registers.
 PER_THREAD, SMALL_PER_THREAD = (8, 64), (2, 32)
 SMALL = ("small_forward", "small_backward")
-GAIN = 1.01
+GAIN = 1.01  # below it an entry stays, so that the table does not change by chance
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 # Largest difference between two tiles' results, relative to their norm: they add up in another order.
 TOLERANCES = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 EPS, NEGATIVE_SLOPE, MOMENTUM = 1e-5, 0.2, 0.1
 
 
-class Scale(NamedTuple):
-    """Elements of tensors, channels of those that have them first, stride through the table, and limits."""
-
-    elements: int
-    channels: int
-    stride: int
-    candidates: int | None
-    input_sets: int | None
-    rounds: int
-
-
-FULL = Scale(elements=1 << 25, channels=64, stride=1, candidates=None, input_sets=None, rounds=20)
-SMOKE = Scale(elements=1 << 12, channels=4, stride=20, candidates=2, input_sets=1, rounds=2)
-
-
-def shape_for(key: Key, scale: Scale) -> tuple[int, ...]:
+def shape_for(key: Key, smoke: bool) -> tuple[int, ...]:
     """Return the shape of a tensor whose kernel takes its tile from this entry; [N, C] has its channels last."""
+    elements, channels = (1 << 12, 4) if smoke else (1 << 25, 64)
     if key.kernel not in SMALL:
         if key.channels_last:
-            return scale.elements // key.size, key.size
-        return max(2, scale.elements // (scale.channels * key.size)), scale.channels, key.size
+            return elements // key.size, key.size
+        return max(2, elements // (channels * key.size)), channels, key.size
     if key.channels_last:
-        return key.size, 64 * scale.channels
+        return key.size, 64 * channels
     pixels = max(2, key.size // 32)
-    return key.size // pixels, 4 * scale.channels, pixels
+    return key.size // pixels, 4 * channels, pixels
 
 
-def inputs_for(key: Key, scale: Scale, device: str) -> list[torch.Tensor]:
+def inputs_for(key: Key, smoke: bool, device: str) -> list[torch.Tensor]:
     """Return random x, dy, mean, 1 / √(var + ε), weight, bias, and sums of gradients."""
-    shape = shape_for(key, scale)
-    x, dy = (torch.randn(shape, device=device).to(DTYPES[key.itemsize]) for _ in range(2))
+    shape = shape_for(key, smoke)
+    x, dy = torch.randn(2, *shape, device=device).to(DTYPES[key.itemsize])
     mean, rstd = torch.randn(1, shape[1], device=device), torch.rand(1, shape[1], device=device) + 0.5
     return [x, dy, mean, rstd, *torch.randn(2, shape[1], device=device), torch.randn(1, 2, shape[1], device=device)]
 
 
-def run(key: Key, tile: Tile, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def run(key: Key, tile: Tile, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Call the kernel's launcher with this tile in the table."""
     x, dy, *channels, sums = inputs
     forward = x, *channels, NEGATIVE_SLOPE
-    count = x.numel() // x.shape[1]
     launchers = {
         "statistics": lambda: launch.statistics(x, 1, EPS),
-        "normalize": lambda: launch.normalize(*forward),
+        "normalize": lambda: [launch.normalize(*forward)],
         "gradient_sums": lambda: launch.gradient_sums(dy, *forward, True, True),
-        "input_gradient": lambda: launch.input_gradient(dy, *forward, sums, count),
+        "input_gradient": lambda: [launch.input_gradient(dy, *forward, sums, x.numel() // x.shape[1])],
         "small_forward": lambda: launch._train(x, *channels[2:], None, None, None, MOMENTUM, EPS, NEGATIVE_SLOPE, 1),
         "small_backward": lambda: launch._backward(dy, *forward, None, True, True, True),
     }
     present = table()[key]
     try:
-        _put(key, tile)
-        results = launchers[key.kernel]()
+        put(key, tile)
+        return list(launchers[key.kernel]())
     finally:
-        _put(key, present)
-    return results if isinstance(results, tuple) else (results,)
+        put(key, present)
 
 
-def _put(key, tile):
+def put(key: Key, tile: Tile) -> None:
+    """Write into the table in use."""
     table()[key] = tile
     launch.forget_launches()
 
 
-def candidates_for(key: Key, scale: Scale) -> list[Tile]:
+def candidates_for(key: Key) -> list[Tile]:
     """Return the present entry, then others."""
     present = table()[key]
+    blocks, (fewest, most) = [(elements // key.size, key.size) for elements in ELEMENTS], PER_THREAD
     if key.kernel in SMALL:
-        blocks = [(key.size, columns) for columns in SMALL_COLUMNS[key.channels_last]]
-        fewest, most = SMALL_PER_THREAD
-    else:
-        blocks = [(elements // key.size, key.size) for elements in ELEMENTS if elements >= key.size]
-        fewest, most = PER_THREAD
+        blocks, (fewest, most) = [(key.size, columns) for columns in SMALL_COLUMNS[key.channels_last]], SMALL_PER_THREAD
     tiles = [
         Tile(rows, columns, warps, present.programs)
         for rows, columns in blocks
         for warps in WARPS
         if fewest <= rows * columns / (32 * warps) <= most
     ]
-    return list(dict.fromkeys([present, *tiles]))[: scale.candidates]
+    return list(dict.fromkeys([present, *tiles]))
 
 
 def usable(key: Key, tiles: list[Tile], inputs: list[torch.Tensor]) -> list[Tile]:
@@ -133,30 +113,30 @@ def usable(key: Key, tiles: list[Tile], inputs: list[torch.Tensor]) -> list[Tile
     return [tiles[0], *filter(agrees, tiles[1:])]
 
 
-def compile_candidates(scale: Scale, device: str, key: Key) -> None:
+def compile_candidates(key: Key) -> None:
     """Fill Triton's cache, in a process of its own."""
-    usable(key, candidates_for(key, scale), inputs_for(key, scale, device))
+    usable(key, candidates_for(key), inputs_for(key, False, "cuda"))
 
 
-def tune(key: Key, scale: Scale, device: str) -> tuple[Tile, float]:
+def tune(key: Key, smoke: bool, device: str) -> tuple[Tile, float]:
     """Return the tile for an entry, and the time of the present one, which wins all but clear cases, over its own."""
-    present = table()[key]
+    present, rounds = table()[key], 2 if smoke else 20
 
     def fastest(tiles):
+        tiles = list(dict.fromkeys(tiles))[: 2 if smoke else None]
         calls = {tile: partial(run, key, tile) for tile in usable(key, tiles, input_sets[0])}
-        timings = harness.measure(calls, input_sets, device, scale.rounds)
+        timings = harness.measure(calls, input_sets, device, rounds)
         best = min(calls, key=lambda tile: timings[tile].median)
         gain = timings[present].median / timings[best].median
         return (best, gain) if gain > GAIN else (present, 1.0)
 
     with harness.side_stream(device):
-        first = inputs_for(key, scale, device)
-        count = scale.input_sets or harness.input_set_count(first[0].nbytes, device)
-        input_sets = [first, *(inputs_for(key, scale, device) for _ in range(count - 1))]
-        best, gain = fastest(candidates_for(key, scale))
+        first = inputs_for(key, smoke, device)
+        count = 1 if smoke else harness.input_set_count(first[0].nbytes, device)
+        input_sets = [first, *(inputs_for(key, smoke, device) for _ in range(count - 1))]
+        best, gain = fastest(candidates_for(key))
         if key.kernel not in SMALL:
-            others = [present, best, *(best._replace(programs=programs) for programs in PROGRAMS)]
-            best, gain = fastest(list(dict.fromkeys(others))[: scale.candidates])
+            best, gain = fastest([present, best, *(best._replace(programs=programs) for programs in PROGRAMS)])
     return best, gain
 
 
@@ -165,25 +145,21 @@ def main(out: Path = TABLE, smoke: bool = False) -> None:
 
     Args:
         out: File for the table; by default the one that the kernels use.
-        smoke: Only show that everything runs, with tiny tensors and two candidates; with TRITON_INTERPRET=1 on a CPU
-            too. It needs an `out` of its own.
+        smoke: Only show that everything runs, with tiny tensors and two candidates for some entries; with
+            TRITON_INTERPRET=1 on a CPU too. It needs an `out` of its own.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not (smoke and launch.INTERPRETED):
         raise SystemExit("error: this needs a GPU; without one, set TRITON_INTERPRET=1 and give --smoke")
     if smoke and out == TABLE:
         raise SystemExit("error: --smoke measures nothing: give an --out other than the table in use")
-    scale = SMOKE if smoke else FULL
-    if not launch.INTERPRETED:  # a process for each core: compiling takes longer than measuring
-        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(partial(compile_candidates, scale, device), table()))
     tiles = dict(table())
-    for key in list(tiles)[:: scale.stride]:
-        tiles[key], gain = tune(key, scale, device)
-        print(
-            {**key._asdict(), **tiles[key]._asdict()},
-            f"{gain:.2f} times as fast as before" if gain > 1 else "as before",
-        )
+    if not smoke:  # a process for each core: compiling takes longer than measuring
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(compile_candidates, tiles))
+    for key in list(tiles)[:: 20 if smoke else 1]:
+        tiles[key], gain = tune(key, smoke, device)
+        print(key, tiles[key], f"{gain:.2f} times as fast as before" if gain > 1 else "as before")
     lines = ",\n  ".join(json.dumps({**key._asdict(), **tile._asdict()}) for key, tile in tiles.items())
     text = f'{{\n "device": {json.dumps(device_name(device))},\n "tiles": [\n  {lines}\n ]\n}}\n'
     write_atomically(out, text.encode())
