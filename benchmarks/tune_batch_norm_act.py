@@ -8,6 +8,7 @@ GPU counts here; tests/ops/batch_norm/test_kernels.py tells whether the new tile
 """
 
 import json
+import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -23,6 +24,7 @@ from tgan_fast.files import write_atomically
 from tgan_fast.ops.batch_norm import launch
 from tgan_fast.ops.batch_norm.tiles import TABLE, Key, Tile, table
 
+TENSOR, CHANNELS, ROUNDS = 1 << 25, 64, 20  # elements of a tensor, and channels of those that have them first
 ELEMENTS = (1024, 2048, 4096, 8192, 16384)  # of a tile
 SMALL_COLUMNS = {True: (4, 8, 16, 32, 64), False: (1, 2, 4, 8)}
 WARPS = (1, 2, 4, 8, 16)
@@ -37,22 +39,19 @@ TOLERANCES = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 EPS, NEGATIVE_SLOPE, MOMENTUM = 1e-5, 0.2, 0.1
 
 
-def shape_for(key: Key, smoke: bool) -> tuple[int, ...]:
+def shape_for(key: Key) -> tuple[int, ...]:
     """Return the shape of a tensor whose kernel takes its tile from this entry; [N, C] has its channels last."""
-    elements, channels = (1 << 12, 4) if smoke else (1 << 25, 64)
-    if key.kernel not in SMALL:
-        if key.channels_last:
-            return elements // key.size, key.size
-        return max(2, elements // (channels * key.size)), channels, key.size
+    if key.kernel in SMALL:
+        pixels = max(2, key.size // 32)
+        return (key.size, 64 * CHANNELS) if key.channels_last else (key.size // pixels, 4 * CHANNELS, pixels)
     if key.channels_last:
-        return key.size, 64 * channels
-    pixels = max(2, key.size // 32)
-    return key.size // pixels, 4 * channels, pixels
+        return TENSOR // key.size, key.size
+    return max(2, TENSOR // (CHANNELS * key.size)), CHANNELS, key.size
 
 
-def inputs_for(key: Key, smoke: bool, device: str) -> list[torch.Tensor]:
+def inputs_for(key: Key, device: str) -> list[torch.Tensor]:
     """Return random x, dy, mean, 1 / √(var + ε), weight, bias, and sums of gradients."""
-    shape = shape_for(key, smoke)
+    shape = shape_for(key)
     x, dy = torch.randn(2, *shape, device=device).to(DTYPES[key.itemsize])
     mean, rstd = torch.randn(1, shape[1], device=device), torch.rand(1, shape[1], device=device) + 0.5
     return [x, dy, mean, rstd, *torch.randn(2, shape[1], device=device), torch.randn(1, 2, shape[1], device=device)]
@@ -90,13 +89,9 @@ def candidates_for(key: Key) -> list[Tile]:
     blocks, (fewest, most) = [(elements // key.size, key.size) for elements in ELEMENTS], PER_THREAD
     if key.kernel in SMALL:
         blocks, (fewest, most) = [(key.size, columns) for columns in SMALL_COLUMNS[key.channels_last]], SMALL_PER_THREAD
-    tiles = [
-        Tile(rows, columns, warps, present.programs)
-        for rows, columns in blocks
-        for warps in WARPS
-        if fewest <= rows * columns / (32 * warps) <= most
-    ]
-    return list(dict.fromkeys([present, *tiles]))
+    choices = [(rows, columns, warps) for rows, columns in blocks for warps in WARPS]
+    fit = [choice for choice in choices if fewest <= math.prod(choice[:2]) / (32 * choice[2]) <= most]
+    return [present, *(Tile(*choice, present.programs) for choice in fit)]
 
 
 def usable(key: Key, tiles: list[Tile], inputs: list[torch.Tensor]) -> list[Tile]:
@@ -115,55 +110,54 @@ def usable(key: Key, tiles: list[Tile], inputs: list[torch.Tensor]) -> list[Tile
 
 def compile_candidates(key: Key) -> None:
     """Fill Triton's cache, in a process of its own."""
-    usable(key, candidates_for(key), inputs_for(key, False, "cuda"))
+    usable(key, candidates_for(key), inputs_for(key, "cuda"))
 
 
-def tune(key: Key, smoke: bool, device: str) -> tuple[Tile, float]:
+def tune(key: Key, device: str) -> tuple[Tile, float]:
     """Return the tile for an entry, and the time of the present one, which wins all but clear cases, over its own."""
-    present, rounds = table()[key], 2 if smoke else 20
+    present = table()[key]
 
     def fastest(tiles):
-        tiles = list(dict.fromkeys(tiles))[: 2 if smoke else None]
-        calls = {tile: partial(run, key, tile) for tile in usable(key, tiles, input_sets[0])}
-        timings = harness.measure(calls, input_sets, device, rounds)
+        calls = {tile: partial(run, key, tile) for tile in usable(key, list(dict.fromkeys(tiles)), input_sets[0])}
+        timings = harness.measure(calls, input_sets, device, ROUNDS)
         best = min(calls, key=lambda tile: timings[tile].median)
         gain = timings[present].median / timings[best].median
         return (best, gain) if gain > GAIN else (present, 1.0)
 
     with harness.side_stream(device):
-        first = inputs_for(key, smoke, device)
-        count = 1 if smoke else harness.input_set_count(first[0].nbytes, device)
-        input_sets = [first, *(inputs_for(key, smoke, device) for _ in range(count - 1))]
+        first = inputs_for(key, device)
+        count = harness.input_set_count(first[0].nbytes, device)
+        input_sets = [first, *(inputs_for(key, device) for _ in range(count - 1))]
         best, gain = fastest(candidates_for(key))
         if key.kernel not in SMALL:
             best, gain = fastest([present, best, *(best._replace(programs=programs) for programs in PROGRAMS)])
     return best, gain
 
 
-def main(out: Path = TABLE, smoke: bool = False) -> None:
+def main(out: Path = TABLE) -> None:
     """Print every entry and write the table.
 
     Args:
         out: File for the table; by default the one that the kernels use.
-        smoke: Only show that everything runs, with tiny tensors and two candidates for some entries; with
-            TRITON_INTERPRET=1 on a CPU too. It needs an `out` of its own.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not (smoke and launch.INTERPRETED):
-        raise SystemExit("error: this needs a GPU; without one, set TRITON_INTERPRET=1 and give --smoke")
-    if smoke and out == TABLE:
-        raise SystemExit("error: --smoke measures nothing: give an --out other than the table in use")
+    if not torch.cuda.is_available():
+        raise SystemExit("error: this needs a GPU")
     tiles = dict(table())
-    if not smoke:  # a process for each core: compiling takes longer than measuring
-        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(compile_candidates, tiles))
-    for key in list(tiles)[:: 20 if smoke else 1]:
-        tiles[key], gain = tune(key, smoke, device)
+    # A process for each core: compiling takes longer than measuring.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(compile_candidates, tiles))
+    for key in tiles:
+        tiles[key], gain = tune(key, "cuda")
         print(key, tiles[key], f"{gain:.2f} times as fast as before" if gain > 1 else "as before")
-    lines = ",\n  ".join(json.dumps({**key._asdict(), **tile._asdict()}) for key, tile in tiles.items())
-    text = f'{{\n "device": {json.dumps(device_name(device))},\n "tiles": [\n  {lines}\n ]\n}}\n'
-    write_atomically(out, text.encode())
+    write(out, tiles, device_name("cuda"))
     print(f"written to {out}")
+
+
+def write(out: Path, tiles: dict[Key, Tile], device: str) -> None:
+    """Write a table."""
+    lines = ",\n  ".join(json.dumps({**key._asdict(), **tile._asdict()}) for key, tile in tiles.items())
+    text = f'{{\n "device": {json.dumps(device)},\n "tiles": [\n  {lines}\n ]\n}}\n'
+    write_atomically(out, text.encode())
 
 
 if __name__ == "__main__":
