@@ -24,7 +24,6 @@ from tgan_fast.ops.batch_norm.geometry import laid_out
 
 EPS, MOMENTUM = 1e-5, 0.1
 PASSES = {"forward": 3, "backward": 5}  # values moved for each of x
-RESULTS = {"forward": ("y",), "backward": ("dx", "dweight", "dbias")}
 OURS, EAGER = "tgan_fast", ("eager", "eager channels-last")
 # Ten times the error that rounding and sums in plain float32 lead to: a contender beyond it does something else.
 FAR = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -96,14 +95,7 @@ def cases_for(run: Run) -> list[Case]:
 
 
 class Problem:
-    """A contender's copies of x and dy, in parts, and its weight, bias, running mean and running variance.
-
-    Args:
-        operation: Function of the parts of x and the other four that returns the parts of y.
-        channels_last: Layout of the copies.
-        parts: Number of parts; layers of eager PyTorch are called once for each.
-        x, dy, weight, bias: Tensors of `tensors`.
-    """
+    """A contender: an operation on the parts of x, for each of which eager layers are called once, and its tensors."""
 
     def __init__(self, operation, channels_last, parts, x, dy, weight, bias):
         xs, self.dys = (laid_out(t.clone(), channels_last).chunk(parts) for t in (x, dy))
@@ -176,8 +168,8 @@ def check(case: Case, makers: dict[str, Callable], device: str) -> tuple[dict[st
         return torch.cat([part.detach() for part in problem.ys]), torch.cat(dxs), dweight, dbias
 
     def errors_of(got):
-        names = RESULTS["forward"] + RESULTS["backward"]
-        return {name: accuracy.relative([a], [b]) for name, a, b in zip(names, got, expected, strict=True)}
+        pairs = zip(("y", "dx", "dweight", "dbias"), got, expected, strict=True)
+        return {name: accuracy.relative([a], [b]) for name, a, b in pairs}
 
     def allowed(name, errors):
         eager = [errors[other] for other in EAGER if name == OURS and other in errors]
@@ -202,9 +194,8 @@ def measure(run: Run, case: Case) -> dict:
         for part, passes in PASSES.items():
             calls = {name: lambda problems, name=name, part=part: getattr(problems[name], part)() for name in errors}
             timings = run.measure(calls, input_sets, rivals=errors.keys() - {OURS})
-            found = {name: {result: of[result] for result in RESULTS[part]} for name, of in errors.items()}
             work = Work(0, passes * case.nbytes)
-            rows += run.rows(timings, part, work, more=lambda name, found=found: {"error": found.get(name)})
+            rows += run.rows(timings, part, work, more=lambda name: {"error": errors.get(name)})
     dtype = str(case.dtype).removeprefix("torch.")
     return {**case._asdict(), "dtype": dtype, "input_sets": len(input_sets), "timings": rows, "left_out": left_out}
 
@@ -241,7 +232,7 @@ def goals_for(records: list[dict], device: str) -> list[Goal]:
 
 SECTION = Section(
     name="batch_norm_act",
-    title="batch norm + activation in training; error: relative to float64, of y, and of dx, dweight and dbias",
+    title="batch norm + activation in training; error: relative to float64, of y, dx, dweight and dbias",
     cases=cases_for,
     measure=measure,
     calls=calls_for,

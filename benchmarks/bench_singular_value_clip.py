@@ -23,11 +23,7 @@ from tgan_fast.ops import singular_value_clip, singular_value_clip_
 
 FIVE = "all five"
 DISCRIMINATOR = ((64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192))
-# rows² · columns, by which an SVD grows, is no more than that of 512×16384.
-LARGE = {"cpu": (640, 2048), "cuda": (1024, 4096)}
-STATES = ("gaussian", "training")
 GRAM = "Gram + eigh"
-MOST_ROWS_OF_GEMM = 256  # on a CPU, where this backend for GPUs takes longest
 CALL, REPLAY = "call", "replay"  # a plain call, and the replay of a CUDA graph
 LARGEST_SINGULAR_VALUE = 1.4  # of the Gaussian weights, about
 CLIP_INTERVAL, LEARNING_RATE = 5, 5e-5
@@ -46,7 +42,9 @@ class Case(NamedTuple):
         return f"{self.name}, {self.state}"
 
 
-SMOKE = [Case("small", ((6, 20), (1, 9)), state) for state in STATES]
+SMOKE = [Case("small", ((6, 20), (1, 9)), state) for state in ("gaussian", "training")]
+CASES = [Case(FIVE, DISCRIMINATOR, state) for state in ("gaussian", "training")]
+CASES += [Case(f"alone {rows}×{columns}", ((rows, columns),), "training") for rows, columns in DISCRIMINATOR]
 
 
 class Inputs(NamedTuple):
@@ -54,18 +52,6 @@ class Inputs(NamedTuple):
 
     weights: list[torch.Tensor]
     fresh: list[torch.Tensor]
-
-
-def cases_for(run: Run) -> list[Case]:
-    """Return the cases, the most important first."""
-    if run.smoke:
-        return SMOKE
-    rows, columns = LARGE[run.device]
-    return [
-        *(Case(FIVE, DISCRIMINATOR, state) for state in STATES),
-        *(Case(f"alone {rows}×{columns}", ((rows, columns),), "training") for rows, columns in DISCRIMINATOR),
-        Case(f"large {rows}×{columns}", ((rows, columns),), "gaussian"),
-    ]
 
 
 def by_gram(weights: list[torch.Tensor]) -> None:
@@ -82,18 +68,16 @@ def by_svd(weights: list[torch.Tensor], driver: str | None = None) -> None:
         weight.copy_((u * s.clamp(max=1)) @ vh)
 
 
-RIVALS_ON_CPU = {GRAM: by_gram, "svd": by_svd}
 DRIVERS = {f"svd {driver}": partial(by_svd, driver=driver) for driver in ("gesvd", "gesvdj", "gesvda")}
-RIVALS = RIVALS_ON_CPU | DRIVERS
+RIVALS = {GRAM: by_gram, "svd": by_svd, **DRIVERS}
 
 
-def contenders_for(device: str, case: Case) -> dict[str, Callable]:
+def contenders_for(device: str) -> dict[str, Callable]:
     """Return the package's contenders by the names of their backends, then the rivals."""
-    backends = ["auto", "eigh", "gemm", "cuda"]
-    if device == "cpu":  # where "auto" is "eigh"
-        backends = ["auto", "gemm"] if all(rows <= MOST_ROWS_OF_GEMM for rows, _ in case.shapes) else ["auto"]
-    own = {name: partial(singular_value_clip_, backend=name) for name in backends}
-    return own | (RIVALS_ON_CPU if device == "cpu" else RIVALS)
+    if device == "cpu":  # where "auto" is "eigh", and PyTorch has no drivers to choose from
+        return {"auto": singular_value_clip_, GRAM: by_gram, "svd": by_svd}
+    own = {name: partial(singular_value_clip_, backend=name) for name in ("auto", "eigh", "gemm", "cuda")}
+    return own | RIVALS
 
 
 def make_inputs(case: Case, device: str) -> Inputs:
@@ -142,7 +126,7 @@ def check(case: Case, contenders: dict[str, Callable], inputs: Inputs) -> tuple[
 def measure(run: Run, case: Case) -> dict:
     """Check and time one case."""
     torch.manual_seed(0)
-    contenders, first = contenders_for(run.device, case), make_inputs(case, run.device)
+    contenders, first = contenders_for(run.device), make_inputs(case, run.device)
     errors, left_out = check(case, contenders, first)
     nbytes = sum(weight.nbytes for weight in first.weights)
     count = run.input_set_count(nbytes)
@@ -191,12 +175,12 @@ def calls_for(run: Run, case: Case) -> dict[str, Callable]:
         inputs = make_inputs(case, run.device)
         return lambda: (restore(inputs), clip(inputs.weights))
 
-    return {f"{CALL} {name}": partial(maker, clip) for name, clip in contenders_for(run.device, case).items()}
+    return {f"{CALL} {name}": partial(maker, clip) for name, clip in contenders_for(run.device).items()}
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
     """Return the goals of a plain call of `auto`."""
-    wanted = str(Case(FIVE, DISCRIMINATOR, "gaussian"))
+    wanted = str(CASES[0])
     record = next((record for record in records if record["case"] == wanted), {"timings": []})
     rows = {row["contender"]: row for row in record["timings"] if row["part"] == CALL}
     auto, svd = rows.get("auto", {}), rows.get("svd")
@@ -221,7 +205,7 @@ def goals_for(records: list[dict], device: str) -> list[Goal]:
 SECTION = Section(
     name="singular_value_clip",
     title="singular value clipping; error: of a weight's norm, against float64; largest singular value − 1",
-    cases=cases_for,
+    cases=lambda run: SMOKE if run.smoke else CASES,
     measure=measure,
     calls=calls_for,
     goals=goals_for,

@@ -71,55 +71,53 @@ def launches() -> list[Launch]:
         mock.patch.object(launchers, "_multiprocessors", return_value=MULTIPROCESSORS),
     ):
         triton.knobs.runtime.jit_cache_hook = note
-        for x in tensors_of_every_entry():
-            train_and_back(x)
-        for x in tensors_of_every_kind():
-            run_every_option(x)
-        run_others()
+        for x in _tensors_of_every_entry():
+            _train_and_back(x)
+        for x in _tensors_of_every_kind():
+            _run_every_option(x)
+        _run_others()
     return list(found)
 
 
-def empty(*shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
-    """Return a tensor without memory."""
-    x = torch.empty(shape, dtype=dtype, device="meta")
+def _empty(*shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
+    x = torch._empty(shape, dtype=dtype, device="meta")
     return laid_out(x, channels_last=True) if channels_last else x
 
 
-def tensors_of_every_entry() -> Iterator[torch.Tensor]:
+def _tensors_of_every_entry() -> Iterator[torch.Tensor]:
     """Yield tensors for each entry of the table, and two with more rows or columns than 32 bits can count."""
-    yield empty(2**31 + 16, 64, dtype=torch.bfloat16, channels_last=True)
-    yield empty(1, 2, 2**31 + 16, dtype=torch.bfloat16)
+    yield _empty(2**31 + 16, 64, dtype=torch.bfloat16, channels_last=True)
+    yield _empty(1, 2, 2**31 + 16, dtype=torch.bfloat16)
     for key in table():
         for dtype in FLOATS[:1] if key.itemsize == 4 else FLOATS[1:]:
             if "small" in key.kernel:
-                yield empty(key.size, 64, dtype=dtype, channels_last=True)
-                yield empty(1, 64, key.size, dtype=dtype)
+                yield _empty(key.size, 64, dtype=dtype, channels_last=True)
+                yield _empty(1, 64, key.size, dtype=dtype)
             else:
                 shape = (64, key.size, 32, 32) if key.channels_last else (512, 64, key.size)
-                yield empty(*shape, dtype=dtype, channels_last=key.channels_last)
+                yield _empty(*shape, dtype=dtype, channels_last=key.channels_last)
 
 
-def tensors_of_every_kind() -> Iterator[torch.Tensor]:
+def _tensors_of_every_kind() -> Iterator[torch.Tensor]:
     """Yield tensors for both families of kernels in both layouts, and for sizes of 1, which are compiled in."""
     for shape in ((64, 64, 32, 32), (64, 64)):
-        yield empty(*shape, dtype=torch.bfloat16, channels_last=True)
+        yield _empty(*shape, dtype=torch.bfloat16, channels_last=True)
     for shape in ((512, 64, 16), (2, 64, 64), (2, 1, 10007)):
-        yield empty(*shape, dtype=torch.bfloat16)
-    yield empty(64, 4, dtype=torch.bfloat16).t()
+        yield _empty(*shape, dtype=torch.bfloat16)
+    yield _empty(64, 4, dtype=torch.bfloat16).t()
 
 
-def train_and_back(x, slope=0.2, parameters=torch.float32, momentum=MOMENTUM, groups=1) -> None:
-    """Run a training step with everything that a layer can have."""
-    channel, statistics = empty(x.shape[1], dtype=parameters), empty(groups, x.shape[1])
-    launchers._train(x, *[channel] * 4, empty(dtype=torch.int64), momentum, EPS, slope, groups)
+def _train_and_back(x, slope=0.2, parameters=torch.float32, momentum=MOMENTUM, groups=1) -> None:
+    channel, statistics = _empty(x.shape[1], dtype=parameters), _empty(groups, x.shape[1])
+    launchers._train(x, *[channel] * 4, _empty(dtype=torch.int64), momentum, EPS, slope, groups)
     launchers._backward(x, x, statistics, statistics, channel, channel, slope, None, True, True, True)
 
 
-def run_every_option(x: torch.Tensor) -> None:
+def _run_every_option(x: torch.Tensor) -> None:
     """Run all of the launchers with what a layer can lack, and what the processes of a group have of their own."""
     for options in ({"slope": 0.0}, {"slope": 1.0}, {"parameters": x.dtype}, {"momentum": None}, {"groups": 2}):
-        train_and_back(x, **options)
-    channel = empty(x.shape[1])
+        _train_and_back(x, **options)
+    channel = _empty(x.shape[1])
     launchers._train(x, None, None, None, None, None, None, EPS, 0.2, 1)
     launchers._backward(x, x, channel, channel, None, None, 0.2, None, True, False, False)
     for part in (x, x[:1]):
@@ -130,23 +128,23 @@ def run_every_option(x: torch.Tensor) -> None:
         launchers.normalize(x, *[channel] * 4, slope, EPS)
 
 
-def run_others() -> None:
+def _run_others() -> None:
     """Run the other kernels on every dtype and on aligned, other and huge sizes."""
     alike = list(zip(FLOATS, (None, *FLOATS[1:]), strict=True))
     every = list(itertools.product(FLOATS, (None, *FLOATS[1:])))
     for length, pairs in ((1, alike), (1001, alike), (1 << 20, every), (2**31 + 16, alike)):
-        for (gradient, copy), rate in itertools.product(pairs, (1e-3, empty())):
-            p, g = empty(length), empty(length, dtype=gradient)
-            c = copy and empty(length, dtype=copy)
+        for (gradient, copy), rate in itertools.product(pairs, (1e-3, _empty())):
+            p, g = _empty(length), _empty(length, dtype=gradient)
+            c = copy and _empty(length, dtype=copy)
             optimizer_kernels.rmsprop(p, g, p, c, rate, 0.99, 1e-8)
-            optimizer_kernels.adam(p, g, p, p, empty(), c, rate, 0.9, 0.999, 1e-8)
+            optimizer_kernels.adam(p, g, p, p, _empty(), c, rate, 0.9, 0.999, 1e-8)
         for dtype in FLOATS:
-            video_levels_kernels.tanh_to_levels(empty(length, dtype=dtype))
+            video_levels_kernels.tanh_to_levels(_empty(length, dtype=dtype))
     # Frames in color and in gray, on one layer and on two, as they are and widened.
     for (colors, layers, channels), size, dtype in itertools.product(
         ((3, 1, 3), (1, 1, 1), (1, 2, 3)), (16, 64), FLOATS
     ):
-        frames, windows = empty(100, 64, 85, colors, dtype=torch.uint8), empty(32, layers, 16, 4, dtype=torch.int64)
+        frames, windows = _empty(100, 64, 85, colors, dtype=torch.uint8), _empty(32, layers, 16, 4, dtype=torch.int64)
         data_kernels.read_windows(frames, windows, size, dtype, channels)
 
 
