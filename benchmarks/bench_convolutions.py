@@ -50,13 +50,11 @@ LAYERS = {
 }
 
 
-def forms_of(operation: str) -> dict[str, Form]:
-    """Return all algorithms of an operation."""
+def _forms_of(operation: str) -> dict[str, Form]:
     return importlib.import_module(f"tgan_fast.ops.convolution.{operation}").FORMS
 
 
-def entry_of(operation: str, device: str) -> Passes:
-    """Return what the table names for an operation."""
+def _entry_of(operation: str, device: str) -> Passes:
     return TABLE[operation].get(device, DIRECT)
 
 
@@ -76,7 +74,7 @@ class Layer(NamedTuple):
         """Those in the table that can compute this, "direct" first."""
         used = {"direct", *itertools.chain.from_iterable(TABLE[self.operation].values())}
         tensors = [torch.empty(shape, device="meta") for shape in (self.x, self.weight)]
-        forms = forms_of(self.operation).items()
+        forms = _forms_of(self.operation).items()
         return {name: form for name, form in forms if name in used and why_not(form, *tensors) is None}
 
     @property
@@ -161,7 +159,7 @@ def check(layer: Layer, part: str, calls: dict[str, Callable], dtype: torch.dtyp
     def allowed(_, errors):
         return 2 * errors["direct"] + ROUNDINGS * torch.finfo(dtype).eps
 
-    others = calls.keys() - {"direct", getattr(entry_of(layer.operation, device), part)}
+    others = calls.keys() - {"direct", getattr(_entry_of(layer.operation, device), part)}
     runs = {name: partial(call, feed) for name, call in calls.items()}
     return accuracy.check(f"{layer}: {part}", runs, partial(accuracy.relative, truth=truth), allowed, others)
 
@@ -183,15 +181,14 @@ def measure(run: Run, layer: Layer) -> dict:
         for part, calls in passes_of(layer).items():
             # cuDNN would also measure its algorithms for the two samples of a check, which takes longer than the rest.
             torch.backends.cudnn.benchmark = False
-            errors, wrong = check(layer, part, calls, dtype, run.device)
+            errors, refused = check(layer, part, calls, dtype, run.device)
             torch.backends.cudnn.benchmark = True
-            left_out |= {f"{part} {name}": reason for name, reason in wrong.items()}
+            left_out |= {f"{part} {name}": reason for name, reason in refused.items()}
             timings = run.measure({name: calls[name] for name in errors}, feeds, ROUNDS[run.device])
             bias = 0 if first.bias is None or part == "input_gradient" else first.bias.nbytes
             work = Work(layer.flops, nbytes + bias)
             rows += run.rows(timings, part, work, precision, lambda name, of=errors: {"error": of.get(name)})
-    sizes = {**layer._asdict(), "dtype": str(dtype).removeprefix("torch.")}
-    return {**sizes, "input_sets": count, "timings": rows, "left_out": left_out}
+    return {**layer._asdict(), "input_sets": count, "timings": rows, "left_out": left_out}
 
 
 def iteration_seconds(record: dict, passes: Passes, key: str = "seconds") -> float:
@@ -203,7 +200,7 @@ def iteration_seconds(record: dict, passes: Passes, key: str = "seconds") -> flo
 
 def verdict_for(operation: str, layers: list[dict], device: str) -> dict:
     """Return the entry of the table, the best one, the time of all layers of the operation, and whether they agree."""
-    forms, entry = forms_of(operation), entry_of(operation, device)
+    forms, entry = _forms_of(operation), _entry_of(operation, device)
     names = [[name for name, form in forms.items() if getattr(form, part)] for part in Passes._fields]
     candidates = [
         passes

@@ -65,20 +65,18 @@ def make_problem(run: Run, case: Case) -> tuple[nn.Module, list[torch.Tensor]]:
     """Return fresh networks and a random gradient for each of their parameters, laid out as in training."""
     width = 1 / 16 if run.smoke else 1.0
     networks = to_channels_last_(nn.ModuleList([VideoGenerator(width), VideoDiscriminator(width)]).to(run.device))
-    norms = [module for module in networks.modules() if isinstance(module, BATCH_NORMS)]
-    wide = {parameter for norm in norms for parameter in norm.parameters()}
+    wide = {p for module in networks.modules() if isinstance(module, BATCH_NORMS) for p in module.parameters()}
     gradients = [torch.randn_like(p).to(torch.float32 if p in wide else case.dtype) for p in networks.parameters()]
     return networks, gradients
 
 
 def makers_for(case: Case) -> dict[str, Callable]:
     """Return by name what makes each contender from a problem, of which it takes a copy."""
-    rivals = {f"torch {variant}": partial(make_torchs, case, variant) for variant in KINDS[case.optimizer][2]}
-    return {OURS: partial(make_own, case), **rivals}
+    rivals = {f"torch {variant}": partial(_make_torchs, case, variant) for variant in KINDS[case.optimizer][2]}
+    return {OURS: partial(_make_own, case), **rivals}
 
 
-def make_own(case: Case, problem: tuple) -> Solver:
-    """Return the package's contender."""
+def _make_own(case: Case, problem: tuple) -> Solver:
     networks, gradients = copy.deepcopy(problem)
     precision = "fp32" if case.dtype == torch.float32 else "bf16"
     optimizer = partial(KINDS[case.optimizer][0], lr=RATE)
@@ -86,19 +84,18 @@ def make_own(case: Case, problem: tuple) -> Solver:
     weights, computing = (list(module.parameters()) for module in (network.module, network.computing))
 
     def step():
-        assign(computing, gradients)
+        _assign(computing, gradients)
         network.update()
 
     return Solver(step, weights, computing)
 
 
-def make_torchs(case: Case, variant: str, problem: tuple) -> Solver:
-    """Return one of PyTorch's variants."""
+def _make_torchs(case: Case, variant: str, problem: tuple) -> Solver:
     networks, gradients = copy.deepcopy(problem)
     weights = list(networks.parameters())
     options = {"foreach": False} if variant == "for-loop" else {variant: True}
     optimizer = KINDS[case.optimizer][1](weights, lr=RATE, capturable=weights[0].is_cuda, **options)
-    assign(weights, [gradient.float() for gradient in gradients])
+    _assign(weights, [gradient.float() for gradient in gradients])
     computing = [weight.detach().to(gradient.dtype) for weight, gradient in zip(weights, gradients, strict=True)]
     narrow = [index for index, gradient in enumerate(gradients) if gradient.dtype != torch.float32]
     narrow_gradients, copies = ([tensors[index] for index in narrow] for tensors in (gradients, computing))
@@ -114,8 +111,7 @@ def make_torchs(case: Case, variant: str, problem: tuple) -> Solver:
     return Solver(step, weights, computing)
 
 
-def assign(parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-    """Give parameters their gradients."""
+def _assign(parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
 
@@ -124,7 +120,7 @@ def check(case: Case, problem: tuple) -> tuple[dict[str, float], dict[str, str]]
     """Return the errors of the contenders' weights relative to the distance they move, and why rivals are left out."""
     begin = [parameter.detach().double() for parameter in problem[0].parameters()]
     exact = [nn.Parameter(weight.clone()) for weight in begin]
-    assign(exact, [gradient.double() for gradient in problem[1]])
+    _assign(exact, [gradient.double() for gradient in problem[1]])
 
     def stepped(make):
         solver = make(problem)
@@ -149,11 +145,10 @@ def check(case: Case, problem: tuple) -> tuple[dict[str, float], dict[str, str]]
 
 
 def bytes_needed(case: Case, problem: tuple) -> int:
-    """Return the bytes of every gradient once, weights and averages twice, and of bfloat16 weights once."""
+    """Return the bytes of gradients and of bfloat16 weights once, and of weights and averages twice."""
     weights = sum(parameter.nbytes for parameter in problem[0].parameters())
-    gradients = sum(gradient.nbytes for gradient in problem[1])
-    narrow = sum(gradient.nbytes for gradient in problem[1] if gradient.dtype != torch.float32)
-    return gradients + 2 * weights * (1 + KINDS[case.optimizer][3]) + narrow
+    gradients = [gradient.nbytes * (1 if gradient.dtype == torch.float32 else 2) for gradient in problem[1]]
+    return sum(gradients) + 2 * weights * (1 + KINDS[case.optimizer][3])
 
 
 def measure(run: Run, case: Case) -> dict:

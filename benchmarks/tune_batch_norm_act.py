@@ -39,8 +39,8 @@ TOLERANCES = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 EPS, NEGATIVE_SLOPE, MOMENTUM = 1e-5, 0.2, 0.1
 
 
-def shape_for(key: Key) -> tuple[int, ...]:
-    """Return the shape of a tensor whose kernel takes its tile from this entry; [N, C] has its channels last."""
+def _shape_for(key: Key) -> tuple[int, ...]:
+    # A kernel takes its tile from this entry for such a tensor; [N, C] has its channels last.
     if key.kernel in SMALL:
         pixels = max(2, key.size // 32)
         return (key.size, 64 * CHANNELS) if key.channels_last else (key.size // pixels, 4 * CHANNELS, pixels)
@@ -51,7 +51,7 @@ def shape_for(key: Key) -> tuple[int, ...]:
 
 def inputs_for(key: Key, device: str) -> list[torch.Tensor]:
     """Return random x, dy, mean, 1 / √(var + ε), weight, bias, and sums of gradients."""
-    shape = shape_for(key)
+    shape = _shape_for(key)
     x, dy = torch.randn(2, *shape, device=device).to(DTYPES[key.itemsize])
     mean, rstd = torch.randn(1, shape[1], device=device), torch.rand(1, shape[1], device=device) + 0.5
     return [x, dy, mean, rstd, *torch.randn(2, shape[1], device=device), torch.randn(1, 2, shape[1], device=device)]
@@ -71,14 +71,13 @@ def run(key: Key, tile: Tile, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     }
     present = table()[key]
     try:
-        put(key, tile)
+        _put(key, tile)
         return list(launchers[key.kernel]())
     finally:
-        put(key, present)
+        _put(key, present)
 
 
-def put(key: Key, tile: Tile) -> None:
-    """Write into the table in use."""
+def _put(key: Key, tile: Tile) -> None:
     table()[key] = tile
     launch.forget_launches()
 
@@ -108,8 +107,7 @@ def usable(key: Key, tiles: list[Tile], inputs: list[torch.Tensor]) -> list[Tile
     return [tiles[0], *filter(agrees, tiles[1:])]
 
 
-def compile_candidates(key: Key) -> None:
-    """Fill Triton's cache, in a process of its own."""
+def _compile_candidates(key: Key) -> None:
     usable(key, candidates_for(key), inputs_for(key, "cuda"))
 
 
@@ -145,7 +143,7 @@ def main(out: Path = TABLE) -> None:
     tiles = dict(table())
     # A process for each core: compiling takes longer than measuring.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(compile_candidates, tiles))
+        list(pool.map(_compile_candidates, tiles))
     for key in tiles:
         tiles[key], gain = tune(key, "cuda")
         print(key, tiles[key], f"{gain:.2f} times as fast as before" if gain > 1 else "as before")

@@ -95,7 +95,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
 
     def training(name, seconds, *options):
         command = ["-m", "tgan_fast.train", "--out", str(out / "run"), *options]
-        progress = partial(progress_of, out / "run" / "stats.jsonl")
+        progress = partial(_progress_of, out / "run" / "stats.jsonl")
         return Part(name, command, seconds if on_gpu else 20, signal.SIGTERM, progress)
 
     suites = [
@@ -113,8 +113,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
     ]
 
 
-def progress_of(stats: Path) -> str:
-    """Return how far a training came."""
+def _progress_of(stats: Path) -> str:
     last = read_stats(stats)[0][-1]
     return f"{last.iteration:,} iterations, {last.iteration / last.seconds:.1f} a second"
 
@@ -165,7 +164,7 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            code = exit_code(process, part.stop, seconds)
+            code = _exit_code(process, part.stop, seconds)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -189,7 +188,7 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
     return Outcome(part.name, FAILED, taken, text, [reason, *(why or lines[-LAST_LINES:])])
 
 
-def exit_code(process: subprocess.Popen, stop: signal.Signals, seconds: float) -> int | None:
+def _exit_code(process: subprocess.Popen, stop: signal.Signals, seconds: float) -> int | None:
     """Return None if the process exceeds its time; it is then asked to save its results, and for its traceback."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(seconds)

@@ -8,7 +8,7 @@ import torch
 from benchmarks import bench_batch_norm_act as bench
 from benchmarks import bench_optimizer, bench_singular_value_clip, results
 from benchmarks.bench_batch_norm_act import Case
-from benchmarks.suite import Run, Suite
+from benchmarks.suite import Run
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.nn import BATCH_NORMS
@@ -67,13 +67,6 @@ def test_a_wrong_result_is_not_timed_and_a_wrong_rival_is_left_out(case):
         changed = makers | {name: scaled(makers[name], factor) for name, factor in wrong.items()}
         with pytest.raises(SystemExit, match=r"tgan_fast is off by .*: nothing is timed"):
             bench.check(case, changed, "cpu")
-
-
-@pytest.mark.slow
-def test_torch_compile_takes_part_in_both_passes():
-    record = Suite(Run("cpu", smoke=True)).record(bench.SECTION, GROUPS._replace(compiled=True))
-    assert record["left_out"] == {}
-    assert [row["part"] for row in record["timings"] if row["contender"] == "torch.compile"] == ["forward", "backward"]
 
 
 def test_goals_are_those_of_the_largest_and_of_the_worst_image():

@@ -35,7 +35,7 @@ def test_every_contender_agrees_with_float64_and_needs_the_bytes_of_pytorchs_ten
     assert all(0 < error < 1e-5 for error in errors.values())
     weights = [nn.Parameter(weight.detach().clone()) for weight in networks.parameters()]
     optimizer = bench.KINDS[case.optimizer][1](weights)
-    bench.assign(weights, [gradient.float() for gradient in gradients])
+    bench._assign(weights, [gradient.float() for gradient in gradients])
     optimizer.step()
     averages = [tensor for state in optimizer.state.values() for name, tensor in state.items() if name != "step"]
     halves = [gradient for gradient in gradients if gradient.dtype != torch.float32]

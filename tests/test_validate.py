@@ -81,13 +81,14 @@ def test_a_validation_that_is_terminated_ends_its_part(tmp_path):
 
 def test_at_the_end_of_its_time_a_training_saves_and_what_is_left_is_no_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(validate, "SECONDS_TO_SAVE", 1)
+    monkeypatch.setattr(validate, "SHORTEST", 1)
     source = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(print('saved'))); time.sleep(600)"
     parts = [
         program("trains", source, seconds=1.5, stop=signal.SIGTERM),
         program("slow", "import time; time.sleep(600)"),
         program("works", ""),
     ]
-    outcomes = run_all(parts, tmp_path, 8)
+    outcomes = run_all(parts, tmp_path, 4)
     assert [outcome.verdict for outcome in outcomes] == [PASSED, CUT, NOT_REACHED]
     assert outcomes[0].text == "saved"
 
