@@ -80,7 +80,7 @@ def launches() -> list[Launch]:
 
 
 def _empty(*shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
-    x = torch._empty(shape, dtype=dtype, device="meta")
+    x = torch.empty(shape, dtype=dtype, device="meta")
     return laid_out(x, channels_last=True) if channels_last else x
 
 
