@@ -4,6 +4,7 @@ All begin with the same weights, draw the same latents and compute the iteration
 networks, without singular value clipping, which is called by itself. Each class adds something to the one before.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -22,33 +23,23 @@ SAME_ARITHMETIC = {"fp32": NOTEBOOK_FP32, "tf32": NOTEBOOK, "bf16": TUNED}
 LEARNING_RATE = 5e-5
 LATENT_DIM = 100
 SEED = 0  # of the latents
-# Iterations before a CUDA graph, in which libraries are loaded and algorithms chosen, or torch.compile compiles.
-WARM_UP = 3
-# The number of an iteration after which the reference does not clip.
-NO_CLIPPING = 1
+WARM_UP = 3  # iterations before a CUDA graph, in which libraries are loaded and algorithms chosen
+NO_CLIPPING = 1  # the number of an iteration after which the reference does not clip
 
 
 class Start(NamedTuple):
-    """The weights, width and device with which all contenders begin."""
+    """The networks with which all contenders begin, on the CPU, their width, and the device of the contenders."""
 
-    generator: dict[str, torch.Tensor]
-    discriminator: dict[str, torch.Tensor]
+    generator: reference.Generator
+    discriminator: reference.Discriminator
     width: float
     device: str
 
     @classmethod
     def random(cls, device: str, width: float = 1.0) -> "Start":
-        """Return the weights of an untrained run."""
+        """Return the networks of an untrained run."""
         torch.manual_seed(0)
-        networks = reference.Generator(width, LATENT_DIM), reference.Discriminator(width)
-        return cls(*(network.state_dict() for network in networks), width, device)
-
-    def networks(self, dtype: torch.dtype = torch.float32) -> tuple[reference.Generator, reference.Discriminator]:
-        """Return new networks of the reference."""
-        networks = reference.Generator(self.width, LATENT_DIM), reference.Discriminator(self.width)
-        for network, state in zip(networks, self[:2], strict=True):
-            network.load_state_dict(state)
-        return tuple(network.to(self.device, dtype) for network in networks)
+        return cls(reference.Generator(width, LATENT_DIM), reference.Discriminator(width), width, device)
 
 
 @contextmanager
@@ -72,23 +63,16 @@ class Notebook:
     _chooses_algorithms = False
 
     def __init__(self, start: Start, dtype: torch.dtype = torch.float32):
-        self.generator, self.discriminator = start.networks(dtype)
+        self.generator, self.discriminator = (copy.deepcopy(network).to(start.device, dtype) for network in start[:2])
         self.optimizers = reference.make_optimizers(self.generator, self.discriminator, LEARNING_RATE)
         self.precision = "fp32" if start.device == "cpu" else self.precision
         self._device, self._dtype = start.device, dtype
         self._random = torch.Generator(start.device).manual_seed(SEED)
 
-    def prepare(self, real: torch.Tensor) -> None:
-        """Do once what batches like `real` need; weights, optimizers and random numbers stay as they are."""
-
     def __call__(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Do one iteration on videos [N, 3, 16, 64, 64] in [-1, 1]; return the losses of both networks, D's first."""
-        with self._arithmetic():
+        with cudnn_for(self.precision, self._chooses_algorithms):
             return self._iterate(real, *self._latents(len(real)))
-
-    def constrain(self) -> None:
-        """Clip singular values with torch.linalg.svd, as after every fifth iteration."""
-        reference.constrain(self.discriminator)
 
     def _iterate(self, *inputs):
         return reference.training_iteration(self.generator, self.discriminator, *self.optimizers, *inputs, NO_CLIPPING)
@@ -96,9 +80,6 @@ class Notebook:
     def _latents(self, count):
         latents = [torch.empty(count, LATENT_DIM, device=self._device) for _ in range(2)]
         return [z.uniform_(-1, 1, generator=self._random).to(self._dtype) for z in latents]
-
-    def _arithmetic(self):
-        return cudnn_for(self.precision, self._chooses_algorithms)
 
 
 class StrictNotebook(Notebook):
@@ -153,13 +134,29 @@ class Tuned(WithoutWaste):
         networks = to_channels_last_(self.generator), to_channels_last_(self.discriminator)
         self.optimizers = [torch.optim.RMSprop(network.parameters(), **options) for network in networks]
 
-    def warm_up(self, real: torch.Tensor) -> None:
+
+class TunedInGraph(Tuned):
+    """The whole iteration as one CUDA graph, for batches of one size."""
+
+    _graph = None
+
+    def __call__(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As for the others; the next call overwrites what this one returns."""
+        if self._graph is None:
+            self._inputs = [real.clone(), *self._latents(len(real))]
+            with harness.side_stream("cuda"), cudnn_for(self.precision, self._chooses_algorithms):
+                self._warm_up()
+                self._graph, self._losses = capture(lambda: self._iterate(*self._inputs), torch.cuda.current_stream())
+        torch._foreach_copy_(self._inputs, [real, *self._latents(len(real))])
+        self._graph.replay()
+        return self._losses
+
+    def _warm_up(self):
         """Iterate; restore weights, optimizers and random numbers in place."""
         tensors = [*self.generator.state_dict().values(), *self.discriminator.state_dict().values()]
         before = [tensor.clone() for tensor in tensors]
-        with self._arithmetic():
-            for _ in range(WARM_UP):
-                self._iterate(real, *self._latents(len(real)))
+        for _ in range(WARM_UP):
+            self._iterate(*self._inputs)
         torch._foreach_copy_(tensors, before)
         for optimizer in self.optimizers:
             for state in optimizer.state.values():
@@ -167,44 +164,22 @@ class Tuned(WithoutWaste):
         self._random.manual_seed(SEED)
 
 
-class TunedInGraph(Tuned):
-    """The whole iteration as one CUDA graph, for batches of one size."""
-
-    def prepare(self, real: torch.Tensor) -> None:
-        self._inputs = [real.clone(), *self._latents(len(real))]
-        with harness.side_stream("cuda"), self._arithmetic():
-            self.warm_up(real)
-            self._graph, self._losses = capture(lambda: self._iterate(*self._inputs), torch.cuda.current_stream())
-
-    def __call__(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As for the others; the next call overwrites what this one returns."""
-        torch._foreach_copy_(self._inputs, [real, *self._latents(len(real))])
-        self._graph.replay()
-        return self._losses
-
-
 class Compiled(Tuned):
     """Both losses through torch.compile, which tunes its kernels and makes CUDA graphs; the optimizers as they are."""
 
     _mode = "max-autotune"
-    prepare = Tuned.warm_up
 
     def __init__(self, start: Start, dtype: torch.dtype = torch.float32):
         super().__init__(start, dtype)
-        losses = super()._discriminator_loss, super()._generator_loss
-        self._compiled = [torch.compile(loss, mode=self._mode, dynamic=False) for loss in losses]
+        losses = self._discriminator_loss, self._generator_loss
+        compiled = [torch.compile(loss, mode=self._mode, dynamic=False) for loss in losses]
+        self._discriminator_loss, self._generator_loss = compiled
 
     def _iterate(self, *inputs):
+        # The discriminator's loss and gradients are used before the generator's graph, of the same step, runs.
+        torch.compiler.cudagraph_mark_step_begin()
         # What a graph returned is gone once it runs again.
         return tuple(loss.clone() for loss in super()._iterate(*inputs))
-
-    def _discriminator_loss(self, real, z):
-        torch.compiler.cudagraph_mark_step_begin()
-        return self._compiled[0](real, z)
-
-    def _generator_loss(self, z):
-        # The discriminator's gradients are used up, and its loss is small enough to be kept.
-        return self._compiled[1](z)
 
 
 class CompiledQuickly(Compiled):
