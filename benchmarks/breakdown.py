@@ -1,71 +1,93 @@
-"""Where the time of a training iteration goes: every part of it beside its floor.
+"""Where the time of a training iteration goes: groups of its operations, each beside its floor (floors.py).
 
     python -m benchmarks.breakdown --device cuda
 
-A floor is what the part has to compute and to move (floors.py) at the rates of a large matrix product and of a large
-copy, measured in the same run. The parts are timed by the profiler in five iterations, one of which clips, without a
-CUDA graph (attribution.py), and the total in replays, so that total minus sum is what launches cost. On a CPU what
-observing the operators costs is part of them, so that the sum may exceed the total. A kernel that belongs to no known
-part is listed under its own name.
+The profiler's trace of five iterations without a CUDA graph, one of which clips, says what each group takes: on a GPU
+the kernels that are launched in its ranges, on a CPU its ranges and operators without those of other groups inside
+them, and what observing them costs. A backward node belongs to the group in which its forward operator ran: both have
+the same sequence number. Copies within layers are a group of their own, and what is in no known group is the rest. The
+total is that of replays, so that total minus sum is what launches cost.
 """
 
+import functools
+import json
+import re
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import bench_step, floors, harness, suite
-from benchmarks.attribution import mark, seconds_of, trace_of
 from benchmarks.bench_step import CYCLE, Fast
-from benchmarks.ceilings import Work
 from benchmarks.contenders import Start
+from benchmarks.floors import BATCH_NORM, CLIPPING, COPIES, DECONVOLUTIONS, ELEMENTWISE, OPTIMIZERS
 from benchmarks.results import rounded
 from benchmarks.suite import Run, Section
 from tgan_fast.precision import compute_dtype
+from tgan_fast.training import TrainingStep
 
 OURS = "tgan_fast"
 # On a CPU half of what is compared with others: the shares are nearly the same.
 BATCH = {"cpu": 2, "cuda": 32}
 ROUNDS = {"cpu": 2, "cuda": 10}
 GAPS, REST = "launch gaps", "rest"
-# Groups of layers, by the first word of their names; every other part is a group itself.
-GROUPS = {"deconvolution": "deconvolutions", "Conv3d": "Conv3d, last convolution", "last": "Conv3d, last convolution"}
+MOST_NAMES = 10  # of operators or kernels in the rest
+
+_RANGE, _NODE = "part: ", "autograd::engine::evaluate_function: "
+_HOST = {"cpu_op", "user_annotation", "cuda_runtime", "cuda_driver"}
+_DEVICE = {"kernel", "gpu_memcpy", "gpu_memset"}
+# Groups to which their copies belong.
+_WHOLE = {BATCH_NORM, COPIES, ELEMENTWISE, OPTIMIZERS, CLIPPING}
+_COPYING = re.compile("clone|copy_|constant_pad_nd|flip|im2col|col2im|index_select")
+_ELEMENTWISE = re.compile(
+    r"(add|sub|mul|div)_?|neg|sum|mean|stack|cat|tanh\w*|leaky_relu\w*|uniform_|zero_|fill_|ones_like|_to_copy|_foreach_\w+"
+)
+# Kernels by which libraries transpose layouts within a convolution.
+_TRANSPOSES = re.compile(r"n[cdhw]+ton[cdhw]+|transpose_readwrite|tensorTransform", re.IGNORECASE)
 
 
 def measure(run: Run, case: str) -> dict:
-    """Time an iteration as a whole and in parts."""
+    """Time an iteration as a whole and in groups."""
     batch_size, start = int(case.split()[1]), Start.random(run.device, bench_step.width_of(run))
     precision = harness.precisions_for(run.device)[0]
     batches = [batch[Fast.memory_format] for batch in bench_step.make_batches(batch_size, run.device)]
     needed = floors.iteration(batch_size, compute_dtype(precision, torch.float32).itemsize, start.width)
     # First, since a profiler slows down what is launched after it.
     step = Fast(start, precision, CYCLE).step
-    for index in range(bench_step.WARM_UP[run.device]):
+    for index in range(bench_step.CHECKED[run.device]):
         step(batches[index % CYCLE])
     timings = run.measure({OURS: step}, batches, ROUNDS[run.device], uncaptured={OURS: "it replays its own"})
     seconds = profile_cycle(Fast(start, precision, CYCLE, cuda_graph="off").step, batches, run.device)
-    parts = parts_of(needed, lambda work: run.ceilings.floor(work, precision), seconds, timings[OURS].median)
-    gaps = sorted(parts, key=lambda part: part["floor_seconds"] - part["seconds"])
-    floor = sum(part["floor_seconds"] for part in parts)
-    whole = Work(*(sum(column) for column in zip(*(work for works in needed.values() for work in works), strict=True)))
+    taken = {name: seconds.get(name, 0.0) for name in needed}
+    taken[REST] = sum(seconds.values()) - sum(taken.values())
+    taken[GAPS] = timings[OURS].median - sum(taken.values())
+    least = {name: sum(run.ceilings.floor(work, precision) for work in works) for name, works in needed.items()}
+    groups = [
+        {"group": name, "seconds": rounded(taken[name]), "floor_seconds": rounded(least.get(name, 0.0))}
+        for name in taken
+    ]
+    others = sorted(seconds.keys() - needed.keys(), key=seconds.get, reverse=True)
 
     def more(name):
-        # Each part needs its own floor: together they are more than that of all work at once.
+        # Each group needs its own floor: together they are more than that of all work at once.
+        floor = sum(least.values())
         return {"floor_seconds": rounded(floor), "share_of_floor": rounded(floor / timings[name].median)}
 
     return {
         "batch_size": batch_size,
         "precision": precision,
-        "timings": run.rows(timings, work=whole, precision=precision, more=more),
-        "largest_gaps": [part["row"] for part in gaps[:3]],
-        "parts": parts,
-        "groups": groups_of(parts),
+        "timings": run.rows(timings, more=more),
+        "groups": groups,
+        "rest": {name: rounded(seconds[name]) for name in others[:MOST_NAMES]},
         "left_out": {},
     }
 
 
-def profile_cycle(step, batches, device) -> dict[str, float]:
-    """Return the seconds of each part in an iteration, a mean over all batches."""
+def profile_cycle(step: TrainingStep, batches: Sequence[torch.Tensor], device: str) -> dict[str, float]:
+    """Return the seconds of each group in an iteration, a mean over all batches."""
 
     def run():
         for batch in batches:
@@ -79,64 +101,100 @@ def profile_cycle(step, batches, device) -> dict[str, float]:
     return {name: seconds / len(batches) for name, seconds in seconds_of(trace_of(run, device), device).items()}
 
 
-def parts_of(
-    needed: Mapping[str, Sequence[Work]], floor: Callable[[Work], float], seconds: Mapping[str, float], total: float
-) -> list[dict]:
-    """Return all parts of an iteration: known ones in the order of `needed`, others, and what is left of the total.
-
-    Args:
-        needed: Operations of the known parts.
-        floor: Function that returns the seconds that an operation takes at least.
-        seconds: Seconds of all parts that were seen.
-        total: Seconds of the iteration.
-    """
-    others = sorted(seconds.keys() - needed.keys(), key=lambda name: seconds[name], reverse=True)
-    rows = [(name, seconds.get(name, 0.0)) for name in (*needed, *others)]
-    return [
-        {
-            "row": name,
-            "floor_seconds": rounded(sum(map(floor, needed.get(name, [])))),
-            "seconds": rounded(taken),
-            "known": name in needed or name == GAPS,
-        }
-        for name, taken in (*rows, (GAPS, total - sum(seconds.values())))
-    ]
+def mark(step: TrainingStep) -> None:
+    """Put a range around each group of a step, for good."""
+    for network in (step._generator, step._discriminator):
+        _mark(network, "zero_grad", OPTIMIZERS)
+        _mark(network, "update", OPTIMIZERS)
+        for name, module in network.computing.named_modules():
+            group = floors.group_of(name, module)
+            if group is not None:
+                _mark(module, "forward", group)
+    # The first deconvolution is not called as a module: it convolves the content latent once for all frames.
+    _mark(step._generator.computing.model[0], "on_still_and_moving", DECONVOLUTIONS)
+    _mark(step, "_constrain", CLIPPING)
 
 
-def groups_of(parts: Sequence[dict]) -> list[dict]:
-    """Return the time and the floor of parts of the same kind together."""
-    groups = defaultdict(lambda: [0.0, 0.0])
-    for part in parts:
-        name = part["row"].removesuffix(f", {floors.FORWARD}").removesuffix(f", {floors.BACKWARD}")
-        sums = groups[GROUPS.get(name.split()[0], name) if part["known"] else REST]
-        sums[0] += part["seconds"]
-        sums[1] += part["floor_seconds"]
-    return [
-        {"group": name, "seconds": rounded(seconds), "floor_seconds": rounded(floor)}
-        for name, (seconds, floor) in groups.items()
-    ]
+def _mark(owner, method, group):
+    function = getattr(owner, method)
+
+    @functools.wraps(function)
+    def in_range(*args, **kwargs):
+        with record_function(_RANGE + group):
+            return function(*args, **kwargs)
+
+    setattr(owner, method, in_range)
+
+
+def trace_of(run: Callable[[], None], device: str) -> list[dict]:
+    """Run something on a device; return the events of its Chrome trace."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with profile(activities=activities) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return json.loads(path.read_text())["traceEvents"]
+
+
+def seconds_of(events: Iterable[dict], device: str) -> dict[str, float]:
+    """Return the seconds of each group in a trace; what belongs to none is listed under its own name."""
+    complete = [event for event in events if event.get("ph") == "X"]
+    seconds, forward, launches = defaultdict(float), {}, {}
+    running = defaultdict(list)  # by thread, each event inside the one before it
+    for event in sorted(complete, key=lambda event: (event["ts"], -event["dur"])):
+        if event["cat"] not in _HOST:
+            continue
+        around, arguments = running[event["tid"]], event.get("args", {})
+        while around and around[-1]["ts"] + around[-1]["dur"] <= event["ts"]:
+            around.pop()
+        parent = around[-1] if around else {"name": "", "group": None}
+        number = arguments.get("Sequence number")
+        event["group"] = group = _group_of(event["name"], parent, forward.get(number))
+        around.append(event)
+        if number is not None:
+            # The last operator with a number is the one whose node gets it.
+            forward[number] = group
+        launches[arguments.get("correlation")] = group
+        if device == "cpu":
+            seconds[group] += event["dur"] / 1e6
+            seconds[parent["group"]] -= event["dur"] / 1e6
+    for kernel in complete:
+        if kernel["cat"] in _DEVICE:
+            group = launches.get(kernel.get("args", {}).get("correlation", ""))
+            hidden = group is not None and _TRANSPOSES.search(kernel["name"])
+            seconds[COPIES if hidden else group or kernel["name"]] += kernel["dur"] / 1e6
+    seconds.pop(None, None)
+    return dict(seconds)
+
+
+def _group_of(name, parent, forward):
+    if name.startswith(_RANGE):
+        return name.removeprefix(_RANGE)
+    if name.startswith(_NODE):
+        return forward
+    group, operator = parent["group"], name.removeprefix("aten::")
+    if _COPYING.fullmatch(operator) and parent["name"] != "aten::_to_copy" and group not in _WHOLE:
+        return COPIES
+    if group is not None or not name.startswith("aten::"):
+        return group
+    return ELEMENTWISE if _ELEMENTWISE.fullmatch(operator) else name
 
 
 def details(record: dict) -> Iterator[str]:
-    """Describe the parts."""
-    parts, total = record["parts"], record["timings"][0]["seconds"]
-    yield f"{'':48}{'floor ms':>10}{'ms':>10}{'share':>8}{'gap ms':>10}"
-    for part in parts:
-        seconds, floor = part["seconds"], part["floor_seconds"]
-        yield (
-            f"{part['row'][:47]:48}{1e3 * floor:10.4f}{1e3 * seconds:10.4f}{100 * seconds / total:7.1f}%"
-            f"{1e3 * (seconds - floor):10.4f}"
-        )
-    copies = sum(part["seconds"] for part in parts if part["row"].endswith(floors.COPIES))
-    yield f"copies and layout transposes, which should be next to nothing: {100 * copies / total:.2f} % of the total"
-    unknown = sum(part["seconds"] for part in parts if not part["known"])
-    yield f"belongs to no known part: {100 * unknown / total:.2f} %"
-    yield f"largest gaps: {'; '.join(record['largest_gaps'])}"
+    """Describe the groups."""
+    yield f"{'':48}{'floor ms':>10}{'ms':>10}{'share':>8}"
+    for group in record["groups"]:
+        seconds, floor = 1e3 * group["seconds"], 1e3 * group["floor_seconds"]
+        share = seconds / (10 * record["timings"][0]["seconds"])
+        yield f"{group['group']:48}{floor:10.4f}{seconds:10.4f}{share:7.1f}%"
+    for name, seconds in record.get("rest", {}).items():
+        yield f"  rest: {name[:40]:40}{1e3 * seconds:20.4f}"
 
 
 SECTION = Section(
     name="breakdown",
-    title="where the time of a training iteration goes; floor: of each part by itself",
+    title="where the time of a training iteration goes; floor: of each group by itself",
     cases=lambda run: [f"batch {bench_step.SMOKE_BATCH if run.smoke else BATCH[run.device]}"],
     measure=measure,
     details=details,
