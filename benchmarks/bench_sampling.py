@@ -2,22 +2,19 @@
 
     python -m benchmarks.bench_sampling --device cuda
 
-From latents to uint8 clips on the device, where all contenders have the same weights and take turns. First their levels
-are compared with float64. The floor of a batch is the sum over all layers of what takes longer, the operations or the
-bytes, at the rates of a large matrix product and of a large copy; it is that of the arithmetic in which a Sampler
-computes, and of no rival.
+From latents to uint8 clips on the device; the levels of all contenders must first agree with float64. The floor of a
+batch is the sum over all layers of what takes longer, the operations or the bytes, in the Sampler's own arithmetic.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from benchmarks import accuracy, floors, harness, suite
-from benchmarks.bench_step import fast
+from benchmarks.bench_step import SMOKE_BATCH, fast, width_of
 from benchmarks.contenders import IN_GRAPH, NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, TUNED, cudnn_for
 from benchmarks.results import Goal, rounded
 from benchmarks.suite import Run, Section
@@ -36,34 +33,19 @@ RIVALS = {
     IN_GRAPH: {"tuned": True},
     COMPILED: {"tuned": True, "compiled": True},
 }
-# Root mean square of levels. That of rounding to integers cannot exceed it.
-ALWAYS_ALLOWED = 0.5
-# Likewise; several times what computing in bfloat16 leads to. A rival that is off by more computes something else.
-FAR = 5.0
+# Root mean squares of levels: what rounding to integers cannot exceed, and several times what computing in bfloat16
+# leads to. A rival that is off by more computes something else.
+ALWAYS_ALLOWED, FAR = 0.5, 5.0
 BATCH_SIZES = {"cpu": (8, 1), "cuda": (64, 16, 256)}
-SMOKE_WIDTH, SMOKE_BATCH = 1 / 8, 2
 INPUT_SETS = {"cpu": 1, "cuda": 8}
 # Calls after which a Sampler replays its graph; a CPU has none.
 WARM_UP = {"cpu": 1, "cuda": 4}
 
 
-class Case(NamedTuple):
-    """Batches of a size, and what is plain PyTorch."""
-
-    batch_size: int
-    rivals: tuple[str, ...]
-
-    def __str__(self):
-        return f"batch {self.batch_size}"
-
-
 def plain(network: reference.Generator, precision: str = "tf32", tuned: bool = False, compiled: bool = False):
     """Return a function from latents to clips uint8 [N, 16, 64, 64, C] as users of the reference have it on a GPU.
 
-    Args:
-        precision: Precision of convolutions: TF32 is PyTorch's default.
-        tuned: Compute channels-last, in bfloat16 autocast and with cuDNN's fastest algorithms.
-        compiled: Use torch.compile.
+    TF32 is PyTorch's default. Tuned means channels-last, bfloat16 autocast, and cuDNN's fastest algorithms.
     """
     network = to_channels_last_(network) if tuned else network
 
@@ -86,27 +68,19 @@ def _levels(videos):
     return (videos.permute(0, 2, 3, 4, 1) + 1) * 127.5
 
 
-class Fast:
-    """A Sampler, called as its rivals are."""
-
-    def __init__(self, network: reference.Generator, batch_size: int, precision: Precision, device: str):
-        generator = VideoGenerator(network.half / 256, LATENT_DIM, CHANNELS)
-        generator.load_state_dict(network.state_dict())
-        self.sampler = Sampler(generator.to(device), batch_size=batch_size, precision=precision)
-
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return clips uint8 [N, 16, 64, 64, C], on a GPU of one batch and without the copy to the CPU."""
-        return next(self.sampler.on_device(latents)) if latents.is_cuda else self.sampler(latents)
+def cases_for(run: Run) -> list[str]:
+    """Return the cases, the most important first."""
+    return [f"batch {size}" for size in ((SMOKE_BATCH,) if run.smoke else BATCH_SIZES[run.device])]
 
 
-def cases_for(run: Run) -> list[Case]:
-    """Return the cases, the most important first; only there, and on a GPU, is time for torch.compile."""
-    # On a CPU all is float32.
-    rivals = (NOTEBOOK, TUNED) if run.device == "cpu" else (NOTEBOOK, NOTEBOOK_FP32, TUNED, IN_GRAPH)
-    first, *others = (SMOKE_BATCH,) if run.smoke else BATCH_SIZES[run.device]
-    # Nobody's accuracy is judged by torch.compile's: where it is not timed, it need not compile.
-    compiled = (COMPILED,) if run.device == "cuda" and not (run.smoke or run.own_only) else ()
-    return [Case(first, rivals + compiled), *(Case(size, rivals) for size in others)]
+def names_for(run: Run, batch_size: int) -> list[str]:
+    """Return the contenders of a case, tgan_fast first; a GPU has time for torch.compile in the first one."""
+    if run.device == "cpu":
+        rivals = [NOTEBOOK, TUNED]  # all is float32
+    else:
+        compiles = batch_size == BATCH_SIZES["cuda"][0] and not run.own_only
+        rivals = [name for name in RIVALS if name != COMPILED or compiles]
+    return [*map(fast, harness.precisions_for(run.device)), *rivals]
 
 
 def make_network(width: float, device: str) -> reference.Generator:
@@ -130,99 +104,80 @@ def copy_of(network: reference.Generator, dtype: torch.dtype = torch.float32) ->
     return copy.deepcopy(network).to(dtype).eval()
 
 
-def makers_for(network, batch_size, precisions, rivals, device) -> dict[str, Callable]:
-    """Return what makes each contender, tgan_fast in the first precision first."""
-    own = {fast(precision): partial(Fast, network, batch_size, precision, device) for precision in precisions}
-    return own | {name: partial(plain, copy_of(network), **RIVALS[name]) for name in rivals}
-
-
-def set_up(makers, network, latents, device) -> tuple[dict, dict[str, float], dict[str, str]]:
-    """Return contenders that run and are accurate, their errors in levels, and why others are left out.
-
-    Raises:
-        SystemExit: A Sampler is less accurate than it should be.
-    """
-    with torch.no_grad():
-        exact = _levels(copy_of(network, torch.float64)(latents.double()))
-    contenders = {}
-
-    def clips_of(name):
-        contender = makers[name]()
-        clips = [contender(latents) for _ in range(WARM_UP[device])]
-        contenders[name] = contender
-        return clips
-
-    def error_of(clips):
-        """The largest root mean square of the levels' errors."""
-        return rounded(max((each.double() - exact).square().mean().sqrt().item() for each in clips))
-
-    def allowed(name, errors):
-        if name in RIVALS:
-            return FAR
-        eager = errors.get(NOTEBOOK if device == "cpu" else SAME_ARITHMETIC[name.removeprefix(fast(""))], 0.0)
-        # What is left out excuses nothing.
-        return max(ALWAYS_ALLOWED, 2 * eager if eager <= FAR else 0.0)
-
-    calls = {name: partial(clips_of, name) for name in makers}
-    errors, left_out = accuracy.check(f"batch {len(latents)}", calls, error_of, allowed, RIVALS)
-    return {name: contenders[name] for name in errors}, errors, left_out
+def make(name: str, network: reference.Generator, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a contender, a function from latents to clips uint8 [N, 16, 64, 64, C]."""
+    if name in RIVALS:
+        return plain(copy_of(network), **RIVALS[name])
+    generator = VideoGenerator(network.half / 256, LATENT_DIM, CHANNELS)
+    generator.load_state_dict(network.state_dict())
+    generator.to(next(network.parameters()).device)
+    sampler = Sampler(generator, batch_size=batch_size, precision=name.removeprefix(fast("")))
+    # On a GPU without the copy to the CPU.
+    return lambda latents: next(sampler.on_device(latents)) if latents.is_cuda else sampler(latents)
 
 
 def floor_seconds(run: Run, width: float, batch_size: int, precision: Precision) -> float:
     """Return the floor of a batch: for each layer its operations or its bytes, whichever takes longer."""
     size = 2 if precision == "bf16" else 4
-    layers = [layer.needed() for layer in floors.layers(floors.GENERATOR, width) if layer.group != floors.BATCH_NORM]
+    layers = [layer for layer in floors.layers(floors.GENERATOR, width) if layer.group != floors.BATCH_NORM]
     # The last layer writes levels.
     layers[-1] = layers[-1]._replace(outputs=layers[-1].outputs / size)
     return sum(run.ceilings.floor(layer.work(batch_size, size), precision) for layer in layers)
 
 
-def measure(run: Run, case: Case) -> dict:
+def measure(run: Run, case: str) -> dict:
     """Check and time contenders on batches of one size."""
-    width, precisions = SMOKE_WIDTH if run.smoke else 1.0, harness.precisions_for(run.device)
-    network, size, own = make_network(width, run.device), case.batch_size, fast(precisions[0])
+    size, network = int(case.split()[1]), make_network(width_of(run), run.device)
     latents = draw_latents(size, LATENT_DIM, 0).to(run.device)
-    makers = makers_for(network, size, precisions, case.rivals, run.device)
-    contenders, errors, left_out = set_up(makers, network, latents, run.device)
+    with torch.no_grad():
+        exact = _levels(copy_of(network, torch.float64)(latents.double()))
+    contenders = {}
+
+    def clips_of(name):
+        contenders[name] = make(name, network, size)
+        return [contenders[name](latents) for _ in range(WARM_UP[run.device])]
+
+    def error_of(clips):
+        return rounded(max((each.double() - exact).square().mean().sqrt().item() for each in clips))
+
+    def allowed(name, errors):
+        if name in RIVALS:
+            return FAR
+        eager = errors.get(NOTEBOOK if run.device == "cpu" else SAME_ARITHMETIC[name.removeprefix(fast(""))], 0.0)
+        # What is left out excuses nothing.
+        return max(ALWAYS_ALLOWED, 2 * eager if eager <= FAR else 0.0)
+
+    calls = {name: partial(clips_of, name) for name in names_for(run, size)}
+    errors, left_out = accuracy.check(case, calls, error_of, allowed, RIVALS)
     timings = run.measure(
-        contenders,
+        {name: contenders[name] for name in errors},
         draw_latents(INPUT_SETS[run.device] * size, LATENT_DIM, 2).to(run.device).split(size),
         rivals=RIVALS,
-        uncaptured={name: "as its users run it" for name in contenders if name not in (IN_GRAPH, COMPILED)},
+        uncaptured={name: "as its users run it" for name in errors if name not in (IN_GRAPH, COMPILED)},
     )
-    least = {fast(precision): floor_seconds(run, width, size, precision) for precision in precisions}
-    least[harness.again(own)] = least[own]
+    floor = floor_seconds(run, width_of(run), size, harness.precisions_for(run.device)[0])
 
     def more(name):
         seconds = timings[name].median
-        figures = {"error": errors.get(name), "videos_per_second": rounded(size / seconds)}
-        if name in least:
-            figures |= {"floor_seconds": rounded(least[name]), "share_of_floor": rounded(least[name] / seconds)}
-        return figures
+        figures = {"videos_per_second": size / seconds, "floor_seconds": floor, "share_of_floor": floor / seconds}
+        return {"error": errors.get(name), **{key: rounded(figure) for key, figure in figures.items()}}
 
     return {"batch_size": size, "timings": run.rows(timings, more=more), "left_out": left_out}
 
 
-def calls_for(run: Run, case: Case) -> dict[str, Callable[[], Callable[[], torch.Tensor]]]:
+def calls_for(run: Run, case: str) -> dict[str, Callable[[], Callable[[], torch.Tensor]]]:
     """Return what makes calls of a batch."""
-    precisions = harness.precisions_for(run.device)
+    size = int(case.split()[1])
 
-    def make(name):
-        network = make_network(SMOKE_WIDTH if run.smoke else 1.0, run.device)
-        contender = makers_for(network, case.batch_size, precisions, case.rivals, run.device)[name]()
-        latents = draw_latents(case.batch_size, LATENT_DIM, 2).to(run.device)
+    def call_of(name):
+        contender = make(name, make_network(width_of(run), run.device), size)
+        latents = draw_latents(size, LATENT_DIM, 2).to(run.device)
         for _ in range(WARM_UP[run.device]):
             contender(latents)
         return partial(contender, latents)
 
     # Without its graph one rival is another one.
-    return {name: partial(make, name) for name in (*map(fast, precisions), *case.rivals) if name != IN_GRAPH}
-
-
-def details(record: dict) -> Iterator[str]:
-    """Describe videos a second."""
-    rows = record["timings"]
-    yield "  videos/s: " + ", ".join(f"{row['contender']} {row['videos_per_second']:.1f}" for row in rows)
+    return {name: partial(call_of, name) for name in names_for(run, size) if name != IN_GRAPH}
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
@@ -245,7 +200,6 @@ SECTION = Section(
     cases=cases_for,
     measure=measure,
     calls=calls_for,
-    details=details,
     goals=goals_for,
 )
 
