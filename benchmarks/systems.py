@@ -1,7 +1,6 @@
-"""Every system of the family, trained for about two minutes on a CPU and scored: one command for each, and a table.
+"""Every system of the family, trained for about two minutes on a CPU and scored: a table.
 
-python -m benchmarks.systems --classifier digits.pt                      # all of them
-python -m benchmarks.systems --classifier digits.pt --only gru-summary   # some
+    python -m benchmarks.systems --classifier digits.pt
 
 A run is that of `python -m tgan_fast.train --preset tiny-NAME`. Scores come from a small classifier of moving digits
 (`python -m tgan_fast train-classifier --out digits.pt`) and say something about such short runs of narrow models alone:
@@ -55,46 +54,38 @@ def picture_of(stem: str, name: str) -> str:
     return f"{stem}-system-{name}.png"
 
 
-def main(classifier: Path, only: tuple[str, ...] = (), device: str = "auto") -> None:
+def main(classifier: Path) -> None:
     """Train, score, and write the section `systems` of the device's file of results and a picture beside it.
 
     Args:
         classifier: Classifier of moving digits.
-        only: Some systems; the others keep the results that they have.
-        device: auto, cpu or cuda.
     """
-    unknown = set(only) - set(SYSTEMS)
-    if unknown:
-        raise SystemExit(f"error: there is no system {sorted(unknown)[0]}: choose of {', '.join(SYSTEMS)}")
+    device = resolve_device("auto")
     try:
-        device, judge = resolve_device(device), load_classifier(classifier)
+        judge = load_classifier(classifier)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    path = results.file_of(device.type)
-    known = results.sections_of(path).get(SECTION, {}).get("systems", {})
-    for name in only or SYSTEMS:
-        known[name] = _trained_and_scored(name, ClassifierFeatures(judge, PROTOCOL, device, "fp32"), device, path)
-        print(f"{name}: {known[name]}", flush=True)
+    path, found = results.file_of(device.type), {}
+    for name in SYSTEMS:
+        config = TrainingConfig(**PRESETS[tiny(name)], device=str(device))
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            step = train(config, Path(folder))
+            seconds = time.perf_counter() - begin
+        generator = step.generator if step.ema is None else step.ema
+        clips = Sampler(generator)(draw_inputs(generator, 4, 0)).numpy()
+        write_videos(path.with_name(picture_of(path.stem, name)), clips)
+        features, real = ClassifierFeatures(judge, PROTOCOL, device, "fp32"), RealClips(open_data(config).dataset)
+        evaluator = Evaluator(("is", "fid"), PROTOCOL, classifier=features, real=real, device=device)
+        evaluator.prepare()
+        scores = {
+            key: {part: rounded(getattr(score, part)) for part in ("mean", "std", "real")}
+            for key, score in evaluator(generator).items()
+        }
+        found[name] = {"preset": tiny(name), "iterations": step.iteration, "seconds": rounded(seconds), **scores}
+        print(f"{name}: {found[name]}", flush=True)
         # At once, so that nothing is lost.
-        results.write(SECTION, {"systems": {each: known[each] for each in SYSTEMS if each in known}}, device.type)
-
-
-def _trained_and_scored(name, classifier, device, path):
-    config = TrainingConfig(**PRESETS[tiny(name)], device=str(device))
-    with tempfile.TemporaryDirectory() as folder:
-        begin = time.perf_counter()
-        step = train(config, Path(folder))
-        seconds = time.perf_counter() - begin
-    generator = step.generator if step.ema is None else step.ema
-    write_videos(path.with_name(picture_of(path.stem, name)), Sampler(generator)(draw_inputs(generator, 4, 0)).numpy())
-    real = RealClips(open_data(config).dataset)
-    evaluator = Evaluator(("is", "fid"), PROTOCOL, classifier=classifier, real=real, device=device)
-    evaluator.prepare()
-    scores = {
-        key: {part: rounded(getattr(score, part)) for part in ("mean", "std", "real")}
-        for key, score in evaluator(generator).items()
-    }
-    return {"preset": tiny(name), "iterations": step.iteration, "seconds": rounded(seconds), **scores}
+        results.write(SECTION, {"systems": found}, device.type)
 
 
 if __name__ == "__main__":
