@@ -2,8 +2,7 @@
 
     python -m benchmarks.bench_sampling --device cuda
 
-From latents to uint8 clips on the device; the levels of all contenders must first agree with float64. The floor of a
-batch is the sum over all layers of what takes longer, the operations or the bytes, in the Sampler's own arithmetic.
+From latents to uint8 clips on the device; the levels of all contenders must first agree with float64.
 """
 
 import copy
@@ -15,13 +14,14 @@ from torch import nn
 
 from benchmarks import accuracy, floors, harness, suite
 from benchmarks.bench_step import SMOKE_BATCH, fast, width_of
+from benchmarks.ceilings import Work
 from benchmarks.contenders import IN_GRAPH, NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, TUNED, cudnn_for
 from benchmarks.results import Goal, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast import VideoGenerator, reference
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.models.sampling import Sampler, draw_latents
-from tgan_fast.precision import Precision
+from tgan_fast.precision import compute_dtype
 
 LATENT_DIM, CHANNELS = 100, 3
 COMPILED = "tuned, compiled"
@@ -116,13 +116,12 @@ def make(name: str, network: reference.Generator, batch_size: int) -> Callable[[
     return lambda latents: next(sampler.on_device(latents)) if latents.is_cuda else sampler(latents)
 
 
-def floor_seconds(run: Run, width: float, batch_size: int, precision: Precision) -> float:
-    """Return the floor of a batch: for each layer its operations or its bytes, whichever takes longer."""
-    size = 2 if precision == "bf16" else 4
+def work_of(width: float, batch_size: int, itemsize: int) -> Work:
+    """Return what a batch has to compute and to move at least, given the bytes of an activation."""
     layers = [layer for layer in floors.layers(floors.GENERATOR, width) if layer.group != floors.BATCH_NORM]
     # The last layer writes levels.
-    layers[-1] = layers[-1]._replace(outputs=layers[-1].outputs / size)
-    return sum(run.ceilings.floor(layer.work(batch_size, size), precision) for layer in layers)
+    layers[-1] = layers[-1]._replace(outputs=layers[-1].outputs / itemsize)
+    return Work(*map(sum, zip(*(layer.work(batch_size, itemsize) for layer in layers), strict=True)))
 
 
 def measure(run: Run, case: str) -> dict:
@@ -155,14 +154,17 @@ def measure(run: Run, case: str) -> dict:
         rivals=RIVALS,
         uncaptured={name: "as its users run it" for name in errors if name not in (IN_GRAPH, COMPILED)},
     )
-    floor = floor_seconds(run, width_of(run), size, harness.precisions_for(run.device)[0])
+    precision = harness.precisions_for(run.device)[0]
+    work = work_of(width_of(run), size, compute_dtype(precision, torch.float32).itemsize)
 
     def more(name):
-        seconds = timings[name].median
-        figures = {"videos_per_second": size / seconds, "floor_seconds": floor, "share_of_floor": floor / seconds}
-        return {"error": errors.get(name), **{key: rounded(figure) for key, figure in figures.items()}}
+        return {"error": errors.get(name), "videos_per_second": rounded(size / timings[name].median)}
 
-    return {"batch_size": size, "timings": run.rows(timings, more=more), "left_out": left_out}
+    return {
+        "batch_size": size,
+        "timings": run.rows(timings, work=work, precision=precision, more=more),
+        "left_out": left_out,
+    }
 
 
 def calls_for(run: Run, case: str) -> dict[str, Callable[[], Callable[[], torch.Tensor]]]:

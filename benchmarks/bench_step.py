@@ -8,6 +8,7 @@ that compile are measured in a process of their own: torch.compile's CUDA graphs
 addresses other graphs hold. A training run shows whether its data keeps up with the GPU.
 """
 
+import copy
 import itertools
 import multiprocessing
 import statistics
@@ -167,9 +168,6 @@ def set_up(run: Run, makers, start: Start, batches, exact) -> tuple[dict, dict, 
 
     Returns:
         Contenders that agree; errors; timing and memory of those in processes of their own; why others are left out.
-
-    Raises:
-        SystemExit: tgan_fast computes something else.
     """
     made, apart = {}, {}
 
@@ -203,7 +201,11 @@ def measure(run: Run, case: str) -> dict:
     makers, (start, batches) = makers_for(run), begin(run)
     exact = exact_losses(start, batches, CHECKED[run.device])
     contenders, errors, apart, left_out = set_up(run, makers, start, batches, exact)
-    timings, svd = time_in_turns(run, contenders, batches), time_svd(run, contenders)
+    timings = time_in_turns(run, contenders, batches)
+    if not run.own_only:
+        discriminator = copy.deepcopy(start.discriminator).to(run.device)
+        svd, uncaptured = {"svd": lambda _: reference.constrain(discriminator)}, {"svd": "it waits for the GPU"}
+        svd_seconds = run.measure(svd, [None], ROUNDS[run.device], uncaptured=uncaptured)["svd"].median
     own, peaks = next(iter(contenders)), dict.fromkeys(contenders)
     del contenders
     # Of new contenders, since choosing algorithms takes memory once.
@@ -215,7 +217,7 @@ def measure(run: Run, case: str) -> dict:
         run.rivals.add(name)
     clipped = {own: timings.pop(CLIPPED)}
     for name in filter(RIVALS.__contains__, timings):
-        rounds = [seconds + svd / CYCLE for seconds in timings[name].rounds]
+        rounds = [seconds + svd_seconds / CYCLE for seconds in timings[name].rounds]
         clipped[name] = Timing.of(rounds, f"{timings[name].method}; a fifth of torch.linalg.svd added")
 
     def more(name):
@@ -225,7 +227,6 @@ def measure(run: Run, case: str) -> dict:
     return {
         "batch_size": batch_size_of(run),
         "width": start.width,
-        "svd_seconds": svd and rounded(svd),
         "timings": [row for part, column in columns for row in run.rows(column, part, more=more)],
         "left_out": left_out,
     }
@@ -249,15 +250,6 @@ def time_in_turns(run: Run, contenders, batches) -> dict[str, Timing]:
     if CLIPPED in timings and not on_gpu:
         timings[CLIPPED] = Timing.of([seconds / CYCLE for seconds in timings[CLIPPED].rounds], "")
     return {name: timing._replace(method="each contender as its users run it") for name, timing in timings.items()}
-
-
-def time_svd(run: Run, contenders) -> float | None:
-    """Return the seconds in which torch.linalg.svd clips all weights; None without a rival."""
-    rival = next((contender for name, contender in contenders.items() if name in RIVALS), None)
-    if rival is None:
-        return None
-    calls, uncaptured = {"svd": lambda _: reference.constrain(rival.discriminator)}, {"svd": "it waits for the GPU"}
-    return run.measure(calls, [None], ROUNDS[run.device], uncaptured=uncaptured, warm=True)["svd"].median
 
 
 def peak_bytes(make: Callable[[], Any], batches) -> int:
@@ -324,7 +316,7 @@ def measure_training(run: Run) -> dict:
     steps, total = [end - begin for begin, end in zip(times[::2], times[1::2], strict=True)], times[-1]
     row = run.row(Label(fast(precision), WITH_DATA), Timing.of([total / len(steps)], "mean of a whole run"))
     idle = rounded(1 - busy_seconds(steps, config.clip_interval) / total)
-    return {**size, "iterations": len(steps), "gpu_idle": idle, "timings": [row], "left_out": {}}
+    return {**size, "gpu_idle": idle, "timings": [row], "left_out": {}}
 
 
 def busy_seconds(steps: Sequence[float], clip_interval: int) -> float:
@@ -397,11 +389,9 @@ def goals_for(records: list[dict], device: str) -> list[Goal]:
 
 
 def details(record: dict) -> Iterator[str]:
-    """Describe clipping, memory, and a training run."""
+    """Describe memory, and a training run."""
     if "gpu_idle" in record:
-        yield f"  GPU idle {100 * record['gpu_idle']:.1f} % of {record['iterations']} iterations"
-    elif record["svd_seconds"] is not None:
-        yield f"  torch.linalg.svd clips all weights in {1e3 * record['svd_seconds']:.1f} ms"
+        yield f"  GPU idle {100 * record['gpu_idle']:.1f} %"
     for row in record["timings"]:
         if row.get("peak_bytes") is not None and row["part"] == WITHOUT_CLIPPING:
             yield f"  {row['contender']} needs {row['peak_bytes'] / 1e9:.3f} GB"

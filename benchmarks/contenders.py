@@ -24,7 +24,6 @@ LEARNING_RATE = 5e-5
 LATENT_DIM = 100
 SEED = 0  # of the latents
 WARM_UP = 3  # iterations before a CUDA graph, in which libraries are loaded and algorithms chosen
-NO_CLIPPING = 1  # the number of an iteration after which the reference does not clip
 
 
 class Start(NamedTuple):
@@ -60,6 +59,7 @@ class Notebook:
 
     precision = "tf32"
     memory_format = torch.contiguous_format  # of the videos that a call takes
+    iteration, clip_interval = 1, 5  # so that it does not clip
     _chooses_algorithms = False
 
     def __init__(self, start: Start, dtype: torch.dtype = torch.float32):
@@ -75,7 +75,8 @@ class Notebook:
             return self._iterate(real, *self._latents(len(real)))
 
     def _iterate(self, *inputs):
-        return reference.training_iteration(self.generator, self.discriminator, *self.optimizers, *inputs, NO_CLIPPING)
+        inputs = *self.optimizers, *inputs, self.iteration, self.clip_interval
+        return reference.training_iteration(self.generator, self.discriminator, *inputs)
 
     def _latents(self, count):
         latents = [torch.empty(count, LATENT_DIM, device=self._device) for _ in range(2)]

@@ -21,7 +21,7 @@ from tgan_fast import reference
 DECONVOLUTIONS, CONVOLUTIONS = "deconvolutions", "Conv3d, last convolution"
 VECTORS = "temporal generator and linears"
 BATCH_NORM = "batch norm + activation"
-ELEMENTWISE = "other element-wise work"
+OTHERS = "everything else"
 COPIES = "copies"
 OPTIMIZERS = "optimizers"
 CLIPPING = "singular value clipping"
@@ -115,7 +115,7 @@ def iteration(batch_size: int, itemsize: int, width: float = 1.0) -> dict[str, l
     discriminator = layers(DISCRIMINATOR, width)
     # Tanh twice, its gradient, and real videos beside the fake ones; the first leaky ReLU, and its gradient.
     values = (2 + 2 + 3 + 2) * discriminator[0].inputs + 3 * (2 + 3) * discriminator[0].outputs
-    works[ELEMENTWISE].append(Work(0, itemsize * values * n))
+    works[OTHERS].append(Work(0, itemsize * values * n))
     works[COPIES] = []
     count = sum(parameter.numel() for network in passes for parameter in build(network, width).parameters())
     copied = itemsize if itemsize < 4 else 0
