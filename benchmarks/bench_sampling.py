@@ -12,16 +12,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from benchmarks import accuracy, floors, harness, suite
+from benchmarks import accuracy, harness, suite
 from benchmarks.bench_step import SMOKE_BATCH, fast, width_of
-from benchmarks.ceilings import Work
 from benchmarks.contenders import IN_GRAPH, NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, TUNED, cudnn_for
 from benchmarks.results import Goal, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast import VideoGenerator, reference
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.models.sampling import Sampler, draw_latents
-from tgan_fast.precision import compute_dtype
 
 LATENT_DIM, CHANNELS = 100, 3
 COMPILED = "tuned, compiled"
@@ -75,11 +73,9 @@ def cases_for(run: Run) -> list[str]:
 
 def names_for(run: Run, batch_size: int) -> list[str]:
     """Return the contenders of a case, tgan_fast first; a GPU has time for torch.compile in the first one."""
-    if run.device == "cpu":
-        rivals = [NOTEBOOK, TUNED]  # all is float32
-    else:
-        compiles = batch_size == BATCH_SIZES["cuda"][0] and not run.own_only
-        rivals = [name for name in RIVALS if name != COMPILED or compiles]
+    rivals = [NOTEBOOK, TUNED] if run.device == "cpu" else list(RIVALS)  # on a CPU all is float32
+    if run.device == "cuda" and (run.own_only or batch_size != BATCH_SIZES["cuda"][0]):
+        rivals.remove(COMPILED)
     return [*map(fast, harness.precisions_for(run.device)), *rivals]
 
 
@@ -116,14 +112,6 @@ def make(name: str, network: reference.Generator, batch_size: int) -> Callable[[
     return lambda latents: next(sampler.on_device(latents)) if latents.is_cuda else sampler(latents)
 
 
-def work_of(width: float, batch_size: int, itemsize: int) -> Work:
-    """Return what a batch has to compute and to move at least, given the bytes of an activation."""
-    layers = [layer for layer in floors.layers(floors.GENERATOR, width) if layer.group != floors.BATCH_NORM]
-    # The last layer writes levels.
-    layers[-1] = layers[-1]._replace(outputs=layers[-1].outputs / itemsize)
-    return Work(*map(sum, zip(*(layer.work(batch_size, itemsize) for layer in layers), strict=True)))
-
-
 def measure(run: Run, case: str) -> dict:
     """Check and time contenders on batches of one size."""
     size, network = int(case.split()[1]), make_network(width_of(run), run.device)
@@ -154,17 +142,11 @@ def measure(run: Run, case: str) -> dict:
         rivals=RIVALS,
         uncaptured={name: "as its users run it" for name in errors if name not in (IN_GRAPH, COMPILED)},
     )
-    precision = harness.precisions_for(run.device)[0]
-    work = work_of(width_of(run), size, compute_dtype(precision, torch.float32).itemsize)
 
     def more(name):
         return {"error": errors.get(name), "videos_per_second": rounded(size / timings[name].median)}
 
-    return {
-        "batch_size": size,
-        "timings": run.rows(timings, work=work, precision=precision, more=more),
-        "left_out": left_out,
-    }
+    return {"batch_size": size, "timings": run.rows(timings, more=more), "left_out": left_out}
 
 
 def calls_for(run: Run, case: str) -> dict[str, Callable[[], Callable[[], torch.Tensor]]]:

@@ -2,10 +2,8 @@
 
     python -m benchmarks.bench_step --device cuda
 
-The losses of all contenders (contenders.py) must first agree with float64. tgan_fast runs without singular value
-clipping and with it in every fifth iteration; for the others a fifth of what torch.linalg.svd takes is added. Rivals
-that compile are measured in a process of their own: torch.compile's CUDA graphs clear the cuBLAS workspaces whose
-addresses other graphs hold. A training run shows whether its data keeps up with the GPU.
+The losses of all contenders (contenders.py) must agree with float64. Rivals that compile are measured in a process of
+their own: torch.compile's CUDA graphs clear the cuBLAS workspaces whose addresses other graphs hold.
 """
 
 import copy
@@ -14,7 +12,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from functools import partial
 from pathlib import Path
@@ -62,8 +60,7 @@ CYCLES = 4  # of a turn on a GPU: so many that the host's head start at its begi
 # Iterations of a training run, after those in which graphs are captured and memory is reserved.
 TRAINING_ITERATIONS, UNCOUNTED_ITERATIONS = {"cpu": 20, "cuda": 3000}, {"cpu": 5, "cuda": 200}
 
-# Errors of losses that are always allowed, since two losses may happen to be nearly exact. Bfloat16 autocast is off by
-# 5e-3 of them on a CPU, float32 by 2e-7.
+# Errors of losses that are always allowed, since two losses may happen to be nearly exact.
 ALWAYS_ALLOWED = {"fp32": 1e-3, "tf32": 5e-3, "bf16": 2e-2}
 # Iterations compared with float64, after which both CUDA graphs of tgan_fast are recorded. RMSprop enlarges every
 # rounding: after six, float32 itself is off by 1e-2 to 5e-2 on a CPU, bfloat16 autocast by 5e-2. A CUDA graph that does
@@ -164,11 +161,7 @@ def allowed_errors(precision: Precision, errors: dict[str, tuple[float, float]])
 
 
 def set_up(run: Run, makers, start: Start, batches, exact) -> tuple[dict, dict, dict, dict]:
-    """Make contenders and compare their losses with the exact ones.
-
-    Returns:
-        Contenders that agree; errors; timing and memory of those in processes of their own; why others are left out.
-    """
+    """Return contenders that agree, errors, timing and memory in processes of their own, and why some are left out."""
     made, apart = {}, {}
 
     def losses_of(name):
@@ -190,7 +183,8 @@ def set_up(run: Run, makers, start: Start, batches, exact) -> tuple[dict, dict, 
 
     calls = {name: partial(losses_of, name) for name in makers}
     errors, left_out = accuracy.check("a step", calls, partial(errors_of, exact=exact), allowed, RIVALS)
-    made, apart = ({name: each[name] for name in errors if name in each} for each in (made, apart))
+    for name in left_out:
+        made.pop(name, None), apart.pop(name, None)
     return made, errors, apart, left_out
 
 
@@ -206,11 +200,9 @@ def measure(run: Run, case: str) -> dict:
         discriminator = copy.deepcopy(start.discriminator).to(run.device)
         svd, uncaptured = {"svd": lambda _: reference.constrain(discriminator)}, {"svd": "it waits for the GPU"}
         svd_seconds = run.measure(svd, [None], ROUNDS[run.device], uncaptured=uncaptured)["svd"].median
-    own, peaks = next(iter(contenders)), dict.fromkeys(contenders)
+    own, *others = list(contenders)
     del contenders
-    # Of new contenders, since choosing algorithms takes memory once.
-    for name in peaks if run.device == "cuda" else ():
-        peaks[name] = peak_bytes(partial(makers[name], start), batches)
+    peaks = {name: peak_bytes(makers[name], start, batches) for name in others}
     peaks[own] = peaks[CLIPPED]  # all that tgan_fast needs
     for name, (timing, peak) in apart.items():
         timings[name], peaks[name] = timing, peak
@@ -226,7 +218,6 @@ def measure(run: Run, case: str) -> dict:
     columns = (WITHOUT_CLIPPING, timings), (WITH_CLIPPING, clipped)
     return {
         "batch_size": batch_size_of(run),
-        "width": start.width,
         "timings": [row for part, column in columns for row in run.rows(column, part, more=more)],
         "left_out": left_out,
     }
@@ -252,29 +243,26 @@ def time_in_turns(run: Run, contenders, batches) -> dict[str, Timing]:
     return {name: timing._replace(method="each contender as its users run it") for name, timing in timings.items()}
 
 
-def peak_bytes(make: Callable[[], Any], batches) -> int:
-    """Return the most memory in use on a GPU, but for the batches, while a new contender runs."""
-    return harness.peak_bytes(lambda: iterate(make(), batches, CHECKED["cuda"]))
+def peak_bytes(make, start, batches) -> int | None:
+    """Return the most memory in use on a GPU, but for the batches, while a new contender runs; None on a CPU."""
+    # A new one, since choosing algorithms takes memory once.
+    count = CHECKED["cuda"]
+    return harness.peak_bytes(lambda: iterate(make(start), batches, count)) if start.device == "cuda" else None
 
 
 def measure_alone(name: str, device: str, smoke: bool, checked: int) -> tuple:
     """Return the first losses, the timing and the memory of a rival."""
     run = Run(device, smoke=smoke)
     start, batches = begin(run)
-    make = partial(RIVALS[name], start)
-    contender = make()
+    contender = RIVALS[name](start)
     losses = iterate(contender, batches, checked).tolist()
     timing = time_in_turns(run, {name: contender}, batches)[name]
     del contender
-    return losses, timing, peak_bytes(make, batches) if device == "cuda" else None
+    return losses, timing, peak_bytes(RIVALS[name], start, batches)
 
 
 def in_process(function: Callable, arguments: tuple, seconds: float) -> Any:
-    """Call a function of this module in a new process and return its result.
-
-    Raises:
-        RuntimeError: It raised an error or took longer than `seconds`, or its process died.
-    """
+    """Return what a function of this module returns in a new process; RuntimeError if it fails, dies or is too slow."""
     with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(function, *arguments).result(seconds)
@@ -291,9 +279,9 @@ def in_process(function: Callable, arguments: tuple, seconds: float) -> Any:
 def measure_training(run: Run) -> dict:
     """Measure a training run of the paper's preset with its data, samples and checkpoints."""
     precision, uncounted = harness.precisions_for(run.device)[0], UNCOUNTED_ITERATIONS[run.device]
+    steps = {"precision": precision, "device": run.device, "steps": uncounted + TRAINING_ITERATIONS[run.device]}
     size = {"width": width_of(run), "batch_size": batch_size_of(run)}
-    options = {"precision": precision, "device": run.device, "steps": uncounted + TRAINING_ITERATIONS[run.device]}
-    config = TrainingConfig(**PRESETS["paper"] | size | options)
+    config = TrainingConfig(**PRESETS["paper"] | size | steps)
     on_gpu, marks, step = run.device == "cuda", [], TrainingStep.__call__
 
     def mark():
@@ -320,11 +308,7 @@ def measure_training(run: Run) -> dict:
 
 
 def busy_seconds(steps: Sequence[float], clip_interval: int) -> float:
-    """Return what all steps would take if none waited for the host: each as long as the fastest quarter of its kind.
-
-    Args:
-        steps: Seconds of consecutive iterations from a multiple of `clip_interval` on.
-    """
+    """Return what all steps would take if none waited for the host: each as long as the fastest quarter of its kind."""
     clipped = steps[::clip_interval]
     others = [seconds for index, seconds in enumerate(steps) if index % clip_interval]
     return sum(len(kind) * statistics.quantiles(kind, n=4)[0] for kind in (clipped, others))
@@ -341,10 +325,8 @@ def calls_for(run: Run, case: str) -> dict[str, Callable[[], Callable[[], Any]]]
         return lambda: call(contender, next(batches))
 
     makers = {} if case == TRAINING else makers_for(run)
-    left_out = {CLIPPED, *SECONDS}
-    return {
-        f"{WITHOUT_CLIPPING} {name}": partial(make, maker) for name, maker in makers.items() if name not in left_out
-    }
+    names = [name for name in makers if name not in (CLIPPED, *SECONDS)]
+    return {f"{WITHOUT_CLIPPING} {name}": partial(make, makers[name]) for name in names}
 
 
 def usual_rows(records: list[dict], device: str) -> dict[Label, dict]:
@@ -355,9 +337,8 @@ def usual_rows(records: list[dict], device: str) -> dict[Label, dict]:
 
 def conclude(run: Run, records: list[dict]) -> dict:
     """Return the time of an iteration in training."""
-    own = Label(fast(harness.precisions_for(run.device)[0]), WITH_CLIPPING)
-    rows = usual_rows(records, run.device)
-    return {"seconds_an_iteration": rows[own]["seconds"]} if own in rows else {}
+    rows = [row for label, row in usual_rows(records, run.device).items() if label.part == WITH_CLIPPING]
+    return {"seconds_an_iteration": rows[0]["seconds"]} if rows else {}
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
@@ -388,22 +369,12 @@ def goals_for(records: list[dict], device: str) -> list[Goal]:
     ]
 
 
-def details(record: dict) -> Iterator[str]:
-    """Describe memory, and a training run."""
-    if "gpu_idle" in record:
-        yield f"  GPU idle {100 * record['gpu_idle']:.1f} %"
-    for row in record["timings"]:
-        if row.get("peak_bytes") is not None and row["part"] == WITHOUT_CLIPPING:
-            yield f"  {row['contender']} needs {row['peak_bytes'] / 1e9:.3f} GB"
-
-
 SECTION = Section(
     name="step",
     title="a training iteration, without singular value clipping and with it in every fifth; error: of losses",
     cases=cases_for,
     measure=measure,
     calls=calls_for,
-    details=details,
     conclude=conclude,
     goals=goals_for,
 )

@@ -7,13 +7,13 @@ networks, without singular value clipping, which is called by itself. Each class
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from benchmarks import harness
 from tgan_fast import reference
-from tgan_fast.cuda_graph import capture
+from tgan_fast.cuda_graph import Replayed
 from tgan_fast.models.layout import to_channels_last_
 
 # Names of plain PyTorch in training as in sampling.
@@ -23,7 +23,6 @@ SAME_ARITHMETIC = {"fp32": NOTEBOOK_FP32, "tf32": NOTEBOOK, "bf16": TUNED}
 LEARNING_RATE = 5e-5
 LATENT_DIM = 100
 SEED = 0  # of the latents
-WARM_UP = 3  # iterations before a CUDA graph, in which libraries are loaded and algorithms chosen
 
 
 class Start(NamedTuple):
@@ -137,32 +136,16 @@ class Tuned(WithoutWaste):
 
 
 class TunedInGraph(Tuned):
-    """The whole iteration as one CUDA graph, for batches of one size."""
+    """The whole iteration as one CUDA graph, for batches of one size; the next call overwrites what one returns."""
 
-    _graph = None
+    def __init__(self, start: Start, dtype: torch.dtype = torch.float32):
+        super().__init__(start, dtype)
+        self._replayed, self._inputs = Replayed(torch.device(start.device), required=True), None
 
-    def __call__(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As for the others; the next call overwrites what this one returns."""
-        if self._graph is None:
-            self._inputs = [real.clone(), *self._latents(len(real))]
-            with harness.side_stream("cuda"), cudnn_for(self.precision, self._chooses_algorithms):
-                self._warm_up()
-                self._graph, self._losses = capture(lambda: self._iterate(*self._inputs), torch.cuda.current_stream())
-        torch._foreach_copy_(self._inputs, [real, *self._latents(len(real))])
-        self._graph.replay()
-        return self._losses
-
-    def _warm_up(self):
-        """Iterate; restore weights, optimizers and random numbers in place."""
-        tensors = [*self.generator.state_dict().values(), *self.discriminator.state_dict().values()]
-        before = [tensor.clone() for tensor in tensors]
-        for _ in range(WARM_UP):
-            self._iterate(*self._inputs)
-        torch._foreach_copy_(tensors, before)
-        for optimizer in self.optimizers:
-            for state in optimizer.state.values():
-                torch._foreach_zero_(list(state.values()))
-        self._random.manual_seed(SEED)
+    def _iterate(self, *inputs):
+        self._inputs = self._inputs or [tensor.clone() for tensor in inputs]
+        torch._foreach_copy_(self._inputs, inputs)
+        return self._replayed(partial(super()._iterate, *self._inputs))
 
 
 class Compiled(Tuned):
@@ -172,9 +155,8 @@ class Compiled(Tuned):
 
     def __init__(self, start: Start, dtype: torch.dtype = torch.float32):
         super().__init__(start, dtype)
-        losses = self._discriminator_loss, self._generator_loss
-        compiled = [torch.compile(loss, mode=self._mode, dynamic=False) for loss in losses]
-        self._discriminator_loss, self._generator_loss = compiled
+        self._discriminator_loss = torch.compile(self._discriminator_loss, mode=self._mode, dynamic=False)
+        self._generator_loss = torch.compile(self._generator_loss, mode=self._mode, dynamic=False)
 
     def _iterate(self, *inputs):
         # The discriminator's loss and gradients are used before the generator's graph, of the same step, runs.

@@ -4,17 +4,16 @@
     python -m benchmarks.convergence --what svc
 
 Contenders begin with the same weights, draw the same latents, read the same batches, and take turns from point to
-point. The clock of each runs only while it trains, the first iterations included, in which kernels are compiled and
-CUDA graphs recorded. Their metric is the Fréchet distance between generated and real clips in the first principal
-components of real clips: it sees where the ink is and how it moves, not whether a digit can be read. Its floor is the
-distance of other real clips. Runs with other seeds differ: one is a single sample.
+point; the clock of each runs only while it trains, the first iterations included. Their metric is the Fréchet distance
+between generated and real clips in the first principal components of real clips: it sees where the ink is and how it
+moves, not whether a digit can be read. Runs with other seeds differ: one is a single sample.
 """
 
-import io
 import math
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import matplotlib.figure
@@ -29,7 +28,6 @@ from benchmarks.results import rounded
 from benchmarks.suite import refuse_without_extension, resolve_device, say_what_is_stale
 from tgan_fast import VideoGenerator, reference
 from tgan_fast.data import MovingDigits, open_feed
-from tgan_fast.files import write_atomically
 from tgan_fast.metrics.frechet import Moments, frechet_distance
 from tgan_fast.models.sampling import Sampler, draw_latents
 from tgan_fast.precision import compute_dtype, resolve_precision
@@ -37,21 +35,13 @@ from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.build import build_step
 
 What = Literal["fast-vs-reference", "svc"]
-TITLES = {
-    "fast-vs-reference": "tgan_fast and the eager reference",
-    "svc": "tgan_fast with singular value clipping and without",
-}
 PRESET = {"cpu": "tiny", "cuda": "paper"}
 POINTS = {"cpu": 20, "cuda": 40}  # of each curve, after the first
 REAL_CLIPS, GENERATED_CLIPS, COMPONENTS = 1024, {"cpu": 256, "cuda": 1024}, 32
 
 
 class Judge:
-    """The Fréchet distance of a generator's clips, always of the same latents and in float32, from real clips.
-
-    Attributes:
-        floor: Distance of as many other real clips.
-    """
+    """The Fréchet distance of a generator's clips from real clips; `floor` is that of other real clips."""
 
     def __init__(self, config: TrainingConfig, real_clips: int, generated_clips: int):
         def digits(count, seed):
@@ -66,7 +56,7 @@ class Judge:
         self._latents = draw_latents(generated_clips, config.latent_dim, config.seed + 1)
 
     def __call__(self, generator: nn.Module) -> float:
-        """Return the distance of what a generator, which is only read, makes in evaluation mode."""
+        """Return the distance of what a generator, which is only read, makes of the same latents in float32."""
         network = VideoGenerator(self._config.width, self._config.latent_dim, self._config.channels)
         network.load_state_dict(generator.state_dict())
         clips = Sampler(network.to(self._config.device), precision="fp32", cuda_graph="off")(self._latents)
@@ -82,11 +72,7 @@ def _pixels(clips):
 
 
 class Contender:
-    """A generator in training, with its clock and the points of its curve.
-
-    Args:
-        iterate: Function that does an iteration; returns the losses of both networks, the discriminator's first.
-    """
+    """A generator in training, with its clock and the points of its curve; `iterate` returns D's and G's loss."""
 
     def __init__(self, name: str, generator: nn.Module, iterate: Callable[[], tuple[torch.Tensor, torch.Tensor]]):
         self.name, self._generator, self._iterate = name, generator, iterate
@@ -114,8 +100,9 @@ class Contender:
 def make_fast(name: str, config: TrainingConfig) -> Contender:
     """Return TrainingStep as a contender, in the precision that it takes by default."""
     device = torch.device(config.device)
-    feed = _open_feed(config, compute_dtype(resolve_precision(config.precision, device), torch.float32))
-    step, batches = build_step(config, device, read=feed.read), feed.batches()
+    dtype = compute_dtype(resolve_precision(config.precision, device), torch.float32)
+    read, batches = _open_feed(config, dtype)
+    step = build_step(config, device, read=read)
 
     def iterate():
         step(next(batches).clips)
@@ -135,12 +122,11 @@ def make_reference(config: TrainingConfig) -> Contender:
     networks = notebook.generator, notebook.discriminator
     notebook.optimizers = reference.make_optimizers(*networks, config.learning_rate)
     notebook.iteration, notebook.clip_interval = -1, config.clip_interval
-    feed = _open_feed(config, torch.float32)
-    batches = feed.batches()
+    read, batches = _open_feed(config, torch.float32)
 
     def iterate():
         notebook.iteration += 1
-        return notebook(feed.read(next(batches).clips))
+        return notebook(read(next(batches).clips))
 
     return Contender("reference", notebook.generator, iterate)
 
@@ -148,7 +134,8 @@ def make_reference(config: TrainingConfig) -> Contender:
 def _open_feed(config, dtype):
     digits = MovingDigits(digits=config.digits, channels=config.channels, seed=config.seed)
     settings = {name: getattr(config, name) for name in ("batch_size", "channels", "device", "seed", "workers")}
-    return open_feed(digits, dtype=dtype, **settings)
+    feed = open_feed(digits, dtype=dtype, **settings)
+    return feed.read, feed.batches()
 
 
 def make_contenders(what: What, config: TrainingConfig) -> list[Contender]:
@@ -162,50 +149,38 @@ def make_contenders(what: What, config: TrainingConfig) -> list[Contender]:
 
 
 def time_to_quality(fast: list[dict], slow: list[dict]) -> dict:
-    """Tell how soon tgan_fast and the reference came to the metric that the reference has at its end.
+    """Return after how many seconds of training both first had the metric that the slow one has at its end, or None.
 
     Single points are noisy: each counts as the median of itself and the two before it.
-
-    Returns:
-        `metric`; `seconds` and `reference_seconds` of training until it was first reached, None where it is not;
-        `ratio`, how many times as long the reference needs.
     """
 
-    def metrics(points):
-        column = [point["metric"] for point in points]
-        return [statistics.median(column[max(0, index - 2) : index + 1]) for index in range(len(column))]
+    def metric_at(points, index):
+        return statistics.median(point["metric"] for point in points[max(0, index - 2) : index + 1])
 
-    def first(points, metric):
+    def first(points):
         # The first point comes before all training.
-        reached = zip(points[1:], metrics(points)[1:], strict=True)
-        return next((point["seconds"] for point, value in reached if value <= metric), None)
+        reached = (points[i]["seconds"] for i in range(1, len(points)) if metric_at(points, i) <= metric)
+        return next(reached, None)
 
-    metric = metrics(slow)[-1]
-    ours, theirs = first(fast, metric), first(slow, metric)
-    ratio = rounded(theirs / ours) if ours else None
-    return {"metric": metric, "seconds": ours, "reference_seconds": theirs, "ratio": ratio}
+    metric = metric_at(slow, len(slow) - 1)
+    return {"metric": metric, "seconds": first(fast), "reference_seconds": first(slow)}
 
 
-def draw(section: dict, title: str) -> bytes:
-    """Return a picture of the curves as PNG."""
+def draw(picture: Path, curves: dict[str, list[dict]], floor: float, title: str) -> None:
+    """Draw the curves into a PNG file."""
     figure = matplotlib.figure.Figure(figsize=(9, 7), layout="constrained")
     figure.suptitle(title)
     upper, lower = figure.subplots(2, sharex=True)
-    for contender in section["contenders"]:
-        points = contender["points"]
+    for name, (first, *points) in curves.items():
         seconds = [point["seconds"] for point in points]
-        upper.plot(seconds[1:], [-point["loss_discriminator"] for point in points[1:]], label=contender["contender"])
-        lower.plot(seconds, [point["metric"] for point in points])
-    upper.set_title("Critic's estimate: mean D(real) − mean D(generated)", loc="left", fontsize=10)
-    upper.set_yscale("symlog")  # without clipping it grows and grows
-    upper.legend(frameon=False)
-    lower.set_title(f"Fréchet distance, {COMPONENTS} principal components of real clips", loc="left", fontsize=10)
-    lower.axhline(section["floor"], color="0.5", linestyle="--", label="other real clips")
+        upper.plot(seconds, [-point["loss_discriminator"] for point in points], label=name)
+        lower.plot([first["seconds"], *seconds], [first["metric"], *(point["metric"] for point in points)], label=name)
+    lower.axhline(floor, color="0.5", linestyle="--", label="other real clips")
+    upper.set(ylabel="D(real) − D(generated)", yscale="symlog")  # without clipping it grows and grows
+    lower.set(ylabel=f"Fréchet distance, {COMPONENTS} principal components", ylim=(0, None))
+    lower.set(xlabel="seconds of training, wall clock", xlim=(0, None))
     lower.legend(frameon=False)
-    lower.set(xlabel="seconds of training, wall clock", xlim=(0, None), ylim=(0, None))
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    return content.getvalue()
+    figure.savefig(picture, dpi=120)
 
 
 def main(
@@ -231,7 +206,6 @@ def main(
             print(contender.name, contender.points[-1], flush=True)
         curves = {contender.name: contender.points for contender in contenders}
         section = {
-            "title": TITLES[what],
             "preset": PRESET[device],
             "seconds": seconds,
             "floor": rounded(judge.floor),
@@ -239,9 +213,9 @@ def main(
             "contenders": [{"contender": name, "points": points} for name, points in curves.items()],
         }
         path = results.write(f"convergence {what}", section, device)
-    title = f"{TITLES[what]}: moving digits, batch {config.batch_size}, on {results.device_name(device)}"
     picture = path.with_name(f"{path.stem}-convergence-{what}.png")
-    write_atomically(picture, draw(section, title))
+    title = f"{what}: moving digits, batch {config.batch_size}, on {results.device_name(device)}"
+    draw(picture, curves, judge.floor, title)
     print(f"written to {path} and {picture}")
     say_what_is_stale()
 

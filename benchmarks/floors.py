@@ -1,10 +1,9 @@
 """What one training iteration has to compute and to move, group by group: the floor below its time.
 
 Operations are those of the mathematics, multiplications and additions each counted, whatever form a convolution is
-computed in. Bytes are each operation's tensors read and written once: nothing stays on the chip from one operation to
-the next, but batch norm and activation are one operation. The iteration is the one that `TrainingStep` describes: N
-videos pass through the generator twice, and back once; 2·N and then N pass through the discriminator, and both back,
-the second time without the gradients of its weights.
+computed in. Bytes are each operation's tensors read and written once; batch norm and activation are one operation. The
+iteration is that of `TrainingStep`: N videos pass through the generator twice, and back once; 2·N and then N pass
+through the discriminator, and both back, the second time without the gradients of its weights.
 """
 
 from collections import defaultdict
@@ -25,12 +24,9 @@ OTHERS = "everything else"
 COPIES = "copies"
 OPTIMIZERS = "optimizers"
 CLIPPING = "singular value clipping"
-
-GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 CLIP_INTERVAL = 5
-# Layers that see videos or latents. Only the generator's step asks for the gradients of videos.
-_FIRST = ("temp.model.0", "slow.0", "model3d.0")
-_ON_IMAGES = {f"model.{index}": DECONVOLUTIONS for index in (0, 3, 6, 9, 12)}
+_FIRST = ("temp.model.0", "slow.0", "model3d.0")  # layers that see latents or videos
+_ON_IMAGES = dict.fromkeys((f"model.{index}" for index in (0, 3, 6, 9, 12)), DECONVOLUTIONS)
 _ON_IMAGES |= dict.fromkeys(("model3d.0", "model3d.2", "model3d.5", "model3d.8", "conv2d"), CONVOLUTIONS)
 
 
@@ -56,14 +52,8 @@ class Layer(NamedTuple):
         return Work(self.flops * videos, itemsize * (videos * (self.inputs + self.outputs) + self.weights))
 
 
-def build(network: str, width: float) -> nn.Module:
-    """Return one of the reference's networks without memory for its weights."""
-    with torch.device("meta"):
-        return reference.Generator(width, LATENT_DIM) if network == GENERATOR else reference.Discriminator(width)
-
-
-def layers(network: str, width: float) -> list[Layer]:
-    """Return the layers of the reference, in the order of the forward pass, without what can be left out.
+def layers(network: nn.Module, *shape: int) -> list[Layer]:
+    """Return the layers of one of the reference's networks, without what can be left out, for inputs of a shape.
 
     The notebook convolves the content latent sixteen times instead of once, and half of the fourth Conv3d's kernel
     meets nothing but padding.
@@ -74,18 +64,14 @@ def layers(network: str, width: float) -> list[Layer]:
         (x,), weights = inputs, module.weight.numel()
         # Each weight is used once at every position of a transposed convolution's input, of any other layer's output.
         positions = x if isinstance(module, nn.modules.conv._ConvTransposeNd) else output
-        flops, share = 2 * weights * positions.numel() / positions.shape[1], 1.0
-        if name == "model.0":
-            share = (1 + 1 / reference.FRAMES) / 2
-        flops *= 0.5 if name == "model3d.8" else share
+        share = (1 + 1 / reference.FRAMES) / 2 if name == "model.0" else 1
+        flops = 2 * weights * positions.numel() / positions.shape[1] * (0.5 if name == "model3d.8" else share)
         found.append(Layer(name, group_of(name, module), flops, x.numel() * share, output.numel(), weights))
 
-    module = build(network, width).eval()
-    for name, child in module.named_modules():
+    for name, child in network.named_modules():
         if getattr(child, "weight", None) is not None:
             child.register_forward_hook(partial(see, name))
-    shape = (LATENT_DIM,) if network == GENERATOR else (3, reference.FRAMES, 64, 64)
-    module(torch.empty(1, *shape, device="meta"))
+    network(torch.empty(1, *shape, device="meta"))
     return found
 
 
@@ -96,28 +82,27 @@ def iteration(batch_size: int, itemsize: int, width: float = 1.0) -> dict[str, l
         batch_size: N.
         itemsize: Bytes of an activation, and of a weight that computes; 2 in bfloat16.
     """
+    with torch.device("meta"):
+        networks = reference.Generator(width, LATENT_DIM).eval(), reference.Discriminator(width).eval()
+    generator, discriminator = layers(networks[0], LATENT_DIM), layers(networks[1], 3, reference.FRAMES, 64, 64)
     n, works = batch_size, defaultdict(list)
     # Videos of each pass forward, of each pass back, and of the gradients of weights and of inputs in these.
-    passes = {
-        GENERATOR: ([n, n], [n], [n, n]),
-        DISCRIMINATOR: ([2 * n, n], [2 * n, n], [2 * n, 2 * n, n]),
-    }
-    for network, (forward, backward, gradients) in passes.items():
-        for layer in layers(network, width):
+    passes = (generator, [n, n], [n], [n, n]), (discriminator, [2 * n, n], [2 * n, n], [2 * n, 2 * n, n])
+    for network, forward, backward, gradients in passes:
+        for layer in network:
             if layer.group == BATCH_NORM:
                 # Forward reads x twice and writes y; backward reads x and dy twice and writes dx.
-                for tensors, videos in ((3, forward), (5, backward)):
-                    works[BATCH_NORM] += [Work(0, itemsize * tensors * layer.outputs * each) for each in videos]
+                values = layer.outputs * (3 * sum(forward) + 5 * sum(backward))
+                works[BATCH_NORM].append(Work(0, itemsize * values))
             else:
                 # Each first layer does without one gradient of its inputs.
                 videos = forward + gradients[layer.name in _FIRST :]
                 works[layer.group] += [layer.work(each, itemsize) for each in videos]
-    discriminator = layers(DISCRIMINATOR, width)
     # Tanh twice, its gradient, and real videos beside the fake ones; the first leaky ReLU, and its gradient.
     values = (2 + 2 + 3 + 2) * discriminator[0].inputs + 3 * (2 + 3) * discriminator[0].outputs
     works[OTHERS].append(Work(0, itemsize * values * n))
     works[COPIES] = []
-    count = sum(parameter.numel() for network in passes for parameter in build(network, width).parameters())
+    count = sum(parameter.numel() for network in networks for parameter in network.parameters())
     copied = itemsize if itemsize < 4 else 0
     # Weight and average read and written, the gradient read, and the weights that compute written.
     works[OPTIMIZERS].append(Work(0, count * (4 * 4 + itemsize + copied)))

@@ -2,9 +2,8 @@
 
     python -m benchmarks.systems --classifier digits.pt
 
-A run is that of `python -m tgan_fast.train --preset tiny-NAME`. Scores come from a small classifier of moving digits
-(`python -m tgan_fast train-classifier --out digits.pt`) and say something about such short runs of narrow models alone:
-with other seeds the order of the systems is another one.
+Scores come from a small classifier of moving digits (`python -m tgan_fast train-classifier --out digits.pt`) and say
+something about such short runs of narrow models alone: with other seeds the order of the systems is another one.
 """
 
 import tempfile
