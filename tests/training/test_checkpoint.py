@@ -349,8 +349,11 @@ def assert_wrong_values_are_named(folder, count, chances):
         assert "\n" not in (error or ""), error
 
 
-def test_a_wrong_value_anywhere_is_a_sentence_or_harmless(tmp_path):
-    assert_wrong_values_are_named(tmp_path, 60, random.Random(0))
+@pytest.mark.parametrize(
+    ("count", "seed"), [(20, 0), pytest.param(40, 1, marks=pytest.mark.slow)], ids=["some", "more"]
+)
+def test_a_wrong_value_anywhere_is_a_sentence_or_harmless(tmp_path, count, seed):
+    assert_wrong_values_are_named(tmp_path, count, random.Random(seed))
 
 
 def test_the_newest_checkpoint_that_is_not_damaged_is_used_and_named(tmp_path, capsys):

@@ -23,6 +23,7 @@ CONFIG = TrainingConfig(
     precision="fp32",
     workers=1,
 )
+DIGITS = MovingDigits(digits=1, clip_frames=CONFIG.frames, image_size=CONFIG.image_size)
 # An iteration needs about a terabyte.
 HUGE = CONFIG.model_copy(update={"frames": 16, "image_size": 32, "batch_size": 1_000_000})
 # What oneDNN takes for itself is little beside the activations of these clips.
@@ -77,7 +78,7 @@ def outcome_of(error, tmp_path, monkeypatch):
 
     monkeypatch.setattr(TrainingStep, "state_dict", fails)
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        train(CONFIG, tmp_path / "run")
+        train(CONFIG, tmp_path / "run", dataset=DIGITS)
     return caught.value
 
 
