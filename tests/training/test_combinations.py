@@ -79,12 +79,7 @@ def assert_constrained(config, discriminator):
             assert (norm.weight <= norm.running_var.sqrt() * (1 + 1e-6)).all()
 
 
-@pytest.mark.parametrize("settings", COMBINATIONS, ids=name_of)
-def test_an_iteration_of_every_combination(settings):
-    config, step, batch, labels = step_and_batch(settings)
-    before = copy.deepcopy(step.generator.state_dict())
-    with Gradients() as gradients:
-        scalars = step(batch, labels)
+def assert_trained(config, step, before, gradients, scalars):
     assert len(gradients.seen) == config.critic_steps + 1
     for of_network in gradients.seen:
         for gradient in of_network:
@@ -97,10 +92,7 @@ def test_an_iteration_of_every_combination(settings):
     assert_constrained(config, step.discriminator)
 
 
-@pytest.mark.parametrize("settings", COMBINATIONS, ids=name_of)
-def test_every_combination_goes_on_from_a_checkpoint_exactly(settings):
-    config, step, batch, labels = step_and_batch(settings)
-    step(batch, labels)
+def assert_goes_on_exactly(settings, config, step, batch, labels):
     content = io.BytesIO()
     torch.save(step.state_dict(), content)
     state = torch.load(io.BytesIO(content.getvalue()), weights_only=True)
@@ -115,6 +107,16 @@ def test_every_combination_goes_on_from_a_checkpoint_exactly(settings):
     with torch.no_grad():
         assert loaded(*inputs).shape == shape
     Checkpoint("a file", config, state, 1).discriminator()
+
+
+@pytest.mark.parametrize("settings", COMBINATIONS, ids=name_of)
+def test_every_combination_trains_and_goes_on_from_a_checkpoint_exactly(settings):
+    config, step, batch, labels = step_and_batch(settings)
+    before = copy.deepcopy(step.generator.state_dict())
+    with Gradients() as gradients:
+        scalars = step(batch, labels)
+    assert_trained(config, step, before, gradients, scalars)
+    assert_goes_on_exactly(settings, config, step, batch, labels)
 
 
 def test_no_pair_is_missing_but_those_that_are_refused():

@@ -78,10 +78,10 @@ def test_every_frame_is_read_once_and_in_order(tmp_path, kind):
 @pytest.mark.parametrize("fps", [8, Fraction(24000, 1001), 60])
 @pytest.mark.parametrize("kind", ["H.264 in MP4", "MPEG-4 in AVI", "Motion JPEG in AVI", "VP9 in WebM with sound"])
 def test_every_frame_is_read_at_any_rate(tmp_path, kind, fps):
-    path = encode_kind(tmp_path, kind, numbered_frames(100), fps=fps)
-    assert numbers_of(read(path)) == list(range(100))
-    assert numbers_of(read(path, Form(24, 32, 3, fps=float(fps)))) == list(range(100))
-    assert count_frames(path, FORM) == pytest.approx(100, abs=1)
+    path = encode_kind(tmp_path, kind, numbered_frames(50), fps=fps)
+    assert numbers_of(read(path)) == list(range(50))
+    assert numbers_of(read(path, Form(24, 32, 3, fps=float(fps)))) == list(range(50))
+    assert count_frames(path, FORM) == pytest.approx(50, abs=1)
 
 
 @pytest.mark.parametrize(
