@@ -17,6 +17,10 @@ from tgan_fast.cli.store import Command as StoreCommand
 from tgan_fast.errors import InputError
 
 REQUIRED = ["--checkpoint", "x", "--out", "y"]
+SMALL = [
+    *("--preset", "tiny", "--width", "0.03125", "--latent-dim", "4", "--frames", "8", "--image-size", "16"),
+    *("--batch-size", "2", "--device", "cpu"),
+]
 # By the command, or by the signal itself.
 _INTERRUPTED = (128 + signal.SIGINT, -signal.SIGINT)
 
@@ -47,7 +51,44 @@ def test_wrong_options_are_one_sentence(capsys, command, arguments, message):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.slow
+# Calls each command once and tells the exit codes, and which packages for one format alone were imported.
+EVERY_COMMAND = """
+import sys
+from tgan_fast.cli import run
+codes = []
+for name, *arguments in eval(sys.argv[1]):
+    try:
+        run(name, arguments)
+    except SystemExit as end:
+        codes.append(end.code)
+print(codes, {"safetensors", "onnx", "onnxscript", "onnxruntime", "h5py"} & set(sys.modules))
+"""
+WRONG = {
+    "train": (["--resume", "nothing.pt"], "there is no checkpoint nothing.pt"),
+    "sample": (["--checkpoint", "nothing.pt", "--out", "x.gif"], "there is no checkpoint nothing.pt"),
+    "evaluate": (["--checkpoint", "nothing.pt"], "is and fid need --classifier"),
+    "export": (["--checkpoint", "nothing.pt", "--out", "x", "--format", "onnx"], "cannot write x: with --format"),
+    "prepare": (["nothing", "store"], "there is no nothing"),
+    "store": (["verify", "nothing"], "nothing is no clip store"),
+    "report": (["nothing"], "nothing does not exist"),
+    "compare": (["nothing", "none"], "nothing does not exist"),
+    "gam": (["nothing.pt", "nothing.pt"], "there is no checkpoint nothing.pt"),
+    "train-classifier": (["--data", "nothing"], "there is no nothing"),
+    "convert-classifier": (["nothing.npz", "--mean", "m.npz"], "there is no classifier nothing.npz"),
+}
+
+
+def test_errors_are_one_line_and_exit_code_2(tmp_path):
+    assert list(WRONG) == list(COMMANDS)
+    calls = repr([(name, *arguments) for name, (arguments, _) in WRONG.items()])
+    command = [sys.executable, "-c", EVERY_COMMAND, calls]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{[2] * len(WRONG)} set()\n", done.stderr
+    lines = done.stderr.splitlines()
+    for line, (_, message) in zip(lines, WRONG.values(), strict=True):
+        assert line.startswith(f"error: {message}")
+
+
 def test_the_commands_are_listed_and_a_wrong_name_gets_a_hint(tmp_path):
     code, out, err = finish(start(folder=tmp_path))
     assert (code, err) == (0, "")
@@ -56,7 +97,6 @@ def test_the_commands_are_listed_and_a_wrong_name_gets_a_hint(tmp_path):
     assert finish(start("zzz"))[2].startswith("error: there is no command zzz: choose train, sample, ")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["train", "--help"], ["store", "--help"], ["--help"]])
 def test_output_that_nobody_reads_to_its_end_is_no_error(arguments):
     process = start(*arguments)
@@ -84,7 +124,6 @@ def test_help_comes_at_once_because_it_imports_none_of_the_large_libraries():
     assert done.stdout.splitlines()[-1] == "imported: []"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["train", "--preset", "tiny", "--device", "cpu"], ["sample", *REQUIRED]])
 def test_ctrl_c_at_any_moment_ends_without_a_traceback(tmp_path, arguments):
     # While libraries are imported, and later; Python's own start, some 0.05 s, is beyond the command's reach.
@@ -97,7 +136,6 @@ def test_ctrl_c_at_any_moment_ends_without_a_traceback(tmp_path, arguments):
         assert code in (0, *_INTERRUPTED)
 
 
-@pytest.mark.slow
 def test_a_full_disk_behind_the_output_is_a_sentence():
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "tgan_fast", "--help"]
@@ -106,27 +144,22 @@ def test_a_full_disk_behind_the_output_is_a_sentence():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_a_stream_that_is_closed_does_not_end_a_command(tmp_path, closed):
-    arguments = ["train", "--preset", "tiny", "--width", "0.03125", "--latent-dim", "4", "--batch-size", "2"]
-    command = [sys.executable, "-m", "tgan_fast", *arguments, "--steps", "2", "--device", "cpu", "--out", "run"]
-    number = {"stdout": 1, "stderr": 2}[closed]
-    done = subprocess.run(["sh", "-c", f'exec "$@" {number}>&-', "sh", *command], cwd=tmp_path, check=False)
+def test_streams_that_are_closed_do_not_end_a_command(tmp_path):
+    command = [sys.executable, "-m", "tgan_fast", "train", *SMALL, "--steps", "2", "--out", "run"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" 1>&- 2>&-', "sh", *command], cwd=tmp_path, check=False)
     assert done.returncode == 0
     assert (tmp_path / "run" / "checkpoints" / "iteration-00000002.pt").exists()
 
 
 @pytest.mark.slow
 def test_a_training_goes_on_when_nobody_reads_its_messages_any_more(tmp_path):
-    arguments = ["--preset", "tiny", "--width", "0.03125", "--latent-dim", "4", "--batch-size", "2", "--device", "cpu"]
-    process = start("train", *arguments, "--steps", "40", "--out", "run", folder=tmp_path)
+    process = start("train", *SMALL, "--steps", "20", "--out", "run", folder=tmp_path)
     assert process.stderr.read(10)
     process.stderr.close()
-    assert "done: 40 iterations" in process.stdout.read()
+    assert "done: 20 iterations" in process.stdout.read()
     assert process.wait(timeout=300) == 0
 
 
-@pytest.mark.slow
 def test_characters_that_the_terminal_does_not_have_are_escaped(tmp_path):
     name = os.fsdecode(b"caf\xff\xc3\xa9") + "\u4e2d"
     environment = {"PYTHONIOENCODING": "ascii"}
@@ -136,7 +169,6 @@ def test_characters_that_the_terminal_does_not_have_are_escaped(tmp_path):
     assert (code, out, err) == (2, "", "error: there is no checkpoint caf\\xff\\xe9\\u4e2d\n")
 
 
-@pytest.mark.slow
 def test_the_installed_command_is_the_same():
     program = Path(sys.executable).with_name("tgan-fast")
     installed = subprocess.run([program, "smaple"], capture_output=True, text=True, check=False)

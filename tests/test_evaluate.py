@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from classifiers import Means, random_classifier, scripted
-from commands import finish, start
 
 from tgan_fast import reference
 from tgan_fast.cli import evaluate as command
@@ -208,11 +207,3 @@ def test_a_classifier_for_other_channels_is_refused(run, tmp_path):
     with pytest.raises(InputError, match="makes videos of 3 channels, but the classifier takes 1"):
         command.main(["--checkpoint", str(tmp_path / "coloured"), "--classifier", str(tmp_path / "grey.pt"), *QUICK])
     command.main(["--checkpoint", str(run), "--classifier", str(tmp_path / "c.pt"), *QUICK])
-
-
-@pytest.mark.slow
-def test_errors_are_one_line_and_exit_code_2(tmp_path):
-    code, out, err = finish(start("evaluate", "--checkpoint", "nothing.pt", folder=tmp_path))
-    assert (code, out) == (2, "")
-    assert err.startswith("error: is and fid need --classifier")
-    assert err.count("\n") == 1

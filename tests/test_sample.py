@@ -1,8 +1,5 @@
 """`python -m tgan_fast sample` as its users run it."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -88,7 +85,6 @@ def test_files_to_look_at(trained, tmp_path, capsys, name):
     assert (tmp_path / name).stat().st_size > 0
 
 
-@pytest.mark.slow
 def test_the_notebooks_checkpoint_is_told_apart_by_content(tmp_path):
     generator = reference.Generator()
     content = {
@@ -134,14 +130,6 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(trained, tmp_path, mon
         command.main([*given, *arguments])
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_errors_are_one_line_and_exit_code_2(tmp_path):
-    arguments = [sys.executable, "-m", "tgan_fast", "sample", "--checkpoint", "nothing.pt", "--out", "x.gif"]
-    result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: there is no checkpoint nothing.pt\n"
 
 
 def levels_of(videos):
