@@ -10,6 +10,7 @@ import torch
 from stand_in_graphs import stand_in_graphs  # noqa: F401  a fixture
 
 from tgan_fast.cuda_graph import capture_failure
+from tgan_fast.metrics.classifier_files import load_classifier
 
 # Without a GPU the Triton kernels run in its interpreter, which has to be known before they are imported.
 if not torch.cuda.is_available():
@@ -100,3 +101,9 @@ def c3d_files(chainer_weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("c3d")
     weights = c3d_weights.write_chainer(folder / "conv3d_deepnetA_ucf.npz", chainer_weights)
     return weights, c3d_weights.write_mean(folder / "mean2.npz", c3d_weights.random_mean())
+
+
+@pytest.fixture(scope="session")
+def c3d_classifier(c3d_files):
+    """The classifier of these files, which tests must not change."""
+    return load_classifier(*c3d_files)

@@ -8,12 +8,11 @@ from tgan_fast.metrics.classifier_files import load_classifier
 
 
 @pytest.mark.slow
-def test_weights_and_mean_become_one_file(c3d_files, tmp_path, capsys):
+def test_weights_and_mean_become_one_file(c3d_files, c3d_classifier, tmp_path, capsys):
     weights, mean = map(str, c3d_files)
     command.main([weights, "--mean", mean, "--out", str(tmp_path / "c3d.pt")])
     assert capsys.readouterr().out == f"C3D for 101 classes: {tmp_path / 'c3d.pt'}\n"
-    converted = load_classifier(tmp_path / "c3d.pt")
-    assert converted.fingerprint == load_classifier(*c3d_files).fingerprint
+    assert load_classifier(tmp_path / "c3d.pt").fingerprint == c3d_classifier.fingerprint
     with pytest.raises(InputError, match=r"cannot write /proc/c3d\.pt"):
         command.main([weights, "--mean", mean, "--out", "/proc/c3d.pt"])
 

@@ -108,15 +108,16 @@ def test_c3d_scores_the_notebooks_checkpoint_without_data(tmp_path, c3d_files, c
     checkpoint = tmp_path / "state_normal81000.ckpt"
     torch.save({"epoch": 81000, "model_state_dict": networks, "optimizer_state_dict": [{}, {}]}, checkpoint)
     weights, mean = map(str, c3d_files)
-    arguments = ["--checkpoint", str(checkpoint), "--classifier", weights, "--mean", mean, "--device", "cpu"]
-    arguments += ["--samples", "3", "--runs", "1"]
-    command.main([*arguments, "--metrics", "is", "--out", str(tmp_path / "x.json"), "--protocol", "tgan"])
+    arguments = ["--checkpoint", str(checkpoint), "--samples", "3", "--runs", "1", "--device", "cpu"]
+    c3d = ["--classifier", weights, "--mean", mean, "--protocol", "tgan"]
+    command.main([*arguments, *c3d, "--metrics", "is", "--out", str(tmp_path / "x.json")])
     record = json.loads((tmp_path / "x.json").read_text())
     assert (record["iteration"], record["protocol"], record["weights"]) == (81000, "tgan", "live")
     assert 1 <= record["inception_score"]["mean"] <= 3
     assert "real" not in record["inception_score"]
+    save_classifier(tmp_path / "small.pt", random_classifier(channels=3))
     with pytest.raises(InputError, match="does not tell what it was trained on: give --data"):
-        command.main(arguments)
+        command.main([*arguments, "--classifier", str(tmp_path / "small.pt")])
 
 
 def test_a_reduced_precision_tells_what_it_changes(run, classifier, capsys):

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from tgan_fast.metrics.c3d import C3D
-from tgan_fast.metrics.classifier_files import load_classifier
 
 
 def convolve(x, weight, bias):
@@ -46,9 +45,9 @@ def c3d_in_numpy(weights, video):
 
 
 @pytest.mark.slow
-def test_all_layers_are_those_of_an_independent_computation(chainer_weights, c3d_files):
+def test_all_layers_are_those_of_an_independent_computation(chainer_weights, c3d_classifier):
     video = np.random.default_rng(1).uniform(-100, 155, (3, 16, 112, 112)).astype(np.float32)
-    network = load_classifier(*c3d_files).network
+    network = c3d_classifier.network
     with torch.no_grad():
         got = network(torch.from_numpy(video)[None], network.taps)
     expected = c3d_in_numpy(chainer_weights, video)

@@ -45,9 +45,10 @@ class Scripted(nn.Module):
 
 
 @pytest.mark.slow
-def test_chainers_arrays_torchscript_and_the_own_format_hold_the_same_classifier(c3d_files, chainer_weights, tmp_path):
-    weights, mean = c3d_files
-    of_chainer = load_classifier(weights, mean)
+def test_chainers_arrays_torchscript_and_the_own_format_hold_the_same_classifier(
+    c3d_files, c3d_classifier, chainer_weights, tmp_path
+):
+    mean, of_chainer = c3d_files[1], c3d_classifier
     state = of_chainer.network.state_dict()
     assert torch.equal(state["conv5b.weight"], torch.from_numpy(chainer_weights["conv5b/W"]))
     assert torch.equal(state["fc8.bias"], torch.from_numpy(chainer_weights["fc8/b"]))

@@ -113,10 +113,10 @@ def test_a_loss_that_is_not_finite_ends_it(clips):
 @pytest.mark.slow
 def test_c3d_starts_with_equal_chances_and_the_mean_colours(tmp_path):
     levels = np.array([200, 100, 30], np.uint8)
-    frames = np.broadcast_to(levels, (4 * 16, 64, 64, 3)) + np.uint8(5) * (np.arange(64) % 2 == 0)[:, None]
-    videos = VideoFrames(frames, 16 * np.arange(4), np.full(4, 16), np.array([0, 1, 2, 0]))
+    frames = np.broadcast_to(levels, (2 * 16, 64, 64, 3)) + np.uint8(5) * (np.arange(64) % 2 == 0)[:, None]
+    videos = VideoFrames(frames, 16 * np.arange(2), np.full(2, 16), np.array([0, 2]))
     clips, losses = LabelledClips(videos, videos, ("a", "b", "c"), "colours"), []
-    classifier = train_classifier(clips, "c3d", Recipe(1, 2, 1e-4), progress=losses.append)
+    classifier = train_classifier(clips, "c3d", Recipe(1, 1, 1e-4), progress=losses.append)
     assert losses == [pytest.approx(math.log(3))]
     assert classifier.channels == 3
     assert classifier.mean.shape == (3, 16, 128, 171)

@@ -10,7 +10,6 @@ from torch import nn
 from tgan_fast.data import to_clips, to_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier import Classifier, build_network
-from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS
 
@@ -56,8 +55,8 @@ def test_other_channels_are_named():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tgan", "tgan2"])
-def test_c3d_sees_what_the_protocol_prepares(c3d_files, name):
-    classifier, protocol = load_classifier(*c3d_files), replace(PROTOCOLS[name], layer="fc6")
+def test_c3d_sees_what_the_protocol_prepares(c3d_classifier, name):
+    classifier, protocol = c3d_classifier, replace(PROTOCOLS[name], layer="fc6")
     videos = torch.rand(1, 3, 16, 64, 64) * 2 - 1
     with torch.no_grad():
         expected = classifier.network(protocol.prepare(videos, classifier.mean), ["fc6"])
