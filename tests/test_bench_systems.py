@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from classifiers import random_classifier
-from PIL import Image
 
 from benchmarks import results, systems
 from benchmarks.report import devices_in, readme_figures
@@ -18,21 +17,17 @@ def test_every_system_is_a_preset_and_has_a_narrow_one():
     assert {systems.tiny(name) for name in systems.SYSTEMS} == {name for name in PRESETS if name.startswith("tiny")}
 
 
-@pytest.fixture
-def classifier(tmp_path):
-    save_classifier(tmp_path / "digits.pt", random_classifier(classes=10))
-    return tmp_path / "digits.pt"
-
-
 @pytest.mark.slow
-def test_a_system_is_trained_scored_and_told_of_in_the_readme(classifier, tmp_path, monkeypatch):
-    folder = tmp_path / "results"
+def test_a_system_is_trained_scored_and_told_of_in_the_readme(tmp_path, monkeypatch):
+    classifier, folder = tmp_path / "digits.pt", tmp_path / "results"
+    save_classifier(classifier, random_classifier(classes=10))
     folder.mkdir()
     monkeypatch.setattr(results, "FOLDER", folder)
     small = {"steps": 3, "width": 0.03125, "batch_size": 2, "sample_interval": 100}
     monkeypatch.setitem(PRESETS, "tiny-gru-summary", PRESETS["tiny-gru-summary"] | small)
+    monkeypatch.setattr(systems, "SYSTEMS", {"gru-summary": systems.SYSTEMS["gru-summary"]})
     monkeypatch.setattr(systems, "PROTOCOL", replace(systems.PROTOCOL, samples=64, runs=2, real_clips=256))
-    systems.main(classifier, only=("gru-summary",), device="cpu")
+    systems.main(classifier)
     (path,) = folder.glob("*.json")
     (section,) = json.loads(path.read_text())["sections"].values()
     run = section["systems"]["gru-summary"]
@@ -40,14 +35,11 @@ def test_a_system_is_trained_scored_and_told_of_in_the_readme(classifier, tmp_pa
     assert run["seconds"] > 0
     assert 1 <= run["inception_score"]["mean"] <= 10
     assert run["frechet_distance"]["mean"] > run["frechet_distance"]["real"] > 0
-    assert Image.open(folder / systems.picture_of(path.stem, "gru-summary")).size == (16 * 64, 4 * 64)
+    assert (folder / systems.picture_of(path.stem, "gru-summary")).exists()
     table = readme_figures(devices_in(folder))["systems"]()
-    (row,) = [line for line in table.splitlines() if "| `gru-summary` |" in line]
-    assert f"| 3 | {run['inception_score']['mean']:.2f} ± " in row
+    assert f"| 3 | {run['inception_score']['mean']:.2f} ± " in table
 
 
-def test_bad_input_is_one_sentence(classifier, tmp_path):
-    with pytest.raises(SystemExit, match="error: there is no system hinge: choose of paper, authors"):
-        systems.main(classifier, only=("hinge",))
+def test_a_classifier_that_cannot_be_read_is_one_sentence(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*nothing\.pt"):
         systems.main(tmp_path / "nothing.pt")
