@@ -145,7 +145,7 @@ def test_neither_a_home_nor_a_writable_working_directory_is_needed(tmp_path, hom
 
 def test_a_working_directory_without_room_for_runs_is_one_sentence(run, monkeypatch):
     monkeypatch.chdir("/proc")
-    with pytest.raises(InputError, match="^cannot make a folder for the run in runs: No such file .*; choose --out$"):
+    with pytest.raises(InputError, match=r"^cannot make a folder for the run in runs: No such file .*; choose --out$"):
         run()
 
 
