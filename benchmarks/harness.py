@@ -78,7 +78,8 @@ def measure(
     """
     first = next(iter(contenders))
     contenders = {**contenders, again(first): contenders[first]}
-    uncaptured = {name: (uncaptured or {}).get(name.removesuffix(again(""))) for name in contenders}
+    uncaptured = dict(uncaptured or {})
+    uncaptured[again(first)] = uncaptured.get(first)
 
     def prepare_all():
         for inputs in input_sets if prepare else ():
@@ -90,10 +91,10 @@ def measure(
         pool = torch.cuda.graph_pool_handle() if on_gpu else None
         for name, call in contenders.items():
             run = partial(_call_all, call, input_sets, device)
-            if uncaptured[name] is None if on_gpu else not warm:
+            if uncaptured.get(name) is None if on_gpu else not warm:
                 prepare_all()
                 run()  # compiles, loads libraries, takes memory
-            runs[name], methods[name] = _replay(run, pool, uncaptured[name]) if on_gpu else (run, "perf_counter")
+            runs[name], methods[name] = _replay(run, pool, uncaptured.get(name)) if on_gpu else (run, "perf_counter")
         counts = {name: rounds or _affordable(device, run, prepare_all) for name, run in runs.items()}
         # Not timed, and not waited for: while a GPU is busy with these, the timed ones queue up without gaps.
         for run in runs.values() if on_gpu else ():
