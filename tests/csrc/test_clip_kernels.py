@@ -427,7 +427,6 @@ def test_no_two_threads_race(libraries, monkeypatch):
     for seed, shared_bytes in enumerate((H100, CONSUMER)):
         host.configure(multiprocessors=3, shared_bytes=shared_bytes, seed=seed)
         before = [
-            gaussian(66, 130),
             gaussian(80, 67, top=2),
             gaussian(66, 2060, top=1.2),
             gaussian(20, 91, top=2)[:, 1:70],
