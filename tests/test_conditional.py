@@ -9,7 +9,7 @@ from tgan_fast.data import MovingDigits, VideoFrames
 from tgan_fast.training import TrainingConfig, train
 
 CLASSES, FRAMES, SIZE = 10, 8, 16
-# Small networks and, in training, one clip of every digit, so that half a minute on a CPU is enough.
+# Small networks and, in training, one clip of every digit, so that a quarter of a minute on a CPU is enough.
 CONFIG = TrainingConfig(
     conditional=True,
     frames=FRAMES,
@@ -26,9 +26,9 @@ CONFIG = TrainingConfig(
     learning_rate=1e-3,
     batch_size=20,
     ema_decay=0.98,
-    steps=500,
-    checkpoint_interval=500,
-    sample_interval=500,
+    steps=300,
+    checkpoint_interval=300,
+    sample_interval=300,
     device="cpu",
 )
 

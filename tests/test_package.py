@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import shutil
 import subprocess
@@ -31,7 +32,9 @@ def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
     subprocess.run([*git, "commit", "--quiet", "--message", "x"], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, source], check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, source]
+    # One architecture, since all three take three times as long.
+    subprocess.run(command, env={**os.environ, "TGAN_FAST_CUDA_ARCHS": "90"}, check=True)
     (wheel,) = tmp_path.glob("tgan_fast-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

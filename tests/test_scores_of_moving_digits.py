@@ -15,8 +15,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("moving_digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        train_classifier.main(["--out", str(folder / "classifier.pt"), "--steps", "400", "--device", "cpu"])
-        settings = {"steps": 300, "checkpoint_interval": 1, "keep_checkpoints": 300, "ema_decay": None}
+        recipe = ["--steps", "400", "--batch-size", "24", "--learning-rate", "5e-3"]
+        train_classifier.main(["--out", str(folder / "classifier.pt"), *recipe, "--device", "cpu"])
+        settings = {"steps": 150, "checkpoint_interval": 1, "keep_checkpoints": 150, "batch_size": 4, "ema_decay": None}
         scored = {"evaluate_every": 50, "evaluate_samples": 128, "classifier": str(folder / "classifier.pt")}
         config = TrainingConfig(**PRESETS["tiny"] | settings | scored, best_metric="is", device="cpu")
         train(config, folder / "run")
