@@ -1,5 +1,5 @@
 # make train      train on moving digits: the tiny preset on a CPU, the paper's model on a GPU; ARGS="--help" lists options
-# make test       run the quick tests; ARGS="tests/data" runs those of a folder, ARGS="-m gpu" those that need a GPU
+# make test       run the quick tests; ARGS="tests/data" runs those of a folder
 # make test-all   run all tests, also those that take long
 # make bench      measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options
 # make gpu        check, test and benchmark on a GPU in ten minutes, important parts first; ARGS="--help" lists options
@@ -12,7 +12,7 @@ BIN := .venv/bin
 
 # Several processes with one thread each finish sooner than one process with many threads.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PARALLEL = -n logical --maxprocesses 8 --dist worksteal
+PARALLEL = -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: train test test-all bench gpu lint
 

@@ -18,6 +18,7 @@ from tgan_fast.training.build import build_step
 
 PRESET = "tiny"
 WARM_UP = 5  # seconds; a training looks for other programs every second
+TIMEOUT = 120  # seconds until all processes have begun
 
 
 def seconds_of_iterations(begin: multiprocessing.Barrier, seconds: float, answers: multiprocessing.Queue) -> None:
@@ -26,7 +27,7 @@ def seconds_of_iterations(begin: multiprocessing.Barrier, seconds: float, answer
     step = build_step(config, torch.device("cpu"))
     videos = torch.rand(config.batch_size, config.channels, config.frames, config.image_size, config.image_size) * 2 - 1
     times = []
-    begin.wait()
+    begin.wait(TIMEOUT)
     end = time.perf_counter() + WARM_UP + seconds
     with BriefWaits(torch.device("cpu")):
         while (start := time.perf_counter()) < end:
@@ -39,10 +40,12 @@ def together(count: int, seconds: float) -> float:
     """Return the median time of an iteration while `count` trainings run, in seconds."""
     context = multiprocessing.get_context("spawn")
     begin, answers = context.Barrier(count), context.Queue()
-    processes = [context.Process(target=seconds_of_iterations, args=(begin, seconds, answers)) for _ in range(count)]
+    processes = [
+        context.Process(target=seconds_of_iterations, args=(begin, seconds, answers), daemon=True) for _ in range(count)
+    ]
     for process in processes:
         process.start()
-    found = [answers.get() for _ in processes]
+    found = [answers.get(timeout=TIMEOUT + WARM_UP + seconds) for _ in processes]
     for process in processes:
         process.join()
     return statistics.mean(found)

@@ -8,8 +8,4 @@ if TYPE_CHECKING:
     from tgan_fast.models import VideoDiscriminator, VideoGenerator
 
 __all__ = ["VideoDiscriminator", "VideoGenerator"]
-__getattr__ = on_first_use(__name__, dict.fromkeys(__all__, "models"))
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = on_first_use(__name__, dict.fromkeys(__all__, "models"))

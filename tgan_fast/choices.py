@@ -3,7 +3,7 @@
 from typing import Literal
 
 Precision = Literal["bf16", "tf32", "fp32"]
-PrecisionOption = Literal["auto", "bf16", "tf32", "fp32"]
+PrecisionOption = Literal["auto", Precision]
 CudaGraphMode = Literal["auto", "on", "off"]
 ExportFormat = Literal["safetensors", "onnx", "torch-export"]
 ShortVideos = Literal["skip", "loop"]

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from tgan_fast.training.brief_waits import BriefWaits, busy_seconds, teams_to_exceed
+from tgan_fast.training.brief_waits import BriefWaits, CpuTime, busy_seconds, teams_to_exceed
 
 STAT = """cpu  400 10 60 9000 50 3 7 100 0 0
 cpu0 100 2 30 5000 20 1 2 40 0 0
@@ -43,22 +43,29 @@ def test_teams_have_more_threads_together_than_there_are_cpus(cpus, threads):
     assert threads + teams * (threads - 1) > cpus >= threads + (teams - 1) * (threads - 1)
 
 
-def test_few_threads_on_many_cpus_are_left_alone():
-    assert teams_to_exceed(64, 2) == 0
+@pytest.mark.parametrize("threads", [1, 2])
+def test_few_threads_on_many_cpus_are_left_alone(threads):
+    assert teams_to_exceed(64, threads) == 0
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_cpus_that_others_used_are_those_that_were_busy_without_this_process():
+    assert CpuTime(12, 108, 31).others_since(CpuTime(10, 103, 30)) == 2
+
+
 def test_beside_a_busy_program_threads_wait_briefly_and_results_stay():
+    threads = str(len(os.sched_getaffinity(0)))
+    if threads == "1":
+        pytest.skip("needs two CPUs")
     hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        environment = os.environ | {"OMP_NUM_THREADS": "2"}
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
         found = subprocess.run(
             [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120
         )
     finally:
         hog.kill()
         hog.wait()
-    assert found.stdout.split() == ["True", "2", "True", "False", "True"], found.stderr
+    assert found.stdout.split() == ["True", threads, "True", "False", "True"], found.stderr
 
 
 def test_a_gpu_has_no_use_for_it():

@@ -1,7 +1,7 @@
 """The commands, one module each, and what happens around each of them: signals, exit codes, errors in one sentence.
 
 Importing this imports neither PyTorch nor a library, so that Ctrl-C ends a command quietly from the beginning. The
-modules of the commands import only what reads options, so that help and wrong options need no PyTorch either.
+modules of the commands import only what reads options, so that help and most errors in options need no PyTorch either.
 """
 
 import errno

@@ -35,7 +35,7 @@ class TrainCommand:
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     preset: Literal[("auto", *PRESETS)] = "auto"
     """Set of defaults: paper, or another system of the family; tiny and tiny-…, two minutes on a CPU; auto: paper where
-    there is a GPU, tiny elsewhere. --help shows the defaults of the preset and the --config beside it, or paper's."""
+    there is a GPU, tiny elsewhere. --help shows the defaults of --preset (auto: paper) and --config."""
     config: Path | None = None
     """YAML file of settings, such as the config.yaml of an earlier run."""
     out: Path | None = None
@@ -79,7 +79,9 @@ def _read(arguments) -> tuple[TrainCommand, Path | None]:
     if len(known) < len(arguments):
         # Whether there is a GPU, and what a checkpoint holds, only PyTorch knows: help shows the defaults without them.
         preset = "paper" if sources.preset == "auto" else sources.preset
-        _parsed(_Sources(preset, sources.config), None, arguments)
+        given = {} if sources.config is None else read_yaml(sources.config)
+        # The number of channels of the data is not shown either.
+        _parsed_with(_checked(PRESETS.get(preset, {}) | given, sources), arguments)
     checkpoint = _find_checkpoint(sources)
     command = _parsed(sources, checkpoint, arguments)
     if checkpoint is not None and sources.preset != "auto":
@@ -88,7 +90,11 @@ def _read(arguments) -> tuple[TrainCommand, Path | None]:
 
 
 def _parsed(sources, checkpoint, arguments) -> TrainCommand:
-    return parse(TrainCommand, arguments, default=TrainCommand(_defaults(sources, checkpoint)), prog=_PROGRAM)
+    return _parsed_with(_defaults(sources, checkpoint), arguments)
+
+
+def _parsed_with(defaults, arguments) -> TrainCommand:
+    return parse(TrainCommand, arguments, default=TrainCommand(defaults), prog=_PROGRAM)
 
 
 def _refuse_another_preset(resumed, new, preset):
@@ -155,8 +161,12 @@ def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
             from tgan_fast.data.loading import channels_of
 
             values["channels"] = max(values.get("channels", 3), channels_of(Path(given["data"]), given.get("axes")))
+    return _checked(values | given, sources)
+
+
+def _checked(values, sources) -> TrainingConfig:
     try:
-        return TrainingConfig(**(values | given))
+        return TrainingConfig(**values)
     except InputError as error:
         if sources.config is None:
             raise

@@ -25,7 +25,7 @@ __all__ = [
     "VideoGenerator",
     "constrain_",
 ]
-__getattr__ = on_first_use(
+__getattr__, __dir__ = on_first_use(
     __name__,
     {
         "constrain_": "constraint",

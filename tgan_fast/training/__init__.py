@@ -11,4 +11,4 @@ if TYPE_CHECKING:
     from tgan_fast.training.step import TrainingStep
 
 __all__ = ["PRESETS", "Processes", "TrainingConfig", "TrainingStep", "train"]
-__getattr__ = on_first_use(__name__, {"train": "loop", "Processes": "processes", "TrainingStep": "step"})
+__getattr__, __dir__ = on_first_use(__name__, {"train": "loop", "Processes": "processes", "TrainingStep": "step"})

@@ -5,12 +5,14 @@ milliseconds before they sleep. Nothing is faster on idle CPUs. Beside another p
 a CPU from the very thread that it waits for: two trainings on two cores took three to ten times as long as one.
 
 GNU OpenMP waits only briefly while it has more threads than CPUs (see GOMP_SPINCOUNT in its manual). Idle threads
-bring that about while other programs are busy, and end afterwards. The training's own number of threads stays as it is,
+bring that about while other programs are busy, and end afterwards. (Setting GOMP_SPINCOUNT for the whole run helps as
+much, but makes a training that is alone slower by up to a half.) The training's own number of threads stays as it is,
 so that no result changes by a bit.
 """
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,21 +20,28 @@ import torch
 
 _STAT = Path("/proc/stat")
 _INTERVAL = 1.0  # seconds between two looks
-_MOST_OTHERS = 0.5  # CPUs that other programs may use without consequences
-_MOST_TEAMS = 8  # with fewer threads than a ninth of the CPUs there is hardly a contention
+_MOST_OTHERS = 0.5  # CPUs that other programs may use, beyond those that the training leaves idle
+_MOST_TEAMS = 8  # a training with fewer threads than a ninth of the CPUs rarely has to share them
 _PARALLEL = 1 << 17  # elements that PyTorch adds up with all threads
 
 
 class CpuTime(NamedTuple):
-    """Seconds in which the CPUs of this process were busy since the machine started, and this process's own."""
+    """Seconds of the clock, those in which this process's CPUs were busy, summed up, and those that it used itself."""
 
+    elapsed: float
     busy: float
     own: float
 
     @classmethod
     def now(cls) -> "CpuTime":
         """Return the times at this moment."""
-        return cls(busy_seconds(_STAT.read_text(), os.sched_getaffinity(0)), sum(os.times()[:2]))
+        times = os.times()
+        return cls(times.elapsed, busy_seconds(_STAT.read_text(), os.sched_getaffinity(0)), times.user + times.system)
+
+    def others_since(self, before: "CpuTime") -> float:
+        """Return how many CPUs other programs have used on average."""
+        elapsed, busy, own = (now - then for now, then in zip(self, before, strict=True))
+        return (busy - own) / elapsed
 
 
 def busy_seconds(stat: str, cpus: set[int]) -> float:
@@ -51,74 +60,100 @@ def busy_seconds(stat: str, cpus: set[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+class _IdleThreads(NamedTuple):
+    """Threads that do nothing until `release` is set."""
+
+    threads: list[threading.Thread]
+    release: threading.Event
+
+    def end(self):
+        self.release.set()
+        while self.threads:
+            self.threads.pop().join()
+
+
 class BriefWaits:
     """A context in which PyTorch's threads wait briefly whenever other programs use the process's CPUs.
 
-    It does nothing for a GPU, without /proc/stat and with a single thread.
+    It does nothing for a GPU, with a single thread, without /proc/stat, and where no more threads can be started.
 
     Args:
         device: Device that computes.
     """
 
     def __init__(self, device: torch.device):
-        self._is_needed = device.type == "cpu" and torch.get_num_threads() > 1 and os.access(_STAT, os.R_OK)
+        self._teams = 0
+        if device.type == "cpu" and os.access(_STAT, os.R_OK):
+            self._cpus, self._threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+            self._teams = teams_to_exceed(self._cpus, self._threads)
         self._end = threading.Event()
-        self._watch = threading.Thread(target=self._look, name="brief waits", daemon=True)
-        self._release, self._idle = None, []
+        self._watch = threading.Thread(target=self._watch_cpus, name="brief waits", daemon=True)
+        self._idle = _IdleThreads([], threading.Event())
 
     def __enter__(self):
-        if self._is_needed:
-            self._watch.start()
+        if self._teams:
+            with suppress(RuntimeError):
+                self._watch.start()
         return self
 
     def __exit__(self, *_):
         self._end.set()
         if self._watch.is_alive():
             self._watch.join()
-        self.set(False)
+        self._activate(False)
 
     @property
     def active(self) -> bool:
         """Whether threads wait briefly now."""
-        return bool(self._idle)
+        return bool(self._idle.threads)
 
-    def set(self, active: bool) -> None:
-        """Let threads wait briefly from now on, or as long as is fastest on idle CPUs."""
+    def _watch_cpus(self):
+        # Training goes on, with long waits, where the CPUs cannot be watched.
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            before = CpuTime.now()
+            while not self._end.wait(_INTERVAL):
+                now = CpuTime.now()
+                self._activate(now.others_since(before) > max(0, self._cpus - self._threads) + _MOST_OTHERS)
+                before = now
+
+    def _activate(self, active):
         if active == self.active:
             return
-        if not active:
-            self._release.set()
-            for thread in self._idle:
-                thread.join()
-            self._idle = []
-            return
-        self._release = threading.Event()
-        self._idle = [
-            threading.Thread(target=_idle, args=(self._release,), name="brief waits, idle", daemon=True)
-            for _ in range(teams_to_exceed(len(os.sched_getaffinity(0)), torch.get_num_threads()))
-        ]
-        for thread in self._idle:
-            thread.start()
-
-    def _look(self):
-        before = CpuTime.now()
-        while not self._end.wait(_INTERVAL):
-            now = CpuTime.now()
-            others = now.busy - before.busy - (now.own - before.own)
-            self.set(others > _MOST_OTHERS * _INTERVAL)
-            before = now
+        if active:
+            # GNU OpenMP ends the process if it cannot start a thread, Python raises an error: so Python tries first.
+            trial = _start(self._teams * self._threads, lambda: None)
+            possible = bool(trial.threads)
+            trial.end()
+            if possible:
+                self._idle = _start(self._teams, lambda: torch.zeros(_PARALLEL).add_(1))
+        else:
+            self._idle.end()
 
 
 def teams_to_exceed(cpus: int, threads: int) -> int:
-    """Return how many more teams of `threads` threads make one team's threads more than `cpus`; 0 if too many would be.
+    """Return the number of extra teams that raises the number of OpenMP threads above `cpus`.
 
-    Only a team's first thread is not counted again: it is an idle Python thread of this package.
+    Each adds `threads` - 1, because OpenMP does not count the thread that starts a team. The result is 0 for a single
+    thread, and where more than `_MOST_TEAMS` would be needed.
     """
-    teams = max(0, cpus - threads) // (threads - 1) + 1
+    teams = max(0, cpus - threads) // (threads - 1) + 1 if threads > 1 else 0
     return teams if teams <= _MOST_TEAMS else 0
 
 
-def _idle(release):
-    """Start a team of OpenMP threads, which lasts as long as this thread."""
-    torch.zeros(_PARALLEL).add_(1)
+def _start(count, work):
+    """Start `count` threads that work and then do nothing. If one cannot be started, none remains."""
+    idle = _IdleThreads([], threading.Event())
+    for _ in range(count):
+        thread = threading.Thread(target=_work_and_wait, args=(work, idle.release), name="idle", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            idle.end()
+            break
+        idle.threads.append(thread)
+    return idle
+
+
+def _work_and_wait(work, release):
+    work()
     release.wait()

@@ -1,7 +1,8 @@
-"""The parts that a training run is put together from: a variant is one class, and one line here.
+"""The parts that a training run is put together from: a variant is one class and one line here, a latent one more in
+`tgan_fast.models.latents.LATENTS`.
 
 The names are those of the settings; a new one is at once in the command line, in YAML files and in the tests that
-combine all parts. The classes are imported when a run needs them, which help and errors in settings do not.
+combine all parts. The classes are imported when a run needs them, so help and errors in settings do not import them.
 """
 
 import pkgutil

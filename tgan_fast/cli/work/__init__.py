@@ -1,1 +1,1 @@
-"""What the commands do once their options are right: the part of them that needs PyTorch and other libraries."""
+"""The work of the commands, after their options are checked: the part that needs PyTorch and other libraries."""

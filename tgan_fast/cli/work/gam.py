@@ -39,7 +39,7 @@ def run(command: GamCommand) -> None:
 
 
 def _errors(command, device, generators, discriminators, real, unseen, bar):
-    """Of both discriminators, on unseen real clips and on the other's videos."""
+    """Return both discriminators' errors on unseen real clips and on the other's videos."""
 
     def clips(dataset, purpose):
         for clips, _ in draw_clips(dataset, command.samples, seed=(command.seed, purpose), batch_size=_BATCH):

@@ -50,7 +50,7 @@ def _clips(command, checkpoint, generator, precision, inputs) -> torch.Tensor:
 
 
 def _rows_and_columns(command, generator) -> tuple[int, int]:
-    """Of the grid; a .png has a video in every row, and all of a walk below each other."""
+    """Return the grid's rows and columns; a .png has a video in every row, and all of a walk below each other."""
     strip = command.out.suffix.lower() == ".png"
     rows = 1 if strip and command.walk is not None else command.grid
     columns = 1 if strip and command.walk is None else command.grid
@@ -58,7 +58,7 @@ def _rows_and_columns(command, generator) -> tuple[int, int]:
 
 
 def _inputs(command, generator, rows, columns):
-    """What the generator takes for every place of the grid, row by row."""
+    """Return the generator's inputs for every place of the grid, row by row."""
     if not _shows_all_classes(command, generator):
         latents = _latents(command, generator, rows, columns).flatten(0, 1)
         labels = None if command.class_ is None else torch.full((rows * columns,), command.class_)
