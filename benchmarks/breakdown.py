@@ -13,7 +13,7 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,6 @@ OURS = "tgan_fast"
 # On a CPU half of what is compared with others: the shares are nearly the same.
 BATCH = {"cpu": 2, "cuda": 32}
 ROUNDS = {"cpu": 2, "cuda": 10}
-GAPS = "launch gaps"
 
 _RANGE, _NODE = "part: ", "autograd::engine::evaluate_function: "
 _HOST = {"cpu_op", "user_annotation", "cuda_runtime", "cuda_driver"}
@@ -56,13 +55,17 @@ def measure(run: Run, case: str) -> dict:
         step(batches[index % CYCLE])
     timings = run.measure({OURS: step}, batches, ROUNDS[run.device], uncaptured={OURS: "it replays its own"})
     seconds = profile_cycle(Fast(start, precision, CYCLE, cuda_graph="off").step, batches, run.device)
-    taken = seconds | {GAPS: timings[OURS].median - sum(seconds.values())}
-    least = {name: sum(run.ceilings.floor(work, precision) for work in works) for name, works in needed.items()}
     groups = [
-        {"group": name, "seconds": rounded(taken.get(name, 0.0)), "floor_seconds": rounded(least.get(name, 0.0))}
-        for name in (*needed, GAPS)
+        {
+            "group": name,
+            "seconds": rounded(seconds.get(name, 0.0)),
+            "floor_seconds": rounded(sum(run.ceilings.floor(work, precision) for work in works)),
+        }
+        for name, works in needed.items()
     ]
-    floor = sum(least.values())
+    gaps = timings[OURS].median - sum(seconds.values())
+    groups.append({"group": "launch gaps", "seconds": rounded(gaps), "floor_seconds": 0.0})
+    floor = sum(group["floor_seconds"] for group in groups)
 
     def more(name):
         # Each group needs its own floor: together they are more than that of all work at once.
@@ -109,18 +112,13 @@ def profile_cycle(step: TrainingStep, batches: Sequence[torch.Tensor], device: s
     mark(step)
     if device == "cuda":
         run()  # Triton's kernels are compiled, and convolution algorithms chosen.
-    return {name: seconds / len(batches) for name, seconds in seconds_of(trace_of(run, device), device).items()}
-
-
-def trace_of(run: Callable[[], None], device: str) -> list[dict]:
-    """Run something on a device; return the events of its Chrome trace."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as profiler:
         run()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        return json.loads(path.read_text())["traceEvents"]
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        profiler.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    return {name: seconds / len(batches) for name, seconds in seconds_of(events, device).items()}
 
 
 def seconds_of(events: Iterable[dict], device: str) -> dict[str, float]:

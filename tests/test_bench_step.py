@@ -56,7 +56,7 @@ class Stuck(Notebook):
 @pytest.mark.parametrize(("rival", "reason"), [(Broken, "out of order"), (Stuck, "is off by")])
 def test_rivals_that_do_something_else_are_left_out(rival, reason):
     start, batches = Start.random("cpu", WIDTH), bench.make_batches(2, "cpu")
-    arguments = start, batches, bench.exact_losses(start, batches, 3)
+    arguments = start, batches, bench.exact_losses(start, batches, 4)
     makers = {bench.NOTEBOOK: Notebook, bench.TUNED: rival}
     contenders, errors, _, left_out = bench.set_up(Run("cpu"), makers, *arguments)
     assert contenders.keys() == errors.keys() == {bench.NOTEBOOK}
