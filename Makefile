@@ -10,9 +10,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Several processes with one thread each finish sooner than one process with many threads.
+# Several processes with one thread each finish sooner than one process with many threads. Tests of a file share what
+# they set up, and stay together.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PARALLEL = -n auto --maxprocesses 8 --dist worksteal
+PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: train test test-all bench gpu lint
 
