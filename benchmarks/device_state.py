@@ -1,14 +1,21 @@
-"""The device while something is timed. A watch flags a GPU that throttled, and CPUs that others used."""
+"""The device while something is timed: clocks, power and temperature of a GPU, or who else uses the CPUs.
+
+A watch flags a GPU that throttled, and CPUs that others used.
+"""
 
 import os
+import statistics
 import threading
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.results import rounded
+
 INTERVAL = 0.1  # seconds between two looks at a GPU
 SHORTEST = 1.0  # seconds of all CPUs together, which are counted in steps of 0.01 s
+FIGURES = "sm_clock_mhz", "power_w", "temperature_c"  # of a GPU
 # NVML's reasons for a lower clock that slow down what runs, by their bits.
 SLOWING = {
     0x4: "software power cap",
@@ -28,7 +35,7 @@ class GpuWatch:
     """
 
     def __init__(self):
-        self._reasons, self._flags = [], []
+        self._looks, self._flags = [], []
 
     def __enter__(self):
         self._stop = threading.Event()
@@ -48,17 +55,24 @@ class GpuWatch:
             stopped = False
             while not stopped:
                 stopped = self._stop.wait(INTERVAL)
-                self._reasons.append(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+                clock = nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)
+                watts = nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3
+                celsius = nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
+                self._looks.append((clock, watts, celsius, nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
         except Exception as error:
             self._flags.append(f"the GPU was not watched to the end: {type(error).__name__}: {error}")
 
-    def take(self) -> list[str]:
-        """Return flags for what was seen since the last time."""
-        reasons, flags, self._reasons, self._flags = self._reasons, self._flags, [], []
+    def take(self) -> tuple[dict, list[str]]:
+        """Return what was seen since the last time, each figure as [min, median, max], and flags."""
+        looks, flags, self._looks, self._flags = self._looks, self._flags, [], []
+        if not looks:
+            return {}, flags
+        *columns, reasons = zip(*looks, strict=True)
+        ranges = ([min(column), statistics.median(column), max(column)] for column in columns)
         for bit, name in SLOWING.items():
             if slowed := sum(bool(found & bit) for found in reasons):
                 flags.append(f"throttled ({name}) in {100 * slowed / len(reasons):.2g} % of the looks")
-        return flags
+        return dict(zip(FIGURES, ranges, strict=True)), flags
 
 
 class CpuWatch:
@@ -76,14 +90,15 @@ class CpuWatch:
     def __exit__(self, *_):
         self._spent += _cpu_times() - self._begin
 
-    def take(self) -> list[str]:
-        """Return flags for what others took of the CPUs' time since the last time."""
+    def take(self) -> tuple[dict, list[str]]:
+        """Return what others took of the CPUs' time since the last time, as shares, and flags."""
         (total, busy, steal, own), self._spent = self._spent, np.zeros(4)
         if total < SHORTEST:
-            return []
-        others, steal = 100 * (busy - own) / total, 100 * steal / total
-        flags = [f"other processes took {others:.0f} % of the CPUs"] if others > 10 else []
-        return flags + ([f"the hypervisor took {steal:.0f} % of the CPUs (steal)"] if steal > 5 else [])
+            return {}, []
+        others, steal = max(0, busy - own) / total, steal / total
+        flags = [f"other processes took {100 * others:.0f} % of the CPUs"] if others > 0.1 else []
+        flags += [f"the hypervisor took {100 * steal:.0f} % of the CPUs (steal)"] if steal > 0.05 else []
+        return {"others": rounded(others), "steal": rounded(steal)}, flags
 
 
 def _cpu_times():

@@ -14,6 +14,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from benchmarks import harness, results, systems, table
+from benchmarks.device_state import FIGURES
 from benchmarks.results import NOT_MEASURED, Goal, rounded
 from benchmarks.sections import SECTIONS
 from benchmarks.table import markdown_table, number, percent, seconds
@@ -157,6 +158,18 @@ def _goals(devices):
     return markdown_table(["section", "goal", "bound", *(device.name for device in devices)], rows, left=2)
 
 
+def _state(states):
+    """Yield what a device was like while its cases were timed: the worst of all."""
+    if states and "others" in states[0]:
+        others, steal = (percent(max(state[key] for state in states)) for key in ("others", "steal"))
+        yield f"other processes took up to {others} of the CPUs, the hypervisor up to {steal}"
+    elif states:
+        columns = [[state[name] for state in states] for name in FIGURES]
+        clock, power, temperature = ((min(c[0] for c in column), max(c[-1] for c in column)) for column in columns)
+        yield "SM clock {:,}–{:,} MHz".format(*clock)
+        yield f"power up to {power[1]:.0f} W, temperature up to {temperature[1]} °C"
+
+
 def _chapter(device, folder):
     payloads = [device.sections[section.name] for section in SECTIONS if section.name in device.sections]
     records = [record for payload in payloads for record in payload["cases"]]
@@ -165,6 +178,7 @@ def _chapter(device, folder):
     said += [f"commit {commit[:10]}" for commit in dict.fromkeys(each["environment"]["commit"] for each in payloads)]
     said += [table.ceilings_text(payloads[0]["ceilings"])]
     said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
+    said += _state([record["state"] for record in records if record.get("state")])
     paths = [
         path for kind in ("iteration", "convergence") for path in sorted(folder.glob(f"{device.stem}-{kind}*.png"))
     ]

@@ -7,6 +7,7 @@ A section's cases have contenders, which are compared with the truth and then ti
     rivals      contenders that are not the package's own
     left_out    contenders that could not run or compute something else, and why
     flags       why the timings are not to be trusted
+    state       clocks, power and temperature of the GPU, or the shares of the CPUs that others took
 """
 
 import gc
@@ -115,7 +116,8 @@ class Suite:
             # What a case leaves in memory is the next one's problem otherwise.
             gc.collect()
             empty_cache()
-        flags = self.run.watch.take() + spread_flags(record["timings"])
+        state, flags = self.run.watch.take()
+        flags += spread_flags(record["timings"])
         if capture_failure() is not None:
             flags.append(f"timed without CUDA graphs from some time on, because a capture failed: {capture_failure()}")
         first: dict[str | None, float] = {}
@@ -123,7 +125,7 @@ class Suite:
             row["ratio"] = rounded(row["seconds"] / first.setdefault(row["part"], row["seconds"]))
         rivals = sorted(self.run.rivals & {row["contender"] for row in record["timings"]})
         wall = rounded(time.perf_counter() - begin)
-        record = {"case": str(case), **record, "rivals": rivals, "flags": flags, "wall_seconds": wall}
+        record = {"case": str(case), **record, "rivals": rivals, "flags": flags, "state": state, "wall_seconds": wall}
         self.records[section.name].append(record)
         if self.path is not None:
             results.write(section.name, self.payload(section), self.run.device, self.path)

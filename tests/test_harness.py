@@ -61,13 +61,15 @@ def test_a_floor_is_the_longer_of_operations_and_bytes(monkeypatch):
 
 def test_a_throttled_gpu_is_flagged_and_one_that_cannot_be_watched(monkeypatch):
     watch = GpuWatch()
-    watch._reasons = [0x1, 0x0, 0x4 | 0x20]
+    watch._looks = [(1980, 300.5, 40, 0x1), (1410, 650.0, 61, 0x0), (1755, 700.0, 64, 0x4 | 0x20)]
     names = ("software power cap", "software thermal slowdown")
-    assert watch.take() == [f"throttled ({name}) in 33 % of the looks" for name in names]
+    state, flags = watch.take()
+    assert state == {"sm_clock_mhz": [1410, 1755, 1980], "power_w": [300.5, 650, 700], "temperature_c": [40, 61, 64]}
+    assert flags == [f"throttled ({name}) in 33 % of the looks" for name in names]
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with watch:
         pass
-    assert watch.take()[0].startswith("the GPU was not watched to the end: ModuleNotFoundError")
+    assert watch.take()[1][0].startswith("the GPU was not watched to the end: ModuleNotFoundError")
 
 
 def test_reasons_are_those_of_nvml():
@@ -81,8 +83,9 @@ def test_a_real_gpu_is_watched():
     watch = GpuWatch()
     with watch:
         torch.ones(1 << 20, device="cuda").sum().item()
-    assert watch._reasons
-    assert not any("not watched" in flag for flag in watch.take())
+    state, flags = watch.take()
+    assert list(state) == list(device_state.FIGURES)
+    assert not any("not watched" in flag for flag in flags)
 
 
 @pytest.mark.skipif(not device_state._STAT.exists(), reason="there is no /proc/stat")
@@ -101,5 +104,7 @@ def test_cpus_that_others_used_are_flagged():
     watch, found = CpuWatch(), []
     for spent in ([2, 1.2, 0.08, 1.1], [0.8, 0.8, 0, 0], [2, 1.8, 0, 1.1], [2, 1.2, 0.16, 1.3]):
         watch._spent = np.array(spent)
-        found += watch.take()
+        state, flags = watch.take()
+        found += flags
+    assert state == {"others": 0, "steal": 0.08}
     assert found == ["other processes took 35 % of the CPUs", "the hypervisor took 8 % of the CPUs (steal)"]
