@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Several processes with one thread each finish sooner than one process with many threads. Tests of a file share what
 # they set up, and stay together.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PARALLEL = -n auto --maxprocesses 8 --dist loadfile
+PARALLEL = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: train test test-all bench gpu lint
 

@@ -1,6 +1,7 @@
 """Devices, and the helpers that several test files share."""
 
 import os
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
 import c3d_weights
@@ -26,6 +27,10 @@ GPU = pytest.param("cuda", id="gpu", marks=pytest.mark.gpu)
 
 
 def pytest_collection_modifyitems(items):
+    # Files with slow or many tests begin first, so that in the end no process works alone.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -counts[item.path], item.path))
     if torch.cuda.is_available():
         return
     for item in items:
