@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-_CHUNK = 1 << 19  # elements
+_CHUNK = 1 << 18  # elements
 # Rows of fewer elements than this would not fill the vector loops, so several are laid side by side.
 _ROW = 256
 
@@ -116,8 +116,8 @@ def _statistics(x):
 
 def _sums(parts, x):
     """Sums by channel, in float64, of each of the tensors that `parts` yields together for every chunk of x."""
-    columns = zip(*([tensor.sum(0) for tensor in part] for part in parts), strict=True)
-    return [torch.stack(column).view(-1, x.shape[1]).sum(0, dtype=torch.float64) for column in columns]
+    totals = [sum(columns) for columns in zip(*([t.sum(0).double() for t in part] for part in parts), strict=True)]
+    return [total.view(_fold(x), x.shape[1]).sum(0) for total in totals]
 
 
 def _chunks(x):
