@@ -71,7 +71,7 @@ class Layer(NamedTuple):
 
     @property
     def algorithms(self) -> dict[str, Form]:
-        """Those in the table that can compute this, "direct" first."""
+        """Algorithms in the table that can compute this, "direct" first."""
         used = {"direct", *itertools.chain.from_iterable(TABLE[self.operation].values())}
         tensors = [torch.empty(shape, device="meta") for shape in (self.x, self.weight)]
         forms = _forms_of(self.operation).items()

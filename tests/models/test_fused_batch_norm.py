@@ -30,7 +30,7 @@ def outcome(network, x, upstream):
 
 @pytest.mark.parametrize("name", ["generator", "discriminator"])
 def test_a_training_pass_is_that_of_pytorchs_batch_norm(name, triton_device):
-    """Of small videos, whose first layers are large enough for the kernels of any size."""
+    """Networks of small videos, whose first layers are large enough for the kernels of any size."""
     if name == "generator":
         plain, fused = (VideoGenerator(WIDTH, LATENT, clip_frames=8, image_size=16) for _ in range(2))
         layers, x, upstream = 7, torch.rand(5, LATENT) * 2 - 1, torch.randn(5, 3, 8, 16, 16)

@@ -50,7 +50,7 @@ def generator(request, device):
 
 
 def test_frame_latents_are_interpolated_over_time(generator):
-    """By NumPy, between the first and the last one, which stay."""
+    """Interpolate by NumPy between the first and the last one, which stay."""
     inputs, frames = inputs_of(generator, 3), generator.clip_frames
     plain = itself(generator, inputs)
     assert torch.equal(itself(generator, inputs, 1), plain)

@@ -19,7 +19,7 @@ ROUNDING = 1e-4
 
 
 def levels(generator, z):
-    """Of the definition, before they are rounded: [N, T, H, W, C]."""
+    """Return the levels of the definition, before they are rounded: [N, T, H, W, C]."""
     with torch.no_grad():
         videos = copy.deepcopy(generator).eval()(z).double()
     return ((videos + 1) * 127.5).permute(0, 2, 3, 4, 1).cpu()

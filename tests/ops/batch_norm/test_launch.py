@@ -201,7 +201,7 @@ def test_groups_are_as_accurate_as_eager_part_by_part(shape, groups, layout, dev
 
 
 def test_sums_of_more_programs_than_are_combined_at_once(device):
-    """As the kernels before would leave them, which take a while in the interpreter."""
+    """Return what the kernels before would leave, which take a while in the interpreter."""
     groups, splits, rows, channels = 2, 300, 7, 5
     assert splits > launch.kernels.COMBINED_PARTS.value
     grid = launch._combining_grid(torch.empty(1, channels))
