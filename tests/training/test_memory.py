@@ -1,9 +1,9 @@
 """How large a batch fits: the estimate against what is really used."""
 
+import peak_memory
 import pytest
 import torch
 
-from benchmarks import peak_memory
 from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError
 from tgan_fast.training import TrainingConfig, TrainingStep, memory, train
