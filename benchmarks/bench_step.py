@@ -150,7 +150,7 @@ def exact_losses(start: Start, batches, count) -> torch.Tensor:
 def errors_of(losses: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
     """Return the errors of the first losses and of all [iterations, 2], in units of their size."""
     pairs = (losses[:1], exact[:1]), (losses, exact[: len(losses)])
-    return tuple(rounded(((got - right).norm() / right.norm()).item()) for got, right in pairs)
+    return tuple(accuracy.relative([got], [right]) for got, right in pairs)
 
 
 def allowed_errors(precision: Precision, errors: dict[str, tuple[float, float]]) -> tuple[float, float]:
