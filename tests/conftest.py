@@ -1,6 +1,7 @@
 """Devices, and the helpers that several test files share."""
 
 import os
+import signal
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
@@ -24,6 +25,14 @@ except PackageNotFoundError:
 
 CPU = pytest.param("cpu", id="cpu")
 GPU = pytest.param("cuda", id="gpu", marks=pytest.mark.gpu)
+
+
+def pytest_configure():
+    # Behind nohup, or in a shell's background, these are ignored: the tests of interruptions would wait for ever.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -50,9 +50,9 @@ def test_scores_are_their_definitions_over_runs_of_different_latents():
     }
     assert list(got) == list(expected)
     for name, values in expected.items():
-        # Sampling folds batch norms.
-        assert got[name].mean == pytest.approx(statistics.fmean(values), rel=1e-3), name
-        assert got[name].std == pytest.approx(statistics.pstdev(values), rel=0.05), name
+        # Sampling folds batch norms, which rounds differently.
+        assert got[name].mean == pytest.approx(statistics.fmean(values), rel=1e-6), name
+        assert got[name].std == pytest.approx(statistics.pstdev(values), rel=1e-3), name
         assert got[name].std > 0
     assert got["frechet_distance"].real_clips == 40
     assert got["frechet_distance"].layer == "mean"
@@ -67,7 +67,7 @@ def test_the_frechet_video_distance_is_that_of_rounded_videos(tmp_path):
     clips = [to_clips(videos_of(generator, run)) for run in range(3)]
     expected = statistics.fmean(frechet_distance(i3d.of_real(part).features, gaussian) for part in clips)
     assert list(got) == ["frechet_video_distance"]
-    assert got["frechet_video_distance"].mean == pytest.approx(expected, rel=1e-3)
+    assert got["frechet_video_distance"].mean == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_real_clips_there_is_an_inception_score_alone():

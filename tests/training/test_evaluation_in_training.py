@@ -112,7 +112,7 @@ def test_the_averaged_weights_are_scored_where_there_are_any(tmp_path, classifie
     assert scored == [step.ema]
 
 
-# With these neither score is the best in the last evaluation.
+# The scores go up and down.
 CHANGING = {"learning_rate": 0.02, "seed": 1}
 BEST = {
     "fid": lambda lines: min(lines, key=lambda line: line["frechet_distance"]),
@@ -122,9 +122,13 @@ BEST = {
 
 @pytest.mark.parametrize("metric", BEST)
 def test_the_best_checkpoint_is_kept_by_the_metric(tmp_path, classifier, metric):
-    trained(tmp_path, evaluate_every=1, classifier=classifier, best_metric=metric, **CHANGING)
-    expected = BEST[metric](evaluations_of(tmp_path))
-    assert expected["iteration"] < VALUES["steps"]
+    options = {"evaluate_every": 1, "classifier": classifier, "best_metric": metric, **CHANGING}
+    step = trained(tmp_path, **options)
+    # Until the last evaluation is not the best one: when that is depends on the machine's rounding.
+    while (expected := BEST[metric](evaluations_of(tmp_path)))["iteration"] == step.iteration < 20:
+        newest = tmp_path / "checkpoints" / f"iteration-{step.iteration:08}.pt"
+        step = trained(tmp_path, **options, steps=step.iteration + 1, resume=newest)
+    assert expected["iteration"] < step.iteration
     best = read(tmp_path / "checkpoints" / "best.pt")
     assert best["step"]["iteration"] == expected["iteration"]
     assert best["scores"] == {name: expected[name] for name in ("inception_score", "frechet_distance")}
