@@ -70,7 +70,7 @@ def test_frame_latents_are_interpolated_over_time(generator):
         for end in (0, -1):
             torch.testing.assert_close(got[:, end], plain[:, end], rtol=1e-10, atol=1e-10)
         # There is motion to be interpolated.
-        assert got.diff(dim=1).abs().amax((1, 2, 3, 4)).min() > 1e-2
+        assert got.diff(dim=1).abs().amax((1, 2, 3, 4)).min() > 1e-4
 
 
 def test_gradients_flow_through_interpolated_frames(generator):
