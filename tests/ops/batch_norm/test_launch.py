@@ -19,7 +19,7 @@ EPS = 1e-5
 # Errors may be twice those of separate eager layers in the same dtype, and this on top, since few values may happen to
 # round well. Triton's interpreter needs more: it rounds bfloat16 towards zero, and adds float32 one after another where
 # a CPU's eager layers have float64.
-TOLERANCES = {torch.float32: 2e-7, torch.float16: 1e-4, torch.bfloat16: 2**-8 if launch.INTERPRETED else 1e-3}
+TOLERANCES = {torch.float32: 2e-7, torch.float16: 1e-4, torch.bfloat16: 2**-7 if launch.INTERPRETED else 1e-3}
 SUM_TOLERANCE = 1e-6 if launch.INTERPRETED else 2e-7
 
 SMALL = {
@@ -143,12 +143,15 @@ def assert_as_accurate_as_eager(x, laid_out, *, slope=0.2, groups=1, training=Tr
     assert got[0].shape == x.shape
     assert got[1].dtype == x.dtype
     names = "y", "dx", "dweight", "dbias", "running_mean", "running_var"
+    # A mean in float32, rounded, moves the values of a channel by this share of their spread.
+    channels = wide[0].movedim(1, 0).flatten(1)
+    rounded_mean = 2**-24 * (channels.mean(1).abs() / channels.var(1, correction=0).clamp(min=EPS).sqrt()).max()
     for name, mine, theirs, truth in zip(names, got, expected, exact, strict=True):
         # With two values a channel dx is what the cancellation of far larger numbers leaves.
         scale = torch.maximum(truth.norm(), 1e-2 * upstream.norm())
         bound = 2 * (theirs.double() - truth).norm() / scale
         error = (mine.double() - truth).norm() / scale
-        tolerance = TOLERANCES[mine.dtype] if name in ("y", "dx") else SUM_TOLERANCE
+        tolerance = TOLERANCES[mine.dtype] + rounded_mean if name in ("y", "dx") else SUM_TOLERANCE
         assert error <= bound + tolerance, f"{what}{name}: {error:.1e}, eager {bound / 2:.1e}"
 
 
