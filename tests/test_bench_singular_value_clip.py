@@ -25,7 +25,7 @@ def test_another_result_is_not_timed_and_rivals_are_left_out(case):
         bench.check(case, CLIPS | {"auto": clip_lower}, inputs)
 
 
-def test_every_turn_begins_with_weights_that_are_to_be_clipped():
+def test_every_turn_begins_with_the_weights_as_they_were_made():
     taken = []
 
     def note(weights):
