@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import torch
 import yaml
 
 from tgan_fast.data.video_files import write_videos
@@ -29,6 +30,15 @@ def score_record(**changes):
 
 
 EVALUATIONS = (evaluation_line(10, 1.25, 900.0), evaluation_line(20, 3.5, 70.5), evaluation_line(30, 2.0, 80.0))
+
+
+def write_filled(path, checkpoint, network, values):
+    """Copy a checkpoint to a path, with one value in all of a tensor: `values` by the names in the network's state."""
+    content = torch.load(checkpoint, weights_only=True)
+    for name, value in values.items():
+        content["step"][network][name].fill_(value)
+    torch.save(content, path)
+    return path
 
 
 def lines_of(records):

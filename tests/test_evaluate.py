@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from classifiers import Means, random_classifier, scripted
+from run_folders import write_filled
 
 from tgan_fast import reference
 from tgan_fast.cli import evaluate as command
@@ -153,11 +154,10 @@ def test_few_real_clips_are_remarked_on(run, classifier, capsys):
 
 
 def test_broken_weights_are_named(run, classifier, tmp_path):
-    content = torch.load(run / "checkpoints" / "iteration-00000003.pt", weights_only=True)
-    content["step"]["ema"]["model.0.weight"].fill_(math.nan)
-    torch.save(content, tmp_path / "broken.pt")
+    checkpoint = run / "checkpoints" / "iteration-00000003.pt"
+    broken = write_filled(tmp_path / "broken.pt", checkpoint, "ema", {"model.0.weight": math.nan})
     with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.0\.weight is not finite"):
-        command.main(["--checkpoint", str(tmp_path / "broken.pt"), "--classifier", str(classifier), *QUICK])
+        command.main(["--checkpoint", str(broken), "--classifier", str(classifier), *QUICK])
 
 
 @pytest.mark.parametrize(

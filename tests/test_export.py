@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from commands import finish, start
+from run_folders import write_filled
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -126,12 +127,11 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(trained, tmp_path, mon
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_broken_generator_is_refused(trained, tmp_path, form):
-    content = torch.load(trained[0] / "checkpoints" / "iteration-00000003.pt", weights_only=True)
-    content["step"]["ema"]["model.0.weight"].fill_(torch.inf)
-    torch.save(content, tmp_path / "broken.pt")
+    checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
+    broken = write_filled(tmp_path / "broken.pt", checkpoint, "ema", {"model.0.weight": torch.inf})
     out = tmp_path / f"x{FORMATS[form].suffix}"
     with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.0\.weight is not finite"):
-        exported(tmp_path / "broken.pt", out, form)
+        exported(broken, out, form)
     assert not out.exists()
 
 

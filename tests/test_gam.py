@@ -1,15 +1,18 @@
 """`python -m tgan_fast gam` as its users run it."""
 
+import math
 import re
+from pathlib import Path
 
 import pytest
-import torch
+from run_folders import write_filled
 
 from tgan_fast.cli import gam as command
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.training import TrainingConfig, train
 
 VALUES = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2, "device": "cpu"}
+LAST = Path("checkpoints", "iteration-00000005.pt")
 QUICK = ("--samples", "24", "--device", "cpu")
 
 
@@ -26,22 +29,11 @@ def numbers_of(text, name):
     return [float(number) for number in re.findall(r"[\d.]+", re.search(rf"^{name}.*$", text, re.MULTILINE)[0])]
 
 
-def changed(run, path, network, change):
-    """Write a run's checkpoint with another state of a network: `change` gets it."""
-    content = torch.load(run / "checkpoints" / "iteration-00000005.pt", weights_only=True)
-    change(content["step"][network])
-    torch.save(content, path)
-    return str(path)
-
-
-def blind_(state):
-    """Every score is zero, so that all videos are taken for real."""
-    for name in ("conv2d.weight", "conv2d.bias"):
-        state[name].zero_()
-
-
 def test_a_battle_and_its_return_match_mirror_each_other(runs, tmp_path, capsys):
-    first, second = str(runs[0]), changed(runs[1], tmp_path / "blind.pt", "discriminator", blind_)
+    # All of its scores are zero, so that it takes every video for real.
+    zeros = {"conv2d.weight": 0, "conv2d.bias": 0}
+    first = str(runs[0])
+    second = str(write_filled(tmp_path / "blind.pt", runs[1] / LAST, "discriminator", zeros))
     command.main([first, second, *QUICK])
     there = capsys.readouterr().out
     command.main([second, first, *QUICK])
@@ -85,16 +77,17 @@ def test_bad_input_is_one_sentence(runs, arguments, message):
     ("network", "name", "message"),
     [
         ("generator", "model.0.weight", r"broken\.pt is of no use, because model\.0\.weight is not finite"),
-        ("discriminator", None, "the scores of a discriminator are not finite: choose an earlier checkpoint"),
+        (
+            "discriminator",
+            "model3d.0.weight",
+            "the scores of a discriminator are not finite: choose an earlier checkpoint",
+        ),
     ],
 )
 def test_broken_networks_are_refused(runs, tmp_path, network, name, message):
-    def break_(state):
-        state[name or next(iter(state))].fill_(torch.nan)
-
-    broken = changed(runs[1], tmp_path / "broken.pt", network, break_)
+    broken = write_filled(tmp_path / "broken.pt", runs[1] / LAST, network, {name: math.nan})
     with pytest.raises(NonFiniteError, match=message):
-        command.main([str(runs[0]), broken, *QUICK])
+        command.main([str(runs[0]), str(broken), *QUICK])
 
 
 def test_runs_on_other_data_are_refused(runs, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_folders import write_filled
 
 from tgan_fast import reference
 from tgan_fast.cli import sample as command
@@ -213,11 +214,9 @@ def test_a_class_that_there_is_not_is_one_sentence(conditional, tmp_path):
 @pytest.fixture(scope="module")
 def broken(trained, tmp_path_factory):
     """A generator whose running statistics are broken."""
-    content = torch.load(trained[0] / "checkpoints" / "iteration-00000003.pt", weights_only=True)
-    content["step"]["ema"]["model.1.running_mean"].fill_(torch.nan)
     path = tmp_path_factory.mktemp("broken") / "broken.pt"
-    torch.save(content, path)
-    return path
+    checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
+    return write_filled(path, checkpoint, "ema", {"model.1.running_mean": torch.nan})
 
 
 def test_a_broken_generator_is_refused_unless_what_is_broken_is_not_used(broken, tmp_path):
@@ -230,9 +229,8 @@ def test_a_broken_generator_is_refused_unless_what_is_broken_is_not_used(broken,
 
 
 def test_a_generator_that_is_broken_in_every_batch_is_refused(trained, tmp_path):
-    content = torch.load(trained[0] / "checkpoints" / "iteration-00000003.pt", weights_only=True)
-    content["step"]["ema"]["model.0.weight"].fill_(torch.nan)
-    torch.save(content, tmp_path / "broken.pt")
+    checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
+    broken = write_filled(tmp_path / "broken.pt", checkpoint, "ema", {"model.0.weight": torch.nan})
     with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because what it generates is not finite"):
-        sampled(tmp_path / "broken.pt", tmp_path / "x.npy", "--grid", "2", "--batch-norm", "batch")
+        sampled(broken, tmp_path / "x.npy", "--grid", "2", "--batch-norm", "batch")
     assert not (tmp_path / "x.npy").exists()
