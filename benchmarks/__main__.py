@@ -1,6 +1,6 @@
 """All benchmarks: `python -m benchmarks`; afterwards the tables and pictures are made anew."""
 
-from benchmarks import report, suite
+from benchmarks import render, suite
 from benchmarks.sections import SECTIONS
 
-suite.main(*SECTIONS, finish=report.write)
+suite.main(*SECTIONS, finish=render.write)

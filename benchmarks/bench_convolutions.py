@@ -3,7 +3,7 @@
     python -m benchmarks.bench_convolutions --device cuda
 
 FLOPs and bytes are those that the mathematics needs, whatever an algorithm computes. Some algorithms rearrange x, which
-is part of their forward pass. The conclusion is what to change in `tgan_fast.ops.convolution.forms.TABLE`.
+is part of their forward pass. The conclusion is what to change in `tgan_fast.ops.convolution.algorithms.TABLE`.
 """
 
 import importlib
@@ -19,9 +19,9 @@ from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
 from benchmarks.results import rounded
 from benchmarks.suite import Run, Section
-from tgan_fast.models.sizes import scaled
-from tgan_fast.ops.convolution.forms import DIRECT, TABLE, Form, Passes, why_not
+from tgan_fast.ops.convolution.algorithms import DIRECT, TABLE, Form, Passes, why_not
 from tgan_fast.precision import arithmetic, compute_dtype, resolve_precision
+from tgan_fast.sizes import scaled
 
 ROUNDS = {"cpu": harness.FEWEST_ROUNDS, "cuda": None}
 CHECKED_SAMPLES = 2

@@ -23,8 +23,8 @@ from benchmarks.suite import Run, Section
 from tgan_fast.data import Feed, MovingDigits, VideoFrames, open_feed
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.prefetch import batches_ahead
-from tgan_fast.data.windows import read_windows
 from tgan_fast.models import FRAMES, IMAGE_SIZE
+from tgan_fast.ops.windows import read_windows
 
 BATCH, CHANNELS = 32, 3
 HEIGHT, WIDTH = 64, 85  # of prepared UCF-101

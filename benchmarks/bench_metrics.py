@@ -22,11 +22,11 @@ from benchmarks.suite import Run, Section, main
 from tgan_fast import VideoGenerator
 from tgan_fast.data import MovingDigits
 from tgan_fast.metrics.classifier import MEAN_SHAPE, Classifier, build_network
-from tgan_fast.metrics.evaluation import Evaluator
+from tgan_fast.metrics.evaluator import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
 from tgan_fast.metrics.frechet import Gaussian, frechet_distance
 from tgan_fast.metrics.protocols import PROTOCOLS, Protocol
-from tgan_fast.metrics.reference import RealClips
+from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.models.sampling import draw_latents
 from tgan_fast.precision import Precision, resolve_evaluation_precision
 

@@ -23,12 +23,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.cuda_kernel_resources import ARCHITECTURES
-from tgan_fast.data import kernels as data_kernels
-from tgan_fast.ops import optimizer_kernels, video_levels_kernels
-from tgan_fast.ops.batch_norm import kernels as batch_norm_kernels
-from tgan_fast.ops.batch_norm import launch as launchers
+from tgan_fast.ops.batch_norm import triton as launchers
+from tgan_fast.ops.batch_norm import triton_kernels as batch_norm_kernels
 from tgan_fast.ops.batch_norm.geometry import laid_out
 from tgan_fast.ops.batch_norm.tiles import table
+from tgan_fast.ops.levels import triton as video_levels_kernels
+from tgan_fast.ops.optimizer import triton as optimizer_kernels
+from tgan_fast.ops.windows import triton as data_kernels
 
 MULTIPROCESSORS = 132
 EPS, MOMENTUM = 1e-5, 0.1

@@ -214,7 +214,7 @@ def refuse_without_extension(device: str) -> None:
 
 def say_what_is_stale() -> None:
     """Print what brings a new section into the texts."""
-    print("python -m benchmarks.report brings it into the tables and pictures")
+    print("python -m benchmarks.render brings it into the tables and pictures")
 
 
 def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> None:

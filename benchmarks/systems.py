@@ -18,10 +18,10 @@ from benchmarks.results import rounded
 from tgan_fast.data.video_files import write_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
-from tgan_fast.metrics.evaluation import Evaluator
+from tgan_fast.metrics.evaluator import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS
-from tgan_fast.metrics.reference import RealClips
+from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training import PRESETS, TrainingConfig, train
 from tgan_fast.training.data import open_data

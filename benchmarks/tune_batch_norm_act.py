@@ -4,7 +4,7 @@
 
 For each entry of the table, tiles of several sizes with several numbers of warps take turns in the kernel's launcher,
 on tensors of the kind that the entry is for; then the best of them at several numbers of programs. Only speed on this
-GPU counts here; tests/ops/batch_norm/test_kernels.py tells whether the new tiles spill registers on another one.
+GPU counts here; tests/ops/batch_norm/test_triton_kernels.py tells whether the new tiles spill registers on another one.
 """
 
 import json
@@ -21,7 +21,7 @@ from triton.errors import TritonError
 from benchmarks import harness
 from benchmarks.results import device_name
 from tgan_fast.files import write_atomically
-from tgan_fast.ops.batch_norm import launch
+from tgan_fast.ops.batch_norm import triton as launch
 from tgan_fast.ops.batch_norm.tiles import TABLE, Key, Tile, table
 
 TENSOR, CHANNELS, ROUNDS = 1 << 25, 64, 20  # elements of a tensor, and channels of those that have them first

@@ -105,7 +105,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
     ]
     return [
         *(Part(f"check {name}", ["-m", "benchmarks.checks", name, "--device", device], 120) for name in CHECKS),
-        *(suites if on_gpu else [tests("quick tests", 60, "tests/ops/test_registry.py", "tests/test_precision.py")]),
+        *(suites if on_gpu else [tests("quick tests", 60, "tests/ops/test_dispatch.py", "tests/test_precision.py")]),
         *(figures(section, seconds) for section, seconds in FIGURES.items()),
         training("training", 60, "--preset", "paper" if on_gpu else "tiny", "--device", device),
         *(figures(section, seconds, rivals=True) for section, seconds in WITH_RIVALS.items() if on_gpu),

@@ -5,11 +5,11 @@ import signal
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
-import c3d_weights
 import numpy as np
 import pytest
 import torch
-from stand_in_graphs import stand_in_graphs  # noqa: F401  a fixture
+from support import c3d_weights
+from support.stand_in_graphs import stand_in_graphs  # noqa: F401  a fixture
 
 from tgan_fast.cuda_graph import capture_failure
 from tgan_fast.metrics.classifier_files import load_classifier

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import finish, start
+from support.commands import finish, start
 
-from benchmarks.report import print_tables
+from benchmarks.render import print_tables
 
 EARLIER = Path(__file__).parent / "earlier_files"
 # Of the two iterations that b25d8c8 did after these.

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import tgan_fast
-from tgan_fast.data.preparation import worker
+from tgan_fast.preparation import worker
 from tgan_fast.training.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent

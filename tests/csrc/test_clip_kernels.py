@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_build import build
-from spectra import SPECTRA, TGAN, clipped_by_svd, gaussian, relative_error, topped, with_spectrum
+from emulator.host_build import build
+from support.spectra import SPECTRA, TGAN, clipped_by_svd, gaussian, relative_error, topped, with_spectrum
 
-from tgan_fast.ops import singular_value_clip, singular_value_clip_cuda
-from tgan_fast.ops.clamp_batch_norm_scale import clamp_batch_norm_scale_
-from tgan_fast.ops.registry import BackendError
+from tgan_fast.ops import singular_value_clip
+from tgan_fast.ops.clipping import cuda as singular_value_clip_cuda
+from tgan_fast.ops.clipping.batch_norm_scale import clamp_batch_norm_scale_
+from tgan_fast.ops.dispatch import BackendError
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 SOURCES = [CSRC / "singular_value_clip.cu", CSRC / "bindings.cpp"]

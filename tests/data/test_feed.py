@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 import torch
-from graphs import captured
-from pairwise import covering
+from support.graphs import captured
+from support.pairwise import covering
 
 from tgan_fast.data import MovingDigits, VideoFrames, open_feed, to_videos
 from tgan_fast.data.feed import fits

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-import simulated_streams
 import torch
+from support import simulated_streams
 
 from tgan_fast.data.prefetch import Filling, TensorSpec, batches_ahead, filled_ahead, made_ahead, uploaded_ahead
 

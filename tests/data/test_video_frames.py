@@ -9,8 +9,8 @@ import torch
 
 from tgan_fast.data import VideoFrames
 from tgan_fast.data.video_frames import clip_span
-from tgan_fast.data.windows import read_windows
 from tgan_fast.errors import InputError
+from tgan_fast.ops.windows import read_windows
 
 
 def windows_of(videos, which, batches=400, seed=0):

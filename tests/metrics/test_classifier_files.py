@@ -2,10 +2,10 @@
 
 import math
 
-import c3d_weights
 import numpy as np
 import pytest
 import torch
+from support import c3d_weights
 from torch import nn
 
 from tgan_fast.errors import InputError

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from classifiers import Means, scripted
+from support.classifiers import Means, scripted
 from torch import nn
 
 from tgan_fast.data import to_clips, to_videos

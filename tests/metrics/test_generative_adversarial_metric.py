@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tgan_fast.metrics.gam import (
+from tgan_fast.metrics.generative_adversarial_metric import (
     Errors,
     battle,
     best_threshold,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from c3d_weights import random_mean
+from support.c3d_weights import random_mean
 
 from tgan_fast.data import to_clips, to_videos
 from tgan_fast.metrics.protocols import PROTOCOLS

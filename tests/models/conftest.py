@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tgan_fast.ops.convolution.forms import TABLE
+from tgan_fast.ops.convolution.algorithms import TABLE
 
 _BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
 

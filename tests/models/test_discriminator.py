@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from layouts import VIDEOS, watched
+from support.layouts import VIDEOS, watched
 from torch import nn
 
 from tgan_fast import VideoDiscriminator, reference

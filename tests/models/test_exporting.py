@@ -15,8 +15,8 @@ import onnxruntime
 import pytest
 import safetensors
 import torch
-from generators import as_if_trained_
 from safetensors.torch import load
+from support.generators import as_if_trained_
 
 from tgan_fast.errors import InputError
 from tgan_fast.models import exporting

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from generators import in_bfloat16, latents, trained_generator
+from support.generators import in_bfloat16, latents, trained_generator
 
 from tgan_fast.models import folding
 from tgan_fast.models.folding import FoldedGenerator

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from generators import as_if_trained_
+from support.generators import as_if_trained_
 
 from tgan_fast import VideoGenerator
 from tgan_fast.models import FrameGenerator, GRUTemporalGenerator, LSTMTemporalGenerator

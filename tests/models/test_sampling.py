@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from generators import FRAMES, IMAGE_SIZE, LATENT, in_bfloat16, latents, trained_generator
-from lifetimes import dies_with_its_last_reference
+from support.generators import FRAMES, IMAGE_SIZE, LATENT, in_bfloat16, latents, trained_generator
+from support.lifetimes import dies_with_its_last_reference
 
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models.sampling import Sampler, _StaticBatch, draw_latents, refuse_non_finite, sample_videos

@@ -7,16 +7,16 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from operations import RefusesHostCopies
+from support.operations import RefusesHostCopies
 
 from tgan_fast.ops import convolution
 from tgan_fast.ops.convolution import (
+    algorithms,
     conv3d_halving,
     conv3d_two_frames,
     conv_transpose1d_doubling,
     conv_transpose2d_doubling,
     conv_transpose2d_same,
-    forms,
 )
 
 HALVING, DOUBLING = {"stride": 2, "padding": 1}, {"stride": 2, "padding": 1}
@@ -73,7 +73,7 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def forms_of(case):
     """Return every form that can compute a case, and "auto"."""
     x, weight = torch.empty(case.x), torch.empty(case.weight)
-    return ["auto", *(name for name, form in case.forms.items() if forms.why_not(form, x, weight) is None)]
+    return ["auto", *(name for name, form in case.forms.items() if algorithms.why_not(form, x, weight) is None)]
 
 
 # Every form but the library's own, with the first case that it can compute.
@@ -223,32 +223,32 @@ def test_gradients_of_gradients_are_refused(name):
 
 def test_the_table_names_forms_that_have_the_pass():
     operations = {case.operation: case.forms for case in CASES.values()}
-    assert forms.TABLE.keys() == operations.keys()
-    for operation, devices in forms.TABLE.items():
+    assert algorithms.TABLE.keys() == operations.keys()
+    for operation, devices in algorithms.TABLE.items():
         assert devices.keys() == {"cpu", "cuda"}
         for passes in devices.values():
-            for which, name in zip(forms.Passes._fields, passes, strict=True):
+            for which, name in zip(algorithms.Passes._fields, passes, strict=True):
                 assert getattr(operations[operation][name], which) is not None, (operation, name, which)
 
 
 def test_auto_takes_the_table_and_direct_for_what_it_cannot_compute(monkeypatch):
-    monkeypatch.setitem(forms.TABLE["conv3d_halving"], "cpu", forms.Passes("pairs", "blocks", "pairs"))
+    monkeypatch.setitem(algorithms.TABLE["conv3d_halving"], "cpu", algorithms.Passes("pairs", "blocks", "pairs"))
 
     def chosen(name):
         case = CASES[name]
-        return forms.choose(case.operation, case.forms, "auto", torch.empty(case.x), torch.empty(case.weight))
+        return algorithms.choose(case.operation, case.forms, "auto", torch.empty(case.x), torch.empty(case.weight))
 
     assert chosen("videos") == ("pairs", "blocks", "pairs")
     assert chosen("odd time and height") == ("pairs", "direct", "pairs")
-    assert chosen("odd videos") == chosen("many channels") == forms.DIRECT
+    assert chosen("odd videos") == chosen("many channels") == algorithms.DIRECT
 
 
 def test_a_form_leaves_the_passes_that_it_lacks_to_direct_and_passes_may_be_mixed():
     case = CASES["videos"]
     x, weight = torch.empty(case.x), torch.empty(case.weight)
-    assert forms.choose("conv3d_halving", case.forms, "blocks", x, weight) == ("direct", "blocks", "direct")
-    mixed = forms.Passes("pairs", "blocks", "direct")
-    assert forms.choose("conv3d_halving", case.forms, mixed, x, weight) == mixed
+    assert algorithms.choose("conv3d_halving", case.forms, "blocks", x, weight) == ("direct", "blocks", "direct")
+    mixed = algorithms.Passes("pairs", "blocks", "direct")
+    assert algorithms.choose("conv3d_halving", case.forms, mixed, x, weight) == mixed
     leaves = inputs(case)
     got, expected = case.call(*leaves, form=mixed), case.call_plain(*leaves)
     assert_same_outcome(got, expected, leaves, torch.randn_like(expected), mixed)

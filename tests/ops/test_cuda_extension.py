@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tgan_fast.ops import BackendError, backends, cuda_extension, singular_value_clip_, singular_value_clip_cuda
-from tgan_fast.ops.singular_value_clip import _warn_of_gemm, choose
+from tgan_fast.ops import BackendError, backends, cuda_extension, singular_value_clip_
+from tgan_fast.ops.clipping import _warn_of_gemm, choose
+from tgan_fast.ops.clipping import cuda as singular_value_clip_cuda
 
 LIMITS = (132, 232448)
 NOT_COMPILED = "it was not compiled for this GPU"

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphs import captured
-from pairwise import covering
+from support.graphs import captured
+from support.pairwise import covering
 
-from tgan_fast.ops import BackendError, adam_, optimizer_step, rmsprop_
-from tgan_fast.ops.registry import TRITON_IS_INSTALLED
+from tgan_fast.ops import BackendError, adam_, rmsprop_
+from tgan_fast.ops import optimizer as optimizer_step
+from tgan_fast.ops.dispatch import TRITON_IS_INSTALLED
 
 ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = [1, 7, 1024, 3001]

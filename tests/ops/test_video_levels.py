@@ -10,7 +10,7 @@ import torch
 
 from tgan_fast.data import to_clips
 from tgan_fast.ops import BackendError
-from tgan_fast.ops.video_levels import tanh_to_levels
+from tgan_fast.ops.levels import tanh_to_levels
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -116,7 +116,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tgan_fast.ops.video_levels_kernels import levels_kernel
+from tgan_fast.ops.levels.triton import levels_kernel
 
 for architecture in (80, 90, 100):
     for dtype in ("fp32", "fp16", "bf16"):

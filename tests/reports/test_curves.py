@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from run_folders import EVALUATIONS, evaluation_line, loss_line
+from support.run_folders import EVALUATIONS, evaluation_line, loss_line
 
 from tgan_fast.errors import InputError
 from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure

@@ -1,7 +1,7 @@
 """Run folders, whole, unfinished and damaged."""
 
 import pytest
-from run_folders import evaluation_line, lines_of, loss_line, score_record, write_run
+from support.run_folders import evaluation_line, lines_of, loss_line, score_record, write_run
 
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.score_kinds import SCORE_KINDS

@@ -6,8 +6,8 @@ from itertools import combinations, product
 
 import pytest
 import torch
-from gradients import Gradients
-from pairwise import covering
+from support.gradients import Gradients
+from support.pairwise import covering
 
 from tgan_fast.errors import InputError
 from tgan_fast.models.constraint import WEIGHTED
@@ -15,7 +15,7 @@ from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_step
 from tgan_fast.training.checkpoint import Checkpoint
-from tgan_fast.training.parts import PARTS
+from tgan_fast.training.registry import PARTS
 
 CLASSES, BATCH = 3, 2
 SMALL = {"width": 0.03125, "latent_dim": 5, "batch_size": BATCH, "clip_interval": 1, "steps": 2, "device": "cpu"}

@@ -10,7 +10,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.models.latents import LATENTS
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.config import read_yaml
-from tgan_fast.training.parts import PARTS, part
+from tgan_fast.training.registry import PARTS, part
 
 
 def test_the_defaults_are_the_papers():

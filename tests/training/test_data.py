@@ -6,11 +6,12 @@ import struct
 import numpy as np
 import pytest
 import torch
-from stores import append
+from support.stores import append
 
 from tgan_fast.data import MovingDigits, VideoFrames
-from tgan_fast.data.store import Header, StoreWriter
+from tgan_fast.data.store_index import Header
 from tgan_fast.errors import InputError
+from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read_run
 from tgan_fast.training.data import TrainingData, classes_of, open_data

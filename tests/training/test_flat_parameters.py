@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from operations import Operations
+from support.operations import Operations
 from torch import nn
 
 from tgan_fast.training.flat_parameters import FlatParameters

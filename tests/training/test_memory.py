@@ -1,8 +1,8 @@
 """How large a batch fits: the estimate against what is really used."""
 
-import peak_memory
 import pytest
 import torch
+from support import peak_memory
 
 from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tgan_fast.training.objectives import LeastSquares, Vanilla, Wasserstein
-from tgan_fast.training.parts import PARTS, part
+from tgan_fast.training.registry import PARTS, part
 
 
 @pytest.fixture

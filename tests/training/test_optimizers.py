@@ -5,8 +5,8 @@ import io
 
 import pytest
 import torch
-from graphs import captured
-from operations import Operations
+from support.graphs import captured
+from support.operations import Operations
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from two_processes import outcomes_of_two
+from support.two_processes import outcomes_of_two
 
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.data.order import BatchOrder

@@ -6,14 +6,14 @@ import functools
 
 import pytest
 import torch
-from gradients import Gradients
-from lifetimes import dies_with_its_last_reference
-from operations import RefusesHostCopies
+from support.gradients import Gradients
+from support.lifetimes import dies_with_its_last_reference
+from support.operations import RefusesHostCopies
 from torch.utils.flop_counter import FlopCounterMode
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.data import to_videos
-from tgan_fast.ops.convolution.forms import DIRECT, TABLE
+from tgan_fast.ops.convolution.algorithms import DIRECT, TABLE
 from tgan_fast.training import TrainingStep
 from tgan_fast.training.constraints import GradientPenalty
 from tgan_fast.training.objectives import Vanilla

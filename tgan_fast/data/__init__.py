@@ -3,7 +3,7 @@
 from tgan_fast.data.clip_dataset import ClipDataset
 from tgan_fast.data.feed import Batch, Feed, open_feed
 from tgan_fast.data.moving_digits import MovingDigits
-from tgan_fast.data.pixels import to_clips, to_videos
 from tgan_fast.data.video_frames import VideoFrames
+from tgan_fast.pixels import to_clips, to_videos
 
 __all__ = ["Batch", "ClipDataset", "Feed", "MovingDigits", "VideoFrames", "open_feed", "to_clips", "to_videos"]

@@ -12,13 +12,13 @@ import torch
 from tgan_fast.data.clip_dataset import ClipDataset
 from tgan_fast.data.moving_digits import MovingDigits
 from tgan_fast.data.order import BatchOrder
-from tgan_fast.data.pixels import scaled
 from tgan_fast.data.prefetch import Filling, TensorSpec, filled_ahead, uploaded_ahead
 from tgan_fast.data.video_frames import VideoFrames
-from tgan_fast.data.windows import read_windows, whole_frames
 from tgan_fast.errors import InputError
 from tgan_fast.models import FRAMES, IMAGE_SIZE
-from tgan_fast.models.sizes import FEWEST_FRAMES, IMAGE_SIZES, MOST_FRAMES
+from tgan_fast.ops.windows import read_windows, whole_frames
+from tgan_fast.pixels import scaled
+from tgan_fast.sizes import FEWEST_FRAMES, IMAGE_SIZES, MOST_FRAMES
 
 Residence = Literal["auto", "on", "off"]
 

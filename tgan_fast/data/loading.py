@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from tgan_fast.choices import ShortVideos
-from tgan_fast.data.sources.arrays import ARRAY_SUFFIXES, checked_axes, read_arrays
-from tgan_fast.data.sources.collection import UNCLASSIFIED
-from tgan_fast.data.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
-from tgan_fast.data.store import ClipStore
+from tgan_fast.data.clip_store import ClipStore
 from tgan_fast.data.video_frames import VideoFrames, clip_span
 from tgan_fast.errors import InputError, printable
 from tgan_fast.models import FRAMES, IMAGE_SIZE
+from tgan_fast.preparation.sources.arrays import ARRAY_SUFFIXES, checked_axes, read_arrays
+from tgan_fast.preparation.sources.collection import UNCLASSIFIED
+from tgan_fast.preparation.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
 
 
 @dataclass(frozen=True)

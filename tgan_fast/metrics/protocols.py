@@ -15,11 +15,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.data.pixels import scaled
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.c3d import SIZE
 from tgan_fast.metrics.classifier import Classifier
 from tgan_fast.models import FRAMES, IMAGE_SIZE
+from tgan_fast.pixels import scaled
 
 ProtocolName = Literal["tgan", "tgan2", "plain"]
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tgan_fast.lazy import on_first_use
-from tgan_fast.models.sizes import FRAMES, IMAGE_SIZE
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE
 
 if TYPE_CHECKING:
     from tgan_fast.models.constraint import constrain_

@@ -10,8 +10,8 @@ from torch import nn
 
 from tgan_fast.models.conditions import check_labels
 from tgan_fast.models.layers import HalvingConv3d, OneFrameConv3d, SameConv2d, TwoFrameConv3d, WholeConv2d
-from tgan_fast.models.sizes import FRAMES, IMAGE_SIZE, SMALLEST_IMAGE, check_sizes, doublings, scaled
 from tgan_fast.nn import BatchNormAct3d
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE, SMALLEST_IMAGE, check_sizes, doublings, scaled
 
 NEGATIVE_SLOPE = 0.2
 _MOST_CHANNELS = 512

@@ -20,7 +20,7 @@ from tgan_fast.choices import ExportFormat
 from tgan_fast.errors import InputError
 from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.generator import Generator
-from tgan_fast.ops.plain import plain_operations
+from tgan_fast.ops.native import plain_operations
 
 
 def describe(generator: Generator) -> dict[str, str]:

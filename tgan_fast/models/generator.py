@@ -10,9 +10,9 @@ from torch import nn
 from tgan_fast.models.conditions import check_labels, one_hot
 from tgan_fast.models.latents import LATENTS
 from tgan_fast.models.layers import DoublingConvTranspose2d, SameConvTranspose2d
-from tgan_fast.models.sizes import FRAMES, IMAGE_SIZE, check_sizes, doublings, scaled
 from tgan_fast.models.temporal_generators import TemporalGenerator
 from tgan_fast.nn import BatchNormAct1d, BatchNormAct2d
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes, doublings, scaled
 
 
 class Generator(nn.Module, ABC):

@@ -12,7 +12,7 @@ from tgan_fast.ops.convolution import (
     conv_transpose2d_doubling,
     conv_transpose2d_same,
 )
-from tgan_fast.ops.plain import plain
+from tgan_fast.ops.native import plain
 
 
 class PointwiseConvTranspose1d(nn.ConvTranspose1d):

@@ -17,7 +17,7 @@ from tgan_fast.errors import NonFiniteError
 from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.generator import Generator
 from tgan_fast.models.latents import LATENTS, LatentDistribution
-from tgan_fast.ops.video_levels import tanh_to_levels
+from tgan_fast.ops.levels import tanh_to_levels
 from tgan_fast.precision import PrecisionOption, arithmetic, compute_dtype, resolve_precision
 
 _CPU_BATCH = 2  # larger ones only fall out of the cache

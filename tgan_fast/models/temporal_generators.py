@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tgan_fast.models.layers import DoublingConvTranspose1d, PointwiseConvTranspose1d
-from tgan_fast.models.sizes import FRAMES, scaled
 from tgan_fast.nn import BatchNormAct1d
+from tgan_fast.sizes import FRAMES, scaled
 
 
 class TemporalGenerator(nn.Module):

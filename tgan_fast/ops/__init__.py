@@ -1,13 +1,13 @@
 """The operations, each in a file of its own, for any network."""
 
-from tgan_fast.ops.batch_norm_act import batch_norm_act
-from tgan_fast.ops.clamp_batch_norm_scale import clamp_batch_norm_scale_
-from tgan_fast.ops.constrain_layers import constrain_layers_
-from tgan_fast.ops.optimizer_step import adam_, rmsprop_
-from tgan_fast.ops.plain import plain_operations
-from tgan_fast.ops.registry import BackendError, backends
-from tgan_fast.ops.singular_value_clip import singular_value_clip, singular_value_clip_
-from tgan_fast.ops.video_levels import tanh_to_levels
+from tgan_fast.ops.batch_norm import batch_norm_act
+from tgan_fast.ops.clipping import singular_value_clip, singular_value_clip_
+from tgan_fast.ops.clipping.batch_norm_scale import clamp_batch_norm_scale_
+from tgan_fast.ops.clipping.constrain_layers import constrain_layers_
+from tgan_fast.ops.dispatch import BackendError, backends
+from tgan_fast.ops.levels import tanh_to_levels
+from tgan_fast.ops.native import plain_operations
+from tgan_fast.ops.optimizer import adam_, rmsprop_
 
 __all__ = [
     "BackendError",

@@ -8,8 +8,8 @@ import torch
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.constraints import Constraint
-from tgan_fast.training.parts import part
 from tgan_fast.training.processes import Processes
+from tgan_fast.training.registry import part
 from tgan_fast.training.step import TrainingStep
 
 # What `build_generator` reads, and what these need.

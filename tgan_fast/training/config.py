@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgan_fast.choices import CudaGraphMode, PrecisionOption
 from tgan_fast.errors import InputError, nearest
-from tgan_fast.models.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
-from tgan_fast.training.parts import PARTS
+from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
+from tgan_fast.training.registry import PARTS
 
 # Largest count of iterations and frames, so that sums of them stay exact. The bounds of sizes below are far beyond what
 # fits into a machine: a slip is told instead of taking all memory.

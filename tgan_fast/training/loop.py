@@ -16,11 +16,11 @@ from tgan_fast.training.changes import changed_settings
 from tgan_fast.training.checkpoint import first_not_finite, iteration_of, load_strictly, read_run, run_folder_of
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData, classes_of, open_data
-from tgan_fast.training.evaluation import open_evaluator
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.provenance import provenance
 from tgan_fast.training.run_folder import RunFolder
+from tgan_fast.training.scoring import open_evaluator
 from tgan_fast.training.session import Session
 from tgan_fast.training.step import TrainingStep
 

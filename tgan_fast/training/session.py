@@ -13,8 +13,8 @@ from tgan_fast.errors import NonFiniteError, counted, printable
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training.background import Background, Snapshot
 from tgan_fast.training.checkpoint import first_not_finite
-from tgan_fast.training.evaluation import is_better
 from tgan_fast.training.scalar_log import Interval, ScalarLog
+from tgan_fast.training.scoring import is_better
 from tgan_fast.training.step import SCALARS
 
 _PREVIEWS = 16

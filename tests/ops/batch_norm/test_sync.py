@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from two_processes import outcomes_of_two
+from support.two_processes import outcomes_of_two
 
 from tgan_fast.nn import BatchNormAct2d
 from tgan_fast.ops import batch_norm_act

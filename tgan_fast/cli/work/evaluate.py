@@ -11,10 +11,10 @@ from tgan_fast.errors import InputError, telling_of_memory
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.metrics.classifier import Classifier, notice_on_classes
 from tgan_fast.metrics.classifier_files import load_classifier
-from tgan_fast.metrics.evaluation import Evaluator, Score
+from tgan_fast.metrics.evaluator import Evaluator, Score
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS, Protocol, check_size, protocol_for
-from tgan_fast.metrics.reference import RealClips
+from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.metrics.score_kinds import SCORE_KINDS, Metric
 from tgan_fast.metrics.statistics_cache import default_cache
 from tgan_fast.models import Generator
@@ -24,8 +24,8 @@ from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import Checkpoint, find, open_checkpoint, run_folder_of
 from tgan_fast.training.data import TrainingData, open_data, with_data
 from tgan_fast.training.devices import resolve_device
-from tgan_fast.training.evaluation import class_names
 from tgan_fast.training.provenance import provenance
+from tgan_fast.training.scoring import class_names
 
 
 def run(command: EvaluateCommand, metrics: tuple[Metric, ...]) -> None:

@@ -5,7 +5,14 @@ from tqdm import tqdm
 from tgan_fast.cli.gam import GamCommand
 from tgan_fast.data import to_videos
 from tgan_fast.errors import InputError
-from tgan_fast.metrics.gam import Battle, battle, best_threshold, errors_on_generated, errors_on_real, scores_of
+from tgan_fast.metrics.generative_adversarial_metric import (
+    Battle,
+    battle,
+    best_threshold,
+    errors_on_generated,
+    errors_on_real,
+    scores_of,
+)
 from tgan_fast.metrics.real_clips import draw_clips
 from tgan_fast.models.sampling import Sampler, draw_inputs, refuse_non_finite
 from tgan_fast.training import TrainingConfig

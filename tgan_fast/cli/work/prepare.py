@@ -8,11 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tgan_fast.cli.prepare import PrepareCommand
-from tgan_fast.data.decoding import Form
-from tgan_fast.data.preparation import REPORT, Result, estimated_frames, prepare
-from tgan_fast.data.sources import Collection, only_of_split, recognise
-from tgan_fast.data.store import ClipStore, read_index
+from tgan_fast.data.clip_store import ClipStore
+from tgan_fast.data.store_index import read_index
 from tgan_fast.errors import InputError, counted, printable
+from tgan_fast.preparation import REPORT, Result, estimated_frames, prepare
+from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.sources import Collection, only_of_split, recognise
 from tgan_fast.stop_signals import stop_signals
 
 # Of all videos: more that cannot be read are no longer accidents.

@@ -1,4 +1,4 @@
-"""The parts of batch norm + activation of an x without values, each with the arguments of its twin in launch.py."""
+"""The parts of batch norm + activation of an x without values, each with the arguments of its twin in triton.py."""
 
 import torch
 

@@ -1,7 +1,7 @@
 """Batch norm + activation in training with the statistics of several processes together.
 
 Each process computes mean and variance of its own n values; one sum over the processes of (n, Σx, Σx²), in float64,
-gives those of all. Backward sums Σg and Σg·(x - mean) likewise. What lies in between is done by launch.py or plain.py.
+gives those of all. Backward sums Σg and Σg·(x - mean) likewise. What lies in between is done by triton.py or torch.py.
 A process without values adds zeros (empty.py), because the others wait for it.
 """
 
@@ -18,9 +18,9 @@ def batch_norm_act_sync(
     if x.numel() == 0:
         from tgan_fast.ops.batch_norm import empty as parts
     elif backend == "triton":
-        from tgan_fast.ops.batch_norm import launch as parts
+        from tgan_fast.ops.batch_norm import triton as parts
     else:
-        from tgan_fast.ops.batch_norm import plain as parts
+        from tgan_fast.ops.batch_norm import torch as parts
     weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
     y, mean, var, count = _SyncBatchNormAct.apply(
         parts.walkable(x), weight, bias, eps, negative_slope, groups, process_group, parts

@@ -9,7 +9,7 @@ would write three channels in strides.
 
 import torch
 
-from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct, library
 
 _VALUES = 4  # of a pixel in "pairs"
 

@@ -12,7 +12,7 @@ counts is to read and to write the weight once, and on a GPU to divide the long 
 
 import torch
 
-from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct, library
 
 
 def conv3d_two_frames(

@@ -11,7 +11,7 @@ The weight of kernel 4 is that matrix if it lies [C, 4, out] in memory.
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct, library
 
 
 def conv_transpose1d_doubling(

@@ -7,7 +7,7 @@ ordinary convolution of stride 2, as which it computes this one. The gradients a
 
 import torch
 
-from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct
+from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct
 
 
 def conv_transpose2d_doubling(

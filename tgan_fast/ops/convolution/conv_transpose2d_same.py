@@ -11,7 +11,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.ops.convolution.forms import Form, Passes, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct, library
 
 
 def conv_transpose2d_same(

@@ -1,0 +1,278 @@
+"""Tables and pictures of the files of results: the figures of README.md, and benchmarks/README.md.
+
+python -m benchmarks.render            # makes both texts and the pictures anew
+python -m benchmarks.render --check    # only tells whether they are what the files of results say
+python -m benchmarks.render --full     # only prints the full tables of all sections
+"""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import tyro
+from matplotlib.figure import Figure
+
+from benchmarks import harness, results, systems, table
+from benchmarks.device_state import FIGURES
+from benchmarks.results import NOT_MEASURED, Goal, rounded
+from benchmarks.sections import SECTIONS
+from benchmarks.table import markdown_table, number, percent, seconds
+from tgan_fast.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = {"cpu": "CPU", "cuda": "GPU"}
+MINUTES = {"cpu": 5, "cuda": 8}  # for all sections together
+# Section, how a case's name begins (the first such case counts), part, and how users write it in PyTorch.
+HEADLINES = {
+    "training iteration, clipping in every fifth": ("step", "", "with clipping", "notebook"),
+    "sampling": ("sampling", "", None, "notebook"),
+    "singular value clipping of the discriminator": ("singular_value_clip", "all five", "call", "svd"),
+    "step of RMSprop": ("optimizer", "rmsprop", None, "torch for-loop"),
+    "batch norm + ReLU, forward": ("batch_norm_act", "image", "forward", "eager"),
+    "batch norm + ReLU, backward": ("batch_norm_act", "image", "backward", "eager"),
+    "step of Adam": ("optimizer", "adam", None, "torch for-loop"),
+    "decoding a video to small frames": ("videos", "decoding MPEG-4", None, "PyAV, to_ndarray"),
+    "Fréchet distance": ("metrics", "Fréchet distance, 400", None, "scipy.linalg.sqrtm"),
+    "import": ("startup", "import", None, "torch alone"),
+}
+IN_README = 6  # headlines of README.md
+
+
+class Device(NamedTuple):
+    """Device with its results, or a kind of device that nothing was measured on."""
+
+    stem: str  # of the file of results
+    kind: str  # of `KINDS`
+    name: str
+    sections: dict[str, dict]
+
+    def cases(self, section: str) -> list[dict]:
+        """Return a section's records; none if it was not measured, or is a long run."""
+        return self.sections.get(section, {}).get("cases", [])
+
+
+def devices_in(folder: Path) -> list[Device]:
+    """Return the devices with a file of results, and the kinds without one; CPUs first."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        sections = results.sections_of(path)
+        environment = next(iter(sections.values()))["environment"]
+        name, threads = environment["device"], environment["threads"]
+        kind, name = ("cuda", name) if threads is None else ("cpu", f"{name}, {threads} threads")
+        found.append(Device(path.stem, kind, name, sections))
+    missing = KINDS.keys() - {device.kind for device in found}
+    return sorted([*found, *(Device("", kind, KINDS[kind], {}) for kind in missing)], key=lambda device: device.kind)
+
+
+def parts_of(record: dict) -> dict[str | None, list[dict]]:
+    """Return a case's rows by their parts, each part's own contender first, without second timings."""
+    parts: dict[str | None, list[dict]] = {}
+    for row in record["timings"]:
+        if not row["contender"].endswith(harness.again("")):
+            parts.setdefault(row["part"], []).append(row)
+    return parts
+
+
+def rows_of(headline: str, device: Device) -> tuple | None:
+    """Return the case of a headline and the rows of tgan_fast, eager PyTorch and the fastest rival; None if missing."""
+    section, begin, part, eager = HEADLINES[headline]
+    for record in device.cases(section):
+        rows = parts_of(record).get(part)
+        if rows and record["case"].startswith(begin):
+            rivals = [row for row in rows if row["contender"] in record["rivals"]]
+            fastest = min(rivals, key=lambda row: row["seconds"], default=None)
+            return record["case"], rows[0], next((row for row in rows if row["contender"] == eager), None), fastest
+    return None
+
+
+def readme_figures(devices: Sequence[Device]) -> dict[str, Callable[[], str]]:
+    """Return what makes each figure of README.md, by its name."""
+    return {
+        "speed": lambda: _headlines(devices, list(HEADLINES)[:IN_README]),
+        "systems": lambda: _systems(devices),
+    }
+
+
+def _headlines(devices, headlines):
+    rows = []
+    for headline in headlines:
+        for device in devices:
+            found = rows_of(headline, device)
+            cells = _cells(*found) if found else ["", *[NOT_MEASURED] * 4]
+            rows.append([headline if device is devices[0] else "", device.name, *cells])
+    head = ["", "device", "case", "eager PyTorch", "best rival", "tgan_fast", "times as fast"]
+    return markdown_table(head, rows, left=3)
+
+
+def _cells(case, own, eager, rival):
+    others = [
+        NOT_MEASURED if row is None else f"{seconds(row['seconds'])}, {row['contender']}" for row in (eager, rival)
+    ]
+    times = [number(row["seconds"] / own["seconds"]) for row in (eager, rival) if row is not None]
+    if eager is rival is not None:
+        others[1] = "the same"
+        times.pop()
+    time = f"{seconds(own['seconds'])} ({seconds(own['p10'], own['p90'])})"
+    return [case, *others, time, ", ".join(times) or NOT_MEASURED]
+
+
+def _systems(devices):
+    """Return a table with a row for each system and device: what the runs of its narrow preset came to."""
+    keys, rows = ("inception_score", "frechet_distance"), []
+    devices = [device for device in devices if systems.SECTION in device.sections]
+    measured = [(device, device.sections[systems.SECTION]["systems"]) for device in devices]
+    for name, title in systems.SYSTEMS.items():
+        for device, runs in measured:
+            cells = [*[NOT_MEASURED] * 4, ""]
+            if name in runs:
+                run, picture = runs[name], f"benchmarks/results/{systems.picture_of(device.stem, name)}"
+                scores = [f"{number(run[key]['mean'])} ± {run[key]['std']:.2g}" for key in keys]
+                picture = f"![four videos, a row of frames each]({picture})"
+                cells = [seconds(run["seconds"]), f"{run['iterations']:,}", *scores, picture]
+            rows.append([title, f"`{name}`", device.name, *cells])
+    for device, runs in measured:
+        real = [number(next(iter(runs.values()))[key]["real"]) for key in keys]
+        rows.append(["real clips", "", device.name, "", "", *real, ""])
+    head = ["system", "preset", "trained on", "for", "iterations", "inception score", "Fréchet distance", ""]
+    return markdown_table(head, rows, left=3)
+
+
+def _goals(devices):
+    found: dict[tuple, dict[str, str]] = {}
+    for section in SECTIONS:
+        for device in devices:
+            wanted = [goal.record() for goal in section.goals([], device.kind)]
+            for goal in device.sections.get(section.name, {"goals": wanted})["goals"]:
+                found.setdefault(table.goal_key(section.name, goal), {})[device.name] = table.goal_cell(goal)
+    for device in devices:
+        complete = all(section.name in device.sections for section in SECTIONS)
+        spent = sum(record["wall_seconds"] for section in SECTIONS for record in device.cases(section.name))
+        minutes = rounded(spent / 60) if complete else None
+        goal = Goal("minutes for all of it", minutes, MINUTES[device.kind], at_most=True).record()
+        found.setdefault(table.goal_key("all", goal), {})[device.name] = table.goal_cell(goal)
+    rows = [
+        [f"`{section}`", text, bound, *(cells.get(device.name, "") for device in devices)]
+        for (section, text, bound), cells in found.items()
+    ]
+    return markdown_table(["section", "goal", "bound", *(device.name for device in devices)], rows, left=2)
+
+
+def _state(states):
+    """Yield what a device was like while its cases were timed: the worst of all."""
+    if states and "others" in states[0]:
+        others, steal = (percent(max(state[key] for state in states)) for key in ("others", "steal"))
+        yield f"other processes took up to {others} of the CPUs, the hypervisor up to {steal}"
+    elif states:
+        columns = [[state[name] for state in states] for name in FIGURES]
+        clock, power, temperature = ((min(c[0] for c in column), max(c[-1] for c in column)) for column in columns)
+        yield "SM clock {:,}–{:,} MHz".format(*clock)
+        yield f"power up to {power[1]:.0f} W, temperature up to {temperature[1]} °C"
+
+
+def _chapter(device, folder):
+    payloads = [device.sections[section.name] for section in SECTIONS if section.name in device.sections]
+    records = [record for payload in payloads for record in payload["cases"]]
+    environment, software = payloads[0]["environment"], ("torch", "triton", "cuda", "cudnn", "python")
+    said = [f"{name} {environment[name]}" for name in software if environment[name]]
+    said += [f"commit {commit[:10]}" for commit in dict.fromkeys(each["environment"]["commit"] for each in payloads)]
+    said += [table.ceilings_text(payloads[0]["ceilings"])]
+    said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
+    said += _state([record["state"] for record in records if record.get("state")])
+    paths = [
+        path for kind in ("iteration", "convergence") for path in sorted(folder.glob(f"{device.stem}-{kind}*.png"))
+    ]
+    shown = [f"![{path.stem.removeprefix(device.stem)[1:]}](results/{path.name})" for path in paths]
+    return "\n\n".join([f"### {device.name}", ", ".join(said), "\n".join(shown)])
+
+
+def iteration_picture(name: str, groups: list[dict]) -> bytes:
+    """Draw a bar for each group of a device's iteration, the longest at the top, its floor within it."""
+    groups = sorted((group for group in groups if group["seconds"]), key=lambda group: group["seconds"])
+    total = sum(group["seconds"] for group in groups)
+    # So wide that text is about as large as around it in README.md.
+    figure = Figure(figsize=(9, 0.34 * len(groups) + 1.2), dpi=150, layout="constrained")
+    title = f"tgan_fast on {name}: {seconds(total)} an iteration"
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium", fontweight="bold")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("ms (light) and what the ceilings allow at best (strong)")
+    names = [group["group"] for group in groups]
+    axes.barh(names, [1e3 * group["seconds"] for group in groups], color="#9ecae1")
+    axes.barh(names, [1e3 * group["floor_seconds"] for group in groups], height=0.4, color="#0072b2")
+    for place, group in enumerate(groups):
+        text = f"  {percent(group['seconds'] / total)}, {seconds(group['seconds'])}"
+        axes.text(max(0, 1e3 * group["seconds"]), place, text, va="center")
+    axes.margins(x=0.2)
+    content = io.BytesIO()
+    # Without the version of matplotlib the same data give the same file.
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()
+
+
+def filled(text: str, figures: dict[str, Callable[[], str]], name: str) -> str:
+    """Return a text with each of its figures made anew, from `<!-- figure: … -->` to `<!-- end -->`."""
+    for figure, make in figures.items():
+        before, begin, rest = text.partition(f"<!-- figure: {figure} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise SystemExit(f"error: {name} has no figure {figure} with an end")
+        text = f"{before}{begin}{make()}\n{end}{after}"
+    return text
+
+
+def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the texts of a tree as its files of results make them, with their paths."""
+    folder = root / "benchmarks" / "results"
+    devices = devices_in(folder)
+    page = {
+        "goals": lambda: _goals(devices),
+        "headlines": lambda: _headlines(devices, HEADLINES),
+        "devices": lambda: "\n\n".join(_chapter(device, folder) for device in devices if device.sections),
+    }
+    for name, makers in {"README.md": readme_figures(devices), "benchmarks/README.md": page}.items():
+        yield root / name, filled((root / name).read_text(), makers, name)
+
+
+def write(root: Path = ROOT) -> None:
+    """Make the texts and pictures anew."""
+    folder = root / "benchmarks" / "results"
+    for device in devices_in(folder):
+        for record in device.cases("breakdown")[:1]:
+            picture = iteration_picture(device.name, record["groups"])
+            write_atomically(folder / f"{device.stem}-iteration.png", picture)
+    for path, text in texts_of(root):
+        write_atomically(path, text.encode())
+
+
+def refuse_stale(root: Path = ROOT) -> None:
+    """Raise SystemExit if `write` would change a text."""
+    for path, text in texts_of(root):
+        if path.read_text() != text:
+            raise SystemExit(f"error: {path} is older than the files of results: run python -m benchmarks.render")
+
+
+def print_tables(root: Path = ROOT) -> None:
+    """Print what running each section printed, of all devices."""
+    for device in devices_in(root / "benchmarks" / "results"):
+        for section in SECTIONS:
+            if section.name in device.sections:
+                payload = device.sections[section.name]
+                print(f"\n=== {device.name}, {section.name}: {payload['title']}")
+                for record in payload["cases"]:
+                    print("", *table.lines_of(record), *section.details(record), sep="\n")
+                print("", *section.conclusion(payload), *table.goals_of(payload), sep="\n")
+
+
+def main(check: bool = False, full: bool = False) -> None:
+    """Make README.md, benchmarks/README.md and the pictures anew from the files of results.
+
+    Args:
+        check: Only tell whether they are what the files of results say.
+        full: Only print the full tables of all sections.
+    """
+    (print_tables if full else refuse_stale if check else write)()
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.FlagCreatePairsOff,))

@@ -1,0 +1,134 @@
+"""Scores of a generator, against their definitions on its own videos; and that nothing is disturbed."""
+
+import random
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.classifiers import CPU, Means, random_classifier, scripted, seen_by, small_generator
+
+from tgan_fast.data import MovingDigits, to_clips
+from tgan_fast.errors import InputError, NonFiniteError
+from tgan_fast.metrics.evaluator import Evaluator
+from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
+from tgan_fast.metrics.frechet import frechet_distance
+from tgan_fast.metrics.inception_score import inception_score
+from tgan_fast.metrics.protocols import PROTOCOLS
+from tgan_fast.metrics.real_statistics import RealClips
+from tgan_fast.models.sampling import draw_latents
+
+PROTOCOL = replace(PROTOCOLS["plain"], samples=16, runs=3, real_clips=40)
+SEE = seen_by(random_classifier())
+REAL = RealClips(MovingDigits(400), force=True)
+
+
+def evaluator_of(metrics=("is", "fid"), **options):
+    evaluator = Evaluator(metrics, PROTOCOL, **{"classifier": SEE, "real": REAL, "device": CPU} | options)
+    evaluator.prepare()
+    return evaluator
+
+
+def videos_of(generator, seed, count=16):
+    """The definition: evaluation mode, batch norm by running statistics."""
+    training = generator.training
+    with torch.no_grad():
+        videos = generator.eval()(draw_latents(count, 6, seed))
+    generator.train(training)
+    return videos
+
+
+def test_scores_are_their_definitions_over_runs_of_different_latents():
+    generator = small_generator()
+    got = evaluator_of(seed=5)(generator)
+    runs = [SEE.of_generated(videos_of(generator, 5 + run)) for run in range(3)]
+    gaussian = REAL.statistics(SEE, PROTOCOL, None, int).gaussian
+    expected = {
+        "inception_score": [inception_score(seen.probabilities, epsilon=1e-20) for seen in runs],
+        "frechet_distance": [frechet_distance(seen.features, gaussian) for seen in runs],
+    }
+    assert list(got) == list(expected)
+    for name, values in expected.items():
+        # Sampling folds batch norms, which rounds differently.
+        assert got[name].mean == pytest.approx(statistics.fmean(values), rel=1e-6), name
+        assert got[name].std == pytest.approx(statistics.pstdev(values), rel=1e-3), name
+        assert got[name].std > 0
+    assert got["frechet_distance"].real_clips == 40
+    assert got["frechet_distance"].layer == "mean"
+    assert got["inception_score"].real > 1
+
+
+def test_the_frechet_video_distance_is_that_of_rounded_videos(tmp_path):
+    i3d = I3DFeatures(scripted(Means(), tmp_path / "i3d.pt"), CPU)
+    generator = small_generator()
+    got = evaluator_of(["fvd"], classifier=None, i3d=i3d)(generator)
+    gaussian = REAL.statistics(i3d, PROTOCOL, None, int).gaussian
+    clips = [to_clips(videos_of(generator, run)) for run in range(3)]
+    expected = statistics.fmean(frechet_distance(i3d.of_real(part).features, gaussian) for part in clips)
+    assert list(got) == ["frechet_video_distance"]
+    assert got["frechet_video_distance"].mean == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_real_clips_there_is_an_inception_score_alone():
+    (score,) = evaluator_of(["is"], real=None)(small_generator()).values()
+    assert score.record().keys() == {"mean", "std"}
+    with pytest.raises(ValueError, match="need a classifier, I3D or real clips"):
+        evaluator_of(["is", "fid"], real=None)
+    with pytest.raises(ValueError, match="need a classifier, I3D or real clips"):
+        evaluator_of(["fvd"])
+
+
+def test_too_few_real_clips_are_refused_for_distances_alone():
+    few = RealClips(MovingDigits(20))
+    with pytest.raises(InputError, match="only 20 different real clips"):
+        evaluator_of(real=few)
+    assert evaluator_of(["is"], real=few).remarks == []
+
+
+def test_a_generator_is_scored_as_it_is_at_that_moment():
+    evaluator, generator = evaluator_of(), small_generator()
+    first = evaluator(generator)
+    assert evaluator(generator) == first
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.mul_(1.5)
+    changed = evaluator(generator)
+    assert changed != first
+    assert changed == evaluator_of()(generator)
+
+
+@pytest.mark.gpu
+def test_a_gpu_scores_as_the_cpu_does():
+    generator, device = small_generator(), torch.device("cuda")
+    on_cpu = evaluator_of()(generator)
+    see = ClassifierFeatures(random_classifier(), PROTOCOLS["plain"], device, "fp32")
+    on_gpu = evaluator_of(classifier=see, device=device)(generator.to(device))
+    for name, score in on_cpu.items():
+        assert on_gpu[name].mean == pytest.approx(score.mean, rel=1e-3)
+        assert on_gpu[name].real == pytest.approx(score.real, rel=1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_disturbed(training):
+    evaluator, generator = evaluator_of(), small_generator().train(training)
+    parts = list(generator.modules())
+    parts[3].training = not training
+    modes = [part.training for part in parts]
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    gradients = [parameter.requires_grad for parameter in generator.parameters()]
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    evaluator(generator)
+    assert [part.training for part in generator.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
+    assert [parameter.requires_grad for parameter in generator.parameters()] == gradients
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert random.getstate() == states[2]
+
+
+def test_videos_that_are_not_finite_are_named():
+    generator = small_generator()
+    generator.model[0].weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="what is seen in generated video 0 is not finite"):
+        evaluator_of()(generator)

@@ -1,0 +1,181 @@
+"""Scores of a generator."""
+
+import statistics
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+import torch
+from tqdm import tqdm
+
+from tgan_fast.cuda_graph import CudaGraphMode
+from tgan_fast.errors import NonFiniteError
+from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures, Seen
+from tgan_fast.metrics.frechet import frechet_distance
+from tgan_fast.metrics.inception_score import inception_score
+from tgan_fast.metrics.protocols import Protocol
+from tgan_fast.metrics.real_statistics import RealClips
+from tgan_fast.metrics.score_kinds import KIND_OF, Metric, ScoreKind
+from tgan_fast.metrics.statistics_cache import StatisticsCache
+from tgan_fast.models import Generator
+from tgan_fast.models.sampling import Sampler, draw_inputs
+from tgan_fast.precision import Precision
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of a generator.
+
+    Attributes:
+        mean, std: over the runs; the standard deviation of one run is 0.
+        real: what real clips reach; None without any.
+        real_clips: how many the generated ones were compared with; None for the inception score.
+        layer: of the features; None for the inception score.
+    """
+
+    mean: float
+    std: float
+    real: float | None = None
+    real_clips: int | None = None
+    layer: str | None = None
+
+    def record(self) -> dict:
+        """For files: what it has."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class Evaluator:
+    """Scores generators, always with the same latents and real clips, and leaves them and all else as they are.
+
+    Args:
+        metrics: which scores.
+        protocol: how they are computed.
+        classifier: what the inception score and the Fréchet distance see.
+        i3d: what the Fréchet video distance sees.
+        real: real clips, which Fréchet distances need; the inception score of real clips is its ceiling.
+        device: of the generators, too.
+        precision: of sampling.
+        cuda_graph: of sampling.
+        seed: of the latents; each run has others.
+        cache: of the statistics of real clips.
+        progress: show bars.
+
+    Raises:
+        InputError: too few real clips.
+        ValueError: a metric without what it needs.
+    """
+
+    def __init__(
+        self,
+        metrics: Collection[Metric],
+        protocol: Protocol,
+        *,
+        classifier: ClassifierFeatures | None = None,
+        i3d: I3DFeatures | None = None,
+        real: RealClips | None = None,
+        device: torch.device,
+        precision: Precision = "fp32",
+        cuda_graph: CudaGraphMode = "auto",
+        seed: int = 0,
+        cache: StatisticsCache | None = None,
+        progress: bool = False,
+    ):
+        self.protocol, self._kinds = protocol, [KIND_OF[metric] for metric in metrics]
+        given, distances = {"classifier": classifier, "i3d": i3d}, set(metrics) - {"is"}
+        self._networks = {kind.network: given[kind.network] for kind in self._kinds}
+        if None in self._networks.values() or (real is None and distances):
+            raise ValueError(f"{metrics} need a classifier, I3D or real clips that were not given")
+        self._real, self._device, self._precision, self._cuda_graph = real, device, precision, cuda_graph
+        self._seed, self._cache, self._progress = seed, cache, progress
+        self._generator = self._sampler = None
+        bias = real.bias(protocol) if distances else None
+        self.remarks = [] if bias is None else [bias]
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What scores have to have in common to be compared, for files."""
+        protocol = f"{self.protocol.name}, {self.protocol.runs} × {self.protocol.samples:,} samples"
+        network = next(iter(self._networks.values())).identity["network"]
+        return {"protocol": protocol, "classifier": network[:12]}
+
+    def prepare(self) -> None:
+        """Compute the statistics of real clips, or read them from the cache.
+
+        Raises:
+            NonFiniteError: their features are not finite.
+        """
+        self._statistics, self._gaussians = {}, {}
+        if self._real is None:
+            return
+        for name, network in self._networks.items():
+            total = self._real.count_for(self.protocol) + self.protocol.samples
+            with self._bar(f"real clips, {name}", total) as bar:
+                self._statistics[name] = self._real.statistics(network, self.protocol, self._cache, bar.update)
+            self._gaussians[name] = self._statistics[name].gaussian.to(self._device)
+
+    def __call__(self, generator: Generator) -> dict[str, Score]:
+        """Score a generator of the size that `check_size` lets pass, in any mode; `prepare` comes before.
+
+        Returns:
+            Of every metric its score, by its name in files.
+
+        Raises:
+            NonFiniteError: what it generates is not finite.
+        """
+        self._take(generator)
+        results = {kind: [] for kind in self._kinds}
+        with self._bar("generated videos", self.protocol.runs * self.protocol.samples) as bar:
+            for run in range(self.protocol.runs):
+                seen = self._see(run, bar.update)
+                for kind, of_runs in results.items():
+                    of_runs.append(self._result(kind, seen[kind.network]))
+        return {kind.name: self._score(kind, of_runs) for kind, of_runs in results.items()}
+
+    def _take(self, generator):
+        if self._generator is generator:
+            self._sampler.refresh()
+            return
+        self._generator = generator
+        self._sampler = Sampler(
+            generator, batch_size=_BATCH, precision=self._precision, cuda_graph=self._cuda_graph, output="videos"
+        )
+
+    def _see(self, run, advance) -> dict[str, Seen]:
+        """What each network sees in the videos of a run."""
+        inputs = draw_inputs(self._generator, self.protocol.samples, self._seed + run)
+        seen = {name: [] for name in self._networks}
+        for videos in self._sampler.on_device(inputs):
+            for name, network in self._networks.items():
+                seen[name].append(network.of_generated(videos))
+            advance(len(videos))
+        return {name: _joined(parts) for name, parts in seen.items()}
+
+    def _result(self, kind: ScoreKind, seen: Seen) -> float:
+        """Of a run."""
+        if kind.metric == "is":
+            return inception_score(seen.probabilities, epsilon=self.protocol.epsilon, splits=self.protocol.splits)
+        return frechet_distance(seen.features, self._gaussians[kind.network])
+
+    def _score(self, kind: ScoreKind, of_runs: list[float]) -> Score:
+        mean, std = statistics.fmean(of_runs), statistics.pstdev(of_runs)
+        real = self._statistics.get(kind.network)
+        if kind.metric == "is":
+            return Score(mean, std, real and statistics.fmean(real.inception_scores))
+        layer = self.protocol.layer if kind.metric == "fid" else "logits"
+        return Score(mean, std, real.frechet_distance, real.clips, layer)
+
+    def _bar(self, description, total):
+        return tqdm(
+            desc=description, total=total, unit="clip", leave=False, dynamic_ncols=True, disable=not self._progress
+        )
+
+
+def _joined(parts: list[Seen]) -> Seen:
+    probabilities = None if parts[0].probabilities is None else torch.cat([part.probabilities for part in parts])
+    features = torch.cat([part.features for part in parts])
+    # Once a run, since looking at a value makes the host wait for the GPU.
+    if not features.isfinite().all():
+        first = int((~features.isfinite()).any(1).nonzero()[0])
+        raise NonFiniteError(f"what is seen in generated video {first} is not finite: the generator's weights are not")
+    return Seen(probabilities, features)

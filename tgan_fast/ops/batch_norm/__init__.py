@@ -1,0 +1,188 @@
+"""Batch normalisation and (leaky) ReLU as one operation.
+
+    y = act((x - mean) / sqrt(var + eps) · weight + bias),   act(v) = v if v > 0 else negative_slope · v
+
+mean and var are those of a channel over everything but the channel axis: the batch's own in training (var biased),
+the running ones otherwise.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from tgan_fast.ops.arguments import check_tensor
+from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
+from tgan_fast.ops.dispatch import BackendError, triton_or_torch
+from tgan_fast.ops.native import plain
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+def batch_norm_act(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    *,
+    training: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    negative_slope: float = 0.0,
+    groups: int = 1,
+    num_batches_tracked: torch.Tensor | None = None,
+    process_group: "ProcessGroup | None" = None,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Normalise every channel of `x`, scale and shift it, and apply a leaky ReLU.
+
+    Args:
+        x: [N, C, *], float16, bfloat16, float32 or float64, any memory format; an empty one moves no running
+            statistics. The kernels of the "triton" backend take all but float64, and walk dense tensors and slices of
+            samples or channels, the channels last (fastest) or first; a view that skips pixels is copied first.
+        weight, bias: [C] each, or None for 1 and 0.
+        running_mean, running_var: [C] each. In training they are updated in place as `nn.BatchNorm*` does (with the
+            unbiased variance); otherwise they are what `x` is normalised with.
+        training: normalise with the statistics of `x` itself.
+        momentum: weight of the new statistics in the running ones; None for the mean over all batches.
+        eps: added to the variance.
+        negative_slope: slope of the activation below zero, finite; 0 is ReLU, 1 is no activation.
+        groups: N is this many equal consecutive parts, each normalised with its own statistics, as if the operation
+            had been called once a part; the running statistics are updated once a part, in order.
+        num_batches_tracked: [] int64; in training `groups` is added to it. A momentum of None needs it.
+        process_group: normalise in training with the statistics of all its processes together, as `nn.SyncBatchNorm`
+            does; the gradients of `weight` and `bias` remain each process's own. Not for torch.compile.
+        backend: "triton" or "torch"; "auto" picks the fastest that fits the input.
+
+    Returns:
+        A tensor of the shape, dtype and memory format of `x`. Its gradients can be differentiated in turn only within
+        `tgan_fast.ops.plain_operations`.
+
+    Raises:
+        TypeError: an argument that must be a tensor is none.
+        ValueError: shapes, dtypes, layouts, devices, groups or the slope do not fit; one value a channel in training.
+        BackendError: the backend asked for cannot run here, or not on this tensor.
+    """
+    _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group)
+    # Not math.isfinite, which torch.compile with dynamic=True cannot trace.
+    if not abs(negative_slope) < math.inf:
+        raise ValueError(f"negative_slope must be finite and is {negative_slope}")
+    if plain():
+        backend = _plain_backend(backend, training, process_group)
+    backend = triton_or_torch("batch_norm_act", backend, x, lambda: _why_not_triton(x))
+    options = training, momentum, eps, negative_slope, groups
+    synchronized = training and process_group is not None
+    if x.numel() == 0 and not (synchronized and x.shape[1]):
+        return _empty(x, weight, bias, num_batches_tracked if training else None, groups)
+    if synchronized:
+        from tgan_fast.ops.batch_norm.sync import batch_norm_act_sync
+
+        tensors = x, weight, bias, running_mean, running_var, num_batches_tracked
+        return batch_norm_act_sync(*tensors, *options[1:], process_group, backend)
+    if backend == "triton":
+        from tgan_fast.ops.batch_norm.triton import batch_norm_act_triton
+
+        return batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
+    return _torch(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
+
+
+def _plain_backend(backend, training, process_group):
+    if backend == "triton":
+        raise BackendError("batch_norm_act: backend 'triton' cannot be used within plain_operations")
+    if training and process_group is not None:
+        raise BackendError("batch_norm_act: statistics over several processes cannot be taken within plain_operations")
+    return "torch" if backend == "auto" else backend
+
+
+def _why_not_triton(x):
+    from tgan_fast.ops.batch_norm.triton import why_not
+
+    return why_not(x)
+
+
+def _empty(x, weight, bias, num_batches_tracked, groups):
+    """Return a tensor as empty as x, with gradients of zeros for x, weight and bias, as `nn.BatchNorm*` does."""
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(groups)
+    y = x.clone()
+    for vector in (weight, bias):
+        if vector is not None:
+            y = y + vector.sum()
+    return y
+
+
+def _torch(
+    x, weight, bias, running_mean, running_var, num_batches_tracked, training, momentum, eps, negative_slope, groups
+):
+    if not training:
+        return _part(x, weight, bias, running_mean, running_var, training, 0.0, eps, negative_slope)
+    momenta = [momentum] * groups
+    if num_batches_tracked is not None:
+        if momentum is None:
+            momenta = [1 / (int(num_batches_tracked) + part) for part in range(1, groups + 1)]
+        num_batches_tracked.add_(groups)
+    # One part is x itself: chunk(1) would be a view, whose backward copies the gradient.
+    parts = [
+        _part(part, weight, bias, running_mean, running_var, training, part_momentum, eps, negative_slope)
+        for part, part_momentum in zip(x.chunk(groups) if groups > 1 else (x,), momenta, strict=True)
+    ]
+    return torch.cat(parts) if groups > 1 else parts[0]
+
+
+def _part(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
+    if training and fits(x) and not plain():
+        return batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope)
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum or 0.0, eps)
+    # In place: batch norm's backward reads its input, never its output, so the activation needs no memory of its own.
+    return activate_(y, negative_slope)
+
+
+def _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group):
+    check_tensor("x", x)
+    if x.dim() < 2:
+        raise ValueError(f"batch_norm_act needs [N, C, *] and got the shape {list(x.shape)}")
+    named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    for name, tensor in named.items():
+        if tensor is not None:
+            _check_channels(x, name, tensor)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var are given together or not at all")
+    if groups < 1 or x.shape[0] % groups:
+        raise ValueError(f"groups must divide the batch: {x.shape[0]} is not {groups} equal parts")
+    if not training:
+        if running_mean is None:
+            raise ValueError("batch_norm_act with training=False needs running_mean and running_var")
+        return
+    if num_batches_tracked is not None:
+        _check_count(x, num_batches_tracked, momentum)
+    elif momentum is None and running_mean is not None:
+        raise ValueError("momentum=None is the mean over all batches and needs num_batches_tracked")
+    values = x.numel() // max(1, x.shape[1]) // groups
+    if values == 1 and (process_group is None or process_group.size() == 1):
+        raise ValueError(
+            f"batch norm in training needs more than one value a channel{' and part' if groups > 1 else ''}, "
+            f"but x has the shape {list(x.shape)}: use a larger batch"
+        )
+
+
+def _check_count(x, count, momentum):
+    if not isinstance(count, torch.Tensor):
+        raise TypeError(f"num_batches_tracked must be a tensor, not {type(count).__name__}")
+    if count.dtype != torch.int64 or count.dim() != 0 or count.device != x.device:
+        raise ValueError(
+            f"num_batches_tracked must be one int64 on {x.device}, and is {list(count.shape)} {count.dtype} "
+            f"on {count.device}"
+        )
+    if momentum is None and count.device.type == "meta":
+        raise ValueError("momentum=None divides by num_batches_tracked, which has no value on the device meta")
+
+
+def _check_channels(x, name, tensor):
+    check_tensor(name, tensor)
+    if tensor.shape != (x.shape[1],):
+        raise ValueError(f"{name} has the shape {list(tensor.shape)}, but x has {x.shape[1]} channels")
+    if tensor.device != x.device:
+        raise ValueError(f"{name} is on {tensor.device}, but x is on {x.device}")

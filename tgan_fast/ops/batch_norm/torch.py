@@ -1,0 +1,62 @@
+"""The parts of batch norm + activation in plain PyTorch, each with the arguments of its twin in triton.py."""
+
+import torch
+
+from tgan_fast.ops.batch_norm.cpu import activate_, activation_backward
+
+
+def walkable(x):
+    """Any layout will do."""
+    return x
+
+
+def statistics(x, groups):
+    """Mean and biased variance [groups, C] of x [N, C, *]."""
+    var, mean = torch.var_mean(_grouped(x, groups), dim=(1, 3), correction=0)
+    return mean, var
+
+
+def normalize(x, mean, inverse, weight, bias, negative_slope):
+    """y from x and given mean and 1 / sqrt(var + eps), [groups, C] each."""
+    _, v, _ = _affine(x, mean, inverse, weight, bias)
+    return _as(x, activate_(v, negative_slope))
+
+
+def gradient_sums(dy, x, mean, inverse, weight, bias, negative_slope, want_weight, want_bias):
+    """Sums of g and of g·(x - mean) as [groups, 2, C], dweight and dbias (None where not wanted)."""
+    centered, v, _ = _affine(x, mean, inverse, weight, bias)
+    g = activation_backward(_grouped(dy, len(mean)), v, negative_slope)
+    sums = torch.stack([g.sum((1, 3)), (g * centered).sum((1, 3))], 1)
+    dweight = (sums[:, 1] * inverse).sum(0).to(weight.dtype) if want_weight else None
+    return sums, dweight, sums[:, 0].sum(0).to(bias.dtype) if want_bias else None
+
+
+def input_gradient(dy, x, mean, inverse, weight, bias, negative_slope, sums, count):
+    """dx; `sums` [groups, 2, C] are over `count` values a channel and group."""
+    centered, v, scale = _affine(x, mean, inverse, weight, bias)
+    g = activation_backward(_grouped(dy, len(mean)), v, negative_slope)
+    mean_g, mean_gx = (sums / count).unbind(1)
+    return _as(x, (g - _by_channel(mean_g) - centered * _by_channel(mean_gx * inverse**2)) * scale)
+
+
+def _affine(x, mean, inverse, weight, bias):
+    """x - mean, v and scale, as [groups, N / groups, C, pixels] or what broadcasts to it."""
+    centered = _grouped(x, len(mean)) - _by_channel(mean)
+    scale = _by_channel(inverse if weight is None else inverse * weight)
+    v = centered * scale
+    return centered, v if bias is None else v + bias[:, None], scale
+
+
+def _grouped(x, groups):
+    """[N, C, *] → [groups, N / groups, C, pixels], in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)).reshape(groups, x.shape[0] // groups, x.shape[1], -1)
+
+
+def _by_channel(vector):
+    """[groups, C] → [groups, 1, C, 1]"""
+    return vector[:, None, :, None]
+
+
+def _as(x, grouped):
+    """In the shape, dtype and memory format of x."""
+    return torch.empty_like(x).copy_(grouped.reshape(x.shape))

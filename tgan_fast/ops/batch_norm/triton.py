@@ -1,0 +1,334 @@
+"""Batch norm + (leaky) ReLU on a GPU: how the kernels are launched, and how autograd and torch.compile see them.
+
+Forward, backward and evaluation are registered with PyTorch, and torch.compile takes each as it is. Outside of it they
+are called directly, which saves the dispatcher's time.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tgan_fast.ops.batch_norm import triton_kernels as kernels
+from tgan_fast.ops.batch_norm.geometry import (
+    empty_output,
+    geometry_of,
+    laid_out,
+    small_strides_of,
+    strides_of,
+    walkable,
+)
+from tgan_fast.ops.batch_norm.tiles import columns_for, small_rows_for, tile_for
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Triton decides it when it decorates the kernels: in its interpreter they run on a CPU, slowly, for tests.
+INTERPRETED = not isinstance(kernels.normalize_kernel, triton.JITFunction)
+_INTERPRETED_MULTIPROCESSORS = 2
+_WIDEST_ACCESS = 8  # values of half precision in 16 bytes
+
+
+def why_not(x: Tensor) -> str | None:
+    """Return why the kernels cannot take `x`, or None if they can."""
+    if x.dtype not in DTYPES:
+        return f"it takes float32, float16 and bfloat16, and x is {x.dtype}"
+    if not (x.is_cuda or (INTERPRETED and x.is_cpu)):
+        return f"it runs on a GPU, and x is on {x.device}"
+    return None
+
+
+def batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, training, *options):
+    """As `batch_norm_act`, the options in the order of `_BatchNormAct`; differentiable once."""
+    given = weight, bias, running_mean, running_var
+    dense = [None if vector is None else vector.contiguous() for vector in given]
+    y = _BatchNormAct.apply(walkable(x), *dense, num_batches_tracked, training, *options)
+    for running, moved in zip(given[2:], dense[2:], strict=True):
+        if training and running is not moved:
+            running.copy_(moved)
+    return y
+
+
+class _BatchNormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, batches, training, momentum, eps, slope, groups):
+        compiling = torch.compiler.is_compiling()
+        if training:
+            forward = _train_operation if compiling else _train
+            running = running_mean, running_var, batches
+            y, mean, spread = forward(x, weight, bias, *running, momentum, eps, slope, groups)
+            eps = None
+        else:
+            mean, spread = running_mean, running_var
+            y = (_evaluate_operation if compiling else normalize)(x, mean, spread, weight, bias, slope, eps)
+        ctx.save_for_backward(x, mean, spread, weight, bias)
+        ctx.options = slope, eps
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        wanted = ctx.needs_input_grad[:3]
+        backward = _backward_operation if torch.compiler.is_compiling() else _backward
+        grads = backward(dy, *ctx.saved_tensors, *ctx.options, *wanted)
+        return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 8
+
+
+def _train(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    batches: Tensor | None,
+    momentum: float | None,
+    eps: float,
+    negative_slope: float,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and mean and 1 / sqrt(var + eps) as [groups, C]; moves the running statistics."""
+    running = running_mean, running_var, batches, momentum
+    if momentum is None and batches is not None:
+        batches.add_(groups)
+    geometry = geometry_of(x, groups)
+    if small_rows_for(geometry.count, geometry.channels_last) is not None:
+        results = _small_forward(x, weight, bias, *running, eps, negative_slope, geometry)
+    else:
+        mean, spread = statistics(x, groups, eps, *running)
+        results = normalize(x, mean, spread, weight, bias, negative_slope), mean, spread
+    for changed in (running_mean, running_var, batches):
+        if changed is not None and not changed.is_inference():
+            torch.autograd.graph.increment_version(changed)
+    return results
+
+
+def _backward(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    spread: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    negative_slope: float,
+    eps: float | None,
+    want_x: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, dweight and dbias, empty where not wanted; of evaluation if there is an eps."""
+    training = eps is None
+    geometry = geometry_of(x, mean.numel() // x.shape[1])
+    arguments = dy, x, mean, spread, weight, bias, negative_slope
+    if training and small_rows_for(geometry.count, geometry.channels_last) is not None:
+        return _small_backward(*arguments, want_x, want_weight, want_bias, geometry)
+    sums, dweight, dbias = None, x.new_empty(0), x.new_empty(0)
+    if training or want_weight or want_bias:
+        sums, dweight, dbias = gradient_sums(*arguments, want_weight, want_bias, eps)
+    if not want_x:
+        return x.new_empty(0), dweight, dbias
+    dx = input_gradient(*arguments, sums if training else None, geometry.count, eps)
+    return dx, dweight, dbias
+
+
+# In what follows, as in the kernels, `spread` is 1 / sqrt(var + eps) where eps is None, and var where it is given.
+
+
+def statistics(x, groups, eps=None, running_mean=None, running_var=None, batches=None, momentum=None):
+    """Mean and biased variance, or with an eps mean and 1 / sqrt(var + eps), as [groups, C] in float32.
+
+    Moves the running statistics, if there are any.
+    """
+    geometry = geometry_of(x, groups)
+    mean, spread = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
+    strides, launch = _launch("statistics", x, geometry)
+    partials = x.new_empty((groups, launch.splits, 4, x.shape[1]), dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        kernels.statistics_kernel[launch.grid](
+            x, partials, geometry.rows, geometry.cols, geometry.channels, launch.splits, launch.blocks, *strides,
+            **launch.options,
+        )  # fmt: skip
+        kernels.combine_statistics_kernel[_combining_grid(x)](
+            partials, mean, spread, running_mean, running_var, batches, momentum, eps, geometry.count,
+            geometry.channels, launch.splits, groups, num_warps=4,
+        )  # fmt: skip
+    return mean, spread
+
+
+def normalize(
+    x: Tensor,
+    mean: Tensor,
+    spread: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    negative_slope: float,
+    eps: float | None = None,
+) -> Tensor:
+    """y from x and given statistics [groups, C], or [C] for all of x."""
+    geometry = geometry_of(x, mean.numel() // max(1, x.shape[1]))
+    y = empty_output(x, geometry)
+    if x.numel() == 0:
+        return y
+    strides, launch = _launch("normalize", x, geometry, y)
+    with torch.cuda.device_of(x):
+        kernels.normalize_kernel[launch.grid](
+            x, y, mean, spread, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels, launch.splits,
+            launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
+        )  # fmt: skip
+    return y
+
+
+def gradient_sums(dy, x, mean, spread, weight, bias, negative_slope, want_weight, want_bias, eps=None):
+    """Sums of g and of g·(x - mean) as [groups, 2, C] in float32, dweight and dbias (empty where not wanted)."""
+    geometry = geometry_of(x, mean.numel() // x.shape[1])
+    dy = laid_out(dy, geometry.channels_last)
+    strides, launch = _launch("gradient_sums", x, geometry, dy)
+    partials = x.new_empty((geometry.groups, launch.splits, 2, x.shape[1]), dtype=torch.float32)
+    sums = x.new_empty((geometry.groups, 2, x.shape[1]), dtype=torch.float32)
+    dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
+    with torch.cuda.device_of(x):
+        kernels.gradient_sums_kernel[launch.grid](
+            x, dy, partials, mean, spread, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels,
+            launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
+        )  # fmt: skip
+        kernels.combine_gradients_kernel[_combining_grid(x)](
+            partials, sums, dweight if want_weight else None, dbias if want_bias else None, spread, eps,
+            geometry.channels, launch.splits, geometry.groups, num_warps=4,
+        )  # fmt: skip
+    return sums, dweight, dbias
+
+
+def input_gradient(dy, x, mean, spread, weight, bias, negative_slope, sums, count, eps=None):
+    """dx; `sums` [groups, 2, C] are over `count` values a channel and group, None if mean and var are constants."""
+    geometry = geometry_of(x, mean.numel() // x.shape[1])
+    dy, dx = laid_out(dy, geometry.channels_last), empty_output(x, geometry)
+    if x.numel() == 0:
+        return dx
+    strides, launch = _launch("input_gradient", x, geometry, dy, dx)
+    with torch.cuda.device_of(x):
+        kernels.input_gradient_kernel[launch.grid](
+            x, dy, dx, sums, mean, spread, weight, bias, eps, 1 / count, geometry.rows, geometry.cols,
+            geometry.channels, launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope,
+            **launch.options,
+        )  # fmt: skip
+    return dx
+
+
+def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, geometry):
+    y = empty_output(x, geometry)
+    mean, spread = (x.new_empty((geometry.groups, geometry.channels), dtype=torch.float32) for _ in range(2))
+    grid, options = _small_launch_for("small_forward", x.element_size(), geometry)
+    with torch.cuda.device_of(x):
+        kernels.small_forward_kernel[grid](
+            x, y, mean, spread, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.count,
+            geometry.inner, geometry.channels, geometry.groups, *small_strides_of(geometry, x, y),
+            NEGATIVE_SLOPE=negative_slope, **options,
+        )  # fmt: skip
+    return y, mean, spread
+
+
+def _small_backward(dy, x, mean, spread, weight, bias, negative_slope, want_x, want_weight, want_bias, geometry):
+    dy = laid_out(dy, geometry.channels_last)
+    dx = empty_output(x, geometry)
+    dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
+    grid, options = _small_launch_for("small_backward", x.element_size(), geometry)
+    with torch.cuda.device_of(x):
+        kernels.small_backward_kernel[grid](
+            x, dy, dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
+            mean, spread, weight, bias, geometry.count, geometry.inner, geometry.channels, geometry.groups,
+            *small_strides_of(geometry, x, dy, dx), NEGATIVE_SLOPE=negative_slope, **options,
+        )  # fmt: skip
+    return dx if want_x else x.new_empty(0), dweight, dbias
+
+
+def _empty_gradient(x, parameter, wanted):
+    return torch.empty_like(parameter) if wanted else x.new_empty(0)
+
+
+class _Launch(NamedTuple):
+    """A grid and what goes with it."""
+
+    grid: tuple[int]
+    splits: int  # how many programs share the tiles of a block of channels
+    blocks: int  # of channels
+    options: dict
+
+
+def _launch(kernel, x, geometry, *others):
+    """How to launch a kernel on x and other tensors of its shape."""
+    strides = strides_of(geometry, x, *others)
+    return strides, _launch_for(kernel, x.element_size(), x.device, geometry, tuple(strides))
+
+
+@functools.lru_cache(maxsize=4096)
+def _launch_for(kernel, itemsize, device, geometry, strides):
+    channels_last = geometry.channels_last
+    tile = tile_for(kernel, itemsize, channels_last, columns_for(geometry.cols, channels_last))
+    tiles, blocks = triton.cdiv(geometry.rows, tile.rows), geometry.channels
+    if channels_last:
+        blocks = triton.cdiv(blocks, tile.columns)
+    else:
+        tiles *= triton.cdiv(geometry.cols, tile.columns)
+    programs = tile.programs * _multiprocessors(device)
+    splits = max(1, min(tiles, triton.cdiv(programs, blocks * geometry.groups)))
+    # The step from one column to the next is 1; from one channel to the next as well, with the channels last.
+    steps = strides[::2] if channels_last else strides
+    options = {
+        "CHANNELS_LAST": channels_last,
+        "ALIGNMENT": math.gcd(_WIDEST_ACCESS, geometry.cols, *steps),
+        "BLOCK_ROWS": tile.rows,
+        "BLOCK_COLS": tile.columns,
+        "num_warps": tile.warps,
+    }
+    return _Launch((splits * blocks * geometry.groups,), splits, blocks, options)
+
+
+@functools.lru_cache(maxsize=4096)
+def _small_launch_for(kernel, itemsize, geometry):
+    rows = small_rows_for(geometry.count, geometry.channels_last)
+    tile = tile_for(kernel, itemsize, geometry.channels_last, rows)
+    options = {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.columns, "num_warps": tile.warps}
+    return (triton.cdiv(geometry.channels, tile.columns),), options
+
+
+def forget_launches():
+    """After a change of the table, look it up anew."""
+    _launch_for.cache_clear()
+    _small_launch_for.cache_clear()
+
+
+@functools.cache
+def _multiprocessors(device):
+    if INTERPRETED:
+        return _INTERPRETED_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _combining_grid(x):
+    return (triton.cdiv(x.shape[1], kernels.COMBINED_CHANNELS.value),)
+
+
+_train_operation = torch.library.custom_op(
+    "tgan_fast::batch_norm_act_train", _train, mutates_args=("running_mean", "running_var", "batches")
+)
+_evaluate_operation = torch.library.custom_op("tgan_fast::batch_norm_act_evaluate", normalize, mutates_args=())
+_backward_operation = torch.library.custom_op("tgan_fast::batch_norm_act_backward", _backward, mutates_args=())
+
+
+@_train_operation.register_fake
+def _(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, groups):
+    mean, spread = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
+    return empty_output(x), mean, spread
+
+
+@_evaluate_operation.register_fake
+def _(x, mean, spread, weight, bias, negative_slope, eps=None):
+    return empty_output(x)
+
+
+@_backward_operation.register_fake
+def _(dy, x, mean, spread, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
+    dx = empty_output(x) if want_x else x.new_empty(0)
+    return dx, _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)

@@ -1,0 +1,180 @@
+"""Launcher of the CUDA kernels of singular value clipping: tensors in, addresses and strides out to csrc/.
+
+One call clips all weights of a discriminator in three launches (csrc/singular_value_clip.h). It does not wait for the
+GPU, and can be captured in a CUDA graph after a first call outside of it, which loads the kernels.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from tgan_fast.ops.clipping.sign_schedule import sign_schedule
+from tgan_fast.ops.cuda_extension import extension, prepare
+from tgan_fast.ops.dispatch import BackendError
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_COPY_TYPES = {torch.float16: 1, torch.bfloat16: 2}
+# From σ = t up to ‖W‖ = 3162·t. Their deviation only limits what counts as no excess at all.
+_POLYNOMIALS = sign_schedule(1e-15, 1e-8)
+_KEPT_WORKSPACES = 8
+
+
+def has_memory(weight: torch.Tensor) -> bool:
+    """Whether there is an address behind the tensor, unlike a FakeTensor or another class with its own dispatch."""
+    return type(weight).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
+def launch(
+    weights: Sequence[torch.Tensor],
+    threshold: float,
+    *,
+    copies: Sequence[torch.Tensor | None] | None = None,
+    non_finite: torch.Tensor | None = None,
+    scales: Sequence[torch.Tensor] = (),
+    running_vars: Sequence[torch.Tensor] = (),
+    lowest: float = 0.0,
+    eps: float = 0.0,
+) -> None:
+    """Clip weights and clamp batch-norm scales of one GPU, in place, on its current stream.
+
+    Arguments as in `tgan_fast.ops.constrain_layers_`, whose checks they have passed; the smaller side of every weight
+    is at most the GPU's `largest_side`, scales and variances are contiguous float32.
+    """
+    device = (*weights, *scales)[0].device
+    arguments = {
+        "threshold": threshold,
+        "lowest": lowest,
+        "epsilon": eps,
+        "non_finite": 0 if non_finite is None else non_finite.data_ptr(),
+        "device": device.index,
+        "limits": prepare(device.index).limits,
+        "stream": torch.cuda.current_stream(device).cuda_stream,
+    }
+    copies = copies or [None] * len(weights)
+    # On leaving, PyTorch restores the current GPU without creating a context on one that nobody uses.
+    with torch.cuda.device(device):
+        run(weights, copies, scales, running_vars, lambda size: _workspace(device, size), arguments)
+
+
+def run(
+    weights: Sequence[torch.Tensor],
+    copies: Sequence[torch.Tensor | None],
+    scales: Sequence[torch.Tensor],
+    running_vars: Sequence[torch.Tensor],
+    workspace_of: Callable[[int], torch.Tensor],
+    arguments: dict,
+) -> None:
+    """The part of `launch` that does not ask PyTorch for the GPU; `arguments` are further ones of the extension."""
+    operands, repeated = _operands(weights, copies)
+    matrices = [operand.matrix for operand in operands]
+    size = extension().workspace_bytes(matrices)
+    workspace = workspace_of(size)
+    error = extension().constrain(
+        matrices=matrices,
+        scales=[(s.data_ptr(), v.data_ptr(), s.numel()) for s, v in zip(scales, running_vars, strict=True)],
+        polynomials=_POLYNOMIALS,
+        deviation=_POLYNOMIALS[-1].deviation,
+        workspace=workspace.data_ptr(),
+        workspace_size=size,
+        **arguments,
+    )
+    if error:
+        raise BackendError(f"singular value clipping failed on {weights[0].device}: {error}")
+    for operand in operands:
+        operand.finish()
+    for weight, copy in repeated:
+        copy.copy_(weight)
+    # Autograd cannot see what the kernels wrote.
+    written = [*weights, *scales, *(copy for copy in copies if copy is not None)]
+    torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
+
+
+class _Operand(NamedTuple):
+    """A weight as the float32 matrix that the kernels clip: itself where it has that form, else a copy."""
+
+    weight: torch.Tensor
+    copy: torch.Tensor | None  # only where the kernels do not write it
+    clipped: torch.Tensor
+    matrix: tuple[int, int, int, int, int, int, int]
+
+    @classmethod
+    def of(cls, weight, copy):
+        clipped, written = weight.detach(), None
+        if clipped.dtype != torch.float32 or _column_stride(clipped) is None:
+            clipped = clipped.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        elif copy is not None and copy.dtype in _COPY_TYPES and copy.stride() == weight.stride():
+            written, copy = copy, None
+        rows = clipped.shape[0] if clipped.dim() > 1 else 1
+        row_stride = clipped.stride(0) if clipped.dim() > 1 else clipped.numel()
+        matrix = (
+            clipped.data_ptr(),
+            rows,
+            clipped.numel() // rows,
+            row_stride,
+            _column_stride(clipped),
+            0 if written is None else written.data_ptr(),
+            0 if written is None else _COPY_TYPES[written.dtype],
+        )
+        return cls(weight, copy, clipped, matrix)
+
+    def finish(self):
+        """What the kernels could not write: weights and copies of another layout or dtype."""
+        if self.clipped.data_ptr() != self.weight.data_ptr():
+            self.weight.copy_(self.clipped)
+        if self.copy is not None:
+            self.copy.copy_(self.weight)
+
+
+def _operands(weights, copies):
+    """What the kernels work on, and weights listed again, with copies of their own.
+
+    A weight that two layers share is clipped once: twice at the same time would be a race.
+    """
+    operands, repeated, seen = [], [], set()
+    for weight, copy in zip(weights, copies, strict=True):
+        place = (weight.data_ptr(), weight.shape, weight.stride())
+        if place not in seen:
+            operands.append(_Operand.of(weight, copy))
+        elif copy is not None:
+            repeated.append((weight, copy))
+        seen.add(place)
+    return operands, repeated
+
+
+def _column_stride(weight):
+    """The distance of a row's elements in memory, or None where they have no common one.
+
+    The order of a matrix's columns does not matter to its singular values, so the dimensions behind the first may lie
+    in memory in any order, as in channels-last layouts.
+    """
+    inner = range(1, weight.dim()) if weight.dim() > 1 else range(1)
+    sizes = sorted((weight.stride(d), weight.shape[d]) for d in inner if weight.shape[d] > 1)
+    if not sizes:
+        return 1
+    expected = sizes[0][0]
+    for stride, size in sizes:
+        if stride != expected:
+            return None
+        expected *= size
+    return sizes[0][0]
+
+
+_workspaces: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
+
+
+def _workspace(device, size):
+    """At least `size` bytes on the device, kept for the next call on the same stream.
+
+    While a CUDA graph is captured they come from the graph's own memory: the graph may be replayed on another stream.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        return torch.empty(size, dtype=torch.uint8, device=device)
+    key = (device.index, torch.cuda.current_stream(device).cuda_stream)
+    if key not in _workspaces or _workspaces[key].numel() < size:
+        _workspaces[key] = torch.empty(size, dtype=torch.uint8, device=device)
+    _workspaces.move_to_end(key)
+    while len(_workspaces) > _KEPT_WORKSPACES:
+        _workspaces.popitem(last=False)
+    return _workspaces[key]

@@ -1,0 +1,71 @@
+"""Clips as windows of frames, cut out and scaled where the frames lie.
+
+A window of one frame is four numbers: which frame, the row of its top, the column of the clip's leftmost pixel, and 1,
+or -1 where the clip is the mirror image. A clip may lie in several layers, of which the brightest counts.
+"""
+
+import torch
+
+from tgan_fast.models import FRAMES, IMAGE_SIZE
+from tgan_fast.ops.dispatch import triton_or_torch
+from tgan_fast.pixels import scaled
+
+
+def read_windows(
+    frames: torch.Tensor,
+    windows: torch.Tensor,
+    *,
+    image_size: int = IMAGE_SIZE,
+    dtype: torch.dtype = torch.float32,
+    channels: int | None = None,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Cut clips out of frames and scale them to [-1, 1].
+
+    Args:
+        frames: uint8 [F, H, W, C], contiguous.
+        windows: int64 [N, layers, T, 4] on the same device. They must lie within the frames; this is not checked.
+        image_size: of the videos, in pixels.
+        dtype: of the videos.
+        channels: makes that many equal ones of a single channel.
+        backend: "triton" reads and writes in one pass, for float32, float16 and bfloat16; "auto" takes it where there
+            is a GPU; "torch" for the rest.
+
+    Returns:
+        Videos [N, C, T, image_size, image_size], channels last in memory.
+
+    Raises:
+        ValueError: there is no backend of that name.
+        BackendError: "triton" was asked for and cannot run here, or not on these tensors.
+    """
+    backend = triton_or_torch("read_windows", backend, frames, lambda: _why_not_triton(frames, dtype))
+    channels = channels or frames.shape[-1]
+    if backend == "torch":
+        return _read_windows_torch(frames, windows, image_size, dtype, channels)
+    # Here, since Triton need not be installed.
+    from tgan_fast.ops.windows import triton as kernels
+
+    return kernels.read_windows(frames, windows, image_size, dtype, channels)
+
+
+def whole_frames(n: int, clip_frames: int = FRAMES) -> torch.Tensor:
+    """Windows int64 [n, 1, clip_frames, 4] of all frames of `n` clips that lie one after another.
+
+    The frames are as large as those of the videos.
+    """
+    windows = torch.tensor([0, 0, 0, 1]).repeat(n, 1, clip_frames, 1)
+    windows[..., 0] = torch.arange(n * clip_frames).view(n, 1, clip_frames)
+    return windows
+
+
+def _why_not_triton(frames, dtype):
+    from tgan_fast.ops.windows.triton import why_not
+
+    return why_not(frames, dtype)
+
+
+def _read_windows_torch(frames, windows, image_size, dtype, channels):
+    frame, top, left, step = windows[..., None, None].unbind(3)
+    ramp = torch.arange(image_size, device=frames.device)
+    layers = frames[frame, top + ramp[:, None], left + step * ramp]
+    return scaled(layers.amax(1), dtype, channels)

@@ -1,0 +1,83 @@
+"""Videos that are images, one for each frame."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tgan_fast.errors import UnreadableVideoError
+from tgan_fast.preparation.decoding.batches import in_batches
+from tgan_fast.preparation.decoding.fit import Fitter
+from tgan_fast.preparation.decoding.form import Form
+
+# Others that Pillow reads start programs, or are no pictures.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+_GREY = ("1", "L", "LA", "La")
+_GREY_OF_16_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
+    """Yield the frames that are stored of a video whose frames are image files.
+
+    Images are turned as their orientation tells, and transparency is left out.
+
+    Args:
+        paths: of the files, in the order in which they are shown; those that `form.stride` passes over are not opened.
+        form: see `Form`.
+
+    Yields:
+        Batches uint8 [n, H, W, C], n at most 64.
+
+    Raises:
+        ValueError: a form with `fps`, since images have no times.
+        UnreadableVideoError: there are no images, one cannot be read, or they have different sizes.
+    """
+    form.refuse_fps()
+    if not paths:
+        raise UnreadableVideoError("it has no images")
+    return in_batches(_of_one_size(paths[:: form.stride]), Fitter().fit_array, form)
+
+
+def _of_one_size(paths):
+    """The images as arrays uint8, [H, W] of grey or [H, W, 3] of colours."""
+    first = None
+    for path in paths:
+        image = _read(path)
+        size = image.shape[1], image.shape[0]
+        first = first or size
+        if size != first:
+            raise UnreadableVideoError(
+                f"its images have different sizes: {path.name} is {size[0]}×{size[1]}, "
+                f"but {paths[0].name} is {first[0]}×{first[1]}"
+            )
+        yield image
+
+
+def _read(path):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # It would fill the memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as image:
+                return _levels(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableVideoError(f"{path.name} has too many pixels") from None
+    except UnidentifiedImageError:
+        raise UnreadableVideoError(f"{path.name} is not an image, or in no known format") from None
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}" if error.strerror else "is damaged"
+        raise UnreadableVideoError(f"{path.name} {reason}") from None
+    # What Pillow's decoders raise where a file is not as it should be.
+    except (ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError):
+        raise UnreadableVideoError(f"{path.name} is damaged") from None
+
+
+def _levels(image):
+    if image.mode in _GREY_OF_16_BITS:
+        # 257 is 65535 / 255, so that white remains white.
+        return ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))

@@ -1,0 +1,147 @@
+"""Frames of video files."""
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from tgan_fast.errors import UnreadableVideoError
+from tgan_fast.preparation.decoding.batches import in_batches
+from tgan_fast.preparation.decoding.container import opened, promised_seconds
+from tgan_fast.preparation.decoding.fit import Fitter
+from tgan_fast.preparation.decoding.form import Form
+from tgan_fast.preparation.decoding.select import resampled
+from tgan_fast.preparation.decoding.truncation import Extent
+
+# Of streams that tell neither times nor a rate.
+_USUAL_RATE = 25
+
+
+def read_video(path: Path, form: Form, *, threads: int = 1) -> Iterator[np.ndarray]:
+    """Yield the frames of a video file as they are stored, in the order in which they are shown.
+
+    Args:
+        path: of the file.
+        form: see `Form`.
+        threads: for decoding; 0 for as many as there are processors.
+
+    Yields:
+        Batches uint8 [n, H, W, C], n at most 64.
+
+    Raises:
+        UnreadableVideoError: the file cannot be read, is no video, is damaged, or is cut off. What is wrong with its
+            end shows only after all batches have been yielded.
+    """
+    with opened(path) as (container, stream):
+        stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", threads
+        fitter = Fitter(stream.sample_aspect_ratio or 1)
+        frames = _of_one_size(_whole(path, container, stream))
+        if form.fps:
+            frames = resampled(_timed(frames, stream), form.fps)
+        try:
+            yield from in_batches(itertools.islice(frames, 0, None, form.stride), fitter.fit, form)
+        except av.error.FFmpegError as error:
+            raise UnreadableVideoError(f"its frames cannot be converted: {error.strerror}") from None
+
+
+def count_frames(path: Path, form: Form) -> int:
+    """About how many frames `read_video` will yield.
+
+    It is found without decoding any, and from the header alone where that tells.
+
+    Raises:
+        UnreadableVideoError: the file cannot be opened, or has no video.
+    """
+    with opened(path) as (container, stream):
+        rate = _rate(stream)
+        seconds = promised_seconds(container, stream) or _count_packets(container, stream) / rate
+        return -(-round(seconds * (form.fps or rate)) // form.stride)
+
+
+class _DamageError(Exception):
+    """A frame is there, but not all of it."""
+
+
+def _whole(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames of a video, of which nothing may be missing."""
+    extent, damaged = Extent(), False
+    try:
+        yield from _intact(container, stream, extent)
+    except (av.error.FFmpegError, _DamageError):
+        damaged = True
+    if extent.is_cut or not damaged:
+        missing = extent.missing(path, stream, promised_seconds(container, stream))
+        if missing:
+            there = extent.packets
+            raise UnreadableVideoError(f"it is incomplete: {there} of about {there + missing} frames are there")
+    if damaged:
+        raise UnreadableVideoError(f"it is damaged after {extent.frames} frames")
+    if not extent.frames:
+        raise UnreadableVideoError("none of its frames can be decoded" if extent.packets else "it has no frames")
+
+
+def _intact(container: InputContainer, stream: VideoStream, extent: Extent) -> Iterator[av.VideoFrame]:
+    """The frames of a video until one is damaged."""
+    begun = False
+    for packet in _packets(container, stream):
+        if packet.has_sidedata("encryption_info"):
+            raise UnreadableVideoError("it is encrypted")
+        extent.add(packet)
+        begun = begun or packet.is_keyframe or extent.frames > 0
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            # Recordings begin in the middle of things: what comes before the first key frame cannot be decoded.
+            if begun:
+                raise
+            continue
+        for frame in frames:
+            if frame.is_corrupt:
+                raise _DamageError
+            extent.frames += 1
+            yield frame
+
+
+def _of_one_size(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    size = None
+    for frame in frames:
+        size = size or (frame.width, frame.height)
+        if (frame.width, frame.height) != size:
+            raise UnreadableVideoError(
+                f"its frames have different sizes, {size[0]}×{size[1]} and then {frame.width}×{frame.height}"
+            )
+        yield frame
+
+
+def _timed(frames: Iterable[av.VideoFrame], stream: VideoStream) -> Iterator[tuple[av.VideoFrame, float | None, float]]:
+    """Each with its time and its duration, in seconds."""
+    usual, unit = 1 / _rate(stream), float(stream.time_base)
+    for frame in frames:
+        yield frame, frame.time, frame.duration * unit or usual
+
+
+def _rate(stream: VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
+
+
+def _count_packets(container: InputContainer, stream: VideoStream) -> int:
+    """All that can be read."""
+    count = 0
+    with contextlib.suppress(av.error.FFmpegError):
+        for packet in _packets(container, stream):
+            count += packet.size > 0
+    return count
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Those of a stream, and an empty one, with which a decoder gives what it holds back."""
+    for packet in container.demux(stream):
+        yield packet
+        if not packet.size:
+            # Where other streams have begun in the middle of the file, PyAV would fail to find them now.
+            return

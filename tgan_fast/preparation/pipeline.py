@@ -1,0 +1,195 @@
+"""Preparing, from beginning to end: jobs for processes, their frames into the store, a report of what was skipped."""
+
+import errno
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tgan_fast.data.store_index import Entry, Header, json_bytes
+from tgan_fast.errors import InputError
+from tgan_fast.files import append_line, write_atomically
+from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.pool import done_in_order
+from tgan_fast.preparation.sources import Collection, SourceVideo
+from tgan_fast.preparation.store_writer import StoreWriter
+from tgan_fast.preparation.worker import Changed, Job, Known, Outcome, Skipped
+
+REPORT = "skipped.jsonl"
+
+# A job is one video, or small ones up to so many bytes.
+_JOB_BYTES = 1 << 20
+_JOB_VIDEOS = 64
+_SPOOLS = ".spools"
+
+
+@dataclass
+class Result:
+    """What has become of a source's videos.
+
+    Attributes:
+        stored: how many were added.
+        frames: of these.
+        known: how many the store had already.
+        skipped: those that are not in the store.
+        finished: whether all had their turn.
+    """
+
+    stored: int = 0
+    frames: int = 0
+    known: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def failed(self) -> int:
+        """How many could not be read."""
+        return sum(video.failed for video in self.skipped)
+
+    @property
+    def done(self) -> int:
+        """How many have had their turn."""
+        return self.stored + self.known + len(self.skipped)
+
+
+def prepare(
+    collection: Collection,
+    folder: Path,
+    form: Form,
+    *,
+    workers: int = 1,
+    fewest: int = 1,
+    strict: bool = False,
+    stop: threading.Event | None = None,
+    progress: Callable[[Result, int], object] = lambda result, nbytes: None,
+) -> Result:
+    """Store the videos of a source that a clip store does not have yet.
+
+    The store depends on the source and the form alone, not on `workers`, and not on how often preparing was
+    interrupted: an interrupted one goes on where it was. A report beside it names what was skipped or left out.
+
+    Args:
+        collection: of videos.
+        folder: of the store, made where it is missing.
+        form: of its frames.
+        workers: processes.
+        fewest: frames of a video; shorter ones are left out.
+        strict: the first video that cannot be read is an error.
+        stop: may be set to end early.
+        progress: called with the result so far, and the bytes of videos that were done since the last call.
+
+    Raises:
+        InputError: the folder does not fit; a video has changed since it was stored; a video cannot be read, if
+            `strict`; the disk is full. What was stored before is kept.
+    """
+    header = Header(form.height, form.width, form.channels, form.stride, form.fps, collection.classes)
+    stop = stop or threading.Event()
+    try:
+        with closing(StoreWriter(folder, header)) as writer, _spools(folder) as spools:
+            left_out = [Skipped(video.name, video.reason, failed=False) for video in collection.left_out]
+            write_atomically(folder / REPORT, "".join(f"{_line(video)}\n" for video in left_out).encode())
+            result, done = Result(), _Bytes()
+            jobs = _jobs(collection.videos, writer, form, fewest, workers, spools)
+            for job, outcomes in done_in_order(jobs, workers, stop, done.add):
+                _store(job, outcomes, writer, result, strict)
+                progress(result, done.take())
+            # A thread may tell of a job after its outcomes have arrived; by now all have.
+            progress(result, done.take())
+    except OSError as error:
+        raise InputError(_problem(error, folder)) from error
+    result.finished = result.done == len(collection.videos)
+    return result
+
+
+class _Bytes:
+    """Bytes of videos that were done, told by several threads."""
+
+    def __init__(self):
+        self._count, self._lock = 0, threading.Lock()
+
+    def add(self, job):
+        with self._lock:
+            self._count += job.nbytes
+
+    def take(self):
+        with self._lock:
+            count, self._count = self._count, 0
+            return count
+
+
+@contextmanager
+def _spools(folder):
+    """A folder for what the processes decode, until it is in the store."""
+    spools = folder / _SPOOLS
+    shutil.rmtree(spools, ignore_errors=True)
+    spools.mkdir()
+    try:
+        yield spools
+    finally:
+        shutil.rmtree(spools, ignore_errors=True)
+
+
+def _jobs(videos, writer, form, fewest, workers, spools) -> Iterator[Job]:
+    known = {name: entry.source_sha256 for name, entry in writer.entries.items()}
+    # More than one for a decoder only where there are too few videos for all processes.
+    threads = max(1, workers // max(1, len(videos)))
+    for number, group in enumerate(_groups(videos)):
+        mine = {video.name: known[video.name] for video in group if video.name in known}
+        yield Job(tuple(group), mine, form, fewest, threads, spools / str(number))
+
+
+def _groups(videos) -> Iterator[list[SourceVideo]]:
+    group, nbytes = [], 0
+    for video in videos:
+        if group and (nbytes + video.nbytes > _JOB_BYTES or len(group) == _JOB_VIDEOS):
+            yield group
+            group, nbytes = [], 0
+        group.append(video)
+        nbytes += video.nbytes
+    if group:
+        yield group
+
+
+def _store(job, outcomes: list[Outcome] | None, writer, result, strict):
+    if outcomes is None:
+        outcomes = [Skipped(video.name, "the decoder crashed", failed=True) for video in job.videos]
+        job.spool.touch()
+    with job.spool.open("rb", buffering=0) as spool:
+        for outcome in outcomes:
+            _take(outcome, spool.fileno(), writer, result, strict)
+    job.spool.unlink()
+
+
+def _take(outcome, spool, writer, result, strict):
+    match outcome:
+        case Entry():
+            writer.append(outcome, spool)
+            result.stored += 1
+            result.frames += outcome.length
+        case Known():
+            result.known += 1
+        case Changed():
+            raise InputError(
+                f"{outcome.video} is not what it was when it was stored in {writer.folder}: choose another folder"
+            )
+        case Skipped():
+            if strict and outcome.failed:
+                raise InputError(f"{outcome.video}: {outcome.reason}; leave out --strict to go on without it")
+            result.skipped.append(outcome)
+            append_line(writer.folder / REPORT, _line(outcome))
+
+
+def _line(skipped):
+    return json_bytes(asdict(skipped)).decode()
+
+
+def _problem(error, folder):
+    if error.errno == errno.ENOSPC:
+        free = shutil.disk_usage(folder).free
+        return (
+            f"no space is left for {folder}, {free / 1e9:.1f} GB free: what was stored is kept; make room, and the "
+            "same command goes on"
+        )
+    return f"cannot write to {folder}: {error.strerror or error}; what was stored is kept, and the same command goes on"

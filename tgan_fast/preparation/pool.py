@@ -1,0 +1,107 @@
+"""Processes that do jobs, and may die of one."""
+
+import functools
+import multiprocessing
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import TimeoutError as NotDoneError
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from tgan_fast.preparation import worker
+from tgan_fast.preparation.worker import Job, Outcome
+
+# Jobs for each process that have begun while the first of them takes its time.
+_AHEAD = 4
+# Between looks at whether to stop.
+_PATIENCE = 0.1
+
+
+def done_in_order(
+    jobs: Iterable[Job], workers: int, stop: threading.Event, progress: Callable[[Job], object]
+) -> Iterator[tuple[Job, list[Outcome] | None]]:
+    """Yield jobs and what they gave, in their order; None where the process died of a job, as a decoder's crash does.
+
+    Such a process takes all others with it. Jobs that were being done are then done again, each of their videos in a
+    process of its own, which tells whose crash it was.
+
+    Args:
+        jobs: of which at most `4 · workers` have begun and have not been yielded.
+        workers: how many processes.
+        stop: when it is set, jobs are broken off, and the iteration ends.
+        progress: called by any thread when a job is done.
+    """
+    jobs, again = iter(jobs), deque()
+    while True:
+        with _processes(workers) as (pool, interrupt):
+            begun = deque()
+            try:
+                for job, outcomes in _until_broken(pool, jobs, begun, _AHEAD * workers, stop, progress):
+                    yield job, outcomes
+                if stop.is_set():
+                    interrupt.set()
+                return
+            except BrokenProcessPool:
+                again.extend(begun)
+        while again:
+            job, future = again.popleft()
+            outcomes = _result(future)
+            if outcomes is not None:
+                yield job, outcomes
+            else:
+                yield from ((part, _alone(part, progress)) for part in job.parts())
+
+
+def _until_broken(pool, jobs, begun, most, stop, progress):
+    while not stop.is_set():
+        while len(begun) < most and (job := next(jobs, None)) is not None:
+            begun.append((job, Future()))
+            begun[-1] = job, pool.submit(worker.do, job)
+            begun[-1][1].add_done_callback(functools.partial(_tell, progress, job))
+        if not begun:
+            return
+        try:
+            outcomes = begun[0][1].result(timeout=_PATIENCE)
+        except NotDoneError:
+            continue
+        yield begun.popleft()[0], outcomes
+
+
+def _tell(progress, job, future):
+    if not future.cancelled() and future.exception() is None:
+        progress(job)
+
+
+def _result(future):
+    """What a job gave before the processes died, if it was done."""
+    return future.result() if future.done() and future.exception() is None else None
+
+
+def _alone(job, progress):
+    with _processes(1) as (pool, _):
+        try:
+            return pool.submit(worker.do, job).result()
+        except BrokenProcessPool:
+            return None
+        finally:
+            progress(job)
+
+
+@contextmanager
+def _processes(count):
+    # A fork of a process that has threads can hang, and every fresh Python takes seconds to import PyTorch: so these
+    # are forks of one fresh Python.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([worker.__name__])
+    interrupt = context.Event()
+    with ProcessPoolExecutor(count, context, worker.begin, (interrupt,)) as pool:
+        try:
+            yield pool, interrupt
+        except BaseException:
+            interrupt.set()
+            raise
+        finally:
+            # A process that is only starting needs what would be freed meanwhile, so it is waited for.
+            pool.shutdown(cancel_futures=True)

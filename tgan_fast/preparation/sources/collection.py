@@ -1,0 +1,170 @@
+"""What all kinds of sources have in common."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from tgan_fast.errors import InputError, UnreadableVideoError
+from tgan_fast.preparation.decoding import Form
+
+# Of videos without a class among others that have one.
+UNCLASSIFIED = "unclassified"
+
+_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class SourceVideo(ABC):
+    """A video that can be prepared. It is sent to other processes.
+
+    Attributes:
+        name: unlike that of any other video of the source.
+        nbytes: of what it is made of.
+        label: name of its class, or None.
+        group, scene: as in UCF-101's file names, or None.
+        has_times: whether it is known when a frame is shown, so that it can be resampled.
+    """
+
+    name: str
+    nbytes: int
+    label: str | None
+    group: int | None
+    scene: int | None
+
+    has_times: ClassVar[bool] = False
+
+    @abstractmethod
+    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
+        """Yield its frames as they are stored: batches uint8 [n, H, W, C].
+
+        Raises:
+            UnreadableVideoError: at the latest when the last batch is asked for.
+        """
+
+    @abstractmethod
+    def count(self, form: Form) -> int:
+        """About how many frames `read` will yield, found without decoding any; raises as it does."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of what it is made of; raises as `read` does."""
+
+
+@dataclass(frozen=True)
+class UnreadableSource(SourceVideo):
+    """A file that is known not to be readable as a video, and why. Its label is no class."""
+
+    reason: str
+
+    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
+        raise UnreadableVideoError(self.reason)
+
+    def count(self, form: Form) -> int:
+        raise UnreadableVideoError(self.reason)
+
+    def digest(self) -> str:
+        raise UnreadableVideoError(self.reason)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All videos of a source.
+
+    Attributes:
+        description: what the source was taken for.
+        videos: in the order in which they are stored.
+        classes: their names, in order of their numbers.
+        channels: 1 where no video has colours by its very format, else 3.
+        notices: lines on what may surprise, such as files of other kinds beside the videos.
+        left_out: files beside the videos that cannot be prepared; sound, text and the like are not among them.
+    """
+
+    description: str
+    videos: tuple[SourceVideo, ...]
+    classes: tuple[str, ...]
+    channels: int
+    notices: tuple[str, ...] = ()
+    left_out: tuple[UnreadableSource, ...] = ()
+
+
+def collect(
+    description: str,
+    videos: Iterable[SourceVideo],
+    *,
+    classes: tuple[str, ...] | None = None,
+    channels: int = 3,
+    notices: tuple[str, ...] = (),
+) -> Collection:
+    """Return a collection of videos.
+
+    Args:
+        description: what the source was taken for.
+        videos: in the order in which they are stored.
+        classes: the official ones, if there are any; otherwise those of the videos, sorted.
+        channels: 1 or 3, as in `Collection`.
+        notices: lines, as in `Collection`.
+
+    Raises:
+        InputError: two videos of one name, or a class that is not an official one.
+    """
+    videos = tuple(videos)
+    _refuse_equal_names(videos)
+    if any(video.label for video in videos if _has_class(video)):
+        videos = tuple(replace(video, label=video.label or UNCLASSIFIED) for video in videos)
+    found = {video.label for video in videos if _has_class(video)} - {None}
+    if classes is None:
+        return Collection(description, videos, tuple(sorted(found)), channels, notices)
+    strange = unofficial(found, classes)
+    if strange:
+        raise InputError(f"the class index has no class {strange[0]}: is it the one of these videos?")
+    official = _by_lower_case(classes)
+    videos = tuple(
+        replace(video, label=official[video.label.lower()]) if _has_class(video) and video.label else video
+        for video in videos
+    )
+    return Collection(description, videos, classes, channels, notices)
+
+
+def unofficial(labels: Iterable[str], classes: Iterable[str]) -> list[str]:
+    """Return those of `labels` that are none of the official `classes`, sorted."""
+    official = _by_lower_case(classes)
+    return sorted(label for label in labels if label.lower() not in official)
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """SHA-256 of files one after another, in hexadecimal.
+
+    Raises:
+        UnreadableVideoError: one of them cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in paths:
+            with path.open("rb") as file:
+                while part := file.read(_AT_ONCE):
+                    digest.update(part)
+    except OSError as error:
+        raise UnreadableVideoError(f"it cannot be read: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def _has_class(video):
+    return not isinstance(video, UnreadableSource)
+
+
+def _by_lower_case(classes):
+    """Return official names by their lower case, since UCF-101 writes HandstandPushups in two ways."""
+    return {name.lower(): name for name in classes}
+
+
+def _refuse_equal_names(videos):
+    names = set()
+    for video in videos:
+        if video.name in names:
+            raise InputError(f"the source names {video.name} twice: leave one of them out")
+        names.add(video.name)

@@ -1,0 +1,139 @@
+"""Videos as files, and as folders of images."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tgan_fast.preparation.decoding import Form, count_frames, read_images, read_video
+from tgan_fast.preparation.sources.collection import SourceVideo, digest_of_files
+
+VIDEO_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("3gp", "asf", "avi", "divx", "dv", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts"),
+        *("mxf", "ogg", "ogv", "rm", "ts", "vob", "webm", "wmv", "y4m"),
+    )
+)
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+_ARCHIVE = "it is an archive: unpack it, and give the folder"
+_PLAYLIST = "it is a playlist, which only names other files: give the video itself"
+_PICKLE = "it is a pickle, and loading one runs code"
+_STREAM = (
+    "a raw stream does not tell when its frames are shown: put it into a container, as with "
+    "ffmpeg -framerate 25 -i STREAM -c copy VIDEO.mp4"
+)
+_UNFINISHED = "its download is not finished"
+# Videos that cannot be prepared, and why.
+UNREADABLE = {
+    **dict.fromkeys((".264", ".265", ".avc", ".h264", ".h265", ".hevc"), _STREAM),
+    **dict.fromkeys((".crdownload", ".part"), _UNFINISHED),
+}
+# Files that may hold videos or lead to some, and why they are not prepared.
+REFUSED = {
+    **dict.fromkeys((".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"), _ARCHIVE),
+    **dict.fromkeys((".m3u", ".m3u8", ".mpd"), _PLAYLIST),
+    **dict.fromkeys((".pickle", ".pkl"), _PICKLE),
+}
+# Files beside videos: sound, documents, and the usual kinds of text, which need not be opened.
+_COMPANY = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("aac", "csv", "db", "flac", "html", "json", "jsonl", "log", "m4a", "md", "md5", "mp3", "opus", "pdf", "py"),
+        *("sha1", "sha256", "srt", "tsv", "txt", "vtt", "wav", "xml", "yaml", "yml"),
+    )
+)
+_HEAD = 1024
+
+# The naming of UCF-101.
+_UCF = re.compile(r"v_(?P<label>\w+)_g(?P<group>\d+)_c(?P<scene>\d+)")
+
+
+@dataclass(frozen=True)
+class VideoFile(SourceVideo):
+    """A file in some video format."""
+
+    path: Path
+
+    has_times = True
+
+    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
+        return read_video(self.path, form, threads=threads)
+
+    def count(self, form: Form) -> int:
+        return count_frames(self.path, form)
+
+    def digest(self) -> str:
+        return digest_of_files([self.path])
+
+
+@dataclass(frozen=True)
+class ImageSequence(SourceVideo):
+    """Images that are the frames of a video."""
+
+    paths: tuple[Path, ...]
+
+    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
+        return read_images(self.paths, form)
+
+    def count(self, form: Form) -> int:
+        return -(-len(self.paths) // form.stride)
+
+    def digest(self) -> str:
+        return digest_of_files(self.paths)
+
+
+def video_file(path: Path, name: str, label: str | None = None) -> VideoFile:
+    """The video in a file; what UCF-101's naming tells of it counts unless a label is given."""
+    ucf = _UCF.fullmatch(text_of(path.stem))
+    group, scene = (int(ucf["group"]), int(ucf["scene"])) if ucf else (None, None)
+    return VideoFile(name, size_of(path), label or (ucf["label"] if ucf else None), group, scene, path)
+
+
+def image_sequence(paths: Iterable[Path], name: str, label: str | None = None) -> ImageSequence:
+    """The video whose frames are images, in the order of the numbers in their names."""
+    paths = tuple(sorted(paths, key=_natural))
+    return ImageSequence(name, sum(map(size_of, paths)), label, None, None, paths)
+
+
+def is_of_ucf_101(video: SourceVideo) -> bool:
+    """Whether a video is named as those of UCF-101."""
+    return video.scene is not None and _UCF.fullmatch(Path(video.name).stem) is not None
+
+
+def is_company(path: Path) -> bool:
+    """Return whether a file of no known kind is usual beside videos: sound, documents, and text of any kind."""
+    if path.suffix.lower() in _COMPANY:
+        return True
+    try:
+        with path.open("rb") as file:
+            return b"\0" not in file.read(_HEAD)
+    except OSError:
+        return False
+
+
+def text_of(path: str | Path) -> str:
+    """Return a path as text that depends on its bytes alone and not on the locale: UTF-8, other bytes as surrogates."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def path_of(text: str) -> Path:
+    """Return the path of a text; the inverse of `text_of`."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 where it cannot be told: that is found when it is read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _natural(path):
+    """frame2 before frame10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name)]

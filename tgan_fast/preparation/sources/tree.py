@@ -1,0 +1,163 @@
+"""A folder and all below it: video files, or arrays, or folders of images."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tgan_fast.errors import InputError, counted
+from tgan_fast.preparation.sources.arrays import ARRAY_SUFFIXES, AmbiguousAxesError, array_videos, channels_of
+from tgan_fast.preparation.sources.collection import Collection, UnreadableSource, collect
+from tgan_fast.preparation.sources.files import (
+    IMAGE_SUFFIXES,
+    REFUSED,
+    UNREADABLE,
+    VIDEO_SUFFIXES,
+    image_sequence,
+    is_company,
+    is_of_ucf_101,
+    size_of,
+    text_of,
+    video_file,
+)
+from tgan_fast.preparation.sources.hdf5 import HDF5_SUFFIXES
+from tgan_fast.preparation.sources.lists import official_classes
+
+_KNOWN = VIDEO_SUFFIXES | ARRAY_SUFFIXES | IMAGE_SUFFIXES | HDF5_SUFFIXES
+
+
+def read_tree(root: Path, axes: str | None = None) -> Collection:
+    """Return all videos below a folder; a video in a folder of its own below it has that folder's name for its class.
+
+    Where there are video files, these alone count; otherwise arrays; otherwise images, whose folders are videos.
+
+    Args:
+        root: Folder.
+        axes: Order of the axes of all arrays, as in `read_arrays`.
+
+    Raises:
+        InputError: There are none, or the order of an array's axes has to be given.
+    """
+    files = sorted(_files_below(root))
+    for kind, suffixes in (("videos", VIDEO_SUFFIXES), ("arrays", ARRAY_SUFFIXES), ("images", IMAGE_SUFFIXES)):
+        if not any(_suffix(path) in suffixes for path in files):
+            continue
+        if kind == "videos":
+            suffixes = suffixes | UNREADABLE.keys()
+        found = [path for path in files if _suffix(path) in suffixes]
+        others = [path for path in files if _suffix(path) not in suffixes]
+        collection = _READERS[kind](root, found, axes)
+        return replace(
+            collection,
+            notices=(*_known_kinds(others, kind), *collection.notices),
+            left_out=tuple(_left_out(others, root)),
+        )
+    refused = next((f"; {path}: {reason}" for path in files if (reason := _why_refused(path))), "")
+    raise InputError(
+        f"no videos in {root}: looked at {counted(len(files), 'file')} for videos ({_listed(VIDEO_SUFFIXES)}), "
+        f"arrays ({_listed(ARRAY_SUFFIXES)}) and images ({_listed(IMAGE_SUFFIXES)}){refused}"
+    )
+
+
+def _files_below(root) -> Iterator[Path]:
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        identity = status.st_dev, status.st_ino
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        # Such as the ._ files that macOS leaves beside others.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            # Opening a pipe would wait for ever; a link to nothing is told when it is opened.
+            if path.is_file() or not path.exists():
+                yield path
+
+
+def _video_files(root, paths, axes):
+    videos = [
+        UnreadableSource(_name(path, root), size_of(path), None, None, None, UNREADABLE[_suffix(path)])
+        if _suffix(path) in UNREADABLE
+        else video_file(path, _name(path, root), _class_of(path, root))
+        for path in paths
+    ]
+    files = [video for video in videos if not isinstance(video, UnreadableSource)]
+    if not all(map(is_of_ucf_101, files)):
+        return collect(f"a folder: {counted(len(videos), 'video file')}", videos)
+    classes, notices = official_classes(files, root)
+    return collect(f"UCF-101: {counted(len(videos), 'video file')}", videos, classes=classes, notices=notices)
+
+
+def _arrays(root, paths, axes):
+    videos = [video for path in paths for video in _videos_of_array(path, root, axes)]
+    description = f"a folder: {counted(len(videos), 'clip')} in {counted(len(paths), 'file')}"
+    return collect(description, videos, channels=channels_of(videos))
+
+
+def _videos_of_array(path, root, axes):
+    name = _name(path, root)
+    try:
+        return array_videos(path, name=name, label=_class_of(path, root), axes=axes)
+    except AmbiguousAxesError:
+        # One answer serves all files, so that none is left out for want of it.
+        raise
+    except InputError as error:
+        return [UnreadableSource(name, size_of(path), None, None, None, str(error))]
+
+
+def _image_folders(root, paths, axes):
+    folders = defaultdict(list)
+    for path in paths:
+        folders[path.parent].append(path)
+    videos = [
+        image_sequence(
+            images, _name(folder, root) if folder != root else text_of(root.resolve().name), _class_of(folder, root)
+        )
+        for folder, images in folders.items()
+    ]
+    return collect(f"a folder: {counted(len(videos), 'folder')} of images", videos)
+
+
+_READERS = {"videos": _video_files, "arrays": _arrays, "images": _image_folders}
+
+
+def _known_kinds(paths, kind):
+    """Yield a line on files of other kinds, which could be prepared by themselves."""
+    counts = Counter(suffix for suffix in map(_suffix, paths) if suffix in _KNOWN)
+    if counts:
+        yield f"only the {kind} count: left out are " + ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
+
+
+def _left_out(paths, root) -> Iterator[UnreadableSource]:
+    """Yield the files that are no company of videos, and that are of no known kind."""
+    for path in paths:
+        reason = _why_refused(path)
+        if reason is not None:
+            yield UnreadableSource(_name(path, root), size_of(path), None, None, None, reason)
+
+
+def _why_refused(path):
+    suffix = _suffix(path)
+    reason = UNREADABLE.get(suffix) or REFUSED.get(suffix)
+    if reason is not None or suffix in _KNOWN or not path.is_file() or is_company(path):
+        return reason
+    return "its name ends in nothing that tells a kind of video"
+
+
+def _suffix(path):
+    return path.suffix.lower()
+
+
+def _name(path, root):
+    return text_of(path.relative_to(root).as_posix())
+
+
+def _class_of(path, root):
+    return None if root in (path, path.parent) else text_of(path.parent.name)
+
+
+def _listed(suffixes):
+    return " ".join(sorted(suffixes))

@@ -1,0 +1,171 @@
+"""What a process does: decode some videos into a file."""
+
+import hashlib
+import importlib.metadata
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tgan_fast.data.store_index import Entry
+from tgan_fast.errors import UnreadableVideoError, counted
+from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.sources import SourceVideo
+from tgan_fast.version import package_version
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some videos, one after another in the source.
+
+    Attributes:
+        known: SHA-256 of the sources of those that the store has already, by name.
+        spool: the file into which their frames go.
+    """
+
+    videos: tuple[SourceVideo, ...]
+    known: Mapping[str, str]
+    form: Form
+    fewest: int
+    threads: int
+    spool: Path
+
+    @property
+    def nbytes(self) -> int:
+        return sum(video.nbytes for video in self.videos)
+
+    def parts(self) -> Iterator["Job"]:
+        """A job for each of the videos."""
+        for number, video in enumerate(self.videos):
+            yield replace(self, videos=(video,), spool=self.spool.with_suffix(f".{number}"))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A video that is not stored.
+
+    Attributes:
+        failed: it could not be read; otherwise it is too short.
+    """
+
+    video: str
+    reason: str
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """A video that the store has already."""
+
+    video: str
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A video that the store has, made of something else."""
+
+    video: str
+
+
+Outcome = Entry | Skipped | Known | Changed
+
+_interrupt: threading.Event | None = None
+
+
+class InterruptedJobError(Exception):
+    """A job was broken off."""
+
+
+class SpoolError(OSError):
+    """The disk takes no more of what was decoded."""
+
+
+def begin(interrupt: threading.Event) -> None:
+    """Set a process up: Ctrl-C is its parent's to see, `interrupt` breaks jobs off, and it ends with its parent."""
+    global _interrupt
+    _interrupt = interrupt
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def do(job: Job) -> list[Outcome]:
+    """What has become of each of a job's videos; the frames of its entries lie in the spool one after another.
+
+    Raises:
+        InterruptedJobError: it is to be broken off.
+        SpoolError: the spool cannot be written.
+    """
+    with job.spool.open("wb", buffering=0) as spool:
+        return [_prepare(video, job, spool) for video in job.videos]
+
+
+def _end_with(parent):
+    parent.join()
+    os._exit(1)
+
+
+def _prepare(video, job, spool):
+    before = spool.tell()
+    try:
+        source = video.digest()
+        if video.name in job.known:
+            return Known(video.name) if job.known[video.name] == source else Changed(video.name)
+        length, frames = _write_frames(video, job, spool)
+    except (InterruptedJobError, SpoolError):
+        raise
+    # Whatever it is that a file among thousands does to its decoder, the others are to be prepared.
+    except Exception as error:
+        return _skipped(video, _reason(error), spool, before, failed=True)
+    if length < job.fewest:
+        return _skipped(
+            video, f"it has {counted(length, 'frame')}, fewer than {job.fewest:,}", spool, before, failed=False
+        )
+    return Entry(
+        video=video.name,
+        start=-1,
+        length=length,
+        label=video.label,
+        group=video.group,
+        scene=video.scene,
+        source_bytes=video.nbytes,
+        source_sha256=source,
+        sha256=frames,
+        tool=_tool(),
+    )
+
+
+def _write_frames(video, job, spool):
+    length, digest = 0, hashlib.sha256()
+    for frames in video.read(job.form, job.threads):
+        if _interrupt is not None and _interrupt.is_set():
+            raise InterruptedJobError
+        content = memoryview(frames).cast("B")
+        digest.update(content)
+        _write(content, spool)
+        length += len(frames)
+    return length, digest.hexdigest()
+
+
+def _write(content, spool):
+    try:
+        while content:
+            content = content[spool.write(content) :]
+    except OSError as error:
+        raise SpoolError(error.errno, error.strerror) from None
+
+
+def _skipped(video, reason, spool, before, *, failed):
+    spool.truncate(before)
+    spool.seek(before)
+    return Skipped(video.name, reason, failed)
+
+
+def _reason(error):
+    return str(error) if isinstance(error, UnreadableVideoError) else f"{type(error).__name__}: {error}"
+
+
+def _tool():
+    return f"tgan_fast {package_version()}, PyAV {importlib.metadata.version('av')}"

@@ -1,0 +1,73 @@
+"""Evaluation in training: the evaluator that a config tells of, and which scores are better."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tgan_fast.data import MovingDigits
+from tgan_fast.errors import InputError
+from tgan_fast.metrics.classifier import notice_on_classes
+from tgan_fast.metrics.classifier_files import load_classifier
+from tgan_fast.metrics.evaluator import Evaluator
+from tgan_fast.metrics.features import ClassifierFeatures
+from tgan_fast.metrics.protocols import PROTOCOLS, check_size, protocol_for
+from tgan_fast.metrics.real_statistics import RealClips
+from tgan_fast.metrics.score_kinds import KIND_OF
+from tgan_fast.metrics.statistics_cache import default_cache
+from tgan_fast.precision import resolve_evaluation_precision
+from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.data import TrainingData
+
+
+def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.device) -> Evaluator:
+    """Return an evaluator of one run against what is trained on: `config.evaluate_samples` videos of fixed latents.
+
+    A notice of a classifier that does not know the classes of the data goes to stderr.
+
+    Raises:
+        InputError: the classifier is missing, damaged or for videos of other channels, or real clips are too few.
+    """
+    check_size(config.frames, config.image_size)
+    classifier = load_classifier(Path(config.classifier))
+    if config.channels not in (1, classifier.channels):
+        raise InputError(
+            f"the classifier {config.classifier} takes videos of {classifier.channels} channels, "
+            f"but {config.channels} are trained: train one on the same data"
+        )
+    notice = notice_on_classes(classifier, class_names(data))
+    if notice is not None:
+        tqdm.write(notice, file=sys.stderr)
+    protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)
+    precision = resolve_evaluation_precision("auto", device)
+    return Evaluator(
+        ("is", "fid"),
+        protocol,
+        classifier=ClassifierFeatures(classifier, protocol, device, precision),
+        real=RealClips(data.dataset, checksum=data.checksum),
+        device=device,
+        precision=precision,
+        cuda_graph=config.cuda_graph,
+        cache=default_cache(),
+        progress=True,
+    )
+
+
+def class_names(data: TrainingData) -> tuple[str, ...]:
+    """Return the names of the classes that the clips of a run are of; none where they are not known."""
+    if isinstance(data.dataset, MovingDigits):
+        return tuple(map(str, range(data.dataset.classes)))
+    if not data.class_names:
+        return ()
+    return tuple(data.class_names[number] for number in np.unique(data.dataset.labels))
+
+
+def is_better(scores: Mapping[str, float], best: Mapping[str, float], metric: Literal["is", "fid"]) -> bool:
+    """Whether `scores` are better by a metric than the best ones so far, if there are any."""
+    kind = KIND_OF[metric]
+    return kind.name not in best or kind.is_better(scores[kind.name], best[kind.name])
