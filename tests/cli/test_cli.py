@@ -10,7 +10,7 @@ import pytest
 from support.commands import finish, start
 
 from tgan_fast.cli import COMMANDS
-from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.options import parse
 from tgan_fast.cli.prepare import PrepareCommand
 from tgan_fast.cli.sample import SampleCommand
 from tgan_fast.cli.store import Command as StoreCommand
@@ -127,7 +127,7 @@ def test_help_comes_at_once_because_it_imports_none_of_the_large_libraries():
 @pytest.mark.parametrize("arguments", [["train", "--preset", "tiny", "--device", "cpu"], ["sample", *REQUIRED]])
 def test_ctrl_c_at_any_moment_ends_without_a_traceback(tmp_path, arguments):
     # While libraries are imported, and later; Python's own start, some 0.05 s, is beyond the command's reach.
-    for module in ("tgan_fast.cli.parsing", "numpy", "torch._C"):
+    for module in ("tgan_fast.cli.options", "numpy", "torch._C"):
         process = start(*arguments, folder=tmp_path, environment={"PYTHONUNBUFFERED": "1", "PYTHONVERBOSE": "1"})
         assert any(module in line for line in process.stderr)
         process.send_signal(signal.SIGINT)

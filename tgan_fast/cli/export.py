@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tgan_fast.choices import ExportFormat
-from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.options import parse
 from tgan_fast.stop_signals import killed_by_ctrl_c
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.options import parse
 from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.reports.page import page_of

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.choices import ShortVideos
-from tgan_fast.cli.parsing import parse
+from tgan_fast.cli.options import parse
 from tgan_fast.stop_signals import killed_by_ctrl_c
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]

@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from tgan_fast.cli.parsing import parse, parse_known
+from tgan_fast.cli.options import parse, parse_known
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import lock
 from tgan_fast.stop_signals import killed_by_ctrl_c
