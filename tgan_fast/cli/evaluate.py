@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import parse
-from tgan_fast.cli.ranges import LARGEST_SEED, MOST_SAMPLES, check_range
+from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, check_range, parse
 from tgan_fast.errors import InputError, nearest
 from tgan_fast.metrics.score_kinds import Metric
 from tgan_fast.stop_signals import killed_by_ctrl_c

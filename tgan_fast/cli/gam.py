@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tgan_fast.cli.options import parse
-from tgan_fast.cli.ranges import LARGEST_SEED, MOST_SAMPLES, check_range
+from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, check_range, parse
 from tgan_fast.stop_signals import killed_by_ctrl_c
 
 

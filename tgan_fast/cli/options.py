@@ -1,7 +1,8 @@
-"""Typed options of the commands, with errors in one sentence."""
+"""Typed options of the commands: read, and checked, with errors in one sentence."""
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -11,6 +12,10 @@ from typing import TypeVar
 import tyro
 
 from tgan_fast.errors import InputError, nearest
+
+# PyTorch takes more, but some seeds are counted up from the one that is given.
+LARGEST_SEED = 2**63 - 1
+MOST_SAMPLES = 1_000_000
 
 Command = TypeVar("Command")
 
@@ -43,6 +48,24 @@ def parse_known(
         if end.code:
             raise InputError(_sentence(told.getvalue())) from None
         raise
+
+
+def check_range(command: object, name: str, least: int, most: float = math.inf) -> None:
+    """Raise an InputError unless an option is a number from `least` to `most`, or None because it was not given.
+
+    Args:
+        command: Dataclass of the options.
+        name: Field of the option.
+        least: Smallest allowed value.
+        most: Largest allowed value; by default there is none.
+    """
+    value, option = getattr(command, name), f"--{name.replace('_', '-')}"
+    if value is None:
+        return
+    if not value >= least:
+        raise InputError(f"{option} is {value}, but must be at least {least:,}")
+    if value > most:
+        raise InputError(f"{option} is {value}, but must be at most {most:,}")
 
 
 # What tyro says, and how the package says it: "name is value, but must be …".

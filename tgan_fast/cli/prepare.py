@@ -8,8 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from tgan_fast.cli.options import parse
-from tgan_fast.cli.ranges import check_range
+from tgan_fast.cli.options import check_range, parse
 from tgan_fast.errors import InputError
 from tgan_fast.stop_signals import killed_by_ctrl_c
 

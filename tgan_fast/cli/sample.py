@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import parse
-from tgan_fast.cli.ranges import LARGEST_SEED, check_range
+from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
 from tgan_fast.errors import InputError
 from tgan_fast.stop_signals import killed_by_ctrl_c
 

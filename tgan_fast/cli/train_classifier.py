@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tgan_fast.cli.options import parse
-from tgan_fast.cli.ranges import LARGEST_SEED, check_range
+from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
 from tgan_fast.errors import InputError
 from tgan_fast.stop_signals import killed_by_ctrl_c
 

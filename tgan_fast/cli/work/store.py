@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from tgan_fast.cli.ranges import LARGEST_SEED, check_range
+from tgan_fast.cli.options import LARGEST_SEED, check_range
 from tgan_fast.cli.store import Command, Export, Preview, Verify
 from tgan_fast.data.clip_store import ClipStore
 from tgan_fast.data.loading import open_videos
