@@ -34,17 +34,3 @@ def stop_signals() -> Iterator[threading.Event]:
         yield stop
     finally:
         restore()
-
-
-@contextmanager
-def killed_by_ctrl_c() -> Iterator[None]:
-    """Let SIGINT end the process without a traceback, also in imports that fail on a KeyboardInterrupt."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from tgan_fast.errors import InputError, NonFiniteError, nearest, printable
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 COMMANDS = {
     "train": "Train on videos or moving digits.",
@@ -46,6 +45,9 @@ def run(name: str | None, arguments: Sequence[str]) -> None:
         name: One of `COMMANDS`; None lists them.
         arguments: Arguments of the command.
     """
+    # Where SIGINT is ignored, as in a shell's background, it stays ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     # A shell can close both.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = _Lossy(sys.stderr or open(os.devnull, "w"))  # noqa: PTH123, SIM115
@@ -83,16 +85,25 @@ class _Lossy:
         return getattr(self._stream, name)
 
 
+def _interrupt(number, frame):
+    """Raise a KeyboardInterrupt; but end the process in a command's imports, which may turn it into another error."""
+    while frame is not None:
+        in_import = frame.f_code.co_filename.startswith("<frozen importlib")
+        frame = frame.f_back
+        if in_import and frame.f_globals.get("__name__", "").startswith(__name__):
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+    raise KeyboardInterrupt
+
+
 def _exit_code(name, arguments):
     if name is None:
         print(_overview())
         return 0
     if name not in COMMANDS:
         return _told(f"there is no command {name}{nearest(name, COMMANDS) or ': choose ' + ', '.join(COMMANDS)}", 2)
-    with killed_by_ctrl_c():
-        command = importlib.import_module(f"tgan_fast.cli.{name.replace('-', '_')}")
     try:
-        command.main(arguments)
+        importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main(arguments)
     except InputError as error:
         return _told(error, 2)
     except NonFiniteError as error:

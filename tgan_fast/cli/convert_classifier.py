@@ -9,7 +9,6 @@ import tyro
 
 from tgan_fast.cli.options import parse
 from tgan_fast.errors import InputError, printable
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 
 @dataclass
@@ -28,9 +27,9 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(ConvertCommand, arguments, prog="python -m tgan_fast convert-classifier")
     if not command.out.resolve().parent.is_dir():
         raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
-    with killed_by_ctrl_c():
-        from tgan_fast.metrics.classifier import save_classifier
-        from tgan_fast.metrics.classifier_files import load_classifier
+    from tgan_fast.metrics.classifier import save_classifier
+    from tgan_fast.metrics.classifier_files import load_classifier
+
     classifier = load_classifier(command.weights, command.mean)
     try:
         save_classifier(command.out, classifier)

@@ -9,7 +9,6 @@ from tgan_fast.choices import PrecisionOption
 from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, check_range, parse
 from tgan_fast.errors import InputError, nearest
 from tgan_fast.metrics.score_kinds import Metric
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 _MOST_RUNS = 1000
 
@@ -62,8 +61,8 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(EvaluateCommand, arguments, prog="python -m tgan_fast evaluate")
     metrics = _metrics(command)
     _check(command, metrics)
-    with killed_by_ctrl_c():
-        from tgan_fast.cli.work.evaluate import run
+    from tgan_fast.cli.work.evaluate import run
+
     run(command, metrics)
 
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 from tgan_fast.choices import ExportFormat
 from tgan_fast.cli.options import parse
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 
 @dataclass
@@ -26,6 +25,6 @@ class ExportCommand:
 
 def main(arguments: Sequence[str]) -> None:
     command = parse(ExportCommand, arguments, prog="python -m tgan_fast export")
-    with killed_by_ctrl_c():
-        from tgan_fast.cli.work.export import run
+    from tgan_fast.cli.work.export import run
+
     run(command)

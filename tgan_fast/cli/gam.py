@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, check_range, parse
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 
 @dataclass
@@ -35,6 +34,6 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(GamCommand, arguments, prog="python -m tgan_fast gam")
     check_range(command, "samples", 2, MOST_SAMPLES)
     check_range(command, "seed", 0, LARGEST_SEED)
-    with killed_by_ctrl_c():
-        from tgan_fast.cli.work.gam import run
+    from tgan_fast.cli.work.gam import run
+
     run(command)

@@ -10,7 +10,6 @@ import tyro
 
 from tgan_fast.cli.options import check_range, parse
 from tgan_fast.errors import InputError
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 _PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Upper bound of every numeric option: larger values overflow.
@@ -52,8 +51,8 @@ class PrepareCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(PrepareCommand, arguments, prog="python -m tgan_fast prepare")
     _check(command)
-    with killed_by_ctrl_c():
-        from tgan_fast.cli.work.prepare import run
+    from tgan_fast.cli.work.prepare import run
+
     run(command)
 
 

@@ -11,7 +11,6 @@ import tyro
 from tgan_fast.choices import PrecisionOption
 from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
 from tgan_fast.errors import InputError
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 # A million videos.
 _LARGEST_GRID = 1000
@@ -56,8 +55,8 @@ class SampleCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(SampleCommand, arguments, prog="python -m tgan_fast sample")
     _check(command)
-    with killed_by_ctrl_c():
-        from tgan_fast.cli.work.sample import run
+    from tgan_fast.cli.work.sample import run
+
     run(command)
 
 

@@ -9,7 +9,6 @@ import tyro
 
 from tgan_fast.choices import ShortVideos
 from tgan_fast.cli.options import parse
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
 
@@ -66,6 +65,6 @@ Command = (
 
 def main(arguments: Sequence[str]) -> None:
     command = parse(Command, arguments, prog="python -m tgan_fast store")
-    with killed_by_ctrl_c():
-        from tgan_fast.cli.work.store import run
+    from tgan_fast.cli.work.store import run
+
     run(command)

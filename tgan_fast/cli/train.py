@@ -15,7 +15,6 @@ import tyro
 from tgan_fast.cli.options import parse, parse_known
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import lock
-from tgan_fast.stop_signals import killed_by_ctrl_c
 from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
 
 _PROGRAM = "python -m tgan_fast.train"
@@ -57,9 +56,9 @@ class _Sources:
 
 
 def main(arguments: Sequence[str]) -> None:
-    with killed_by_ctrl_c():
-        command, checkpoint = _read(arguments)
-        from tgan_fast.training.loop import train
+    command, checkpoint = _read(arguments)
+    from tgan_fast.training.loop import train
+
     with _folder(command, checkpoint) as out:
         step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
     if os.environ.get("RANK", "0") != "0":

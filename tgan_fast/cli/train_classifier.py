@@ -8,7 +8,6 @@ from typing import Literal
 
 from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
 from tgan_fast.errors import InputError
-from tgan_fast.stop_signals import killed_by_ctrl_c
 
 _MOST_STEPS = 1_000_000
 _LARGEST_BATCH = 10_000
@@ -50,8 +49,8 @@ class TrainClassifierCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(TrainClassifierCommand, arguments, prog="python -m tgan_fast train-classifier")
     _check(command)
-    with killed_by_ctrl_c():
-        from tgan_fast.cli.work.train_classifier import run
+    from tgan_fast.cli.work.train_classifier import run
+
     run(command)
 
 
