@@ -29,7 +29,7 @@ COMMANDS = {
     "train-classifier": "Train a classifier of videos for evaluate.",
     "convert-classifier": "Convert C3D's weights for evaluate.",
 }
-_INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def _exit_code(name, arguments):
     except NonFiniteError as error:
         return _told(error, 1)
     except KeyboardInterrupt:
-        return _told("interrupted", _INTERRUPTED)
+        return _told("interrupted", INTERRUPTED)
     except SystemExit as end:
         return end.code
     return 0

@@ -1,5 +1,6 @@
 """Make a trained generator usable without this package: `python -m tgan_fast export --help`."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Literal
 
 from tgan_fast.choices import ExportFormat
 from tgan_fast.cli.options import parse
+from tgan_fast.errors import InputError, printable
+from tgan_fast.files import write_atomically
 
 
 @dataclass
@@ -25,6 +28,42 @@ class ExportCommand:
 
 def main(arguments: Sequence[str]) -> None:
     command = parse(ExportCommand, arguments, prog="python -m tgan_fast export")
-    from tgan_fast.cli.work.export import run
+    from tgan_fast.models.exporting import FORMATS, describe
+    from tgan_fast.models.sampling import refuse_non_finite
+    from tgan_fast.training import TrainingConfig
+    from tgan_fast.training.build import GENERATOR_SETTINGS
+    from tgan_fast.training.checkpoint import find, open_checkpoint
 
-    run(command)
+    _check(command, FORMATS[command.format])
+    checkpoint = open_checkpoint(find(command.checkpoint))
+    generator = checkpoint.generator(command.weights)
+    refuse_non_finite(generator, checkpoint.path)
+    settings = (checkpoint.config or TrainingConfig()).model_dump(include=GENERATOR_SETTINGS)
+    facts = describe(generator)
+    metadata = {**facts, "settings": json.dumps(settings)}
+    content = FORMATS[command.format].write(generator, metadata)
+    try:
+        write_atomically(command.out, content)
+    except OSError as error:
+        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
+    print(f"{command.format}, {len(content) / 1e6:.1f} MB: {printable(str(command.out))}")
+    print(_signature(generator, facts))
+
+
+def _signature(generator, facts) -> str:
+    """Such as: latents float32 [N, 100], uniform in (-1, 1) → videos float32 [N, 3, 16, 64, 64] in [-1, 1]"""
+    inputs = f"latents float32 [N, {generator.latent_dim}], {facts['latent_distribution']}"
+    if generator.classes:
+        inputs += f"; labels int64 [N], 0 to {generator.classes - 1}"
+    shape = ["N", generator.channels, generator.clip_frames, generator.image_size, generator.image_size]
+    return f"{inputs} → videos float32 [{', '.join(map(str, shape))}] in {facts['video_range']}"
+
+
+def _check(command, chosen):
+    if command.out.suffix.lower() != chosen.suffix:
+        raise InputError(
+            f"cannot write {command.out}: with --format {command.format} its name must end in {chosen.suffix}"
+        )
+    if not command.out.resolve().parent.is_dir():
+        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    chosen.check_packages()

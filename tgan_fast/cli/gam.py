@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, check_range, parse
+from tgan_fast.errors import InputError
 
 
 @dataclass
@@ -34,6 +35,55 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(GamCommand, arguments, prog="python -m tgan_fast gam")
     check_range(command, "samples", 2, MOST_SAMPLES)
     check_range(command, "seed", 0, LARGEST_SEED)
-    from tgan_fast.cli.work.gam import run
+    from tqdm import tqdm
 
-    run(command)
+    from tgan_fast.metrics.generative_adversarial_metric import battle, errors_of_both
+    from tgan_fast.models.sampling import refuse_non_finite
+    from tgan_fast.training.checkpoint import find, open_checkpoint
+    from tgan_fast.training.devices import resolve_device
+
+    device = resolve_device(command.device)
+    checkpoints = [open_checkpoint(find(path)) for path in command.checkpoints]
+    generators = [checkpoint.generator(command.weights).to(device) for checkpoint in checkpoints]
+    discriminators = [checkpoint.discriminator().to(device) for checkpoint in checkpoints]
+    if generators[0].channels != generators[1].channels:
+        channels = " and ".join(str(generator.channels) for generator in generators)
+        raise InputError(f"the two make videos of {channels} channels: compare runs on the same data")
+    sizes = [f"{generator.clip_frames} frames of {generator.image_size} pixels" for generator in generators]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"the two make videos of {' and of '.join(sizes)}: compare runs of the same size")
+    if any(generator.classes for generator in generators):
+        raise InputError("gam compares runs without classes, and a conditional discriminator needs them")
+    for checkpoint, generator in zip(checkpoints, generators, strict=True):
+        refuse_non_finite(generator, checkpoint.path)
+    real, unseen = _real(command, checkpoints[0].config)
+
+    with tqdm(desc="videos scored", total=8 * command.samples, unit="video", dynamic_ncols=True) as bar:
+        test, samples = errors_of_both(
+            generators, discriminators, real, unseen, count=command.samples, seed=command.seed, progress=bar.update
+        )
+    _print([checkpoint.path for checkpoint in checkpoints], test, samples, battle(test, samples))
+
+
+def _real(command, config):
+    from tgan_fast.training import TrainingConfig
+    from tgan_fast.training.data import open_data, with_data
+
+    if config is None and command.data is None:
+        raise InputError(f"{command.checkpoints[0]} does not tell what it was trained on: give --data")
+    config = with_data(config or TrainingConfig(), command.data)
+    # Another seed draws other digits on other paths; of videos it changes nothing.
+    unseen = with_data(config.model_copy(update={"seed": config.seed + 1}), command.test_data)
+    return open_data(config).dataset, open_data(unseen).dataset
+
+
+def _print(paths, test, samples, outcome) -> None:
+    for number, path in enumerate(paths):
+        print(
+            f"{path}: wrong about {100 * test[number].share:.1f} % of unseen real clips, "
+            f"{100 * samples[number].share:.1f} % of the other's videos"
+        )
+    for name, ratio in (("r_test", outcome.r_test), ("r_samples", outcome.r_samples)):
+        print(f"{name:10}{ratio.value:8.3f}   95 %: {ratio.low:.3f} to {ratio.high:.3f}")
+    verdict = "neither wins" if outcome.winner is None else f"{paths[outcome.winner - 1]} wins"
+    print(verdict)

@@ -1,5 +1,6 @@
 """Check, look at and export clip stores: `python -m tgan_fast store --help`."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.choices import ShortVideos
-from tgan_fast.cli.options import parse
+from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
+from tgan_fast.errors import InputError, counted, printable, telling_of_memory
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
+
+_READERS = 4
 
 
 @dataclass
@@ -65,6 +69,76 @@ Command = (
 
 def main(arguments: Sequence[str]) -> None:
     command = parse(Command, arguments, prog="python -m tgan_fast store")
-    from tgan_fast.cli.work.store import run
+    {Verify: _verify, Preview: _preview, Export: _export}[type(command)](command)
 
-    run(command)
+
+def _verify(command: Verify) -> None:
+    from tgan_fast.data.clip_store import ClipStore
+
+    store = ClipStore(command.store)
+    with _progress(command.store, store.frames.nbytes, "B") as bar:
+        damaged = list(store.damaged(bar.update, workers=_READERS))
+    for entry in damaged:
+        video = printable(entry.video)
+        print(f"damaged: {video}, frames {entry.start:,} to {entry.start + entry.length - 1:,}")
+    if damaged:
+        raise InputError(
+            f"{command.store} has {counted(len(damaged), 'damaged video')} among {len(store.entries):,}: "
+            "restore it from a copy, or prepare the videos anew"
+        )
+    print(f"undamaged: {_size(store)}")
+
+
+def _preview(command: Preview) -> None:
+    from tgan_fast.data.loading import open_videos
+    from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
+
+    check_format(command.out, command.fps)
+    check_range(command, "grid", 1)
+    check_range(command, "seed", 0, LARGEST_SEED)
+    check_range(command, "frame_stride", 1)
+    opened = open_videos(
+        command.store, stride=command.frame_stride, short=command.short_videos, crop=command.crop, flip=command.flip
+    )
+    count = command.grid if command.out.suffix.lower() == ".png" else command.grid**2
+    count = min(count, len(opened.videos))
+    check_videos(command.out, (count, *opened.videos.clip_shape), fps=command.fps)
+    try:
+        with telling_of_memory(f"{count:,} clips do not fit into the memory: choose a smaller --grid"):
+            write_videos(command.out, _clips(opened.videos, count, command.seed), fps=command.fps)
+    except OSError as error:
+        raise InputError(f"cannot write {command.out}: {error.strerror or error}") from None
+    print(opened.summary)
+    print(f"{arrangement(command.out, count)}: {printable(str(command.out))}")
+
+
+def _export(command: Export) -> None:
+    from tgan_fast.data.clip_store import ClipStore
+    from tgan_fast.preparation.hdf5_export import export_hdf5
+
+    store = ClipStore(command.store)
+    with _progress(command.out, len(store.frames), "frame") as bar:
+        table = export_hdf5(store, command.out, bar.update)
+    print(f"{_size(store)}: {printable(f'{command.out}, {table}')}")
+
+
+def _progress(path, total, unit):
+    from tqdm import tqdm
+
+    return tqdm(desc=printable(str(path)), total=total, unit=unit, unit_scale=True, file=sys.stderr)
+
+
+def _size(store):
+    return f"{counted(len(store.entries), 'video')} of {counted(len(store.frames), 'frame')}"
+
+
+def _clips(videos, count, seed):
+    """Return clips uint8 [count, T, H, W, C] of the first batch that training with this seed would see."""
+    import numpy as np
+
+    from tgan_fast.data.order import BatchOrder
+
+    order = BatchOrder(len(videos), count, seed=seed)
+    clips = np.empty((count, *videos.clip_shape), np.uint8)
+    videos.cut(videos.windows(order.indices(0), order.choices(0)), clips)
+    return clips

@@ -1,13 +1,15 @@
 """Train a classifier of videos, whose scores stand in for C3D's: `python -m tgan_fast train-classifier --help`."""
 
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tgan_fast.cli import INTERRUPTED
 from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
-from tgan_fast.errors import InputError
+from tgan_fast.errors import InputError, printable, telling_of_memory
 
 _MOST_STEPS = 1_000_000
 _LARGEST_BATCH = 10_000
@@ -49,9 +51,35 @@ class TrainClassifierCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(TrainClassifierCommand, arguments, prog="python -m tgan_fast train-classifier")
     _check(command)
-    from tgan_fast.cli.work.train_classifier import run
+    from tqdm import tqdm
 
-    run(command)
+    from tgan_fast.metrics.classifier import save_classifier
+    from tgan_fast.metrics.classifier_training import train_classifier
+    from tgan_fast.training.devices import resolve_device
+
+    device = resolve_device(command.device)
+    architecture, recipe = _recipe(command)
+    clips = _clips(command)
+    for line in (clips.summary, *clips.remarks):
+        print(line)
+    if architecture == "c3d" and device.type == "cpu":
+        print("C3D learns too slowly on a CPU: use a GPU, or --architecture small")
+    progress = tqdm(desc=str(command.out), total=recipe.steps, unit="step", dynamic_ncols=True, file=sys.stderr)
+    try:
+        with progress as bar, telling_of_memory(f"{device} has too little memory: choose a smaller --batch-size"):
+            classifier = train_classifier(
+                clips, architecture, recipe, seed=command.seed, device=device, progress=lambda loss: _show(bar, loss)
+            )
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written")
+        raise SystemExit(INTERRUPTED) from None
+    try:
+        save_classifier(command.out, classifier)
+    except OSError as error:
+        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
+    print(
+        f"accuracy {classifier.accuracy:.1%} on {len(clips.held_out):,} held-out clips: {printable(str(command.out))}"
+    )
 
 
 def _check(command):
@@ -72,3 +100,26 @@ def _check(command):
             pass
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror}") from None
+
+
+def _recipe(command):
+    from tgan_fast.metrics.classifier_training import RECIPES
+
+    architecture = command.architecture
+    if architecture == "auto":
+        architecture = "small" if command.data is None else "c3d"
+    given = {"steps": command.steps, "batch_size": command.batch_size, "learning_rate": command.learning_rate}
+    return architecture, replace(RECIPES[architecture], **{name: x for name, x in given.items() if x is not None})
+
+
+def _clips(command):
+    from tgan_fast.metrics.held_out import split_digits, split_videos
+
+    if command.data is not None:
+        return split_videos(command.data, command.held_out, seed=command.seed)
+    return split_digits(command.held_out, digits=command.digits, channels=command.channels, seed=command.seed)
+
+
+def _show(bar, loss):
+    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    bar.update()

@@ -11,19 +11,22 @@ errors between other real clips and videos of its own generator.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from tgan_fast.data import ClipDataset, VideoFrames, to_videos
 from tgan_fast.errors import NonFiniteError
-from tgan_fast.models import Discriminator
-from tgan_fast.models.sampling import undisturbed
+from tgan_fast.metrics.real_clips import draw_clips
+from tgan_fast.models import Discriminator, Generator
+from tgan_fast.models.sampling import Sampler, draw_inputs, undisturbed
 
 # As near to 1 as r_test has to be; the paper leaves it open.
 NEAR = 1.25
 # Standard errors: 95 %.
 _CONFIDENCE = 1.96
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,57 @@ def errors_on_real(scores: torch.Tensor, threshold: float) -> Errors:
 def errors_on_generated(scores: torch.Tensor, threshold: float) -> Errors:
     """Of the scores [n] of generated videos."""
     return Errors(int((scores >= threshold).sum()), len(scores))
+
+
+def errors_of_both(
+    generators: Sequence[Generator],
+    discriminators: Sequence[Discriminator],
+    real: ClipDataset | VideoFrames,
+    unseen: ClipDataset | VideoFrames,
+    *,
+    count: int,
+    seed: int,
+    progress: Callable[[int], object],
+) -> tuple[tuple[Errors, Errors], tuple[Errors, Errors]]:
+    """Return both discriminators' errors on unseen real clips, and on the other's videos.
+
+    Args:
+        generators: Both generators, on one device.
+        discriminators: Their discriminators, in the same order, on that device.
+        real: Clips that thresholds are set with.
+        unseen: Clips that are judged.
+        count: Number of generated videos of each, and of real clips of each kind.
+        seed: Seed of the latents and of the choice of real clips.
+        progress: Function called with the number of videos in every batch that was scored.
+    """
+    device = next(generators[0].parameters()).device
+
+    def clips(dataset, purpose):
+        for clips, _ in draw_clips(dataset, count, seed=(seed, purpose), batch_size=_BATCH):
+            yield to_videos(clips, device).expand(-1, generators[0].channels, -1, -1, -1)
+
+    def videos(generator, seed):
+        sampler = Sampler(generator, batch_size=_BATCH, precision="fp32", output="videos")
+        return sampler.on_device(draw_inputs(generator, count, seed))
+
+    def scores(discriminator, batches):
+        return scores_of(discriminator, _counted(batches, progress))
+
+    thresholds = [
+        best_threshold(scores(d, clips(real, 0)), scores(d, videos(g, seed)))
+        for g, d in zip(generators, discriminators, strict=True)
+    ]
+    judges = list(zip(discriminators, thresholds, strict=True))
+    test = tuple(errors_on_real(scores(d, clips(unseen, 1)), threshold) for d, threshold in judges)
+    # Not the videos that the thresholds were set with.
+    others = [videos(g, seed + 1) for g in reversed(generators)]
+    samples = tuple(
+        errors_on_generated(scores(d, made), threshold) for (d, threshold), made in zip(judges, others, strict=True)
+    )
+    return test, samples
+
+
+def _counted(batches, progress):
+    for videos in batches:
+        yield videos
+        progress(len(videos))
