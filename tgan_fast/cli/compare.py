@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from tgan_fast.cli.options import parse
+from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.metrics.score_kinds import SCORE_KINDS
@@ -49,10 +50,8 @@ def main(arguments: Sequence[str]) -> None:
     settings = differing_settings(runs)
     names = _with_settings(list(runs), settings)
     figure = score_figure(dict(zip(names, evaluations.values(), strict=True)))
-    try:
+    with writing(command.out):
         write_atomically(command.out, bytes_of(figure, command.out.suffix.lower()[1:]))
-    except OSError as error:
-        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
     print(f"protocol {first.protocol}; classifier {first.classifier}\n")
     _print_aligned([*_rows(runs), *([name, *map(str, values)] for name, values in settings.items())])
     for name, recorded in runs.items():
@@ -75,8 +74,7 @@ def _check(command):
         raise InputError("name at least one run folder to compare")
     if command.out.suffix.lower() not in (".png", ".svg"):
         raise InputError(f"cannot write {command.out}: its name must end in .png, .svg")
-    if not command.out.resolve().parent.is_dir():
-        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    check_folder(command.out)
 
 
 def _open(paths: Sequence[Path]) -> dict[str, RecordedRun]:

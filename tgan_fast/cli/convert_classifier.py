@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 
 from tgan_fast.cli.options import parse
-from tgan_fast.errors import InputError, printable
+from tgan_fast.cli.outputs import check_folder, writing
+from tgan_fast.errors import printable
 
 
 @dataclass
@@ -25,14 +26,11 @@ class ConvertCommand:
 
 def main(arguments: Sequence[str]) -> None:
     command = parse(ConvertCommand, arguments, prog="python -m tgan_fast convert-classifier")
-    if not command.out.resolve().parent.is_dir():
-        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    check_folder(command.out)
     from tgan_fast.metrics.classifier import save_classifier
     from tgan_fast.metrics.classifier_files import load_classifier
 
     classifier = load_classifier(command.weights, command.mean)
-    try:
+    with writing(command.out):
         save_classifier(command.out, classifier)
-    except OSError as error:
-        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
     print(f"C3D for {len(classifier.classes)} classes: {printable(str(command.out))}")

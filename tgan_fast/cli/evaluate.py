@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, check_range, parse
+from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, Device, Weights, check_range, parse
+from tgan_fast.cli.outputs import check_folder
 from tgan_fast.errors import InputError, nearest, telling_of_memory
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.metrics.score_kinds import SCORE_KINDS, Metric
@@ -50,12 +51,10 @@ class EvaluateCommand:
     """Compute Fréchet distances to too few real clips as well."""
     seed: int = 0
     """Of the latents."""
-    weights: Literal["auto", "live", "ema"] = "auto"
-    """Of a run with ema_decay: the averaged weights or the live ones; auto: averaged where there are any."""
+    weights: Weights = "auto"
     precision: PrecisionOption = "auto"
     """Of sampling and of the classifier; auto: tf32 on GPUs that have it, else fp32."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+    device: Device = "auto"
     out: Path | None = None
     """JSON file of the scores; without it they are added to scores.jsonl in the checkpoint's run folder, if any."""
 
@@ -160,8 +159,8 @@ def _check(command: EvaluateCommand, metrics) -> None:
         )
     if "fvd" in metrics and command.i3d is None:
         raise InputError("fvd needs --i3d i3d_torchscript.pt")
-    if command.out is not None and not command.out.resolve().parent.is_dir():
-        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    if command.out is not None:
+        check_folder(command.out)
 
 
 def _protocol(command, classifier):

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tgan_fast.choices import ExportFormat
-from tgan_fast.cli.options import parse
+from tgan_fast.cli.options import Weights, parse
+from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 
@@ -22,8 +22,7 @@ class ExportCommand:
     """The file to write: .safetensors, .onnx, or .pt2 for torch-export."""
     format: ExportFormat
     """safetensors: the weights by name; onnx: for onnxruntime and others; torch-export: for torch.export.load."""
-    weights: Literal["auto", "live", "ema"] = "auto"
-    """Of a run with ema_decay: the averaged weights or the live ones; auto: averaged where there are any."""
+    weights: Weights = "auto"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,10 +41,8 @@ def main(arguments: Sequence[str]) -> None:
     facts = describe(generator)
     metadata = {**facts, "settings": json.dumps(settings)}
     content = FORMATS[command.format].write(generator, metadata)
-    try:
+    with writing(command.out):
         write_atomically(command.out, content)
-    except OSError as error:
-        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
     print(f"{command.format}, {len(content) / 1e6:.1f} MB: {printable(str(command.out))}")
     print(_signature(generator, facts))
 
@@ -64,6 +61,5 @@ def _check(command, chosen):
         raise InputError(
             f"cannot write {command.out}: with --format {command.format} its name must end in {chosen.suffix}"
         )
-    if not command.out.resolve().parent.is_dir():
-        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    check_folder(command.out)
     chosen.check_packages()

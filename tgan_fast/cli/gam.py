@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, check_range, parse
+from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, Device, Weights, check_range, parse
 from tgan_fast.errors import InputError
 
 
@@ -25,10 +25,8 @@ class GamCommand:
     """Generated videos of each, and real clips of each kind."""
     seed: int = 0
     """Of latents and real clips."""
-    weights: Literal["auto", "live", "ema"] = "auto"
-    """Of the generators: averaged or live; auto: averaged where there are any."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+    weights: Weights = "auto"
+    device: Device = "auto"
 
 
 def main(arguments: Sequence[str]) -> None:

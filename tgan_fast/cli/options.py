@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from itertools import groupby
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -16,6 +16,12 @@ from tgan_fast.errors import InputError, nearest
 # PyTorch takes more, but some seeds are counted up from the one that is given.
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES = 1_000_000
+
+Weights = Annotated[
+    Literal["auto", "live", "ema"],
+    tyro.conf.arg(help="Weights of a run with ema_decay: averaged or live; auto: averaged if there are any."),
+]
+Device = Annotated[str, tyro.conf.arg(help="auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
 
 Command = TypeVar("Command")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from tgan_fast.cli.options import parse
+from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.reports.page import page_of
@@ -30,11 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     recorded, out = open_run(command.run), command.out or command.run / "report.html"
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"cannot write {out}: its name must end in .html")
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"cannot write {out}: there is no folder {out.parent}")
+    check_folder(out)
     page = page_of(recorded, TrainingConfig().model_dump())
-    try:
+    with writing(out):
         write_atomically(out, page.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from None
     print(f"{len(page) / 1e6:.1f} MB: {printable(str(out))}")

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
+from tgan_fast.cli.options import LARGEST_SEED, Device, Weights, check_range, parse
+from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, NonFiniteError, printable, telling_of_memory
 
 # A million videos.
@@ -41,16 +42,14 @@ class SampleCommand:
     """Seed: every row walks from a latent of --seed to one of this."""
     interpolate: int = 1
     """So many times as many frames of the same motion."""
-    weights: Literal["auto", "live", "ema"] = "auto"
-    """Of a run with ema_decay: the averaged weights or the live ones; auto: averaged where there are any."""
+    weights: Weights = "auto"
     batch_norm: Literal["running", "batch"] = "running"
     """Normalise with the running statistics, or with those of the batch as in training, in fp32."""
     precision: PrecisionOption = "auto"
     """Of convolutions and matrix products; auto: bf16 on GPUs that have it, fp32 elsewhere."""
     fps: int = 16
     """Frames per second; at most 50 in .gif."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+    device: Device = "auto"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -75,18 +74,14 @@ def main(arguments: Sequence[str]) -> None:
         f"{shape[0]:,} videos of {frames:,} frames do not fit into the memory: choose a smaller --grid"
         f"{' or --interpolate' if command.interpolate > 1 else ''}"
     )
-    try:
-        with telling_of_memory(too_many):
-            clips = _clips(command, checkpoint, generator, precision, _inputs(command, generator, rows, columns))
-            write_videos(command.out, clips.numpy(), fps=command.fps, columns=columns)
-    except OSError as error:
-        raise InputError(f"cannot write {command.out}: {error.strerror or error}") from None
+    with writing(command.out), telling_of_memory(too_many):
+        clips = _clips(command, checkpoint, generator, precision, _inputs(command, generator, rows, columns))
+        write_videos(command.out, clips.numpy(), fps=command.fps, columns=columns)
     print(f"{arrangement(command.out, len(clips), columns)}: {printable(str(command.out))}")
 
 
 def _check(command: SampleCommand) -> None:
-    if not command.out.resolve().parent.is_dir():
-        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    check_folder(command.out)
     for name in ("seed", "walk"):
         check_range(command, name, 0, LARGEST_SEED)
     check_range(command, "grid", 1, _LARGEST_GRID)

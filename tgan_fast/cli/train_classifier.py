@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from tgan_fast.cli import INTERRUPTED
-from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
+from tgan_fast.cli.options import LARGEST_SEED, Device, check_range, parse
+from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, printable, telling_of_memory
 
 _MOST_STEPS = 1_000_000
@@ -44,8 +45,7 @@ class TrainClassifierCommand:
     """Moving digits: how many in a clip."""
     channels: Literal[1, 3] = 1
     """Moving digits: colour channels."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, …"""
+    device: Device = "auto"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -73,10 +73,8 @@ def main(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted; nothing was written")
         raise SystemExit(INTERRUPTED) from None
-    try:
+    with writing(command.out):
         save_classifier(command.out, classifier)
-    except OSError as error:
-        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
     print(
         f"accuracy {classifier.accuracy:.1%} on {len(clips.held_out):,} held-out clips: {printable(str(command.out))}"
     )
@@ -90,16 +88,11 @@ def _check(command):
         raise InputError(f"--learning-rate is {command.learning_rate}, but must be more than 0, and at most {_FASTEST}")
     if not 0 < command.held_out < 1:
         raise InputError(f"--held-out is {command.held_out}, but must be more than 0 and less than 1")
-    folder = command.out.resolve().parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {command.out}: there is no folder {command.out.parent}")
+    check_folder(command.out)
     if command.out.is_dir():
         raise InputError(f"cannot write {command.out}: it is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write {command.out}: {error.strerror}") from None
+    with writing(command.out), tempfile.TemporaryFile(dir=command.out.resolve().parent):
+        pass
 
 
 def _recipe(command):
