@@ -105,22 +105,28 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(arguments):
     assert process.wait(timeout=300) == 1
 
 
-# Does what `python -m tgan_fast COMMAND --help` does, of all commands in one process.
+# Calls all commands in one process, as `python -m tgan_fast COMMAND` does, for their help and with a wrong option.
 HELP_OF_ALL = """
 import importlib, sys
 from tgan_fast.cli import COMMANDS
+from tgan_fast.errors import InputError
 for name in COMMANDS:
+    main = importlib.import_module(f"tgan_fast.cli.{name.replace('-', '_')}").main
     try:
-        importlib.import_module(f"tgan_fast.cli.{name.replace('-', '_')}").main(["--help"])
+        main(["--help"])
     except SystemExit as end:
         assert not end.code
+    try:
+        main(["--zzz"])
+    except InputError:
+        print("refused by", name)
 print("imported:", sorted({"torch", "numpy", "matplotlib", "tensorboard", "sklearn", "av", "PIL"} & set(sys.modules)))
 """
 
 
-def test_help_comes_at_once_because_it_imports_none_of_the_large_libraries():
+def test_help_and_refusals_come_at_once_because_they_import_none_of_the_large_libraries():
     done = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True, check=True)
-    assert done.stdout.count("usage: python -m tgan_fast") == len(COMMANDS)
+    assert done.stdout.count("usage: python -m tgan_fast") == done.stdout.count("refused by") == len(COMMANDS)
     assert done.stdout.splitlines()[-1] == "imported: []"
 
 

@@ -26,18 +26,23 @@ Device = Annotated[str, tyro.conf.arg(help="auto (a GPU if there is one), cpu, c
 Command = TypeVar("Command")
 
 
+class OptionError(InputError):
+    """An option is unknown or missing, or its value has the wrong type."""
+
+
 def parse(command: type[Command], arguments: Sequence[str], *, default: Command | None = None, prog: str) -> Command:
     """Return the options of a command line as an instance of the dataclass `command`.
 
     Raises:
-        InputError: An unknown option (with the nearest known one), a missing one, or a value of the wrong type.
+        OptionError: An option is unknown (the nearest known one is named) or missing, or has a value of a wrong type.
+        InputError: The dataclass refuses its values.
         SystemExit: Help was asked for.
     """
     parsed, unknown = parse_known(command, arguments, default=default, prog=prog)
     if unknown:
         name = unknown[0].split("=")[0]
         known = ["--help", *(f"--{option.replace('_', '-')}" for option in _option_names(parsed))]
-        raise InputError(f"there is no option {name}{nearest(name, known)}")
+        raise OptionError(f"there is no option {name}{nearest(name, known)}")
     return parsed
 
 
@@ -52,7 +57,7 @@ def parse_known(
             return tyro.cli(command, args=list(arguments), prog=prog, return_unknown_args=True, **options)
     except SystemExit as end:
         if end.code:
-            raise InputError(_sentence(told.getvalue())) from None
+            raise OptionError(_sentence(told.getvalue())) from None
         raise
 
 

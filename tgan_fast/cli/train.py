@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from tgan_fast.cli.options import parse, parse_known
+from tgan_fast.cli.options import OptionError, parse, parse_known
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import lock
 from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
@@ -75,12 +75,17 @@ def _read(arguments) -> tuple[TrainCommand, Path | None]:
     """Return the options, and the checkpoint to resume."""
     known = [argument for argument in arguments if argument not in ("-h", "--help")]
     sources, _ = parse_known(_Sources, known, prog=_PROGRAM)
-    if len(known) < len(arguments):
-        # Whether there is a GPU, and what a checkpoint holds, only PyTorch knows: help shows the defaults without them.
-        preset = "paper" if sources.preset == "auto" else sources.preset
-        given = {} if sources.config is None else read_yaml(sources.config)
-        # The number of channels of the data is not shown either.
+    # Only PyTorch knows whether there is a GPU, and what a checkpoint or a data file holds. Help shows the defaults
+    # without them, and wrong options are refused before it is imported.
+    preset = "paper" if sources.preset == "auto" else sources.preset
+    given = {} if sources.config is None else read_yaml(sources.config)
+    try:
         _parsed_with(_checked(PRESETS.get(preset, {}) | given, sources), arguments)
+    except OptionError:
+        raise
+    except InputError:
+        # What does not fit these defaults may fit the right ones.
+        pass
     checkpoint = _find_checkpoint(sources)
     command = _parsed(sources, checkpoint, arguments)
     if checkpoint is not None and sources.preset != "auto":
