@@ -43,8 +43,8 @@ def test_a_battle_and_its_return_match_mirror_each_other(runs, tmp_path, capsys)
         mirrored = numbers_of(back, name)
         assert percent == 95
         assert low <= value <= high
-        # Printed with three digits behind the point.
-        assert min(value, mirrored[0]) == pytest.approx(1 / max(value, mirrored[0]), abs=5e-4)
+        # Printed with four significant digits.
+        assert value == pytest.approx(1 / mirrored[0], rel=1.1e-3)
     assert f"{second}: wrong about 0.0 % of unseen real clips, 100.0 % of the other's videos" in there.splitlines()
     assert there.splitlines()[-1] == back.splitlines()[-1]
 
