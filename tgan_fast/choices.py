@@ -1,4 +1,4 @@
-"""The names that options choose from, for command lines and configs: this module imports no PyTorch."""
+"""Names that options of command lines and configs choose from. This module imports no PyTorch."""
 
 from typing import Literal
 

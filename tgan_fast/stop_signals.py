@@ -1,4 +1,4 @@
-"""Ctrl-C, the end that a system asks for, and a closed terminal."""
+"""Signals that ask a process to stop: Ctrl-C, a system's SIGTERM, and a closed terminal."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as if this were not there.
+    """Yield an event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as it did before.
 
     A SIGHUP that the process ignores, as nohup makes it do, stays ignored.
     """

@@ -123,34 +123,34 @@ def test_c3d_scores_the_notebooks_checkpoint_without_data(tmp_path, c3d_files, c
 
 def test_a_reduced_precision_tells_what_it_changes(run, classifier, capsys):
     command.main(["--checkpoint", str(run), "--classifier", str(classifier), *QUICK, "--precision", "bf16"])
-    (remark,) = scores_in(run)[-1]["remarks"]
-    assert remark.startswith("the classifier in bf16 instead of fp32: probabilities differ by ")
-    assert remark in capsys.readouterr().err
+    (notice,) = scores_in(run)[-1]["remarks"]
+    assert notice.startswith("the classifier in bf16 instead of fp32: probabilities differ by ")
+    assert notice in capsys.readouterr().err
 
 
-def test_a_classifier_of_other_videos_is_remarked_on(run, classifier, tmp_path, capsys):
+def test_a_classifier_of_other_videos_is_noticed(run, classifier, tmp_path, capsys):
     save_classifier(tmp_path / "other.pt", random_classifier(classes=2))
     command.main(["--checkpoint", str(run), "--classifier", str(tmp_path / "other.pt"), *QUICK])
-    (remark,) = scores_in(run)[-1]["remarks"]
-    assert remark.startswith("the classifier knows a, b, but not 0, 1, 2 and 7 more, which the videos are of: ")
-    assert remark in capsys.readouterr().err
+    (notice,) = scores_in(run)[-1]["remarks"]
+    assert notice.startswith("the classifier knows a, b, but not 0, 1, 2 and 7 more, which the videos are of: ")
+    assert notice in capsys.readouterr().err
     # Videos with classes of their own, and videos of which nothing is known.
     clips = np.random.default_rng(0).integers(256, size=(40, 16, 64, 64, 1), dtype=np.uint8)
     np.savez(tmp_path / "clips.npz", clips=clips, labels=np.array([7, 20])[np.arange(40) % 2])
     np.save(tmp_path / "clips.npy", clips)
-    for name, remarks in (("clips.npz", 1), ("clips.npy", 0)):
+    for name, notices in (("clips.npz", 1), ("clips.npy", 0)):
         command.main(
             ["--checkpoint", str(run), "--classifier", str(classifier), "--data", str(tmp_path / name), *QUICK]
         )
-        assert len(scores_in(run)[-1]["remarks"]) == remarks
+        assert len(scores_in(run)[-1]["remarks"]) == notices
 
 
-def test_few_real_clips_are_remarked_on(run, classifier, capsys):
+def test_few_real_clips_are_noticed(run, classifier, capsys):
     quick = ["--samples", "64", "--runs", "1", "--real-clips", "40", "--force", "--device", "cpu"]
     command.main(["--checkpoint", str(run), "--classifier", str(classifier), *quick])
-    (remark,) = scores_in(run)[-1]["remarks"]
-    assert "only 40 different real clips for 64 generated ones" in remark
-    assert remark in capsys.readouterr().err
+    (notice,) = scores_in(run)[-1]["remarks"]
+    assert "only 40 different real clips for 64 generated ones" in notice
+    assert notice in capsys.readouterr().err
 
 
 def test_broken_weights_are_named(run, classifier, tmp_path):
@@ -202,9 +202,9 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(run, classifier, tmp_p
 
 def test_a_classifier_for_other_channels_is_refused(run, tmp_path):
     save_classifier(tmp_path / "c.pt", random_classifier(channels=3))
-    coloured = TrainingConfig(**VALUES | {"channels": 3}, steps=1, device="cpu")
-    train(coloured, tmp_path / "coloured")
-    save_classifier(tmp_path / "grey.pt", random_classifier(channels=1))
+    colored = TrainingConfig(**VALUES | {"channels": 3}, steps=1, device="cpu")
+    train(colored, tmp_path / "colored")
+    save_classifier(tmp_path / "gray.pt", random_classifier(channels=1))
     with pytest.raises(InputError, match="makes videos of 3 channels, but the classifier takes 1"):
-        command.main(["--checkpoint", str(tmp_path / "coloured"), "--classifier", str(tmp_path / "grey.pt"), *QUICK])
+        command.main(["--checkpoint", str(tmp_path / "colored"), "--classifier", str(tmp_path / "gray.pt"), *QUICK])
     command.main(["--checkpoint", str(run), "--classifier", str(tmp_path / "c.pt"), *QUICK])

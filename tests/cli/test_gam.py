@@ -91,8 +91,8 @@ def test_broken_networks_are_refused(runs, tmp_path, network, name, message):
 
 
 def test_runs_on_other_data_are_refused(runs, tmp_path):
-    train(TrainingConfig(**VALUES | {"channels": 3}, steps=1), tmp_path / "coloured")
+    train(TrainingConfig(**VALUES | {"channels": 3}, steps=1), tmp_path / "colored")
     with pytest.raises(InputError, match="the two make videos of 1 and 3 channels"):
-        command.main([str(runs[0]), str(tmp_path / "coloured"), *QUICK])
+        command.main([str(runs[0]), str(tmp_path / "colored"), *QUICK])
     with pytest.raises(InputError, match=r"there is no checkpoint nothing\.pt"):
         command.main([str(runs[0]), "nothing.pt", *QUICK])

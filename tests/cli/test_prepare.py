@@ -108,7 +108,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(run, long, tmp_path):
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
     assert code == 130, err
-    assert out.splitlines()[-1] == "interrupted; the same command goes on"
+    assert out.splitlines()[-1] == "interrupted; rerun to resume"
     run(long, "store")
     assert len(ClipStore(tmp_path / "store").frames) == LONG
 
@@ -185,22 +185,22 @@ def test_the_authors_columns_contain_the_square_that_training_takes(run, tmp_pat
     assert np.array_equal(wide.frames[:, :, 10:74], square.frames)
 
 
-def test_grey_arrays_make_a_grey_store_and_fit_a_coloured_one(run, tmp_path):
+def test_gray_arrays_make_a_gray_store_and_fit_a_colored_one(run, tmp_path):
     clips = np.random.default_rng(0).integers(256, size=(3, 20, 64, 64), dtype=np.uint8)
     np.save(tmp_path / "mnist_test_seq.npy", clips.swapaxes(0, 1))
     np.save(tmp_path / "part.npy", clips.swapaxes(0, 1))
     (tmp_path / "videos").mkdir()
     encode(tmp_path / "videos" / "1.mp4", moving_picture(5, 64, 64))
-    run("mnist_test_seq.npy", "grey", "--workers", "1")
-    assert np.array_equal(ClipStore(tmp_path / "grey").frames, clips.reshape(60, 64, 64, 1))
+    run("mnist_test_seq.npy", "gray", "--workers", "1")
+    assert np.array_equal(ClipStore(tmp_path / "gray").frames, clips.reshape(60, 64, 64, 1))
     run("part.npy", "part", "--workers", "1", "--axes", "tnhw")
     assert np.array_equal(ClipStore(tmp_path / "part").frames, clips.reshape(60, 64, 64, 1))
-    run("videos", "colour", "--workers", "1")
-    run("mnist_test_seq.npy", "colour", "--workers", "1")
-    colour = ClipStore(tmp_path / "colour")
-    assert np.array_equal(colour.frames[5:], clips.reshape(60, 64, 64, 1).repeat(3, -1))
-    with pytest.raises(InputError, match="grey has grey frames, and the source may have colours"):
-        run("videos", "grey", "--workers", "1")
+    run("videos", "color", "--workers", "1")
+    run("mnist_test_seq.npy", "color", "--workers", "1")
+    color = ClipStore(tmp_path / "color")
+    assert np.array_equal(color.frames[5:], clips.reshape(60, 64, 64, 1).repeat(3, -1))
+    with pytest.raises(InputError, match="gray has gray frames, and the source may have colors"):
+        run("videos", "gray", "--workers", "1")
 
 
 # Names of files and output in ASCII; names in UTF-8 and output in Latin-1.
@@ -294,7 +294,7 @@ def test_too_small_a_disk_is_told_before_anything_is_written(run, source, tmp_pa
         (["VIDEOS", "store", "--split", "empty/x.txt"], r"cannot read empty/x.txt: No such file"),
         (["VIDEOS", "store", "--sise", "64"], "there is no option --sise; did you mean --size"),
         (["VIDEOS", "other"], "other holds something else, notes.txt for instance: choose another folder"),
-        (["clips.npy", "store", "--fps", "8"], "images and arrays do not tell their frames' times, which --fps needs"),
+        (["clips.npy", "store", "--fps", "8"], "images and arrays have no frame times, which --fps needs"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_written(run, source, tmp_path, arguments, message):

@@ -40,7 +40,7 @@ def test_verify_names_damaged_videos_and_ends_with_an_error(store, capsys):
     frames = bytearray((store / "frames.bin").read_bytes())
     frames[22 * 64 * 85 * 3] ^= 16
     (store / "frames.bin").write_bytes(frames)
-    message = f"{store} has 1 damaged video among 3: restore it from a copy, or prepare the videos anew"
+    message = f"{store} has 1 damaged video among 3: restore it from a copy, or prepare the videos again"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         run("verify", store)
     assert capsys.readouterr().out == "damaged: a/1.avi, frames 20 to 24\n"

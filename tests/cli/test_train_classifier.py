@@ -21,7 +21,7 @@ def run(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def grey_clips(tmp_path_factory):
+def gray_clips(tmp_path_factory):
     """Ten dark videos and ten bright ones, by their labels."""
     path = tmp_path_factory.mktemp("data") / "clips.npz"
     random = np.random.default_rng(0)
@@ -31,13 +31,13 @@ def grey_clips(tmp_path_factory):
     return path
 
 
-def test_videos_with_classes(run, grey_clips, tmp_path, capsys):
-    run("--data", str(grey_clips), "--steps", "10", "--batch-size", "8", "--out", "my.pt")
+def test_videos_with_classes(run, gray_clips, tmp_path, capsys):
+    run("--data", str(gray_clips), "--steps", "10", "--batch-size", "8", "--out", "my.pt")
     classifier = load_classifier(tmp_path / "my.pt")
     assert (classifier.architecture, classifier.classes, classifier.channels) == ("small", ("0", "1"), 1)
     out, err = capsys.readouterr()
     assert out == (
-        f"{grey_clips}: videos: 20; frames: 360; classes: 2; to train on: 16; held out: 4\n"
+        f"{gray_clips}: videos: 20; frames: 360; classes: 2; to train on: 16; held out: 4\n"
         f"accuracy {classifier.accuracy:.1%} on 4 held-out clips: my.pt\n"
     )
     assert "my.pt: 100%" in err
@@ -53,9 +53,9 @@ def test_moving_digits_are_the_default(run, tmp_path, capsys):
     assert out[1] == f"accuracy {classifier.accuracy:.1%} on 1,024 held-out clips: classifier.pt"
 
 
-def test_settings_reach_the_training(run, grey_clips, tmp_path):
+def test_settings_reach_the_training(run, gray_clips, tmp_path):
     def fingerprint(*arguments):
-        run("--data", str(grey_clips), "--steps", "2", "--batch-size", "4", *arguments)
+        run("--data", str(gray_clips), "--steps", "2", "--batch-size", "4", *arguments)
         return load_classifier(tmp_path / "classifier.pt").fingerprint
 
     plain = fingerprint()
@@ -64,7 +64,7 @@ def test_settings_reach_the_training(run, grey_clips, tmp_path):
     assert len({plain, *(fingerprint(*change.split()) for change in changes)}) == 1 + len(changes)
 
 
-def test_two_digits_and_three_colours(run, tmp_path):
+def test_two_digits_and_three_colors(run, tmp_path):
     run("--steps", "1", "--batch-size", "2", "--digits", "2", "--channels", "3")
     assert load_classifier(tmp_path / "classifier.pt").channels == 3
 
@@ -108,18 +108,18 @@ def test_classes_are_needed(run, tmp_path, labels):
     assert not (tmp_path / "classifier.pt").exists()
 
 
-def test_a_training_that_fails_leaves_the_older_file(run, grey_clips, tmp_path, monkeypatch):
+def test_a_training_that_fails_leaves_the_older_file(run, gray_clips, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_FASTEST", 1e30)
     (tmp_path / "classifier.pt").write_bytes(b"older")
     with pytest.raises(NonFiniteError, match="is not finite: try a lower learning_rate"):
-        run("--data", str(grey_clips), "--steps", "5", "--learning-rate", "1e30")
+        run("--data", str(gray_clips), "--steps", "5", "--learning-rate", "1e30")
     assert (tmp_path / "classifier.pt").read_bytes() == b"older"
     assert [path.name for path in tmp_path.iterdir()] == ["classifier.pt"]
 
 
 @pytest.mark.slow
-def test_c3d_is_for_videos_warns_of_a_cpu_and_writes_nothing_after_ctrl_c(grey_clips, tmp_path):
-    arguments = ["--data", grey_clips, "--steps", "100000", "--batch-size", "1", "--device", "cpu"]
+def test_c3d_is_for_videos_warns_of_a_cpu_and_writes_nothing_after_ctrl_c(gray_clips, tmp_path):
+    arguments = ["--data", gray_clips, "--steps", "100000", "--batch-size", "1", "--device", "cpu"]
     process = commands.start("train-classifier", *arguments, folder=tmp_path)
     shown = ""
     while "loss=" not in shown:

@@ -83,7 +83,7 @@ def test_too_few_real_clips_are_refused_for_distances_alone():
     few = RealClips(MovingDigits(20))
     with pytest.raises(InputError, match="only 20 different real clips"):
         evaluator_of(real=few)
-    assert evaluator_of(["is"], real=few).remarks == []
+    assert evaluator_of(["is"], real=few).notices == []
 
 
 def test_a_generator_is_scored_as_it_is_at_that_moment():

@@ -117,7 +117,7 @@ def test_classes_that_cannot_be_judged_or_trained_are_told(tmp_path):
     assert clips.classes == ("Bowling", "Crawling", "Diving")
     assert clips.training.labels.tolist() == [1, 0, 0, 2]
     assert clips.held_out.labels.tolist() == [2]
-    assert clips.remarks == (
+    assert clips.notices == (
         "classes without a video, which are left out: Archery, Empty, Void",
         "classes with one group alone, of which none is held out: Bowling, Crawling",
     )
@@ -126,7 +126,7 @@ def test_classes_that_cannot_be_judged_or_trained_are_told(tmp_path):
 def test_many_classes_are_not_all_named(tmp_path):
     names = tuple(f"class {number}" for number in range(1000, 1100))
     store = store_of(tmp_path / "store", *[(name, None) for name in names[:2] * 2], classes=names)
-    assert split_videos(store, 0.5).remarks == (
+    assert split_videos(store, 0.5).notices == (
         "classes without a video, which are left out: class 1002, class 1003, class 1004 and 95 more",
     )
 

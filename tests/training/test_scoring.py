@@ -56,10 +56,10 @@ def averaged(tmp_path_factory, classifier):
     return folder, trained(folder, ema_decay=0.5, evaluate_every=2, classifier=classifier)
 
 
-def test_a_classifier_of_other_videos_is_remarked_on(tmp_path, classifier, capsys):
+def test_a_classifier_of_other_videos_is_noticed(tmp_path, classifier, capsys):
     trained(tmp_path / "run", steps=1, classifier=classifier, evaluate_every=1)
-    remark = "the classifier knows a, b, c and 2 more, but not 0, 1, 2 and 7 more, which the videos are of"
-    assert capsys.readouterr().err.count(remark) == 1
+    notice = "the classifier knows a, b, c and 2 more, but not 0, 1, 2 and 7 more, which the videos are of"
+    assert capsys.readouterr().err.count(notice) == 1
 
 
 def evaluations_of(folder):

@@ -1,7 +1,7 @@
-"""The commands, one module each, and what happens around each of them: signals, exit codes, errors in one sentence.
+"""The commands, one module each, and what surrounds them all: signals, exit codes, errors in one sentence.
 
-Importing this imports neither PyTorch nor a library, so that Ctrl-C ends a command quietly from the beginning. The
-modules of the commands import only what reads options, so that help and most errors in options need no PyTorch either.
+This module imports no library, so that Ctrl-C ends a command quietly from the start. A command's module imports only
+what its options need; its functions import the rest, so that help and wrong options are answered without PyTorch.
 """
 
 import errno
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def run(name: str | None, arguments: Sequence[str]) -> None:
-    """Run a command and end the process: exit code 0, 2 after a user's error, 1 after one of the training.
+    """Run a command and end the process with exit code 0, 2 for wrong input, 1 for numbers that are not finite.
 
     Args:
         name: One of `COMMANDS`; None lists them.
@@ -48,11 +48,11 @@ def run(name: str | None, arguments: Sequence[str]) -> None:
     # Where SIGINT is ignored, as in a shell's background, it stays ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
-    # A shell can close both.
+    # A shell can close both streams.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = _Lossy(sys.stderr or open(os.devnull, "w"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.__stderr__):
-        # File names may have characters, or bytes, that a terminal's encoding does not have.
+        # File names may contain characters or bytes outside the terminal's encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -61,14 +61,14 @@ def run(name: str | None, arguments: Sequence[str]) -> None:
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
-        # A pipe's reader, such as `head`, has seen enough, or a disk is full: what is left of the output goes nowhere.
+        # A pipe's reader, such as `head`, has closed it, or a disk is full: the rest of the output is dropped.
         code = 1 if error.errno == errno.EPIPE else _told(f"cannot write the output: {error.strerror}", 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 class _Lossy:
-    """A text stream that drops what nobody reads any more: messages must not end a training."""
+    """A text stream that drops what cannot be written, because messages must not end a training."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -116,7 +116,7 @@ def _exit_code(name, arguments):
 
 
 def _told(problem, code):
-    # Several processes that torchrun has started say which they are.
+    # Processes of torchrun say which one failed.
     rank = int(os.environ.get("RANK", "0"))
     sys.stderr.write(f"error{f' of process {rank}' if rank else ''}: {printable(str(problem))}\n")
     return code

@@ -17,23 +17,23 @@ from tgan_fast.reports.numbers import duration, plain
 from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run
 from tgan_fast.training.config import TrainingConfig
 
-# What is recorded of a run, and how often, but not what is trained.
+# Settings of what is recorded and how often, which leave the training as it is.
 _OF_RECORDS = {
     *("log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints"),
     *("evaluate_every", "evaluate_samples", "classifier", "best_metric"),
 }
-# More would not fit beside a name in a picture; the table has them all.
+# More would not fit beside a name in the picture; the table lists them all.
 _MOST_IN_NAMES = 2
 
 
 @dataclass
 class CompareCommand:
-    """Draw the scores of runs that were evaluated during training side by side, and print a table of them."""
+    """Plot the scores that runs reached during training side by side, and print a table of them."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folders, all evaluated under the same protocol with the same classifier."""
+    """Run folders, all evaluated with the same protocol and classifier."""
     out: Path = Path("compare.png")
-    """.png or .svg."""
+    """Picture to write: .png or .svg."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def differing_settings(runs: Mapping[str, RecordedRun]) -> dict[str, list[Any]]:
-    """Of every setting in which the trainings differ, its value in each run; what is not recorded is the default."""
+    """Return the settings in which runs differ, with each run's value; a setting not recorded has its default."""
     defaults = TrainingConfig().model_dump()
     configs = [defaults | recorded.config for recorded in runs.values()]
     names = dict.fromkeys(name for config in configs for name in config if name not in _OF_RECORDS)
@@ -78,7 +78,7 @@ def _check(command):
 
 
 def _open(paths: Sequence[Path]) -> dict[str, RecordedRun]:
-    """Each run by its folder's name, or by the path as it was given where two have the same name."""
+    """Return the runs by their folders' names, or by the paths given where two folders have the same name."""
     runs = [open_run(path) for path in paths]
     folders = [path.resolve() for path in paths]
     for path, folder in zip(paths, folders, strict=True):
@@ -92,7 +92,7 @@ def _open(paths: Sequence[Path]) -> dict[str, RecordedRun]:
 
 
 def _with_settings(names: list[str], settings: Mapping[str, list[Any]]) -> list[str]:
-    """The names, and what sets the runs apart if that is short."""
+    """Return the names, with the settings that differ if these are few."""
     if not 1 <= len(settings) <= _MOST_IN_NAMES:
         return names
     return [
@@ -102,7 +102,7 @@ def _with_settings(names: list[str], settings: Mapping[str, list[Any]]) -> list[
 
 
 def _rows(runs: Mapping[str, RecordedRun]) -> list[list[str]]:
-    """Rows of the table, a column for each run."""
+    """Return the rows of the table, which has one column per run."""
     rows = [
         ["", *runs],
         ["iterations", *(f"{recorded.iterations:,}" for recorded in runs.values())],

@@ -1,4 +1,4 @@
-"""Bring C3D's weights into the package's own format: `python -m tgan_fast convert-classifier --help`."""
+"""Convert C3D's weights to the package's own format: `python -m tgan_fast convert-classifier --help`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from tgan_fast.errors import printable
 
 @dataclass
 class ConvertCommand:
-    """Write C3D's weights and mean into one file, which training and evaluation take."""
+    """Write C3D's weights and mean to one file for training and evaluation."""
 
     weights: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="WEIGHTS")]
-    """conv3d_deepnetA_ucf.npz, or its TorchScript form c3d_ucf101.pt."""
+    """Weights file: conv3d_deepnetA_ucf.npz, or its TorchScript form c3d_ucf101.pt."""
     mean: Path
-    """mean2.npz."""
+    """Mean file mean2.npz."""
     out: Path = Path("c3d.pt")
-    """The file to write."""
+    """File to write."""
 
 
 def main(arguments: Sequence[str]) -> None:

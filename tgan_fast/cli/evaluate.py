@@ -22,41 +22,41 @@ class EvaluateCommand:
     """Compute the inception score, the Fréchet distance (FID) and the Fréchet video distance of a checkpoint.
 
     The first two need a classifier: C3D's weights (conv3d_deepnetA_ucf.npz or c3d_ucf101.pt, with mean2.npz), or what
-    python -m tgan_fast train-classifier makes. Scores under different protocols cannot be compared.
+    python -m tgan_fast train-classifier makes. Scores under different protocols are not comparable.
     """
 
     checkpoint: Path
-    """Checkpoint file, or a run folder for its newest one; the PyTorch notebook's too."""
+    """Checkpoint file of this package or of the PyTorch notebook, or a run folder for its newest one."""
     data: Path | None = None
-    """Real videos to compare with: what train --data takes; by default what the checkpoint was trained on."""
+    """Real videos to compare with, as for train --data; by default the training data of the checkpoint."""
     metrics: str = "is,fid"
-    """Which of is, fid and fvd."""
+    """Scores to compute: any of is, fid and fvd."""
     protocol: Literal["auto", "tgan", "tgan2", "plain"] = "auto"
-    """tgan and tgan2 as the papers' codes, for C3D; plain for classifiers of this package; auto: what fits."""
+    """tgan and tgan2, as in the papers' code, for C3D; plain for classifiers of this package; auto: whichever fits."""
     classifier: Path | None = None
-    """For is and fid."""
+    """Classifier file, for is and fid."""
     mean: Path | None = None
-    """mean2.npz, for C3D's weights of others."""
+    """mean2.npz, if --classifier is C3D's original weights."""
     i3d: Path | None = None
-    """i3d_torchscript.pt, for fvd."""
+    """I3D file i3d_torchscript.pt, for fvd."""
     layer: Literal["auto", "pool5", "fc6", "fc7"] = "auto"
-    """Of C3D, the features for fid; auto: the protocol's, fc7."""
+    """Layer of C3D whose features fid compares; auto: the protocol's, fc7."""
     samples: int | None = None
-    """Generated videos a run; by default the protocol's."""
+    """Number of generated videos per run; by default the protocol's."""
     runs: int | None = None
-    """Runs that the mean and the standard deviation are of; by default the protocol's."""
+    """Number of runs to take mean and standard deviation over; by default the protocol's."""
     real_clips: int | None = None
-    """For fid and fvd; by default the protocol's."""
+    """Number of real clips for fid and fvd; by default the protocol's."""
     force: bool = False
-    """Compute Fréchet distances to too few real clips as well."""
+    """Compute Fréchet distances even with too few real clips."""
     seed: int = 0
-    """Of the latents."""
+    """Seed of the latents."""
     weights: Weights = "auto"
     precision: PrecisionOption = "auto"
-    """Of sampling and of the classifier; auto: tf32 on GPUs that have it, else fp32."""
+    """Precision of sampling and of the classifier; auto: tf32 on GPUs that have it, else fp32."""
     device: Device = "auto"
     out: Path | None = None
-    """JSON file of the scores; without it they are added to scores.jsonl in the checkpoint's run folder, if any."""
+    """JSON file for the scores; by default they are appended to scores.jsonl in the checkpoint's run folder, if any."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -76,8 +76,8 @@ def main(arguments: Sequence[str]) -> None:
     from tgan_fast.precision import resolve_evaluation_precision
     from tgan_fast.training.checkpoint import find, open_checkpoint
     from tgan_fast.training.devices import resolve_device
-    from tgan_fast.training.scoring import class_names
     from tgan_fast.training.provenance import provenance
+    from tgan_fast.training.scoring import class_names
 
     device = resolve_device(command.device)
     precision = resolve_evaluation_precision(command.precision, device)
@@ -106,13 +106,13 @@ def main(arguments: Sequence[str]) -> None:
         cache=default_cache(),
         progress=True,
     )
-    remarks = [*evaluator.remarks]
+    notices = [*evaluator.notices]
     if classifier is not None and data is not None:
-        remarks += filter(None, [notice_on_classes(classifier, class_names(data))])
+        notices += filter(None, [notice_on_classes(classifier, class_names(data))])
     if classifier is not None and precision != "fp32":
-        remarks.append(_difference(generator, seen_by, ClassifierFeatures(classifier, protocol, device, "fp32")))
-    for remark in remarks:
-        tqdm.write(remark, file=sys.stderr)
+        notices.append(_difference(generator, seen_by, ClassifierFeatures(classifier, protocol, device, "fp32")))
+    for notice in notices:
+        tqdm.write(notice, file=sys.stderr)
     try:
         with telling_of_memory(f"{protocol.samples:,} videos do not fit into the memory: choose fewer --samples"):
             evaluator.prepare()
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> None:
             "precision": precision,
             "classifier": None if classifier is None else classifier.fingerprint[:12],
             **{name: score.record() for name, score in scores.items()},
-            "remarks": remarks,
+            "remarks": notices,
             "environment": provenance(device),
         }
         _print(record, scores)

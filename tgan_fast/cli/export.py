@@ -19,9 +19,9 @@ class ExportCommand:
     checkpoint: Path
     """Checkpoint file, or a run folder for its newest one."""
     out: Path
-    """The file to write: .safetensors, .onnx, or .pt2 for torch-export."""
+    """File to write: .safetensors, .onnx, or .pt2 for torch-export."""
     format: ExportFormat
-    """safetensors: the weights by name; onnx: for onnxruntime and others; torch-export: for torch.export.load."""
+    """safetensors: named weights; onnx: for onnxruntime and others; torch-export: for torch.export.load."""
     weights: Weights = "auto"
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _signature(generator, facts) -> str:
-    """Such as: latents float32 [N, 100], uniform in (-1, 1) → videos float32 [N, 3, 16, 64, 64] in [-1, 1]"""
+    """Return "latents float32 [N, 100], uniform in (-1, 1) → videos float32 [N, 3, 16, 64, 64] in [-1, 1]" or alike."""
     inputs = f"latents float32 [N, {generator.latent_dim}], {facts['latent_distribution']}"
     if generator.classes:
         inputs += f"; labels int64 [N], 0 to {generator.classes - 1}"

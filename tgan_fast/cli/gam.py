@@ -14,18 +14,18 @@ from tgan_fast.reports.numbers import plain
 
 @dataclass
 class GamCommand:
-    """The generative adversarial metric of two checkpoints: which one's discriminator is fooled less by the other."""
+    """Compare two checkpoints by the generative adversarial metric: whose discriminator is fooled less by the other."""
 
     checkpoints: Annotated[tuple[Path, Path], tyro.conf.Positional, tyro.conf.arg(metavar="FIRST SECOND")]
     """Checkpoint files or run folders, of runs on the same data."""
     data: Path | None = None
-    """Real videos to set thresholds with: what train --data takes; by default what the first was trained on."""
+    """Real videos to set thresholds with, as for train --data; by default the training data of the first."""
     test_data: Path | None = None
     """Real videos that neither has seen; by default other clips of --data, or other moving digits."""
     samples: int = 2048
-    """Generated videos of each, and real clips of each kind."""
+    """Number of generated videos of each checkpoint, and of real clips of each kind."""
     seed: int = 0
-    """Of latents and real clips."""
+    """Seed of the latents and of the choice of real clips."""
     weights: Weights = "auto"
     device: Device = "auto"
 
@@ -71,7 +71,7 @@ def _real(command, config):
     if config is None and command.data is None:
         raise InputError(f"{command.checkpoints[0]} does not tell what it was trained on: give --data")
     config = with_data(config or TrainingConfig(), command.data)
-    # Another seed draws other digits on other paths; of videos it changes nothing.
+    # Another seed draws other digits on other paths; videos stay the same.
     unseen = with_data(config.model_copy(update={"seed": config.seed + 1}), command.test_data)
     return open_data(config).dataset, open_data(unseen).dataset
 

@@ -1,4 +1,4 @@
-"""Typed options of the commands: read, and checked, with errors in one sentence."""
+"""Typed options of the commands: parsing and checks, with errors in one sentence."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ import tyro
 
 from tgan_fast.errors import InputError, nearest
 
-# PyTorch takes more, but some seeds are counted up from the one that is given.
+# PyTorch takes larger ones, but commands also use seeds just above the given one.
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES = 1_000_000
 
@@ -49,7 +49,7 @@ def parse(command: type[Command], arguments: Sequence[str], *, default: Command 
 def parse_known(
     command: type[Command], arguments: Sequence[str], *, default: Command | None = None, prog: str
 ) -> tuple[Command, list[str]]:
-    """Return the options that `command` has, and the arguments that it does not know; raises as `parse`."""
+    """Return the options that `command` has and the unknown arguments; raise the errors of `parse`."""
     options = {} if default is None else {"default": default}
     told = io.StringIO()
     try:

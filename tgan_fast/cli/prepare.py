@@ -20,15 +20,15 @@ _PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") e
 # Upper bound of every numeric option: larger values overflow.
 _LARGEST = 1_000_000
 
-# Of all videos: more that cannot be read are no longer accidents.
+# If a larger share of the videos cannot be read, something is wrong with all of them.
 _MOST_FAILED = 0.05
 
 
 @dataclass
 class PrepareCommand:
-    """Turn videos into a clip store, out of which `python -m tgan_fast.train --data STORE` trains.
+    """Turn videos into a clip store, on which `python -m tgan_fast.train --data STORE` trains.
 
-    The same command again goes on where it was interrupted; another source is added to those that the store has.
+    Rerun to resume. A second source is added to what the store already has.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
@@ -36,38 +36,38 @@ class PrepareCommand:
     store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
     """Folder of the clip store."""
     size: int = 64
-    """Pixels of a frame's shorter side, and of the other one unless --columns is given; what stands out is cut off."""
+    """Height in pixels, and width unless --columns is given; frames are scaled to cover this, then cropped."""
     columns: int | None = None
-    """Pixels of a row; --columns 85 gives the authors' frames, whose middle 64 columns training takes."""
+    """Width in pixels; 85 gives the authors' frames, of which training takes the middle 64 columns."""
     fps: float | None = None
-    """Resample every video to so many frames a second; without it all frames count."""
+    """Resample every video to this many frames per second; by default, do not resample."""
     stride: int = 1
-    """Keep every so many-th frame."""
+    """Keep every stride-th frame."""
     frames: int = 1
-    """Fewest frames of a video to be stored; training needs 16, or its --frames, and can also loop shorter ones."""
+    """Skip videos that give fewer frames; training needs 16 (or its --frames), but can loop shorter videos."""
     split: Path | None = None
-    """List of those videos that are wanted, such as UCF-101's trainlist01.txt."""
+    """File that lists the videos to take, such as UCF-101's trainlist01.txt."""
     axes: str | None = None
-    """Order of the axes of arrays, where shapes do not tell it: N videos, T frames, H rows, W columns, C channels, such
-    as NTHW, or TNHW for a part of Moving MNIST."""
+    """Order of an array's axes where its shape leaves it open: N videos, T frames, H rows, W columns, C channels;
+    for example NTHW, or TNHW for Moving MNIST."""
     workers: int = _PROCESSORS
-    """Processes that decode."""
+    """Number of processes that decode."""
     strict: bool = False
-    """Stop at the first video that cannot be read, instead of going on without it."""
+    """Stop at the first video that cannot be read instead of skipping it."""
 
 
 def main(arguments: Sequence[str]) -> None:
     command = parse(PrepareCommand, arguments, prog="python -m tgan_fast prepare")
     _check(command)
-    from tgan_fast.preparation.decoding import Form
     from tgan_fast.preparation import prepare
+    from tgan_fast.preparation.decoding import Form
     from tgan_fast.preparation.sources import only_of_split, recognise
 
     collection = recognise(command.source, command.axes)
     if command.split is not None:
         collection = only_of_split(collection, command.split)
     if command.fps is not None and not all(video.has_times for video in collection.videos):
-        raise InputError("images and arrays do not tell their frames' times, which --fps needs: use --stride instead")
+        raise InputError("images and arrays have no frame times, which --fps needs: use --stride instead")
     channels = _channels(collection, command.store)
     form = Form(command.size, command.columns or command.size, channels, command.stride, command.fps)
     print(printable(f"{collection.description}; classes: {len(collection.classes):,}"))
@@ -103,20 +103,20 @@ def _channels(collection, folder):
         return collection.channels
     channels = read_index(folder).header.channels
     if channels < collection.channels:
-        raise InputError(f"{folder} has grey frames, and the source may have colours: choose another folder")
+        raise InputError(f"{folder} has gray frames, and the source may have colors: choose another folder")
     return channels
 
 
 def _check_space(collection, folder: Path, form, workers: int) -> None:
-    from tgan_fast.preparation import estimated_frames
     from tgan_fast.data.clip_store import ClipStore
     from tgan_fast.data.store_index import read_index
+    from tgan_fast.preparation import estimated_frames
 
     known = {entry.video for entry in read_index(folder).entries} if ClipStore.is_at(folder) else set()
     new = [video for video in collection.videos if video.name not in known]
     frame = form.height * form.width * form.channels
     estimate = estimated_frames(new, form)
-    # What a process has decoded is copied behind what is there.
+    # Each process decodes into a file of its own, which is then copied to the end of the store.
     needed, meanwhile = estimate.frames * frame, min(estimate.frames, workers * estimate.longest) * frame
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
@@ -159,7 +159,7 @@ def _conclude(command, collection, result):
     if collection.left_out:
         print(f"{counted(len(collection.left_out), 'other file')} left out: {report} says which, and why")
     if not result.finished:
-        print("interrupted; the same command goes on")
+        print("interrupted; rerun to resume")
         raise SystemExit(INTERRUPTED)
     if result.failed > _MOST_FAILED * result.done:
         raise InputError(

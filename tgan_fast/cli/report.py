@@ -18,12 +18,12 @@ from tgan_fast.training.config import TrainingConfig
 
 @dataclass
 class ReportCommand:
-    """Write one HTML page with a run's samples, curves, scores, settings and versions, all of it within the file."""
+    """Write one self-contained HTML page with a run's samples, curves, scores, settings and versions."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     out: Path | None = None
-    """The file to write; by default report.html in the run folder."""
+    """File to write; by default report.html in the run folder."""
 
 
 def main(arguments: Sequence[str]) -> None:

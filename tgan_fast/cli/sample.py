@@ -14,7 +14,7 @@ from tgan_fast.cli.options import LARGEST_SEED, Device, Weights, check_range, pa
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, NonFiniteError, printable, telling_of_memory
 
-# A million videos.
+# That makes a million videos.
 _LARGEST_GRID = 1000
 # All frames of a video are made at once.
 _MOST_INTERPOLATED = 100
@@ -28,25 +28,25 @@ class SampleCommand:
     """Checkpoint file, or a run folder for its newest one."""
     out: Path
     """.gif, .mp4, .webp or .apng: a grid of videos; .png: a row of frames for each video; .npy: uint8 [N, T, H, W, C].
-    .webp, .apng and .png are exact, and so are GIFs of grey videos."""
+    .webp, .apng and .png are exact, and so are GIFs of gray videos."""
     grid: int = 8
-    """Rows and columns of the grid: N × N videos, also in .npy; in .png N videos. A conditional run has a row for each
-    of its classes."""
+    """Rows and columns of the grid: N × N videos, also in .npy; N videos in .png. A conditional run has one row per
+    class."""
     seed: int = 0
     """Seed of the latents."""
     class_: Annotated[int | None, tyro.conf.arg(name="class")] = None
-    """Conditional run: number of the only class."""
+    """Conditional run: number of the one class to sample."""
     truncation: float | None = None
-    """Latents within ± this, for less variety and fewer failures."""
+    """Largest absolute value of the latents; smaller values give less variety and fewer failures."""
     walk: int | None = None
-    """Seed: every row walks from a latent of --seed to one of this."""
+    """Second seed: every row interpolates from a latent of --seed to a latent of this seed."""
     interpolate: int = 1
-    """So many times as many frames of the same motion."""
+    """Factor by which the number of frames grows, for the same motion in more frames."""
     weights: Weights = "auto"
     batch_norm: Literal["running", "batch"] = "running"
-    """Normalise with the running statistics, or with those of the batch as in training, in fp32."""
+    """Normalize with the running statistics, or with those of the batch as in training, in fp32."""
     precision: PrecisionOption = "auto"
-    """Of convolutions and matrix products; auto: bf16 on GPUs that have it, fp32 elsewhere."""
+    """Precision of convolutions and matrix products; auto: bf16 on GPUs that have it, fp32 elsewhere."""
     fps: int = 16
     """Frames per second; at most 50 in .gif."""
     device: Device = "auto"
@@ -112,7 +112,7 @@ def _clips(command, checkpoint, generator, precision, inputs):
 
 
 def _rows_and_columns(command, generator) -> tuple[int, int]:
-    """Return the grid's rows and columns; a .png has a video in every row, and all of a walk below each other."""
+    """Return the grid's rows and columns. A .png has one video per row; a walk there is one column of videos."""
     strip = command.out.suffix.lower() == ".png"
     rows = 1 if strip and command.walk is not None else command.grid
     columns = 1 if strip and command.walk is None else command.grid
@@ -120,14 +120,14 @@ def _rows_and_columns(command, generator) -> tuple[int, int]:
 
 
 def _inputs(command, generator, rows, columns):
-    """Return the generator's inputs for every place of the grid, row by row."""
+    """Return the generator's inputs for all cells of the grid, row by row."""
     import torch
 
     if not _shows_all_classes(command, generator):
         latents = _latents(command, generator, rows, columns).flatten(0, 1)
         labels = None if command.class_ is None else torch.full((rows * columns,), command.class_)
         return generator.conditioned(latents, labels)
-    # The same latents in all rows, so that what differs is the class.
+    # All rows have the same latents, so that only the class differs.
     latents = _latents(command, generator, 1, columns).expand(rows, -1, -1).flatten(0, 1)
     return generator.conditioned(latents, torch.arange(rows).repeat_interleave(columns))
 

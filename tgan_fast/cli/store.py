@@ -20,7 +20,7 @@ _READERS = 4
 
 @dataclass
 class Verify:
-    """Read all of a store, and compare it with the checksums that were made when it was written."""
+    """Check all frames of a store against the checksums written with them."""
 
     store: Store
     """Folder of the clip store."""
@@ -34,31 +34,31 @@ class Preview:
     """Clip store, or a prepared .h5, .npy or .npz file."""
     out: Path
     """.gif, .mp4, .webp or .apng: a grid of clips; .png: a row of frames for each clip; .npy: uint8 [N, T, H, W, C].
-    .webp, .apng and .png are exact, and so are GIFs of grey clips."""
+    .webp, .apng and .png are exact, and so are GIFs of gray clips."""
     grid: int = 8
-    """Rows and columns of the grid: N × N clips, also in .npy; in .png N clips."""
+    """Rows and columns of the grid: N × N clips, also in .npy; N clips in .png."""
     seed: int = 0
-    """Seed of the choice."""
+    """Seed of the choice of clips."""
     crop: Literal["centre", "random"] = "centre"
-    """Which pixels of larger frames."""
+    """Where to crop frames that are larger than a clip."""
     flip: bool = False
     """Mirror half of the clips."""
     frame_stride: int = 1
-    """From one frame of a clip to the next."""
+    """Take every frame_stride-th frame of a video."""
     short_videos: ShortVideos = "skip"
-    """What becomes of videos that are too short for a clip."""
+    """Skip or loop videos that are too short for a clip."""
     fps: int = 16
     """Frames per second; at most 50 in .gif."""
 
 
 @dataclass
 class Export:
-    """Write a store as HDF5 and JSON, in the form of TGAN's authors, for other tools."""
+    """Write a store as HDF5 and JSON in the format of TGAN's authors, for other tools."""
 
     store: Store
     """Folder of the clip store."""
     out: Path
-    """Such as train.h5; train.json beside it tells where each video begins and ends."""
+    """HDF5 file to write, such as train.h5; train.json beside it lists where each video begins and ends."""
 
 
 Command = (
@@ -85,7 +85,7 @@ def _verify(command: Verify) -> None:
     if damaged:
         raise InputError(
             f"{command.store} has {counted(len(damaged), 'damaged video')} among {len(store.entries):,}: "
-            "restore it from a copy, or prepare the videos anew"
+            "restore it from a copy, or prepare the videos again"
         )
     print(f"undamaged: {_size(store)}")
 

@@ -19,33 +19,33 @@ from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, r
 
 _PROGRAM = "python -m tgan_fast.train"
 _RUNS = Path("runs")
-# Settings that no preset has, or that a checkpoint has as they were settled for its device and data.
+# Settings that no preset has, or that a checkpoint records as its device and data determined them.
 _NOT_OF_PRESETS = {"data", "axes", "digit_images", "classifier", "channels", "classes", "precision", "device"}
 
 
 @dataclass
 class TrainCommand:
-    """Train TGAN on videos or moving digits. Leaves a folder with samples, plots and checkpoints.
+    """Train TGAN on videos or moving digits, and write samples, plots and checkpoints to a folder.
 
-    A setting is taken from the first of these that has it: this command line, the --config file, the checkpoint that
-    is resumed, the --preset.
+    A setting comes from the first of these that has it: the command line, the --config file, the resumed checkpoint,
+    the --preset.
     """
 
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     preset: Literal[("auto", *PRESETS)] = "auto"
-    """Set of defaults: paper, or another system of the family; tiny and tiny-…, two minutes on a CPU; auto: paper where
-    there is a GPU, tiny elsewhere. --help shows the defaults of --preset (auto: paper) and --config."""
+    """Set of defaults: paper, or a related system; tiny and tiny-… take two minutes on a CPU; auto: paper on a GPU,
+    else tiny. --help shows the defaults of --preset (auto: paper) and --config."""
     config: Path | None = None
-    """YAML file of settings, such as the config.yaml of an earlier run."""
+    """YAML file of settings, such as config.yaml of an earlier run."""
     out: Path | None = None
     """Folder of the run; by default the next number in runs/."""
     resume: str | None = None
-    """Run folder or checkpoint to continue exactly; auto: the newest in --out, or in runs/, if there is one."""
+    """Run folder or checkpoint to resume exactly; auto: the newest in --out, or in runs/, if any."""
 
 
 @dataclass
 class _Sources:
-    """The options that decide where the other options' defaults come from."""
+    """Options that decide the other options' defaults."""
 
     preset: str = "auto"
     config: Path | None = None
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     done = counted(step.iteration, "iteration")
     if step.iteration < command.training.steps:
-        print(f"stopped and saved after {done}; go on with:")
+        print(f"stopped and saved after {done}; resume with:")
         print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")
     else:
         print(printable(f"done: {done}; look at {out / 'samples'} and {out / 'loss.png'}"))
@@ -114,7 +114,7 @@ def _refuse_another_preset(resumed, new, preset):
 
 @contextmanager
 def _folder(command, checkpoint) -> Iterator[Path]:
-    """Yield the folder of the run, and remove one that is made here if nothing is written into it."""
+    """Yield the folder of the run; a new one is removed afterwards if nothing was written to it."""
     from tgan_fast.training.checkpoint import run_folder_of
 
     own = checkpoint and run_folder_of(checkpoint)
@@ -159,7 +159,7 @@ def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
         values = dict(read_run(checkpoint)["config"])
     else:
         preset = default_preset() if sources.preset == "auto" else sources.preset
-        # An unknown name is the parser's to report.
+        # The parser has refused unknown names.
         values = dict(PRESETS.get(preset, {}))
         if isinstance(given.get("data"), str):
             from tgan_fast.data.loading import channels_of
@@ -183,13 +183,13 @@ def _numbered_folders() -> list[Path]:
 
 def _new_folder(preset: str) -> Path:
     """Make the folder with the next number in runs/, which no other command then takes."""
-    # One of the processes of torchrun makes it, and writes.
+    # Only one of torchrun's processes makes it and writes to it.
     if os.environ.get("RANK", "0") != "0":
         return _next_folder(preset)
     try:
         while True:
             _RUNS.mkdir(exist_ok=True)
-            # Another command may meanwhile remove what it has made in vain.
+            # Another command may meanwhile remove the folder it has made without use.
             with suppress(FileNotFoundError, FileExistsError):
                 return _made_alone(preset)
     except OSError as error:

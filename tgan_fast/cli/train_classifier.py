@@ -14,37 +14,37 @@ from tgan_fast.errors import InputError, printable, telling_of_memory
 
 _MOST_STEPS = 1_000_000
 _LARGEST_BATCH = 10_000
-# Adam moves every weight by about so much in a step.
+# Adam moves every weight by about the learning rate in each step.
 _FASTEST = 1.0
 
 
 @dataclass
 class TrainClassifierCommand:
-    """Train a classifier of videos for `python -m tgan_fast evaluate`, for those who have no weights of C3D.
+    """Train a classifier of videos for `python -m tgan_fast evaluate`, if you do not have C3D's weights.
 
-    Scores with different classifiers cannot be compared.
+    Scores from different classifiers are not comparable.
     """
 
     data: Path | None = None
     """Clip store, or prepared .h5 or .npz file, with classes; none: moving digits."""
     out: Path = Path("classifier.pt")
-    """File of the classifier."""
+    """File to write."""
     architecture: Literal["auto", "small", "c3d"] = "auto"
-    """auto: small for moving digits, a minute or two on a CPU; c3d for videos, which takes a GPU."""
+    """auto: small for moving digits (a minute or two on a CPU), c3d for videos (needs a GPU)."""
     steps: int | None = None
-    """Of training; by default 1,000 of small, 20,000 of c3d."""
+    """Training steps; by default 1,000 for small, 20,000 for c3d."""
     batch_size: int = 32
-    """Clips in a step."""
+    """Clips per step."""
     learning_rate: float | None = None
-    """Highest of its cycle; by default 3e-3 of small, 1e-4 of c3d."""
+    """Peak of the learning rate's cycle; by default 3e-3 for small, 1e-4 for c3d."""
     held_out: float = 0.2
-    """Share of the handwritings, groups or videos of each class that it is not trained on, but judged by."""
+    """Share of the handwritings, groups or videos of each class that is held out to measure accuracy."""
     seed: int = 0
-    """Of what is held out, of the weights and of the clips."""
+    """Seed of the held-out choice, the weights and the clips."""
     digits: Literal[1, 2] = 1
-    """Moving digits: how many in a clip."""
+    """Moving digits: digits per clip."""
     channels: Literal[1, 3] = 1
-    """Moving digits: colour channels."""
+    """Moving digits: color channels."""
     device: Device = "auto"
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     device = resolve_device(command.device)
     architecture, recipe = _recipe(command)
     clips = _clips(command)
-    for line in (clips.summary, *clips.remarks):
+    for line in (clips.summary, *clips.notices):
         print(line)
     if architecture == "c3d" and device.type == "cpu":
         print("C3D learns too slowly on a CPU: use a GPU, or --architecture small")

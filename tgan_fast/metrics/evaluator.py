@@ -90,7 +90,7 @@ class Evaluator:
         self._seed, self._cache, self._progress = seed, cache, progress
         self._generator = self._sampler = None
         bias = real.bias(protocol) if distances else None
-        self.remarks = [] if bias is None else [bias]
+        self.notices = [] if bias is None else [bias]
 
     @property
     def description(self) -> dict[str, str]:

@@ -22,14 +22,14 @@ class LabelledClips:
         held_out: to judge by, each clip once.
         classes: names of the numbers of their labels.
         summary: one line on what they are.
-        remarks: on classes that are left out, or cannot be judged.
+        notices: on classes that are left out, or cannot be judged.
     """
 
     training: MovingDigits | VideoFrames
     held_out: MovingDigits | VideoFrames
     classes: tuple[str, ...]
     summary: str
-    remarks: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int = 0) -> LabelledClips:
@@ -91,7 +91,7 @@ def split_videos(path: Path, share: float, *, seed: int = 0) -> LabelledClips:
         classes,
         f"{opened.summary}; to train on: {(~held_out).sum():,}; "
         f"held out: {held_out.sum():,}{' of other groups' if grouped else ''}",
-        tuple(_remarks(opened.classes, classes, np.isin(range(len(classes)), labels[held_out]), unit)),
+        tuple(_notices(opened.classes, classes, np.isin(range(len(classes)), labels[held_out]), unit)),
     )
 
 
@@ -118,7 +118,7 @@ def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int,
     return held_out
 
 
-def _remarks(of_store, classes, judged, unit):
+def _notices(of_store, classes, judged, unit):
     absent = [name for name in of_store if name not in classes]
     if absent:
         yield f"classes without a video, which are left out: {_named(absent)}"
