@@ -22,7 +22,7 @@ constexpr int kApplyStages = 3;
 constexpr int kApplyStageDoubles = kBlock * kApplyDepth;
 
 template <int Width>
-using ApplyPart = WarpPart<kBlock, Width, 2>;
+using ApplyWarpTile = WarpTile<kBlock, Width, 2>;
 
 // The stages of R, and later the finished tile, come first in shared memory, then the strip.
 template <int Width>
@@ -41,12 +41,12 @@ __device__ __forceinline__ int strip_index(int row, int column) {
     return row * Width + (column ^ (row / 2 % 4 * 8));
 }
 
-// Calls function(row, column) for this thread's share of `rows` rows of the strip, neighbours in memory after one
+// Calls function(row, column) for this thread's share of `rows` rows of the strip, neighbors in memory after one
 // another.
 template <int Width, typename Function>
 __device__ __forceinline__ void for_each_of_strip(const MatrixPlan& m, int rows, Function function) {
     const bool down = m.row_stride < m.column_stride;
-    for (int index = threadIdx.x; index < rows * Width; index += ApplyPart<Width>::kThreads) {
+    for (int index = threadIdx.x; index < rows * Width; index += ApplyWarpTile<Width>::kThreads) {
         if (down)
             function(index % rows, index / rows);
         else
@@ -63,7 +63,7 @@ __device__ __forceinline__ void write_copy(const MatrixPlan& m, std::int64_t off
 template <int Width>
 __device__ __forceinline__ void load_strip(float* strip, const MatrixPlan& m, std::int64_t first_column) {
     if (m.vectorized) {
-        for (int index = threadIdx.x; index < m.padded * (Width / 4); index += ApplyPart<Width>::kThreads) {
+        for (int index = threadIdx.x; index < m.padded * (Width / 4); index += ApplyWarpTile<Width>::kThreads) {
             const int row = index / (Width / 4), column = index % (Width / 4) * 4;
             float4 four = {0, 0, 0, 0};
             const float* const from = m.data + row * m.row_stride + first_column + column;
@@ -88,33 +88,34 @@ template <int Width>
 __device__ __forceinline__ void load_shrinkage(double* stage, const double* rows, int padded) {
     constexpr int kPairs = kApplyDepth / 2;
 #pragma unroll
-    for (int i = 0; i < kBlock * kPairs / ApplyPart<Width>::kThreads; ++i) {
-        const int index = threadIdx.x + i * ApplyPart<Width>::kThreads, row = index / kPairs, k = index % kPairs * 2;
-        copy_async(stage + row * kApplyDepth + exchanged(row, k), rows + static_cast<std::int64_t>(row) * padded + k);
+    for (int i = 0; i < kBlock * kPairs / ApplyWarpTile<Width>::kThreads; ++i) {
+        const int index = threadIdx.x + i * ApplyWarpTile<Width>::kThreads;
+        const int row = index / kPairs, k = index % kPairs * 2;
+        copy_async(stage + row * kApplyDepth + swizzled(row, k), rows + static_cast<std::int64_t>(row) * padded + k);
     }
 }
 
 // 64 rows of R·W for the strip, in shared memory; `rows` points to them in R.
 template <int Width>
 __device__ __forceinline__ void multiply_strip(double* shared, const float* strip, const double* rows, int padded) {
-    const ApplyPart<Width> part;
-    Piece piece;
-    clear(piece);
+    const ApplyWarpTile<Width> warp;
+    Fragment fragment;
+    clear(fragment);
     static_assert(kApplyStages - 1 <= kBlock / kApplyDepth);
     const auto load = [&](int stage, int step) {
         load_shrinkage<Width>(shared + stage * kApplyStageDoubles, rows + step * kApplyDepth, padded);
     };
     const auto compute = [&](int stage, int step) {
-        const double* const a = shared + stage * kApplyStageDoubles + part.row * kApplyDepth;
-        const int k = part.group * 8, row = step * kApplyDepth + k + part.lane % 4 * 2;
+        const double* const a = shared + stage * kApplyStageDoubles + warp.row * kApplyDepth;
+        const int k = warp.group * 8, row = step * kApplyDepth + k + warp.lane % 4 * 2;
         const auto pair = [&](int j) {
-            return double2{strip[strip_index<Width>(row, part.column + j)],
-                           strip[strip_index<Width>(row + 1, part.column + j)]};
+            return double2{strip[strip_index<Width>(row, warp.column + j)],
+                           strip[strip_index<Width>(row + 1, warp.column + j)]};
         };
-        accumulate<kApplyDepth>(piece, a, k, pair, part.lane);
+        accumulate<kApplyDepth>(fragment, a, k, pair, warp.lane);
     };
     pipeline<kApplyStages>(padded / kApplyDepth, load, compute);
-    gather(shared, piece, part);
+    add_groups(shared, fragment, warp);
 }
 
 template <int Width>
@@ -161,7 +162,7 @@ __device__ __forceinline__ void clamp_scale(const BatchNormScale& batch_norm, fl
 }
 
 template <int Width>
-__global__ void __launch_bounds__(ApplyPart<Width>::kThreads, 1) apply_kernel(const ApplyArguments arguments) {
+__global__ void __launch_bounds__(ApplyWarpTile<Width>::kThreads, 1) apply_kernel(const ApplyArguments arguments) {
     const Plan& plan = arguments.plan;
     const int block = blockIdx.x;
     if (block >= plan.strips) return clamp_scale(arguments.scales[block - plan.strips], arguments.lowest,

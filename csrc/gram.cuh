@@ -15,10 +15,10 @@ struct GramArguments {
     double* workspace;
 };
 
-using GramPart = WarpPart<kBlock, kBlock, 1>;
+using GramWarpTile = WarpTile<kBlock, kBlock, 1>;
 constexpr int kGramDepth = 32;
 // A thread's share of an operand comes in two parts of so many elements.
-constexpr int kGramElements = kBlock * kGramDepth / GramPart::kThreads / 2;
+constexpr int kGramElements = kBlock * kGramDepth / GramWarpTile::kThreads / 2;
 constexpr int kGramOperandDoubles = kBlock * kGramDepth;
 constexpr int kGramShared = 4 * kGramOperandDoubles * sizeof(double);
 static_assert(kGramDepth == 32, "four parts of depth 8");
@@ -33,10 +33,10 @@ struct GramOperand {
 };
 
 // How a thread's 16 elements of a part come to shared memory, by their row, their column, and their column there. Rows
-// that are contiguous and aligned: four neighbours at a time. A product's terms may be added in any order, so the
+// that are contiguous and aligned: four neighbors at a time. A product's terms may be added in any order, so the
 // columns are stored in one that keeps banks apart.
 struct ContiguousRows {
-    static constexpr int kRows = GramPart::kThreads / 8;  // at once
+    static constexpr int kRows = GramWarpTile::kThreads / 8;  // at once
     static __device__ __forceinline__ int row(int e) { return threadIdx.x / 8 + e / 4 * kRows; }
     static __device__ __forceinline__ int column(int e) { return threadIdx.x % 8 * 4 + e % 4; }
     static __device__ __forceinline__ int shared_column(int e) { return e % 4 * 8 + threadIdx.x % 8; }
@@ -64,11 +64,11 @@ struct ContiguousRows {
     }
 };
 
-// Any strides; neighbouring threads take neighbours along the smaller one, and a thread's elements differ in the other.
+// Any strides; neighboring threads take neighbors along the smaller one, and a thread's elements differ in the other.
 template <bool DownColumns>
 struct SingleElements {
     static constexpr int kAlong = DownColumns ? kBlock : kGramDepth;
-    static constexpr int kStep = GramPart::kThreads / kAlong;
+    static constexpr int kStep = GramWarpTile::kThreads / kAlong;
     static __device__ __forceinline__ int along() { return threadIdx.x % kAlong; }
     static __device__ __forceinline__ int across(int e) { return threadIdx.x / kAlong + e * kStep; }
     static __device__ __forceinline__ int row(int e) { return DownColumns ? along() : across(e); }
@@ -101,7 +101,7 @@ __device__ __forceinline__ void store_elements(double* operand, const float (&va
     for (int i = 0; i < kGramElements; ++i) {
         const int e = half * kGramElements + i;
         const int row = Elements::row(e);
-        operand[row * kGramDepth + exchanged(row, Elements::shared_column(e))] = values[i];
+        operand[row * kGramDepth + swizzled(row, Elements::shared_column(e))] = values[i];
     }
 }
 
@@ -115,9 +115,9 @@ struct GramItem {
 // The block of the Gram matrix, in shared memory; on the diagonal the two operands are one.
 template <typename Elements>
 __device__ __forceinline__ void multiply_rows(double* shared, const MatrixPlan& m, const GramItem& item) {
-    const GramPart part;
-    Piece piece;
-    clear(piece);
+    const GramWarpTile warp;
+    Fragment fragment;
+    clear(fragment);
     const bool diagonal = item.row == item.column;
     GramOperand left = gram_operand<Elements>(m, item.row * kBlock, item.first_column, item.columns);
     GramOperand right = gram_operand<Elements>(m, item.column * kBlock, item.first_column, item.columns);
@@ -142,23 +142,23 @@ __device__ __forceinline__ void multiply_rows(double* shared, const MatrixPlan& 
         __syncthreads();
         move(left);
         move(right);
-        const double* const a = operand(stage, 0) + part.row * kGramDepth;
-        const double* const b = operand(stage, !diagonal) + part.column * kGramDepth;
+        const double* const a = operand(stage, 0) + warp.row * kGramDepth;
+        const double* const b = operand(stage, !diagonal) + warp.column * kGramDepth;
         const bool more = first + kGramDepth < item.columns;
         // Each part of the next operands travels to registers while a quarter of these is multiplied.
 #pragma unroll
         for (int p = 0; p < 4; ++p) {
             const bool fetches = more && (p < 2 || !diagonal);
             if (fetches) fetch(p);
-            const auto pair = [&](int j) { return load_pair<kGramDepth>(b, j, 8 * p, part.lane % 4); };
-            accumulate<kGramDepth>(piece, a, 8 * p, pair, part.lane);
+            const auto pair = [&](int j) { return load_pair<kGramDepth>(b, j, 8 * p, warp.lane % 4); };
+            accumulate<kGramDepth>(fragment, a, 8 * p, pair, warp.lane);
             if (fetches) store(stage ^ 1, p);
         }
     }
-    gather(shared, piece, part);
+    add_groups(shared, fragment, warp);
 }
 
-__global__ void __launch_bounds__(GramPart::kThreads, 2) gram_kernel(const GramArguments arguments) {
+__global__ void __launch_bounds__(GramWarpTile::kThreads, 2) gram_kernel(const GramArguments arguments) {
     const MatrixPlan& m = arguments.plan.matrices[matrix_of(arguments.plan, &MatrixPlan::first_gram_item, blockIdx.x)];
     const int index = blockIdx.x - m.first_gram_item;
     const int lower_block = index / m.splits, split = index % m.splits;
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(GramPart::kThreads, 2) gram_kernel(const GramA
         multiply_rows<SingleElements<false>>(shared, m, item);
 
     double* const out = partial(arguments.workspace, m, lower_block, split);
-    for (int e = threadIdx.x; e < kBlock * kBlock; e += GramPart::kThreads)
+    for (int e = threadIdx.x; e < kBlock * kBlock; e += GramWarpTile::kThreads)
         out[e] = shared[e / kBlock * (kBlock + 1) + e % kBlock];
 }
 

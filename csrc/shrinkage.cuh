@@ -20,7 +20,7 @@ struct ShrinkageArguments {
 
 constexpr int kTileRows = 32, kTileColumns = 64;
 constexpr int kGroups = 4;
-using ShrinkagePart = WarpPart<kTileRows, kTileColumns, kGroups>;
+using ShrinkageWarpTile = WarpTile<kTileRows, kTileColumns, kGroups>;
 constexpr int kDepth = 32;
 constexpr int kStages = 3;
 constexpr int kStageDoubles = (kTileRows + kTileColumns) * kDepth;
@@ -28,7 +28,7 @@ constexpr int kTilePitch = kTileColumns + 1;
 constexpr int kTileDoubles = kTileRows * kTilePitch;
 // Behind the stages, which the finished tiles take the place of: sums of threads, then states of matrices.
 constexpr int kSumsOffset = kStages * kStageDoubles;
-constexpr int kStatesOffset = kSumsOffset + ShrinkagePart::kThreads;
+constexpr int kStatesOffset = kSumsOffset + ShrinkageWarpTile::kThreads;
 constexpr int kShrinkageShared = kStatesOffset * sizeof(double) + kMatricesPerCall * sizeof(State);
 static_assert(kStages * kStageDoubles >= kGroups * kTileDoubles);
 
@@ -52,7 +52,7 @@ class StageLoader {
         left_ = left + offset;
         right_ = right + offset;
         step_ = static_cast<std::int64_t>(kRows) * padded;
-        to_ = row * kDepth + exchanged(row, k);
+        to_ = row * kDepth + swizzled(row, k);
     }
 
     // The part of both operands from column k on.
@@ -67,7 +67,7 @@ class StageLoader {
 
   private:
     static constexpr int kPairs = kDepth / 2;
-    static constexpr int kRows = ShrinkagePart::kThreads / kPairs;  // at once
+    static constexpr int kRows = ShrinkageWarpTile::kThreads / kPairs;  // at once
     static_assert(kTileRows % kRows == 0 && kTileColumns % kRows == 0 && kRows % 2 == 0);
 
     const double* left_;
@@ -76,19 +76,19 @@ class StageLoader {
     int to_;
 };
 
-// piece += this warp's part of left·right; `left` points to the tile's first row of the one matrix, `right` to the row
-// of the other that is the tile's first column: it is symmetric.
-__device__ __forceinline__ void multiply(Piece& piece, const ShrinkagePart& part, double* shared, const double* left,
-                                         const double* right, int padded) {
+// fragment += this group's share of left·right; `left` points to the tile's first row of the one matrix, `right` to the
+// row of the other that is the tile's first column: it is symmetric.
+__device__ __forceinline__ void multiply(Fragment& fragment, const ShrinkageWarpTile& warp, double* shared,
+                                         const double* left, const double* right, int padded) {
     const StageLoader loader(left, right, padded);
     static_assert(kStages - 1 <= kBlock / kDepth);
     const auto load = [&](int stage, int step) { loader(shared + stage * kStageDoubles, step * kDepth); };
     const auto compute = [&](int stage, int) {
-        const double* const a = shared + stage * kStageDoubles + part.row * kDepth;
-        const double* const b = shared + stage * kStageDoubles + (kTileRows + part.column) * kDepth;
-        const int k = part.group * 8;
-        const auto pair = [&](int j) { return load_pair<kDepth>(b, j, k, part.lane % 4); };
-        accumulate<kDepth>(piece, a, k, pair, part.lane);
+        const double* const a = shared + stage * kStageDoubles + warp.row * kDepth;
+        const double* const b = shared + stage * kStageDoubles + (kTileRows + warp.column) * kDepth;
+        const int k = warp.group * 8;
+        const auto pair = [&](int j) { return load_pair<kDepth>(b, j, k, warp.lane % 4); };
+        accumulate<kDepth>(fragment, a, k, pair, warp.lane);
     };
     pipeline<kStages>(padded / kDepth, load, compute);
 }
@@ -96,7 +96,7 @@ __device__ __forceinline__ void multiply(Piece& piece, const ShrinkagePart& part
 // Calls function(i, j) for this thread's share of a tile's elements that are not above the matrix's diagonal.
 template <typename Function>
 __device__ __forceinline__ void for_each_lower_element(Tile tile, Function function) {
-    for (int index = threadIdx.x; index < kTileRows * kTileColumns; index += ShrinkagePart::kThreads) {
+    for (int index = threadIdx.x; index < kTileRows * kTileColumns; index += ShrinkageWarpTile::kThreads) {
         const int i = index / kTileColumns, j = index % kTileColumns;
         if (tile.row + i >= tile.column + j) function(i, j);
     }
@@ -114,7 +114,7 @@ __device__ __forceinline__ double write_tile(double* out, const double* values, 
         if (measure == Measure::trace) sum += row == column ? value : 0;
         if (measure == Measure::squares) sum += (row == column ? 1 : 2) * value * value;
     });
-    for (int index = threadIdx.x; index < kTileRows * kTileColumns; index += ShrinkagePart::kThreads) {
+    for (int index = threadIdx.x; index < kTileRows * kTileColumns; index += ShrinkageWarpTile::kThreads) {
         const int i = index % kTileRows, j = index / kTileRows;
         const int row = tile.row + i, column = tile.column + j;
         if (row > column) out[static_cast<std::int64_t>(column) * padded + row] = values[i * kTilePitch + j];
@@ -125,7 +125,7 @@ __device__ __forceinline__ double write_tile(double* out, const double* values, 
 // Adds up what the block's threads have, in a fixed order; thread 0 gets the sum.
 __device__ __forceinline__ double sum_over_block(double* sums, double value) {
     sums[threadIdx.x] = value;
-    for (int half = ShrinkagePart::kThreads / 2; half > 0; half /= 2) {
+    for (int half = ShrinkageWarpTile::kThreads / 2; half > 0; half /= 2) {
         __syncthreads();
         if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     }
@@ -148,18 +148,18 @@ __device__ __forceinline__ void reduce(double* values, const ShrinkageArguments&
 // The tiles of left·right, one a group of warps, in shared memory.
 __device__ __forceinline__ void multiply_tile(double* shared, const Operation& o, double* workspace,
                                               const MatrixPlan& m, Tile tile) {
-    const ShrinkagePart part;
-    Piece piece;
-    clear(piece);
+    const ShrinkageWarpTile warp;
+    Fragment fragment;
+    clear(fragment);
     const double *left = slot(workspace, m, o.left), *right = slot(workspace, m, o.right);
     const std::int64_t row = static_cast<std::int64_t>(tile.row) * m.padded;
     const std::int64_t column = static_cast<std::int64_t>(tile.column) * m.padded;
-    multiply(piece, part, shared, left + row, right + column, m.padded);
+    multiply(fragment, warp, shared, left + row, right + column, m.padded);
     if (o.both_orders) {
         __syncthreads();
-        multiply(piece, part, shared, right + row, left + column, m.padded);
+        multiply(fragment, warp, shared, right + row, left + column, m.padded);
     }
-    spread(shared, piece, part);
+    store_groups(shared, fragment, warp);
 }
 
 __device__ __forceinline__ void apply(double* values, const Operation& o, double* workspace, const MatrixPlan& m,
@@ -205,7 +205,7 @@ __device__ __forceinline__ void run_tile(double* shared, const State& state, con
 // measured too: no two consecutive stages are. Returns whether any matrix has an operation left.
 __device__ __forceinline__ bool advance_all(State* states, double* sums, const ShrinkageArguments& arguments) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int matrix = warp; matrix < arguments.plan.count; matrix += ShrinkagePart::kThreads / 32) {
+    for (int matrix = warp; matrix < arguments.plan.count; matrix += ShrinkageWarpTile::kThreads / 32) {
         const MatrixPlan& m = arguments.plan.matrices[matrix];
         const bool measured = measure_of(states[matrix]) != Measure::nothing;
         double sum = 0;
@@ -232,11 +232,11 @@ __device__ __forceinline__ void report(const State* states, const ShrinkageArgum
     }
 }
 
-__global__ void __launch_bounds__(ShrinkagePart::kThreads, 1) shrinkage_kernel(const ShrinkageArguments arguments) {
+__global__ void __launch_bounds__(ShrinkageWarpTile::kThreads, 1) shrinkage_kernel(const ShrinkageArguments arguments) {
     double* const shared = shared_memory();
     State* const states = reinterpret_cast<State*>(shared + kStatesOffset);
     const Plan& plan = arguments.plan;
-    for (int matrix = threadIdx.x; matrix < plan.count; matrix += ShrinkagePart::kThreads)
+    for (int matrix = threadIdx.x; matrix < plan.count; matrix += ShrinkageWarpTile::kThreads)
         states[matrix] = initial_state();
     __syncthreads();
 

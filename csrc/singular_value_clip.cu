@@ -14,7 +14,7 @@ constexpr int kLargestSide = 1024;
 static_assert(sizeof(GramArguments) <= 4096 && sizeof(ShrinkageArguments) <= 4096 && sizeof(ApplyArguments) <= 4096,
               "kernel arguments have 4 KB");
 
-std::int64_t divided_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+std::int64_t ceil_div(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 MatrixPlan plan_of(const Matrix& matrix) {
     MatrixPlan m = {};
@@ -26,10 +26,10 @@ MatrixPlan plan_of(const Matrix& matrix) {
     m.columns = wide ? matrix.columns : matrix.rows;
     m.row_stride = wide ? matrix.row_stride : matrix.column_stride;
     m.column_stride = wide ? matrix.column_stride : matrix.row_stride;
-    m.padded = static_cast<int>(divided_up(m.rows, kBlock)) * kBlock;
-    m.splits = static_cast<int>(divided_up(m.columns, kSplitColumns));
-    m.split_columns = static_cast<int>(divided_up(divided_up(m.columns, m.splits), kGramDepth)) * kGramDepth;
-    m.splits = static_cast<int>(divided_up(m.columns, m.split_columns));
+    m.padded = static_cast<int>(ceil_div(m.rows, kBlock)) * kBlock;
+    m.splits = static_cast<int>(ceil_div(m.columns, kSplitColumns));
+    m.split_columns = static_cast<int>(ceil_div(ceil_div(m.columns, m.splits), kGramDepth)) * kGramDepth;
+    m.splits = static_cast<int>(ceil_div(m.columns, m.split_columns));
     m.vectorized = m.column_stride == 1 && (m.rows == 1 || m.row_stride % 4 == 0) &&
                    reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
     return m;
@@ -55,7 +55,7 @@ Layout lay_out(const std::vector<Matrix>& matrices, std::size_t first, std::size
         plan.gram_items += lower_blocks(m) * m.splits;
         plan.tiles += 2 * lower_blocks(m);
     }
-    layout.doubles = kControlDoubles + divided_up(plan.tiles, 32) * 32;
+    layout.doubles = kControlDoubles + ceil_div(plan.tiles, 32) * 32;
     for (int i = 0; i < plan.count; ++i) {
         MatrixPlan& m = plan.matrices[i];
         m.partials = layout.doubles;
@@ -68,7 +68,7 @@ Layout lay_out(const std::vector<Matrix>& matrices, std::size_t first, std::size
 void cut_into_strips(Plan& plan, int width) {
     for (int i = 0; i < plan.count; ++i) {
         plan.matrices[i].first_strip = plan.strips;
-        plan.strips += static_cast<int>(divided_up(plan.matrices[i].columns, width));
+        plan.strips += static_cast<int>(ceil_div(plan.matrices[i].columns, width));
     }
 }
 
@@ -107,7 +107,7 @@ struct Call {
 };
 
 cudaError_t launch_gram(const Call& call) {
-    return launch(gram_kernel, call.plan.gram_items, GramPart::kThreads, kGramShared, false, call.stream,
+    return launch(gram_kernel, call.plan.gram_items, GramWarpTile::kThreads, kGramShared, false, call.stream,
                   GramArguments{call.plan, call.workspace});
 }
 
@@ -121,14 +121,14 @@ cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, con
     arguments.threshold_squared = constraint.threshold * constraint.threshold;
     arguments.non_finite = call.non_finite;
     // One block a multiprocessor: more would only make the barriers slower.
-    return launch(shrinkage_kernel, std::min(call.plan.tiles, limits.multiprocessors), ShrinkagePart::kThreads,
+    return launch(shrinkage_kernel, std::min(call.plan.tiles, limits.multiprocessors), ShrinkageWarpTile::kThreads,
                   kShrinkageShared, true, call.stream, arguments);
 }
 
 template <int Width>
 cudaError_t launch_apply_of_width(const Call& call, ApplyArguments arguments) {
     cut_into_strips(arguments.plan, Width);
-    return launch(apply_kernel<Width>, arguments.plan.strips + call.scale_count, ApplyPart<Width>::kThreads,
+    return launch(apply_kernel<Width>, arguments.plan.strips + call.scale_count, ApplyWarpTile<Width>::kThreads,
                   apply_shared<Width>(largest_padded(call.plan)), false, call.stream, arguments);
 }
 
@@ -205,7 +205,7 @@ int largest_side(const Limits& limits) {
 }
 
 std::vector<std::pair<std::string, int>> shared_bytes(int side) {
-    const int padded = static_cast<int>(divided_up(side, kBlock)) * kBlock;
+    const int padded = static_cast<int>(ceil_div(side, kBlock)) * kBlock;
     return {{"gram_kernel", kGramShared},
             {"shrinkage_kernel", kShrinkageShared},
             {"apply_kernel<64>", apply_shared<64>(padded)},
