@@ -22,7 +22,7 @@ constexpr int kSplitColumns = 2048;
 enum class Status : int { untouched, clipped, non_finite };
 
 // m×m matrices in float64 that the iteration of one W works with.
-enum Slot { kA, kX0, kX1, kY, kP, kM0, kM1, kR, kSlots, kNone = -1 };
+enum Slot { kA, kX0, kX1, kY, kP, kM, kSlots, kR = kX0, kNone = -1 };
 
 // One matrix, seen so that rows ≤ columns. Offsets count doubles in the workspace.
 struct MatrixPlan {

@@ -68,15 +68,15 @@ struct State {
     double trace;                         // of G/t²
     double norm;                          // bound of ‖A‖
     double scale;                         // κ of y = κ·(I + B)
-    Slot x, factor, y, product;           // the iteration's matrices
+    Slot x, y, product;                   // the iteration's matrices
 };
 
 __device__ inline State initial_state() {
-    return {Stage::reduce, Status::untouched, 0, 0, 0, 0, kX0, kP, kX1, kP};
+    return {Stage::reduce, Status::untouched, 0, 0, 0, 0, kX0, kX1, kP};
 }
 
 __device__ inline Slot other_x(const State& s) { return s.x == kX0 ? kX1 : kX0; }
-__device__ inline Slot next_product(const State& s) { return s.product == kM0 ? kM1 : kM0; }
+__device__ inline Slot next_product(const State& s) { return s.product == kP ? kM : kP; }
 __device__ inline bool is_last(const State& s, const Polynomials& p) { return s.step + 1 == p.count; }
 __device__ inline Operation product(Slot left, Slot right, Slot out) {
     return {left, right, kNone, out, 1, 0, 0};
@@ -130,15 +130,15 @@ __device__ inline Operation operation(const State& s, const Polynomials& polynom
         case Stage::root_first_y:
             return product(kX0, kP, s.y);
         case Stage::root_factor:
-            return factor(p, s.y, s.factor);
+            return factor(p, s.y, kA);
         case Stage::root_product: {
-            const Operation o = product(s.product, s.factor, next_product(s));
+            const Operation o = product(s.product, kA, next_product(s));
             return is_last(s, polynomials) ? shrinkage(o, s.scale) : o;
         }
         case Stage::root_half:
-            return product(s.y, s.factor, kX0);
+            return product(s.y, kA, kX0);
         case Stage::root_y:
-            return product(kX0, s.factor, s.y == kX1 ? kY : kX1);
+            return product(kX0, kA, s.y == kX1 ? kY : kX1);
         case Stage::reduce:
         case Stage::done:
             break;
@@ -244,7 +244,6 @@ __device__ inline void advance(State& s, const MatrixPlan& m, const Polynomials&
             s.stage = Stage::root_first_y;
             return;
         case Stage::root_first_y:
-            s.factor = kA;
             s.stage = Stage::root_factor;
             ++s.step;
             return;
@@ -261,7 +260,6 @@ __device__ inline void advance(State& s, const MatrixPlan& m, const Polynomials&
             return;
         case Stage::root_y:
             s.y = s.y == kX1 ? kY : kX1;
-            s.factor = s.factor == kA ? kP : kA;
             s.stage = Stage::root_factor;
             ++s.step;
             return;
