@@ -21,8 +21,9 @@ constexpr int kSplitColumns = 2048;
 
 enum class Status : int { untouched, clipped, non_finite };
 
-// m×m matrices in float64 that the iteration of one W works with.
-enum Slot { kA, kX0, kX1, kY, kP, kM, kSlots, kR = kX0, kNone = -1 };
+// m×m matrices in float64 that the iteration of one W works with; program.cuh says what they hold. kGram is G/t², which
+// lies in the Gram kernel's partial sums.
+enum Slot { kA, kX0, kX1, kY, kP, kM, kSlots, kR = kX0, kNone = -1, kGram = -2 };
 
 // One matrix, seen so that rows ≤ columns. Offsets count doubles in the workspace.
 struct MatrixPlan {

@@ -12,7 +12,7 @@ namespace tgan_fast {
 
 struct ShrinkageArguments {
     Plan plan;
-    Polynomials polynomials;
+    SignSchedule schedule;
     double* workspace;
     double threshold_squared;
     int* non_finite;
@@ -132,20 +132,17 @@ __device__ __forceinline__ double sum_over_block(double* sums, double value) {
     return threadIdx.x == 0 ? sums[0] : 0;
 }
 
-// A = G/t² − I out of the Gram kernel's partial sums. Rows beyond the matrix are zero.
-__device__ __forceinline__ void reduce(double* values, const ShrinkageArguments& arguments, const MatrixPlan& m,
-                                       Tile tile) {
+// Element (i, j) of the tile in G/t².
+__device__ __forceinline__ double scaled_gram(const ShrinkageArguments& arguments, const MatrixPlan& m, Tile tile,
+                                              int i, int j) {
     const int lower_block = (tile.index - m.first_tile) / 2, first_row = tile.row % kBlock;
-    for_each_lower_element(tile, [&](int i, int j) {
-        double sum = 0;
-        for (int split = 0; split < m.splits; ++split)
-            sum += partial(arguments.workspace, m, lower_block, split)[(first_row + i) * kBlock + j];
-        const bool identity = tile.row + i == tile.column + j && tile.row + i < m.rows;
-        values[i * kTilePitch + j] = sum / arguments.threshold_squared - identity;
-    });
+    double sum = 0;
+    for (int split = 0; split < m.splits; ++split)
+        sum += partial(arguments.workspace, m, lower_block, split)[(first_row + i) * kBlock + j];
+    return sum / arguments.threshold_squared;
 }
 
-// The tiles of left·right, one a group of warps, in shared memory.
+// The tile of left·right, in shared memory, as the addends that the groups of warps have computed.
 __device__ __forceinline__ void multiply_tile(double* shared, const Operation& o, double* workspace,
                                               const MatrixPlan& m, Tile tile) {
     const ShrinkageWarpTile warp;
@@ -162,8 +159,10 @@ __device__ __forceinline__ void multiply_tile(double* shared, const Operation& o
     store_groups(shared, fragment, warp);
 }
 
-__device__ __forceinline__ void apply(double* values, const Operation& o, double* workspace, const MatrixPlan& m,
-                                      Tile tile) {
+// A tile of the operation's result, in shared memory. Rows and columns beyond the matrix are zero.
+__device__ __forceinline__ void compute_tile(double* values, const Operation& o, const ShrinkageArguments& arguments,
+                                             const MatrixPlan& m, Tile tile) {
+    double* const workspace = arguments.workspace;
     if (o.right != kNone) multiply_tile(values, o, workspace, m, tile);
     const std::int64_t first = static_cast<std::int64_t>(tile.row) * m.padded + tile.column;
     for_each_lower_element(tile, [&](int i, int j) {
@@ -172,6 +171,8 @@ __device__ __forceinline__ void apply(double* values, const Operation& o, double
         if (o.right != kNone) {
 #pragma unroll
             for (int group = 0; group < kGroups; ++group) value += values[group * kTileDoubles + i * kTilePitch + j];
+        } else if (o.left == kGram) {
+            value = scaled_gram(arguments, m, tile, i, j);
         } else if (o.left != kNone) {
             value = load_fresh(slot(workspace, m, o.left) + offset);
         }
@@ -182,32 +183,28 @@ __device__ __forceinline__ void apply(double* values, const Operation& o, double
     });
 }
 
-__device__ __forceinline__ void run_tile(double* shared, const State& state, const ShrinkageArguments& arguments,
+// `o` is a copy, which stores to shared memory cannot change.
+__device__ __forceinline__ void run_tile(double* shared, const Operation o, const ShrinkageArguments& arguments,
                                          const MatrixPlan& m, Tile tile) {
-    const Operation o = operation(state, arguments.polynomials);
-    const Measure measure = measure_of(state);
     // The tile before may still be read.
     __syncthreads();
-    if (state.stage == Stage::reduce)
-        reduce(shared, arguments, m, tile);
-    else
-        apply(shared, o, arguments.workspace, m, tile);
+    compute_tile(shared, o, arguments, m, tile);
     __syncthreads();
-    double* const out = slot(arguments.workspace, m, state.stage == Stage::reduce ? kA : o.out);
-    const double sum = write_tile(out, shared, tile, m.padded, measure);
-    if (measure == Measure::nothing) return;
+    const double sum = write_tile(slot(arguments.workspace, m, o.out), shared, tile, m.padded, o.measure);
+    if (o.measure == Measure::nothing) return;
     const double total = sum_over_block(shared + kSumsOffset, sum);
     if (threadIdx.x == 0) tile_sums(arguments.workspace)[tile.index] = total;
 }
 
-// Every block follows the states of all matrices by itself, a warp a matrix: they depend on nothing but sums that all
-// blocks see. A slow block may still read these while a fast one is in the next operation, which therefore must not be
-// measured too: no two consecutive stages are. Returns whether any matrix has an operation left.
+// Takes all matrices to their next operations, a warp a matrix, and returns whether any has one. Every block does so by
+// itself, since that depends on nothing but sums that all blocks see. A slow block may still read these while a fast
+// one is in the next operation, which therefore must not be measured too: step() has no two measured operations in a
+// row, and the race check of tests/csrc would find them.
 __device__ __forceinline__ bool advance_all(State* states, double* sums, const ShrinkageArguments& arguments) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int matrix = warp; matrix < arguments.plan.count; matrix += ShrinkageWarpTile::kThreads / 32) {
         const MatrixPlan& m = arguments.plan.matrices[matrix];
-        const bool measured = measure_of(states[matrix]) != Measure::nothing;
+        const bool measured = states[matrix].operation.measure != Measure::nothing;
         double sum = 0;
         for (int tile = lane; tile < 2 * lower_blocks(m) && measured; tile += 32)
             sum += load_fresh(tile_sums(arguments.workspace) + m.first_tile + tile);
@@ -215,42 +212,43 @@ __device__ __forceinline__ bool advance_all(State* states, double* sums, const S
         __syncwarp();
         if (lane == 0) {
             for (int other = 1; other < 32 && measured; ++other) sum += sums[threadIdx.x + other];
-            advance(states[matrix], m, arguments.polynomials, sum);
+            step(states[matrix], m, arguments.schedule, sum);
         }
         __syncwarp();
     }
     __syncthreads();
     bool any = false;
-    for (int matrix = 0; matrix < arguments.plan.count; ++matrix) any |= states[matrix].stage != Stage::done;
+    for (int matrix = 0; matrix < arguments.plan.count; ++matrix) any |= !is_done(states[matrix]);
     return any;
 }
 
-__device__ __forceinline__ void report(const State* states, const ShrinkageArguments& arguments) {
+__device__ __forceinline__ void write_statuses(const State* states, const ShrinkageArguments& arguments) {
     for (int matrix = 0; matrix < arguments.plan.count; ++matrix) {
         control(arguments.workspace)->status[matrix] = states[matrix].status;
         if (states[matrix].status == Status::non_finite && arguments.non_finite != nullptr) *arguments.non_finite = 1;
     }
 }
 
-__global__ void __launch_bounds__(ShrinkageWarpTile::kThreads, 1) shrinkage_kernel(const ShrinkageArguments arguments) {
+__global__ void __launch_bounds__(ShrinkageWarpTile::kThreads, 1)
+    shrinkage_kernel(const ShrinkageArguments arguments) {
     double* const shared = shared_memory();
     State* const states = reinterpret_cast<State*>(shared + kStatesOffset);
     const Plan& plan = arguments.plan;
     for (int matrix = threadIdx.x; matrix < plan.count; matrix += ShrinkageWarpTile::kThreads)
-        states[matrix] = initial_state();
+        states[matrix] = State{};
     __syncthreads();
 
     unsigned barriers = 0;
-    do {
+    while (advance_all(states, shared + kSumsOffset, arguments)) {
         for (int index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
             const int matrix = matrix_of(plan, &MatrixPlan::first_tile, index);
-            if (states[matrix].stage == Stage::done) continue;
+            if (is_done(states[matrix])) continue;
             const MatrixPlan& m = plan.matrices[matrix];
-            run_tile(shared, states[matrix], arguments, m, tile_at(m, index));
+            run_tile(shared, states[matrix].operation, arguments, m, tile_at(m, index));
         }
         grid_barrier(&control(arguments.workspace)->arrivals, barriers);
-    } while (advance_all(states, shared + kSumsOffset, arguments));
-    if (blockIdx.x == 0 && threadIdx.x == 0) report(states, arguments);
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) write_statuses(states, arguments);
 }
 
 }  // namespace tgan_fast

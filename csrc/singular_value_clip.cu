@@ -114,9 +114,9 @@ cudaError_t launch_gram(const Call& call) {
 cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, const Limits& limits) {
     ShrinkageArguments arguments = {};
     arguments.plan = call.plan;
-    arguments.polynomials.count = static_cast<int>(constraint.polynomials.size());
-    std::copy(constraint.polynomials.begin(), constraint.polynomials.end(), arguments.polynomials.steps);
-    arguments.polynomials.deviation = constraint.deviation;
+    arguments.schedule.count = static_cast<int>(constraint.polynomials.size());
+    std::copy(constraint.polynomials.begin(), constraint.polynomials.end(), arguments.schedule.polynomials);
+    arguments.schedule.deviation = constraint.deviation;
     arguments.workspace = call.workspace;
     arguments.threshold_squared = constraint.threshold * constraint.threshold;
     arguments.non_finite = call.non_finite;
