@@ -13,7 +13,6 @@ namespace py = pybind11;
 using tgan_fast::BatchNormScale;
 using tgan_fast::Constraint;
 using tgan_fast::CopyType;
-using tgan_fast::Limits;
 using tgan_fast::Matrix;
 
 namespace {
@@ -23,8 +22,6 @@ using Address = std::uintptr_t;
 using MatrixTuple = std::tuple<Address, std::int64_t, std::int64_t, std::int64_t, std::int64_t, Address, int>;
 // address of the scale, address of the running variance, channels
 using ScaleTuple = std::tuple<Address, Address, std::int64_t>;
-// multiprocessors, bytes of shared memory of a block
-using LimitsTuple = std::tuple<int, int>;
 // lower, upper, a, b, c
 using PolynomialTuple = std::tuple<double, double, double, double, double>;
 
@@ -41,10 +38,10 @@ std::vector<Matrix> matrices_of(const std::vector<MatrixTuple>& tuples) {
     return matrices;
 }
 
-std::string constrain(int device, const LimitsTuple& limits, const std::vector<MatrixTuple>& matrices,
-                      const std::vector<ScaleTuple>& scales, double threshold, double lowest, double epsilon,
-                      const std::vector<PolynomialTuple>& polynomials, double deviation, Address workspace,
-                      std::size_t workspace_size, Address non_finite, Address stream) {
+std::string constrain(int device, const std::vector<MatrixTuple>& matrices, const std::vector<ScaleTuple>& scales,
+                      double threshold, double lowest, double epsilon, const std::vector<PolynomialTuple>& polynomials,
+                      double deviation, Address workspace, std::size_t workspace_size, Address non_finite,
+                      Address stream) {
     std::vector<BatchNormScale> batch_norms;
     for (const auto& [scale, running_var, channels] : scales)
         batch_norms.push_back({pointer<float>(scale), pointer<const float>(running_var), channels});
@@ -52,15 +49,13 @@ std::string constrain(int device, const LimitsTuple& limits, const std::vector<M
     for (const auto& [lower, upper, a, b, c] : polynomials)
         constraint.polynomials.push_back({lower, upper, a, b, c});
     // With the GIL: the launches of two threads on one stream and workspace must not mix.
-    return tgan_fast::constrain(device, {std::get<0>(limits), std::get<1>(limits)}, matrices_of(matrices), batch_norms,
-                                constraint, pointer<void>(workspace), workspace_size, pointer<int>(non_finite),
-                                pointer<void>(stream));
+    return tgan_fast::constrain(device, matrices_of(matrices), batch_norms, constraint, pointer<void>(workspace),
+                                workspace_size, pointer<int>(non_finite), pointer<void>(stream));
 }
 
-std::tuple<LimitsTuple, int, std::string> prepare(int device) {
-    Limits limits = {};
-    const std::string error = tgan_fast::prepare(device, limits);
-    return {{limits.multiprocessors, limits.shared_bytes}, tgan_fast::largest_side(limits), error};
+std::tuple<int, std::string> prepare(int device) {
+    const tgan_fast::Device& prepared = tgan_fast::prepare(device);
+    return {prepared.largest_side, prepared.error};
 }
 
 }  // namespace
@@ -68,16 +63,16 @@ std::tuple<LimitsTuple, int, std::string> prepare(int device) {
 PYBIND11_MODULE(_cuda, module) {
     module.doc() = "CUDA kernels of tgan_fast; csrc/singular_value_clip.h says what they do.";
     module.def("prepare", &prepare, py::arg("device"),
-               "Prepares the kernels on a device; returns its limits, the largest smaller side of a matrix within them, "
-               "and why the kernels cannot run there, or \"\".");
+               "Prepares the kernels on a device, once; returns the largest min(rows, columns) that they take, and why "
+               "they cannot run there, or \"\".");
     module.def("shared_bytes", &tgan_fast::shared_bytes, py::arg("side"),
                "Dynamic shared memory of each kernel, for matrices of this smaller side.");
     module.def(
         "workspace_bytes",
         [](const std::vector<MatrixTuple>& matrices) { return tgan_fast::workspace_bytes(matrices_of(matrices)); },
         py::arg("matrices"));
-    module.def("constrain", &constrain, py::arg("device"), py::arg("limits"), py::arg("matrices"),
-               py::arg("scales"), py::arg("threshold"), py::arg("lowest"), py::arg("epsilon"), py::arg("polynomials"),
-               py::arg("deviation"), py::arg("workspace"), py::arg("workspace_size"), py::arg("non_finite"),
-               py::arg("stream"), "Clips and clamps in the order of the stream; returns what went wrong, or \"\".");
+    module.def("constrain", &constrain, py::arg("device"), py::arg("matrices"), py::arg("scales"), py::arg("threshold"),
+               py::arg("lowest"), py::arg("epsilon"), py::arg("polynomials"), py::arg("deviation"),
+               py::arg("workspace"), py::arg("workspace_size"), py::arg("non_finite"), py::arg("stream"),
+               "Clips and clamps in the order of the stream; returns what went wrong, or \"\".");
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <mutex>
 
 #include "apply.cuh"
 #include "gram.cuh"
@@ -75,25 +77,11 @@ void cut_into_strips(Plan& plan, int width) {
 // Of the matrices in a plan, which are sorted.
 int largest_padded(const Plan& plan) { return plan.count > 0 ? plan.matrices[0].padded : 0; }
 
-cudaError_t read_limits(int device, Limits& limits) {
-    cudaError_t error = cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    if (error == cudaSuccess)
-        error = cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return error;
-}
-
 // Not set where it is current already, because cudaSetDevice would leave a green context.
 cudaError_t make_current(int device) {
     int current = 0;
     const cudaError_t error = cudaGetDevice(&current);
     return error == cudaSuccess && current != device ? cudaSetDevice(device) : error;
-}
-
-// Allows a kernel all of the shared memory that a block may have; an error if it was not compiled for this device.
-template <typename Argument>
-cudaError_t allow_shared_memory(void (*kernel)(Argument), const Limits& limits) {
-    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                limits.shared_bytes);
 }
 
 // What one round of launches works on.
@@ -111,7 +99,7 @@ cudaError_t launch_gram(const Call& call) {
                   GramArguments{call.plan, call.workspace});
 }
 
-cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, const Limits& limits) {
+cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, const Device& device) {
     ShrinkageArguments arguments = {};
     arguments.plan = call.plan;
     arguments.schedule.count = static_cast<int>(constraint.polynomials.size());
@@ -121,7 +109,7 @@ cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, con
     arguments.threshold_squared = constraint.threshold * constraint.threshold;
     arguments.non_finite = call.non_finite;
     // One block a multiprocessor: more would only make the barriers slower.
-    return launch(shrinkage_kernel, std::min(call.plan.tiles, limits.multiprocessors), ShrinkageWarpTile::kThreads,
+    return launch(shrinkage_kernel, std::min(call.plan.tiles, device.multiprocessors), ShrinkageWarpTile::kThreads,
                   kShrinkageShared, true, call.stream, arguments);
 }
 
@@ -132,7 +120,7 @@ cudaError_t launch_apply_of_width(const Call& call, ApplyArguments arguments) {
                   apply_shared<Width>(largest_padded(call.plan)), false, call.stream, arguments);
 }
 
-cudaError_t launch_apply(const Call& call, const Constraint& constraint, const Limits& limits) {
+cudaError_t launch_apply(const Call& call, const Constraint& constraint, const Device& device) {
     ApplyArguments arguments = {};
     arguments.plan = call.plan;
     arguments.workspace = call.workspace;
@@ -140,16 +128,16 @@ cudaError_t launch_apply(const Call& call, const Constraint& constraint, const L
     arguments.lowest = static_cast<float>(constraint.lowest);
     arguments.epsilon = static_cast<float>(constraint.epsilon);
     // A wider strip reads R less often.
-    if (apply_shared<64>(largest_padded(call.plan)) <= limits.shared_bytes)
+    if (apply_shared<64>(largest_padded(call.plan)) <= device.shared_bytes)
         return launch_apply_of_width<64>(call, arguments);
     return launch_apply_of_width<32>(call, arguments);
 }
 
-cudaError_t launch_all(const Call& call, const Constraint& constraint, const Limits& limits) {
+cudaError_t launch_all(const Call& call, const Constraint& constraint, const Device& device) {
     cudaError_t error = cudaSuccess;
     if (call.plan.count > 0) error = launch_gram(call);
-    if (call.plan.count > 0 && error == cudaSuccess) error = launch_shrinkage(call, constraint, limits);
-    return error == cudaSuccess ? launch_apply(call, constraint, limits) : error;
+    if (call.plan.count > 0 && error == cudaSuccess) error = launch_shrinkage(call, constraint, device);
+    return error == cudaSuccess ? launch_apply(call, constraint, device) : error;
 }
 
 std::string text_of(cudaError_t error) {
@@ -164,6 +152,40 @@ std::string text_of(cudaError_t error) {
         return "a green context or MPS leaves the stream fewer multiprocessors than the device reports, too few for "
                "blocks that wait for one another; use a stream of the whole device";
     return cudaGetErrorString(error);
+}
+
+// Allows a kernel all of the shared memory that a block may have; an error if it was not compiled for this device.
+template <typename Argument>
+cudaError_t allow_shared_memory(void (*kernel)(Argument), int bytes) {
+    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                bytes);
+}
+
+int largest_side(int shared_bytes) {
+    if (shared_bytes < std::max(kShrinkageShared, kGramShared)) return 0;
+    int side = kLargestSide;
+    while (side > 0 && apply_shared<32>(side) > shared_bytes) side -= kBlock;
+    return std::max(side, 0);
+}
+
+// `prepare` for the first time.
+Device newly_prepared(int index) {
+    Device device = {};
+    int& bytes = device.shared_bytes;
+    cudaError_t error = make_current(index);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+    if (error == cudaSuccess) error = allow_shared_memory(gram_kernel, bytes);
+    if (error == cudaSuccess) error = allow_shared_memory(shrinkage_kernel, bytes);
+    if (error == cudaSuccess) error = allow_shared_memory(apply_kernel<64>, bytes);
+    if (error == cudaSuccess) error = allow_shared_memory(apply_kernel<32>, bytes);
+    if (error == cudaSuccess) device.largest_side = largest_side(bytes);
+    if (error != cudaSuccess)
+        device.error = text_of(error);
+    else if (device.largest_side == 0)
+        device.error = "a block of the device has " + std::to_string(bytes) + " bytes of shared memory";
+    return device;
 }
 
 std::string refusal(const std::vector<Matrix>& matrices, const Constraint& constraint, std::size_t workspace_size,
@@ -185,23 +207,13 @@ std::string refusal(const std::vector<Matrix>& matrices, const Constraint& const
 
 }  // namespace
 
-std::string prepare(int device, Limits& limits) {
-    cudaError_t error = make_current(device);
-    if (error == cudaSuccess) error = read_limits(device, limits);
-    if (error == cudaSuccess) error = allow_shared_memory(gram_kernel, limits);
-    if (error == cudaSuccess) error = allow_shared_memory(shrinkage_kernel, limits);
-    if (error == cudaSuccess) error = allow_shared_memory(apply_kernel<64>, limits);
-    if (error == cudaSuccess) error = allow_shared_memory(apply_kernel<32>, limits);
-    if (error != cudaSuccess) return text_of(error);
-    if (largest_side(limits) > 0) return "";
-    return "a block of the device has " + std::to_string(limits.shared_bytes) + " bytes of shared memory";
-}
-
-int largest_side(const Limits& limits) {
-    if (limits.shared_bytes < std::max(kShrinkageShared, kGramShared)) return 0;
-    int side = kLargestSide;
-    while (side > 0 && apply_shared<32>(side) > limits.shared_bytes) side -= kBlock;
-    return std::max(side, 0);
+const Device& prepare(int device) {
+    static std::mutex mutex;
+    static std::map<int, Device> devices;
+    const std::lock_guard<std::mutex> lock(mutex);
+    auto known = devices.find(device);
+    if (known == devices.end()) known = devices.emplace(device, newly_prepared(device)).first;
+    return known->second;
 }
 
 std::vector<std::pair<std::string, int>> shared_bytes(int side) {
@@ -220,10 +232,12 @@ std::size_t workspace_bytes(const std::vector<Matrix>& matrices) {
     return static_cast<std::size_t>(doubles) * sizeof(double);
 }
 
-std::string constrain(int device, const Limits& limits, const std::vector<Matrix>& matrices,
-                      const std::vector<BatchNormScale>& scales, const Constraint& constraint, void* workspace,
-                      std::size_t workspace_size, int* non_finite, void* stream) {
-    const std::string error = refusal(matrices, constraint, workspace_size, largest_side(limits));
+std::string constrain(int device, const std::vector<Matrix>& matrices, const std::vector<BatchNormScale>& scales,
+                      const Constraint& constraint, void* workspace, std::size_t workspace_size, int* non_finite,
+                      void* stream) {
+    const Device& prepared = prepare(device);
+    if (!prepared.error.empty()) return prepared.error;
+    const std::string error = refusal(matrices, constraint, workspace_size, prepared.largest_side);
     if (!error.empty()) return error;
     cudaError_t state = make_current(device);
     std::size_t matrix = 0, scale = 0;
@@ -233,7 +247,7 @@ std::string constrain(int device, const Limits& limits, const std::vector<Matrix
         const Call call = {lay_out(matrices, matrix, matrix_end).plan, scales.data() + scale,
                            static_cast<int>(scale_end - scale), static_cast<double*>(workspace), non_finite,
                            static_cast<cudaStream_t>(stream)};
-        state = launch_all(call, constraint, limits);
+        state = launch_all(call, constraint, prepared);
         matrix = matrix_end;
         scale = scale_end;
     }

@@ -45,18 +45,17 @@ struct Constraint {
     double deviation;                         // of their composition from sign(x)
 };
 
-// Resources of a device that limit the kernels.
-struct Limits {
+// A device on which the kernels are prepared.
+struct Device {
     int multiprocessors;
-    int shared_bytes;  // of a block, at most
+    int shared_bytes;   // of a block, at most
+    int largest_side;   // largest min(rows, columns) that a block has shared memory for, 1024 at most
+    std::string error;  // why the kernels cannot run there; empty if they can
 };
 
-// Prepares the kernels on a device and reads its limits, once in a process and before `constrain`. Leaves the device the
-// thread's current one. Returns why the kernels cannot run there, or an empty string.
-std::string prepare(int device, Limits& limits);
-
-// The largest min(rows, columns) that a block has shared memory for, 1024 at most; 0 if the kernels do not fit.
-int largest_side(const Limits& limits);
+// Prepares the kernels on a device at the first call for it, which leaves it the thread's current one. Later calls
+// return the same, even where the first one failed.
+const Device& prepare(int device);
 
 // Dynamic shared memory of each kernel, in bytes, for matrices of this smaller side.
 std::vector<std::pair<std::string, int>> shared_bytes(int side);
@@ -65,13 +64,13 @@ std::vector<std::pair<std::string, int>> shared_bytes(int side);
 std::size_t workspace_bytes(const std::vector<Matrix>& matrices);
 
 // Clips all matrices and clamps all scales, which are on the device, in the order of the stream: three launches for up
-// to 24 matrices, no synchronization with the host, so that a CUDA graph can hold it. The same input gives the same bits.
-// Leaves the device the thread's current one.
+// to 24 matrices, no synchronization with the host, so that a CUDA graph can hold it. The same input gives the same
+// bits. Prepares the kernels where `prepare` has not, and leaves the device the thread's current one.
 //
 // A matrix with a non-finite entry stays as it is, and 1 is written to *non_finite (device memory, never reset; may be
 // null). Returns what went wrong, or an empty string.
-std::string constrain(int device, const Limits& limits, const std::vector<Matrix>& matrices,
-                      const std::vector<BatchNormScale>& scales, const Constraint& constraint, void* workspace,
-                      std::size_t workspace_size, int* non_finite, void* stream);
+std::string constrain(int device, const std::vector<Matrix>& matrices, const std::vector<BatchNormScale>& scales,
+                      const Constraint& constraint, void* workspace, std::size_t workspace_size, int* non_finite,
+                      void* stream);
 
 }  // namespace tgan_fast

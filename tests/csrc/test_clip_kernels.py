@@ -32,22 +32,18 @@ class HostDevice:
         loader.exec_module(self.module)
         self.library = ctypes.CDLL(str(path))
 
-    def configure(self, multiprocessors=4, shared_bytes=H100, seed=0):
-        self.library.configure_host_device(multiprocessors, shared_bytes, 1, seed)
+    def configure(self, multiprocessors=4, shared_bytes=H100, blocks=1, seed=0):
+        self.device = self.library.configure_host_device(multiprocessors, shared_bytes, blocks, seed)
 
-    def clip(
-        self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0, limits=None
-    ):
+    def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
         """Clip in place and return whether a weight was reported as not finite."""
-        prepared, *_ = self.module.prepare(0)
         non_finite = torch.zeros((), dtype=torch.int32)
         arguments = {
             "threshold": threshold,
             "lowest": lowest,
             "epsilon": eps,
             "non_finite": non_finite.data_ptr(),
-            "device": 0,
-            "limits": prepared if limits is None else limits,
+            "device": self.device,
             "stream": 0,
         }
         guard = Workspace()
@@ -279,13 +275,15 @@ def test_narrow_strips_where_shared_memory_is_small(host):
 @pytest.mark.parametrize(("shared_bytes", "side"), [(H100, 1024), (166912, 1024), (CONSUMER, 576)])
 def test_the_largest_side_follows_from_the_shared_memory(shared_bytes, side, host):
     host.configure(shared_bytes=shared_bytes)
-    assert host.module.prepare(0) == ((4, shared_bytes), side, "")
+    assert host.module.prepare(host.device) == (side, "")
 
 
 def test_a_device_with_too_little_shared_memory_is_refused(host):
     host.configure(shared_bytes=65536)
-    _, side, error = host.module.prepare(0)
-    assert (side, error) == (0, "a block of the device has 65536 bytes of shared memory")
+    error = "a block of the device has 65536 bytes of shared memory"
+    assert host.module.prepare(host.device) == (0, error)
+    with pytest.raises(BackendError, match=error):
+        host.clip([torch.ones(2, 2)])
 
 
 def test_weights_within_the_threshold_stay_bit_for_bit(kernels):
@@ -375,8 +373,6 @@ def test_scales_are_clamped_as_by_torch(eps, kernels):
 
 
 def test_what_the_extension_refuses(host):
-    limits, *_ = host.module.prepare(0)
-
     def refused(
         rows=4, columns=4, threshold=1.0, polynomials=singular_value_clip_cuda._POLYNOMIALS, workspace_size=None
     ):
@@ -385,7 +381,7 @@ def test_what_the_extension_refuses(host):
         size = host.module.workspace_bytes(matrices)
         workspace = torch.empty(size, dtype=torch.uint8)
         return host.module.constrain(
-            0, limits, matrices, [], threshold, 0, 0, polynomials, 0, workspace.data_ptr(),
+            host.device, matrices, [], threshold, 0, 0, polynomials, 0, workspace.data_ptr(),
             size if workspace_size is None else workspace_size, 0, 0,
         )  # fmt: skip
 
@@ -399,23 +395,32 @@ def test_what_the_extension_refuses(host):
 
 
 def test_without_a_device_the_error_is_the_runtimes(host):
-    limits, *_ = host.module.prepare(0)
     host.configure(multiprocessors=0)
-    assert host.module.prepare(0) == ((0, 0), 0, "no CUDA-capable device is detected")
+    assert host.module.prepare(host.device) == (0, "no CUDA-capable device is detected")
     with pytest.raises(BackendError, match="singular value clipping failed on cpu: no CUDA-capable device is detected"):
-        host.clip([torch.ones(2, 2)], limits=limits)
+        host.clip([torch.ones(2, 2)])
+
+
+def test_a_device_is_prepared_once(host):
+    """Asked again, the runtime would not know the devices any more."""
+    sound = host.device
+    prepared = host.module.prepare(sound)
+    host.configure(multiprocessors=0)
+    failed = host.device
+    error = host.module.prepare(failed)
+    host.configure()
+    assert [host.module.prepare(sound), host.module.prepare(failed)] == [prepared, error]
 
 
 def test_a_stream_with_fewer_multiprocessors_than_the_device_is_an_error(host):
-    """The device reports 132 multiprocessors and the launch has 3, like in a green context."""
-    host.configure(multiprocessors=132)
-    limits, *_ = host.module.prepare(0)
-    host.configure(multiprocessors=3)
+    """The device reports 4 multiprocessors and has no room for as many blocks, like in a green context."""
+    host.configure(blocks=0)
     weight = gaussian(130, 140, top=2)
     before = weight.clone()
     with pytest.raises(BackendError, match="a green context or MPS leaves the stream fewer multiprocessors"):
-        host.clip([weight], limits=limits)
+        host.clip([weight])
     assert torch.equal(weight, before)
+    host.configure()
     host.clip([weight])
     assert_clipped(weight, before)
 

@@ -11,15 +11,13 @@ import torch
 
 
 class Prepared(NamedTuple):
-    """Limits of a GPU, or the reason why the kernels cannot run on it.
+    """Limit of a GPU, or the reason why the kernels cannot run on it.
 
     Attributes:
-        limits: Multiprocessors, and bytes of shared memory of a block.
         largest_side: Largest min(rows, columns) of a matrix that the kernels take.
         error: Reason why the kernels cannot run there; empty if they can.
     """
 
-    limits: tuple[int, int]
     largest_side: int
     error: str
 

@@ -34,6 +34,7 @@ constexpr int kThreadsPerMultiprocessor = 2048;
 constexpr int kThreadsPerBlock = 1024;
 
 struct Device {
+    int index = 0;
     int multiprocessors = 132;
     size_t shared_bytes_optin = 232448;
     int blocks_per_multiprocessor = 32;
@@ -608,13 +609,16 @@ void __syncwarp(unsigned mask) {
 
 // ---- The device ----------------------------------------------------------------------------------------------------
 
-void configure_host_device(int multiprocessors, int shared_bytes_optin, int blocks_per_multiprocessor,
-                           unsigned schedule_seed) {
+int configure_host_device(int multiprocessors, int shared_bytes_optin, int blocks_per_multiprocessor,
+                          unsigned schedule_seed) {
+    const int index = device.index + 1;
     device = Device{};
+    device.index = index;
     device.multiprocessors = multiprocessors;
     device.shared_bytes_optin = shared_bytes_optin;
     device.blocks_per_multiprocessor = blocks_per_multiprocessor;
     device.seed = schedule_seed;
+    return index;
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
@@ -647,13 +651,13 @@ cudaError_t cudaGetLastError() { return std::exchange(device.last_error, cudaSuc
 
 cudaError_t cudaGetDevice(int* index) {
     if (device.multiprocessors < 1) return remember(cudaErrorNoDevice);
-    *index = 0;
+    *index = device.index;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int index) {
     if (device.multiprocessors < 1) return remember(cudaErrorNoDevice);
-    return index == 0 ? cudaSuccess : remember(cudaErrorInvalidDevice);
+    return index == device.index ? cudaSuccess : remember(cudaErrorInvalidDevice);
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {

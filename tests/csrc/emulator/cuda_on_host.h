@@ -76,13 +76,13 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 
-// The pretended device, of which every library built with this has its own. As an H100 it starts with 132
-// multiprocessors, 232448 bytes of shared memory a block and as many blocks a multiprocessor as fit. Without
-// multiprocessors there is no device.
+// Puts a new device in the place of the pretended one, of which every library built with this has its own, and returns
+// its index, which no device had before. The first one, 0, is like an H100: 132 multiprocessors, 232448 bytes of shared
+// memory a block, and as many blocks a multiprocessor as fit. Without multiprocessors there is no device.
 //
 // Of the threads that can go on, seed 0 runs the first, 1 the last and any other one a random one.
-extern "C" void configure_host_device(int multiprocessors, int shared_bytes_optin, int blocks_per_multiprocessor,
-                                      unsigned schedule_seed);
+extern "C" int configure_host_device(int multiprocessors, int shared_bytes_optin, int blocks_per_multiprocessor,
+                                     unsigned schedule_seed);
 
 namespace tgan_fast {
 namespace host {

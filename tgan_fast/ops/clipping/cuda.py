@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from tgan_fast.ops.clipping.sign_schedule import sign_schedule
-from tgan_fast.ops.cuda_extension import extension, prepare
+from tgan_fast.ops.cuda_extension import extension
 from tgan_fast.ops.dispatch import BackendError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -49,7 +49,6 @@ def launch(
         "epsilon": eps,
         "non_finite": 0 if non_finite is None else non_finite.data_ptr(),
         "device": device.index,
-        "limits": prepare(device.index).limits,
         "stream": torch.cuda.current_stream(device).cuda_stream,
     }
     copies = copies or [None] * len(weights)
