@@ -1,8 +1,8 @@
 // W' = W − R·W, in place, with the rounded copies; and the clamp of the batch norm scales.
 //
-// A block holds all rows of a strip of columns in shared memory, so W is read once and written once; R streams by from
-// the L2 cache. float32 values, products and sums in float64. For a W of m×n and strips of 64 columns: 2·m²·n FLOP;
-// 8·m·n bytes to and from memory, m²·n/8 bytes of R from the L2 cache.
+// A block holds all rows of a strip of columns in shared memory, so W is read once and written once, and R is streamed
+// from the L2 cache. Values are float32, products and sums float64. For a W of m×n and strips of 64 columns: 2·m²·n
+// FLOP; 8·m·n bytes to and from memory, m²·n/8 bytes of R from the L2 cache.
 #pragma once
 
 #include "plan.cuh"
@@ -24,7 +24,7 @@ constexpr int kApplyStageDoubles = kBlock * kApplyDepth;
 template <int Width>
 using ApplyWarpTile = WarpTile<kBlock, Width, 2>;
 
-// The stages of R, and later the finished tile, come first in shared memory, then the strip.
+// Shared memory begins with the stages of R, whose place the finished tile takes; the strip follows.
 template <int Width>
 constexpr int kApplyFront = kApplyStages * kApplyStageDoubles > kBlock * (Width + 1)
                                 ? kApplyStages * kApplyStageDoubles
@@ -35,14 +35,14 @@ constexpr int apply_shared(int padded) {
     return kApplyFront<Width> * static_cast<int>(sizeof(double)) + padded * Width * static_cast<int>(sizeof(float));
 }
 
-// Every other row is turned by 8 more columns, so that a warp's loads of 8 columns of 4 such rows meet 32 banks.
+// Swizzled by 8 columns more in every second row, so that a warp's loads of 8 columns from 4 such rows meet 32 banks.
 template <int Width>
 __device__ __forceinline__ int strip_index(int row, int column) {
     return row * Width + (column ^ (row / 2 % 4 * 8));
 }
 
-// Calls function(row, column) for this thread's share of `rows` rows of the strip, neighbors in memory after one
-// another.
+// Calls function(row, column) for this thread's share of `rows` rows of the strip; adjacent threads get elements that
+// are adjacent in memory.
 template <int Width, typename Function>
 __device__ __forceinline__ void for_each_of_strip(const MatrixPlan& m, int rows, Function function) {
     const bool down = m.row_stride < m.column_stride;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void load_shrinkage(double* stage, const double* rows
     }
 }
 
-// 64 rows of R·W for the strip, in shared memory; `rows` points to them in R.
+// Computes 64 rows of R·W for the strip in shared memory; `rows` points to these rows of R.
 template <int Width>
 __device__ __forceinline__ void multiply_strip(double* shared, const float* strip, const double* rows, int padded) {
     const ApplyWarpTile<Width> warp;
@@ -125,7 +125,7 @@ __device__ __forceinline__ void clip_strip(const ApplyArguments& arguments, cons
     float* const strip = reinterpret_cast<float*>(shared + kApplyFront<Width>);
     load_strip<Width>(strip, m, first_column);
     for (int first_row = 0; first_row < m.rows; first_row += kBlock) {
-        // The tile before may still be read, and the strip has to be complete.
+        // Other threads may still read the previous tile, and must have loaded their part of the strip.
         __syncthreads();
         multiply_strip<Width>(shared, strip,
                               slot(arguments.workspace, m, kR) + static_cast<std::int64_t>(first_row) * m.padded,
@@ -152,12 +152,12 @@ __device__ __forceinline__ void copy_strip(const MatrixPlan& m, std::int64_t fir
 
 __device__ __forceinline__ void clamp_scale(const BatchNormScale& batch_norm, float lowest, float epsilon) {
     for (std::int64_t channel = threadIdx.x; channel < batch_norm.channels; channel += blockDim.x) {
-        const float deviation = sqrtf(batch_norm.running_var[channel] + epsilon);
-        const float smallest = lowest * deviation;
+        const float standard_deviation = sqrtf(batch_norm.running_var[channel] + epsilon);
+        const float smallest = lowest * standard_deviation;
         const float scale = batch_norm.scale[channel];
-        // A scale or a deviation that is not a number stays visible.
+        // NaN in either of them reaches the scale, where it is visible.
         const float raised = scale < smallest ? smallest : scale;
-        batch_norm.scale[channel] = raised <= deviation || isnan(raised) ? raised : deviation;
+        batch_norm.scale[channel] = raised <= standard_deviation || isnan(raised) ? raised : standard_deviation;
     }
 }
 

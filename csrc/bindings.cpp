@@ -1,4 +1,4 @@
-// The only file that knows Python. Tensors come as addresses with sizes and strides; errors go back as text.
+// The only file that knows Python. It takes tensors as addresses with sizes and strides, and returns errors as text.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -61,12 +61,12 @@ std::tuple<int, std::string> prepare(int device) {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
-    module.doc() = "CUDA kernels of tgan_fast; csrc/singular_value_clip.h says what they do.";
+    module.doc() = "CUDA kernels of tgan_fast; csrc/singular_value_clip.h describes them.";
     module.def("prepare", &prepare, py::arg("device"),
                "Prepares the kernels on a device, once; returns the largest min(rows, columns) that they take, and why "
                "they cannot run there, or \"\".");
     module.def("shared_bytes", &tgan_fast::shared_bytes, py::arg("side"),
-               "Dynamic shared memory of each kernel, for matrices of this smaller side.");
+               "Dynamic shared memory of each kernel in bytes, for matrices whose smaller side is `side`.");
     module.def(
         "workspace_bytes",
         [](const std::vector<MatrixTuple>& matrices) { return tgan_fast::workspace_bytes(matrices_of(matrices)); },
@@ -74,5 +74,5 @@ PYBIND11_MODULE(_cuda, module) {
     module.def("constrain", &constrain, py::arg("device"), py::arg("matrices"), py::arg("scales"), py::arg("threshold"),
                py::arg("lowest"), py::arg("epsilon"), py::arg("polynomials"), py::arg("deviation"),
                py::arg("workspace"), py::arg("workspace_size"), py::arg("non_finite"), py::arg("stream"),
-               "Clips and clamps in the order of the stream; returns what went wrong, or \"\".");
+               "Clips and clamps in the order of the stream; returns an error message, or \"\".");
 }

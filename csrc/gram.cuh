@@ -1,7 +1,8 @@
-// Gram matrix W·Wᵀ of every W, in float64: float32 squares are exact in it, and rounding stays far below the threshold
-// even where a singular value is thousands of times as large.
+// Gram matrix W·Wᵀ of every W, in float64: it represents products of float32 numbers exactly, and rounding stays far
+// below the threshold even where a singular value is thousands of times as large.
 //
-// One block computes a 64×64 block of the lower triangle over a part of the columns; shrinkage.cuh adds the parts up.
+// A thread block computes a 64×64 block of the lower triangle, summed over a part of the columns; shrinkage.cuh adds up
+// the parts.
 // For a W of m×n: m·(m + 64)·n FLOP; 4·m·n bytes from memory, and through the L2 cache up to m/64 times as many.
 #pragma once
 
@@ -17,24 +18,24 @@ struct GramArguments {
 
 using GramWarpTile = WarpTile<kBlock, kBlock, 1>;
 constexpr int kGramDepth = 32;
-// A thread's share of an operand comes in two parts of so many elements.
+// Number of elements in half of a thread's share of an operand.
 constexpr int kGramElements = kBlock * kGramDepth / GramWarpTile::kThreads / 2;
 constexpr int kGramOperandDoubles = kBlock * kGramDepth;
 constexpr int kGramShared = 4 * kGramOperandDoubles * sizeof(double);
 static_assert(kGramDepth == 32, "four parts of depth 8");
 static_assert(kGramShared >= kBlock * (kBlock + 1) * static_cast<int>(sizeof(double)));
 
-// The elements of W that a thread brings to one operand: the first of the 64×32 part that comes next, the distance to its
-// others, and how many rows and columns there are from the first on.
+// The elements of W that a thread loads for one operand: the first one of the next 64×32 part, the distance between
+// them, and the numbers of rows and columns from the first one on.
 struct GramOperand {
     const float* next;
     std::int64_t step;
     int rows, columns;
 };
 
-// How a thread's 16 elements of a part come to shared memory, by their row, their column, and their column there. Rows
-// that are contiguous and aligned: four neighbors at a time. A product's terms may be added in any order, so the
-// columns are stored in one that keeps banks apart.
+// How a thread loads its 16 elements of a part: their row, their column, and their column in shared memory. Contiguous,
+// aligned rows are loaded four elements at a time. A product's terms may be added in any order, so the columns are
+// stored in one without bank conflicts.
 struct ContiguousRows {
     static constexpr int kRows = GramWarpTile::kThreads / 8;  // at once
     static __device__ __forceinline__ int row(int e) { return threadIdx.x / 8 + e / 4 * kRows; }
@@ -64,7 +65,8 @@ struct ContiguousRows {
     }
 };
 
-// Any strides; neighboring threads take neighbors along the smaller one, and a thread's elements differ in the other.
+// Any strides. Adjacent threads load adjacent elements along the dimension of the smaller stride, and a thread's
+// elements lie along the other one.
 template <bool DownColumns>
 struct SingleElements {
     static constexpr int kAlong = DownColumns ? kBlock : kGramDepth;
@@ -105,14 +107,14 @@ __device__ __forceinline__ void store_elements(double* operand, const float (&va
     }
 }
 
-// A block of the Gram matrix and a part of W's columns that it is summed over.
+// A block of the Gram matrix and the part of W's columns that it is summed over.
 struct GramItem {
     int row, column;  // of the block
     std::int64_t first_column;
     int columns;
 };
 
-// The block of the Gram matrix, in shared memory; on the diagonal the two operands are one.
+// Computes a block of the Gram matrix in shared memory. On the diagonal, both operands are the same.
 template <typename Elements>
 __device__ __forceinline__ void multiply_rows(double* shared, const MatrixPlan& m, const GramItem& item) {
     const GramWarpTile warp;
@@ -123,7 +125,7 @@ __device__ __forceinline__ void multiply_rows(double* shared, const MatrixPlan& 
     GramOperand right = gram_operand<Elements>(m, item.column * kBlock, item.first_column, item.columns);
     float values[kGramElements];
     const auto operand = [&](int stage, int which) { return shared + (2 * stage + which) * kGramOperandDoubles; };
-    // Part 0 and 1 are the halves of the left operand, 2 and 3 those of the right one.
+    // Parts 0 and 1 are the halves of the left operand, 2 and 3 those of the right one.
     const auto fetch = [&](int p) { Elements::fetch(values, p < 2 ? left : right, p % 2); };
     const auto store = [&](int stage, int p) { store_elements<Elements>(operand(stage, p / 2), values, p % 2); };
     const auto move = [&](GramOperand& w) {
@@ -145,7 +147,7 @@ __device__ __forceinline__ void multiply_rows(double* shared, const MatrixPlan& 
         const double* const a = operand(stage, 0) + warp.row * kGramDepth;
         const double* const b = operand(stage, !diagonal) + warp.column * kGramDepth;
         const bool more = first + kGramDepth < item.columns;
-        // Each part of the next operands travels to registers while a quarter of these is multiplied.
+        // Loads each part of the next operands into registers while a quarter of the current ones is multiplied.
 #pragma unroll
         for (int p = 0; p < 4; ++p) {
             const bool fetches = more && (p < 2 || !diagonal);

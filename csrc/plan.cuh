@@ -8,15 +8,15 @@
 
 namespace tgan_fast {
 
-// What a launch takes by value must fit into 4 KB of kernel arguments.
+// Arguments are passed by value, and a kernel takes 4 KB of them.
 constexpr int kMatricesPerCall = 24;
 constexpr int kScalesPerCall = 24;
 constexpr int kPolynomials = 32;
 
-// Gram matrices and all that is computed from them are padded with zeros to multiples of this.
+// Gram matrices, and the matrices computed from them, are padded with zeros to multiples of this.
 constexpr int kBlock = 64;
-// Columns of W whose products one block of the Gram kernel adds up. It does not depend on the device, so that the
-// result does not either.
+// Number of columns of W that one block of the Gram kernel sums over. It is the same on every device, and so is the
+// result.
 constexpr int kSplitColumns = 2048;
 
 enum class Status : int { untouched, clipped, non_finite };
@@ -25,7 +25,7 @@ enum class Status : int { untouched, clipped, non_finite };
 // lies in the Gram kernel's partial sums.
 enum Slot { kA, kX0, kX1, kY, kP, kM, kSlots, kR = kX0, kNone = -1, kGram = -2 };
 
-// One matrix, seen so that rows ≤ columns. Offsets count doubles in the workspace.
+// One matrix, transposed if necessary so that rows ≤ columns. Offsets count doubles in the workspace.
 struct MatrixPlan {
     float* data;
     void* copy;
@@ -45,8 +45,8 @@ struct Plan {
     int gram_items, tiles, strips;
 };
 
-// The workspace begins with this; then come a double a tile of the iteration, the Gram kernel's partial sums and the
-// slots.
+// The workspace begins with this. One double per tile of the iteration follows, then the Gram kernel's partial sums and
+// the slots.
 struct Control {
     unsigned arrivals;
     Status status[kMatricesPerCall];
@@ -72,7 +72,7 @@ __device__ inline double* slot(double* workspace, const MatrixPlan& m, int index
     return workspace + m.slots + index * slot_doubles(m);
 }
 
-// The matrix that holds item `index` of a list in which every matrix's items follow those of the one before.
+// The matrix to which item `index` belongs, in a list with the items of one matrix after the other.
 __device__ inline int matrix_of(const Plan& plan, int MatrixPlan::* first, int index) {
     int matrix = 0;
     while (matrix + 1 < plan.count && index >= plan.matrices[matrix + 1].*first) ++matrix;
@@ -83,7 +83,7 @@ struct BlockPosition {
     int row, column;
 };
 
-// Row and column of block `index` in a lower triangle that is numbered row by row.
+// Row and column of block `index` in a lower triangle whose blocks are numbered row by row.
 __device__ inline BlockPosition lower_block_position(int index) {
     int row = 0;
     while ((row + 1) * (row + 2) / 2 <= index) ++row;

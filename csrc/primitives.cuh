@@ -1,5 +1,5 @@
-// What the kernels need of the hardware, each in one function. Without nvcc the same names come from cuda_on_host.h,
-// which runs blocks and threads on a CPU (tests/csrc).
+// The hardware's operations that the kernels use, one function each. Without nvcc, cuda_on_host.h (tests/csrc) defines
+// the same names and runs blocks and threads on a CPU.
 #pragma once
 
 #ifndef __CUDACC__
@@ -12,7 +12,7 @@
 
 namespace tgan_fast {
 
-// C += A·B of a warp on the tensor cores in float64: A is 16×8, B 8×8, C 16×8. Lane l holds, with g = l / 4 and t = l % 4,
+// A warp's C += A·B in float64 on the tensor cores: A is 16×8, B 8×8, C 16×8. With g = l / 4, t = l % 4, lane l holds
 //   a = A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4]
 //   b = B[t][g], B[t + 4][g]
 //   c = C[g][2t], C[g][2t + 1], C[g + 8][2t], C[g + 8][2t + 1]
@@ -23,7 +23,7 @@ __device__ __forceinline__ void multiply_add(double (&c)[4], const double (&a)[4
         : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
         : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
 #else
-    // The quarters of the larger product hold their elements in the same lanes.
+    // Four smaller products, whose elements lie in the same lanes as in the larger one.
     for (int k = 0; k < 2; ++k)
         for (int half = 0; half < 2; ++half)
             asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
@@ -32,8 +32,8 @@ __device__ __forceinline__ void multiply_add(double (&c)[4], const double (&a)[4
 #endif
 }
 
-// Asynchronous copy of 16 bytes, both addresses multiples of 16. It passes by the L1 cache, so it sees what other
-// blocks wrote before a grid_barrier.
+// Asynchronous copy of 16 bytes between addresses that are multiples of 16. It bypasses the L1 cache, so it sees what
+// other blocks wrote before a grid_barrier.
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
                  :
@@ -44,7 +44,7 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 // Closes a group of this thread's copies.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most the last `Pending` groups of this thread are under way; other threads' copies need a
+// Waits until at most the last `Pending` groups of this thread are in flight. The copies of other threads need a
 // __syncthreads() too.
 template <int Pending>
 __device__ __forceinline__ void wait_for_copies() {
@@ -60,8 +60,8 @@ __device__ __forceinline__ double* shared_memory() {
 // A load that sees what other blocks wrote before a grid_barrier.
 __device__ __forceinline__ double load_fresh(const double* global) { return __ldcg(global); }
 
-// All blocks of a cooperative launch wait for one another; what they wrote before is visible behind it. `arrivals` is 0
-// at launch, and `barriers` counts the barriers that this block has passed.
+// All blocks of a cooperative launch wait for one another, and see afterwards what any of them wrote before. `arrivals`
+// is 0 at launch, and `barriers` counts the barriers that this block has passed.
 __device__ __forceinline__ void grid_barrier(unsigned* arrivals, unsigned& barriers) {
     ++barriers;
     __syncthreads();

@@ -3,16 +3,16 @@
 //     A = G/t² − I                        eigenvalues σ²/t² − 1
 //     X = sign(A)                         odd polynomials x·f(x²), composed; where ‖A‖ allows, without the first ones
 //     B = A/2 + (A·X + X·A)/4 = max(A, 0) both orders, since rounding leaves A·X less symmetric the larger ‖A‖ is
-//     M = (I + B)^(-1/2)                  the same polynomials: from y = κ·(I + B) on, y ← y·f(y)² tends to 1, so the
-//                                         product of all f(y) to y^(-1/2)
-//     R = I − √κ·(product of all f(y))
+//     M = (I + B)^(-1/2) = √κ·Π           the same polynomials: from y = κ·(I + B), y ← y·f(y)² tends to 1, so Π, the
+//                                         product of all f(y), tends to (κ·(I + B))^(-1/2)
+//     R = I − M
 //
 // |·| is continuous at 0, and the spectrum of I + B begins at 1, so clusters at the threshold and rank deficiency do no
 // harm. Every matrix of a call has a State of its own and takes one Operation at a time; how many there are follows
 // from its norms, on the device.
 //
-// The program is step(), from top to bottom. What is still needed after each stage, by slot, with M for the product of
-// all f(y) so far:
+// The program is step(), from top to bottom. This is what the slots hold after the operation of each stage, as far as a
+// later one reads it:
 //
 //                          kA    kX0    kX1    kY    kP    kM
 //     gram, trace          A
@@ -24,21 +24,22 @@
 //     sign_factor          A     x                   f
 //     sign_apply           A            x                        x takes turns in kX0 and kX1
 //     excess                                   B
-//     root_first_factor                        B     M
-//     root_first_half            y·f                 M
-//     root_first_y                      y            M
-//     root_factor          f            y            M
-//     root_product         f            y                  M     M takes turns in kP and kM
-//     root_half            f     y·f                       M
-//     root_y                                   y           M     y takes turns in kX1 and kY
-//     clipped                    R                               kR is kX0
+//     root_first_factor                        B     Π           Π begins as the first f(y)
+//     root_first_half            y·f                 Π
+//     root_first_y                      y            Π
+//     root_factor          f            y            Π
+//     root_product         f            y                  Π     Π takes turns in kM and kP
+//     root_half            f     y·f                       Π
+//     root_y                                   y           Π     y takes turns in kX1 and kY
+//     the last one               R                               in kR, which is kX0
 #pragma once
 
 #include "plan.cuh"
 
 namespace tgan_fast {
 
-// A σ² between t² and (1 + this)·t² is not lowered all the way: up to a sixteenth of this, 4e-7·t, stays in σ.
+// Where σ² lies between t² and (1 + this)·t², it is lowered only in part: σ stays up to 4e-7·t too large, a sixteenth
+// of this.
 constexpr double kResolution = 6e-6;
 // Where ‖W‖² exceeds this times t², rounding of the largest eigenvalues would blur what lies near t: such a W is
 // clipped at the larger threshold ‖W‖/3162, and further by the next call.
@@ -51,7 +52,7 @@ struct SignSchedule {
     double deviation;
 };
 
-// What is added up over the elements of an operation's result.
+// The sum over an operation's result that step() needs afterwards: its diagonal, or the squares of all elements.
 enum class Measure : int { nothing, trace, squares };
 
 // out = identity·I + addend_scale·addend + product_scale·left·right, of symmetric matrices that commute. With
@@ -63,7 +64,7 @@ struct Operation {
     Measure measure = Measure::nothing;
 };
 
-// Where step() goes on. Each stage but `trace` is named for its operation.
+// Where step() goes on. A stage is named for its operation, but `trace` for what it is given.
 enum class Stage : int {
     gram,
     trace,
@@ -90,7 +91,7 @@ struct State {
     Operation operation = {};
     Stage next = Stage::gram;
     Status status = Status::untouched;
-    int polynomial = 0;  // index of the current one
+    int polynomial = 0;  // index into the schedule
     double norm = 0;     // bound of ‖A‖
     double scale = 0;    // κ
     Slot x = kX0, y = kX1, product = kP;
@@ -98,6 +99,7 @@ struct State {
 
 __device__ inline bool is_done(const State& s) { return s.next == Stage::done; }
 
+// Has the blocks run `operation`, and step() go on at `next` after it.
 __device__ inline void run(State& s, const Operation& operation, Stage next, Measure measure = Measure::nothing) {
     s.operation = operation;
     s.operation.measure = measure;
@@ -118,7 +120,7 @@ __device__ inline Operation factor(const SignPolynomial& p, Slot y, Slot out) {
     return {y, y, y, out, p.c, p.b, p.a};
 }
 
-// R, where `o` would be the product of all f(y).
+// R = I − √κ·Π, where `o` would be Π, with `scale` for κ.
 __device__ inline Operation shrinkage(const Operation& o, double scale) {
     const double root = sqrt(scale);
     return {o.left, o.right, o.addend, kR, -root * o.product_scale, -root * o.addend_scale, 1 - root * o.identity};

@@ -1,8 +1,8 @@
 // Runs the program of program.cuh for all matrices in one cooperative launch.
 //
-// The lower triangles are cut into tiles of 32×64, the blocks of the grid take them in turn, and all blocks meet after
-// each operation. A product of m×m takes m²·(m + 64) FLOP; operands stay in the L2 cache, of which a tile reads 768·m
-// bytes for 4096·m FLOP.
+// The lower triangles are cut into 32×64 tiles, which are distributed over the blocks of the grid in turn. All blocks
+// meet at a barrier after each operation. A product of m×m takes m²·(m + 64) FLOP; operands stay in the L2 cache, of
+// which a tile reads 768·m bytes for 4096·m FLOP.
 #pragma once
 
 #include "program.cuh"
@@ -26,7 +26,8 @@ constexpr int kStages = 3;
 constexpr int kStageDoubles = (kTileRows + kTileColumns) * kDepth;
 constexpr int kTilePitch = kTileColumns + 1;
 constexpr int kTileDoubles = kTileRows * kTilePitch;
-// Behind the stages, which the finished tiles take the place of: sums of threads, then states of matrices.
+// Shared memory begins with the stages, whose place the finished tiles take. The sums of the threads follow, then the
+// states of the matrices.
 constexpr int kSumsOffset = kStages * kStageDoubles;
 constexpr int kStatesOffset = kSumsOffset + ShrinkageWarpTile::kThreads;
 constexpr int kShrinkageShared = kStatesOffset * sizeof(double) + kMatricesPerCall * sizeof(State);
@@ -43,7 +44,7 @@ __device__ inline Tile tile_at(const MatrixPlan& m, int index) {
     return {block.row * kBlock + within % 2 * kTileRows, block.column * kBlock, index};
 }
 
-// What a thread copies of the operands: two doubles in each of some rows.
+// A thread's share of copying the operands: two doubles in each of several rows.
 class StageLoader {
   public:
     __device__ __forceinline__ StageLoader(const double* left, const double* right, int padded) {
@@ -55,7 +56,7 @@ class StageLoader {
         to_ = row * kDepth + swizzled(row, k);
     }
 
-    // The part of both operands from column k on.
+    // Copies the kDepth columns of both operands from column k on.
     __device__ __forceinline__ void operator()(double* stage, int k) const {
 #pragma unroll
         for (int i = 0; i < kTileRows / kRows; ++i)
@@ -93,7 +94,7 @@ __device__ __forceinline__ void multiply(Fragment& fragment, const ShrinkageWarp
     pipeline<kStages>(padded / kDepth, load, compute);
 }
 
-// Calls function(i, j) for this thread's share of a tile's elements that are not above the matrix's diagonal.
+// Calls function(i, j) for this thread's share of a tile's elements on or below the matrix's diagonal.
 template <typename Function>
 __device__ __forceinline__ void for_each_lower_element(Tile tile, Function function) {
     for (int index = threadIdx.x; index < kTileRows * kTileColumns; index += ShrinkageWarpTile::kThreads) {
@@ -102,8 +103,8 @@ __device__ __forceinline__ void for_each_lower_element(Tile tile, Function funct
     }
 }
 
-// Writes the lower triangle of a finished tile and its mirror image, so that the result is symmetric to the last bit,
-// and returns this thread's share of the measure.
+// Writes a finished tile, as far as it is on or below the diagonal, and its mirror image, so that the result is exactly
+// symmetric. Returns this thread's share of the measure.
 __device__ __forceinline__ double write_tile(double* out, const double* values, Tile tile, int padded,
                                              Measure measure) {
     double sum = 0;
@@ -122,7 +123,7 @@ __device__ __forceinline__ double write_tile(double* out, const double* values, 
     return sum;
 }
 
-// Adds up what the block's threads have, in a fixed order; thread 0 gets the sum.
+// Adds up the values of the block's threads in a fixed order; thread 0 gets the sum.
 __device__ __forceinline__ double sum_over_block(double* sums, double value) {
     sums[threadIdx.x] = value;
     for (int half = ShrinkageWarpTile::kThreads / 2; half > 0; half /= 2) {
@@ -142,7 +143,7 @@ __device__ __forceinline__ double scaled_gram(const ShrinkageArguments& argument
     return sum / arguments.threshold_squared;
 }
 
-// The tile of left·right, in shared memory, as the addends that the groups of warps have computed.
+// Computes a tile of left·right in shared memory, as one tile for each group of warps, still to be added up.
 __device__ __forceinline__ void multiply_tile(double* shared, const Operation& o, double* workspace,
                                               const MatrixPlan& m, Tile tile) {
     const ShrinkageWarpTile warp;
@@ -159,7 +160,7 @@ __device__ __forceinline__ void multiply_tile(double* shared, const Operation& o
     store_groups(shared, fragment, warp);
 }
 
-// A tile of the operation's result, in shared memory. Rows and columns beyond the matrix are zero.
+// Computes a tile of the operation's result in shared memory. Rows and columns beyond the matrix are zero.
 __device__ __forceinline__ void compute_tile(double* values, const Operation& o, const ShrinkageArguments& arguments,
                                              const MatrixPlan& m, Tile tile) {
     double* const workspace = arguments.workspace;
@@ -186,7 +187,7 @@ __device__ __forceinline__ void compute_tile(double* values, const Operation& o,
 // `o` is a copy, which stores to shared memory cannot change.
 __device__ __forceinline__ void run_tile(double* shared, const Operation o, const ShrinkageArguments& arguments,
                                          const MatrixPlan& m, Tile tile) {
-    // The tile before may still be read.
+    // Other threads may still read the previous tile.
     __syncthreads();
     compute_tile(shared, o, arguments, m, tile);
     __syncthreads();

@@ -42,8 +42,8 @@ struct Layout {
     std::int64_t doubles;
 };
 
-// The plan of matrices [first, last), the largest first: they have most tiles, so the blocks that get an uneven share
-// get it of small ones.
+// The plan of matrices [first, last), sorted by size: the largest ones have most tiles, so an uneven share of tiles is
+// one of small matrices.
 Layout lay_out(const std::vector<Matrix>& matrices, std::size_t first, std::size_t last) {
     Layout layout = {};
     Plan& plan = layout.plan;
@@ -74,17 +74,17 @@ void cut_into_strips(Plan& plan, int width) {
     }
 }
 
-// Of the matrices in a plan, which are sorted.
+// The matrices of a plan are sorted, the largest first.
 int largest_padded(const Plan& plan) { return plan.count > 0 ? plan.matrices[0].padded : 0; }
 
-// Not set where it is current already, because cudaSetDevice would leave a green context.
+// Calls cudaSetDevice only where needed, because it would leave a green context.
 cudaError_t make_current(int device) {
     int current = 0;
     const cudaError_t error = cudaGetDevice(&current);
     return error == cudaSuccess && current != device ? cudaSetDevice(device) : error;
 }
 
-// What one round of launches works on.
+// The operands of one round of launches.
 struct Call {
     Plan plan;
     const BatchNormScale* scales;
@@ -108,7 +108,7 @@ cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, con
     arguments.workspace = call.workspace;
     arguments.threshold_squared = constraint.threshold * constraint.threshold;
     arguments.non_finite = call.non_finite;
-    // One block a multiprocessor: more would only make the barriers slower.
+    // One block per multiprocessor: more would only make the barriers slower.
     return launch(shrinkage_kernel, std::min(call.plan.tiles, device.multiprocessors), ShrinkageWarpTile::kThreads,
                   kShrinkageShared, true, call.stream, arguments);
 }
@@ -142,7 +142,7 @@ cudaError_t launch_all(const Call& call, const Constraint& constraint, const Dev
 
 std::string text_of(cudaError_t error) {
     int driver = 0;
-    // CUDA calls a driver that is not there too old.
+    // CUDA reports a missing driver as one that is too old.
     if (error == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
         return "no CUDA driver is installed";
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
@@ -154,7 +154,7 @@ std::string text_of(cudaError_t error) {
     return cudaGetErrorString(error);
 }
 
-// Allows a kernel all of the shared memory that a block may have; an error if it was not compiled for this device.
+// Allows a kernel all the shared memory that a block may have. Fails if it was not compiled for the device.
 template <typename Argument>
 cudaError_t allow_shared_memory(void (*kernel)(Argument), int bytes) {
     return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -168,7 +168,7 @@ int largest_side(int shared_bytes) {
     return std::max(side, 0);
 }
 
-// `prepare` for the first time.
+// `prepare`, at its first call for a device.
 Device newly_prepared(int index) {
     Device device = {};
     int& bytes = device.shared_bytes;

@@ -57,7 +57,7 @@ struct Device {
 // return the same, even where the first one failed.
 const Device& prepare(int device);
 
-// Dynamic shared memory of each kernel, in bytes, for matrices of this smaller side.
+// Dynamic shared memory of each kernel in bytes, for matrices whose smaller side is `side`.
 std::vector<std::pair<std::string, int>> shared_bytes(int side);
 
 // Bytes of device memory that `constrain` needs; the address must be a multiple of 256.
@@ -67,8 +67,8 @@ std::size_t workspace_bytes(const std::vector<Matrix>& matrices);
 // to 24 matrices, no synchronization with the host, so that a CUDA graph can hold it. The same input gives the same
 // bits. Prepares the kernels where `prepare` has not, and leaves the device the thread's current one.
 //
-// A matrix with a non-finite entry stays as it is, and 1 is written to *non_finite (device memory, never reset; may be
-// null). Returns what went wrong, or an empty string.
+// A matrix with a non-finite entry is left unchanged, and 1 is written to *non_finite (device memory, never reset; may
+// be null). Returns an error message, or an empty string.
 std::string constrain(int device, const std::vector<Matrix>& matrices, const std::vector<BatchNormScale>& scales,
                       const Constraint& constraint, void* workspace, std::size_t workspace_size, int* non_finite,
                       void* stream);

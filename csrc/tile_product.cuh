@@ -43,8 +43,8 @@ __device__ __forceinline__ double2 load_pair(const double* operand, int row, int
     return *reinterpret_cast<const double2*>(operand + row * Depth + swizzled(row, k) + 2 * t);
 }
 
-// Calls compute(stage, step) for each step, for whose data load(stage, step) has issued this thread's asynchronous copies
-// Stages − 1 steps before. There are at least as many steps.
+// Calls compute(stage, step) for each step, and load(stage, step), which issues this thread's asynchronous copies for
+// the step, Stages − 1 steps earlier. There must be at least that many steps.
 template <int Stages, typename Load, typename Compute>
 __device__ __forceinline__ void pipeline(int steps, Load load, Compute compute) {
     for (int step = 0; step < Stages - 1; ++step) {
@@ -53,7 +53,7 @@ __device__ __forceinline__ void pipeline(int steps, Load load, Compute compute) 
     }
     for (int step = 0; step < steps; ++step) {
         wait_for_copies<Stages - 2>();
-        // Everybody's copies have arrived, and the stage that is filled next is no longer read.
+        // Now the copies of all threads have arrived, and no thread reads the stage that is filled next.
         __syncthreads();
         const int ahead = step + Stages - 1;
         if (ahead < steps) load(ahead % Stages, ahead);
