@@ -234,7 +234,7 @@ def test_a_race_names_its_source_lines(checked):
     lines = explain(checked.path, error).splitlines()
     assert lines[0] == error
     numbers = {int(line.split("toy_kernels.cu:")[1].split()[0]) for line in lines[1:] if "toy_kernels.cu" in line}
-    source = Path(__file__).parent / "emulator" / "toy_kernels.cu".read_text().splitlines()
+    source = (Path(__file__).parent / "emulator" / "toy_kernels.cu").read_text().splitlines()
     named = "\n".join(source[number - 1] for number in numbers)
     assert "shared[threadIdx.x] = value;" in named
     assert "+= shared[threadIdx.x + half]" in named
