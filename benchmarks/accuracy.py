@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks import harness
-from benchmarks.results import rounded
+from benchmarks.result_files import rounded
 
 # Both sides of a comparison are rounded to float32 at best.
 ROUNDING = 2 * torch.finfo(torch.float32).eps

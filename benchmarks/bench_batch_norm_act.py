@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
-from benchmarks.results import Goal
+from benchmarks.result_files import Goal
 from benchmarks.suite import Run, Section
 from tgan_fast.ops import batch_norm_act
 from tgan_fast.ops.batch_norm.geometry import laid_out

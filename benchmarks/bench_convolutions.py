@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
-from benchmarks.results import rounded
+from benchmarks.result_files import rounded
 from benchmarks.suite import Run, Section
 from tgan_fast.ops.convolution.algorithms import DIRECT, TABLE, Form, Passes, why_not
 from tgan_fast.precision import arithmetic, compute_dtype, resolve_precision

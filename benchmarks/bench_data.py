@@ -18,7 +18,7 @@ import torch
 from benchmarks import accuracy, suite
 from benchmarks.ceilings import Work
 from benchmarks.harness import Timing
-from benchmarks.results import Goal, rounded
+from benchmarks.result_files import Goal, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast.data import Feed, MovingDigits, VideoFrames, open_feed
 from tgan_fast.data.order import BatchOrder

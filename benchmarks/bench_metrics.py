@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import accuracy
 from benchmarks.bench_sampling import CHANNELS, LATENT_DIM, copy_of, make_network
 from benchmarks.ceilings import Work
-from benchmarks.results import Goal, rounded
+from benchmarks.result_files import Goal, rounded
 from benchmarks.suite import Run, Section, main
 from tgan_fast import VideoGenerator
 from tgan_fast.data import MovingDigits

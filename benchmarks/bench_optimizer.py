@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
-from benchmarks.results import rounded
+from benchmarks.result_files import rounded
 from benchmarks.suite import Run, Section
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.models.layout import to_channels_last_

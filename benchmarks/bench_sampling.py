@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks import accuracy, harness, suite
 from benchmarks.bench_step import SMOKE_BATCH, fast, width_of
 from benchmarks.contenders import IN_GRAPH, NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, TUNED, cudnn_for
-from benchmarks.results import Goal, rounded
+from benchmarks.result_files import Goal, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast import VideoGenerator, reference
 from tgan_fast.models.layout import to_channels_last_

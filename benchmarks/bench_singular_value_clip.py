@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch.profiler import profile
 
-from benchmarks import accuracy, harness, results, suite
+from benchmarks import accuracy, harness, result_files, suite
 from benchmarks.ceilings import Work
-from benchmarks.results import Goal, rounded
+from benchmarks.result_files import Goal, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast import reference
 from tgan_fast.ops import singular_value_clip, singular_value_clip_
@@ -139,7 +139,7 @@ def measure(run: Run, case: Case) -> dict:
     # Last, since a profiler slows down what is launched after it.
     launches = launches_of(contenders["auto"], first) if run.device == "cuda" else None
     # From the device's results, once it was measured.
-    step = results.sections_of(results.file_of(run.device)).get("step", {}).get("seconds_an_iteration")
+    step = result_files.sections_of(result_files.file_of(run.device)).get("step", {}).get("seconds_an_iteration")
     more = {"launches": launches, "seconds_an_iteration": step, "left_out": left_out}
     return {**case._asdict(), "input_sets": count, "timings": rows, **more}
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Timing
-from benchmarks.results import Goal, Label, rounded
+from benchmarks.result_files import Goal, Label, rounded
 from benchmarks.suite import Run, Section, main
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,7 +24,7 @@ import torch
 from benchmarks import accuracy, contenders, harness, suite
 from benchmarks.contenders import IN_GRAPH, NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, SEED, TUNED, Notebook, Start
 from benchmarks.harness import Timing
-from benchmarks.results import Goal, Label, rounded
+from benchmarks.result_files import Goal, Label, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.cuda_graph import CudaGraphMode

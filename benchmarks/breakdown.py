@@ -23,7 +23,7 @@ from benchmarks import bench_step, floors, harness, suite
 from benchmarks.bench_step import CYCLE, Fast
 from benchmarks.contenders import Start
 from benchmarks.floors import BATCH_NORM, CLIPPING, COPIES, DECONVOLUTIONS, OPTIMIZERS, OTHERS
-from benchmarks.results import rounded
+from benchmarks.result_files import rounded
 from benchmarks.suite import Run, Section
 from tgan_fast.precision import compute_dtype
 from tgan_fast.training import TrainingStep

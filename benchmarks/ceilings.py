@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import harness
-from benchmarks.results import rounded
+from benchmarks.result_files import rounded
 from tgan_fast.precision import Precision, arithmetic, compute_dtype
 
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}

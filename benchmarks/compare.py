@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import results
+from benchmarks import result_files
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALLEST_DIFFERENCE = 0.02
@@ -38,9 +38,9 @@ def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
             for tree, runs in ((ROOT, here), (other, there), (other, there), (ROOT, here)):
                 out.unlink(missing_ok=True)
                 _run(tree, *command, "--out", str(out))
-                cases = [(name, case) for name, each in results.sections_of(out).items() for case in each["cases"]]
+                cases = [(name, case) for name, each in result_files.sections_of(out).items() for case in each["cases"]]
                 rows = [(f"{name}, {case['case']}", row) for name, case in cases for row in case["timings"]]
-                runs.append({f"{name}, {results.Label.of(row)}": row["seconds"] for name, row in rows})
+                runs.append({f"{name}, {result_files.Label.of(row)}": row["seconds"] for name, row in rows})
         finally:
             _git("worktree", "remove", "--force", str(other))
     lines = list(differences(here, there))

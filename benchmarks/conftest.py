@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import results
+from benchmarks import result_files
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import Run, chosen, refuse_without_extension, resolve_device
 
@@ -26,7 +26,7 @@ def pytest_configure(config):
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    machine_info["device"] = results.device_name(config.stash[RUN].device)
+    machine_info["device"] = result_files.device_name(config.stash[RUN].device)
 
 
 def pytest_generate_tests(metafunc):

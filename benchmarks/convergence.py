@@ -22,9 +22,9 @@ import tyro
 from sklearn.decomposition import PCA
 from torch import nn
 
-from benchmarks import results
+from benchmarks import result_files
 from benchmarks.contenders import Notebook, Start
-from benchmarks.results import rounded
+from benchmarks.result_files import rounded
 from benchmarks.suite import refuse_without_extension, resolve_device, say_what_is_stale
 from tgan_fast import VideoGenerator, reference
 from tgan_fast.data import MovingDigits, open_feed
@@ -212,9 +212,9 @@ def main(
             "sooner": time_to_quality(*curves.values()) if what == "fast-vs-reference" else None,
             "contenders": [{"contender": name, "points": points} for name, points in curves.items()],
         }
-        path = results.write(f"convergence {what}", section, device)
+        path = result_files.write(f"convergence {what}", section, device)
     picture = path.with_name(f"{path.stem}-convergence-{what}.png")
-    title = f"{what}: moving digits, batch {config.batch_size}, on {results.device_name(device)}"
+    title = f"{what}: moving digits, batch {config.batch_size}, on {result_files.device_name(device)}"
     draw(picture, curves, judge.floor, title)
     print(f"written to {path} and {picture}")
     say_what_is_stale()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.results import rounded
+from benchmarks.result_files import rounded
 
 INTERVAL = 0.1  # seconds between two looks at a GPU
 SHORTEST = 1.0  # seconds of all CPUs together, which are counted in steps of 0.01 s

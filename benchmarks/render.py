@@ -13,11 +13,11 @@ from typing import NamedTuple
 import tyro
 from matplotlib.figure import Figure
 
-from benchmarks import harness, results, systems, table
+from benchmarks import formatting, harness, result_files, score_presets
 from benchmarks.device_state import FIGURES
-from benchmarks.results import NOT_MEASURED, Goal, rounded
+from benchmarks.formatting import markdown_table, number, percent, seconds
+from benchmarks.result_files import NOT_MEASURED, Goal, rounded
 from benchmarks.sections import SECTIONS
-from benchmarks.table import markdown_table, number, percent, seconds
 from tgan_fast.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ def devices_in(folder: Path) -> list[Device]:
     """Return the devices with a file of results, and the kinds without one; CPUs first."""
     found = []
     for path in sorted(folder.glob("*.json")):
-        sections = results.sections_of(path)
+        sections = result_files.sections_of(path)
         environment = next(iter(sections.values()))["environment"]
         name, threads = environment["device"], environment["threads"]
         kind, name = ("cuda", name) if threads is None else ("cpu", f"{name}, {threads} threads")
@@ -120,13 +120,13 @@ def _cells(case, own, eager, rival):
 def _systems(devices):
     """Return a table with a row for each system and device: what the runs of its narrow preset came to."""
     keys, rows = ("inception_score", "frechet_distance"), []
-    devices = [device for device in devices if systems.SECTION in device.sections]
-    measured = [(device, device.sections[systems.SECTION]["systems"]) for device in devices]
-    for name, title in systems.SYSTEMS.items():
+    devices = [device for device in devices if score_presets.SECTION in device.sections]
+    measured = [(device, device.sections[score_presets.SECTION]["systems"]) for device in devices]
+    for name, title in score_presets.SYSTEMS.items():
         for device, runs in measured:
             cells = [*[NOT_MEASURED] * 4, ""]
             if name in runs:
-                run, picture = runs[name], f"benchmarks/results/{systems.picture_of(device.stem, name)}"
+                run, picture = runs[name], f"benchmarks/results/{score_presets.picture_of(device.stem, name)}"
                 scores = [f"{number(run[key]['mean'])} ± {run[key]['std']:.2g}" for key in keys]
                 picture = f"![four videos, a row of frames each]({picture})"
                 cells = [seconds(run["seconds"]), f"{run['iterations']:,}", *scores, picture]
@@ -144,13 +144,13 @@ def _goals(devices):
         for device in devices:
             wanted = [goal.record() for goal in section.goals([], device.kind)]
             for goal in device.sections.get(section.name, {"goals": wanted})["goals"]:
-                found.setdefault(table.goal_key(section.name, goal), {})[device.name] = table.goal_cell(goal)
+                found.setdefault(formatting.goal_key(section.name, goal), {})[device.name] = formatting.goal_cell(goal)
     for device in devices:
         complete = all(section.name in device.sections for section in SECTIONS)
         spent = sum(record["wall_seconds"] for section in SECTIONS for record in device.cases(section.name))
         minutes = rounded(spent / 60) if complete else None
         goal = Goal("minutes for all of it", minutes, MINUTES[device.kind], at_most=True).record()
-        found.setdefault(table.goal_key("all", goal), {})[device.name] = table.goal_cell(goal)
+        found.setdefault(formatting.goal_key("all", goal), {})[device.name] = formatting.goal_cell(goal)
     rows = [
         [f"`{section}`", text, bound, *(cells.get(device.name, "") for device in devices)]
         for (section, text, bound), cells in found.items()
@@ -176,7 +176,7 @@ def _chapter(device, folder):
     environment, software = payloads[0]["environment"], ("torch", "triton", "cuda", "cudnn", "python")
     said = [f"{name} {environment[name]}" for name in software if environment[name]]
     said += [f"commit {commit[:10]}" for commit in dict.fromkeys(each["environment"]["commit"] for each in payloads)]
-    said += [table.ceilings_text(payloads[0]["ceilings"])]
+    said += [formatting.ceilings_text(payloads[0]["ceilings"])]
     said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
     said += _state([record["state"] for record in records if record.get("state")])
     paths = [
@@ -260,8 +260,8 @@ def print_tables(root: Path = ROOT) -> None:
                 payload = device.sections[section.name]
                 print(f"\n=== {device.name}, {section.name}: {payload['title']}")
                 for record in payload["cases"]:
-                    print("", *table.lines_of(record), *section.details(record), sep="\n")
-                print("", *section.conclusion(payload), *table.goals_of(payload), sep="\n")
+                    print("", *formatting.lines_of(record), *section.details(record), sep="\n")
+                print("", *section.conclusion(payload), *formatting.goals_of(payload), sep="\n")
 
 
 def main(check: bool = False, full: bool = False) -> None:

@@ -22,11 +22,11 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from benchmarks import compare, harness, results, table
+from benchmarks import compare, formatting, harness, result_files
 from benchmarks.ceilings import Ceilings, Work
 from benchmarks.device_state import CpuWatch, GpuWatch
 from benchmarks.harness import Timing
-from benchmarks.results import Goal, Label, rounded
+from benchmarks.result_files import Goal, Label, rounded
 from tgan_fast.cuda_graph import capture_failure, empty_cache
 from tgan_fast.ops import cuda_extension
 from tgan_fast.precision import Precision
@@ -128,7 +128,7 @@ class Suite:
         record = {"case": str(case), **record, "rivals": rivals, "flags": flags, "state": state, "wall_seconds": wall}
         self.records[section.name].append(record)
         if self.path is not None:
-            results.write(section.name, self.payload(section), self.run.device, self.path)
+            result_files.write(section.name, self.payload(section), self.run.device, self.path)
         return record
 
     def payload(self, section: Section) -> dict:
@@ -167,7 +167,7 @@ def run_sections(sections: Iterable[Section], suite: Suite, only: Sequence[str] 
         for case in cases:
             try:
                 record = suite.record(section, case)
-                print("", *table.lines_of(record), *section.details(record), sep="\n", flush=True)
+                print("", *formatting.lines_of(record), *section.details(record), sep="\n", flush=True)
             except (Exception, SystemExit) as error:
                 if not isinstance(error, SystemExit):
                     traceback.print_exc()
@@ -175,7 +175,7 @@ def run_sections(sections: Iterable[Section], suite: Suite, only: Sequence[str] 
                 print(f"FAILED {failed[-1]}", flush=True)
         if suite.records[section.name]:
             payload = suite.payload(section)
-            print("", *section.conclusion(payload), *table.goals_of(payload), sep="\n")
+            print("", *section.conclusion(payload), *formatting.goals_of(payload), sep="\n")
             print(f"({sum(record['wall_seconds'] for record in payload['cases']):.0f} s)", flush=True)
     return failed
 
@@ -230,12 +230,12 @@ def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> 
         names = ", ".join(section.name for section in sections)
         raise SystemExit(f"error: no case has {' or '.join(options.only)} in its name; there are the sections {names}")
     whole = not (options.smoke or options.only or options.own_only)
-    path = options.out or (results.file_of(device) if whole else None)
-    print(f"{results.device_name(device)}, torch {torch.__version__}")
+    path = options.out or (result_files.file_of(device) if whole else None)
+    print(f"{result_files.device_name(device)}, torch {torch.__version__}")
     if whole:
         for name in ("copy", *harness.precisions_for(device)):
             run.ceilings.rate(name)
-        print(table.ceilings_text(run.ceilings.record()))
+        print(formatting.ceilings_text(run.ceilings.record()))
     failed = run_sections(sections, Suite(run, path), options.only)
     if path is not None:
         print(f"\nwritten to {path}")

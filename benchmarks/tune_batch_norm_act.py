@@ -19,7 +19,7 @@ import tyro
 from triton.errors import TritonError
 
 from benchmarks import harness
-from benchmarks.results import device_name
+from benchmarks.result_files import device_name
 from tgan_fast.files import write_atomically
 from tgan_fast.ops.batch_norm import triton as launch
 from tgan_fast.ops.batch_norm.tiles import TABLE, Key, Tile, table

@@ -24,11 +24,11 @@ from typing import Literal, NamedTuple
 
 import tyro
 
-from benchmarks import results
-from benchmarks.checks import CHECKS
-from benchmarks.results import Label
+from benchmarks import result_files
+from benchmarks.check_device import CHECKS
+from benchmarks.formatting import goal_cell, goal_key, markdown_table
+from benchmarks.result_files import Label
 from benchmarks.suite import resolve_device
-from benchmarks.table import goal_cell, goal_key, markdown_table
 from tgan_fast.files import write_atomically
 from tgan_fast.reports.recorded_run import read_stats
 
@@ -104,7 +104,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
         tests("lone tests", 120, "-m", "gpu and alone", alone=True),
     ]
     return [
-        *(Part(f"check {name}", ["-m", "benchmarks.checks", name, "--device", device], 120) for name in CHECKS),
+        *(Part(f"check {name}", ["-m", "benchmarks.check_device", name, "--device", device], 120) for name in CHECKS),
         *(suites if on_gpu else [tests("quick tests", 60, "tests/ops/test_dispatch.py", "tests/test_precision.py")]),
         *(figures(section, seconds) for section, seconds in FIGURES.items()),
         training("training", 60, "--preset", "paper" if on_gpu else "tiny", "--device", device),
@@ -120,7 +120,7 @@ def _progress_of(stats: Path) -> str:
 
 def first_timing(path: Path, section: str) -> str:
     """Return the first timing of a section, and its ratio to the best rival."""
-    record = results.sections_of(path)[section]["cases"][0]
+    record = result_files.sections_of(path)[section]["cases"][0]
     first, *others = record["timings"]
     text = f"{record['case']}: {Label.of(first)} {1e3 * first['seconds']:.4g} ms"
     rivals = [row for row in others if row["contender"] in record["rivals"] and row["part"] == first["part"]]
@@ -219,7 +219,7 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> None:
         if outcome.why:
             page += ["", f"**{outcome.part}**", "", *(f"- `{line}`" for line in outcome.why)]
     for path in (out / "own.json", out / "rivals.json"):
-        for section, payload in results.sections_of(path).items():
+        for section, payload in result_files.sections_of(path).items():
             for goal in payload["goals"]:
                 if goal["measured"] is not None or goal_key(section, goal) not in goals:
                     goals[goal_key(section, goal)] = goal_cell(goal)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import bench_batch_norm_act as bench
-from benchmarks import bench_optimizer, bench_singular_value_clip, results
+from benchmarks import bench_optimizer, bench_singular_value_clip, result_files
 from benchmarks.bench_batch_norm_act import Case
 from benchmarks.suite import Run
 from tgan_fast import VideoDiscriminator, VideoGenerator
@@ -71,7 +71,7 @@ def test_a_wrong_result_is_not_timed_and_a_wrong_rival_is_left_out(case):
 
 def test_goals_are_those_of_the_largest_and_of_the_worst_image():
     assert bench.goals_for([], "cpu") == []
-    assert [goal.verdict for goal in bench.goals_for([], "cuda")] == [results.NOT_MEASURED] * 4
+    assert [goal.verdict for goal in bench.goals_for([], "cuda")] == [result_files.NOT_MEASURED] * 4
 
     def measured(worst, rivals=("eager", "cudnn")):
         records = [{"case": str(case), "timings": []} for case in bench.GPU_CASES if case.name == "image"]
@@ -95,7 +95,7 @@ def test_calls_are_those_of_all_timed_contenders(section, monkeypatch):
     case = section.cases(run)[0]
     rows = section.measure(run, case)["timings"]
     makers = section.calls(run, case)
-    assert makers.keys() == {str(results.Label.of(row)) for row in rows if not row["contender"].endswith("again")}
+    assert makers.keys() == {str(result_files.Label.of(row)) for row in rows if not row["contender"].endswith("again")}
     for make in makers.values():
         call = make()
         call()

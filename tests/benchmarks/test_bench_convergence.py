@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from benchmarks import convergence as bench
-from benchmarks import results
+from benchmarks import result_files
 from tgan_fast.training import PRESETS, TrainingConfig
 
 
@@ -78,7 +78,7 @@ def test_time_to_quality_is_that_to_the_references_end():
 @pytest.mark.parametrize("what", ["fast-vs-reference", "svc"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_run_writes_curves_and_a_picture_of_them(what, device, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(result_files, "FOLDER", tmp_path)
     monkeypatch.setattr(bench, "REAL_CLIPS", 40)
     monkeypatch.setattr(bench, "GENERATED_CLIPS", {"cpu": 34, "cuda": 34})
     monkeypatch.setattr(bench, "POINTS", {"cpu": 2, "cuda": 2})

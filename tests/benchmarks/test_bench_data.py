@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import bench_data as bench
-from benchmarks.results import NOT_MEASURED
+from benchmarks.result_files import NOT_MEASURED
 from benchmarks.suite import Run, Suite
 
 

@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from benchmarks import bench_metrics as bench
-from benchmarks.results import NOT_MEASURED
+from benchmarks.result_files import NOT_MEASURED
 from benchmarks.suite import Run, Suite
 
 SMOKE = Run("cpu", smoke=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import bench_sampling as bench
-from benchmarks.results import NOT_MEASURED
+from benchmarks.result_files import NOT_MEASURED
 from benchmarks.suite import Run
 
 OWN, RUN = bench.fast("fp32"), Run("cpu", smoke=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import bench_singular_value_clip as bench
-from benchmarks import results
+from benchmarks import result_files
 from benchmarks.bench_singular_value_clip import CALL, GRAM, SMOKE
 from benchmarks.suite import Run
 
@@ -56,7 +56,7 @@ def test_a_profiler_that_sees_no_kernel_counts_none():
 
 def test_goals_tell_what_is_met_what_is_missed_and_what_is_not_measured():
     for device in ("cpu", "cuda"):
-        assert {goal.verdict for goal in bench.goals_for([], device)} == {results.NOT_MEASURED}
+        assert {goal.verdict for goal in bench.goals_for([], device)} == {result_files.NOT_MEASURED}
     found = {
         "auto": (2.9e-4, 1.0, 2e-7),
         "auto again": (1.0, 9.0, None),
@@ -70,6 +70,6 @@ def test_goals_tell_what_is_met_what_is_missed_and_what_is_not_measured():
     rows.append(rows[0] | {"part": bench.REPLAY, "seconds": 1.0})
     records = [{"case": str(bench.CASES[0]), "timings": rows, "launches": None, "seconds_an_iteration": 2.9e-3}]
     goals = bench.goals_for(records, "cuda")
-    assert [goal.verdict for goal in goals] == ["met", "SHORT", "met", results.NOT_MEASURED, "met"]
+    assert [goal.verdict for goal in goals] == ["met", "SHORT", "met", result_files.NOT_MEASURED, "met"]
     assert [goal.measured for goal in goals] == [0.29, 799, 69, None, 0.02]
     assert [goal.verdict for goal in bench.goals_for(records, "cpu")] == ["met", "SHORT"]

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import bench_startup as bench
-from benchmarks.results import NOT_MEASURED
+from benchmarks.result_files import NOT_MEASURED
 
 
 def test_lines_have_the_time_when_they_came():

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import bench_step as bench
 from benchmarks.contenders import Compiled, Notebook, Start, Tuned, TunedInGraph, WithoutWaste
-from benchmarks.results import NOT_MEASURED
+from benchmarks.result_files import NOT_MEASURED
 from benchmarks.suite import Run
 
 WIDTH = 1 / 32

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_videos as bench
-from benchmarks.results import NOT_MEASURED
+from benchmarks.result_files import NOT_MEASURED
 from benchmarks.suite import Run, Suite
 
 SMOKE = Run("cpu", smoke=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import render, results
-from benchmarks.results import NOT_MEASURED
-from benchmarks.table import number, percent, seconds
+from benchmarks import render, result_files
+from benchmarks.formatting import number, percent, seconds
+from benchmarks.result_files import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,16 +19,16 @@ def tree(tmp_path):
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     for name in ("README.md", "benchmarks/README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copy(min(results.FOLDER.glob("cpu*.json")), tmp_path / "benchmarks" / "results" / "cpu.json")
+    shutil.copy(min(result_files.FOLDER.glob("cpu*.json")), tmp_path / "benchmarks" / "results" / "cpu.json")
     return tmp_path
 
 
 def written(tree, edit=lambda sections: None, name="cpu.json"):
     """Write the results of the CPU, changed, to a file, and return the texts."""
     folder = tree / "benchmarks" / "results"
-    sections = results.sections_of(folder / "cpu.json")
+    sections = result_files.sections_of(folder / "cpu.json")
     edit(sections)
-    (folder / name).write_text(json.dumps({"schema": results.SCHEMA, "sections": sections}))
+    (folder / name).write_text(json.dumps({"schema": result_files.SCHEMA, "sections": sections}))
     render.write(tree)
     render.refuse_stale(tree)
     return (tree / "README.md").read_text(), (tree / "benchmarks" / "README.md").read_text()
@@ -43,7 +43,9 @@ def test_the_texts_of_this_tree_say_what_its_files_of_results_say(capsys):
     render.refuse_stale()
     render.print_tables()
     printed = capsys.readouterr().out
-    records = [r for device in render.devices_in(results.FOLDER) for s in render.SECTIONS for r in device.cases(s.name)]
+    records = [
+        r for device in render.devices_in(result_files.FOLDER) for s in render.SECTIONS for r in device.cases(s.name)
+    ]
     assert records
     assert all(record["case"] in printed for record in records)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, harness, results, suite, table
+from benchmarks import accuracy, formatting, harness, result_files, suite
 from benchmarks.ceilings import Work
 from benchmarks.compare import differences
 from benchmarks.render import parts_of
-from benchmarks.results import NOT_MEASURED, Goal
+from benchmarks.result_files import NOT_MEASURED, Goal
 from benchmarks.sections import SECTIONS
 from benchmarks.suite import Run, Section
 
@@ -55,7 +55,7 @@ SUMS = Section(
 @pytest.fixture
 def main(tmp_path, monkeypatch):
     """The command line, on a machine that copies a byte a second and computes as much; results are in tmp_path."""
-    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(result_files, "FOLDER", tmp_path / "results")
     monkeypatch.setattr("benchmarks.ceilings.copy_bandwidth", lambda device: 1.0)
     monkeypatch.setattr("benchmarks.ceilings.matrix_product_rate", lambda device, precision: 1.0)
 
@@ -73,13 +73,13 @@ def test_a_case_of_every_section_runs_and_is_printed(section, main, tmp_path, ca
     cases = list(map(str, section.cases(run)))
     case = "commands" if "commands" in cases else cases[0]  # the quickest of section startup
     main(section, "--smoke", "--out", str(out), "--only", f"{section.name} {case}")
-    (payload,) = results.sections_of(out).values()
+    (payload,) = result_files.sections_of(out).values()
     (record,) = payload["cases"]
     assert case in capsys.readouterr().out
     for own, *_ in parts_of(record).values():
         assert own["ratio"] == 1
         assert own["contender"] not in {*record["rivals"], *record["left_out"]}
-        assert all(map(math.isfinite, table.errors_of(own)))
+        assert all(map(math.isfinite, formatting.errors_of(own)))
     assert all(0 < row["p10"] <= row["seconds"] <= row["p90"] for row in record["timings"])
     assert {goal.verdict for device in ("cpu", "cuda") for goal in section.goals([], device)} <= {NOT_MEASURED}
     assert all(callable(make) for case in section.cases(run) for make in section.calls(run, case).values())
@@ -99,7 +99,7 @@ def test_a_whole_run_is_written_and_finished_whatever_fails(main, capsys):
     assert "RuntimeError: no such kernel" in printed.err
     for text in ("FAILED sums, wrong", "forward rival", "left out: no such kernel", "a detail", "1 in all", "goal ≤ 1"):
         assert text in printed.out
-    written = results.sections_of(results.file_of("cpu"))["sums"]
+    written = result_files.sections_of(result_files.file_of("cpu"))["sums"]
     (record,) = written["cases"]
     assert [row["contender"] for row in record["timings"]] == ["own", "rival", "own again"]
     for row in record["timings"]:
@@ -109,13 +109,13 @@ def test_a_whole_run_is_written_and_finished_whatever_fails(main, capsys):
     assert (record["case"], record["rivals"], record["left_out"]) == ("add", ["rival"], {"other": "no such kernel"})
     assert (written["count"], written["ceilings"]) == (1, {"copy": 1.0, "fp32": 1.0})
     assert [goal["verdict"] for goal in written["goals"]] == ["SHORT", NOT_MEASURED]
-    assert written["environment"]["device"] == results.device_name("cpu")
+    assert written["environment"]["device"] == result_files.device_name("cpu")
 
 
 def test_a_part_of_a_run_writes_nothing(main, capsys):
     main(SUMS, "--only", "sums ad", "--own-only")
     assert "rival" not in capsys.readouterr().out
-    assert not results.FOLDER.exists()
+    assert not result_files.FOLDER.exists()
     with pytest.raises(SystemExit, match="no case has adam or svd in its name; there are the sections sums"):
         main(SUMS, "--only", "adam", "svd")
 
@@ -147,7 +147,7 @@ def test_pytest_benchmark_measures_and_compares(tmp_path):
     subprocess.run([*command, "--benchmark-save", "first"], cwd=ROOT, env=environment, check=True)
     (path,) = tmp_path.rglob("0001_first.json")
     saved = json.loads(path.read_text())
-    assert saved["machine_info"]["device"] == results.device_name("cpu")
+    assert saved["machine_info"]["device"] == result_files.device_name("cpu")
     for timing in saved["benchmarks"]:
         assert timing["group"] == "optimizer, rmsprop, float32"
         timing["stats"]["min"] = 1e-9

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import validate
 from benchmarks.validate import CUT, FAILED, NOT_REACHED, PASSED, Part, run_all
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def program(name, source, seconds=60, **options):

@@ -13,7 +13,7 @@ from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, refuse_incomparable, score_figure
-from tgan_fast.reports.numbers import duration, plain
+from tgan_fast.reports.number_format import duration, plain
 from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run
 from tgan_fast.training.config import TrainingConfig
 

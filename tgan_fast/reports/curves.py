@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.score_kinds import SCORE_KINDS, ScoreKind
-from tgan_fast.reports.numbers import plain, time_unit
+from tgan_fast.reports.number_format import plain, time_unit
 from tgan_fast.reports.recorded_run import Evaluation, Losses, best_of
 
 if TYPE_CHECKING:

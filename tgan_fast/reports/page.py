@@ -9,7 +9,7 @@ import jinja2
 from tgan_fast.errors import InputError, printable
 from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
-from tgan_fast.reports.numbers import duration, plain, with_deviation
+from tgan_fast.reports.number_format import duration, plain, with_deviation
 from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of
 
 _NOTHING = "–"

@@ -2,13 +2,13 @@
 
 import pytest
 
-from benchmarks import checks
+from benchmarks import check_device
 
 
 def test_what_is_wrong_is_told_of_and_the_rest_is_checked_all_the_same(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.bench_step.Fast.__call__", lambda self, real: (self.step.non_finite + 1.0,) * 2)
     with pytest.raises(SystemExit) as ended:
-        checks.main("step", device="cpu")
+        check_device.main("step", device="cpu")
     assert ended.value.code
     wrong, other, counted = capsys.readouterr().out.splitlines()
     assert wrong.startswith("WRONG  fp32, CUDA graph off: losses off by ")
@@ -18,9 +18,9 @@ def test_what_is_wrong_is_told_of_and_the_rest_is_checked_all_the_same(monkeypat
 
 def test_a_gpu_without_a_backend_is_wrong(monkeypatch):
     states = {"rmsprop": {"triton": "Triton is not installed", "torch": "available"}}
-    monkeypatch.setattr(checks, "backends", lambda: states)
-    monkeypatch.setattr(checks.results, "describe", lambda device: {})
-    found = dict(checks.environment("cuda"))
+    monkeypatch.setattr(check_device, "backends", lambda: states)
+    monkeypatch.setattr(check_device.result_files, "describe", lambda device: {})
+    found = dict(check_device.environment("cuda"))
     assert found["rmsprop: torch"]() == "available"
     with pytest.raises(RuntimeError, match="Triton is not installed"):
         found["rmsprop: triton"]()

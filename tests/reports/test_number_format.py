@@ -2,7 +2,7 @@
 
 import pytest
 
-from tgan_fast.reports.numbers import duration, plain, with_deviation
+from tgan_fast.reports.number_format import duration, plain, with_deviation
 
 
 @pytest.mark.parametrize(

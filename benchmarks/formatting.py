@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks import harness
-from benchmarks.results import NOT_MEASURED, Goal, Label
+from benchmarks.result_files import NOT_MEASURED, Goal, Label
 
 _HEADS = ("ms", "p10", "p90", "ratio", "TFLOP/s", "GB/s", "of floor", "error")
 _RATES = (("flops", 1e12), ("bytes", 1e9))

@@ -1,6 +1,6 @@
 """Short checks of a device: its backends, and whether iterations agree with float64.
 
-    python -m benchmarks.checks step --device cuda
+    python -m benchmarks.check_device step --device cuda
 
 Each result is a line; exit code 1 if one is wrong. `benchmarks.validate` runs both checks first.
 """
@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from benchmarks import bench_step as bench
-from benchmarks import harness, results
+from benchmarks import harness, result_files
 from benchmarks.contenders import NOTEBOOK, NOTEBOOK_FP32, TUNED
 from benchmarks.suite import Run, resolve_device
 from tgan_fast.ops import backends
@@ -33,7 +33,7 @@ def environment(device: str) -> Iterator[Result]:
             raise RuntimeError(text)
         return text
 
-    described = {name: value for name, value in results.describe(device).items() if name != "command" and value}
+    described = {name: value for name, value in result_files.describe(device).items() if name != "command" and value}
     yield "versions", lambda: ", ".join(f"{name} {value}" for name, value in described.items())
     for operation, states in backends().items():
         for name, text in states.items():

@@ -1,6 +1,6 @@
 """Every system of the family, trained for about two minutes on a CPU and scored: a table.
 
-    python -m benchmarks.systems --classifier digits.pt
+    python -m benchmarks.score_presets --classifier digits.pt
 
 Scores come from a small classifier of moving digits (`python -m tgan_fast train-classifier --out digits.pt`) and say
 something about such short runs of narrow models alone: with other seeds the order of the systems is another one.
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import results
-from benchmarks.results import rounded
+from benchmarks import result_files
+from benchmarks.result_files import rounded
 from tgan_fast.data.video_files import write_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
@@ -64,7 +64,7 @@ def main(classifier: Path) -> None:
         judge = load_classifier(classifier)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    path, found = results.file_of(device.type), {}
+    path, found = result_files.file_of(device.type), {}
     for name in SYSTEMS:
         config = TrainingConfig(**PRESETS[tiny(name)], device=str(device))
         with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +84,7 @@ def main(classifier: Path) -> None:
         found[name] = {"preset": tiny(name), "iterations": step.iteration, "seconds": rounded(seconds), **scores}
         print(f"{name}: {found[name]}", flush=True)
         # At once, so that nothing is lost.
-        results.write(SECTION, {"systems": found}, device.type)
+        result_files.write(SECTION, {"systems": found}, device.type)
 
 
 if __name__ == "__main__":
