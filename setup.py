@@ -119,7 +119,7 @@ class BuildPackage(build_py):
 
     def run(self):
         super().run()
-        commit = None if self.editable_mode else run_path(str(HERE / "tgan_fast" / "commit.py"))["commit_of"](HERE)
+        commit = None if self.editable_mode else run_path(str(HERE / "tgan_fast" / "provenance.py"))["commit_of"](HERE)
         if commit:
             Path(self.build_lib, "tgan_fast", "commit.txt").write_text(commit + "\n", encoding="utf-8")
         if reason := why_without_cuda():

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from tgan_fast.commit import commit_of
 from tgan_fast.files import write_atomically
+from tgan_fast.provenance import commit_of
 
 SCHEMA = 2
 NOT_MEASURED = "not measured yet"

@@ -16,7 +16,7 @@ import torch
 
 import tgan_fast
 from tgan_fast.preparation import worker
-from tgan_fast.training.provenance import provenance
+from tgan_fast.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 

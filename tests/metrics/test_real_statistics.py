@@ -17,8 +17,7 @@ from tgan_fast.metrics.frechet import Gaussian, frechet_distance
 from tgan_fast.metrics.inception_score import inception_score
 from tgan_fast.metrics.protocols import PROTOCOLS
 from tgan_fast.metrics.real_clips import draw_clips
-from tgan_fast.metrics.real_statistics import RealClips
-from tgan_fast.metrics.statistics_cache import StatisticsCache, default_cache
+from tgan_fast.metrics.real_statistics import RealClips, StatisticsCache, default_cache
 
 PROTOCOL = replace(PROTOCOLS["plain"], samples=20, runs=2, real_clips=50)
 CLASSIFIER = random_classifier()
@@ -169,7 +168,7 @@ def test_the_users_folder_of_caches(monkeypatch, tmp_path):
 def test_a_user_without_a_home_has_no_cache(tmp_path):
     program = (
         "import os; os.setresuid(54321, 0, 0)\n"
-        "from tgan_fast.metrics.statistics_cache import default_cache\n"
+        "from tgan_fast.metrics.real_statistics import default_cache\n"
         "assert default_cache() is None"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}

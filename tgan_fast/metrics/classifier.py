@@ -13,8 +13,7 @@ from torch import nn
 
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
-from tgan_fast.metrics.c3d import C3D
-from tgan_fast.metrics.small_3d import Small3D
+from tgan_fast.metrics.classifier_networks import C3D, Small3D
 
 FORMAT = "tgan_fast classifier 1"
 MEAN_SHAPE = 3, 16, 128, 171

@@ -15,8 +15,8 @@ import torch
 
 from tgan_fast.errors import InputError
 from tgan_fast.files import is_whole_zip
-from tgan_fast.metrics.c3d import C3D
 from tgan_fast.metrics.classifier import Classifier, check_mean, from_content, load_weights
+from tgan_fast.metrics.classifier_networks import C3D
 
 UCF101_CLASSES = 101
 

@@ -13,9 +13,8 @@ from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures, Seen
 from tgan_fast.metrics.frechet import frechet_distance
 from tgan_fast.metrics.inception_score import inception_score
 from tgan_fast.metrics.protocols import Protocol
-from tgan_fast.metrics.real_statistics import RealClips
+from tgan_fast.metrics.real_statistics import RealClips, StatisticsCache
 from tgan_fast.metrics.score_kinds import KIND_OF, Metric, ScoreKind
-from tgan_fast.metrics.statistics_cache import StatisticsCache
 from tgan_fast.models import Generator
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.precision import Precision

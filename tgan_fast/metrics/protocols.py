@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 
 from tgan_fast.errors import InputError
-from tgan_fast.metrics.c3d import SIZE
 from tgan_fast.metrics.classifier import Classifier
+from tgan_fast.metrics.classifier_networks import C3D_SIZE
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.pixels import scaled
 
 ProtocolName = Literal["tgan", "tgan2", "plain"]
 
 # Of the mean, which is larger than what C3D takes, the part that belongs to its input.
-_TOP = slice(8, 8 + SIZE)
+_TOP = slice(8, 8 + C3D_SIZE)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _prepare_tgan2(videos, mean):
     """Levels resized straight to 112, linearly from corner to corner as Chainer does, BGR, minus a part of the mean."""
     levels = videos.flip(1) * 128
     resized = _of_frames(
-        levels, lambda frames: F.interpolate(frames, size=(SIZE, SIZE), mode="bilinear", align_corners=True)
+        levels, lambda frames: F.interpolate(frames, size=(C3D_SIZE, C3D_SIZE), mode="bilinear", align_corners=True)
     )
     return resized + (128 - mean[..., _TOP, _TOP].to(videos))
 

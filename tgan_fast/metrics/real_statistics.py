@@ -1,9 +1,14 @@
 """What generated videos are compared with: the statistics of real clips, and the scores that real clips reach."""
 
 import functools
+import hashlib
+import io
+import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +17,12 @@ from tqdm import tqdm
 
 from tgan_fast.data import ClipDataset, VideoFrames
 from tgan_fast.errors import InputError, NonFiniteError
+from tgan_fast.files import write_atomically
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
 from tgan_fast.metrics.frechet import Gaussian, Moments, frechet_distance
 from tgan_fast.metrics.inception_score import inception_score
 from tgan_fast.metrics.protocols import Protocol
 from tgan_fast.metrics.real_clips import distinct_clips, draw_clips, fingerprint_of
-from tgan_fast.metrics.statistics_cache import StatisticsCache
 
 FEWEST_REAL_CLIPS = 256
 
@@ -42,6 +47,49 @@ class RealStatistics:
     clips: int
     frechet_distance: float
     inception_scores: tuple[float, ...]
+
+
+class StatisticsCache:
+    """A folder of arrays by what they were computed from.
+
+    Args:
+        folder: made when something is written.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def read(self, key: Mapping[str, Any], names: Collection[str]) -> dict[str, np.ndarray] | None:
+        """Return the arrays `names` that were written under an equal key, or None if they are missing or damaged."""
+        try:
+            with np.load(self._path(key), allow_pickle=False) as file:
+                return {name: file[name] for name in names}
+        except Exception:  # whatever damage leads to
+            return None
+
+    def write(self, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays under a key of plain values.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path(key), content)
+
+    def _path(self, key):
+        text = json.dumps(key, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+
+
+def default_cache() -> StatisticsCache | None:
+    """Return the cache in the user's folder of caches, or None for a user who has no home."""
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return StatisticsCache(caches / "tgan_fast")
 
 
 @dataclass(frozen=True)

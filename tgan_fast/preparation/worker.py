@@ -14,7 +14,7 @@ from tgan_fast.data.store_index import Entry
 from tgan_fast.errors import UnreadableVideoError, counted
 from tgan_fast.preparation.decoding import Form
 from tgan_fast.preparation.sources import SourceVideo
-from tgan_fast.version import package_version
+from tgan_fast.provenance import package_version
 
 
 @dataclass(frozen=True)

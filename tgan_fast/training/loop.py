@@ -9,6 +9,7 @@ import torch
 from tgan_fast.data import ClipDataset, VideoFrames, open_feed
 from tgan_fast.errors import InputError, NonFiniteError, counted, is_out_of_memory, may_be_too_large
 from tgan_fast.precision import compute_dtype, resolve_precision
+from tgan_fast.provenance import provenance
 from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
@@ -18,7 +19,6 @@ from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData, classes_of, open_data
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
-from tgan_fast.training.provenance import provenance
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.scoring import open_evaluator
 from tgan_fast.training.session import Session

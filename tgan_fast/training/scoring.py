@@ -17,9 +17,8 @@ from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluator import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS, check_size, protocol_for
-from tgan_fast.metrics.real_statistics import RealClips
+from tgan_fast.metrics.real_statistics import RealClips, default_cache
 from tgan_fast.metrics.score_kinds import KIND_OF
-from tgan_fast.metrics.statistics_cache import default_cache
 from tgan_fast.precision import resolve_evaluation_precision
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData

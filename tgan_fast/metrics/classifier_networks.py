@@ -1,7 +1,7 @@
-"""C3D, the 3D convolutional network whose classes and features the papers' scores are computed from.
+"""The networks of classifiers: C3D, which the papers' scores are computed from, and a small one for moving digits.
 
-Source: Tran et al., "Learning Spatiotemporal Features with 3D Convolutional Networks", arXiv:1412.0767, in the form
-that was fine-tuned to UCF-101 and that TGAN's authors load (`conv3d_deepnetA_ucf.npz`).
+Source of C3D: Tran et al., "Learning Spatiotemporal Features with 3D Convolutional Networks", arXiv:1412.0767, in the
+form that was fine-tuned to UCF-101 and that TGAN's authors load (`conv3d_deepnetA_ucf.npz`).
 """
 
 from collections.abc import Collection
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FRAMES, SIZE = 16, 112
+C3D_SIZE = 112  # rows and columns of its input
+_WIDTHS = 16, 32, 64, 128
 
 
 class C3D(nn.Module):
@@ -58,6 +59,42 @@ class C3D(nn.Module):
         activations["fc6"] = self.dropout(F.relu(self.fc6(activations["pool5"])))
         activations["fc7"] = self.dropout(F.relu(self.fc7(activations["fc6"])))
         return {"logits": self.fc8(activations["fc7"]), **{tap: activations[tap] for tap in taps}}
+
+
+class Small3D(nn.Module):
+    """Four strided 3D convolutions with batch norm and ReLU, the mean over time and place, one linear layer.
+
+    Args:
+        classes: how many.
+        channels: colour channels of the videos.
+
+    Attributes:
+        taps: the layer whose activations can be asked for, of 128 numbers.
+    """
+
+    taps = ("mean",)
+
+    def __init__(self, classes: int, channels: int):
+        super().__init__()
+        layers = []
+        for before, width in zip((channels, *_WIDTHS), _WIDTHS, strict=False):
+            convolution = nn.Conv3d(before, width, kernel_size=3, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm3d(width), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.linear = nn.Linear(_WIDTHS[-1], classes)
+
+    def forward(self, videos: torch.Tensor, taps: Collection[str] = ()) -> dict[str, torch.Tensor]:
+        """Classify videos.
+
+        Args:
+            videos: [N, channels, 16, 64, 64] in [-1, 1].
+            taps: layers of `self.taps` that are wanted besides.
+
+        Returns:
+            `logits` [N, classes], and the activations [N, 128] of `taps`.
+        """
+        activations = {"mean": self.layers(videos).mean((2, 3, 4))}
+        return {"logits": self.linear(activations["mean"]), **{tap: activations[tap] for tap in taps}}
 
 
 def _conv(in_channels, out_channels):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tgan_fast.metrics.c3d import C3D
+from tgan_fast.metrics.classifier_networks import C3D
 
 
 def convolve(x, weight, bias):
