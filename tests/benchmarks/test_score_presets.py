@@ -8,7 +8,7 @@ from support.classifiers import random_classifier
 
 from benchmarks import result_files, score_presets
 from benchmarks.render import devices_in, readme_figures
-from tgan_fast.metrics.classifier import save_classifier
+from tgan_fast.metrics.classifier_files import save_classifier
 from tgan_fast.training import PRESETS
 
 

@@ -13,7 +13,7 @@ from support.run_folders import write_filled
 from tgan_fast import reference
 from tgan_fast.cli import evaluate as command
 from tgan_fast.errors import InputError, NonFiniteError
-from tgan_fast.metrics.classifier import save_classifier
+from tgan_fast.metrics.classifier_files import save_classifier
 from tgan_fast.training import TrainingConfig, train
 
 VALUES = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2, "learning_rate": 0.02}

@@ -9,8 +9,8 @@ from support import c3d_weights
 from torch import nn
 
 from tgan_fast.errors import InputError
-from tgan_fast.metrics.classifier import Classifier, build_network, save_classifier
-from tgan_fast.metrics.classifier_files import load_classifier, read_mean
+from tgan_fast.metrics.classifier import Classifier, build_network
+from tgan_fast.metrics.classifier_files import load_classifier, read_mean, save_classifier
 
 
 def small_classifier():

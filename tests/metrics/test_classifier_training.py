@@ -8,8 +8,7 @@ import torch
 
 from tgan_fast.data import VideoFrames
 from tgan_fast.errors import NonFiniteError
-from tgan_fast.metrics.classifier import save_classifier
-from tgan_fast.metrics.classifier_files import load_classifier
+from tgan_fast.metrics.classifier_files import load_classifier, save_classifier
 from tgan_fast.metrics.classifier_training import Recipe, train_classifier
 from tgan_fast.metrics.held_out import LabelledClips
 from tgan_fast.metrics.protocols import PROTOCOLS

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError
-from tgan_fast.metrics.classifier import save_classifier
+from tgan_fast.metrics.classifier_files import save_classifier
 from tgan_fast.metrics.evaluator import Evaluator
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read

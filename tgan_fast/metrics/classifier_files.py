@@ -8,17 +8,22 @@ mean2.npz                 `mean`, float [3, 16, 128, 171]: what both are used wi
 import io
 import warnings
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tgan_fast.errors import InputError
-from tgan_fast.files import is_whole_zip
-from tgan_fast.metrics.classifier import Classifier, check_mean, from_content, load_weights
+from tgan_fast.files import is_whole_zip, write_atomically
+from tgan_fast.metrics.classifier import ARCHITECTURES, MEAN_SHAPE, Classifier, build_network
 from tgan_fast.metrics.classifier_networks import C3D
 
+_FORMAT = "tgan_fast classifier 1"
 UCF101_CLASSES = 101
+_MOST_CHANNELS = 1024
 
 _REMEDY = "conv3d_deepnetA_ucf.npz, its TorchScript form, or a file of tgan_fast is needed"
 
@@ -40,12 +45,12 @@ def load_classifier(path: Path, mean: Path | None = None) -> Classifier:
     if not (of_numpy or of_script):
         if mean is not None:
             raise InputError(f"{path} holds all that it needs: leave out the mean {mean}")
-        return from_content(_load(path), path)
+        return _from_content(_load(path), path)
     state = _from_chainer(path) if of_numpy else _from_torchscript(path)
     _check_classes(state, path)
     with torch.device("meta"):
         network = C3D(UCF101_CLASSES)
-    load_weights(network, state, path)
+    _load_weights(network, state, path)
     if mean is None:
         raise InputError(f"{path} has no mean: give mean2.npz as well")
     numbers = tuple(str(number) for number in range(UCF101_CLASSES))
@@ -66,7 +71,7 @@ def read_mean(path: Path) -> torch.Tensor:
     mean = torch.from_numpy(arrays["mean"].astype(np.float32))
     if mean.shape == (3, 1, *mean.shape[-3:]):
         mean = mean[:, 0]
-    check_mean(mean, path)
+    _check_mean(mean, path)
     return mean
 
 
@@ -147,3 +152,97 @@ def _check_classes(state, path):
         if classes == 487:
             raise InputError(f"{path} tells the 487 classes of Sports-1M, but scores are those of UCF-101's: {remedy}")
         raise InputError(f"{path} tells {classes} classes, but UCF-101 has {UCF101_CLASSES}: {remedy}")
+
+
+def save_classifier(path: Path, classifier: Classifier) -> None:
+    """Write a classifier in the package's own format, of tensors and plain values alone.
+
+    Raises:
+        OSError: it cannot be written; an older file of that name is left as it was.
+    """
+    content = io.BytesIO()
+    values = {
+        "format": _FORMAT,
+        "architecture": classifier.architecture,
+        "classes": list(classifier.classes),
+        "channels": classifier.channels,
+        "mean": classifier.mean,
+        "accuracy": classifier.accuracy,
+        "network": classifier.network.state_dict(),
+    }
+    torch.save(values, content)
+    write_atomically(path, content)
+
+
+def _from_content(content: Mapping[str, Any], path: Path) -> Classifier:
+    """Return the classifier in a file of the package's own format.
+
+    Args:
+        content: Content of the file, as `torch.load(path, weights_only=True)` reads it.
+        path: File name, for errors.
+
+    Raises:
+        InputError: The file is of a newer version or damaged, or its weights do not fit its architecture.
+    """
+    # Not the keys themselves, which can only be compared with what can be hashed.
+    if content.get("format") != _FORMAT or content.get("architecture") not in list(ARCHITECTURES):
+        raise InputError(f"{path} is not a classifier that this tgan_fast knows: install a newer one")
+    for name, is_right in _IS_VALID.items():
+        if name not in content or not is_right(content[name]):
+            raise InputError(f"{path} is damaged: its {name} is missing, or of no use; get the file anew")
+    architecture, classes, channels = content["architecture"], tuple(content["classes"]), content["channels"]
+    with torch.device("meta"):
+        network = build_network(architecture, len(classes), channels)
+    _load_weights(network, content["network"], path)
+    mean = content["mean"]
+    if architecture == "c3d":
+        _check_mean(mean, path)
+    return Classifier(architecture, network.eval(), classes, channels, mean, content["accuracy"])
+
+
+def _load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Make the tensors of `state` the network's own, or raise an InputError about the first that does not fit."""
+    expected = network.state_dict()
+    for name in expected:
+        if name not in state:
+            raise InputError(f"the weights in {path} are not those of this network: {name} is missing")
+    for name, tensor in state.items():
+        if name not in expected:
+            raise InputError(f"the weights in {path} are not those of this network: it has no {name}")
+        if not _is_plain(tensor) or tensor.dtype != expected[name].dtype:
+            raise InputError(f"{name} in {path} is no array of {expected[name].dtype}: get the file anew")
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"the weights in {path} are not those of this network: {name} is {list(tensor.shape)}, "
+                f"and should be {list(expected[name].shape)}"
+            )
+        if not tensor.isfinite().all():
+            raise InputError(f"{name} in {path} is not finite: get the file anew")
+    network.load_state_dict(state, assign=True)
+
+
+def _is_plain(value):
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _is_number(value, least, most):
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+# What a file's values have to be, of those that are not checked elsewhere.
+_IS_VALID: dict[str, Callable[[Any], bool]] = {
+    "classes": lambda value: isinstance(value, list) and value and all(isinstance(name, str) for name in value),
+    "channels": lambda value: isinstance(value, int) and _is_number(value, 1, _MOST_CHANNELS),
+    "mean": lambda value: value is None or (_is_plain(value) and value.dtype == torch.float32),
+    "accuracy": lambda value: value is None or _is_number(value, 0, 1),
+    "network": lambda value: isinstance(value, dict),
+}
+
+
+def _check_mean(mean: torch.Tensor | None, path: Path) -> None:
+    """Raise an InputError unless `mean` is what C3D's input is to be compared with."""
+    if mean is None or tuple(mean.shape) != MEAN_SHAPE:
+        shape = "missing" if mean is None else list(mean.shape)
+        raise InputError(f"the mean in {path} is {shape}, but C3D needs {list(MEAN_SHAPE)}: give that of mean2.npz")
+    if not mean.isfinite().all():
+        raise InputError(f"the mean in {path} is not finite: get the file anew")

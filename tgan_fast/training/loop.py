@@ -13,12 +13,11 @@ from tgan_fast.provenance import provenance
 from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
-from tgan_fast.training.changes import changed_settings
-from tgan_fast.training.checkpoint import first_not_finite, iteration_of, load_strictly, read_run, run_folder_of
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData, classes_of, open_data
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
+from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore, take_over
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.scoring import open_evaluator
 from tgan_fast.training.session import Session
@@ -70,7 +69,7 @@ def train(
 def _train(config, out, dataset, resume, processes, device):
     # Everything that can be wrong is found here, before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
-    saved = None if resume is None else _open_saved(resume, device)
+    saved = None if resume is None else open_saved(resume, device)
     data = open_data(config) if dataset is None else TrainingData(dataset)
     if config.conditional:
         config = config.model_copy(update={"classes": classes_of(config, data)})
@@ -93,10 +92,10 @@ def _train(config, out, dataset, resume, processes, device):
     refuse_too_large_a_batch(config, device, build_step)
     step = build_step(config, device, read=feed.read, processes=processes)
     if saved is not None:
-        _restore(step, saved["step"], resume)
+        restore(step, saved["step"], resume)
 
     folder = evaluator = None
-    notices = [*changes, *_notices_on_data(config, data, saved)]
+    notices = [*changes, *notices_on_data(config, data, saved)]
     with _agreed(processes, device):
         if processes.rank == 0:
             evaluator = open_evaluator(config, data, device) if config.evaluate_every else None
@@ -105,7 +104,7 @@ def _train(config, out, dataset, resume, processes, device):
     try:
         with _agreed(processes, device):
             if folder is not None:
-                notices += _take_over(folder, resume, step.iteration)
+                notices += take_over(folder, resume, step.iteration)
                 folder.start(config, provenance(device), step.iteration)
         with (
             stop_signals() as stop,
@@ -171,64 +170,4 @@ def _check_processes(config, processes):
         raise InputError(
             f"batch_size {config.batch_size} is one video for each process, but batch norm needs at least 2: "
             "choose a larger one, or sync_batch_norm"
-        )
-
-
-def _open_saved(path, device):
-    """Return the content of a checkpoint to resume from."""
-    saved = read_run(path)
-    if saved.get("device") not in (device.type, None):
-        made_on = saved["device"]
-        raise InputError(f"{path} was made on {made_on} and continues exactly only there, not on {device.type}")
-    return saved
-
-
-def _restore(step, state, path):
-    load_strictly(step.generator, state["generator"], path)
-    load_strictly(step.discriminator, state["discriminator"], path)
-    if broken := first_not_finite(state):
-        raise InputError(f"{path} is of no use: {broken} is not finite; resume an earlier one")
-    if step.ema is not None:
-        if "ema" not in state:
-            raise InputError(f"{path} was made without an average of the weights, so ema_decay cannot be set now")
-        load_strictly(step.ema, state["ema"], path)
-    try:
-        step.load_state_dict(state)
-    except ValueError as error:
-        raise InputError(f"the optimizers in {path} do not fit: {error}") from None
-    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise InputError(f"{path} is damaged: the state of its optimizers or random numbers is incomplete") from None
-
-
-def _notices_on_data(config, data, saved):
-    data_fingerprint = None if saved is None else saved.get("data")
-    if data_fingerprint not in (None, data.fingerprint):
-        yield "the data is not what it was when the checkpoint was made: the run goes on, but not as it would have"
-    if data.class_names and not config.conditional:
-        yield f"the videos have {len(data.class_names):,} classes, which this run does not use: see --conditional"
-
-
-def _take_over(folder, resume, iteration):
-    """Check that the locked folder may be written to, and yield a notice for every repair.
-
-    Raises:
-        InputError: it holds another run, or has come further than the checkpoint.
-    """
-    own = None if resume is None else run_folder_of(resume)
-    if own is None or own.resolve() != folder.path.resolve():
-        if folder.checkpoints.paths():
-            raise InputError(
-                f"{folder.path} holds another run: continue it with --resume {folder.path}, or choose another --out"
-            )
-        if earlier := folder.checkpoints.set_best_aside():
-            yield f"the best checkpoint of a run that left no other one was set aside: {earlier}"
-        return
-    for damaged in folder.checkpoints.set_damaged_aside():
-        yield f"a damaged checkpoint was set aside: {damaged}"
-    latest = folder.checkpoints.latest()
-    if latest is not None and iteration_of(latest) > iteration:
-        raise InputError(
-            f"{folder.path} has come further, to {latest.name}: resume from there, or choose a new folder with --out"
         )

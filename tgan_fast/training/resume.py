@@ -1,0 +1,105 @@
+"""Resuming a run: what a checkpoint must have in common with it, and what is said of what changed."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tgan_fast.errors import InputError, is_out_of_memory
+from tgan_fast.training.build import GENERATOR_SETTINGS
+from tgan_fast.training.checkpoint import first_not_finite, iteration_of, load_strictly, read_run, run_folder_of
+from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.data import TrainingData
+from tgan_fast.training.run_folder import RunFolder
+from tgan_fast.training.step import TrainingStep
+
+# Settings of the networks, and the seed, most of which a checkpoint has used up already: a new one would be ignored.
+_FIXED = GENERATOR_SETTINGS | {"discriminator", "optimizer", "seed"}
+# Another kind of device is refused elsewhere.
+_UNIMPORTANT = {"device"}
+
+
+def changed_settings(config: TrainingConfig, recorded: Mapping[str, Any]) -> list[str]:
+    """Return one line that names what has changed since a checkpoint, or none where nothing has.
+
+    Args:
+        config: Settings of the resumed run.
+        recorded: Settings in the checkpoint; empty for the notebook's, which has none.
+
+    Raises:
+        InputError: A setting has changed that cannot.
+    """
+    if not recorded:
+        return []
+    before = TrainingConfig().model_dump() | dict(recorded)
+    changed = {name: (before[name], now) for name, now in config.model_dump().items() if before[name] != now}
+    for name, (old, new) in changed.items():
+        parametrized = name == "constraint" and "spectral-norm" in (old, new)
+        if name in _FIXED or parametrized:
+            raise InputError(
+                f"{name} cannot change on resume: the checkpoint has {old}, not {new}; leave it out, or start a new "
+                "run with another --out"
+            )
+    told = [f"{name} {old} → {new}" for name, (old, new) in changed.items() if name not in _UNIMPORTANT]
+    return [f"changed since the checkpoint: {', '.join(told)}"] if told else []
+
+
+def open_saved(path: Path, device: torch.device) -> dict[str, Any]:
+    """Return the content of a checkpoint to resume from."""
+    saved = read_run(path)
+    if saved.get("device") not in (device.type, None):
+        made_on = saved["device"]
+        raise InputError(f"{path} was made on {made_on} and continues exactly only there, not on {device.type}")
+    return saved
+
+
+def restore(step: TrainingStep, state: Mapping[str, Any], path: Path) -> None:
+    load_strictly(step.generator, state["generator"], path)
+    load_strictly(step.discriminator, state["discriminator"], path)
+    if broken := first_not_finite(state):
+        raise InputError(f"{path} is of no use: {broken} is not finite; resume an earlier one")
+    if step.ema is not None:
+        if "ema" not in state:
+            raise InputError(f"{path} was made without an average of the weights, so ema_decay cannot be set now")
+        load_strictly(step.ema, state["ema"], path)
+    try:
+        step.load_state_dict(state)
+    except ValueError as error:
+        raise InputError(f"the optimizers in {path} do not fit: {error}") from None
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{path} is damaged: the state of its optimizers or random numbers is incomplete") from None
+
+
+def notices_on_data(config: TrainingConfig, data: TrainingData, saved: Mapping[str, Any] | None) -> Iterator[str]:
+    data_fingerprint = None if saved is None else saved.get("data")
+    if data_fingerprint not in (None, data.fingerprint):
+        yield "the data is not what it was when the checkpoint was made: the run goes on, but not as it would have"
+    if data.class_names and not config.conditional:
+        yield f"the videos have {len(data.class_names):,} classes, which this run does not use: see --conditional"
+
+
+def take_over(folder: RunFolder, resume: Path | None, iteration: int) -> Iterator[str]:
+    """Check that the locked folder may be written to, and yield a notice for every repair.
+
+    Raises:
+        InputError: it holds another run, or has come further than the checkpoint.
+    """
+    own = None if resume is None else run_folder_of(resume)
+    if own is None or own.resolve() != folder.path.resolve():
+        if folder.checkpoints.paths():
+            raise InputError(
+                f"{folder.path} holds another run: continue it with --resume {folder.path}, or choose another --out"
+            )
+        if earlier := folder.checkpoints.set_best_aside():
+            yield f"the best checkpoint of a run that left no other one was set aside: {earlier}"
+        return
+    for damaged in folder.checkpoints.set_damaged_aside():
+        yield f"a damaged checkpoint was set aside: {damaged}"
+    latest = folder.checkpoints.latest()
+    if latest is not None and iteration_of(latest) > iteration:
+        raise InputError(
+            f"{folder.path} has come further, to {latest.name}: resume from there, or choose a new folder with --out"
+        )
