@@ -15,13 +15,13 @@ from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_step
 from tgan_fast.training.checkpoint import Checkpoint
-from tgan_fast.training.registry import PARTS
+from tgan_fast.training.registry import REGISTRY
 
 CLASSES, BATCH = 3, 2
 SMALL = {"width": 0.03125, "latent_dim": 5, "batch_size": BATCH, "clip_interval": 1, "steps": 2, "device": "cpu"}
 
 VALUES = {
-    **{setting: list(parts) for setting, parts in PARTS.items()},
+    **{setting: list(variants) for setting, variants in REGISTRY.items()},
     "size": [(16, 64), (8, 16), (32, 32), (64, 16), (8, 128), (12, 32)],
     "conditional": [False, True],
     "critic_steps": [1, 2],

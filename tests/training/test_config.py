@@ -10,7 +10,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.models.latents import LATENTS
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.config import read_yaml
-from tgan_fast.training.registry import PARTS, part
+from tgan_fast.training.registry import REGISTRY, lookup
 
 
 def test_the_defaults_are_the_papers():
@@ -31,18 +31,20 @@ def test_every_system_has_a_preset_for_gpus_and_one_for_cpus():
     assert {name.removeprefix("tiny-") for name in PRESETS if name.startswith("tiny-")} == systems - {"paper"}
     for name in systems - {"paper"}:
         both = [TrainingConfig(**PRESETS[preset]) for preset in (name, f"tiny-{name}")]
-        for setting in PARTS:
+        for setting in REGISTRY:
             assert getattr(both[0], setting) == getattr(both[1], setting)
         assert both[0].width == 1
 
 
-def test_all_parts_are_settings():
-    for setting, parts in PARTS.items():
-        for name in parts:
+def test_all_variants_are_settings():
+    for setting, variants in REGISTRY.items():
+        for name in variants:
             options = {"frames": 16, setting: name}
             assert getattr(TrainingConfig(**options), setting) == name
-            assert isinstance(part(setting, name), type)
-    assert {name: type(latent) for name, latent in LATENTS.items()} == {n: part("latent", n) for n in PARTS["latent"]}
+            assert isinstance(lookup(setting, name), type)
+    assert {name: type(latent) for name, latent in LATENTS.items()} == {
+        n: lookup("latent", n) for n in REGISTRY["latent"]
+    }
 
 
 def test_a_config_survives_yaml(tmp_path):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tgan_fast.training.objectives import LeastSquares, Vanilla, Wasserstein
-from tgan_fast.training.registry import PARTS, part
+from tgan_fast.training.registry import REGISTRY, lookup
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def test_least_squares(scores):
     torch.testing.assert_close(LeastSquares().generator(fake), F.mse_loss(fake, ones) / 2)
 
 
-@pytest.mark.parametrize("name", PARTS["objective"])
+@pytest.mark.parametrize("name", REGISTRY["objective"])
 def test_each_wants_high_scores_of_what_is_real_and_the_generator_of_fakes(name, scores):
-    objective, (real, fake) = part("objective", name)(), (scores / 500).requires_grad_().unbind()
+    objective, (real, fake) = lookup("objective", name)(), (scores / 500).requires_grad_().unbind()
     of_real, of_fake = torch.autograd.grad(objective.discriminator(real, fake), [real, fake])
     (of_generator,) = torch.autograd.grad(objective.generator(fake), fake)
     assert (of_real < 0).all()

@@ -1,4 +1,4 @@
-"""The networks and the step of a run, put together from the parts that its config names."""
+"""The networks and the step of a run, put together from the variants that its config names."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ from tgan_fast.models import Discriminator, Generator
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.constraints import Constraint
 from tgan_fast.training.processes import Processes
-from tgan_fast.training.registry import part
+from tgan_fast.training.registry import lookup
 from tgan_fast.training.step import TrainingStep
 
 # What `build_generator` reads, and what these need.
@@ -29,13 +29,13 @@ GENERATOR_SETTINGS = {
 
 def build_generator(config: TrainingConfig) -> Generator:
     """With new weights, on the CPU."""
-    return part("image_generator", config.image_generator)(
+    return lookup("image_generator", config.image_generator)(
         config.width,
         config.latent_dim,
         config.channels,
         clip_frames=config.frames,
         image_size=config.image_size,
-        temporal=part("temporal_generator", config.temporal_generator),
+        temporal=lookup("temporal_generator", config.temporal_generator),
         classes=config.classes or 0,
         latent=config.latent,
     )
@@ -43,7 +43,7 @@ def build_generator(config: TrainingConfig) -> Generator:
 
 def build_discriminator(config: TrainingConfig) -> Discriminator:
     """With new weights, prepared for the constraint, on the CPU."""
-    discriminator = part("discriminator", config.discriminator)(
+    discriminator = lookup("discriminator", config.discriminator)(
         config.width,
         config.channels,
         clip_frames=config.frames,
@@ -68,7 +68,7 @@ def build_step(
     return TrainingStep(
         generator.to(device),
         discriminator.to(device),
-        objective=part("objective", config.objective)(),
+        objective=lookup("objective", config.objective)(),
         constraint=_constraint(config),
         optimizer=_optimizer(config),
         learning_rate=config.learning_rate,
@@ -89,9 +89,9 @@ def build_step(
 
 def _constraint(config) -> Constraint:
     options = {} if config.penalty_weight is None else {"weight": config.penalty_weight}
-    return part("constraint", config.constraint)(**options)
+    return lookup("constraint", config.constraint)(**options)
 
 
 def _optimizer(config):
     options = {"betas": (config.adam_beta1, config.adam_beta2)} if config.optimizer == "adam" else {}
-    return partial(part("optimizer", config.optimizer), **options)
+    return partial(lookup("optimizer", config.optimizer), **options)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tgan_fast.choices import CudaGraphMode, PrecisionOption
 from tgan_fast.errors import InputError, nearest
 from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
-from tgan_fast.training.registry import PARTS
+from tgan_fast.training.registry import REGISTRY
 
 # Largest count of iterations and frames, so that sums of them stay exact. The bounds of sizes below are far beyond what
 # fits into a machine: a slip is told instead of taking all memory.
@@ -31,16 +31,16 @@ class TrainingConfig(BaseModel):
     channels: int = Field(3, ge=1, le=1024, description="Colour channels of the videos.")
     frames: int = Field(FRAMES, ge=FEWEST_FRAMES, le=MOST_FRAMES, description="Of a video.")
     image_size: int = Field(IMAGE_SIZE, description="Pixels of a frame's sides, a power of two from 16 to 128.")
-    temporal_generator: Literal[tuple(PARTS["temporal_generator"])] = Field(
+    temporal_generator: Literal[tuple(REGISTRY["temporal_generator"])] = Field(
         "deconv", description="Makes a latent for every frame of one: transposed convolutions, or a recurrent cell."
     )
-    image_generator: Literal[tuple(PARTS["image_generator"])] = Field(
+    image_generator: Literal[tuple(REGISTRY["image_generator"])] = Field(
         "two-latent", description="Makes frames of the frame's and the video's latent, or of the frame's alone."
     )
-    discriminator: Literal[tuple(PARTS["discriminator"])] = Field(
+    discriminator: Literal[tuple(REGISTRY["discriminator"])] = Field(
         "conv3d", description="3D convolutions, or 2D ones of all frames as channels of one image."
     )
-    latent: Literal[tuple(PARTS["latent"])] = Field("uniform", description="Distribution: (-1, 1), or N(0, 1).")
+    latent: Literal[tuple(REGISTRY["latent"])] = Field("uniform", description="Distribution: (-1, 1), or N(0, 1).")
     conditional: bool = Field(False, description="Both networks see the videos' classes.")
     classes: int | None = Field(None, ge=2, le=65_536, description="Conditional: how many; none: those of the data.")
     data: str | None = Field(
@@ -67,8 +67,8 @@ class TrainingConfig(BaseModel):
         32, le=2**20, description="Videos in a batch, at least 2; several processes share it evenly."
     )
     steps: int = Field(81_000, ge=1, le=_MOST, description="Iterations in all.")
-    objective: Literal[tuple(PARTS["objective"])] = Field("wgan", description="The two losses.")
-    constraint: Literal[tuple(PARTS["constraint"])] = Field(
+    objective: Literal[tuple(REGISTRY["objective"])] = Field("wgan", description="The two losses.")
+    constraint: Literal[tuple(REGISTRY["constraint"])] = Field(
         "svc", description="Of the discriminator; svc: singular value clipping."
     )
     clip_interval: int = Field(
@@ -77,7 +77,7 @@ class TrainingConfig(BaseModel):
     penalty_weight: float | None = Field(None, gt=0, description="Gradient penalty: its weight; none: 10.")
     critic_steps: int = Field(1, ge=1, le=1024, description="Discriminator steps an iteration, each on a batch.")
     input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise on what the discriminator sees.")
-    optimizer: Literal[tuple(PARTS["optimizer"])] = Field("rmsprop", description="Of both networks.")
+    optimizer: Literal[tuple(REGISTRY["optimizer"])] = Field("rmsprop", description="Of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Of both optimisers.")
     lr_decay: Literal["none", "linear"] = Field("none", description="linear: down to 0 at the last iteration.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: decay of the average of gradients.")

@@ -1,15 +1,15 @@
-"""The parts that a training run is put together from: a variant is one class and one line here, a latent one more in
-`tgan_fast.models.latents.LATENTS`.
+"""The variants that a training run is put together from.
 
-The names are those of the settings; a new one is at once in the command line, in YAML files and in the tests that
-combine all parts. The classes are imported when a run needs them, so help and errors in settings do not import them.
+A new variant is one class and one line here, and for a latent one more line in `tgan_fast.models.latents.LATENTS`. The
+command line, YAML files and the test that combines all variants then know it by its name. Classes are imported when a
+run needs them, so that help texts and errors in settings import none.
 """
 
 import pkgutil
 from typing import Any
 
-# setting            name → class
-PARTS = {
+# setting → name → class
+REGISTRY = {
     "temporal_generator": {
         "deconv": "tgan_fast.models.temporal_generators:TemporalGenerator",
         "gru": "tgan_fast.models.temporal_generators:GRUTemporalGenerator",
@@ -46,6 +46,6 @@ PARTS = {
 }
 
 
-def part(setting: str, name: str) -> type[Any]:
-    """Return the class that a setting names."""
-    return pkgutil.resolve_name(PARTS[setting][name])
+def lookup(setting: str, name: str) -> type[Any]:
+    """Return the class of the variant `name` of a setting."""
+    return pkgutil.resolve_name(REGISTRY[setting][name])
