@@ -103,7 +103,7 @@ def bytes_of(figure: Figure, form: Literal["png", "svg"]) -> bytes:
 
 @functools.cache
 def _matplotlib():
-    """Import matplotlib when something is drawn, without its remarks on a home that cannot be written to."""
+    """Import matplotlib when something is drawn, without its warning about a home that cannot be written to."""
     try:
         Path.home()
     except RuntimeError:

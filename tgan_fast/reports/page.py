@@ -43,7 +43,7 @@ def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
         best=run.has_best,
         left_out=run.left_out,
         scores=list(_scores(run)),
-        remarks=list(dict.fromkeys(remark for record in run.scores for remark in record.remarks)),
+        notices=list(dict.fromkeys(notice for record in run.scores for notice in record.notices)),
         settings=_settings(run.config, defaults),
         starts=_starts(run.starts),
     )

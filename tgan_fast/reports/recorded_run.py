@@ -76,7 +76,7 @@ class ScoreRecord(_Line):
     inception_score: Score | None = None
     frechet_distance: Score | None = None
     frechet_video_distance: Score | None = None
-    remarks: list[str] = []
+    notices: list[str] = Field([], alias="remarks")
 
     def score(self, kind: ScoreKind) -> Score | None:
         """None where it was not computed."""
