@@ -17,7 +17,7 @@ from tgan_fast.training.scalar_log import Interval, ScalarLog
 from tgan_fast.training.scoring import is_better
 from tgan_fast.training.step import SCALARS
 
-_PREVIEWS = 16
+_SAMPLE_COUNT = 16
 _NETWORKS = "generator", "discriminator"
 # Absolute weight from which a run counts as diverging; in trainings that work, weights stay below ten.
 _DIVERGED = 1000.0
@@ -82,7 +82,7 @@ class Session:
         if self.processes.size > 1:
             self.step.check_equality()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Record all iterations so far."""
         self.log()
         self._record(self.scalars.take(wait=True))
@@ -126,19 +126,22 @@ class Session:
             return
         if self.sampler is None:
             self.sampler = Sampler(
-                self._judged(), batch_size=_PREVIEWS, precision=self.step.precision, cuda_graph=self.config.cuda_graph
+                self._generator_to_sample(),
+                batch_size=_SAMPLE_COUNT,
+                precision=self.step.precision,
+                cuda_graph=self.config.cuda_graph,
             )
         self.sampler.refresh()
-        clips = self.sampler(draw_inputs(self.step.generator, _PREVIEWS, self.config.seed))
+        clips = self.sampler(draw_inputs(self.step.generator, _SAMPLE_COUNT, self.config.seed))
         self.background.submit(self.folder.write_samples, clips.numpy(), self.step.iteration)
         self.sampled = self.step.iteration
 
     def evaluate(self) -> None:
-        self.settle()
+        self.flush()
         if self.folder is None:
             return
         begin = time.perf_counter()
-        scores = {name: score.mean for name, score in self.evaluator(self._judged()).items()}
+        scores = {name: score.mean for name, score in self.evaluator(self._generator_to_sample()).items()}
         self.scalars.leave_out(time.perf_counter() - begin)
         self.folder.record(
             {"iteration": self.step.iteration, "seconds": self.seconds, **scores, **self.evaluator.description}
@@ -177,7 +180,7 @@ class Session:
         }
 
     def finish(self) -> None:
-        self.settle()
+        self.flush()
         if self.saved != self.step.iteration:
             self.checkpoint()
         if self.sampled != self.step.iteration:
@@ -192,5 +195,5 @@ class Session:
         if self.folder is not None:
             self.folder.close()
 
-    def _judged(self):
+    def _generator_to_sample(self):
         return self.step.generator if self.step.ema is None else self.step.ema
