@@ -23,7 +23,7 @@ from tgan_fast.models.sampling import Sampler, draw_latents
 
 LATENT_DIM, CHANNELS = 100, 3
 COMPILED = "tuned, compiled"
-# How users of plain PyTorch sample, by name: what `plain` takes.
+# How users of plain PyTorch sample, by name: arguments of `make_rival`.
 RIVALS = {
     NOTEBOOK: {},
     NOTEBOOK_FP32: {"precision": "fp32"},
@@ -40,7 +40,7 @@ INPUT_SETS = {"cpu": 1, "cuda": 8}
 WARM_UP = {"cpu": 1, "cuda": 4}
 
 
-def plain(network: reference.Generator, precision: str = "tf32", tuned: bool = False, compiled: bool = False):
+def make_rival(network: reference.Generator, precision: str = "tf32", tuned: bool = False, compiled: bool = False):
     """Return a function from latents to clips uint8 [N, 16, 64, 64, C] as users of the reference have it on a GPU.
 
     TF32 is PyTorch's default. Tuned means channels-last, bfloat16 autocast, and cuDNN's fastest algorithms.
@@ -103,7 +103,7 @@ def copy_of(network: reference.Generator, dtype: torch.dtype = torch.float32) ->
 def make(name: str, network: reference.Generator, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a contender, a function from latents to clips uint8 [N, 16, 64, 64, C]."""
     if name in RIVALS:
-        return plain(copy_of(network), **RIVALS[name])
+        return make_rival(copy_of(network), **RIVALS[name])
     generator = VideoGenerator(network.half / 256, LATENT_DIM, CHANNELS)
     generator.load_state_dict(network.state_dict())
     generator.to(next(network.parameters()).device)

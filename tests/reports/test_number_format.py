@@ -1,8 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers as text for people."""
 
 import pytest
 
-from tgan_fast.reports.number_format import duration, plain, with_deviation
+from tgan_fast.reports.number_format import format_mean, format_number, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from tgan_fast.reports.number_format import duration, plain, with_deviation
     ],
 )
 def test_four_digits_without_an_exponent(value, text):
-    assert plain(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ def test_four_digits_without_an_exponent(value, text):
     ],
 )
 def test_as_many_digits_as_the_deviation_makes_sense_of(mean, std, text):
-    assert with_deviation(mean, std) == text
+    assert format_mean(mean, std) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(42, "42.0 s"), (318, "5.30 min"), (3600, "60.0 min"), (45_720, "12.7 h"), (0, "0 s")]
 )
 def test_times_have_the_unit_that_fits(seconds, text):
-    assert duration(seconds) == text
+    assert format_seconds(seconds) == text

@@ -13,7 +13,7 @@ from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, refuse_incomparable, score_figure
-from tgan_fast.reports.number_format import duration, plain
+from tgan_fast.reports.number_format import format_number, format_seconds
 from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run
 from tgan_fast.training.config import TrainingConfig
 
@@ -106,15 +106,17 @@ def _rows(runs: Mapping[str, RecordedRun]) -> list[list[str]]:
     rows = [
         ["", *runs],
         ["iterations", *(f"{recorded.iterations:,}" for recorded in runs.values())],
-        ["time of training", *(duration(recorded.seconds) for recorded in runs.values())],
+        ["time of training", *(format_seconds(recorded.seconds) for recorded in runs.values())],
     ]
     for kind in SCORE_KINDS:
         bests = [best_of(recorded.comparable, kind) for recorded in runs.values()]
         lasts = [last_of(recorded.comparable, kind) for recorded in runs.values()]
         if any(bests):
-            rows.append([f"{kind.heading}, best", *((line and plain(line.score(kind))) or "–" for line in bests)])
+            rows.append(
+                [f"{kind.heading}, best", *((line and format_number(line.score(kind))) or "–" for line in bests)]
+            )
             rows.append(["  at iteration", *((line and f"{line.iteration:,}") or "–" for line in bests)])
-            rows.append(["  last", *((line and plain(line.score(kind))) or "–" for line in lasts)])
+            rows.append(["  last", *((line and format_number(line.score(kind))) or "–" for line in lasts)])
     return rows
 
 

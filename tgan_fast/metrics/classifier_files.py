@@ -209,7 +209,7 @@ def _load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], path: P
     for name, tensor in state.items():
         if name not in expected:
             raise InputError(f"the weights in {path} are not those of this network: it has no {name}")
-        if not _is_plain(tensor) or tensor.dtype != expected[name].dtype:
+        if not _is_dense(tensor) or tensor.dtype != expected[name].dtype:
             raise InputError(f"{name} in {path} is no array of {expected[name].dtype}: get the file anew")
         if tensor.shape != expected[name].shape:
             raise InputError(
@@ -221,7 +221,7 @@ def _load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], path: P
     network.load_state_dict(state, assign=True)
 
 
-def _is_plain(value):
+def _is_dense(value):
     return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 
@@ -233,7 +233,7 @@ def _is_number(value, least, most):
 _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "classes": lambda value: isinstance(value, list) and value and all(isinstance(name, str) for name in value),
     "channels": lambda value: isinstance(value, int) and _is_number(value, 1, _MOST_CHANNELS),
-    "mean": lambda value: value is None or (_is_plain(value) and value.dtype == torch.float32),
+    "mean": lambda value: value is None or (_is_dense(value) and value.dtype == torch.float32),
     "accuracy": lambda value: value is None or _is_number(value, 0, 1),
     "network": lambda value: isinstance(value, dict),
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.score_kinds import SCORE_KINDS, ScoreKind
-from tgan_fast.reports.number_format import plain, time_unit
+from tgan_fast.reports.number_format import format_number, time_unit
 from tgan_fast.reports.recorded_run import Evaluation, Losses, best_of
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def _plot(axes: Axes, runs, kind: ScoreKind, place):
 def _mark(axes, point, colour, above):
     axes.plot(*point, color=colour, marker="o", markersize=9, markerfacecolor="none")
     place = (0, 7) if above else (0, -16)
-    axes.annotate(plain(point[1]), point, place, textcoords="offset points", color=colour, ha="center", fontsize=9)
+    axes.annotate(
+        format_number(point[1]), point, place, textcoords="offset points", color=colour, ha="center", fontsize=9
+    )
 
 
 def _scale(axes, scores):

@@ -1,31 +1,31 @@
-"""Numbers as people read them."""
+"""Numbers as text for people."""
 
 import math
 
 _DIGITS = 4
 
 
-def plain(value: float) -> str:
-    """Four significant digits without an exponent, the integer part whole: 3.142, 0.01234, 22,435."""
+def format_number(value: float) -> str:
+    """Return four significant digits without an exponent, and all of the integer part: 3.142, 0.01234, 22,435."""
     return f"{value:,.{_decimals(value, _DIGITS)}f}"
 
 
-def with_deviation(mean: float, std: float) -> str:
-    """As many digits as the standard deviation makes sense of: 12.30 ± 0.25; the mean alone where it is 0."""
+def format_mean(mean: float, std: float) -> str:
+    """Return a mean with two digits of its standard deviation, 12.30 ± 0.25; the mean alone if the deviation is 0."""
     if std == 0:
-        return plain(mean)
+        return format_number(mean)
     decimals = _decimals(std, 2)
     return f"{mean:,.{decimals}f} ± {std:,.{decimals}f}"
 
 
-def duration(seconds: float) -> str:
-    """42 s, 5.3 min or 12.7 h."""
+def format_seconds(seconds: float) -> str:
+    """Return a time as in 42.0 s, 5.30 min or 12.7 h."""
     divisor, unit = time_unit(seconds)
     return f"{seconds / divisor:,.{_decimals(seconds / divisor, 3)}f} {unit}"
 
 
 def time_unit(seconds: float) -> tuple[int, str]:
-    """The unit in which a time is shown: its length in seconds, and its sign."""
+    """Return the unit that a time is shown in: its length in seconds, and its symbol."""
     return next((length, unit) for length, unit, up_to in _UNITS if seconds < up_to)
 
 

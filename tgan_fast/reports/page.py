@@ -9,7 +9,7 @@ import jinja2
 from tgan_fast.errors import InputError, printable
 from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
-from tgan_fast.reports.number_format import duration, plain, with_deviation
+from tgan_fast.reports.number_format import format_mean, format_number, format_seconds
 from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of
 
 _NOTHING = "–"
@@ -33,7 +33,7 @@ def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
         path=printable(str(run.path)),
         iterations=f"{run.iterations:,}",
         steps=f"{run.config['steps']:,}" if isinstance(run.config.get("steps"), int) else "?",
-        time=duration(run.seconds),
+        time=format_seconds(run.seconds),
         device=run.starts[-1].get("device") if run.starts else None,
         samples=_data("image/gif", _read(run.samples)) if run.samples else None,
         samples_iteration=f"{int(run.samples.stem):,}" if run.samples else None,
@@ -70,7 +70,7 @@ def _scores_in_training(run):
     for kind in SCORE_KINDS:
         lines = [best_of(run.comparable, kind), last_of(run.comparable, kind)]
         if all(lines):
-            cells = [text for line in lines for text in (plain(line.score(kind)), f"{line.iteration:,}")]
+            cells = [text for line in lines for text in (format_number(line.score(kind)), f"{line.iteration:,}")]
             rows.append({"title": kind.heading, "direction": kind.direction, "cells": cells})
     return rows
 
@@ -87,8 +87,8 @@ def _scores(run):
                     "weights": record.weights,
                     "protocol": protocol,
                     "title": kind.heading,
-                    "value": with_deviation(score.mean, score.std),
-                    "real": _NOTHING if score.real is None else plain(score.real),
+                    "value": format_mean(score.mean, score.std),
+                    "real": _NOTHING if score.real is None else format_number(score.real),
                     "of": _compared_with(score),
                     "classifier": record.classifier or _NOTHING,
                 }

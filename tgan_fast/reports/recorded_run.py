@@ -14,7 +14,7 @@ from tgan_fast.errors import InputError, printable
 from tgan_fast.metrics.score_kinds import ScoreKind
 
 _GIF = re.compile(r"\d{8}\.gif")
-_PLAIN = str | int | float | None
+_VALUE = str | int | float | None
 # As many as are told apart as floating-point numbers.
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 # The square of float32's largest number, for each of thousands of features, is less. Axes need some room beyond.
@@ -148,7 +148,7 @@ def open_run(path: Path) -> RecordedRun:
     return RecordedRun(
         path=path,
         config=_read_config(config),
-        starts=[_plain(values, where) for where, values in _lines(path / "environment.jsonl")],
+        starts=[_values_of(values, where) for where, values in _lines(path / "environment.jsonl")],
         losses=losses,
         evaluations=evaluations,
         scores=[_checked(ScoreRecord, values, where) for where, values in _lines(scores)],
@@ -224,15 +224,15 @@ def _read_config(path):
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}," if mark else ""
         raise InputError(f"{path}{line} is damaged: it is no YAML; restore it from a checkpoint's config") from None
-    return _plain(values, str(path))
+    return _values_of(values, str(path))
 
 
-def _plain(values, where):
+def _values_of(values, where):
     """`values`, if they are a mapping of names to texts, numbers or nothing."""
     if not isinstance(values, dict):
         raise InputError(f"{where} is damaged: it must hold lines of 'key: value'")
     for name, value in values.items():
-        if not (isinstance(name, str) and isinstance(value, _PLAIN)):
+        if not (isinstance(name, str) and isinstance(value, _VALUE)):
             raise InputError(f"{where} is damaged: {name} is {type(value).__name__}, but must be a text or a number")
     return values
 

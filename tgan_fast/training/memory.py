@@ -50,9 +50,9 @@ def largest_batch(config: TrainingConfig, device: torch.device, build: BuildStep
         empty_cache()
     few, many = _MEASURED
     # The constraint's need does not grow, and would hide how the rest does.
-    plain = config.model_copy(update={"cuda_graph": "off", "clip_interval": 0, "critic_steps": 1})
+    reduced = config.model_copy(update={"cuda_graph": "off", "clip_interval": 0, "critic_steps": 1})
     try:
-        needs = [need_of(build(plain, device), videos) for videos in _MEASURED]
+        needs = [need_of(build(reduced, device), videos) for videos in _MEASURED]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
