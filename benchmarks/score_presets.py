@@ -37,7 +37,7 @@ SYSTEMS = {
     "vanilla": "TGAN: vanilla GAN, noise on what the discriminator sees (arXiv:1611.06624)",
     "lsgan": "least squares (arXiv:1611.04076)",
     "gradient-penalty": "WGAN, gradient penalty over the whole video (arXiv:1704.00028)",
-    "spectral-norm": "WGAN, spectral normalisation (arXiv:1802.05957)",
+    "spectral-norm": "WGAN, spectral normalization (arXiv:1802.05957)",
     "conditional": "conditional TGAN (arXiv:1611.06624)",
     "gru-summary": "GRU, frames of their own latents, frames as channels: the formulation of summaries",
 }

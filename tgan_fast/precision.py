@@ -1,6 +1,6 @@
 """The arithmetic of the networks: bfloat16, TF32 or float32.
 
-In all of them weights, batch statistics, losses and the optimisers' state are float32; only what convolutions and
+In all of them weights, batch statistics, losses and the optimizers' state are float32; only what convolutions and
 matrix products read and write differs.
 """
 

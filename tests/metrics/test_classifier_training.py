@@ -10,7 +10,7 @@ from tgan_fast.data import VideoFrames
 from tgan_fast.errors import NonFiniteError
 from tgan_fast.metrics.classifier_files import load_classifier, save_classifier
 from tgan_fast.metrics.classifier_training import Recipe, train_classifier
-from tgan_fast.metrics.held_out import LabelledClips
+from tgan_fast.metrics.held_out import LabeledClips
 from tgan_fast.metrics.protocols import PROTOCOLS
 
 SHORT = Recipe(30, 8, 1e-2)
@@ -28,7 +28,7 @@ def bars(count, seed):
 
 
 def clips_of(training=64, held_out=41):
-    return LabelledClips(bars(training, 0), bars(held_out, 1), ("down", "up"), "bars")
+    return LabeledClips(bars(training, 0), bars(held_out, 1), ("down", "up"), "bars")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def trained(clips):
     return train_classifier(clips, "small", SHORT)
 
 
-def test_a_motion_is_learnt_and_judged_by_every_held_out_clip_once(clips, trained):
+def test_a_motion_is_learned_and_judged_by_every_held_out_clip_once(clips, trained):
     # Of 41 videos of 20 frames the class is the same in each window, and the likeliest class hardly depends on it.
     held_out = clips.held_out.frames.numpy().reshape(41, 20, 64, 64, 1)[:, 2:18]
     videos = torch.from_numpy(held_out).permute(0, 4, 1, 2, 3) / 127.5 - 1
@@ -54,7 +54,7 @@ def test_a_motion_is_learnt_and_judged_by_every_held_out_clip_once(clips, traine
 
 def test_what_it_was_trained_on_is_not_what_it_is_judged_by(clips):
     # Held-out videos whose classes are swapped are all told wrongly.
-    swapped = LabelledClips(clips.training, bars(40, 1), clips.classes, "bars")
+    swapped = LabeledClips(clips.training, bars(40, 1), clips.classes, "bars")
     swapped.held_out.labels[...] = 1 - swapped.held_out.labels
     assert train_classifier(swapped, "small", SHORT).accuracy < 0.1
 
@@ -110,11 +110,11 @@ def test_a_loss_that_is_not_finite_ends_it(clips):
 
 
 @pytest.mark.slow
-def test_c3d_starts_with_equal_chances_and_the_mean_colours(tmp_path):
+def test_c3d_starts_with_equal_chances_and_the_mean_colors(tmp_path):
     levels = np.array([200, 100, 30], np.uint8)
     frames = np.broadcast_to(levels, (2 * 16, 64, 64, 3)) + np.uint8(5) * (np.arange(64) % 2 == 0)[:, None]
     videos = VideoFrames(frames, 16 * np.arange(2), np.full(2, 16), np.array([0, 2]))
-    clips, losses = LabelledClips(videos, videos, ("a", "b", "c"), "colours"), []
+    clips, losses = LabeledClips(videos, videos, ("a", "b", "c"), "colors"), []
     classifier = train_classifier(clips, "c3d", Recipe(1, 1, 1e-4), progress=losses.append)
     assert losses == [pytest.approx(math.log(3))]
     assert classifier.channels == 3

@@ -12,7 +12,7 @@ MEAN = random_mean()
 
 
 def cubic_weights(size, target):
-    """Matrix [target, size] of OpenCV's INTER_CUBIC: half-pixel centres, a = -0.75, edges repeated."""
+    """Matrix [target, size] of OpenCV's INTER_CUBIC: half-pixel centers, a = -0.75, edges repeated."""
 
     def kernel(x, a=-0.75):
         x = abs(x)
@@ -22,9 +22,9 @@ def cubic_weights(size, target):
 
     weights = np.zeros((target, size))
     for row in range(target):
-        centre = (row + 0.5) * size / target - 0.5
-        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-            weights[row, min(max(tap, 0), size - 1)] += kernel(centre - tap)
+        center = (row + 0.5) * size / target - 0.5
+        for tap in range(int(np.floor(center)) - 1, int(np.floor(center)) + 3):
+            weights[row, min(max(tap, 0), size - 1)] += kernel(center - tap)
     return weights
 
 

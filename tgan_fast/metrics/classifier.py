@@ -17,7 +17,7 @@ _NAMED = 3
 
 Architecture = Literal["c3d", "small"]
 
-# Of the number of classes and of colour channels; C3D always takes three.
+# Of the number of classes and of color channels; C3D always takes three.
 ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "c3d": lambda classes, channels: C3D(classes),
     "small": Small3D,
@@ -32,7 +32,7 @@ class Classifier:
         architecture: a key of `ARCHITECTURES`.
         network: its weights are float32.
         classes: their names.
-        channels: colour channels of the videos that it takes.
+        channels: color channels of the videos that it takes.
         mean: of C3D, what is subtracted from the levels of its input: float32 [3, 16, 128, 171], BGR.
         accuracy: on clips that it was not trained on, 0 to 1; None where it is not known.
     """

@@ -66,7 +66,7 @@ class Small3D(nn.Module):
 
     Args:
         classes: how many.
-        channels: colour channels of the videos.
+        channels: color channels of the videos.
 
     Attributes:
         taps: the layer whose activations can be asked for, of 128 numbers.

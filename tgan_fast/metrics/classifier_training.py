@@ -11,7 +11,7 @@ from torch import nn
 
 from tgan_fast.errors import NonFiniteError
 from tgan_fast.metrics.classifier import MEAN_SHAPE, Architecture, Classifier, build_network
-from tgan_fast.metrics.held_out import LabelledClips
+from tgan_fast.metrics.held_out import LabeledClips
 from tgan_fast.metrics.protocols import PROTOCOLS, protocol_for
 from tgan_fast.metrics.real_clips import draw_clips
 from tgan_fast.precision import arithmetic
@@ -27,7 +27,7 @@ class Recipe:
     """How long and how fast a classifier learns.
 
     Attributes:
-        steps: of the optimiser.
+        steps: of the optimizer.
         batch_size: clips in a step.
         learning_rate: the highest of the cycle.
     """
@@ -41,7 +41,7 @@ RECIPES: dict[Architecture, Recipe] = {"small": Recipe(1000, 32, 3e-3), "c3d": R
 
 
 def train_classifier(
-    clips: LabelledClips,
+    clips: LabeledClips,
     architecture: Architecture,
     recipe: Recipe,
     *,
@@ -110,7 +110,7 @@ def _start_evenly(network):
 def _disturbed(videos):
     """With less contrast, brighter and with noise, each as much as chance has it.
 
-    Generated videos are never as black and as clean as real ones. Of them, a network that has only learnt from real
+    Generated videos are never as black and as clean as real ones. Of them, a network that has only learned from real
     ones is sure of anything.
     """
     contrast, brightness, noise = videos.new_empty(3, len(videos), 1, 1, 1, 1).uniform_()

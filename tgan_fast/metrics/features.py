@@ -88,9 +88,9 @@ class ClassifierFeatures:
                 f"the videos have {videos.shape[1]} channels, but the classifier takes {channels}: "
                 "train one on the same data"
             )
-        coloured = videos.expand(-1, channels, -1, -1, -1)
+        colored = videos.expand(-1, channels, -1, -1, -1)
         with arithmetic("fp32"):
-            prepared = self._protocol.prepare(coloured, self._mean)
+            prepared = self._protocol.prepare(colored, self._mean)
         prepared = prepared.to(self._dtype, memory_format=torch.channels_last_3d)
         layer = self._protocol.layer
         with arithmetic(self._precision):

@@ -2,7 +2,7 @@
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½)
 
-With the centred features X₁ [n, d] of one side, Σ₁ = X₁ᵀX₁/(n − 1), the trace of the root is the sum of the roots of
+With the centered features X₁ [n, d] of one side, Σ₁ = X₁ᵀX₁/(n − 1), the trace of the root is the sum of the roots of
 the eigenvalues of X₁Σ₂X₁ᵀ/(n − 1): a symmetric matrix of n or d rows, whichever is less. Libraries take the eigenvalues
 of Σ₁Σ₂, which is not symmetric and has d rows: for 2,048 videos and 4,096 features that takes many times as long.
 
@@ -40,10 +40,10 @@ class Moments:
             self._pivot = features.mean(0)
             self._sum = torch.zeros_like(self._pivot)
             self._products = self._pivot.new_zeros(len(self._pivot), len(self._pivot))
-        centred = features - self._pivot
+        centered = features - self._pivot
         self.count += len(features)
-        self._sum += centred.sum(0)
-        self._products.addmm_(centred.T, centred)
+        self._sum += centered.sum(0)
+        self._products.addmm_(centered.T, centered)
 
     def gaussian(self) -> Gaussian:
         """Of all that was added, two rows at least."""
@@ -62,10 +62,10 @@ def frechet_distance(features: torch.Tensor, reference: Gaussian) -> float:
         raise ValueError(f"the reference takes finite features [n ≥ 2, {len(reference.mean)}]: {list(features.shape)}")
     features = features.double()
     mean, covariance = reference.mean.to(features), reference.covariance.to(features)
-    centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
-    traces = centred.square().sum() + covariance.trace()
-    if len(centred) > centred.shape[1]:
+    centered = (features - features.mean(0)) / (len(features) - 1) ** 0.5
+    traces = centered.square().sum() + covariance.trace()
+    if len(centered) > centered.shape[1]:
         # The triangle R of X = QR serves as well as X.
-        centred = torch.linalg.qr(centred, mode="r").R
-    eigenvalues = torch.linalg.eigvalsh(centred @ covariance @ centred.T)
+        centered = torch.linalg.qr(centered, mode="r").R
+    eigenvalues = torch.linalg.eigvalsh(centered @ covariance @ centered.T)
     return ((features.mean(0) - mean).square().sum() + traces - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item()

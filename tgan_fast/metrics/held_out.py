@@ -14,7 +14,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class LabelledClips:
+class LabeledClips:
     """Clips with classes, in two parts.
 
     Attributes:
@@ -32,7 +32,7 @@ class LabelledClips:
     notices: tuple[str, ...] = ()
 
 
-def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int = 0) -> LabelledClips:
+def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int = 0) -> LabeledClips:
     """Moving digits, held out by handwriting: none of those in `held_out` is in `training`.
 
     Args:
@@ -43,7 +43,7 @@ def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int 
     images, labels = scikit_learn_scans()
     held_out = hold_out(labels, np.arange(len(labels)), share, seed=seed, fewest=digits)
     options = {"digits": digits, "channels": channels}
-    return LabelledClips(
+    return LabeledClips(
         MovingDigits(**options, seed=seed, scans=(images[~held_out], labels[~held_out])),
         # Another seed, or else places and speeds would be those of training.
         MovingDigits(_HELD_OUT_DIGITS, **options, seed=seed + 1, scans=(images[held_out], labels[held_out])),
@@ -52,7 +52,7 @@ def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int 
     )
 
 
-def split_videos(path: Path, share: float, *, seed: int = 0) -> LabelledClips:
+def split_videos(path: Path, share: float, *, seed: int = 0) -> LabeledClips:
     """Prepared videos, half of those to train on mirrored, held out by group where groups are known, else by video.
 
     Args:
@@ -85,7 +85,7 @@ def split_videos(path: Path, share: float, *, seed: int = 0) -> LabelledClips:
     def part(chosen, flip):
         return VideoFrames(videos.frames, videos.first[chosen], videos.length[chosen], labels[chosen], flip=flip)
 
-    return LabelledClips(
+    return LabeledClips(
         part(~held_out, flip=True),
         part(held_out, flip=False),
         classes,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by the colour-blind as well (Okabe and Ito), on white and on black.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Distinct for the color-blind as well (Okabe and Ito), on white and on black.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _STYLES = ("-", "--", ":")
 _UNITS = {"s": "seconds", "min": "minutes", "h": "hours"}
 # Distances fall by orders of magnitude; a linear axis shows only the first of them.
@@ -36,9 +36,9 @@ def loss_figure(name: str, losses: Sequence[Losses]) -> Figure:
     figure = _matplotlib().figure.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     iterations = [line.iteration for line in losses]
-    for colour, network in zip(_COLOURS, ("discriminator", "generator"), strict=False):
+    for color, network in zip(_COLORS, ("discriminator", "generator"), strict=False):
         values = [getattr(line, f"loss_{network}") for line in losses]
-        axes.plot(iterations, values, color=colour, label=f"loss of the {network}")
+        axes.plot(iterations, values, color=color, label=f"loss of the {network}")
     axes.set_title(name, parse_math=False)
     axes.set(xlabel="iteration", ylabel="loss")
     _number_iterations(axes)
@@ -126,25 +126,25 @@ def _plot(axes: Axes, runs, kind: ScoreKind, place):
     """A curve for each run."""
     curves = []
     for number, lines in enumerate(runs.values()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+        color = _COLORS[number % len(_COLORS)]
+        style = _STYLES[number // len(_COLORS) % len(_STYLES)]
         scored = [line for line in lines if line.score(kind) is not None]
         points = [place(line) for line in scored], [line.score(kind) for line in scored]
-        curves += axes.plot(*points, style, color=colour, marker=".", markersize=4)
+        curves += axes.plot(*points, style, color=color, marker=".", markersize=4)
         best = best_of(lines, kind)
         if best is not None:
-            _mark(axes, (place(best), best.score(kind)), colour, above=kind.best is max)
+            _mark(axes, (place(best), best.score(kind)), color, above=kind.best is max)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.15)
     return curves
 
 
-def _mark(axes, point, colour, above):
-    axes.plot(*point, color=colour, marker="o", markersize=9, markerfacecolor="none")
+def _mark(axes, point, color, above):
+    axes.plot(*point, color=color, marker="o", markersize=9, markerfacecolor="none")
     place = (0, 7) if above else (0, -16)
     axes.annotate(
-        format_number(point[1]), point, place, textcoords="offset points", color=colour, ha="center", fontsize=9
+        format_number(point[1]), point, place, textcoords="offset points", color=color, ha="center", fontsize=9
     )
 
 

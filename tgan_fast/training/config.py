@@ -28,7 +28,7 @@ class TrainingConfig(BaseModel):
 
     width: float = Field(1.0, ge=0.002, le=16, description="Multiplier of all channel counts of both networks.")
     latent_dim: int = Field(100, ge=1, le=65_536, description="Size of the latent.")
-    channels: int = Field(3, ge=1, le=1024, description="Colour channels of the videos.")
+    channels: int = Field(3, ge=1, le=1024, description="Color channels of the videos.")
     frames: int = Field(FRAMES, ge=FEWEST_FRAMES, le=MOST_FRAMES, description="Of a video.")
     image_size: int = Field(IMAGE_SIZE, description="Pixels of a frame's sides, a power of two from 16 to 128.")
     temporal_generator: Literal[tuple(REGISTRY["temporal_generator"])] = Field(
@@ -78,7 +78,7 @@ class TrainingConfig(BaseModel):
     critic_steps: int = Field(1, ge=1, le=1024, description="Discriminator steps an iteration, each on a batch.")
     input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise on what the discriminator sees.")
     optimizer: Literal[tuple(REGISTRY["optimizer"])] = Field("rmsprop", description="Of both networks.")
-    learning_rate: float = Field(5e-5, gt=0, description="Of both optimisers.")
+    learning_rate: float = Field(5e-5, gt=0, description="Of both optimizers.")
     lr_decay: Literal["none", "linear"] = Field("none", description="linear: down to 0 at the last iteration.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: decay of the average of gradients.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the average of their squares.")

@@ -107,7 +107,7 @@ def need_of(step: TrainingStep, batch_size: int) -> Need:
         step(videos, labels)
         return Need(torch.cuda.max_memory_allocated(step.device), live.largest)
     fixed = sum(tensor.nbytes for network in (step.generator, step.discriminator) for tensor in network.parameters())
-    # Weights, gradients and the optimisers' squares, all as large.
+    # Weights, gradients and the optimizers' squares, all as large.
     return Need(live.most + 3 * fixed, live.largest)
 
 
@@ -124,10 +124,10 @@ class _LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(results):
             if isinstance(tensor, torch.Tensor):
                 self.largest = max(self.largest, tensor.numel())
-                self._note(tensor.untyped_storage())
+                self._track(tensor.untyped_storage())
         return results
 
-    def _note(self, storage):
+    def _track(self, storage):
         address, size = storage._cdata, storage.nbytes()
         if address not in self._known:
             self._known.add(address)
