@@ -3,4 +3,4 @@
 from benchmarks import render, suite
 from benchmarks.sections import SECTIONS
 
-suite.main(*SECTIONS, finish=render.write)
+suite.main(*SECTIONS, finish=render.write_texts)

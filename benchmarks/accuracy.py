@@ -9,12 +9,12 @@ from benchmarks import harness
 from benchmarks.result_files import rounded
 
 # Both sides of a comparison are rounded to float32 at best.
-ROUNDING = 2 * torch.finfo(torch.float32).eps
+FLOAT32_ROUNDING = 2 * torch.finfo(torch.float32).eps
 
 Error = TypeVar("Error", float, tuple[float, ...], dict[str, float])
 
 
-def check(
+def check_contenders(
     case: object,
     calls: Mapping[str, Callable[[], Any]],
     error_of: Callable[[Any], Error],
@@ -37,7 +37,7 @@ def check(
         except (RuntimeError, ImportError) as error:
             if name not in rivals:
                 raise
-            left_out[name] = harness.first_line(error)
+            left_out[name] = harness.short_reason(error)
     for name, error in errors.items():
         found, limits = _values(error), _values(allowed(name, errors))
         # Written so that NaN is too large.

@@ -173,10 +173,13 @@ def check(case: Case, makers: dict[str, Callable], device: str) -> tuple[dict[st
 
     def allowed(name, errors):
         eager = [errors[other] for other in EAGER if name == OURS and other in errors]
-        return {key: min([FAR[case.dtype], *(2 * of[key] + accuracy.ROUNDING for of in eager)]) for key in errors[name]}
+        return {
+            key: min([FAR[case.dtype], *(2 * of[key] + accuracy.FLOAT32_ROUNDING for of in eager)])
+            for key in errors[name]
+        }
 
     calls = {name: partial(both_passes, make) for name, make in makers.items()}
-    return accuracy.check(case, calls, errors_of, allowed, calls.keys() - {OURS})
+    return accuracy.check_contenders(case, calls, errors_of, allowed, calls.keys() - {OURS})
 
 
 def measure(run: Run, case: Case) -> dict:

@@ -161,7 +161,7 @@ def check(layer: Layer, part: str, calls: dict[str, Callable], dtype: torch.dtyp
 
     others = calls.keys() - {"direct", getattr(_entry_of(layer.operation, device), part)}
     runs = {name: partial(call, feed) for name, call in calls.items()}
-    return accuracy.check(f"{layer}: {part}", runs, partial(accuracy.relative, truth=truth), allowed, others)
+    return accuracy.check_contenders(f"{layer}: {part}", runs, partial(accuracy.relative, truth=truth), allowed, others)
 
 
 def measure(run: Run, layer: Layer) -> dict:

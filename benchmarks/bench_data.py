@@ -69,14 +69,14 @@ def first_clips(dataset: VideoFrames | MovingDigits) -> torch.Tensor:
     return dataset.frames[frame, top + ramp[:, None], left + step * ramp].amax(1)  # the brightest of all layers
 
 
-def check_videos(case: str, calls: Mapping[str, Callable[[], torch.Tensor]], clips: torch.Tensor) -> None:
+def check_reads(case: str, calls: Mapping[str, Callable[[], torch.Tensor]], clips: torch.Tensor) -> None:
     """Raise SystemExit unless all calls return the clips' videos, up to twice the rounding error of a number."""
     exact = (2 * clips.movedim(-1, 1).double() - 255) / 255  # nowhere 0
 
     def error_of(videos):
         return ((videos.double().cpu() / exact - 1).abs().max() / torch.finfo(videos.dtype).eps).item()
 
-    accuracy.check(case, calls, error_of, lambda *_: 2.0)
+    accuracy.check_contenders(case, calls, error_of, lambda *_: 2.0)
 
 
 def measure_writing(run: Run, datasets: Mapping) -> list[dict]:
@@ -93,7 +93,7 @@ def measure_reading(run: Run, datasets: Mapping) -> list[dict]:
     batches = [torch.from_numpy(windows(k)).to(run.device) for k in range(run.input_set_count(nbytes))]
     read = partial(read_windows, frames, dtype=dtype, channels=CHANNELS)
     readers = {name: partial(read, backend=backend) for name, backend in READERS[run.device].items()}
-    check_videos(READING, {name: partial(read, batches[0]) for name, read in readers.items()}, first_clips(dataset))
+    check_reads(READING, {name: partial(read, batches[0]) for name, read in readers.items()}, first_clips(dataset))
     return run.rows(run.measure(readers, batches, warm=True), work=Work(0, nbytes))
 
 
@@ -107,7 +107,7 @@ def measure_feeding(run: Run, datasets: Mapping) -> list[dict]:
     """Check and time feeds that are read as fast as batches come; on a GPU also beside the work of a step."""
     feeds = {name: feed_of(run, datasets[source], resident) for name, (source, resident) in FEEDS.items()}
     for name, (source, _) in FEEDS.items():
-        check_videos(FEEDING, {name: partial(first_videos, feeds[name])}, first_clips(datasets[source]))
+        check_reads(FEEDING, {name: partial(first_videos, feeds[name])}, first_clips(datasets[source]))
     rows = run.rows(time_feeds(run, feeds))
     if run.device == "cuda":
         feed = feeds["frames, resident"]

@@ -37,7 +37,7 @@ OURS, TORCHMETRICS, SCIPY = "tgan_fast", "torchmetrics", "scipy.linalg.sqrtm"
 ALLOWED: dict[Precision, float] = {"fp32": 2e-5, "tf32": 1e-2}  # relative; several times what rounding leads to
 
 
-def make_problem(n: int, d: int, device: str) -> tuple[torch.Tensor, Gaussian, float]:
+def make_features(n: int, d: int, device: str) -> tuple[torch.Tensor, Gaussian, float]:
     """Return features float32 [n, d], what they are compared with, and their distance, float64."""
     torch.manual_seed(0)
     first, second = ((torch.randn(n, d) * torch.rand(d) + torch.rand(d)).to(device).double() for _ in range(2))
@@ -73,8 +73,8 @@ DISTANCES = {OURS: frechet_distance, TORCHMETRICS: by_torchmetrics, SCIPY: by_sc
 def measure_frechet(run: Run) -> dict:
     """Check and time distances by the clock, since the host waits for the number."""
     n, d = (24, 10) if run.smoke else (2048, 400)
-    features, other, exact = make_problem(n, d, run.device)
-    errors, left_out = accuracy.check(
+    features, other, exact = make_features(n, d, run.device)
+    errors, left_out = accuracy.check_contenders(
         FRECHET,
         {name: partial(call, features, other) for name, call in DISTANCES.items()},
         lambda distance: rounded(abs(distance / exact - 1)),
@@ -141,7 +141,7 @@ def measure_scoring(run: Run) -> dict:
     evaluator.prepare()
     exact = exact_scores(videos, classifier, two, real.statistics(see, two, None, lambda clips: None).gaussian)
     name = f"{OURS} {precision}"
-    errors, _ = accuracy.check(
+    errors, _ = accuracy.check_contenders(
         SCORING,
         {name: partial(of_two, generator)},
         lambda scores: {key: rounded(abs(scores[key].mean / value - 1)) for key, value in exact.items()},

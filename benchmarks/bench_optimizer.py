@@ -137,11 +137,11 @@ def check(case: Case, problem: tuple) -> tuple[dict[str, float], dict[str, str]]
         return rounded(distance(solver.weights, exact) / distance(begin, exact)) if rounded_anew else float("inf")
 
     def allowed(_, errors):
-        return 2 * min(error for name, error in errors.items() if name != OURS) + accuracy.ROUNDING
+        return 2 * min(error for name, error in errors.items() if name != OURS) + accuracy.FLOAT32_ROUNDING
 
     stepped(lambda _: Solver(KINDS[case.optimizer][1](exact, lr=RATE).step, exact, exact))
     calls = {name: partial(stepped, make) for name, make in makers_for(case).items()}
-    return accuracy.check(case, calls, error_of, allowed, calls.keys() - {OURS})
+    return accuracy.check_contenders(case, calls, error_of, allowed, calls.keys() - {OURS})
 
 
 def bytes_needed(case: Case, problem: tuple) -> int:

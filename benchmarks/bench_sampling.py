@@ -135,7 +135,7 @@ def measure(run: Run, case: str) -> dict:
         return max(ALWAYS_ALLOWED, 2 * eager if eager <= FAR else 0.0)
 
     calls = {name: partial(clips_of, name) for name in names_for(run, size)}
-    errors, left_out = accuracy.check(case, calls, error_of, allowed, RIVALS)
+    errors, left_out = accuracy.check_contenders(case, calls, error_of, allowed, RIVALS)
     timings = run.measure(
         {name: contenders[name] for name in errors},
         draw_latents(INPUT_SETS[run.device] * size, LATENT_DIM, 2).to(run.device).split(size),

@@ -117,10 +117,10 @@ def check(case: Case, contenders: dict[str, Callable], inputs: Inputs) -> tuple[
     def allowed(name, found):
         rivals = [errors["norm"] for other, errors in found.items() if other in RIVALS]
         best = min((error for error in rivals if error <= TOLERANCE), default=0.0)
-        return {"norm": TOLERANCE if name in RIVALS else 2 * best + accuracy.ROUNDING, "excess": TOLERANCE}
+        return {"norm": TOLERANCE if name in RIVALS else 2 * best + accuracy.FLOAT32_ROUNDING, "excess": TOLERANCE}
 
     calls = {name: partial(clipped, clip) for name, clip in contenders.items()}
-    return accuracy.check(case, calls, errors_of, allowed, RIVALS)
+    return accuracy.check_contenders(case, calls, errors_of, allowed, RIVALS)
 
 
 def measure(run: Run, case: Case) -> dict:

@@ -52,7 +52,7 @@ for iteration in range(1, 11):
 """
 
 
-def seconds_of(name: str, arguments: list[str], lines: list[str], **environment: str) -> list[float]:
+def seconds_to_lines(name: str, arguments: list[str], lines: list[str], **environment: str) -> list[float]:
     """Return the time from the start of Python to each of these lines and to its end; SystemExit if it fails."""
     options = {"cwd": ROOT, "env": os.environ | environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     begin, seconds, text = time.perf_counter(), [], "prints nothing"
@@ -76,7 +76,7 @@ def measure(run: Run, case: str) -> dict:
         for _ in range(5 if case == IMPORT and not run.smoke else 1):
             for name, (arguments, lines) in programs.items():
                 if not (run.own_only and name == TORCH):
-                    *parts, end = seconds_of(name, arguments, lines, TRITON_CACHE_DIR=cache)
+                    *parts, end = seconds_to_lines(name, arguments, lines, TRITON_CACHE_DIR=cache)
                     for part, value in zip(PARTS, parts, strict=True) if case == FIRST else [(None, end)]:
                         seconds.setdefault(Label(name, part), []).append(value)
     rows = [run.row(label, Timing.of(rounds, "perf_counter")) for label, rounds in seconds.items()]

@@ -126,7 +126,7 @@ def make_batches(batch_size: int, device: str) -> list[dict[torch.memory_format,
     return [{form: video.contiguous(memory_format=form) for form in formats} for video in videos]
 
 
-def begin(run: Run) -> tuple[Start, list]:
+def starting_point(run: Run) -> tuple[Start, list]:
     """Return the networks and the batches with which all contenders begin."""
     return Start.random(run.device, width_of(run)), make_batches(batch_size_of(run), run.device)
 
@@ -182,7 +182,7 @@ def set_up(run: Run, makers, start: Start, batches, exact) -> tuple[dict, dict, 
         return allowed_errors((made[name] if name in made else RIVALS[name]).precision, errors)
 
     calls = {name: partial(losses_of, name) for name in makers}
-    errors, left_out = accuracy.check("a step", calls, partial(errors_of, exact=exact), allowed, RIVALS)
+    errors, left_out = accuracy.check_contenders("a step", calls, partial(errors_of, exact=exact), allowed, RIVALS)
     for name in left_out:
         made.pop(name, None), apart.pop(name, None)
     return made, errors, apart, left_out
@@ -192,7 +192,7 @@ def measure(run: Run, case: str) -> dict:
     """Check and time iterations by themselves, on the same videos again and again, or measure a training run."""
     if case == TRAINING:
         return measure_training(run)
-    makers, (start, batches) = makers_for(run), begin(run)
+    makers, (start, batches) = makers_for(run), starting_point(run)
     exact = exact_losses(start, batches, CHECKED[run.device])
     contenders, errors, apart, left_out = set_up(run, makers, start, batches, exact)
     timings = time_in_turns(run, contenders, batches)
@@ -202,7 +202,7 @@ def measure(run: Run, case: str) -> dict:
         svd_seconds = run.measure(svd, [None], ROUNDS[run.device], uncaptured=uncaptured)["svd"].median
     own, *others = list(contenders)
     del contenders
-    peaks = {name: peak_bytes(makers[name], start, batches) for name in others}
+    peaks = {name: contender_peak_bytes(makers[name], start, batches) for name in others}
     peaks[own] = peaks[CLIPPED]  # all that tgan_fast needs
     for name, (timing, peak) in apart.items():
         timings[name], peaks[name] = timing, peak
@@ -243,7 +243,7 @@ def time_in_turns(run: Run, contenders, batches) -> dict[str, Timing]:
     return {name: timing._replace(method="each contender as its users run it") for name, timing in timings.items()}
 
 
-def peak_bytes(make, start, batches) -> int | None:
+def contender_peak_bytes(make, start, batches) -> int | None:
     """Return the most memory in use on a GPU, but for the batches, while a new contender runs; None on a CPU."""
     # A new one, since choosing algorithms takes memory once.
     count = CHECKED["cuda"]
@@ -253,12 +253,12 @@ def peak_bytes(make, start, batches) -> int | None:
 def measure_alone(name: str, device: str, smoke: bool, checked: int) -> tuple:
     """Return the first losses, the timing and the memory of a rival."""
     run = Run(device, smoke=smoke)
-    start, batches = begin(run)
+    start, batches = starting_point(run)
     contender = RIVALS[name](start)
     losses = iterate(contender, batches, checked).tolist()
     timing = time_in_turns(run, {name: contender}, batches)[name]
     del contender
-    return losses, timing, peak_bytes(RIVALS[name], start, batches)
+    return losses, timing, contender_peak_bytes(RIVALS[name], start, batches)
 
 
 def in_process(function: Callable, arguments: tuple, seconds: float) -> Any:
@@ -269,7 +269,7 @@ def in_process(function: Callable, arguments: tuple, seconds: float) -> Any:
         except futures.TimeoutError:
             raise RuntimeError(f"not ready after {seconds} s") from None
         except Exception as error:
-            raise RuntimeError(harness.first_line(error)) from error
+            raise RuntimeError(harness.short_reason(error)) from error
         finally:
             # It may hang, also at its end.
             for process in pool._processes.values():
@@ -303,11 +303,11 @@ def measure_training(run: Run) -> dict:
     times = [start.elapsed_time(mark) / 1e3 if on_gpu else mark - start for mark in marks]
     steps, total = [end - begin for begin, end in zip(times[::2], times[1::2], strict=True)], times[-1]
     row = run.row(Label(fast(precision), WITH_DATA), Timing.of([total / len(steps)], "mean of a whole run"))
-    idle = rounded(1 - busy_seconds(steps, config.clip_interval) / total)
+    idle = rounded(1 - seconds_without_waits(steps, config.clip_interval) / total)
     return {**size, "gpu_idle": idle, "timings": [row], "left_out": {}}
 
 
-def busy_seconds(steps: Sequence[float], clip_interval: int) -> float:
+def seconds_without_waits(steps: Sequence[float], clip_interval: int) -> float:
     """Return what all steps would take if none waited for the host: each as long as the fastest quarter of its kind."""
     clipped = steps[::clip_interval]
     others = [seconds for index, seconds in enumerate(steps) if index % clip_interval]
@@ -318,7 +318,7 @@ def calls_for(run: Run, case: str) -> dict[str, Callable[[], Callable[[], Any]]]
     """Return what makes calls of an iteration without clipping, of contenders that need no process of their own."""
 
     def make(maker):
-        start, batches = begin(run)
+        start, batches = starting_point(run)
         contender = maker(start)
         iterate(contender, batches, CHECKED[run.device])
         batches = itertools.cycle(batches)

@@ -79,7 +79,7 @@ def rgb_arrays(path: Path) -> Iterator[np.ndarray]:
     return (reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray() for frame in decoded(path))
 
 
-def scaled(image: Image.Image) -> np.ndarray:
+def to_store_size(image: Image.Image) -> np.ndarray:
     """Return a frame as small as those of a store."""
     return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BOX))
 
@@ -88,7 +88,7 @@ DECODERS: dict[str, Callable[[Path], Iterable]] = {
     OURS: lambda path: itertools.chain.from_iterable(read_video(path, FORM)),
     ARRAYS: rgb_arrays,
     NDARRAY: lambda path: (frame.to_ndarray(format="rgb24") for frame in decoded(path)),
-    PILLOW: lambda path: (scaled(frame.to_image()) for frame in decoded(path)),
+    PILLOW: lambda path: (to_store_size(frame.to_image()) for frame in decoded(path)),
 }
 
 
@@ -97,7 +97,7 @@ def levels_off(expected: np.ndarray, frames: Iterable[np.ndarray]) -> float:
     frames = list(frames)
     if len(frames) != len(expected):
         return float("inf")
-    small = [frame if frame.shape == FORM.shape else scaled(Image.fromarray(frame)) for frame in frames]
+    small = [frame if frame.shape == FORM.shape else to_store_size(Image.fromarray(frame)) for frame in frames]
     return rounded(float(abs(np.stack(small).astype(np.int16) - expected).mean()))
 
 
@@ -105,9 +105,9 @@ def measure_decoding(run: Run, case: str, folder: Path) -> list[dict]:
     """Check and time what decodes one file, from its opening to the last frame."""
     codec, suffix = DECODING[case]
     path = encode(folder / f"video{suffix}", 36 if run.smoke else 180, codec)
-    expected = np.stack([scaled(frame.to_image()) for frame in decoded(path)])
+    expected = np.stack([to_store_size(frame.to_image()) for frame in decoded(path)])
     calls = {name: partial(decode, path) for name, decode in DECODERS.items()}
-    errors, _ = accuracy.check(case, calls, partial(levels_off, expected), lambda *_: MOST_LEVELS_OFF)
+    errors, _ = accuracy.check_contenders(case, calls, partial(levels_off, expected), lambda *_: MOST_LEVELS_OFF)
     decoders = {**DECODERS, ALONE: decoded}
     calls = {name: lambda path, decode=decode: deque(decode(path), maxlen=0) for name, decode in decoders.items()}
     timings = run.measure(calls, [path], rivals=[ARRAYS, NDARRAY, PILLOW], device="cpu", warm=True)
@@ -143,18 +143,18 @@ def measure_cutting(run: Run, case: str, folder: Path) -> list[dict]:
         return float(np.mean(clips != first_clips(videos).numpy()))
 
     map_anew(0)
-    accuracy.check(case, {name: partial(cut, name, 0) for name in CUTS}, share_wrong, lambda *_: 0.0)
+    accuracy.check_contenders(case, {name: partial(cut, name, 0) for name in CUTS}, share_wrong, lambda *_: 0.0)
     batches = range(2 if run.smoke else {"cpu": 20, "cuda": 50}[run.device])
     cutters = {name: partial(cut, name) for name in CUTS}
     return run.rows(run.measure(cutters, batches, device="cpu", prepare=map_anew, warm=True))
 
 
-def measure_feeding(run: Run, case: str, folder: Path) -> list[dict]:
+def measure_video_feeding(run: Run, case: str, folder: Path) -> list[dict]:
     """Check and time whole feeds; on a CPU also a training step, on videos in colors that are there already."""
     dataset = open_videos(write_store(run, folder), **AT_RANDOM).videos
     feed = bench_data.feed_of(run, dataset, "off")
     first = partial(bench_data.first_videos, feed)
-    bench_data.check_videos(case, {FEED: first}, first_clips(dataset))
+    bench_data.check_reads(case, {FEED: first}, first_clips(dataset))
     rows = run.rows(bench_data.time_feeds(run, {FEED: feed}))
     if run.device == "cpu":
         config = TrainingConfig(**PRESETS["tiny"] | {"channels": CHANNELS})
@@ -165,7 +165,7 @@ def measure_feeding(run: Run, case: str, folder: Path) -> list[dict]:
 
 def measure(run: Run, case: str) -> dict:
     """Check and time one case; its files are gone afterwards."""
-    measures = {CUTTING: measure_cutting, FEEDING: measure_feeding}
+    measures = {CUTTING: measure_cutting, FEEDING: measure_video_feeding}
     with tempfile.TemporaryDirectory() as folder:
         return {"timings": measures.get(case, measure_decoding)(run, case, Path(folder)), "left_out": {}}
 

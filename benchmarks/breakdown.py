@@ -118,10 +118,10 @@ def profile_cycle(step: TrainingStep, batches: Sequence[torch.Tensor], device: s
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         profiler.export_chrome_trace(file.name)
         events = json.loads(Path(file.name).read_text())["traceEvents"]
-    return {name: seconds / len(batches) for name, seconds in seconds_of(events, device).items()}
+    return {name: seconds / len(batches) for name, seconds in seconds_by_group(events, device).items()}
 
 
-def seconds_of(events: Iterable[dict], device: str) -> dict[str, float]:
+def seconds_by_group(events: Iterable[dict], device: str) -> dict[str, float]:
     """Return the seconds of each group in a trace."""
     complete = [event for event in events if event.get("ph") == "X"]
     seconds, forward, launches = defaultdict(float), {}, {}

@@ -18,14 +18,14 @@ import tyro
 from benchmarks import bench_step as bench
 from benchmarks import harness, result_files
 from benchmarks.contenders import NOTEBOOK, NOTEBOOK_FP32, TUNED
-from benchmarks.suite import Run, resolve_device
+from benchmarks.suite import Run, choose_device
 from tgan_fast.ops import backends
 
 # The name of a result, and a function that returns a sentence about it or raises an error that says what is wrong.
-Result = tuple[str, Callable[[], str]]
+Check = tuple[str, Callable[[], str]]
 
 
-def environment(device: str) -> Iterator[Result]:
+def environment(device: str) -> Iterator[Check]:
     """Yield the versions and the backends. A GPU must have all of them."""
 
     def backend(text):
@@ -33,17 +33,19 @@ def environment(device: str) -> Iterator[Result]:
             raise RuntimeError(text)
         return text
 
-    described = {name: value for name, value in result_files.describe(device).items() if name != "command" and value}
+    described = {
+        name: value for name, value in result_files.describe_environment(device).items() if name != "command" and value
+    }
     yield "versions", lambda: ", ".join(f"{name} {value}" for name, value in described.items())
     for operation, states in backends().items():
         for name, text in states.items():
             yield f"{operation}: {name}", partial(backend, text)
 
 
-def step(device: str) -> Iterator[Result]:
+def step(device: str) -> Iterator[Check]:
     """Yield the errors of iterations in every precision, without and with CUDA graphs, beside eager PyTorch's."""
     run = Run(device, smoke=device == "cpu")
-    start, batches = bench.begin(run)
+    start, batches = bench.starting_point(run)
     count = bench.CHECKED[device]  # longer than it takes until the graphs are replayed
     exact = bench.exact_losses(start, batches, count)
 
@@ -88,13 +90,13 @@ def main(check: Literal["environment", "step"], /, device: Literal["auto", "cpu"
         device: Device; auto is the GPU if there is one.
     """
     right = wrong = 0
-    for name, result in CHECKS[check](resolve_device(device)):
+    for name, result in CHECKS[check](choose_device(device)):
         try:
             print(f"ok     {name}: {result()}", flush=True)
             right += 1
         except Exception as error:
             traceback.print_exc()
-            print(f"WRONG  {name}: {harness.first_line(error)}", flush=True)
+            print(f"WRONG  {name}: {harness.short_reason(error)}", flush=True)
             wrong += 1
     print(f"{right} of {right + wrong} right")
     sys.exit(wrong > 0)

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import result_files
 from benchmarks.sections import SECTIONS
-from benchmarks.suite import Run, chosen, refuse_without_extension, resolve_device
+from benchmarks.suite import Run, choose_device, chosen, refuse_without_extension
 
 RUN = pytest.StashKey[Run]()
 
@@ -20,7 +20,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    device = resolve_device(config.getoption("device"))
+    device = choose_device(config.getoption("device"))
     refuse_without_extension(device)
     config.stash[RUN] = Run(device, smoke=config.getoption("smoke"))
 

@@ -25,7 +25,7 @@ from torch import nn
 from benchmarks import result_files
 from benchmarks.contenders import Notebook, Start
 from benchmarks.result_files import rounded
-from benchmarks.suite import refuse_without_extension, resolve_device, say_what_is_stale
+from benchmarks.suite import choose_device, refuse_without_extension, say_what_is_stale
 from tgan_fast import VideoGenerator, reference
 from tgan_fast.data import MovingDigits, open_feed
 from tgan_fast.metrics.frechet import Moments, frechet_distance
@@ -195,7 +195,7 @@ def main(
     """
     if seconds <= 0:
         raise SystemExit(f"error: --seconds is {seconds:g}: choose more than 0")
-    device = resolve_device(device)
+    device = choose_device(device)
     refuse_without_extension(device)
     # Without the average of the generator's weights, which the reference does not have.
     config = TrainingConfig(**PRESETS[PRESET[device]] | {"ema_decay": None, "device": device})
@@ -212,7 +212,7 @@ def main(
             "sooner": time_to_quality(*curves.values()) if what == "fast-vs-reference" else None,
             "contenders": [{"contender": name, "points": points} for name, points in curves.items()],
         }
-        path = result_files.write(f"convergence {what}", section, device)
+        path = result_files.write_section(f"convergence {what}", section, device)
     picture = path.with_name(f"{path.stem}-convergence-{what}.png")
     title = f"{what}: moving digits, batch {config.batch_size}, on {result_files.device_name(device)}"
     draw(picture, curves, judge.floor, title)

@@ -37,7 +37,7 @@ def group_of(name: str, module: nn.Module) -> str | None:
     return VECTORS if name.startswith(("temp", "fast", "slow")) else _ON_IMAGES.get(name)
 
 
-class Layer(NamedTuple):
+class LayerCost(NamedTuple):
     """A convolution, linear layer or batch norm, its sizes per video."""
 
     name: str
@@ -52,7 +52,7 @@ class Layer(NamedTuple):
         return Work(self.flops * videos, itemsize * (videos * (self.inputs + self.outputs) + self.weights))
 
 
-def layers(network: nn.Module, *shape: int) -> list[Layer]:
+def layers(network: nn.Module, *shape: int) -> list[LayerCost]:
     """Return the layers of one of the reference's networks, without what can be left out, for inputs of a shape.
 
     The notebook convolves the content latent sixteen times instead of once, and half of the fourth Conv3d's kernel
@@ -66,7 +66,7 @@ def layers(network: nn.Module, *shape: int) -> list[Layer]:
         positions = x if isinstance(module, nn.modules.conv._ConvTransposeNd) else output
         share = (1 + 1 / reference.FRAMES) / 2 if name == "model.0" else 1
         flops = 2 * weights * positions.numel() / positions.shape[1] * (0.5 if name == "model3d.8" else share)
-        found.append(Layer(name, group_of(name, module), flops, x.numel() * share, output.numel(), weights))
+        found.append(LayerCost(name, group_of(name, module), flops, x.numel() * share, output.numel(), weights))
 
     for name, child in network.named_modules():
         if getattr(child, "weight", None) is not None:

@@ -43,11 +43,11 @@ def goal_cell(goal: dict) -> str:
 
 def ceilings_text(rates: dict[str, float]) -> str:
     """Return the ceilings of a section's record as text."""
-    texts = {name: f"{name} matrix product {number(rate / 1e12)} TFLOP/s" for name, rate in rates.items()}
-    return ", ".join((texts | {"copy": f"copy {number(rates['copy'] / 1e9)} GB/s"}).values())
+    texts = {name: f"{name} matrix product {three_digits(rate / 1e12)} TFLOP/s" for name, rate in rates.items()}
+    return ", ".join((texts | {"copy": f"copy {three_digits(rates['copy'] / 1e9)} GB/s"}).values())
 
 
-def errors_of(row: dict) -> list[float]:
+def error_values(row: dict) -> list[float]:
     """Return the errors of a timing: none, one, or those of several results."""
     error = row.get("error")
     values = error.values() if isinstance(error, dict) else [error]
@@ -60,7 +60,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in (head, align, *rows))
 
 
-def number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Return three digits, or all in front of the point."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
@@ -71,7 +71,7 @@ def number(value: float) -> str:
 def seconds(*values: float) -> str:
     """Return times in the unit that fits the last one."""
     unit, size = next((each for each in (("s", 1), ("ms", 1e-3)) if abs(values[-1]) >= each[1]), ("µs", 1e-6))
-    return f"{'–'.join(number(value / size) for value in values)} {unit}"
+    return f"{'–'.join(three_digits(value / size) for value in values)} {unit}"
 
 
 def percent(share: float) -> str:
@@ -85,4 +85,4 @@ def _cells(row):
     rates = [f"{row[key] / row['seconds'] / unit:.4g}" if row.get(key) else "" for key, unit in _RATES]
     share = percent(row["share_of_floor"]) if "share_of_floor" in row else ""
     times = [f"{1e3 * row[name]:.4f}" for name in ("seconds", "p10", "p90")]
-    return [*times, f"{row['ratio']:.2f}", *rates, share, " ".join(f"{error:.0e}" for error in errors_of(row))]
+    return [*times, f"{row['ratio']:.2f}", *rates, share, " ".join(f"{error:.0e}" for error in error_values(row))]

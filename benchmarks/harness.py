@@ -146,7 +146,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def first_line(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
     """Return what an error says, in 200 characters at most."""
     return errors.first_line(error)[:200]
 
@@ -162,7 +162,7 @@ def _replay(run, pool, why_not):
         try:
             graph, _ = capture(run, torch.cuda.current_stream(), pool)
         except RuntimeError as error:
-            why_not = first_line(error)
+            why_not = short_reason(error)
         else:
             return graph.replay, "replays of a CUDA graph"
     return run, f"{WITHOUT_GRAPH}: {why_not}"

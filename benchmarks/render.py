@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import formatting, harness, result_files, score_presets
 from benchmarks.device_state import FIGURES
-from benchmarks.formatting import markdown_table, number, percent, seconds
+from benchmarks.formatting import markdown_table, percent, seconds, three_digits
 from benchmarks.result_files import NOT_MEASURED, Goal, rounded
 from benchmarks.sections import SECTIONS
 from tgan_fast.files import write_atomically
@@ -109,7 +109,7 @@ def _cells(case, own, eager, rival):
     others = [
         NOT_MEASURED if row is None else f"{seconds(row['seconds'])}, {row['contender']}" for row in (eager, rival)
     ]
-    times = [number(row["seconds"] / own["seconds"]) for row in (eager, rival) if row is not None]
+    times = [three_digits(row["seconds"] / own["seconds"]) for row in (eager, rival) if row is not None]
     if eager is rival is not None:
         others[1] = "the same"
         times.pop()
@@ -127,12 +127,12 @@ def _systems(devices):
             cells = [*[NOT_MEASURED] * 4, ""]
             if name in runs:
                 run, picture = runs[name], f"benchmarks/results/{score_presets.picture_of(device.stem, name)}"
-                scores = [f"{number(run[key]['mean'])} ± {run[key]['std']:.2g}" for key in keys]
+                scores = [f"{three_digits(run[key]['mean'])} ± {run[key]['std']:.2g}" for key in keys]
                 picture = f"![four videos, a row of frames each]({picture})"
                 cells = [seconds(run["seconds"]), f"{run['iterations']:,}", *scores, picture]
             rows.append([title, f"`{name}`", device.name, *cells])
     for device, runs in measured:
-        real = [number(next(iter(runs.values()))[key]["real"]) for key in keys]
+        real = [three_digits(next(iter(runs.values()))[key]["real"]) for key in keys]
         rows.append(["real clips", "", device.name, "", "", *real, ""])
     head = ["system", "preset", "trained on", "for", "iterations", "inception score", "Fréchet distance", ""]
     return markdown_table(head, rows, left=3)
@@ -234,7 +234,7 @@ def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
         yield root / name, filled((root / name).read_text(), makers, name)
 
 
-def write(root: Path = ROOT) -> None:
+def write_texts(root: Path = ROOT) -> None:
     """Make the texts and pictures anew."""
     folder = root / "benchmarks" / "results"
     for device in devices_in(folder):
@@ -246,7 +246,7 @@ def write(root: Path = ROOT) -> None:
 
 
 def refuse_stale(root: Path = ROOT) -> None:
-    """Raise SystemExit if `write` would change a text."""
+    """Raise SystemExit if `write_texts` would change a text."""
     for path, text in texts_of(root):
         if path.read_text() != text:
             raise SystemExit(f"error: {path} is older than the files of results: run python -m benchmarks.render")
@@ -271,7 +271,7 @@ def main(check: bool = False, full: bool = False) -> None:
         check: Only tell whether they are what the files of results say.
         full: Only print the full tables of all sections.
     """
-    (print_tables if full else refuse_stale if check else write)()
+    (print_tables if full else refuse_stale if check else write_texts)()
 
 
 if __name__ == "__main__":

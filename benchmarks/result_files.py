@@ -17,7 +17,7 @@ from tgan_fast.provenance import commit_of
 SCHEMA = 2
 NOT_MEASURED = "not measured yet"
 FOLDER = Path(__file__).with_name("results")
-_commit_of = functools.cache(commit_of)  # before the first file of results was written
+_commit_of = functools.cache(commit_of)  # writing a file of results makes the tree dirty
 
 
 class Label(NamedTuple):
@@ -60,7 +60,7 @@ class Goal(NamedTuple):
         return f"goal {'≤' if self.at_most else '≥'} {self.bound} {self.text}: {measured}{self.verdict}"
 
 
-def describe(device: str) -> dict:
+def describe_environment(device: str) -> dict:
     """Return the machine, the software and the command."""
     try:
         triton = version("triton")
@@ -104,10 +104,10 @@ def sections_of(path: Path) -> dict[str, dict]:
     return results["sections"]
 
 
-def write(section: str, payload: dict, device: str, path: Path | None = None) -> Path:
-    """Put a section and `describe(device)` into a file of results, by default the device's, and return the file."""
+def write_section(section: str, payload: dict, device: str, path: Path | None = None) -> Path:
+    """Write a section and its environment into a file of results, by default the device's, and return the file."""
     path = path or file_of(device)
-    sections = sections_of(path) | {section: {"environment": describe(device), **payload}}
+    sections = sections_of(path) | {section: {"environment": describe_environment(device), **payload}}
     text = json.dumps({"schema": SCHEMA, "sections": sections}, indent=1)
     # Each innermost object and list on a line of its own.
     innermost = r"([\[{])\n\s*([^\[\]{}]*?)\n\s*([\]}])"

@@ -84,7 +84,7 @@ def main(classifier: Path) -> None:
         found[name] = {"preset": tiny(name), "iterations": step.iteration, "seconds": rounded(seconds), **scores}
         print(f"{name}: {found[name]}", flush=True)
         # At once, so that nothing is lost.
-        result_files.write(SECTION, {"systems": found}, device.type)
+        result_files.write_section(SECTION, {"systems": found}, device.type)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Suite:
         record = {"case": str(case), **record, "rivals": rivals, "flags": flags, "state": state, "wall_seconds": wall}
         self.records[section.name].append(record)
         if self.path is not None:
-            result_files.write(section.name, self.payload(section), self.run.device, self.path)
+            result_files.write_section(section.name, self.payload(section), self.run.device, self.path)
         return record
 
     def payload(self, section: Section) -> dict:
@@ -171,7 +171,7 @@ def run_sections(sections: Iterable[Section], suite: Suite, only: Sequence[str] 
             except (Exception, SystemExit) as error:
                 if not isinstance(error, SystemExit):
                     traceback.print_exc()
-                failed.append(f"{section.name}, {case}: {harness.first_line(error).removeprefix('error: ')}")
+                failed.append(f"{section.name}, {case}: {harness.short_reason(error).removeprefix('error: ')}")
                 print(f"FAILED {failed[-1]}", flush=True)
         if suite.records[section.name]:
             payload = suite.payload(section)
@@ -198,7 +198,7 @@ class Options:
     """A git revision: run what the package does at it and in this working tree in turns, and compare."""
 
 
-def resolve_device(device: str) -> str:
+def choose_device(device: str) -> str:
     """Return "cpu" or "cuda"; raise SystemExit if a GPU was asked for and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: PyTorch sees no GPU here: choose --device cpu")
@@ -220,7 +220,7 @@ def say_what_is_stale() -> None:
 def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> None:
     """Run the command line of some sections; call `finish` when the device's file of results is written."""
     options = tyro.cli(Options)
-    device = resolve_device(options.device)
+    device = choose_device(options.device)
     if options.compare is not None:
         compare.main(options.compare, device, options.only, options.smoke)
         return

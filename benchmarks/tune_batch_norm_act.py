@@ -57,7 +57,7 @@ def inputs_for(key: Key, device: str) -> list[torch.Tensor]:
     return [x, dy, mean, rstd, *torch.randn(2, shape[1], device=device), torch.randn(1, 2, shape[1], device=device)]
 
 
-def run(key: Key, tile: Tile, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+def run_launcher(key: Key, tile: Tile, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Call the kernel's launcher with this tile in the table."""
     x, dy, *channels, sums = inputs
     forward = x, *channels, NEGATIVE_SLOPE
@@ -95,11 +95,11 @@ def candidates_for(key: Key) -> list[Tile]:
 
 def usable(key: Key, tiles: list[Tile], inputs: list[torch.Tensor]) -> list[Tile]:
     """Return the first tile, and those of the others that compile, fit the GPU and compute the same."""
-    expected = run(key, tiles[0], inputs)
+    expected = run_launcher(key, tiles[0], inputs)
 
     def agrees(tile):
         try:
-            pairs = list(zip(run(key, tile, inputs), expected, strict=True))
+            pairs = list(zip(run_launcher(key, tile, inputs), expected, strict=True))
         except (RuntimeError, TritonError):
             return False
         return all((a.float() - b.float()).norm() <= TOLERANCES[b.dtype] * b.float().norm() for a, b in pairs)
@@ -116,7 +116,9 @@ def tune(key: Key, device: str) -> tuple[Tile, float]:
     present = table()[key]
 
     def fastest(tiles):
-        calls = {tile: partial(run, key, tile) for tile in usable(key, list(dict.fromkeys(tiles)), input_sets[0])}
+        calls = {
+            tile: partial(run_launcher, key, tile) for tile in usable(key, list(dict.fromkeys(tiles)), input_sets[0])
+        }
         timings = harness.measure(calls, input_sets, device, ROUNDS)
         best = min(calls, key=lambda tile: timings[tile].median)
         gain = timings[present].median / timings[best].median
@@ -147,11 +149,11 @@ def main(out: Path = TABLE) -> None:
     for key in tiles:
         tiles[key], gain = tune(key, "cuda")
         print(key, tiles[key], f"{gain:.2f} times as fast as before" if gain > 1 else "as before")
-    write(out, tiles, device_name("cuda"))
+    write_tiles(out, tiles, device_name("cuda"))
     print(f"written to {out}")
 
 
-def write(out: Path, tiles: dict[Key, Tile], device: str) -> None:
+def write_tiles(out: Path, tiles: dict[Key, Tile], device: str) -> None:
     """Write a table."""
     lines = ",\n  ".join(json.dumps({**key._asdict(), **tile._asdict()}) for key, tile in tiles.items())
     text = f'{{\n "device": {json.dumps(device)},\n "tiles": [\n  {lines}\n ]\n}}\n'

@@ -28,7 +28,7 @@ from benchmarks import result_files
 from benchmarks.check_device import CHECKS
 from benchmarks.formatting import goal_cell, goal_key, markdown_table
 from benchmarks.result_files import Label
-from benchmarks.suite import resolve_device
+from benchmarks.suite import choose_device
 from tgan_fast.files import write_atomically
 from tgan_fast.reports.recorded_run import read_stats
 
@@ -41,11 +41,11 @@ MOST_PROCESSES = 8  # of tests: each takes half a gigabyte of the GPU's memory
 # A part is cut off if the time for all of them is over before its own time limit.
 PASSED, FAILED, CUT, NOT_REACHED = "passed", "FAILED", "cut off", "not reached"
 # Seconds for each section, by itself and with its rivals.
-FIGURES = {
+OWN_SECONDS = {
     "step": 90, "breakdown": 90, "singular_value_clip": 90, "batch_norm_act": 120, "convolutions": 180, "optimizer": 60,
     "sampling": 60,
 }  # fmt: skip
-WITH_RIVALS = {
+RIVAL_SECONDS = {
     "step": 500, "singular_value_clip": 120, "batch_norm_act": 240, "optimizer": 90, "sampling": 120, "data": 120,
     "startup": 180,
 }  # fmt: skip
@@ -62,7 +62,7 @@ class Part(NamedTuple):
     summary: Callable[[], str] | None = None  # None: the last line of the log
 
 
-class Outcome(NamedTuple):
+class PartOutcome(NamedTuple):
     """Result of a part: a verdict, the seconds it took, a summary in one line, and lines that say what is wrong."""
 
     part: str
@@ -106,9 +106,9 @@ def parts_for(device: str, out: Path) -> list[Part]:
     return [
         *(Part(f"check {name}", ["-m", "benchmarks.check_device", name, "--device", device], 120) for name in CHECKS),
         *(suites if on_gpu else [tests("quick tests", 60, "tests/ops/test_dispatch.py", "tests/test_precision.py")]),
-        *(figures(section, seconds) for section, seconds in FIGURES.items()),
+        *(figures(section, seconds) for section, seconds in OWN_SECONDS.items()),
         training("training", 60, "--preset", "paper" if on_gpu else "tiny", "--device", device),
-        *(figures(section, seconds, rivals=True) for section, seconds in WITH_RIVALS.items() if on_gpu),
+        *(figures(section, seconds, rivals=True) for section, seconds in RIVAL_SECONDS.items() if on_gpu),
         training("more training", 3600, "--resume", str(out / "run")),
     ]
 
@@ -133,23 +133,23 @@ def log_of(out: Path, name: str) -> Path:
     return out / "logs" / f"{name.replace(' ', '-')}.log"
 
 
-def run_all(parts: Sequence[Part], out: Path, seconds: float) -> list[Outcome]:
+def run_all(parts: Sequence[Part], out: Path, seconds: float) -> list[PartOutcome]:
     """Run parts one after the other until the time is over or Ctrl-C, and update the page after each."""
     end = time.monotonic() + seconds
-    outcomes = [Outcome(part.name) for part in parts]
+    outcomes = [PartOutcome(part.name) for part in parts]
     for index, part in enumerate(parts):
-        write(out, outcomes)
+        write_page(out, outcomes)
         left = end - time.monotonic() - (SECONDS_TO_SAVE if part.stop == signal.SIGTERM else 0)
         if left < min(SHORTEST, part.seconds):
             continue
         print(f"{index + 1}/{len(parts)} {part.name} …", end=" ", flush=True)
-        outcomes[index] = outcome = run(part, out, min(left, part.seconds))
+        outcomes[index] = outcome = run_part(part, out, min(left, part.seconds))
         print(f"{outcome.verdict}, {outcome.seconds:.0f} s: {outcome.text}", *outcome.why, sep="\n    ", flush=True)
-    write(out, outcomes)
+    write_page(out, outcomes)
     return outcomes
 
 
-def run(part: Part, out: Path, seconds: float) -> Outcome:
+def run_part(part: Part, out: Path, seconds: float) -> PartOutcome:
     """Run one part for at most `seconds` seconds."""
     log = log_of(out, part.name)
     log.parent.mkdir(exist_ok=True)
@@ -179,13 +179,13 @@ def run(part: Part, out: Path, seconds: float) -> Outcome:
     except Exception as error:  # whatever is left of a process that was killed
         why += [] if code is None or code else [f"its results cannot be read: {error}"]
     if code == 0:
-        return Outcome(part.name, PASSED, taken, text, why)
+        return PartOutcome(part.name, PASSED, taken, text, why)
     if code is None and seconds < part.seconds:
-        return Outcome(part.name, CUT, taken, text, why)
+        return PartOutcome(part.name, CUT, taken, text, why)
     reason = f"not done after {seconds:.0f} s" if code is None else f"exit code {code}"
     if code is not None and code < 0:
         reason = f"ended by {signal.Signals(-code).name}"
-    return Outcome(part.name, FAILED, taken, text, [reason, *(why or lines[-LAST_LINES:])])
+    return PartOutcome(part.name, FAILED, taken, text, [reason, *(why or lines[-LAST_LINES:])])
 
 
 def _exit_code(process: subprocess.Popen, stop: signal.Signals, seconds: float) -> int | None:
@@ -200,13 +200,13 @@ def _exit_code(process: subprocess.Popen, stop: signal.Signals, seconds: float) 
     return None
 
 
-def counts(outcomes: Sequence[Outcome]) -> str:
+def counts(outcomes: Sequence[PartOutcome]) -> str:
     """Return how many parts have each verdict."""
     verdicts = [outcome.verdict for outcome in outcomes]
     return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
 
 
-def write(out: Path, outcomes: Sequence[Outcome]) -> None:
+def write_page(out: Path, outcomes: Sequence[PartOutcome]) -> None:
     """Write the page: parts, goals, and the machine."""
     rows, goals = [], {}
     for outcome in outcomes:
@@ -248,7 +248,7 @@ def main(
     """
     if not 0 < minutes < math.inf:
         raise SystemExit(f"error: --minutes is {minutes:g}: choose more than 0")
-    device = resolve_device(device)
+    device = choose_device(device)
     out = (out or Path("runs", f"validation-{time.strftime('%Y%m%d-%H%M%S')}")).resolve()
     if out.is_dir() and any(out.iterdir()):
         raise SystemExit(f"error: {out} is not empty: choose another --out, or remove it")

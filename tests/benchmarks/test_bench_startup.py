@@ -8,14 +8,14 @@ from benchmarks.result_files import NOT_MEASURED
 
 def test_lines_have_the_time_when_they_came():
     program = "import time\nprint('first', flush=True)\ntime.sleep(0.5)\nprint('second')"
-    first, second, end = bench.seconds_of("a program", ["-c", program], ["first", "second"])
+    first, second, end = bench.seconds_to_lines("a program", ["-c", program], ["first", "second"])
     assert 0 < first < second - 0.4 < end
 
 
 @pytest.mark.parametrize("program", ["print('half'); raise ValueError('broken')", "print('other'); print('broken')"])
 def test_a_process_that_fails_or_does_something_else_is_not_timed(program):
     with pytest.raises(SystemExit, match=r"error: a program fails: .*broken: nothing is timed"):
-        bench.seconds_of("a program", ["-c", program], ["half"])
+        bench.seconds_to_lines("a program", ["-c", program], ["half"])
 
 
 def test_the_goal_compares_with_pytorch_alone():

@@ -68,7 +68,7 @@ def test_rivals_that_do_something_else_are_left_out(rival, reason):
 @pytest.mark.slow
 def test_a_rival_is_measured_in_a_process_of_its_own():
     losses, timing, peak = bench.in_process(bench.measure_alone, (bench.TUNED, "cpu", True, 1), 100)
-    exact = bench.exact_losses(*bench.begin(Run("cpu", smoke=True)), 1)
+    exact = bench.exact_losses(*bench.starting_point(Run("cpu", smoke=True)), 1)
     assert bench.errors_of(torch.tensor(losses, dtype=torch.float64), exact)[0] < 1e-4
     assert min(timing.rounds) > 0
     assert peak is None
@@ -86,7 +86,7 @@ def test_a_process_without_an_answer_says_why():
 def test_steps_that_waited_for_the_host_count_as_idle():
     steps = [3.0, 1.0, 1.0, 1.0, 1.0] * 40
     late = [seconds + 0.5 * (index % 4 == 0) for index, seconds in enumerate(steps)]
-    assert bench.busy_seconds(late, 5) == pytest.approx(sum(steps))
+    assert bench.seconds_without_waits(late, 5) == pytest.approx(sum(steps))
 
 
 def rows(part, **ratios):

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench_step, breakdown, floors
-from benchmarks.breakdown import seconds_of
+from benchmarks.breakdown import seconds_by_group
 from benchmarks.contenders import Start
 
 WIDTH, BATCH = 1 / 32, 2
@@ -75,7 +75,7 @@ def test_kernels_belong_to_the_innermost_group_of_their_launch():
         event("kernel", "e", 1015, 6, correlation=6),
         event("gpu_memcpy", "Memcpy DtoD", 1021, 7),
     ]
-    found = {name: round(seconds * 1e6) for name, seconds in seconds_of(trace, "cuda").items()}
+    found = {name: round(seconds * 1e6) for name, seconds in seconds_by_group(trace, "cuda").items()}
     assert found == {floors.COPIES: 1 + 5 + 6, floors.DECONVOLUTIONS: 2 + 4, floors.OTHERS: 3 + 7}
 
 

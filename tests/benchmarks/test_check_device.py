@@ -19,7 +19,7 @@ def test_what_is_wrong_is_told_of_and_the_rest_is_checked_all_the_same(monkeypat
 def test_a_gpu_without_a_backend_is_wrong(monkeypatch):
     states = {"rmsprop": {"triton": "Triton is not installed", "torch": "available"}}
     monkeypatch.setattr(check_device, "backends", lambda: states)
-    monkeypatch.setattr(check_device.result_files, "describe", lambda device: {})
+    monkeypatch.setattr(check_device.result_files, "describe_environment", lambda device: {})
     found = dict(check_device.environment("cuda"))
     assert found["rmsprop: torch"]() == "available"
     with pytest.raises(RuntimeError, match="Triton is not installed"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import render, result_files
-from benchmarks.formatting import number, percent, seconds
+from benchmarks.formatting import percent, seconds, three_digits
 from benchmarks.result_files import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def written(tree, edit=lambda sections: None, name="cpu.json"):
     sections = result_files.sections_of(folder / "cpu.json")
     edit(sections)
     (folder / name).write_text(json.dumps({"schema": result_files.SCHEMA, "sections": sections}))
-    render.write(tree)
+    render.write_texts(tree)
     render.refuse_stale(tree)
     return (tree / "README.md").read_text(), (tree / "benchmarks" / "README.md").read_text()
 
@@ -91,6 +91,6 @@ def test_a_text_without_a_figure_is_refused(text):
 
 def test_numbers_are_short():
     texts = {0: "0", 0.012345: "0.0123", 9.996: "10.0", 123.4: "123", 3840: "3,840", -10.04: "-10.0"}
-    assert {value: number(value) for value in texts} == texts
+    assert {value: three_digits(value) for value in texts} == texts
     assert [seconds(value) for value in (1.92, 0.0205, 0.000151)] == ["1.92 s", "20.5 ms", "151 µs"]
     assert [percent(share) for share in (0, 0.0001, 0.004, 0.5)] == ["0 %", "< 0.1 %", "0.4 %", "50 %"]

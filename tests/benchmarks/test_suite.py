@@ -35,7 +35,9 @@ def measure(run, case):
     contenders = {"own": CALLS[case], "rival": lambda x: torch.add(x, x), "other": broken}
     calls = {name: lambda call=call: call(x) for name, call in contenders.items()}
     error_of = lambda y: float((y - 2 * x).abs().max() > 0)  # noqa: E731
-    errors, left_out = accuracy.check(case, calls, error_of, lambda name, errors: 0.0, rivals=["rival", "other"])
+    errors, left_out = accuracy.check_contenders(
+        case, calls, error_of, lambda name, errors: 0.0, rivals=["rival", "other"]
+    )
     timings = run.measure({name: contenders[name] for name in errors}, [x, x], rivals=["rival"])
     return {"timings": run.rows(timings, "forward", Work(0, 2 * x.nbytes)), "left_out": left_out}
 
@@ -79,7 +81,7 @@ def test_a_case_of_every_section_runs_and_is_printed(section, main, tmp_path, ca
     for own, *_ in parts_of(record).values():
         assert own["ratio"] == 1
         assert own["contender"] not in {*record["rivals"], *record["left_out"]}
-        assert all(map(math.isfinite, formatting.errors_of(own)))
+        assert all(map(math.isfinite, formatting.error_values(own)))
     assert all(0 < row["p10"] <= row["seconds"] <= row["p90"] for row in record["timings"])
     assert {goal.verdict for device in ("cpu", "cuda") for goal in section.goals([], device)} <= {NOT_MEASURED}
     assert all(callable(make) for case in section.cases(run) for make in section.calls(run, case).values())
@@ -122,7 +124,7 @@ def test_a_part_of_a_run_writes_nothing(main, capsys):
 
 def test_a_result_that_is_no_number_is_too_inexact():
     with pytest.raises(SystemExit, match="own is off by nan"):
-        accuracy.check("x", {"own": lambda: float("nan")}, float, lambda name, errors: 1.0)
+        accuracy.check_contenders("x", {"own": lambda: float("nan")}, float, lambda name, errors: 1.0)
 
 
 def test_a_contender_that_differs_from_itself_is_flagged():

@@ -15,7 +15,7 @@ from tgan_fast.models.sampling import draw_latents, sample_videos
 from tgan_fast.training import TrainingConfig, TrainingStep, train
 from tgan_fast.training.build import build_discriminator, build_generator
 from tgan_fast.training.checkpoint import (
-    FORMAT,
+    CHECKPOINT_FORMAT,
     CheckpointFolder,
     find,
     load_generator,
@@ -344,7 +344,7 @@ def assert_wrong_values_are_named(folder, count, chances):
     content, _ = checkpoint()
     content["config"] |= {"device": "cpu", "steps": 1, "workers": 1, "precision": "fp32"}
     for number in range(count):
-        torch.save({"format": FORMAT, **with_a_wrong_value(content, chances)}, folder / "x.pt")
+        torch.save({"format": CHECKPOINT_FORMAT, **with_a_wrong_value(content, chances)}, folder / "x.pt")
         _, error = result_or_error(resume, folder / "x.pt", folder / str(number))
         assert "\n" not in (error or ""), error
 

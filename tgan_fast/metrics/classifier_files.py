@@ -21,7 +21,7 @@ from tgan_fast.files import is_whole_zip, write_atomically
 from tgan_fast.metrics.classifier import ARCHITECTURES, MEAN_SHAPE, Classifier, build_network
 from tgan_fast.metrics.classifier_networks import C3D
 
-_FORMAT = "tgan_fast classifier 1"
+CLASSIFIER_FORMAT = "tgan_fast classifier 1"
 UCF101_CLASSES = 101
 _MOST_CHANNELS = 1024
 
@@ -162,7 +162,7 @@ def save_classifier(path: Path, classifier: Classifier) -> None:
     """
     content = io.BytesIO()
     values = {
-        "format": _FORMAT,
+        "format": CLASSIFIER_FORMAT,
         "architecture": classifier.architecture,
         "classes": list(classifier.classes),
         "channels": classifier.channels,
@@ -185,7 +185,7 @@ def _from_content(content: Mapping[str, Any], path: Path) -> Classifier:
         InputError: The file is of a newer version or damaged, or its weights do not fit its architecture.
     """
     # Not the keys themselves, which can only be compared with what can be hashed.
-    if content.get("format") != _FORMAT or content.get("architecture") not in list(ARCHITECTURES):
+    if content.get("format") != CLASSIFIER_FORMAT or content.get("architecture") not in list(ARCHITECTURES):
         raise InputError(f"{path} is not a classifier that this tgan_fast knows: install a newer one")
     for name, is_right in _IS_VALID.items():
         if name not in content or not is_right(content[name]):

@@ -51,7 +51,7 @@ class Evaluation(_Line):
         return getattr(self, kind.name, None)
 
 
-class Score(_Line):
+class RecordedScore(_Line):
     """Mean and standard deviation over several runs; `real` is what as many real clips reach."""
 
     mean: float
@@ -73,12 +73,12 @@ class ScoreRecord(_Line):
     precision: str
     iteration: int | None = None
     classifier: str | None = None
-    inception_score: Score | None = None
-    frechet_distance: Score | None = None
-    frechet_video_distance: Score | None = None
+    inception_score: RecordedScore | None = None
+    frechet_distance: RecordedScore | None = None
+    frechet_video_distance: RecordedScore | None = None
     notices: list[str] = Field([], alias="remarks")
 
-    def score(self, kind: ScoreKind) -> Score | None:
+    def score(self, kind: ScoreKind) -> RecordedScore | None:
         """None where it was not computed."""
         return getattr(self, kind.name)
 

@@ -21,7 +21,7 @@ from tgan_fast.training.build import build_discriminator, build_generator
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.numpy_values import safe_numpy_values
 
-FORMAT = "tgan_fast checkpoint 1"
+CHECKPOINT_FORMAT = "tgan_fast checkpoint 1"
 # In the order in which the notebook's has them.
 _NETWORKS = "generator", "discriminator"
 _ZIP = b"PK"
@@ -116,7 +116,7 @@ class CheckpointFolder:
 
 def _write(path, checkpoint):
     content = io.BytesIO()
-    torch.save({"format": FORMAT, **checkpoint}, content)
+    torch.save({"format": CHECKPOINT_FORMAT, **checkpoint}, content)
     write_atomically(path, content)
 
 
@@ -174,7 +174,7 @@ def read(path: Path) -> dict[str, Any]:
         raise
     except Exception:  # bytes that are no checkpoint make the unpickler raise errors of many types
         raise InputError(f"{path} is not a checkpoint, or is damaged") from None
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT:
         if not _is_complete(content):
             raise InputError(f"{path} lacks a part of what a checkpoint has, or is damaged")
         return content

@@ -17,7 +17,7 @@ from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.data import TrainingData, classes_of, open_data
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
-from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore, take_over
+from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore_step, take_over
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.scoring import open_evaluator
 from tgan_fast.training.session import Session
@@ -92,7 +92,7 @@ def _train(config, out, dataset, resume, processes, device):
     refuse_too_large_a_batch(config, device, build_step)
     step = build_step(config, device, read=feed.read, processes=processes)
     if saved is not None:
-        restore(step, saved["step"], resume)
+        restore_step(step, saved["step"], resume)
 
     folder = evaluator = None
     notices = [*changes, *notices_on_data(config, data, saved)]

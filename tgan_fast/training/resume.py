@@ -54,7 +54,7 @@ def open_saved(path: Path, device: torch.device) -> dict[str, Any]:
     return saved
 
 
-def restore(step: TrainingStep, state: Mapping[str, Any], path: Path) -> None:
+def restore_step(step: TrainingStep, state: Mapping[str, Any], path: Path) -> None:
     load_strictly(step.generator, state["generator"], path)
     load_strictly(step.discriminator, state["discriminator"], path)
     if broken := first_not_finite(state):
