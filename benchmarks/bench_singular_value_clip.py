@@ -16,6 +16,7 @@ from torch.profiler import profile
 
 from benchmarks import accuracy, harness, result_files, suite
 from benchmarks.ceilings import Work
+from benchmarks.contenders import CLIP_INTERVAL, LEARNING_RATE
 from benchmarks.result_files import Goal, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast import reference
@@ -26,7 +27,6 @@ DISCRIMINATOR = ((64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192))
 GRAM = "Gram + eigh"
 CALL, REPLAY = "call", "replay"  # a plain call, and the replay of a CUDA graph
 LARGEST_SINGULAR_VALUE = 1.4  # of the Gaussian weights, about
-CLIP_INTERVAL, LEARNING_RATE = 5, 5e-5
 # Relative to a weight's norm. A rival with a larger error does something else; float32 allows 1e-6.
 TOLERANCE = 1e-4
 

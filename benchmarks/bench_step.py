@@ -22,7 +22,17 @@ from unittest import mock
 import torch
 
 from benchmarks import accuracy, contenders, harness, suite
-from benchmarks.contenders import IN_GRAPH, NOTEBOOK, NOTEBOOK_FP32, SAME_ARITHMETIC, SEED, TUNED, Notebook, Start
+from benchmarks.contenders import (
+    CLIP_INTERVAL,
+    IN_GRAPH,
+    NOTEBOOK,
+    NOTEBOOK_FP32,
+    SAME_ARITHMETIC,
+    SEED,
+    TUNED,
+    Notebook,
+    Start,
+)
 from benchmarks.harness import Timing
 from benchmarks.result_files import Goal, Label, rounded
 from benchmarks.suite import Run, Section
@@ -51,7 +61,6 @@ APART = (COMPILED, COMPILED_QUICKLY)
 # Time limits in another process, where IN_GRAPH is only tried first: a failed capture ruins a process, or hangs.
 SECONDS = {IN_GRAPH: 60, COMPILED: 240, COMPILED_QUICKLY: 90}
 
-CYCLE = 5  # iterations, one of which clips
 ITERATIONS = 81_000  # of a training run
 DEFAULT_BATCH = {"cpu": 4, "cuda": 32}
 SMOKE_WIDTH, SMOKE_BATCH = 1 / 16, 2
@@ -112,7 +121,7 @@ def makers_for(run: Run) -> dict[str, Callable[[Start], Any]]:
     """Return what makes the contenders that might take part; tgan_fast first, at last among its own with clipping."""
     precisions = harness.precisions_for(run.device)
     own = {fast(precision): partial(Fast, precision=precision) for precision in precisions}
-    own[CLIPPED] = partial(Fast, precision=precisions[0], clip_interval=CYCLE)
+    own[CLIPPED] = partial(Fast, precision=precisions[0], clip_interval=CLIP_INTERVAL)
     # On a CPU what differs where all is float32.
     names = (NOTEBOOK, UNWASTED, TUNED) if run.device == "cpu" else set(RIVALS).difference(APART if run.smoke else ())
     return own | {name: rival for name, rival in RIVALS.items() if name in names and not run.own_only}
@@ -121,7 +130,7 @@ def makers_for(run: Run) -> dict[str, Callable[[Start], Any]]:
 def make_batches(batch_size: int, device: str) -> list[dict[torch.memory_format, torch.Tensor]]:
     """Return a cycle of random videos, each in both memory formats."""
     torch.manual_seed(0)
-    videos = [torch.rand(batch_size, 3, 16, 64, 64, device=device) * 2 - 1 for _ in range(CYCLE)]
+    videos = [torch.rand(batch_size, 3, 16, 64, 64, device=device) * 2 - 1 for _ in range(CLIP_INTERVAL)]
     formats = torch.contiguous_format, torch.channels_last_3d
     return [{form: video.contiguous(memory_format=form) for form in formats} for video in videos]
 
@@ -138,7 +147,7 @@ def call(contender, batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 def iterate(contender, batches, count) -> torch.Tensor:
     """Do iterations; return their losses [count, 2] on the CPU."""
-    return torch.stack([torch.stack(call(contender, batches[i % CYCLE])).double().cpu() for i in range(count)])
+    return torch.stack([torch.stack(call(contender, batches[i % CLIP_INTERVAL])).double().cpu() for i in range(count)])
 
 
 def exact_losses(start: Start, batches, count) -> torch.Tensor:
@@ -209,7 +218,7 @@ def measure(run: Run, case: str) -> dict:
         run.rivals.add(name)
     clipped = {own: timings.pop(CLIPPED)}
     for name in filter(RIVALS.__contains__, timings):
-        rounds = [seconds + svd_seconds / CYCLE for seconds in timings[name].rounds]
+        rounds = [seconds + svd_seconds / CLIP_INTERVAL for seconds in timings[name].rounds]
         clipped[name] = Timing.of(rounds, f"{timings[name].method}; a fifth of torch.linalg.svd added")
 
     def more(name):
@@ -239,7 +248,7 @@ def time_in_turns(run: Run, contenders, batches) -> dict[str, Timing]:
         warm=True,
     )
     if CLIPPED in timings and not on_gpu:
-        timings[CLIPPED] = Timing.of([seconds / CYCLE for seconds in timings[CLIPPED].rounds], "")
+        timings[CLIPPED] = Timing.of([seconds / CLIP_INTERVAL for seconds in timings[CLIPPED].rounds], "")
     return {name: timing._replace(method="each contender as its users run it") for name, timing in timings.items()}
 
 

@@ -20,8 +20,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import bench_step, floors, harness, suite
-from benchmarks.bench_step import CYCLE, Fast
-from benchmarks.contenders import Start
+from benchmarks.bench_step import Fast
+from benchmarks.contenders import CLIP_INTERVAL, Start
 from benchmarks.floors import BATCH_NORM, CLIPPING, COPIES, DECONVOLUTIONS, OPTIMIZERS, OTHERS
 from benchmarks.result_files import rounded
 from benchmarks.suite import Run, Section
@@ -50,11 +50,11 @@ def measure(run: Run, case: str) -> dict:
     batches = [batch[Fast.memory_format] for batch in bench_step.make_batches(batch_size, run.device)]
     needed = floors.iteration(batch_size, compute_dtype(precision, torch.float32).itemsize, start.width)
     # First, since a profiler slows down what is launched after it.
-    step = Fast(start, precision, CYCLE).step
+    step = Fast(start, precision, CLIP_INTERVAL).step
     for index in range(bench_step.CHECKED[run.device]):
-        step(batches[index % CYCLE])
+        step(batches[index % CLIP_INTERVAL])
     timings = run.measure({OURS: step}, batches, ROUNDS[run.device], uncaptured={OURS: "it replays its own"})
-    seconds = profile_cycle(Fast(start, precision, CYCLE, cuda_graph="off").step, batches, run.device)
+    seconds = profile_cycle(Fast(start, precision, CLIP_INTERVAL, cuda_graph="off").step, batches, run.device)
     groups = [
         {
             "group": name,

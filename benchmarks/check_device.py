@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks import bench_step as bench
 from benchmarks import harness, result_files
-from benchmarks.contenders import NOTEBOOK, NOTEBOOK_FP32, TUNED
+from benchmarks.contenders import CLIP_INTERVAL, NOTEBOOK, NOTEBOOK_FP32, TUNED
 from benchmarks.suite import Run, choose_device
 from tgan_fast.ops import backends
 
@@ -64,9 +64,9 @@ def step(device: str) -> Iterator[Check]:
         return text
 
     def constraint(mode):
-        contender = bench.Fast(start, harness.precisions_for(device)[0], bench.CYCLE, cuda_graph=mode)
+        contender = bench.Fast(start, harness.precisions_for(device)[0], CLIP_INTERVAL, cuda_graph=mode)
         # The constraint is applied three times; the later ones replay a graph.
-        bench.iterate(contender, batches, 2 * bench.CYCLE + 1)
+        bench.iterate(contender, batches, 2 * CLIP_INTERVAL + 1)
         weights = [p for p in contender.step.discriminator.parameters() if p.dim() > 1]
         largest = max(torch.linalg.matrix_norm(p.flatten(1).double().cpu(), 2).item() for p in weights)
         if not largest <= 1 + 1e-5 or contender.step.non_finite.item():

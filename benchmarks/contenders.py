@@ -21,6 +21,7 @@ NOTEBOOK, NOTEBOOK_FP32, TUNED, IN_GRAPH = "notebook", "notebook fp32", "tuned e
 # Eager PyTorch in the same arithmetic, twice whose error is allowed.
 SAME_ARITHMETIC = {"fp32": NOTEBOOK_FP32, "tf32": NOTEBOOK, "bf16": TUNED}
 LEARNING_RATE = 5e-5
+CLIP_INTERVAL = 5  # iterations, one of which clips
 LATENT_DIM = 100
 SEED = 0  # of the latents
 
@@ -58,7 +59,7 @@ class Notebook:
 
     precision = "tf32"
     memory_format = torch.contiguous_format  # of the videos that a call takes
-    iteration, clip_interval = 1, 5  # so that it does not clip
+    iteration, clip_interval = 1, CLIP_INTERVAL  # this iteration does not clip
     _chooses_algorithms = False
 
     def __init__(self, start: Start, dtype: torch.dtype = torch.float32):

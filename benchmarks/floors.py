@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.ceilings import Work
-from benchmarks.contenders import LATENT_DIM
+from benchmarks.contenders import CLIP_INTERVAL, LATENT_DIM
 from tgan_fast import reference
 
 DECONVOLUTIONS, CONVOLUTIONS = "deconvolutions", "Conv3d, last convolution"
@@ -24,7 +24,6 @@ OTHERS = "everything else"
 COPIES = "copies"
 OPTIMIZERS = "optimizers"
 CLIPPING = "singular value clipping"
-CLIP_INTERVAL = 5
 _FIRST = ("temp.model.0", "slow.0", "model3d.0")  # layers that see latents or videos
 _ON_IMAGES = dict.fromkeys((f"model.{index}" for index in (0, 3, 6, 9, 12)), DECONVOLUTIONS)
 _ON_IMAGES |= dict.fromkeys(("model3d.0", "model3d.2", "model3d.5", "model3d.8", "conv2d"), CONVOLUTIONS)
