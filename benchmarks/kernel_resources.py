@@ -1,36 +1,49 @@
-"""Registers, shared memory and spills of every Triton kernel, for every tile of the table, without a GPU.
+"""Registers, shared memory and spills of every kernel, without a GPU.
 
-    python -m benchmarks.kernel_resources
+    python -m benchmarks.kernel_resources triton
+    python -m benchmarks.kernel_resources cuda
 
-The launchers run on tensors without memory; what Triton would compile for them is compiled ahead of time instead.
+The launchers of Triton's kernels run on tensors without memory, for every tile of the table; what Triton would compile
+for them is compiled ahead of time. The CUDA kernels in csrc/ are compiled with the flags of setup.py; their shared
+memory is that of a launch for TGAN's largest weight.
 """
 
 import itertools
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from runpy import run_path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from unittest import mock
 
 import torch
 import triton
+import tyro
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.cuda_kernel_resources import ARCHITECTURES
 from tgan_fast.ops.batch_norm import triton as launchers
 from tgan_fast.ops.batch_norm import triton_kernels as batch_norm_kernels
 from tgan_fast.ops.batch_norm.geometry import laid_out
 from tgan_fast.ops.batch_norm.tiles import table
+from tgan_fast.ops.cuda_extension import extension
 from tgan_fast.ops.levels import triton as video_levels_kernels
 from tgan_fast.ops.optimizer import triton as optimizer_kernels
 from tgan_fast.ops.windows import triton as data_kernels
 
+ROOT = Path(__file__).resolve().parent.parent
+GPU_ARCHITECTURES = (80, 90, 100)
+SIDE = 512  # of the largest weight
+USAGE = (
+    r"entry function '_ZN\d+tgan_fast\d+([a-z_]+_kernel)(?:ILi(\d+)E)?\w*' for 'sm_\d+'.*?(\d+) bytes stack frame, "
+    r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
+)
 MULTIPROCESSORS = 132
 EPS, MOMENTUM = 1e-5, 0.1
 FLOATS = torch.float32, torch.bfloat16, torch.float16
@@ -41,7 +54,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 DRIVER = SimpleNamespace(
     get_current_device=lambda: 0,
     get_current_stream=lambda device: 0,
-    get_current_target=lambda: GPUTarget("cuda", ARCHITECTURES[0], 32),
+    get_current_target=lambda: GPUTarget("cuda", GPU_ARCHITECTURES[0], 32),
 )
 
 
@@ -177,14 +190,42 @@ def compile_ahead(launch: Launch, architecture: int) -> dict:
     }
 
 
-def main() -> None:
-    """Print a JSON object for every kernel and architecture, one a line."""
+def triton_resources() -> Iterator[dict]:
+    """Yield what every Triton kernel needs on every architecture."""
     found = launches()
     with ProcessPoolExecutor() as pool:
-        jobs = found * len(ARCHITECTURES), [each for each in ARCHITECTURES for _ in found]
-        for entry in pool.map(compile_ahead, *jobs, chunksize=8):
-            print(json.dumps(entry))
+        jobs = found * len(GPU_ARCHITECTURES), [each for each in GPU_ARCHITECTURES for _ in found]
+        yield from pool.map(compile_ahead, *jobs, chunksize=8)
+
+
+def cuda_resources() -> Iterator[dict]:
+    """Yield what every CUDA kernel needs on every architecture."""
+    setup = run_path(str(ROOT / "setup.py"))
+    if reason := setup["why_without_cuda"]():
+        sys.exit(f"the CUDA extension cannot be built here: {reason}")
+    shared = dict(extension().shared_bytes(SIDE))
+    source, command = ROOT / "csrc" / "singular_value_clip.cu", [setup["find_nvcc"](), *setup["COMPILE_FLAGS"]]
+    for architecture in GPU_ARCHITECTURES:
+        with tempfile.NamedTemporaryFile(suffix=".o") as file:
+            options = [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c", "-o", file.name, str(source)]
+            result = subprocess.run([*command, *options], capture_output=True, text=True)
+        if result.returncode:
+            sys.exit(result.stderr)
+        for name, width, *spilled, registers in re.findall(USAGE, result.stderr, flags=re.DOTALL):
+            kernel = f"{name}<{width}>" if width else name
+            needs = {"registers": int(registers), "shared": shared[kernel], "spilled": sum(map(int, spilled))}
+            yield {"kernel": kernel, "architecture": architecture, **needs}
+
+
+def main(kernels: Literal["triton", "cuda"], /) -> None:
+    """Print a JSON object for every kernel and architecture, one a line.
+
+    Args:
+        kernels: Kernels in Triton or in CUDA C++.
+    """
+    for entry in triton_resources() if kernels == "triton" else cuda_resources():
+        print(json.dumps(entry))
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -33,7 +33,7 @@ needs_extension = pytest.mark.skipif(
 @needs_extension
 @pytest.mark.slow
 def test_no_kernel_spills_and_all_fit():
-    command = [sys.executable, "-m", "benchmarks.cuda_kernel_resources"]
+    command = [sys.executable, "-m", "benchmarks.kernel_resources", "cuda"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     found = [json.loads(line) for line in result.stdout.splitlines()]

@@ -298,10 +298,10 @@ def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
     """In a process of its own, since this one may have decided for Triton's interpreter."""
     program = (
         "import json\n"
-        "from benchmarks.kernel_resources import ARCHITECTURES, compile_ahead, launches\n"
+        "from benchmarks.kernel_resources import GPU_ARCHITECTURES, compile_ahead, launches\n"
         "steps = [launch for launch in launches() if launch.kernel in ('rmsprop_kernel', 'adam_kernel')]\n"
         "found = [{**compile_ahead(launch, a), 'signature': dict(launch.signature), 'divisible': launch.divisible}\n"
-        "         for launch in steps for a in ARCHITECTURES]\n"
+        "         for launch in steps for a in GPU_ARCHITECTURES]\n"
         "print(json.dumps(found))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

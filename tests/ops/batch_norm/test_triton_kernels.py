@@ -20,7 +20,7 @@ REGISTERS_OF_A_MULTIPROCESSOR = 65536
 def resources():
     """In a process of its own, since this one may have decided for Triton's interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "benchmarks.kernel_resources"]
+    command = [sys.executable, "-m", "benchmarks.kernel_resources", "triton"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     return [json.loads(line) for line in result.stdout.splitlines()]
