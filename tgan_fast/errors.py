@@ -1,4 +1,4 @@
-"""Errors that the user can fix, each one sentence with the thing and the remedy; tests of PyTorch's errors."""
+"""Errors that the user can fix, each one sentence that names the problem and the remedy; kinds of PyTorch errors."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory|AL
 _TOO_LARGE = re.compile(
     r"find an engine|valid cuDNN algorithm|CUDNN_STATUS_(NOT_SUPPORTED|BAD_PARAM)|32.?bit", re.IGNORECASE
 )
-# Control characters, line and paragraph separators, changes of direction, and parts of what is no Unicode.
+# Control characters, line and paragraph separators, changes of direction, and lone surrogates.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -32,7 +32,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def telling_of_memory(message: str) -> Iterator[None]:
-    """Raise an InputError with this message where memory runs out in the block."""
+    """Raise an InputError with this message if memory runs out in the block."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -47,7 +47,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text on one line: control characters are escaped, and bytes of file names that are no UTF-8."""
+    """Return a text on one line, with control characters and invalid UTF-8 of file names escaped."""
     return _UNPRINTABLE.sub(lambda match: _escaped(match[0]), text)
 
 
@@ -58,7 +58,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _escaped(character):
-    # Python holds a byte that is no UTF-8 as one of 128 surrogates.
+    # Python represents a byte that is not valid UTF-8 as one of 128 surrogates.
     is_byte = "\udc80" <= character <= "\udcff"
     return f"\\x{ord(character) & 0xFF:02x}" if is_byte else ascii(character)[1:-1]
 
@@ -67,19 +67,19 @@ def _says(error, pattern):
     return isinstance(error, RuntimeError) and pattern.search(str(error)) is not None
 
 
-class _ToldError(Exception):
+class _UserError(Exception):
     """An error whose message is shown to the user as it is."""
 
     def __str__(self) -> str:
-        # Names of files may hold line breaks, escape sequences and bytes that are no text.
+        # File names may have line breaks, escape sequences and bytes that are not text.
         return printable(super().__str__())
 
 
-class InputError(_ToldError):
+class InputError(_UserError):
     """Something given to the package does not work; command lines print the message and exit with code 2."""
 
 
-class NonFiniteError(_ToldError):
+class NonFiniteError(_UserError):
     """A loss or a weight became infinite or NaN; command lines print the message and exit with code 1."""
 
 

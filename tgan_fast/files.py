@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and locks. Errors name the file, also where the system's own do not."""
+"""Atomic writes and locks. Errors always name the file."""
 
 import fcntl
 import os
@@ -39,7 +39,7 @@ def lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        # Some network file systems have no locks, and then there is none.
+        # Some network file systems have no locks: go on without one.
         pass
     return True
 

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used, so that a command's help needs no PyTorch."""
+"""Names of packages that are imported on first use, so that the help of a command needs no PyTorch."""
 
 import importlib
 import sys

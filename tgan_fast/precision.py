@@ -1,7 +1,7 @@
-"""The arithmetic of the networks: bfloat16, TF32 or float32.
+"""Precision of the networks: bfloat16, TF32 or float32.
 
-In all of them weights, batch statistics, losses and the optimizers' state are float32; only what convolutions and
-matrix products read and write differs.
+Weights, batch statistics, losses and the state of the optimizers are always float32. Only the inputs and outputs of
+convolutions and matrix products differ.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,14 @@ _OLDEST_WITH_TF32 = (8, 0)
 
 
 def resolve_precision(name: PrecisionOption, device: torch.device) -> Precision:
-    """A precision that the device has; `auto` is bf16 on GPUs that have it in hardware, fp32 elsewhere.
+    """Return a precision that the device supports; `auto` is bf16 on GPUs with bf16 hardware, else fp32.
+
+    Args:
+        name: Precision, or "auto".
+        device: Device that computes.
 
     Raises:
-        InputError: the device does not have the precision asked for.
+        InputError: The device does not support the precision.
     """
     if name == "auto":
         return "bf16" if device.type == "cuda" and _has_bf16(device) else "fp32"
@@ -31,22 +35,25 @@ def resolve_precision(name: PrecisionOption, device: torch.device) -> Precision:
 
 
 def resolve_evaluation_precision(name: PrecisionOption, device: torch.device) -> Precision:
-    """As `resolve_precision`, but `auto` is tf32 on GPUs that have it: scores are compared to three digits."""
+    """Return a precision as `resolve_precision` does, but for `auto` tf32 on GPUs that support it, else fp32.
+
+    Scores are compared to three digits, for which bf16 is too coarse.
+    """
     if name == "auto":
         return "tf32" if _has_tf32(device) else "fp32"
     return resolve_precision(name, device)
 
 
 def compute_dtype(precision: Precision, dtype: torch.dtype) -> torch.dtype:
-    """What the activations of a network with weights of `dtype` are."""
+    """Return the dtype of activations in a network with weights of `dtype`."""
     return torch.bfloat16 if precision == "bf16" else dtype
 
 
 @contextmanager
 def arithmetic(precision: Precision) -> Iterator[None]:
-    """Inside, cuDNN and cuBLAS take float32 as TF32 if that is the precision, as float32 otherwise.
+    """Let cuDNN and cuBLAS compute float32 in TF32 if that is the precision, and choose algorithms by timing them.
 
-    cuDNN also chooses its convolution algorithms by measuring them. Afterwards all is as it was.
+    The settings from before are restored afterwards.
     """
     convolutions, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = convolutions.fp32_precision, products.fp32_precision, torch.backends.cudnn.benchmark

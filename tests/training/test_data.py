@@ -106,10 +106,10 @@ def test_a_run_says_what_it_trains_on_and_when_that_has_changed(store, tmp_path,
 
     more = config.model_copy(update={"steps": 3})
     train(more, tmp_path / "same", resume=checkpoint)
-    assert "the data is not what it was" not in capfd.readouterr().err
+    assert "the data has changed" not in capfd.readouterr().err
     extend(store, tmp_path / "spool", 25)
     train(more, tmp_path / "other", resume=checkpoint)
-    assert "the data is not what it was when the checkpoint was made" in capfd.readouterr().err
+    assert "the data has changed since the checkpoint was made" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("weighting", ["videos", "windows"])

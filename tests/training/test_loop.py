@@ -198,7 +198,7 @@ def test_weights_that_break_later_keep_the_last_good_checkpoint(tmp_path):
     before = checkpoint.read_bytes()
     with pytest.raises(NonFiniteError) as caught:
         trained(tmp_path, resume=checkpoint, learning_rate=1e38, clip_interval=0)
-    assert f"the last good checkpoint is {checkpoint}, from which --resume {tmp_path} goes on" in str(caught.value)
+    assert f"the last good checkpoint is {checkpoint}: continue with --resume {tmp_path}" in str(caught.value)
     assert checkpoint.read_bytes() == before
     assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
 
@@ -221,7 +221,7 @@ def test_a_run_that_diverges_is_told_so_once_and_the_checkpoint_before_is_kept(t
     trained(tmp_path, resume=checkpoints / "iteration-00000020.pt", steps=22, learning_rate=100.0)
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert re.fullmatch(
-        r"warning: the checkpoint has diverged already, with a weight of \d\.\de\+\d+: resume an earlier one", warning
+        r"warning: the checkpoint has diverged, with a weight of \d\.\de\+\d+: resume an earlier one", warning
     )
     assert kept.read_bytes() == before
     assert trained(tmp_path / "new", resume=kept, steps=8).iteration == 8
@@ -411,5 +411,5 @@ def test_a_run_on_a_gpu_resumes_and_its_checkpoint_is_refused_on_the_cpu(tmp_pat
     trained(tmp_path, device="cuda", steps=3)
     checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
     assert trained(tmp_path, resume=checkpoint, device="cuda").iteration == 7
-    with pytest.raises(InputError, match="was made on cuda and continues exactly only there"):
+    with pytest.raises(InputError, match="was made on cuda, where alone it resumes exactly"):
         trained(tmp_path / "cpu", resume=checkpoint)

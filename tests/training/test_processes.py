@@ -208,7 +208,7 @@ def test_a_folder_that_is_refused_ends_all_processes_of_torchrun_in_a_sentence(t
     result = torchrun(["-m", "tgan_fast.train"], *options, "--sync-batch-norm", "--steps=2", "--out", tmp_path)
     assert result.returncode != 0
     assert f"error: {tmp_path} holds another run: continue it with --resume" in result.stderr
-    assert "error of process 1: process 0 cannot begin, and says why" in result.stderr
+    assert "error of process 1: process 0 cannot start; its own error says why" in result.stderr
     assert "gloo" not in result.stderr
 
 

@@ -220,7 +220,7 @@ def _read_config(path):
         values = yaml.safe_load(_content(path).decode())
     except InputError:
         raise
-    except Exception as error:  # values that are none of their type make PyYAML raise errors of many types
+    except Exception as error:  # PyYAML raises errors of many types for invalid values
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}," if mark else ""
         raise InputError(f"{path}{line} is damaged: it is no YAML; restore it from a checkpoint's config") from None

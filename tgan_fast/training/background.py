@@ -1,4 +1,4 @@
-"""Work beside the training loop: a file is written while the GPU goes on."""
+"""Work beside the training loop: files are written while the GPU trains."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,10 +11,10 @@ _MOST_PENDING = 2
 
 
 class Background:
-    """One thread that does jobs in order; what a job raises, a later call raises.
+    """Thread that does jobs in order. The next call raises the error of a job that failed.
 
     Args:
-        active: without it every job is done at once, by the caller.
+        active: Whether to start a thread; otherwise `submit` does each job itself.
     """
 
     def __init__(self, active: bool):
@@ -22,7 +22,7 @@ class Background:
         self._pending = deque()
 
     def submit(self, job: Callable, *arguments) -> None:
-        """Do `job(*arguments)`; waits while two others are not done, since each may hold much memory."""
+        """Schedule `job(*arguments)`; wait while two others are pending, since each may hold much memory."""
         if self._pool is None:
             job(*arguments)
             return
@@ -31,26 +31,26 @@ class Background:
         self._pending.append(self._pool.submit(job, *arguments))
 
     def check(self) -> None:
-        """Raise what a job has raised, without waiting."""
+        """Raise the error of a job that failed, without waiting for jobs."""
         while self._pending and self._pending[0].done():
             self._pending.popleft().result()
 
     def wait(self) -> None:
-        """Wait for all jobs; raises what one has raised."""
+        """Wait for all jobs, and raise the error of one that failed."""
         while self._pending:
             self._pending.popleft().result()
 
     def close(self) -> None:
-        """End the thread. Jobs that have not begun are dropped."""
+        """End the thread, and drop jobs that have not started."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
 
 class Snapshot:
-    """A copy of a state as it is now, made on its device without waiting, to be brought to the CPU by another thread.
+    """Copy of a state on its device, made without waiting, which another thread can bring to the CPU.
 
     Args:
-        state: nested dicts and lists of tensors and plain values.
+        state: Nested dicts and lists of tensors and other values.
     """
 
     def __init__(self, state: Any):
@@ -60,10 +60,10 @@ class Snapshot:
             self._made = torch.cuda.current_stream().record_event()
 
     def on_cpu(self) -> Any:
-        """The state with its tensors on the CPU."""
+        """Return the state with its tensors on the CPU."""
         if self._made is None:
             return _each(torch.Tensor.cpu, self._state)
-        # Not on the stream of the training, which such a copy would hold up.
+        # On a stream of its own, since the copy would hold up training on its stream.
         with torch.cuda.stream(torch.cuda.Stream(self._made.device)):
             torch.cuda.current_stream().wait_event(self._made)
             return _each(torch.Tensor.cpu, self._state)

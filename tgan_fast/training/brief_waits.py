@@ -19,14 +19,14 @@ from typing import NamedTuple
 import torch
 
 _STAT = Path("/proc/stat")
-_INTERVAL = 1.0  # seconds between two looks
+_INTERVAL = 1.0  # seconds between two measurements
 _MOST_OTHERS = 0.5  # CPUs that other programs may use, beyond those that the training leaves idle
 _MOST_TEAMS = 8  # a training with fewer threads than a ninth of the CPUs rarely has to share them
 _PARALLEL = 1 << 17  # elements that PyTorch adds up with all threads
 
 
 class CpuTime(NamedTuple):
-    """Seconds of the clock, those in which this process's CPUs were busy, summed up, and those that it used itself."""
+    """Seconds of wall-clock time, of busy time of this process's CPUs, summed up, and of CPU time of this process."""
 
     elapsed: float
     busy: float

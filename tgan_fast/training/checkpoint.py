@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code, ours and the PyTorch notebook's."""
+"""Checkpoints, ours and the PyTorch notebook's: written atomically, and read without running code."""
 
 import io
 import operator
@@ -22,7 +22,7 @@ from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.numpy_values import safe_numpy_values
 
 CHECKPOINT_FORMAT = "tgan_fast checkpoint 1"
-# In the order in which the notebook's has them.
+# In the order of the notebook's checkpoints.
 _NETWORKS = "generator", "discriminator"
 _ZIP = b"PK"
 _PREFIXES = "module.", "_orig_mod."
@@ -32,7 +32,12 @@ _NAME = re.compile(r"iteration-(\d{8})\.pt")
 
 
 class CheckpointFolder:
-    """A folder of `iteration-NNNNNNNN.pt` files, of which the newest `keep` stay, and `best.pt`."""
+    """Folder of the newest `iteration-NNNNNNNN.pt` files, and `best.pt`.
+
+    Args:
+        folder: Path of the folder.
+        keep: Number of numbered checkpoints to keep.
+    """
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
@@ -43,14 +48,17 @@ class CheckpointFolder:
         return best.replace(best.with_name("best.pt.earlier")) if best.exists() else None
 
     def save(self, checkpoint: Mapping[str, Any], iteration: int) -> Path:
-        """Write a checkpoint, then remove those that are too old.
+        """Write a checkpoint, then remove the oldest ones.
 
         Args:
-            checkpoint: of tensors and plain values alone.
-            iteration: iterations done.
+            checkpoint: Tensors, numbers, strings and containers of them.
+            iteration: Number of iterations done.
+
+        Returns:
+            Path of the file.
 
         Raises:
-            OSError: the disk is full, for instance; all older checkpoints are still there.
+            OSError: The file cannot be written; all older checkpoints are still there.
         """
         path = self.folder / f"iteration-{iteration:08d}.pt"
         _write(path, checkpoint)
@@ -61,17 +69,26 @@ class CheckpointFolder:
     def save_best(
         self, checkpoint: Mapping[str, Any], scores: Mapping[str, float], scored_by: Mapping[str, str]
     ) -> None:
-        """Write a checkpoint as `best.pt`, with its scores and what they depend on; raises as `save`."""
+        """Write a checkpoint as `best.pt`.
+
+        Args:
+            checkpoint: Content, as in `save`.
+            scores: Score of the checkpoint by metric.
+            scored_by: Protocol and classifier of the scores.
+
+        Raises:
+            OSError: The file cannot be written; an older `best.pt` is still there.
+        """
         _write(self.folder / "best.pt", {**checkpoint, "scores": dict(scores), "scored_by": dict(scored_by)})
 
     def best_scores(self, scored_by: Mapping[str, str]) -> dict[str, float]:
-        """Of `best.pt`; none where there is no such file, or its scores depend on something else."""
+        """Return the scores of `best.pt`; none if there is no such file, or it was scored by something else."""
         best = self.folder / "best.pt"
         content = read(best) if best.exists() else {}
         return content["scores"] if content.get("scored_by") == scored_by else {}
 
     def paths(self) -> list[Path]:
-        """All numbered checkpoints, oldest first."""
+        """Return all numbered checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob("iteration-*.pt") if _NAME.fullmatch(path.name))
 
     def latest(self) -> Path | None:
@@ -121,7 +138,7 @@ def _write(path, checkpoint):
 
 
 def is_damaged(path: Path) -> bool:
-    """Return whether a checkpoint of this package cannot be read, is not whole, or is not what was written."""
+    """Return whether a checkpoint of this package cannot be read, is incomplete, or fails its checksums."""
     try:
         raw = path.read_bytes()
     except OSError:
@@ -130,28 +147,28 @@ def is_damaged(path: Path) -> bool:
 
 
 def iteration_of(path: Path) -> int:
-    """The iteration in the name of a numbered checkpoint."""
+    """Return the iteration in the name of a numbered checkpoint."""
     return int(_NAME.fullmatch(path.name)[1])
 
 
 def run_folder_of(path: Path) -> Path | None:
-    """The run folder that a checkpoint lies in."""
+    """Return the run folder of a checkpoint, or None if it is in no `checkpoints` folder."""
     return path.parent.parent if path.parent.name == "checkpoints" else None
 
 
 def latest_of_run(folder: Path) -> Path | None:
-    """The newest checkpoint of a run folder, or None."""
+    """Return the newest checkpoint of a run folder, or None."""
     return CheckpointFolder(folder / "checkpoints", keep=1).latest()
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint file to the CPU, and tell by its content whether it is this package's or the notebook's.
+    """Read a checkpoint of this package or of the notebook to the CPU.
 
-    Damage to a ZIP archive, PyTorch's format since 1.6, is noticed by its checksums; older files have none.
+    Checksums reveal damage to ZIP archives, PyTorch's format since 1.6; older files have none.
 
     Returns:
-        The content of a file of this package; of others `model_state_dict`, a list of the generator's state dict and,
-        unless the file has the generator's alone, the discriminator's, without prefixes such as DataParallel's.
+        The content of the file. For files of others, `model_state_dict` is a list of the generator's state dict and, if
+        the file has one, the discriminator's, without prefixes such as DataParallel's.
 
     Raises:
         InputError: The file is missing, unreadable or damaged, holds code (which is not run), or is something else.
@@ -235,11 +252,11 @@ def _without_prefix(state):
 def read_run(path: Path) -> dict[str, Any]:
     """Read a checkpoint that a run can resume from.
 
-    The notebook's has both networks and RMSprop optimizers at the iteration it calls `epoch`; its `config` is empty and
-    its `device` None, and the latents begin anew.
+    The notebook's has both networks and RMSprop optimizers at the iteration that it calls `epoch`. Its `config` is
+    empty, its `device` None, and the latents start from the seed.
 
     Raises:
-        InputError: As `read`; a notebook's checkpoint without optimizers or iteration.
+        InputError: The file cannot be read by `read`, or is a notebook's checkpoint without optimizers or iteration.
     """
     content = read(path)
     if "model_state_dict" not in content:
@@ -254,7 +271,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def _iteration(content):
-    """Return the notebook's count of iterations, or None if there is none that can be."""
+    """Return the number of iterations in a notebook's checkpoint, or None if it has no valid one."""
     epoch = content.get("epoch")
     try:
         iteration = int(epoch) if isinstance(epoch, float) and epoch.is_integer() else operator.index(epoch)
@@ -264,12 +281,12 @@ def _iteration(content):
 
 
 def find(path: Path) -> Path:
-    """Return a checkpoint file as it is, and of a run folder the newest checkpoint that is not damaged.
+    """Return the newest intact checkpoint of a run folder; a file is returned as it is.
 
-    Damaged ones that are newer are named on stderr.
+    Newer checkpoints that are damaged are named on stderr.
 
     Raises:
-        InputError: The run folder has none.
+        InputError: The run folder has no intact checkpoint.
     """
     if not path.is_dir():
         return path
@@ -283,7 +300,7 @@ def find(path: Path) -> Path:
         ended = (path / "config.yaml").exists()
         remedy = ", since its run ended before the first one: start it again with the same --out" if ended else ""
         raise InputError(f"there is no checkpoint in {folder.folder}{remedy}")
-    # Of several processes that torchrun has started, one says it.
+    # One of several processes that torchrun has started prints it.
     for broken in damaged if os.environ.get("RANK", "0") == "0" else ():
         sys.stderr.write(printable(f"{broken} is damaged: {intact.name}, which is older, is used instead") + "\n")
     return intact
@@ -291,13 +308,13 @@ def find(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, ours or the notebook's, as it was read.
+    """Content of a checkpoint, ours or the notebook's.
 
     Attributes:
-        path: of the file.
-        config: how its run was set; None of the notebook's, which does not tell.
-        states: state dicts of its networks, by their names.
-        iteration: iterations done; None where the notebook's does not tell.
+        path: Path of the file.
+        config: Settings of its run; None for the notebook's, which has none.
+        states: State dicts of the networks by name.
+        iteration: Number of iterations done; None for a notebook's checkpoint without one.
     """
 
     path: Path
@@ -306,19 +323,19 @@ class Checkpoint:
     iteration: int | None
 
     def kind(self, weights: Literal["auto", "live", "ema"]) -> Literal["live", "ema"]:
-        """Which weights of the generator are meant: by "auto", the averaged ones where there are any."""
+        """Return the kind of weights to use; "auto" is the averaged weights if there are any."""
         if weights == "auto":
             return "ema" if "ema" in self.states else "live"
         return weights
 
     def generator(self, weights: Literal["auto", "live", "ema"] = "auto") -> Generator:
-        """On the CPU and in evaluation mode.
+        """Return the generator on the CPU, in evaluation mode.
 
         Args:
-            weights: see `kind`.
+            weights: Kind of weights: "ema" (averaged), "live", or "auto" for the averaged ones if there are any.
 
         Raises:
-            InputError: it is of another architecture, or has no weights of that kind.
+            InputError: The checkpoint is of another architecture, or has no averaged weights.
         """
         kind = self.kind(weights)
         if kind == "ema" and "ema" not in self.states:
@@ -328,7 +345,7 @@ class Checkpoint:
         return generator.eval()
 
     def discriminator(self) -> Discriminator:
-        """Return the discriminator on the CPU, in evaluation mode; raises as `generator`."""
+        """Return the discriminator on the CPU, in evaluation mode, or raise an InputError if none fits."""
         if "discriminator" not in self.states:
             raise InputError(f"{self.path} has a generator alone, but no discriminator")
         discriminator = build_discriminator(self.config or TrainingConfig())
@@ -337,7 +354,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, ours or the notebook's; raises as `read`."""
+    """Read a checkpoint, ours or the notebook's, with the errors of `read`."""
     content = read(path)
     if "model_state_dict" in content:
         states = dict(zip(_NETWORKS, content["model_state_dict"], strict=False))
@@ -346,7 +363,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def first_not_finite(state: Mapping[str, Any]) -> str | None:
-    """Return what is not finite in a step's networks, such as "slow.0.weight of the generator", or None."""
+    """Return a tensor of a step's networks that is not finite, as in "slow.0.weight of the generator", or None."""
     for network in (*_NETWORKS, "ema"):
         for name, tensor in state.get(network, {}).items():
             if not tensor.isfinite().all():
@@ -355,18 +372,22 @@ def first_not_finite(state: Mapping[str, Any]) -> str | None:
 
 
 def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "auto") -> Generator:
-    """The generator of a checkpoint; see `open_checkpoint` and `Checkpoint.generator`."""
+    """Return the generator of a checkpoint, with the weights and errors of `Checkpoint.generator`."""
     return open_checkpoint(path).generator(weights)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """`module.load_state_dict(state)`.
+    """Load a state dict that fits the module exactly.
+
+    Args:
+        module: Module to load into.
+        state: State dict; `num_batches_tracked` may be missing, as before PyTorch 0.4.1.
+        path: File of the state dict, for errors.
 
     Raises:
-        InputError: the first key that is missing, unknown or of another shape.
+        InputError: A key is missing, unknown or of another shape; the message names the first.
     """
     expected = module.state_dict()
-    # PyTorch's batch norms have this since 0.4.1.
     counts = {key: tensor for key, tensor in expected.items() if key.endswith("num_batches_tracked")}
     state = counts | state
     for key, tensor in expected.items():

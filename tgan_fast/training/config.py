@@ -1,4 +1,4 @@
-"""What can be chosen about a training run: one typed model for the command line, YAML files and library users."""
+"""Settings of a training run: one typed model for the command line, YAML files and library users."""
 
 import reprlib
 from pathlib import Path
@@ -12,87 +12,104 @@ from tgan_fast.errors import InputError, nearest
 from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
 from tgan_fast.training.registry import REGISTRY
 
-# Largest count of iterations and frames, so that sums of them stay exact. The bounds of sizes below are far beyond what
-# fits into a machine: a slip is told instead of taking all memory.
+# Largest number of iterations and frames, so that sums of them stay exact. The bounds of sizes are far beyond what fits
+# into a machine: they report a typing error before it takes all memory.
 _MOST = 10**12
 
 
 class TrainingConfig(BaseModel):
-    """A training run; the defaults are the paper's, `PRESETS` has other sets of them.
+    """Settings of a training run; the defaults are the paper's, and `PRESETS` has other combinations.
 
     Raises:
-        InputError: an unknown setting (with the nearest known one), a value of the wrong type or out of its range.
+        InputError: A setting is unknown, of the wrong type, out of its range, or does not fit another one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    width: float = Field(1.0, ge=0.002, le=16, description="Multiplier of all channel counts of both networks.")
-    latent_dim: int = Field(100, ge=1, le=65_536, description="Size of the latent.")
+    width: float = Field(1.0, ge=0.002, le=16, description="Multiplier of the channel counts of both networks.")
+    latent_dim: int = Field(100, ge=1, le=65_536, description="Size of the latent vector.")
     channels: int = Field(3, ge=1, le=1024, description="Color channels of the videos.")
-    frames: int = Field(FRAMES, ge=FEWEST_FRAMES, le=MOST_FRAMES, description="Of a video.")
-    image_size: int = Field(IMAGE_SIZE, description="Pixels of a frame's sides, a power of two from 16 to 128.")
+    frames: int = Field(FRAMES, ge=FEWEST_FRAMES, le=MOST_FRAMES, description="Frames of a video.")
+    image_size: int = Field(IMAGE_SIZE, description="Height and width of a frame, a power of two from 16 to 128.")
     temporal_generator: Literal[tuple(REGISTRY["temporal_generator"])] = Field(
-        "deconv", description="Makes a latent for every frame of one: transposed convolutions, or a recurrent cell."
+        "deconv",
+        description="Network from the latent to a latent per frame: transposed convolutions or a recurrent cell.",
     )
     image_generator: Literal[tuple(REGISTRY["image_generator"])] = Field(
-        "two-latent", description="Makes frames of the frame's and the video's latent, or of the frame's alone."
+        "two-latent",
+        description="Latents that a frame is generated from: the frame's and the video's, or the frame's alone.",
     )
     discriminator: Literal[tuple(REGISTRY["discriminator"])] = Field(
-        "conv3d", description="3D convolutions, or 2D ones of all frames as channels of one image."
+        "conv3d", description="3D convolutions, or 2D convolutions over all frames as channels of one image."
     )
-    latent: Literal[tuple(REGISTRY["latent"])] = Field("uniform", description="Distribution: (-1, 1), or N(0, 1).")
-    conditional: bool = Field(False, description="Both networks see the videos' classes.")
-    classes: int | None = Field(None, ge=2, le=65_536, description="Conditional: how many; none: those of the data.")
+    latent: Literal[tuple(REGISTRY["latent"])] = Field(
+        "uniform", description="Distribution of the latent: uniform in (-1, 1), or standard normal."
+    )
+    conditional: bool = Field(False, description="Condition both networks on the videos' classes.")
+    classes: int | None = Field(
+        None, ge=2, le=65_536, description="Number of classes of a conditional run; none: as many as the data has."
+    )
     data: str | None = Field(
-        None, description="Clip store, or prepared .h5, .npy or .npz file, to train on; none: moving digits."
+        None, description="Clip store or prepared .h5, .npy or .npz file to train on; none: moving digits."
     )
     axes: str | None = Field(
-        None, description="Videos: order of an array's axes where its shape does not tell it, such as NTHW."
+        None, description="Videos: order of an array's axes, such as NTHW, if its shape is ambiguous."
     )
     crop: Literal["centre", "random"] = Field("centre", description="Videos: which pixels of larger frames.")
-    flip: bool = Field(False, description="Videos: mirror half of the clips.")
-    frame_stride: int = Field(1, ge=1, le=_MOST, description="Videos: from one frame of a clip to the next.")
+    flip: bool = Field(False, description="Videos: mirror half of the clips at random.")
+    frame_stride: int = Field(1, ge=1, le=_MOST, description="Videos: keep every n-th frame.")
     weighting: Literal["videos", "windows"] = Field(
-        "videos", description="Videos: what comes up once in an epoch; windows: longer videos more often."
+        "videos",
+        description="Videos: draw each video once per epoch, or each window, so that longer videos come up more often.",
     )
-    short_videos: Literal["skip", "loop"] = Field("skip", description="Videos: what becomes of too short ones.")
+    short_videos: Literal["skip", "loop"] = Field(
+        "skip", description="Videos: treatment of videos that are too short for a clip."
+    )
     last_start: bool = Field(
-        True, description="Videos: a clip may end with the last frame, which the authors' code leaves out."
+        True, description="Videos: allow the clip that ends with the last frame, which the authors' code leaves out."
     )
-    digits: Literal[1, 2] = Field(2, description="Moving digits: how many in a clip.")
+    digits: Literal[1, 2] = Field(2, description="Moving digits: number of digits in a clip.")
     digit_images: str | None = Field(
         None, description="Moving digits: MNIST's train-images-idx3-ubyte[.gz]; none: scikit-learn's digits."
     )
     batch_size: int = Field(
         32, le=2**20, description="Videos in a batch, at least 2; several processes share it evenly."
     )
-    steps: int = Field(81_000, ge=1, le=_MOST, description="Iterations in all.")
-    objective: Literal[tuple(REGISTRY["objective"])] = Field("wgan", description="The two losses.")
+    steps: int = Field(81_000, ge=1, le=_MOST, description="Number of iterations.")
+    objective: Literal[tuple(REGISTRY["objective"])] = Field("wgan", description="Losses of both networks.")
     constraint: Literal[tuple(REGISTRY["constraint"])] = Field(
-        "svc", description="Of the discriminator; svc: singular value clipping."
+        "svc", description="Constraint of the discriminator; svc: singular value clipping."
     )
     clip_interval: int = Field(
-        5, ge=0, le=_MOST, description="Discriminator steps between two applications of the constraint; 0: never."
+        5, ge=0, le=_MOST, description="Apply the constraint every n discriminator steps; 0: never."
     )
-    penalty_weight: float | None = Field(None, gt=0, description="Gradient penalty: its weight; none: 10.")
-    critic_steps: int = Field(1, ge=1, le=1024, description="Discriminator steps an iteration, each on a batch.")
-    input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise on what the discriminator sees.")
-    optimizer: Literal[tuple(REGISTRY["optimizer"])] = Field("rmsprop", description="Of both networks.")
-    learning_rate: float = Field(5e-5, gt=0, description="Of both optimizers.")
-    lr_decay: Literal["none", "linear"] = Field("none", description="linear: down to 0 at the last iteration.")
+    penalty_weight: float | None = Field(None, gt=0, description="Weight of the gradient penalty; none: 10.")
+    critic_steps: int = Field(
+        1, ge=1, le=1024, description="Discriminator steps per iteration, each on a batch of its own."
+    )
+    input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise added to the discriminator's input.")
+    optimizer: Literal[tuple(REGISTRY["optimizer"])] = Field("rmsprop", description="Optimizer of both networks.")
+    learning_rate: float = Field(5e-5, gt=0, description="Learning rate of both optimizers.")
+    lr_decay: Literal["none", "linear"] = Field(
+        "none", description="Decay of the learning rate; linear: to 0 at the last iteration."
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: decay of the average of gradients.")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the average of their squares.")
-    shared_fakes: bool = Field(False, description="The authors' order: one batch of fakes for both steps.")
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="Also average the generator's weights.")
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, latents, digits and their order.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the average of squared gradients.")
+    shared_fakes: bool = Field(
+        False, description="Use one batch of generated videos for both networks' steps, as the authors' code does."
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Decay of a moving average of the generator's weights; none: no average."
+    )
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, description="Seed of weights, latents, moving digits and the order of the data."
+    )
     precision: PrecisionOption = Field(
-        "auto", description="Of convolutions; auto: bf16 on GPUs that have it, else fp32."
+        "auto", description="Precision of the convolutions; auto: bf16 on GPUs that support it, else fp32."
     )
-    cuda_graph: CudaGraphMode = Field(
-        "auto", description="Replay iterations as CUDA graphs; auto: where that is possible."
-    )
-    sync_batch_norm: bool = Field(False, description="Batch statistics over all processes of a torchrun.")
-    workers: int = Field(4, ge=1, le=1024, description="Threads that make batches in the background.")
+    cuda_graph: CudaGraphMode = Field("auto", description="Replay iterations as CUDA graphs; auto: if possible.")
+    sync_batch_norm: bool = Field(False, description="Compute batch statistics over all processes of torchrun.")
+    workers: int = Field(4, ge=1, le=1024, description="Threads that prepare batches in the background.")
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, …")
     log_interval: int = Field(100, ge=1, le=_MOST, description="Iterations between lines of stats.jsonl.")
     sample_interval: int = Field(1000, ge=1, le=_MOST, description="Iterations between sample GIFs.")
@@ -100,10 +117,12 @@ class TrainingConfig(BaseModel):
     evaluate_every: int = Field(
         0, ge=0, le=_MOST, description="Iterations between evaluations of the generator; 0: none."
     )
-    classifier: str | None = Field(None, description="Evaluation: what train_classifier or convert_classifier writes.")
-    evaluate_samples: int = Field(2048, ge=2, le=_MOST, description="Evaluation: generated videos each time.")
-    best_metric: Literal["is", "fid"] = Field("fid", description="Evaluation: by which best.pt is kept.")
-    keep_checkpoints: int = Field(3, ge=1, le=_MOST, description="Newest checkpoints kept.")
+    classifier: str | None = Field(
+        None, description="Evaluation: classifier file from train-classifier or convert-classifier."
+    )
+    evaluate_samples: int = Field(2048, ge=2, le=_MOST, description="Evaluation: number of generated videos.")
+    best_metric: Literal["is", "fid"] = Field("fid", description="Evaluation: metric by which best.pt is chosen.")
+    keep_checkpoints: int = Field(3, ge=1, le=_MOST, description="Number of newest checkpoints to keep.")
 
     def __init__(self, **values: Any):
         for name, value in values.items():
@@ -134,7 +153,7 @@ class TrainingConfig(BaseModel):
 
 
 def _why_not(config):
-    """Why settings that are right each do not fit each other, or None."""
+    """Return why settings that are valid each do not fit together, or None."""
     if config.image_size not in IMAGE_SIZES:
         smallest, largest = IMAGE_SIZES[0], IMAGE_SIZES[-1]
         return f"image_size is {config.image_size}, but it must be a power of two from {smallest} to {largest}"
@@ -171,7 +190,7 @@ def _why_not(config):
     return None
 
 
-# Settings that only videos have.
+# Settings that apply to videos only.
 OF_VIDEOS = ("axes", "crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
 
 # Two minutes on a CPU.
@@ -192,8 +211,8 @@ _TINY = {
 
 _ADAM = {"optimizer": "adam", "learning_rate": 2e-4, "adam_beta1": 0.5}
 
-# The systems of the papers and of codes and summaries that circulate, besides the paper's own: settings, and what a
-# narrow model has instead.
+# Systems of the papers and of public code and summaries, besides the paper's own: settings, and those that a narrow
+# model needs instead.
 _SYSTEMS = {
     "authors": ({"shared_fakes": True}, {}),
     "weight-clip": ({"constraint": "weight-clip", "clip_interval": 1}, {"learning_rate": 2e-4}),
@@ -235,23 +254,23 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def default_preset() -> str:
-    """`paper` where there is a GPU, `tiny` elsewhere."""
+    """Return `paper` if there is a GPU, else `tiny`."""
     import torch
 
     return "paper" if torch.cuda.is_available() else "tiny"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The values in a YAML file of config keys.
+    """Return the values in a YAML file of settings.
 
     Raises:
-        InputError: the file cannot be read, is no YAML, or is not a mapping.
+        InputError: The file cannot be read, is not valid YAML, or is not a mapping.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise InputError(f"cannot read the config file {path}: {error.strerror}") from None
-    except Exception as error:  # values that are none of their type make PyYAML raise errors of many types
+    except Exception as error:  # PyYAML raises errors of many types for invalid values
         raise InputError(f"{path} is not a YAML file of settings: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -261,7 +280,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key that is given twice, of which YAML's own takes the last."""
+    """Safe loader that refuses duplicate keys, of which YAML's own takes the last."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

@@ -1,4 +1,4 @@
-"""The training loop: data → step → record → sample → checkpoint, until done, stopped or broken."""
+"""The training loop: data → step → record → sample → evaluate → checkpoint."""
 
 import traceback
 from contextlib import closing, contextmanager
@@ -31,24 +31,24 @@ def train(
     dataset: ClipDataset | VideoFrames | None = None,
     resume: Path | None = None,
 ) -> TrainingStep:
-    """Train until `config.steps` iterations are done, or until SIGINT, SIGTERM or SIGHUP, which save first.
+    """Train for `config.steps` iterations, or until SIGINT, SIGTERM or SIGHUP; then save a checkpoint.
 
-    Started by torchrun, its processes train together, each on a part of every batch; the first one writes.
+    Processes that torchrun started train together, each on its share of every batch; the first one writes files.
 
     Args:
-        config: see there.
-        out: the run's folder (`RunFolder` lists what it gets).
-        dataset: what `config` tells of where none is given.
-        resume: a checkpoint to continue from, exactly where it was made.
+        config: Settings of the run.
+        out: Folder of the run; `RunFolder` lists its files.
+        dataset: Data set to train on; by default the one that `config` describes.
+        resume: Checkpoint to continue from, bit for bit on the same kind of device.
 
     Returns:
-        The step in its last state; its `iteration` tells how far it came.
+        The step in its last state; `iteration` is the number of iterations done.
 
     Raises:
-        InputError: something given does not fit; found before the first iteration, but for a file that cannot be
-            written and memory that runs out later, by when older checkpoints are safe.
-        NonFiniteError: a loss or a weight is no longer finite; no checkpoint holds such weights.
-        RuntimeError: the processes' networks are no longer equal.
+        InputError: A setting, a file or the data does not fit, which is checked before the first iteration; or later a
+            file cannot be written or memory runs out. Earlier checkpoints are then safe.
+        NonFiniteError: A loss or a weight is no longer finite. No checkpoint holds such weights.
+        RuntimeError: The processes' networks are no longer equal.
     """
     with joined(config.device) as (processes, device):
         _check_processes(config, processes)
@@ -58,7 +58,7 @@ def train(
             if not (is_out_of_memory(error) or may_be_too_large(error)):
                 raise
             problem = error
-        # Here, where nothing of the step is alive any more.
+        # Outside the except block, where nothing of the step is alive and its memory is free.
         traceback.clear_frames(problem.__traceback__)
         fitting, memory = largest_batch(config, device, build_step, processes.size), is_out_of_memory(problem)
         if fitting >= config.batch_size and not memory:
@@ -67,7 +67,7 @@ def train(
 
 
 def _train(config, out, dataset, resume, processes, device):
-    # Everything that can be wrong is found here, before anything is written.
+    # Check everything before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     saved = None if resume is None else open_saved(resume, device)
     data = open_data(config) if dataset is None else TrainingData(dataset)
@@ -141,24 +141,24 @@ def _train(config, out, dataset, resume, processes, device):
 
 @contextmanager
 def _agreed(processes, device):
-    """Let every process go on from here, or none: one that waited for another in vain would never end."""
+    """Raise an error in every process if the block raised one in any: a process waiting for another would never end."""
     problem = None
     try:
         yield
     except Exception as error:
         problem = error
     if any(processes.gather(int(problem is not None), device)):
-        raise problem or InputError("process 0 cannot begin, and says why")
+        raise problem or InputError("process 0 cannot start; its own error says why")
 
 
 def _remedy(folder, diverged):
     if folder is None:
-        return "process 0 says which checkpoint is the last good one"
+        return "process 0 names the last good checkpoint"
     latest = folder.checkpoints.before_divergence() if diverged else folder.checkpoints.latest()
     if latest is None:
         return "no checkpoint from before is left" if diverged else "no checkpoint had been written yet"
     resumed = latest if diverged else folder.path
-    return f"the last good checkpoint is {latest}, from which --resume {resumed} goes on"
+    return f"the last good checkpoint is {latest}: continue with --resume {resumed}"
 
 
 def _check_processes(config, processes):

@@ -1,4 +1,4 @@
-"""How large a batch the memory holds: measured with small ones."""
+"""The largest batch that fits into memory, estimated from iterations on small ones."""
 
 import gc
 import os
@@ -17,39 +17,41 @@ from tgan_fast.errors import InputError, is_out_of_memory
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.step import TrainingStep
 
-# Batches on which the need is measured: it grows in proportion to the videos, on top of what the networks take.
+# Batch sizes to measure: memory grows linearly with the batch, on top of what the networks take.
 _MEASURED = 16, 32
 # On a GPU some operations refuse tensors with more elements.
 _LARGEST_TENSOR = 2**31 - 1
-# Of what is free; libraries' own buffers, which are not counted, and gaps take the rest.
+# Usable share of free memory; gaps and buffers of libraries, which are not counted, take the rest.
 _USABLE = 0.7
-# A CPU's system kills a process rather than refusing it memory, so there the need is foreseen. Smaller batches than
-# this are not worth the second that it takes.
-_FORESEEN = 64
+# Smallest batch to check on a CPU, whose system kills a process instead of refusing memory. A check takes a second.
+_CHECKED_FROM = 64
 _MEMINFO = Path("/proc/meminfo")
 
 BuildStep = Callable[[TrainingConfig, torch.device], TrainingStep]
 
 
 def refuse_too_large_a_batch(config: TrainingConfig, device: torch.device, build: BuildStep) -> None:
-    """On a CPU, raise an InputError if the batch will not fit; a GPU says so itself, and soon."""
-    if device.type == "cpu" and config.batch_size >= _FORESEEN:
+    """Raise an InputError if the batch will not fit into a CPU's memory. On a GPU the first iteration raises it."""
+    if device.type == "cpu" and config.batch_size >= _CHECKED_FROM:
         fitting = largest_batch(config, device, build)
         if fitting < config.batch_size:
             raise InputError(too_large(config, device, fitting))
 
 
 def largest_batch(config: TrainingConfig, device: torch.device, build: BuildStep, processes: int = 1) -> int:
-    """Return how many videos fit into the memory that is free now, by measuring small batches; 0 if not even these fit.
+    """Return how many videos fit into the free memory, by measuring small batches; 0 if not even these fit.
 
     Args:
+        config: Settings of the run.
+        device: Device of the run.
+        build: Function that builds the step of a config on a device.
         processes: Number of processes that share the batch, each on a GPU of its own.
     """
     gc.collect()
     if device.type == "cuda":
         empty_cache()
     few, many = _MEASURED
-    # The constraint's need does not grow, and would hide how the rest does.
+    # The constraint's memory does not grow with the batch, and would hide how the rest grows.
     reduced = config.model_copy(update={"cuda_graph": "off", "clip_interval": 0, "critic_steps": 1})
     try:
         needs = [need_of(build(reduced, device), videos) for videos in _MEASURED]
@@ -71,7 +73,10 @@ def too_large(config: TrainingConfig, device: torch.device, fitting: int, *, mem
     """Return the error message for a batch of which only `fitting` videos fit.
 
     Args:
-        memory: Whether memory is the reason, and not the number of elements.
+        config: Settings of the run.
+        device: Device of the run.
+        fitting: Number of videos that fit.
+        memory: Whether memory is the limit; otherwise it is the number of elements.
     """
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
     problem = f"does not fit into the memory of {place}" if memory else f"is too large for some operations of {place}"
@@ -102,12 +107,12 @@ def need_of(step: TrainingStep, batch_size: int) -> Need:
     with _LiveBytes() as live:
         step(videos, labels)
     if step.device.type == "cuda":
-        # In the first iteration cuDNN tries algorithms, which takes memory that later iterations do not need.
+        # In the first iteration cuDNN tries algorithms, some of which take memory that later iterations do not need.
         torch.cuda.reset_peak_memory_stats(step.device)
         step(videos, labels)
         return Need(torch.cuda.max_memory_allocated(step.device), live.largest)
     fixed = sum(tensor.nbytes for network in (step.generator, step.discriminator) for tensor in network.parameters())
-    # Weights, gradients and the optimizers' squares, all as large.
+    # Weights, gradients and the optimizers' squares are of equal size.
     return Need(live.most + 3 * fixed, live.largest)
 
 
@@ -144,6 +149,6 @@ def _available(device):
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not _MEMINFO.exists():
-        # Not Linux: what is free is not told in any one way, but how much there is.
+        # Other systems report the total memory in a standard way, but not the free memory.
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", _MEMINFO.read_text())[1])

@@ -1,4 +1,4 @@
-"""Resuming a run: what a checkpoint must have in common with it, and what is said of what changed."""
+"""Resuming a run from a checkpoint: checks, and notices of what has changed."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ from tgan_fast.training.data import TrainingData
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.step import TrainingStep
 
-# Settings of the networks, and the seed, most of which a checkpoint has used up already: a new one would be ignored.
+# Settings of the networks, and the seed: most of its draws are in the checkpoint, so a new seed would be ignored.
 _FIXED = GENERATOR_SETTINGS | {"discriminator", "optimizer", "seed"}
-# Another kind of device is refused elsewhere.
+# `open_saved` refuses another kind of device.
 _UNIMPORTANT = {"device"}
 
 
@@ -46,19 +46,20 @@ def changed_settings(config: TrainingConfig, recorded: Mapping[str, Any]) -> lis
 
 
 def open_saved(path: Path, device: torch.device) -> dict[str, Any]:
-    """Return the content of a checkpoint to resume from."""
+    """Read a checkpoint to resume from, and raise an InputError if it was made on another kind of device."""
     saved = read_run(path)
     if saved.get("device") not in (device.type, None):
         made_on = saved["device"]
-        raise InputError(f"{path} was made on {made_on} and continues exactly only there, not on {device.type}")
+        raise InputError(f"{path} was made on {made_on}, where alone it resumes exactly, not on {device.type}")
     return saved
 
 
 def restore_step(step: TrainingStep, state: Mapping[str, Any], path: Path) -> None:
+    """Load the state of a step, or raise an InputError if it is damaged or does not fit."""
     load_strictly(step.generator, state["generator"], path)
     load_strictly(step.discriminator, state["discriminator"], path)
     if broken := first_not_finite(state):
-        raise InputError(f"{path} is of no use: {broken} is not finite; resume an earlier one")
+        raise InputError(f"{path} cannot be resumed: {broken} is not finite; resume an earlier checkpoint")
     if step.ema is not None:
         if "ema" not in state:
             raise InputError(f"{path} was made without an average of the weights, so ema_decay cannot be set now")
@@ -74,9 +75,10 @@ def restore_step(step: TrainingStep, state: Mapping[str, Any], path: Path) -> No
 
 
 def notices_on_data(config: TrainingConfig, data: TrainingData, saved: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield a notice if the data has changed since the checkpoint, or has classes that the run does not use."""
     data_fingerprint = None if saved is None else saved.get("data")
     if data_fingerprint not in (None, data.fingerprint):
-        yield "the data is not what it was when the checkpoint was made: the run goes on, but not as it would have"
+        yield "the data has changed since the checkpoint was made: the run continues, but not as it would have"
     if data.class_names and not config.conditional:
         yield f"the videos have {len(data.class_names):,} classes, which this run does not use: see --conditional"
 
@@ -85,7 +87,7 @@ def take_over(folder: RunFolder, resume: Path | None, iteration: int) -> Iterato
     """Check that the locked folder may be written to, and yield a notice for every repair.
 
     Raises:
-        InputError: it holds another run, or has come further than the checkpoint.
+        InputError: It holds another run, or a newer checkpoint.
     """
     own = None if resume is None else run_folder_of(resume)
     if own is None or own.resolve() != folder.path.resolve():

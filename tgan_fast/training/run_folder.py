@@ -1,4 +1,4 @@
-"""The folder of a training run, and all that is written into it."""
+"""The folder of a training run: settings, statistics, samples, checkpoints and curves."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from tgan_fast.training.config import TrainingConfig
 
 
 class RunFolder:
-    """`config.yaml`, `environment.jsonl`, `stats.jsonl`, `tensorboard/`, `samples/`, `checkpoints/` and plots.
+    """Folder with `config.yaml`, `environment.jsonl`, `stats.jsonl`, `tensorboard/`, `samples/`, `checkpoints/`, plots.
 
     Args:
-        path: made where it is missing.
-        keep: checkpoints kept.
+        path: Path of the folder, which is created if it is missing.
+        keep: Number of newest checkpoints to keep.
 
     Raises:
-        InputError: the folder cannot be made or written to, or another process writes to it.
+        InputError: The folder cannot be created or written to, or another process trains in it.
     """
 
     def __init__(self, path: Path, keep: int):
@@ -48,19 +48,19 @@ class RunFolder:
         self._tensorboard = None
 
     def start(self, config: TrainingConfig, environment: dict[str, Any], iteration: int) -> None:
-        """Begin, or continue at `iteration`: what was recorded after it is dropped, since it will come again."""
+        """Write the settings and the environment, and drop statistics after `iteration`, which training will repeat."""
         for unfinished in self.path.rglob(".*.partial"):
             unfinished.unlink()
         write_atomically(self.path / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False).encode())
         append_line(self.path / "environment.jsonl", json.dumps({"iteration": iteration, **environment}))
         kept = [line for line in self.stats() if line["iteration"] <= iteration]
         write_atomically(self._stats, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        # TensorBoard cannot write to a path with bytes that are no UTF-8.
+        # TensorBoard cannot write to a path that is not valid UTF-8.
         with suppress(UnicodeEncodeError):
             self._tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=iteration + 1)
 
     def stats(self) -> list[dict[str, float | str]]:
-        """Return the lines of stats.jsonl, without those that a crash has left unfinished or a disk has garbled."""
+        """Return the lines of stats.jsonl, without lines that a crash cut short or a disk garbled."""
         if not self._stats.exists():
             return []
         lines = []
@@ -70,29 +70,29 @@ class RunFolder:
         return [line for line in lines if _is_of_an_iteration(line)]
 
     def record(self, line: dict[str, float | str]) -> None:
-        """Append to stats.jsonl, and the numbers in it to TensorBoard."""
+        """Append a line to stats.jsonl, and its numbers to TensorBoard."""
         append_line(self._stats, json.dumps(line))
         for name, value in line.items() if self._tensorboard else ():
             if name != "iteration" and not isinstance(value, str):
                 self._tensorboard.add_scalar(name, value, line["iteration"])
 
     def write_samples(self, clips: np.ndarray, iteration: int) -> None:
-        """Write `samples/NNNNNNNN.gif` of clips uint8 [N, T, H, W, C]."""
+        """Write clips uint8 [N, T, H, W, C] as `samples/NNNNNNNN.gif`."""
         shown = clips if clips.shape[-1] in (1, 3) else clips[..., :1]
         write_videos(self.path / "samples" / f"{iteration:08d}.gif", shown)
 
     def plot(self) -> None:
-        """Draw `loss.png` from stats.jsonl, and `scores.png` where there were evaluations."""
+        """Draw `loss.png` from stats.jsonl, and `scores.png` if there were evaluations."""
         losses, evaluations = read_stats(self._stats)
         name = printable(self.path.resolve().name)
         write_atomically(self.path / "loss.png", bytes_of(loss_figure(name, losses), "png"))
         if evaluations:
-            # A resumption may have come with another classifier, whose scores mean something else.
+            # A resumed run may have another classifier, whose scores cannot be compared.
             figure = score_figure({name: comparable(evaluations)})
             write_atomically(self.path / "scores.png", bytes_of(figure, "png"))
 
     def close(self) -> None:
-        """Write what TensorBoard has buffered, and let other processes use the folder."""
+        """Flush TensorBoard, and unlock the folder."""
         if self._tensorboard is not None:
             self._tensorboard.close()
         os.close(self._lock)

@@ -1,4 +1,4 @@
-"""The scalars of every iteration, brought to the host without making the GPU wait."""
+"""The scalars of every iteration, copied to the host without making the GPU wait."""
 
 import math
 import time
@@ -10,16 +10,25 @@ from tgan_fast.errors import NonFiniteError, counted
 
 
 class Interval(NamedTuple):
-    """Some iterations in a row."""
+    """Scalars of consecutive iterations.
+
+    Attributes:
+        first: Number of iterations before them.
+        rows: Scalars of each iteration.
+        seconds: Time since the end of the interval before.
+        broken: Whether the constraint met a weight that is not finite.
+        largest_weight: Largest absolute weight of the discriminator at the end.
+    """
 
     first: int
-    rows: list[list[float]]  # an iteration each
-    seconds: float  # from the end of the interval before
-    broken: bool  # the constraint met a weight that is not finite
-    largest_weight: float  # absolute value, at the end
+    rows: list[list[float]]
+    seconds: float
+    broken: bool
+    largest_weight: float
 
     @property
     def last(self) -> int:
+        """Number of iterations at the end."""
         return self.first + len(self.rows)
 
     def check(self, names: tuple[str, ...]) -> None:
@@ -34,23 +43,29 @@ class Interval(NamedTuple):
             )
 
     def means(self) -> list[float]:
-        """Of every scalar."""
+        """Return the mean of each scalar."""
         return torch.tensor(self.rows, dtype=torch.float64).mean(0).tolist()
 
 
 class ScalarLog:
-    """Collects scalars on the device. An interval of them is copied while the next one is computed."""
+    """Scalars on the device, of which one interval is copied while the next one is computed."""
 
     def __init__(self):
         self._rows, self._copying = [], None
         self._ended = time.perf_counter()
 
     def append(self, scalars: torch.Tensor) -> None:
-        """The scalars [S] of one iteration, which stay as they are."""
+        """Append the scalars [S] of one iteration; the tensor must not change later."""
         self._rows.append(scalars)
 
     def end_interval(self, iteration: int, non_finite: torch.Tensor, largest_weight: torch.Tensor) -> None:
-        """Start to copy what was appended; `iteration` of them are done in all. Call `take(wait=True)` before."""
+        """Start to copy what was appended to the host. Call `take(wait=True)` before.
+
+        Args:
+            iteration: Number of iterations done.
+            non_finite: Whether the constraint met a weight that is not finite; a tensor of one element.
+            largest_weight: Largest absolute weight; a tensor of one element.
+        """
         if not self._rows:
             return
         state = [value.to(self._rows[0].dtype).expand_as(self._rows[0]) for value in (non_finite, largest_weight)]
@@ -63,11 +78,15 @@ class ScalarLog:
         self._rows = []
 
     def leave_out(self, seconds: float) -> None:
-        """Of time that passed since an interval was taken, and in which there was no training."""
+        """Leave out seconds without training from the time of the current interval."""
         self._ended += seconds
 
     def take(self, *, wait: bool = False) -> Interval | None:
-        """The interval that ended last, once it has arrived; None before, and after it was taken."""
+        """Return the interval that ended last and drop it; None if there is none or it has not arrived on the host yet.
+
+        Args:
+            wait: Whether to wait until it has arrived.
+        """
         if self._copying is None:
             return None
         first, values, event = self._copying

@@ -1,4 +1,4 @@
-"""Evaluation in training: the evaluator that a config tells of, and which scores are better."""
+"""Evaluation during training: the evaluator of a run, and which scores are better."""
 
 import sys
 from collections.abc import Mapping
@@ -25,12 +25,17 @@ from tgan_fast.training.data import TrainingData
 
 
 def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.device) -> Evaluator:
-    """Return an evaluator of one run against what is trained on: `config.evaluate_samples` videos of fixed latents.
+    """Return an evaluator that compares `config.evaluate_samples` videos of fixed latents with the training data.
 
-    A notice of a classifier that does not know the classes of the data goes to stderr.
+    Print a notice on stderr if the classifier does not know all classes of the data.
+
+    Args:
+        config: Settings of the run.
+        data: Data of the run.
+        device: Device of the evaluation.
 
     Raises:
-        InputError: the classifier is missing, damaged or for videos of other channels, or real clips are too few.
+        InputError: The classifier is missing, damaged or for videos of other channels, or there are too few real clips.
     """
     check_size(config.frames, config.image_size)
     classifier = load_classifier(Path(config.classifier))
@@ -58,7 +63,7 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
 
 
 def class_names(data: TrainingData) -> tuple[str, ...]:
-    """Return the names of the classes that the clips of a run are of; none where they are not known."""
+    """Return the names of the classes of a run's clips; none if they are not known."""
     if isinstance(data.dataset, MovingDigits):
         return tuple(map(str, range(data.dataset.classes)))
     if not data.class_names:
@@ -67,6 +72,6 @@ def class_names(data: TrainingData) -> tuple[str, ...]:
 
 
 def is_better(scores: Mapping[str, float], best: Mapping[str, float], metric: Literal["is", "fid"]) -> bool:
-    """Whether `scores` are better by a metric than the best ones so far, if there are any."""
+    """Return whether scores are better by a metric than the best ones so far; True if there are none."""
     kind = KIND_OF[metric]
     return kind.name not in best or kind.is_better(scores[kind.name], best[kind.name])

@@ -1,4 +1,4 @@
-"""The stages of the training loop: an iteration, its record, samples, an evaluation, a checkpoint, the end."""
+"""The stages of the training loop: iterate, log, sample, evaluate, checkpoint, finish."""
 
 import sys
 import threading
@@ -19,14 +19,20 @@ from tgan_fast.training.step import SCALARS
 
 _SAMPLE_COUNT = 16
 _NETWORKS = "generator", "discriminator"
-# Absolute weight from which a run counts as diverging; in trainings that work, weights stay below ten.
+# Largest absolute weight of a run that does not diverge; in runs that work, weights stay below ten.
 _DIVERGED = 1000.0
 
 
 class Session:
-    """What one call of `train` keeps between iterations, and the stages of its loop.
+    """State that one call of `train` keeps between iterations, and the stages of its loop.
 
-    Only the process that has a folder writes.
+    Args:
+        config: Settings of the run.
+        step: Training step.
+        folder: Folder of the run in the process that writes; None in the others.
+        evaluator: Evaluator of the generator; None for none, and in processes that do not write.
+        processes: Processes that train together.
+        data: Fingerprint of the data, for checkpoints.
     """
 
     def __init__(self, config, step, folder, evaluator, processes, data):
@@ -38,12 +44,14 @@ class Session:
         self.stopping = self.diverged = False
 
     def progress(self, out: Path) -> tqdm:
+        """Return the progress bar; only the process with a folder shows it."""
         return tqdm(
             desc=printable(str(out)), total=self.config.steps, initial=self.step.iteration, unit="step",
             dynamic_ncols=True, smoothing=0.05, disable=self.folder is None,
         )  # fmt: skip
 
     def begin(self, bar: tqdm, notices: Iterable[str]) -> None:
+        """Print notices, read what an earlier start recorded, and prepare the evaluator."""
         self.bar = bar
         if self.folder is not None:
             for notice in notices:
@@ -51,8 +59,8 @@ class Session:
             weight = float(self.step.largest_weight())
             if weight > _DIVERGED:
                 self.diverged = True
-                already = f"the checkpoint has diverged already, with a weight of {weight:.1e}"
-                self._tell(f"warning: {already}: resume an earlier one")
+                diverged = f"the checkpoint has diverged, with a weight of {weight:.1e}"
+                self._tell(f"warning: {diverged}: resume an earlier one")
             self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
         if self.evaluator is not None:
             self.best = self.folder.checkpoints.best_scores(self.evaluator.description)
@@ -60,6 +68,7 @@ class Session:
         self.scalars = ScalarLog()
 
     def iterate(self, batch: Batch) -> None:
+        """Train for one iteration."""
         self.step(*batch)
         self.scalars.append(self.step.scalars)
         self.bar.update()
@@ -67,7 +76,8 @@ class Session:
         self.background.check()
 
     def stops(self, requested: threading.Event) -> bool:
-        # Several processes agree on it when they log, so that all stop after the same iteration.
+        """Return whether to stop because a signal asked for it."""
+        # Several processes agree when they log, so that all stop after the same iteration.
         if self.processes.size == 1:
             return requested.is_set()
         if self.step.iteration % self.config.log_interval == 0:
@@ -75,6 +85,7 @@ class Session:
         return self.stopping
 
     def log(self) -> None:
+        """End an interval: copy its scalars to the host, and record the interval before."""
         # The interval before has long arrived: waiting for it only keeps the host from running far ahead of the GPU.
         self._record(self.scalars.take(wait=True))
         self.scalars.end_interval(self.step.iteration, self.step.non_finite, self.step.largest_weight())
@@ -83,7 +94,7 @@ class Session:
             self.step.check_equality()
 
     def flush(self) -> None:
-        """Record all iterations so far."""
+        """Record all iterations so far, waiting for the device."""
         self.log()
         self._record(self.scalars.take(wait=True))
 
@@ -107,7 +118,7 @@ class Session:
             self._warn_of_divergence(interval.largest_weight, interval.first, interval.last)
 
     def _warn_of_divergence(self, weight, sound, iteration):
-        """Say once that a weight is too large after `iteration` iterations, and was not after `sound`."""
+        """Warn once that a weight is too large after `iteration` iterations, and was not after `sound`."""
         if self.folder is None or self.diverged:
             return
         self.diverged = True
@@ -122,6 +133,7 @@ class Session:
         self.bar.write(printable(text), file=sys.stderr)
 
     def sample(self) -> None:
+        """Write a GIF of generated videos; the latents are always the same."""
         if self.folder is None:
             return
         if self.sampler is None:
@@ -137,6 +149,7 @@ class Session:
         self.sampled = self.step.iteration
 
     def evaluate(self) -> None:
+        """Record the scores of the generator, and keep the best checkpoint."""
         self.flush()
         if self.folder is None:
             return
@@ -151,6 +164,7 @@ class Session:
             self.background.submit(self._write_best, Snapshot(self.step.state_dict()), self.step.iteration, scores)
 
     def checkpoint(self) -> None:
+        """Write a checkpoint in the background."""
         if self.folder is None:
             return
         self.background.submit(self._write_checkpoint, Snapshot(self.step.state_dict()), self.step.iteration)
@@ -170,7 +184,7 @@ class Session:
         names = [(key, name) for key in _NETWORKS for name, _ in getattr(self.step, key).named_parameters()]
         largest = max(float(state[key][name].abs().max()) for key, name in names)
         if largest > _DIVERGED:
-            # Before it takes the place of an older one.
+            # Warn before this checkpoint replaces an older one.
             self._warn_of_divergence(largest, iteration - 1, iteration)
         return {
             "config": self.config.model_dump(),
@@ -180,6 +194,7 @@ class Session:
         }
 
     def finish(self) -> None:
+        """Record, save and sample the last iteration, wait for the background, and draw the curves."""
         self.flush()
         if self.saved != self.step.iteration:
             self.checkpoint()
@@ -190,6 +205,7 @@ class Session:
             self.folder.plot()
 
     def close(self) -> None:
+        """End the background thread and release the folder."""
         self.background.close()
         self.sampler = None
         if self.folder is not None:
