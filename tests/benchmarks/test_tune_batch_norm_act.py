@@ -36,5 +36,5 @@ def test_an_entry_changes_only_for_a_gain(device):
 
 def test_a_written_table_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tiles, "TABLE", tmp_path / "tiles.json")
-    tuner.write(tiles.TABLE, tiles.table(), "a GPU")
+    tuner.write_tiles(tiles.TABLE, tiles.table(), "a GPU")
     assert tiles.table.__wrapped__() == tiles.table()

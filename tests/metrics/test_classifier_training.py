@@ -1,4 +1,4 @@
-"""Training classifiers: that they learn, from which clips, and what they are judged by."""
+"""Training classifiers: that they learn, from which clips, and what they are scored by."""
 
 import math
 
@@ -41,7 +41,7 @@ def trained(clips):
     return train_classifier(clips, "small", SHORT)
 
 
-def test_a_motion_is_learned_and_judged_by_every_held_out_clip_once(clips, trained):
+def test_a_motion_is_learned_and_scored_by_every_held_out_clip_once(clips, trained):
     # Of 41 videos of 20 frames the class is the same in each window, and the likeliest class hardly depends on it.
     held_out = clips.held_out.frames.numpy().reshape(41, 20, 64, 64, 1)[:, 2:18]
     videos = torch.from_numpy(held_out).permute(0, 4, 1, 2, 3) / 127.5 - 1
@@ -52,7 +52,7 @@ def test_a_motion_is_learned_and_judged_by_every_held_out_clip_once(clips, train
     assert (trained.accuracy * 41) == pytest.approx(round(trained.accuracy * 41))
 
 
-def test_what_it_was_trained_on_is_not_what_it_is_judged_by(clips):
+def test_what_it_was_trained_on_is_not_what_it_is_scored_by(clips):
     # Held-out videos whose classes are swapped are all told wrongly.
     swapped = LabeledClips(clips.training, bars(40, 1), clips.classes, "bars")
     swapped.held_out.labels[...] = 1 - swapped.held_out.labels

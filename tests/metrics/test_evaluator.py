@@ -130,5 +130,5 @@ def test_nothing_is_disturbed(training):
 def test_videos_that_are_not_finite_are_named():
     generator = small_generator()
     generator.model[0].weight.data[0, 0, 0, 0] = torch.nan
-    with pytest.raises(NonFiniteError, match="what is seen in generated video 0 is not finite"):
+    with pytest.raises(NonFiniteError, match="the features of generated video 0 are not finite"):
         evaluator_of()(generator)

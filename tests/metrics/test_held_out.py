@@ -111,7 +111,7 @@ def test_videos_without_groups_are_held_out_one_by_one(tmp_path):
     assert (clips.training.flip, clips.held_out.flip) == (True, False)
 
 
-def test_classes_that_cannot_be_judged_or_trained_are_told(tmp_path):
+def test_classes_that_cannot_be_tested_or_trained_get_a_notice(tmp_path):
     videos = [("Crawling", 1), ("Bowling", 1), ("Bowling", 1), ("Diving", 1), ("Diving", 2)]
     clips = split_videos(store_of(tmp_path / "store", *videos), 0.2)
     assert clips.classes == ("Bowling", "Crawling", "Diving")
@@ -119,7 +119,7 @@ def test_classes_that_cannot_be_judged_or_trained_are_told(tmp_path):
     assert clips.held_out.labels.tolist() == [2]
     assert clips.notices == (
         "classes without a video, which are left out: Archery, Empty, Void",
-        "classes with one group alone, of which none is held out: Bowling, Crawling",
+        "classes with only one group, which is not held out: Bowling, Crawling",
     )
 
 
@@ -136,7 +136,7 @@ def test_fewer_than_two_classes_are_none(tmp_path):
     with pytest.raises(InputError, match=r"store are of one class, but .*: prepare a folder that has a folder of"):
         split_videos(store, 0.2)
     np.save(tmp_path / "clips.npy", noise(4, 16, 64, 64, 1))
-    with pytest.raises(InputError, match=r"clips\.npy are of no class, but a classifier tells two or more apart: prep"):
+    with pytest.raises(InputError, match=r"clips\.npy are of no class, but a classifier needs two or more: prep"):
         split_videos(tmp_path / "clips.npy", 0.2)
 
 
@@ -145,5 +145,5 @@ def test_fewer_than_two_classes_are_none(tmp_path):
 )
 def test_something_must_be_held_out(tmp_path, videos, unit):
     store = store_of(tmp_path / "store", *videos)
-    with pytest.raises(InputError, match=f"every class of .*store has one {unit} alone, so that none can be held out"):
+    with pytest.raises(InputError, match=f"every class of .*store has only one {unit}, so that none can be held out"):
         split_videos(store, 0.2)

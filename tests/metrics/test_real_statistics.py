@@ -133,10 +133,10 @@ def test_clips_that_cannot_be_identified_are_not_kept(tmp_path):
 
 
 def test_too_few_clips_are_refused_unless_they_are_forced():
-    with pytest.raises(InputError, match=r"only 255 different real clips, too few .* or --force it"):
+    with pytest.raises(InputError, match=r"only 255 different real clips, too few .* or add --force"):
         RealClips(MovingDigits(255)).bias(PROTOCOLS["plain"])
     assert "only 255 different" in RealClips(MovingDigits(255), force=True).bias(PROTOCOLS["plain"])
-    assert "higher the fewer" in RealClips(MovingDigits(256)).bias(PROTOCOLS["plain"])
+    assert "clips raise Fréchet distances" in RealClips(MovingDigits(256)).bias(PROTOCOLS["plain"])
     assert "only 300 different real clips for 2,048" in RealClips(MovingDigits(5000), 300).bias(PROTOCOLS["plain"])
     assert RealClips(MovingDigits(2048)).bias(PROTOCOLS["plain"]) is None
 

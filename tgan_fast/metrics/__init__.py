@@ -1,1 +1,1 @@
-"""How good a generator is: classifiers, protocols, inception score, Fréchet distances, GAM."""
+"""Scores of generators: inception score, Fréchet distances, GAM, and the classifiers and protocols behind them."""

@@ -17,7 +17,7 @@ _NAMED = 3
 
 Architecture = Literal["c3d", "small"]
 
-# Of the number of classes and of color channels; C3D always takes three.
+# Functions of the number of classes and of color channels; C3D always takes three channels.
 ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "c3d": lambda classes, channels: C3D(classes),
     "small": Small3D,
@@ -26,15 +26,15 @@ ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that tells classes of videos, on the CPU and in evaluation mode.
+    """Network that classifies videos, on the CPU and in evaluation mode.
 
     Attributes:
-        architecture: a key of `ARCHITECTURES`.
-        network: its weights are float32.
-        classes: their names.
-        channels: color channels of the videos that it takes.
-        mean: of C3D, what is subtracted from the levels of its input: float32 [3, 16, 128, 171], BGR.
-        accuracy: on clips that it was not trained on, 0 to 1; None where it is not known.
+        architecture: Key of `ARCHITECTURES`.
+        network: Network with float32 weights.
+        classes: Names of the classes.
+        channels: Color channels of the videos that it takes.
+        mean: Mean to subtract from the levels of C3D's input, float32 [3, 16, 128, 171], BGR; None for other networks.
+        accuracy: Accuracy on clips that it was not trained on, 0 to 1; None if it is unknown.
     """
 
     architecture: Architecture
@@ -55,16 +55,16 @@ class Classifier:
 
 
 def build_network(architecture: Architecture, classes: int, channels: int) -> nn.Module:
-    """A network with random weights."""
+    """Return a network with random weights."""
     return ARCHITECTURES[architecture](classes, channels)
 
 
 def notice_on_classes(classifier: Classifier, names: Collection[str]) -> str | None:
-    """Return a sentence on classes of the scored videos that a classifier does not know, or None if it knows them all.
+    """Return a notice of classes of the scored videos that a classifier does not know, or None if it knows them all.
 
     Args:
-        classifier: Classifier; the numbers by which C3D of others names its classes tell nothing.
-        names: Names of the classes of the videos; none where they are not known.
+        classifier: Classifier; C3D from other sources, whose classes are only numbered, gets no notice.
+        names: Names of the classes of the videos; empty if they are unknown.
     """
     numbers = tuple(str(number) for number in range(len(classifier.classes)))
     unknown = sorted(set(names) - set(classifier.classes))

@@ -1,8 +1,8 @@
-"""Files with classifiers: the package's own, and the forms in which people have C3D's weights.
+"""Files of classifiers: the package's own format, and the formats in which C3D's weights circulate.
 
 conv3d_deepnetA_ucf.npz   of TGAN's authors: arrays with Chainer's names, conv1a/W, conv1a/b, …, fc8/b
-c3d_ucf101.pt             the same as TorchScript; its weights are taken out, and its code is not run
-mean2.npz                 `mean`, float [3, 16, 128, 171]: what both are used with
+c3d_ucf101.pt             the same as TorchScript, of which only the weights are read; its code is not run
+mean2.npz                 `mean`, float [3, 16, 128, 171], which both need
 """
 
 import io
@@ -29,15 +29,18 @@ _REMEDY = "conv3d_deepnetA_ucf.npz, its TorchScript form, or a file of tgan_fast
 
 
 def load_classifier(path: Path, mean: Path | None = None) -> Classifier:
-    """Read a classifier, told apart by what the file holds, on the CPU and in evaluation mode.
+    """Read a classifier in one of the formats above, which its content tells apart.
 
     Args:
-        path: one of those above, or what `save_classifier` wrote.
-        mean: mean2.npz, which C3D's weights need where the file does not hold it.
+        path: File with the weights.
+        mean: mean2.npz, for weights of C3D that come without their mean.
+
+    Returns:
+        The classifier on the CPU, in evaluation mode.
 
     Raises:
-        InputError: missing, unreadable, weights of another network or with other classes than UCF-101's, no mean or one
-            of another shape, or one for a file that holds its own.
+        InputError: The file is missing, unreadable or damaged; its weights do not fit, or are of other classes than
+            UCF-101's; or the mean is missing, superfluous or of another shape.
     """
     members = _members(path)
     of_numpy = any(name.endswith(".npy") for name in members)
@@ -58,10 +61,10 @@ def load_classifier(path: Path, mean: Path | None = None) -> Classifier:
 
 
 def read_mean(path: Path) -> torch.Tensor:
-    """The array `mean` of an .npz file: float32 [3, 16, 128, 171].
+    """Return the array `mean` of an .npz file: float32 [3, 16, 128, 171].
 
     Raises:
-        InputError: missing, unreadable, or of another shape.
+        InputError: The file or the array is missing, unreadable or of another shape.
     """
     arrays = _read_npz(path)
     if "mean" not in arrays:
@@ -92,7 +95,7 @@ def _members(path):
 def _load(path):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever damage leads to
+    except Exception:  # damage leads to errors of many types
         content = None
     if isinstance(content, dict) and "fc8.bias" in content:
         _check_classes(content, path)
@@ -107,7 +110,7 @@ def _read_npz(path):
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(f"there is no {path}") from None
-    except Exception:  # whatever damage leads to
+    except Exception:  # damage leads to errors of many types
         raise InputError(f"{path} is not a file of NumPy arrays, or is damaged") from None
 
 
@@ -123,14 +126,14 @@ def _from_chainer(path):
 
 
 def _from_torchscript(path):
-    """C3D's weights are found by their order and shapes, since the names are those of whoever wrote the script."""
+    """Find C3D's weights by their order and shapes, since the names depend on the author of the script."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             script = torch.jit.load(io.BytesIO(path.read_bytes()), map_location="cpu")
-        except Exception:  # whatever damage leads to
+        except Exception:  # damage leads to errors of many types
             raise InputError(f"{path} is no TorchScript, or is damaged: {_REMEDY}") from None
-    # Of what a script does before the first convolution, its parts have fewer than 64 channels.
+    # Tensors of steps before the first convolution have fewer than 64 channels.
     tensors = [tensor.detach().float() for tensor in script.state_dict().values() if len(tensor.shape) in (1, 2, 5)]
     weights = [tensor for tensor in tensors if tensor.dim() > 1 and len(tensor) >= 64]
     biases = [tensor for tensor in tensors if tensor.dim() == 1 and len(tensor) >= 64]
@@ -155,10 +158,10 @@ def _check_classes(state, path):
 
 
 def save_classifier(path: Path, classifier: Classifier) -> None:
-    """Write a classifier in the package's own format, of tensors and plain values alone.
+    """Write a classifier in the package's own format, which `torch.load(weights_only=True)` reads.
 
     Raises:
-        OSError: it cannot be written; an older file of that name is left as it was.
+        OSError: The file cannot be written; an older file at this path stays as it was.
     """
     content = io.BytesIO()
     values = {
@@ -184,7 +187,7 @@ def _from_content(content: Mapping[str, Any], path: Path) -> Classifier:
     Raises:
         InputError: The file is of a newer version or damaged, or its weights do not fit its architecture.
     """
-    # Not the keys themselves, which can only be compared with what can be hashed.
+    # A list, because a damaged value may not be hashable.
     if content.get("format") != CLASSIFIER_FORMAT or content.get("architecture") not in list(ARCHITECTURES):
         raise InputError(f"{path} is not a classifier that this tgan_fast knows: install a newer one")
     for name, is_right in _IS_VALID.items():
@@ -229,7 +232,7 @@ def _is_number(value, least, most):
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
-# What a file's values have to be, of those that are not checked elsewhere.
+# Checks of values that `_load_weights` and `_check_mean` do not check.
 _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "classes": lambda value: isinstance(value, list) and value and all(isinstance(name, str) for name in value),
     "channels": lambda value: isinstance(value, int) and _is_number(value, 1, _MOST_CHANNELS),
@@ -240,7 +243,7 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
 
 
 def _check_mean(mean: torch.Tensor | None, path: Path) -> None:
-    """Raise an InputError unless `mean` is what C3D's input is to be compared with."""
+    """Raise an InputError unless `mean` is finite and of the shape that C3D needs."""
     if mean is None or tuple(mean.shape) != MEAN_SHAPE:
         shape = "missing" if mean is None else list(mean.shape)
         raise InputError(f"the mean in {path} is {shape}, but C3D needs {list(MEAN_SHAPE)}: give that of mean2.npz")

@@ -18,10 +18,10 @@ class C3D(nn.Module):
     """Eight 3D convolutions, five max pools and three linear layers; 77,995,776 parameters and 4,097 for each class.
 
     Args:
-        classes: how many.
+        classes: Number of classes.
 
     Attributes:
-        taps: the layers whose activations can be asked for, of 8192, 4096 and 4096 numbers.
+        taps: Layers whose activations `forward` can return, of 8192, 4096 and 4096 numbers.
     """
 
     taps = ("pool5", "fc6", "fc7")
@@ -45,11 +45,11 @@ class C3D(nn.Module):
         """Classify videos.
 
         Args:
-            videos: [N, 3, 16, 112, 112]: BGR, levels from 0 to 255 minus their mean.
-            taps: layers of `self.taps` that are wanted besides.
+            videos: BGR videos [N, 3, 16, 112, 112] with levels from 0 to 255 minus their mean.
+            taps: Layers of `self.taps` whose activations to return.
 
         Returns:
-            `logits` [N, classes], and the activations [N, …] of `taps`: of linear layers those behind the ReLU.
+            `logits` [N, classes], and the activations [N, …] of `taps`, for linear layers after the ReLU.
         """
         x = _pool(F.relu(self.conv1a(videos)), (1, 2, 2))
         x = _pool(F.relu(self.conv2a(x)))
@@ -65,11 +65,11 @@ class Small3D(nn.Module):
     """Four strided 3D convolutions with batch norm and ReLU, the mean over time and place, one linear layer.
 
     Args:
-        classes: how many.
-        channels: color channels of the videos.
+        classes: Number of classes.
+        channels: Color channels of the videos.
 
     Attributes:
-        taps: the layer whose activations can be asked for, of 128 numbers.
+        taps: Layers whose activations `forward` can return: one, of 128 numbers.
     """
 
     taps = ("mean",)
@@ -87,8 +87,8 @@ class Small3D(nn.Module):
         """Classify videos.
 
         Args:
-            videos: [N, channels, 16, 64, 64] in [-1, 1].
-            taps: layers of `self.taps` that are wanted besides.
+            videos: Videos [N, channels, 16, 64, 64] in [-1, 1].
+            taps: Layers of `self.taps` whose activations to return.
 
         Returns:
             `logits` [N, classes], and the activations [N, 128] of `taps`.
@@ -102,5 +102,5 @@ def _conv(in_channels, out_channels):
 
 
 def _pool(x, size=(2, 2, 2)):
-    # Chainer's pools round up, which matters to the last one: 7 → 4.
+    # Chainer's pools round up, which matters for the last one: 7 → 4.
     return F.max_pool3d(x, size, ceil_mode=True)

@@ -17,7 +17,7 @@ from tgan_fast.metrics.real_clips import draw_clips
 from tgan_fast.precision import arithmetic
 
 _CLIPS_OF_MEAN = 1024
-# About the standard deviation of levels from 0 to 255.
+# Approximate standard deviation of levels from 0 to 255.
 _LEVELS = 64
 _AT_ONCE = 32
 
@@ -27,9 +27,9 @@ class Recipe:
     """How long and how fast a classifier learns.
 
     Attributes:
-        steps: of the optimizer.
-        batch_size: clips in a step.
-        learning_rate: the highest of the cycle.
+        steps: Number of optimizer steps.
+        batch_size: Clips per step.
+        learning_rate: Highest learning rate of the cycle.
     """
 
     steps: int
@@ -49,23 +49,23 @@ def train_classifier(
     device: torch.device | str = "cpu",
     progress: Callable[[float], object] = lambda loss: None,
 ) -> Classifier:
-    """Train a network from random weights, and judge it by the clips that are held out.
+    """Train a network from random weights, and measure its accuracy on held-out clips.
 
-    A GPU computes in TF32 where it has that. The global random state is left as it was.
+    A GPU computes in TF32 if it supports it. The global random state does not change.
 
     Args:
-        clips: to train on, and to judge by.
-        architecture: of the network.
-        recipe: see there; `RECIPES` has one for each architecture.
-        seed: of the weights, of the clips' order, windows and flips, and of dropout.
-        device: where to train.
-        progress: called after every step with its loss.
+        clips: Clips for training and held-out clips.
+        architecture: Architecture of the network.
+        recipe: Length and speed of the training; `RECIPES` has one for each architecture.
+        seed: Seed of the weights, of the clips' order, windows and flips, and of dropout.
+        device: Device to train on.
+        progress: Function called after every step with its loss.
 
     Returns:
         The classifier, on the CPU, with its accuracy.
 
     Raises:
-        NonFiniteError: the loss became infinite or NaN.
+        NonFiniteError: The loss became infinite or NaN.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), arithmetic("tf32"):
@@ -97,7 +97,7 @@ def _untrained(dataset, classes, architecture, seed):
 
 
 def _start_evenly(network):
-    """Without batch norm, activations fade from layer to layer of PyTorch's random weights, and it learns late."""
+    """Initialize C3D so that activations keep their size: without batch norm, PyTorch's weights make them fade."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv3d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -108,10 +108,9 @@ def _start_evenly(network):
 
 
 def _disturbed(videos):
-    """With less contrast, brighter and with noise, each as much as chance has it.
+    """Return videos with random amounts of contrast, brightness and noise.
 
-    Generated videos are never as black and as clean as real ones. Of them, a network that has only learned from real
-    ones is sure of anything.
+    Generated videos are never as dark and clean as real ones; a network that has seen only real ones is overconfident.
     """
     contrast, brightness, noise = videos.new_empty(3, len(videos), 1, 1, 1, 1).uniform_()
     videos = (videos + 1) * (1 - 0.5 * contrast) - 1 + 0.4 * brightness
@@ -119,7 +118,7 @@ def _disturbed(videos):
 
 
 def _mean_of(dataset, seed):
-    """The mean level of each channel, in C3D's order, blue first: float32 [3, 16, 128, 171]."""
+    """Return the mean level of each channel in C3D's order, blue first: float32 [3, 16, 128, 171]."""
     drawn = draw_clips(dataset, min(len(dataset), _CLIPS_OF_MEAN), seed=seed, batch_size=_AT_ONCE)
     levels = torch.cat([clips.float().mean((1, 2, 3)) for clips, _ in drawn]).mean(0)
     return levels.flip(0)[:, None, None, None].expand(MEAN_SHAPE).contiguous()
@@ -147,7 +146,7 @@ def _train(network, classify, dataset, recipe, seed, progress):
 
 @torch.no_grad()
 def _accuracy(classify, dataset, seed):
-    """The share of a data set's clips, 0 to 1, whose class is the likeliest one."""
+    """Return the share of a data set's clips, 0 to 1, whose class is predicted."""
     drawn = draw_clips(dataset, len(dataset), seed=seed, batch_size=_AT_ONCE)
     right = sum((classify(clips).argmax(1).cpu() == labels).sum().item() for clips, labels in drawn)
     return right / len(dataset)

@@ -1,4 +1,4 @@
-"""Scores of a generator."""
+"""Evaluation of generators: every metric over several runs."""
 
 import statistics
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from tgan_fast.cuda_graph import CudaGraphMode
 from tgan_fast.errors import NonFiniteError
-from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures, Seen
+from tgan_fast.metrics.features import ClassifierFeatures, Features, I3DFeatures
 from tgan_fast.metrics.frechet import frechet_distance
 from tgan_fast.metrics.inception_score import inception_score
 from tgan_fast.metrics.protocols import Protocol
@@ -24,13 +24,14 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of a generator.
+    """One score of a generator.
 
     Attributes:
-        mean, std: over the runs; the standard deviation of one run is 0.
-        real: what real clips reach; None without any.
-        real_clips: how many the generated ones were compared with; None for the inception score.
-        layer: of the features; None for the inception score.
+        mean: Mean over the runs.
+        std: Standard deviation over the runs; 0 for one run.
+        real: Score of real clips; None without any.
+        real_clips: Number of real clips compared with; None for the inception score.
+        layer: Layer of the features; None for the inception score.
     """
 
     mean: float
@@ -40,29 +41,32 @@ class Score:
     layer: str | None = None
 
     def record(self) -> dict:
-        """For files: what it has."""
+        """Return the values that are not None, for files."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class Evaluator:
-    """Scores generators, always with the same latents and real clips, and leaves them and all else as they are.
+    """Evaluator that scores generators, always with the same latents and real clips, and never changes them.
 
     Args:
-        metrics: which scores.
-        protocol: how they are computed.
-        classifier: what the inception score and the Fréchet distance see.
-        i3d: what the Fréchet video distance sees.
-        real: real clips, which Fréchet distances need; the inception score of real clips is its ceiling.
-        device: of the generators, too.
-        precision: of sampling.
-        cuda_graph: of sampling.
-        seed: of the latents; each run has others.
-        cache: of the statistics of real clips.
-        progress: show bars.
+        metrics: Metrics to compute.
+        protocol: Protocol of the scores.
+        classifier: Features for the inception score and the Fréchet distance.
+        i3d: Features for the Fréchet video distance.
+        real: Real clips, required for Fréchet distances; optional for the inception score.
+        device: Device of the generators and of sampling.
+        precision: Precision of sampling.
+        cuda_graph: Whether sampling uses CUDA graphs.
+        seed: Seed of the latents; run k draws from seed + k.
+        cache: Cache of the statistics of real clips; None for none.
+        progress: Whether to show progress bars.
+
+    Attributes:
+        notices: Sentences on what limits the scores.
 
     Raises:
-        InputError: too few real clips.
-        ValueError: a metric without what it needs.
+        InputError: There are too few real clips.
+        ValueError: A metric lacks the features or the real clips that it needs.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class Evaluator:
 
     @property
     def description(self) -> dict[str, str]:
-        """What scores have to have in common to be compared, for files."""
+        """Protocol and classifier, which comparable scores have in common, for files."""
         protocol = f"{self.protocol.name}, {self.protocol.runs} × {self.protocol.samples:,} samples"
         network = next(iter(self._networks.values())).identity["network"]
         return {"protocol": protocol, "classifier": network[:12]}
@@ -102,7 +106,7 @@ class Evaluator:
         """Compute the statistics of real clips, or read them from the cache.
 
         Raises:
-            NonFiniteError: their features are not finite.
+            NonFiniteError: The features of real clips are not finite.
         """
         self._statistics, self._gaussians = {}, {}
         if self._real is None:
@@ -114,24 +118,27 @@ class Evaluator:
             self._gaussians[name] = self._statistics[name].gaussian.to(self._device)
 
     def __call__(self, generator: Generator) -> dict[str, Score]:
-        """Score a generator of the size that `check_size` lets pass, in any mode; `prepare` comes before.
+        """Score a generator; call `prepare` once before.
+
+        Args:
+            generator: Generator of videos of the size that `check_size` accepts, in any mode.
 
         Returns:
-            Of every metric its score, by its name in files.
+            Score of every metric, by its name in files.
 
         Raises:
-            NonFiniteError: what it generates is not finite.
+            NonFiniteError: The generated videos are not finite.
         """
-        self._take(generator)
+        self._load(generator)
         results = {kind: [] for kind in self._kinds}
         with self._bar("generated videos", self.protocol.runs * self.protocol.samples) as bar:
             for run in range(self.protocol.runs):
-                seen = self._see(run, bar.update)
+                by_network = self._compute_features(run, bar.update)
                 for kind, of_runs in results.items():
-                    of_runs.append(self._result(kind, seen[kind.network]))
+                    of_runs.append(self._result(kind, by_network[kind.network]))
         return {kind.name: self._score(kind, of_runs) for kind, of_runs in results.items()}
 
-    def _take(self, generator):
+    def _load(self, generator):
         if self._generator is generator:
             self._sampler.refresh()
             return
@@ -140,21 +147,21 @@ class Evaluator:
             generator, batch_size=_BATCH, precision=self._precision, cuda_graph=self._cuda_graph, output="videos"
         )
 
-    def _see(self, run, advance) -> dict[str, Seen]:
-        """What each network sees in the videos of a run."""
+    def _compute_features(self, run, advance) -> dict[str, Features]:
+        """Return the features of a run's videos by network."""
         inputs = draw_inputs(self._generator, self.protocol.samples, self._seed + run)
-        seen = {name: [] for name in self._networks}
+        batches = {name: [] for name in self._networks}
         for videos in self._sampler.on_device(inputs):
             for name, network in self._networks.items():
-                seen[name].append(network.of_generated(videos))
+                batches[name].append(network.of_generated(videos))
             advance(len(videos))
-        return {name: _joined(parts) for name, parts in seen.items()}
+        return {name: _concatenated(found) for name, found in batches.items()}
 
-    def _result(self, kind: ScoreKind, seen: Seen) -> float:
-        """Of a run."""
+    def _result(self, kind: ScoreKind, features: Features) -> float:
+        """Return the score of one run."""
         if kind.metric == "is":
-            return inception_score(seen.probabilities, epsilon=self.protocol.epsilon, splits=self.protocol.splits)
-        return frechet_distance(seen.features, self._gaussians[kind.network])
+            return inception_score(features.probabilities, epsilon=self.protocol.epsilon, splits=self.protocol.splits)
+        return frechet_distance(features.features, self._gaussians[kind.network])
 
     def _score(self, kind: ScoreKind, of_runs: list[float]) -> Score:
         mean, std = statistics.fmean(of_runs), statistics.pstdev(of_runs)
@@ -170,11 +177,12 @@ class Evaluator:
         )
 
 
-def _joined(parts: list[Seen]) -> Seen:
-    probabilities = None if parts[0].probabilities is None else torch.cat([part.probabilities for part in parts])
-    features = torch.cat([part.features for part in parts])
-    # Once a run, since looking at a value makes the host wait for the GPU.
+def _concatenated(batches: list[Features]) -> Features:
+    has_probabilities = batches[0].probabilities is not None
+    probabilities = torch.cat([batch.probabilities for batch in batches]) if has_probabilities else None
+    features = torch.cat([batch.features for batch in batches])
+    # Once per run, since reading a value makes the host wait for the GPU.
     if not features.isfinite().all():
         first = int((~features.isfinite()).any(1).nonzero()[0])
-        raise NonFiniteError(f"what is seen in generated video {first} is not finite: the generator's weights are not")
-    return Seen(probabilities, features)
+        raise NonFiniteError(f"the features of generated video {first} are not finite: the generator's weights are not")
+    return Features(probabilities, features)

@@ -1,4 +1,4 @@
-"""What networks see in videos: class probabilities and features, of generated videos and of real clips."""
+"""Class probabilities and features that networks compute from generated videos and real clips."""
 
 import copy
 import hashlib
@@ -16,35 +16,35 @@ from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.precision import Precision, arithmetic, compute_dtype
 
 
-class Seen(NamedTuple):
-    """Of n videos.
+class Features(NamedTuple):
+    """Features of n videos.
 
     Attributes:
-        probabilities: of the classes: float32 [n, classes]; None of a network that tells none.
-        features: float32 [n, d].
+        probabilities: Class probabilities, float32 [n, classes]; None for a network without classes.
+        features: Features, float32 [n, d].
     """
 
     probabilities: torch.Tensor | None
     features: torch.Tensor
 
-    def difference(self, exact: "Seen") -> str:
-        """How far this is from what is seen in float32, in words."""
+    def difference(self, exact: "Features") -> str:
+        """Return a sentence on the difference from the features computed in float32."""
         probabilities = (self.probabilities - exact.probabilities).abs().max()
         features = (self.features - exact.features).norm() / exact.features.norm()
         return f"probabilities differ by {probabilities:.2g} at most, features by {100 * features:.2g} %"
 
 
 class ClassifierFeatures:
-    """A classifier under a protocol.
+    """Features from a classifier under a protocol.
 
     Args:
-        classifier: which is copied.
-        protocol: prepares its input and names the layer of the features.
-        device: where it computes.
-        precision: of its convolutions and matrix products. Videos are prepared in float32 in all of them.
+        classifier: Classifier, of which a copy is made.
+        protocol: Protocol that prepares the input and names the layer of the features.
+        device: Device that computes.
+        precision: Precision of convolutions and matrix products; videos are always prepared in float32.
 
     Raises:
-        InputError: the protocol is for another architecture, or names a layer that the network does not have.
+        InputError: The protocol is for another architecture, or names a layer that the network does not have.
     """
 
     def __init__(self, classifier: Classifier, protocol: Protocol, device: torch.device, precision: Precision):
@@ -64,7 +64,7 @@ class ClassifierFeatures:
 
     @property
     def identity(self) -> dict[str, str]:
-        """All that the features of a video depend on."""
+        """Everything that the features of a video depend on."""
         return {
             "network": self._classifier.fingerprint,
             "protocol": self._protocol.name,
@@ -72,16 +72,16 @@ class ClassifierFeatures:
             "precision": self._precision,
         }
 
-    def of_generated(self, videos: torch.Tensor) -> Seen:
-        """Videos [n, C, 16, 64, 64] in [-1, 1], on the device; C is 1 or the classifier's."""
-        return self._see(videos)
+    def of_generated(self, videos: torch.Tensor) -> Features:
+        """Return the features of videos [n, C, 16, 64, 64] in [-1, 1] on the device; C is 1 or the classifier's."""
+        return self._compute(videos)
 
-    def of_real(self, clips: torch.Tensor) -> Seen:
-        """Clips uint8 [n, 16, 64, 64, C], on any device; C is 1 or the classifier's."""
-        return self._see(self._protocol.scaled(clips.to(self._device)))
+    def of_real(self, clips: torch.Tensor) -> Features:
+        """Return the features of clips uint8 [n, 16, 64, 64, C] on any device; C is 1 or the classifier's."""
+        return self._compute(self._protocol.scaled(clips.to(self._device)))
 
     @torch.no_grad()
-    def _see(self, videos):
+    def _compute(self, videos):
         channels = self._classifier.channels
         if videos.shape[1] not in (1, channels):
             raise InputError(
@@ -95,20 +95,20 @@ class ClassifierFeatures:
         layer = self._protocol.layer
         with arithmetic(self._precision):
             activations = self._network(prepared, [layer])
-        return Seen(activations["logits"].float().softmax(1), activations[layer].float())
+        return Features(activations["logits"].float().softmax(1), activations[layer].float())
 
 
 class I3DFeatures:
-    """I3D as TorchScript, `i3d_torchscript.pt`, whose 400 logits are the features of the Fréchet video distance.
+    """Features for the Fréchet video distance: the 400 logits of I3D in TorchScript, `i3d_torchscript.pt`.
 
-    The file's own code is run, as TorchScript alone can.
+    The file's own code is run, which only TorchScript can do.
 
     Args:
-        path: of the file.
-        device: where it computes, in float32.
+        path: Path of the file.
+        device: Device that computes, in float32.
 
     Raises:
-        InputError: missing, no TorchScript, or one that does not turn videos into features.
+        InputError: The file is missing or damaged, or does not turn videos into features.
 
     Source: Unterthiner et al., arXiv:1812.01717; the script of github.com/universome/fvd-comparison.
     """
@@ -126,16 +126,16 @@ class I3DFeatures:
 
     @property
     def identity(self) -> dict[str, str]:
-        """All that the features of a video depend on."""
+        """Everything that the features of a video depend on."""
         return {"network": hashlib.sha256(self._path.read_bytes()).hexdigest(), "protocol": "fvd"}
 
-    def of_generated(self, videos: torch.Tensor) -> Seen:
-        """Videos [n, C, 16, 64, 64] in [-1, 1], on the device; they are rounded to levels as files of videos are."""
+    def of_generated(self, videos: torch.Tensor) -> Features:
+        """Return the features of videos [n, C, 16, 64, 64] in [-1, 1] on the device, rounded to levels as in files."""
         return self.of_real(to_clips(videos))
 
     @torch.no_grad()
-    def of_real(self, clips: torch.Tensor) -> Seen:
-        """Clips uint8 [n, 16, 64, 64, C], on any device, C of 1 or 3."""
+    def of_real(self, clips: torch.Tensor) -> Features:
+        """Return the features of clips uint8 [n, 16, 64, 64, C] on any device; C is 1 or 3."""
         videos = clips.to(self._device).permute(0, 4, 1, 2, 3).expand(-1, 3, -1, -1, -1).float()
         try:
             with arithmetic("fp32"):
@@ -145,4 +145,4 @@ class I3DFeatures:
             raise InputError(f"{self._path} does not take videos as i3d_torchscript.pt does: {reason}") from None
         if not isinstance(features, torch.Tensor) or features.dim() != 2 or len(features) != len(clips):
             raise InputError(f"{self._path} does not return features [videos, 400] as i3d_torchscript.pt does")
-        return Seen(None, features.float())
+        return Features(None, features.float())

@@ -1,10 +1,10 @@
-"""Fréchet distance between features, as if both were normally distributed.
+"""Fréchet distance between features, as if both sets were normally distributed.
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½)
 
 With the centered features X₁ [n, d] of one side, Σ₁ = X₁ᵀX₁/(n − 1), the trace of the root is the sum of the roots of
-the eigenvalues of X₁Σ₂X₁ᵀ/(n − 1): a symmetric matrix of n or d rows, whichever is less. Libraries take the eigenvalues
-of Σ₁Σ₂, which is not symmetric and has d rows: for 2,048 videos and 4,096 features that takes many times as long.
+the eigenvalues of X₁Σ₂X₁ᵀ/(n − 1), a symmetric matrix of min(n, d) rows. Libraries take the eigenvalues of Σ₁Σ₂, which
+is not symmetric and has d rows: for 2,048 videos and 4,096 features that takes many times as long.
 
 Source: Heusel et al., arXiv:1706.08500.
 """
@@ -22,21 +22,21 @@ class Gaussian:
     covariance: torch.Tensor
 
     def to(self, device: torch.device) -> "Gaussian":
-        """The same on a device."""
+        """Return the same on a device."""
         return Gaussian(self.mean.to(device), self.covariance.to(device))
 
 
 class Moments:
-    """Mean and covariance of more features than can be kept, in float64."""
+    """Running mean and covariance in float64, of more features than fit into memory."""
 
     def __init__(self):
         self.count = 0
 
     def add(self, features: torch.Tensor) -> None:
-        """Features [n, d]."""
+        """Add features [n, d]."""
         features = features.double()
         if not self.count:
-            # Sums of differences from about the mean keep the digits that sums of squares would lose.
+            # Sums of differences from an approximate mean keep the digits that sums of squares would lose.
             self._pivot = features.mean(0)
             self._sum = torch.zeros_like(self._pivot)
             self._products = self._pivot.new_zeros(len(self._pivot), len(self._pivot))
@@ -46,17 +46,21 @@ class Moments:
         self._products.addmm_(centered.T, centered)
 
     def gaussian(self) -> Gaussian:
-        """Of all that was added, two rows at least."""
+        """Return the mean and covariance of everything that was added, which must be two rows or more."""
         mean = self._sum / self.count
         covariance = (self._products - self.count * torch.outer(mean, mean)) / (self.count - 1)
         return Gaussian(self._pivot + mean, covariance)
 
 
 def frechet_distance(features: torch.Tensor, reference: Gaussian) -> float:
-    """The distance between features [n, d] and a reference, computed in float64 on the device of the features.
+    """Return the distance between features and a reference, computed in float64 on the features' device.
+
+    Args:
+        features: Features [n, d], n ≥ 2.
+        reference: Mean and covariance to compare with.
 
     Raises:
-        ValueError: fewer than two rows, another number of features than the reference's, or some that are not finite.
+        ValueError: There are fewer than two rows, d is not the reference's, or a feature is not finite.
     """
     if len(features) < 2 or features.shape[1:] != reference.mean.shape or not features.isfinite().all():
         raise ValueError(f"the reference takes finite features [n ≥ 2, {len(reference.mean)}]: {list(features.shape)}")
@@ -65,7 +69,7 @@ def frechet_distance(features: torch.Tensor, reference: Gaussian) -> float:
     centered = (features - features.mean(0)) / (len(features) - 1) ** 0.5
     traces = centered.square().sum() + covariance.trace()
     if len(centered) > centered.shape[1]:
-        # The triangle R of X = QR serves as well as X.
+        # The triangle R of X = QR gives the same eigenvalues as X.
         centered = torch.linalg.qr(centered, mode="r").R
     eigenvalues = torch.linalg.eigvalsh(centered @ covariance @ centered.T)
     return ((features.mean(0) - mean).square().sum() + traces - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item()

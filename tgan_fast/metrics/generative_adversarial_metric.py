@@ -1,13 +1,14 @@
-"""Generative adversarial metric: two GANs against each other, each judged by the other's discriminator.
+"""Generative adversarial metric: each of two GANs scored by the other's discriminator.
 
     r_test = err(D₁, unseen real clips) / err(D₂, unseen real clips)
     r_samples = err(D₁, G₂'s videos) / err(D₂, G₁'s videos)
 
-err is the share that a discriminator takes for the wrong kind. If both tell real clips equally well, r_test ≈ 1, the
-first GAN wins if its discriminator is fooled less, r_samples < 1. Source: Im et al., arXiv:1602.05110.
+err is the share of videos that a discriminator takes for the wrong kind. If both discriminators recognize real clips
+equally well, r_test ≈ 1, the first GAN wins if its discriminator is fooled less, r_samples < 1.
+Source: Im et al., arXiv:1602.05110.
 
-The discriminator of a Wasserstein GAN gives scores, not decisions. Its threshold is the one that makes the fewest
-errors between other real clips and videos of its own generator.
+The discriminator of a Wasserstein GAN gives scores, not decisions. The threshold that makes the fewest errors between
+other real clips and videos of its own generator turns them into decisions.
 """
 
 import math
@@ -22,28 +23,29 @@ from tgan_fast.metrics.real_clips import draw_clips
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.models.sampling import Sampler, draw_inputs, undisturbed
 
-# As near to 1 as r_test has to be; the paper leaves it open.
+# r_test must lie between 1/NEAR and NEAR; the paper leaves the bound open.
 NEAR = 1.25
-# Standard errors: 95 %.
+# Standard errors of a 95 % interval.
 _CONFIDENCE = 1.96
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Of a discriminator: how many it takes for the wrong kind, of how many."""
+    """Number of videos that a discriminator takes for the wrong kind, and number of all."""
 
     wrong: int
     count: int
 
     @property
     def share(self) -> float:
+        """Share of the wrong ones, 0 to 1."""
         return self.wrong / self.count
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of two shares of errors, with the bounds of its 95 % interval."""
+    """Ratio of two shares of errors, with the bounds of its 95 % interval."""
 
     value: float
     low: float
@@ -52,7 +54,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Battle:
-    """The outcome: the ratios, and which GAN wins, 1 or 2, or None of them."""
+    """Outcome: the ratios, and the number of the GAN that wins, 1 or 2, or None."""
 
     r_test: Ratio
     r_samples: Ratio
@@ -60,19 +62,19 @@ class Battle:
 
 
 def ratio(first: Errors, second: Errors) -> Ratio:
-    """`first` / `second`. Half an error is added to each, so that none at all has a ratio, too."""
+    """Return `first` / `second`. Half an error is added to each, so that there is a ratio without errors, too."""
     shares = [(errors.wrong + 0.5) / (errors.count + 1) for errors in (first, second)]
     variance = sum((1 - p) / (p * errors.count) for p, errors in zip(shares, (first, second), strict=True))
-    logarithm, spread = math.log(shares[0] / shares[1]), _CONFIDENCE * math.sqrt(variance)
-    return Ratio(*(math.exp(logarithm + sign * spread) for sign in (0, -1, 1)))
+    logarithm, margin = math.log(shares[0] / shares[1]), _CONFIDENCE * math.sqrt(variance)
+    return Ratio(*(math.exp(logarithm + sign * margin) for sign in (0, -1, 1)))
 
 
 def battle(test: tuple[Errors, Errors], samples: tuple[Errors, Errors]) -> Battle:
-    """Decide it.
+    """Decide which GAN wins.
 
     Args:
-        test: of both discriminators, on unseen real clips.
-        samples: of both discriminators, each on the other's videos.
+        test: Errors of both discriminators on unseen real clips.
+        samples: Errors of both discriminators, each on the other's videos.
     """
     r_test, r_samples = ratio(*test), ratio(*samples)
     fair = 1 / NEAR <= r_test.value <= NEAR
@@ -85,17 +87,18 @@ def battle(test: tuple[Errors, Errors], samples: tuple[Errors, Errors]) -> Battl
 
 
 def best_threshold(real: torch.Tensor, generated: torch.Tensor) -> float:
-    """The score from which on videos are best taken for real.
+    """Return the smallest score of a video to take for real, such that the sum of both shares of errors is least.
 
     Args:
-        real, generated: scores [n] and [m] of a discriminator; errors among them count by share.
+        real: Scores [n] of real videos.
+        generated: Scores [m] of generated videos.
     """
     scores = torch.cat([real, generated]).double()
     weights = torch.cat(
         [torch.full_like(real.double(), 1 / len(real)), -torch.ones_like(generated).double() / len(generated)]
     )
     ordered, order = scores.sort()
-    # Errors with a threshold just above each score: real ones up to there, generated ones beyond.
+    # Errors of a threshold just above each score: real videos up to there, generated ones beyond.
     errors = weights[order].cumsum(0)
     # Between two equal scores there is no threshold.
     errors[:-1][ordered[1:] == ordered[:-1]] = math.inf
@@ -108,7 +111,11 @@ def best_threshold(real: torch.Tensor, generated: torch.Tensor) -> float:
 
 @torch.no_grad()
 def scores_of(discriminator: Discriminator, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Score batches of videos [m, C, 16, 64, 64] in [-1, 1] by running statistics.
+    """Score batches of videos with the running statistics of batch norm.
+
+    Args:
+        discriminator: Discriminator in any mode, which does not change.
+        batches: Videos [m, C, 16, 64, 64] in [-1, 1], on the discriminator's device.
 
     Returns:
         Scores [n] on the CPU.
@@ -124,12 +131,12 @@ def scores_of(discriminator: Discriminator, batches: Iterable[torch.Tensor]) -> 
 
 
 def errors_on_real(scores: torch.Tensor, threshold: float) -> Errors:
-    """Of the scores [n] of real clips."""
+    """Return the errors among scores [n] of real clips."""
     return Errors(int((scores < threshold).sum()), len(scores))
 
 
 def errors_on_generated(scores: torch.Tensor, threshold: float) -> Errors:
-    """Of the scores [n] of generated videos."""
+    """Return the errors among scores [n] of generated videos."""
     return Errors(int((scores >= threshold).sum()), len(scores))
 
 

@@ -1,4 +1,4 @@
-"""Which clips a classifier is trained on, and which others it is judged by."""
+"""Split of a data set into clips to train a classifier on and held-out clips to test it on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,14 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class LabeledClips:
-    """Clips with classes, in two parts.
+    """Clips with labels, split in two.
 
     Attributes:
-        training: to train on.
-        held_out: to judge by, each clip once.
-        classes: names of the numbers of their labels.
-        summary: one line on what they are.
-        notices: on classes that are left out, or cannot be judged.
+        training: Clips to train on.
+        held_out: Clips to test on, each once.
+        classes: Name of each label.
+        summary: Description of both in one line.
+        notices: Sentences on classes that are left out, or have no held-out clip.
     """
 
     training: MovingDigits | VideoFrames
@@ -33,19 +33,20 @@ class LabeledClips:
 
 
 def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int = 0) -> LabeledClips:
-    """Moving digits, held out by handwriting: none of those in `held_out` is in `training`.
+    """Return moving digits, split by handwriting: no handwriting in `held_out` is in `training`.
 
     Args:
-        share: of the handwritings of each class that are held out, more than 0 and less than 1.
-        digits, channels: see `MovingDigits`.
-        seed: of the split and of the clips.
+        share: Share of each class's handwritings to hold out, more than 0 and less than 1.
+        digits: Number of digits in a clip, 1 or 2.
+        channels: Color channels.
+        seed: Seed of the split and of the clips.
     """
     images, labels = scikit_learn_scans()
     held_out = hold_out(labels, np.arange(len(labels)), share, seed=seed, fewest=digits)
     options = {"digits": digits, "channels": channels}
     return LabeledClips(
         MovingDigits(**options, seed=seed, scans=(images[~held_out], labels[~held_out])),
-        # Another seed, or else places and speeds would be those of training.
+        # With another seed, since places and speeds would otherwise be those of training.
         MovingDigits(_HELD_OUT_DIGITS, **options, seed=seed + 1, scans=(images[held_out], labels[held_out])),
         tuple(map(str, range(10))),
         f"moving digits: {(~held_out).sum():,} handwritings to train on, {held_out.sum():,} others held out",
@@ -53,17 +54,19 @@ def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int 
 
 
 def split_videos(path: Path, share: float, *, seed: int = 0) -> LabeledClips:
-    """Prepared videos, half of those to train on mirrored, held out by group where groups are known, else by video.
+    """Return prepared videos, split by group if groups are known, else by video.
+
+    Half of the training clips are mirrored.
 
     Args:
-        path: see `open_videos`.
-        share: of the groups, or videos, of each class that are held out, more than 0 and less than 1.
-        seed: of the split.
+        path: Clip store or prepared file, as `open_videos` takes it.
+        share: Share of each class's groups or videos to hold out, more than 0 and less than 1.
+        seed: Seed of the split.
 
     Raises:
-        InputError: as `open_videos`; fewer than two classes; no class with two groups or videos.
+        InputError: The file cannot be opened, there are fewer than two classes, or each has one group or video only.
     """
-    # Here, since it brings along the codecs, for which others need not wait.
+    # Imported here, since it loads the codecs, which digits do not need.
     from tgan_fast.data.loading import open_videos
 
     opened = open_videos(path)
@@ -71,23 +74,23 @@ def split_videos(path: Path, share: float, *, seed: int = 0) -> LabeledClips:
     present, labels = np.unique(videos.labels, return_inverse=True)
     if len(present) < 2:
         raise InputError(
-            f"the videos of {path} are of {'one class' if opened.classes else 'no class'}, but a classifier tells two "
-            "or more apart: prepare a folder that has a folder of videos for each class"
+            f"the videos of {path} are of {'one class' if opened.classes else 'no class'}, but a classifier needs "
+            "two or more: prepare a folder that has a folder of videos for each class"
         )
     classes = tuple(opened.classes[number] for number in present)
-    # Clips of a group of UCF-101 show one person in one place: held out by video, the others would give them away.
+    # Clips of a group of UCF-101 show one person in one place: split by video, training would see what is tested.
     held_out = hold_out(labels, opened.groups, share, seed=seed)
     grouped = np.unique((labels, opened.groups), axis=1).shape[1] < len(labels)
     unit = "group" if grouped else "video"
     if not held_out.any():
-        raise InputError(f"every class of {path} has one {unit} alone, so that none can be held out: prepare more")
+        raise InputError(f"every class of {path} has only one {unit}, so that none can be held out: prepare more")
 
-    def part(chosen, flip):
+    def subset(chosen, flip):
         return VideoFrames(videos.frames, videos.first[chosen], videos.length[chosen], labels[chosen], flip=flip)
 
     return LabeledClips(
-        part(~held_out, flip=True),
-        part(held_out, flip=False),
+        subset(~held_out, flip=True),
+        subset(held_out, flip=False),
         classes,
         f"{opened.summary}; to train on: {(~held_out).sum():,}; "
         f"held out: {held_out.sum():,}{' of other groups' if grouped else ''}",
@@ -96,17 +99,17 @@ def split_videos(path: Path, share: float, *, seed: int = 0) -> LabeledClips:
 
 
 def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int, fewest: int = 1) -> np.ndarray:
-    """Choose whole groups at random, about equally many of each class.
+    """Choose whole groups at random, about the same share of each class.
 
     Args:
-        labels: the class of each item: integers [n].
-        groups: what must not be torn apart: items of equal class and equal number: integers [n].
-        share: of the groups of each class that are chosen.
-        seed: of the choice.
-        fewest: groups that each class keeps, and, where it has enough for that, also gives.
+        labels: Class of each item, integers [n].
+        groups: Group of each item, integers [n]. Items of one class with the same number stay together.
+        share: Share of each class's groups to choose.
+        seed: Seed of the choice.
+        fewest: Number of groups that each class keeps, and, if it has twice as many, also gives.
 
     Returns:
-        Which items are held out: bool [n].
+        Whether each item is held out, bool [n].
     """
     random = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), bool)
@@ -118,13 +121,13 @@ def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int,
     return held_out
 
 
-def _notices(of_store, classes, judged, unit):
+def _notices(of_store, classes, tested, unit):
     absent = [name for name in of_store if name not in classes]
     if absent:
         yield f"classes without a video, which are left out: {_named(absent)}"
-    alone = [name for name, is_judged in zip(classes, judged, strict=True) if not is_judged]
+    alone = [name for name, is_tested in zip(classes, tested, strict=True) if not is_tested]
     if alone:
-        yield f"classes with one {unit} alone, of which none is held out: {_named(alone)}"
+        yield f"classes with only one {unit}, which is not held out: {_named(alone)}"
 
 
 def _named(names):

@@ -1,4 +1,4 @@
-"""Inception score: how surely a classifier names each video, and how evenly the names are spread.
+"""Inception score: how confidently a classifier names each video, and how evenly the names are distributed.
 
     exp(mean over videos of Σ p·(log(p + ε) − log(p̄ + ε))),  p̄ the mean of the probabilities p over all videos
 
@@ -9,19 +9,19 @@ import torch
 
 
 def inception_score(probabilities: torch.Tensor, *, epsilon: float, splits: int = 1) -> float:
-    """The score of probabilities [N, classes], computed in float64.
+    """Return the inception score, computed in float64.
 
     Args:
-        probabilities: of each video, summing to 1.
-        epsilon: see above.
-        splits: consecutive parts of nearly equal size whose scores are averaged.
+        probabilities: Class probabilities of the videos [N, classes]; each row sums to 1.
+        epsilon: Number ε added before logarithms are taken.
+        splits: Number of consecutive groups of nearly equal size whose scores are averaged.
 
     Raises:
-        ValueError: fewer videos than splits, or probabilities that are not finite.
+        ValueError: There are fewer videos than splits, or probabilities are not finite.
     """
     if len(probabilities) < splits or not probabilities.isfinite().all():
         raise ValueError(f"{len(probabilities)} finite rows are needed for each of {splits} splits")
-    scores = [_score(part.double(), epsilon) for part in probabilities.tensor_split(splits)]
+    scores = [_score(split.double(), epsilon) for split in probabilities.tensor_split(splits)]
     return torch.stack(scores).mean().item()
 
 

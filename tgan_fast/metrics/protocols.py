@@ -1,8 +1,8 @@
-"""Protocols: all that a score depends on besides the videos and the classifier's weights.
+"""Protocols: everything that a score depends on besides the videos and the classifier's weights.
 
-    tgan    of the code of Saito et al., 2017 (github.com/pfnet-research/tgan, evaluation/calc_inception.py)
-    tgan2   of the code of Saito et al., 2020 (github.com/pfnet-research/tgan2)
-    plain   of the classifiers that this package trains: videos as they are
+    tgan    as in the code of Saito et al., 2017 (github.com/pfnet-research/tgan, evaluation/calc_inception.py)
+    tgan2   as in the code of Saito et al., 2020 (github.com/pfnet-research/tgan2)
+    plain   for classifiers that this package trains: videos as they are
 
 Scores under different protocols, or with different classifiers, cannot be compared.
 """
@@ -23,25 +23,27 @@ from tgan_fast.pixels import scaled
 
 ProtocolName = Literal["tgan", "tgan2", "plain"]
 
-# Of the mean, which is larger than what C3D takes, the part that belongs to its input.
+# Rows and columns of the mean, which is larger than C3D's input, that belong to the input.
 _TOP = slice(8, 8 + C3D_SIZE)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a score is computed.
+    """Definition of how a score is computed.
 
     Attributes:
-        name: printed and stored with every score.
-        architecture: of the classifiers that it is for.
-        prepare: generated videos [N, C, 16, 64, 64] in [-1, 1], C the classifier's, and its mean → its input.
-        scaled: real clips uint8 [N, 16, 64, 64, C] → videos that `prepare` takes as it takes generated ones.
-        layer: of the features for Fréchet distances.
-        samples, runs: generated videos of a run, and how many runs the mean and the standard deviation are of.
-        splits: parts of a run whose inception scores are averaged.
-        epsilon: added to probabilities before their logarithms are taken.
-        real_clips: that the statistics of real data are of.
-        passes: of data sets of videos that many clips of each video instead, as the authors' code takes them.
+        name: Name that is printed and stored with every score.
+        architecture: Architecture of the classifiers that it is for.
+        prepare: Function from videos [N, C, 16, 64, 64] in [-1, 1], C as the classifier's, and the classifier's mean to
+            its input.
+        scaled: Function from real clips uint8 [N, 16, 64, 64, C] to videos for `prepare`.
+        layer: Layer of the features for Fréchet distances.
+        samples: Number of generated videos in a run.
+        runs: Number of runs for the mean and the standard deviation.
+        splits: Number of groups of a run whose inception scores are averaged.
+        epsilon: Number added to probabilities before their logarithms are taken.
+        real_clips: Number of real clips for the statistics of real data.
+        passes: Number of clips from each video of a data set of videos, instead of `real_clips`; None: `real_clips`.
     """
 
     name: ProtocolName
@@ -58,35 +60,35 @@ class Protocol:
 
 
 def protocol_for(classifier: Classifier) -> ProtocolName:
-    """What a classifier is used under if nothing else is said: `tgan2` for C3D."""
+    """Return the default protocol of a classifier: `tgan2` for C3D, else `plain`."""
     return "tgan2" if classifier.architecture == "c3d" else "plain"
 
 
 def check_size(clip_frames: int, image_size: int) -> None:
-    """Raise an InputError unless there are scores of videos of this size."""
+    """Raise an InputError unless videos of this size can be scored."""
     if (clip_frames, image_size) != (FRAMES, IMAGE_SIZE):
         raise InputError(
-            f"scores are of videos of {FRAMES} frames of {IMAGE_SIZE}×{IMAGE_SIZE} pixels, "
+            f"scores need videos of {FRAMES} frames of {IMAGE_SIZE}×{IMAGE_SIZE} pixels, "
             f"but these have {clip_frames} of {image_size}×{image_size}: train with the default frames and image_size"
         )
 
 
 def _prepare_tgan(videos, mean):
-    """Levels resized to 128 by cubic splines (a = -0.75, as OpenCV's), BGR, minus the mean, the middle 112 of 128."""
+    """Resize levels to 128 by cubic splines as OpenCV does (a = -0.75), subtract the mean, crop to 112; BGR."""
     rows = _cubic_rows()[_TOP].to(videos)
-    # As products of matrices, which are quicker than cubic interpolation, and have to compute the middle alone.
+    # Matrix products are faster than cubic interpolation and compute only the middle.
     resized = rows @ (videos.flip(1) * 128 + 128) @ rows.T
     return resized - mean[..., 21:149][..., _TOP, _TOP].to(videos)
 
 
 @functools.cache
 def _cubic_rows():
-    """Matrix [128, 64] that resizes a column."""
+    """Return the matrix [128, 64] that resizes a column."""
     return F.interpolate(torch.eye(64)[None, None], size=(128, 64), mode="bicubic")[0, 0]
 
 
 def _prepare_tgan2(videos, mean):
-    """Levels resized straight to 112, linearly from corner to corner as Chainer does, BGR, minus a part of the mean."""
+    """Resize levels to 112 linearly with aligned corners as Chainer does, subtract the middle of the mean; BGR."""
     levels = videos.flip(1) * 128
     resized = _of_frames(
         levels, lambda frames: F.interpolate(frames, size=(C3D_SIZE, C3D_SIZE), mode="bilinear", align_corners=True)
@@ -99,7 +101,7 @@ def _prepare_plain(videos, mean):
 
 
 def _scaled_as_the_authors(clips):
-    """Levels 0 to 255 to -1 to 0.992, which `_prepare_…` make the same levels again."""
+    """Scale levels from 0–255 to -1–0.992, which `_prepare_…` turn into the same levels again."""
     return (clips.permute(0, 4, 1, 2, 3).float() - 128) / 128
 
 

@@ -1,4 +1,4 @@
-"""Real clips to compare generated ones with: which ones, in which order, and what identifies them."""
+"""Real clips to compare generated ones with: how they are drawn, and the fingerprint of their data set."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,21 +8,21 @@ import torch
 
 from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames
 
-_AT_ONCE = 1 << 26
+_AT_ONCE = 1 << 26  # bytes
 
 
 def draw_clips(
     dataset: ClipDataset | VideoFrames, count: int, *, seed: int, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield clips and their labels, a function of the data set, `count`, `seed` and `batch_size` alone.
+    """Yield clips and their labels in a random order, all of them once before any comes again.
 
-    They come in a random order, every one once before any comes again; of `VideoFrames` each time with another start.
+    The clips depend only on the arguments. A video of `VideoFrames` starts at another frame each time.
 
     Args:
-        dataset: see there.
-        count: how many in all.
-        seed: of the order, and of windows, crops and flips.
-        batch_size: of what is yielded at once, but for the rest at the end.
+        dataset: Data set of clips or videos.
+        count: Number of clips to draw.
+        seed: Seed of the order, and of windows, crops and flips.
+        batch_size: Number of clips at once; the last batch may be smaller.
 
     Yields:
         Clips uint8 [n, T, H, W, C] and labels int64 [n], on the CPU.
@@ -36,16 +36,16 @@ def draw_clips(
 
 
 def distinct_clips(dataset: ClipDataset | VideoFrames) -> int:
-    """How many different clips there are."""
+    """Return the number of different clips."""
     return int(dataset.starts.sum()) if isinstance(dataset, VideoFrames) else len(dataset)
 
 
 def fingerprint_of(dataset: ClipDataset | VideoFrames, checksum: str | None = None) -> str | None:
-    """SHA-256, in hexadecimal, of all that the clips of a data set depend on; None where that cannot be told.
+    """Return a SHA-256, in hexadecimal, of everything that clips depend on; None for unknown kinds of data sets.
 
     Args:
-        dataset: see there.
-        checksum: of all frames of videos, which are read where none is known.
+        dataset: Data set of clips or videos.
+        checksum: Checksum of all frames of videos; without it they are read.
     """
     if isinstance(dataset, VideoFrames):
         options = dataset.stride, dataset.weighting, dataset.loop, dataset.crop, dataset.flip, dataset.clip_shape
@@ -53,7 +53,7 @@ def fingerprint_of(dataset: ClipDataset | VideoFrames, checksum: str | None = No
         if checksum is None:
             return _digest(options, (*arrays, dataset.frames.numpy()))
         return _digest((*options, tuple(dataset.frames.shape), checksum), arrays)
-    # Not isinstance: what is derived from it may yield clips of its own.
+    # Not isinstance, since a subclass may yield other clips.
     if type(dataset) is MovingDigits:
         options = dataset.size, dataset.digits, dataset.channels, dataset.seed, dataset.clip_frames, dataset.image_size
         return _digest(options, dataset.scans)
@@ -73,7 +73,7 @@ def _digest(options, arrays):
     digest = hashlib.sha256(repr(options).encode())
     for array in arrays:
         digest.update(repr((array.shape, array.dtype.str)).encode())
-        # In parts, since frames may be mapped from a file that is larger than the memory.
-        for part in np.array_split(array, -(-array.nbytes // _AT_ONCE)):
-            digest.update(np.ascontiguousarray(part))
+        # In pieces, since frames may be mapped from a file larger than memory.
+        for piece in np.array_split(array, -(-array.nbytes // _AT_ONCE)):
+            digest.update(np.ascontiguousarray(piece))
     return digest.hexdigest()

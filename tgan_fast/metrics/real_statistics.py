@@ -1,4 +1,4 @@
-"""What generated videos are compared with: the statistics of real clips, and the scores that real clips reach."""
+"""Statistics of real clips, which generated videos are compared with, and their cache."""
 
 import functools
 import hashlib
@@ -28,19 +28,19 @@ FEWEST_REAL_CLIPS = 256
 
 _BATCH = 64
 _ARRAYS = "mean", "covariance", "clips", "frechet_distance", "inception_scores"
-# Apart from the clips that the statistics are of.
+# Second element of the seed of other clips than those of the statistics.
 _OTHERS = 1
 
 
 @dataclass(frozen=True)
 class RealStatistics:
-    """Of the features of real clips.
+    """Statistics of the features of real clips.
 
     Attributes:
-        gaussian: of them all.
-        clips: how many there were.
-        frechet_distance: of other real clips, as many as a run has: what a perfect generator would reach.
-        inception_scores: of as many whole runs as the clips make; empty without probabilities.
+        gaussian: Mean and covariance.
+        clips: Number of clips.
+        frechet_distance: Distance of as many other real clips as a run has: what a perfect generator would reach.
+        inception_scores: Scores of as many whole runs as the clips make; empty without probabilities.
     """
 
     gaussian: Gaussian
@@ -50,10 +50,10 @@ class RealStatistics:
 
 
 class StatisticsCache:
-    """A folder of arrays by what they were computed from.
+    """Folder of arrays, found by what they were computed from.
 
     Args:
-        folder: made when something is written.
+        folder: Path of the folder, which is created when something is written.
     """
 
     def __init__(self, folder: Path):
@@ -64,14 +64,18 @@ class StatisticsCache:
         try:
             with np.load(self._path(key), allow_pickle=False) as file:
                 return {name: file[name] for name in names}
-        except Exception:  # whatever damage leads to
+        except Exception:  # damage leads to errors of many types
             return None
 
     def write(self, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep arrays under a key of plain values.
+        """Write arrays under a key.
+
+        Args:
+            key: Values that JSON can represent.
+            arrays: Arrays by name.
 
         Raises:
-            OSError: the folder cannot be written to.
+            OSError: The folder cannot be written to.
         """
         content = io.BytesIO()
         np.savez(content, **arrays)
@@ -84,7 +88,7 @@ class StatisticsCache:
 
 
 def default_cache() -> StatisticsCache | None:
-    """Return the cache in the user's folder of caches, or None for a user who has no home."""
+    """Return the cache in the user's cache folder, or None for a user without a home."""
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
@@ -94,14 +98,14 @@ def default_cache() -> StatisticsCache | None:
 
 @dataclass(frozen=True)
 class RealClips:
-    """Real clips, and how many of them statistics are taken of.
+    """Real clips for statistics.
 
     Args:
-        dataset: see there.
-        count: how many; None: as the protocol says, but no more than there are.
-        force: also with too few for statistics.
-        seed: of the draw.
-        checksum: of all frames of videos, where it is known without reading them.
+        dataset: Data set of clips or videos.
+        count: Number of clips; None: the protocol's number, at most as many as there are.
+        force: Whether to compute statistics of fewer than `FEWEST_REAL_CLIPS` clips, too.
+        seed: Seed of the draw.
+        checksum: Checksum of all frames of videos, if it is known without reading them.
     """
 
     dataset: ClipDataset | VideoFrames
@@ -112,11 +116,11 @@ class RealClips:
 
     @functools.cached_property
     def fingerprint(self) -> str | None:
-        """Of the data set; see `fingerprint_of`."""
+        """Fingerprint of the data set, from `fingerprint_of`; None if it has none."""
         return fingerprint_of(self.dataset, self.checksum)
 
     def count_for(self, protocol: Protocol) -> int:
-        """How many clips the statistics are of."""
+        """Return the number of clips for the statistics."""
         if self.count is not None:
             return self.count
         if protocol.passes is not None and isinstance(self.dataset, VideoFrames):
@@ -124,69 +128,69 @@ class RealClips:
         return min(protocol.real_clips, distinct_clips(self.dataset))
 
     def bias(self, protocol: Protocol) -> str | None:
-        """What is to be said of a Fréchet distance to so few clips.
+        """Return a notice if a Fréchet distance to so few clips is biased, else None.
 
         Raises:
-            InputError: there are too few.
+            InputError: There are too few clips.
         """
         clips = min(self.count_for(protocol), distinct_clips(self.dataset))
         if clips < FEWEST_REAL_CLIPS and not self.force:
             raise InputError(
-                f"there are only {clips:,} different real clips, too few for a Fréchet distance, which comes out the "
-                f"higher the fewer there are: give {FEWEST_REAL_CLIPS} or more, or --force it"
+                f"there are only {clips:,} different real clips, too few for a Fréchet distance: "
+                f"give {FEWEST_REAL_CLIPS} or more, or add --force"
             )
         if clips >= protocol.samples:
             return None
         return (
-            f"there are only {clips:,} different real clips for {protocol.samples:,} generated ones: Fréchet distances "
-            "come out the higher the fewer there are, so compare only those that have the same clips behind them"
+            f"there are only {clips:,} different real clips for {protocol.samples:,} generated ones: few "
+            "clips raise Fréchet distances, so compare only distances to the same clips"
         )
 
     def statistics(
         self,
-        see: ClassifierFeatures | I3DFeatures,
+        network: ClassifierFeatures | I3DFeatures,
         protocol: Protocol,
         cache: StatisticsCache | None,
         advance: Callable[[int], object],
     ) -> RealStatistics:
-        """Of what `see` sees in them, read from the cache where it has them.
+        """Return the statistics, from the cache if it has them.
 
         Args:
-            see: tells features, and perhaps probabilities.
-            protocol: how many clips a run has.
-            cache: asked, and written to, where the data set can be identified.
-            advance: told of clips as they are seen.
+            network: Network that computes features, and perhaps probabilities.
+            protocol: Protocol, for the number of clips in a run.
+            cache: Cache to read from and write to; not used for data sets without a fingerprint.
+            advance: Function called with the number of clips after each batch.
 
         Raises:
-            NonFiniteError: features are not finite.
+            NonFiniteError: Features are not finite.
         """
         if cache is None or self.fingerprint is None:
-            return _from_arrays(self._compute(see, protocol, advance))
-        key = self._key(see, protocol)
+            return _from_arrays(self._compute(network, protocol, advance))
+        key = self._key(network, protocol)
         known = cache.read(key, _ARRAYS)
         if known is None:
-            known = self._compute(see, protocol, advance)
+            known = self._compute(network, protocol, advance)
             _keep(cache, key, known)
         return _from_arrays(known)
 
-    def _key(self, see, protocol) -> dict[str, Any]:
+    def _key(self, network, protocol) -> dict[str, Any]:
         return {
             "data": self.fingerprint,
             "clips": self.count_for(protocol),
             "seed": self.seed,
             "samples": protocol.samples,
-            **see.identity,
+            **network.identity,
         }
 
-    def _compute(self, see, protocol, advance):
+    def _compute(self, network, protocol, advance):
         moments, probabilities = Moments(), []
-        for seen in self._seen(see, self.count_for(protocol), self.seed, advance):
-            moments.add(seen.features)
-            probabilities.append(seen.probabilities)
+        for found in self._features(network, self.count_for(protocol), self.seed, advance):
+            moments.add(found.features)
+            probabilities.append(found.probabilities)
         gaussian = moments.gaussian()
         if not gaussian.covariance.isfinite().all():
             raise NonFiniteError("the features of real clips are not finite: the classifier's weights do not fit")
-        others = [seen.features for seen in self._seen(see, protocol.samples, (self.seed, _OTHERS), advance)]
+        others = [found.features for found in self._features(network, protocol.samples, (self.seed, _OTHERS), advance)]
         scores = [] if probabilities[0] is None else _scores(torch.cat(probabilities), protocol)
         return {
             "mean": gaussian.mean.cpu().numpy(),
@@ -196,9 +200,9 @@ class RealClips:
             "inception_scores": np.array(scores),
         }
 
-    def _seen(self, see, count, seed, advance):
+    def _features(self, network, count, seed, advance):
         for clips, _ in draw_clips(self.dataset, count, seed=seed, batch_size=_BATCH):
-            yield see.of_real(clips)
+            yield network.of_real(clips)
             advance(len(clips))
 
 
@@ -206,12 +210,12 @@ def _keep(cache, key, arrays):
     try:
         cache.write(key, arrays)
     except OSError as error:
-        # Only a later evaluation takes longer.
+        # Without the cache only a later evaluation takes longer.
         tqdm.write(f"the statistics of real clips cannot be kept in {cache.folder}: {error.strerror}", file=sys.stderr)
 
 
 def _scores(probabilities, protocol):
-    """Of each whole run of clips, or of all clips where these are fewer than a run has."""
+    """Return the score of each whole run of clips, or of all clips if they are fewer than a run has."""
     whole = [run for run in probabilities.split(protocol.samples) if len(run) == protocol.samples] or [probabilities]
     return [inception_score(run, epsilon=protocol.epsilon, splits=protocol.splits) for run in whole]
 

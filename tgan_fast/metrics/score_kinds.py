@@ -1,4 +1,4 @@
-"""The scores that there are: their names, what sees the videos for them, and which one is better."""
+"""The kinds of scores: their names, the network that computes features for them, and which one is better."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -7,14 +7,14 @@ Metric = Literal["is", "fid", "fvd"]
 
 
 class ScoreKind(NamedTuple):
-    """One of the scores.
+    """Kind of score.
 
     Attributes:
-        metric: its name on command lines.
-        name: in files.
-        title: in prose.
-        network: what sees the videos.
-        best: of several, `max` or `min`.
+        metric: Name on command lines.
+        name: Name in files.
+        title: Name in prose.
+        network: Network that computes features of the videos.
+        best: Function that returns the best of several scores, `max` or `min`.
     """
 
     metric: Metric
@@ -25,15 +25,16 @@ class ScoreKind(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The title with a capital."""
+        """Title with a capital letter."""
         return self.title[0].upper() + self.title[1:]
 
     @property
     def direction(self) -> str:
+        """Which scores are better, in words."""
         return "the higher the better" if self.best is max else "the lower the better"
 
     def is_better(self, score: float, than: float) -> bool:
-        """Whether one score is better than another."""
+        """Return whether one score is better than another."""
         return score != than and self.best(score, than) == score
 
 
