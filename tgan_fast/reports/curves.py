@@ -1,4 +1,4 @@
-"""Curves of runs: the losses, and the scores during training."""
+"""Plots of runs: losses, and scores during training."""
 
 from __future__ import annotations
 
@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _STYLES = ("-", "--", ":")
 _UNITS = {"s": "seconds", "min": "minutes", "h": "hours"}
-# Distances fall by orders of magnitude; a linear axis shows only the first of them.
+# Ratio of scores from which an axis is logarithmic: distances fall by orders of magnitude.
 _LARGEST_LINEAR = 20
 _METADATA = {"png": {"Software": None}, "svg": {"Date": None}}
 
 
 def loss_figure(name: str, losses: Sequence[Losses]) -> Figure:
-    """Both losses of the run `name` against the iteration."""
+    """Return a figure of both losses of a run against the iteration.
+
+    Args:
+        name: Title.
+        losses: Losses in the order of iterations.
+    """
     figure = _matplotlib().figure.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     iterations = [line.iteration for line in losses]
@@ -48,14 +53,13 @@ def loss_figure(name: str, losses: Sequence[Losses]) -> Figure:
 
 
 def score_figure(runs: Mapping[str, Sequence[Evaluation]]) -> Figure:
-    """A row for each score that any run has, against iterations and against the time of training, the best marked.
+    """Return a figure with a row per score, against iterations and against training time; the best is marked.
 
     Args:
-        runs: of each run's name its evaluations, at least one.
+        runs: Evaluations of each run by its name, at least one.
 
     Raises:
-        InputError: two of the runs are of different protocols or classifiers, so that their scores mean different
-            things.
+        InputError: Two runs have different protocols or classifiers, so that their scores cannot be compared.
     """
     first = refuse_incomparable(runs)
     kinds = [kind for kind in SCORE_KINDS if any(best_of(lines, kind) for lines in runs.values())]
@@ -76,10 +80,10 @@ def score_figure(runs: Mapping[str, Sequence[Evaluation]]) -> Figure:
 
 
 def refuse_incomparable(runs: Mapping[str, Sequence[Evaluation]]) -> Evaluation:
-    """An evaluation that stands for the protocol and the classifier of all runs.
+    """Return the first evaluation if all have its protocol and classifier.
 
     Raises:
-        InputError: they are not all the same.
+        InputError: They differ.
     """
     (name, first), *others = [(name, line) for name, lines in runs.items() for line in lines]
     for other, line in others:
@@ -93,21 +97,21 @@ def refuse_incomparable(runs: Mapping[str, Sequence[Evaluation]]) -> Evaluation:
     return first
 
 
-def bytes_of(figure: Figure, form: Literal["png", "svg"]) -> bytes:
-    """A picture of a figure, always the same for the same figure."""
+def bytes_of(figure: Figure, file_format: Literal["png", "svg"]) -> bytes:
+    """Return the file of a figure, always the same bytes for the same figure."""
     content = io.BytesIO()
     with _matplotlib().rc_context({"svg.hashsalt": "tgan_fast"}):
-        figure.savefig(content, format=form, dpi=120, metadata=_METADATA[form])
+        figure.savefig(content, format=file_format, dpi=120, metadata=_METADATA[file_format])
     return content.getvalue()
 
 
 @functools.cache
 def _matplotlib():
-    """Import matplotlib when something is drawn, without its warning about a home that cannot be written to."""
+    """Import matplotlib on first use, without its warning about a home that cannot be written to."""
     try:
         Path.home()
     except RuntimeError:
-        # Matplotlib does without a home that it cannot write to, but not without any.
+        # Matplotlib works with a read-only home, but not without a home.
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ.setdefault("MPLCONFIGDIR", folder)
@@ -123,7 +127,7 @@ def _matplotlib():
 
 
 def _plot(axes: Axes, runs, kind: ScoreKind, place):
-    """A curve for each run."""
+    """Plot a curve for each run, and return the curves."""
     curves = []
     for number, lines in enumerate(runs.values()):
         color = _COLORS[number % len(_COLORS)]
@@ -160,8 +164,8 @@ def _number_iterations(axes):
 
 
 def _name_curves(figure, curves, names):
-    """One below the other, since names can be long."""
-    # The names come afterwards: of labels, matplotlib leaves out those that begin with an underscore.
+    """Add a legend with one name per line, since names can be long."""
+    # Matplotlib leaves out labels that begin with an underscore, so the names are set afterwards.
     legend = figure.legend(curves, [str(number) for number in range(len(names))], loc="outside lower left", ncols=1)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)

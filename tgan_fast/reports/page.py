@@ -1,4 +1,4 @@
-"""One HTML page of a run, with everything in it: it opens in any browser, without a network."""
+"""One self-contained HTML page of a run, which opens in any browser without a network."""
 
 import base64
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ _NOTHING = "–"
 
 
 def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
-    """The page: samples, curves, scores with their protocols, settings, versions.
+    """Return a page with samples, curves, scores with their protocols, settings and versions.
 
     Args:
-        run: see there.
-        defaults: of the settings; what differs from them is marked.
+        run: Run to describe.
+        defaults: Default of each setting; other values are marked.
 
     Raises:
-        InputError: the samples cannot be read.
+        InputError: The samples cannot be read.
     """
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("tgan_fast.reports", ""), autoescape=True, undefined=jinja2.StrictUndefined
@@ -61,7 +61,7 @@ def _data(kind, content):
 
 
 def _svg(figure):
-    # As an image, not as part of the page: identifiers within two pictures may be the same.
+    # As an image and not inline, since identifiers within two pictures may be the same.
     return _data("image/svg+xml", bytes_of(figure, "svg"))
 
 
@@ -76,7 +76,7 @@ def _scores_in_training(run):
 
 
 def _scores(run):
-    """A row for each score of each evaluated checkpoint, the newest first."""
+    """Yield a row for each score of each evaluated checkpoint, the newest first."""
     for record in reversed(run.scores):
         protocol = f"{record.protocol}, {record.runs} × {record.samples:,} videos, {record.precision}"
         for kind in SCORE_KINDS:
@@ -107,7 +107,7 @@ def _settings(config, defaults):
 
 
 def _starts(starts):
-    """A row for each thing that is recorded of the starts, a column for each start."""
+    """Return a row for each recorded value, with a column for each start of the run."""
     names = dict.fromkeys(name for start in starts for name in start)
     return [[name, *(_text(start.get(name)) for start in starts)] for name in names]
 

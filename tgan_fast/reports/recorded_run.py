@@ -1,4 +1,4 @@
-"""A run folder, opened for reading."""
+"""Run folders, opened for reading."""
 
 import json
 import re
@@ -15,20 +15,20 @@ from tgan_fast.metrics.score_kinds import ScoreKind
 
 _GIF = re.compile(r"\d{8}\.gif")
 _VALUE = str | int | float | None
-# As many as are told apart as floating-point numbers.
+# Integers that floating-point numbers represent exactly.
 _Count = Annotated[int, Field(ge=0, le=2**53)]
-# The square of float32's largest number, for each of thousands of features, is less. Axes need some room beyond.
+# Larger than the squares of float32's largest number summed over features, with room for axes.
 _Scored = Annotated[FiniteFloat, Field(ge=-1e100, le=1e100)]
 
 
 class _Line(BaseModel):
-    """Of a file of JSON lines; keys that are not known here are left out."""
+    """Line of a JSON-lines file; unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
 
 class Losses(_Line):
-    """Means over a log interval that ended with `iteration`; `seconds` is the time of training so far."""
+    """Mean losses over the log interval that ended with `iteration`; `seconds` is the training time so far."""
 
     iteration: _Count
     seconds: FiniteFloat
@@ -37,7 +37,7 @@ class Losses(_Line):
 
 
 class Evaluation(_Line):
-    """Scores during training; `seconds` is the time of training so far, evaluations not counted."""
+    """Scores during training; `seconds` is the training time so far, without evaluations."""
 
     iteration: _Count
     seconds: FiniteFloat
@@ -47,12 +47,12 @@ class Evaluation(_Line):
     frechet_distance: _Scored | None = None
 
     def score(self, kind: ScoreKind) -> float | None:
-        """None where it was not computed."""
+        """Return a score, or None if it was not computed."""
         return getattr(self, kind.name, None)
 
 
 class RecordedScore(_Line):
-    """Mean and standard deviation over several runs; `real` is what as many real clips reach."""
+    """Mean and standard deviation over several runs; `real` is the score of as many real clips."""
 
     mean: float
     std: float
@@ -62,7 +62,7 @@ class RecordedScore(_Line):
 
 
 class ScoreRecord(_Line):
-    """What evaluating one checkpoint found."""
+    """Scores of one checkpoint from the command `evaluate`."""
 
     checkpoint: str
     weights: str
@@ -79,22 +79,23 @@ class ScoreRecord(_Line):
     notices: list[str] = Field([], alias="remarks")
 
     def score(self, kind: ScoreKind) -> RecordedScore | None:
-        """None where it was not computed."""
+        """Return a score, or None if it was not computed."""
         return getattr(self, kind.name)
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What a run has recorded so far.
+    """Records of a run.
 
     Attributes:
-        path: of its folder.
-        config: of its latest start.
-        starts: for the first start and every resumption, the iteration and the versions.
-        losses, evaluations: in the order of iterations.
-        scores: of checkpoints, in the order in which they were evaluated.
-        samples: the newest GIF.
-        has_best: whether a best checkpoint is kept.
+        path: Path of the run folder.
+        config: Settings of the latest start.
+        starts: Iteration and versions at the first start and every resumption.
+        losses: Losses in the order of iterations.
+        evaluations: Evaluations during training in the order of iterations.
+        scores: Scores of checkpoints in the order of their evaluation.
+        samples: Path of the newest GIF; None if there is none.
+        has_best: Whether there is a best checkpoint.
     """
 
     path: Path
@@ -108,36 +109,36 @@ class RecordedRun:
 
     @property
     def name(self) -> str:
-        """Of its folder, printable whatever bytes it is of."""
+        """Name of the folder, with unprintable bytes escaped."""
         return printable(self.path.resolve().name)
 
     @property
     def iterations(self) -> int:
-        """That are recorded."""
+        """Number of recorded iterations."""
         return max((line.iteration for line in (*self.losses, *self.evaluations)), default=0)
 
     @property
     def seconds(self) -> float:
-        """Of training that are recorded."""
+        """Recorded training time."""
         return max((line.seconds for line in (*self.losses, *self.evaluations)), default=0.0)
 
     @property
     def comparable(self) -> list[Evaluation]:
-        """The evaluations with the protocol and the classifier of the last one, which a resumption can change."""
+        """Evaluations with the protocol and classifier of the last one, which a resumed run can change."""
         return comparable(self.evaluations)
 
     @property
     def left_out(self) -> str | None:
-        """How many evaluations are not comparable with the last one, if any."""
+        """Sentence on how many evaluations are not comparable with the last one; None if all are."""
         count = len(self.evaluations) - len(self.comparable)
         return f"{count} evaluations under another protocol or with another classifier are left out" if count else None
 
 
 def open_run(path: Path) -> RecordedRun:
-    """Read a run folder, of a run that has ended or goes on; a last line cut short by a crash is left out.
+    """Read the folder of a run, which may still be training. A last line that a crash cut short is left out.
 
     Raises:
-        InputError: no run folder, or a file in it that cannot be read or is damaged, with its line.
+        InputError: It is no run folder, or a file in it cannot be read or is damaged; the message names the line.
     """
     config = path / "config.yaml"
     if not config.is_file():
@@ -158,10 +159,10 @@ def open_run(path: Path) -> RecordedRun:
 
 
 def read_stats(path: Path) -> tuple[list[Losses], list[Evaluation]]:
-    """The two kinds of lines of a stats.jsonl; none where there is no file.
+    """Return the losses and the evaluations in a stats.jsonl; none if there is no file.
 
     Raises:
-        InputError: it cannot be read or is damaged, with the line.
+        InputError: The file cannot be read or is damaged; the message names the line.
     """
     losses, evaluations = [], []
     for where, values in _lines(path):
@@ -173,7 +174,7 @@ def read_stats(path: Path) -> tuple[list[Losses], list[Evaluation]]:
 
 
 def comparable(evaluations: list[Evaluation]) -> list[Evaluation]:
-    """Those with the protocol and the classifier of the last one."""
+    """Return the evaluations with the protocol and the classifier of the last one."""
     return [
         line
         for line in evaluations
@@ -182,19 +183,19 @@ def comparable(evaluations: list[Evaluation]) -> list[Evaluation]:
 
 
 def best_of(evaluations: list[Evaluation], kind: ScoreKind) -> Evaluation | None:
-    """The first with the best score; None where none has this score."""
+    """Return the first evaluation with the best score; None if none has this score."""
     scored = [line for line in evaluations if line.score(kind) is not None]
     return kind.best(scored, key=lambda line: line.score(kind)) if scored else None
 
 
 def last_of(evaluations: list[Evaluation], kind: ScoreKind) -> Evaluation | None:
-    """The last that has this score."""
+    """Return the last evaluation that has this score; None if none has."""
     return next((line for line in reversed(evaluations) if line.score(kind) is not None), None)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each line of JSON is, in words, and its values."""
-    # Cut before it is decoded: a crash can leave half of a character.
+    """Yield the place of each line, in words, and its values."""
+    # Split before decoding, since a crash can leave half of a character.
     for number, line in enumerate(_content(path).split(b"\n")[:-1], start=1):
         where = f"{path}, line {number}"
         try:
@@ -228,7 +229,7 @@ def _read_config(path):
 
 
 def _values_of(values, where):
-    """`values`, if they are a mapping of names to texts, numbers or nothing."""
+    """Return values if they are a mapping of names to strings, numbers or None."""
     if not isinstance(values, dict):
         raise InputError(f"{where} is damaged: it must hold lines of 'key: value'")
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""NumPy's numbers and arrays in other people's checkpoints, read without NumPy's own constructors.
+"""NumPy values in checkpoints of others, read without NumPy's constructors.
 
 PyTorch's safe loading refuses NumPy objects. Many checkpoints have a NumPy loss or iteration beside their tensors. The
 classes below take the place of NumPy's while such a file is read: numbers become Python's, arrays are dropped.
