@@ -1,4 +1,4 @@
-"""Results against the truth, before anything is timed."""
+"""Accuracy of contenders, checked before anything is timed."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ def check_contenders(
     allowed: Callable[[str, dict[str, Error]], Error],
     rivals: Collection[str] = (),
 ) -> tuple[dict[str, Error], dict[str, str]]:
-    """Return the errors of contenders that are accurate enough, and why rivals are left out.
+    """Return the errors of contenders that are accurate enough, and the reasons why rivals are left out.
 
     Args:
         case: Name of the case, for messages.
@@ -51,9 +51,9 @@ def check_contenders(
 
 
 def relative(got: Iterable[torch.Tensor], truth: Iterable[torch.Tensor]) -> float:
-    """Return the largest error of tensors, each relative to the norm of what is true."""
+    """Return the largest error of several tensors, each relative to the norm of the true tensor."""
     errors = [(a.double() - b).norm() / b.norm() for a, b in zip(got, truth, strict=True)]
-    return rounded(torch.stack(errors).max().item())  # which keeps NaN
+    return rounded(torch.stack(errors).max().item())  # max keeps NaN
 
 
 def _values(error):

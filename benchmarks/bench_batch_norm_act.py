@@ -30,7 +30,7 @@ FAR = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 
 class Case(NamedTuple):
-    """A tensor to be normalized."""
+    """Tensor to normalize."""
 
     name: str
     shape: tuple[int, ...]
@@ -89,13 +89,12 @@ def cases_for(run: Run) -> list[Case]:
     if run.device == "cpu":
         cases = [case._replace(dtype=torch.float32) for case in CPU_CASES]
         compiled = cases[:1]
-    # torch.compile needs many seconds for each: it takes part where it writes another kernel. Nobody's accuracy is
-    # judged by it: where it is not timed, it need not compile.
+    # torch.compile needs many seconds for each case: it takes part only where it generates another kernel.
     return [case._replace(compiled=case in compiled and not run.own_only) for case in cases]
 
 
 class Problem:
-    """A contender: an operation on the parts of x, for each of which eager layers are called once, and its tensors."""
+    """Contender: an operation and its tensors; eager layers are called once for each part of x."""
 
     def __init__(self, operation, channels_last, parts, x, dy, weight, bias):
         xs, self.dys = (laid_out(t.clone(), channels_last).chunk(parts) for t in (x, dy))

@@ -38,7 +38,7 @@ KINDS = {
 
 
 class Case(NamedTuple):
-    """An optimizer, and the dtype of activations: that of all gradients but those of batch norms."""
+    """Optimizer, and the dtype of activations, which is that of all gradients except batch norm's."""
 
     optimizer: str
     dtype: torch.dtype
@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 
 class Solver(NamedTuple):
-    """A contender: what takes a step, its float32 weights, and these in the dtypes of the gradients."""
+    """Contender: the function that takes a step, its float32 weights, and copies in the dtypes of the gradients."""
 
     step: Callable[[], None]
     weights: list[torch.Tensor]

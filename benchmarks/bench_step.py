@@ -131,8 +131,8 @@ def make_batches(batch_size: int, device: str) -> list[dict[torch.memory_format,
     """Return a cycle of random videos, each in both memory formats."""
     torch.manual_seed(0)
     videos = [torch.rand(batch_size, 3, 16, 64, 64, device=device) * 2 - 1 for _ in range(CLIP_INTERVAL)]
-    formats = torch.contiguous_format, torch.channels_last_3d
-    return [{form: video.contiguous(memory_format=form) for form in formats} for video in videos]
+    layouts = torch.contiguous_format, torch.channels_last_3d
+    return [{layout: video.contiguous(memory_format=layout) for layout in layouts} for video in videos]
 
 
 def starting_point(run: Run) -> tuple[Start, list]:
@@ -152,7 +152,7 @@ def iterate(contender, batches, count) -> torch.Tensor:
 
 def exact_losses(start: Start, batches, count) -> torch.Tensor:
     """Return the losses of the first iterations without clipping, in float64."""
-    doubled = [{form: video.double() for form, video in batch.items()} for batch in batches[:count]]
+    doubled = [{layout: video.double() for layout, video in batch.items()} for batch in batches[:count]]
     return iterate(Notebook(start, torch.float64), doubled, count)
 
 
@@ -317,7 +317,7 @@ def measure_training(run: Run) -> dict:
 
 
 def seconds_without_waits(steps: Sequence[float], clip_interval: int) -> float:
-    """Return what all steps would take if none waited for the host: each as long as the fastest quarter of its kind."""
+    """Return the time of all steps without waits for the host, taking the first quartile of each kind for all of it."""
     clipped = steps[::clip_interval]
     others = [seconds for index, seconds in enumerate(steps) if index % clip_interval]
     return sum(len(kind) * statistics.quantiles(kind, n=4)[0] for kind in (clipped, others))

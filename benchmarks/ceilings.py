@@ -1,4 +1,4 @@
-"""What a device reaches at most, measured in the same run as everything that is compared with it."""
+"""Largest rates of a device, measured in the same run as the timings that are compared with them."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 class Work(NamedTuple):
-    """What an operation has to compute, multiplications and additions each counted, and to move."""
+    """Operations to compute, multiplications and additions each counted, and bytes to move."""
 
     flops: float
     nbytes: float
 
     def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """Return the time of whichever takes longer."""
+        """Return the larger of the times to compute and to move."""
         return max(self.flops / flops_per_second, self.nbytes / bytes_per_second)
 
 
@@ -31,14 +31,14 @@ class Ceilings:
         self._rates: dict[str, float] = {}
 
     def rate(self, name: str) -> float:
-        """Return the bytes a second of a `copy`, or the operations a second of a matrix product in a precision."""
+        """Return the bytes per second of a `copy`, or the operations per second of a matrix product in a precision."""
         if name not in self._rates:
             copies = name == "copy"
             self._rates[name] = copy_bandwidth(self._device) if copies else matrix_product_rate(self._device, name)
         return self._rates[name]
 
     def floor(self, work: Work, precision: Precision) -> float:
-        """Return the seconds that some work takes at least."""
+        """Return the seconds that work takes at least."""
         copy = self.rate("copy")
         return work.seconds(self.rate(precision) if work.flops else 1.0, copy)
 
@@ -62,5 +62,5 @@ def matrix_product_rate(device: str, precision: Precision) -> float:
 
 
 def _fastest(call, inputs, device):
-    # A ceiling is what the device reaches at all.
+    # The fastest round is what the device can reach.
     return min(harness.measure({"call": call}, [inputs], device, harness.MOST_ROUNDS[device])["call"].rounds)

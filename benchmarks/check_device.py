@@ -21,7 +21,7 @@ from benchmarks.contenders import CLIP_INTERVAL, NOTEBOOK, NOTEBOOK_FP32, TUNED
 from benchmarks.suite import Run, choose_device
 from tgan_fast.ops import backends
 
-# The name of a result, and a function that returns a sentence about it or raises an error that says what is wrong.
+# Name of a check, and a function that returns a sentence on its result or raises an error.
 Check = tuple[str, Callable[[], str]]
 
 
@@ -46,7 +46,7 @@ def step(device: str) -> Iterator[Check]:
     """Yield the errors of iterations in every precision, without and with CUDA graphs, beside eager PyTorch's."""
     run = Run(device, smoke=device == "cpu")
     start, batches = bench.starting_point(run)
-    count = bench.CHECKED[device]  # longer than it takes until the graphs are replayed
+    count = bench.CHECKED[device]  # enough to replay the graphs
     exact = bench.exact_losses(start, batches, count)
 
     def errors_of(contender):

@@ -1,4 +1,4 @@
-"""The working tree against another revision: the same benchmarks of both, in turns."""
+"""Comparison of the working tree with another revision: the same benchmarks of both, in turns."""
 
 import shutil
 import statistics
@@ -15,7 +15,7 @@ SMALLEST_DIFFERENCE = 0.02
 
 
 def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
-    """Run the command that was called, without rivals, with the package of both trees, and print what differs.
+    """Run the command of this process, without rivals, with the package of both trees, and print the differences.
 
     Raises:
         SystemExit: There is no such revision, or no benchmark ran in both trees.
@@ -60,7 +60,7 @@ def _run(tree, *arguments):
 
 
 def differences(here: list[dict], there: list[dict]) -> Iterator[str]:
-    """Yield a line for all that ran every time, given the seconds by name in each run of both trees.
+    """Yield a line for every timing present in all runs of both trees, given as seconds by name.
 
     The working tree differs only where each of its runs differs from each of the other's.
     """

@@ -27,7 +27,7 @@ SEED = 0  # of the latents
 
 
 class Start(NamedTuple):
-    """The networks with which all contenders begin, on the CPU, their width, and the device of the contenders."""
+    """Networks on the CPU that all contenders start from, their width, and the device of the contenders."""
 
     generator: reference.Generator
     discriminator: reference.Discriminator
@@ -43,7 +43,7 @@ class Start(NamedTuple):
 
 @contextmanager
 def cudnn_for(precision: str, chooses_algorithms: bool) -> Iterator[None]:
-    """Let cuDNN compute as a contender's users have it; matrix products are float32, PyTorch's default."""
+    """Set cuDNN as users of a contender have it; matrix products stay float32, PyTorch's default."""
     cudnn = torch.backends.cudnn
     before = cudnn.conv.fp32_precision, cudnn.benchmark
     cudnn.conv.fp32_precision = "ieee" if precision == "fp32" else "tf32"
@@ -55,7 +55,7 @@ def cudnn_for(precision: str, chooses_algorithms: bool) -> Iterator[None]:
 
 
 class Notebook:
-    """The reference's iteration as it is, in PyTorch's default arithmetic: TF32 in a GPU's convolutions."""
+    """Iteration of the reference in PyTorch's default arithmetic: TF32 in a GPU's convolutions."""
 
     precision = "tf32"
     memory_format = torch.contiguous_format  # of the videos that a call takes
@@ -84,13 +84,13 @@ class Notebook:
 
 
 class StrictNotebook(Notebook):
-    """The same in float32."""
+    """Iteration of the reference in float32."""
 
     precision = "fp32"
 
 
 class WithoutWaste(Notebook):
-    """No gradients through the generator in the discriminator's step, none of D's weights in the generator's."""
+    """Notebook that skips gradients nobody needs: of G in D's step, and of D's weights in G's step."""
 
     def _iterate(self, real, z_discriminator, z_generator):
         loss_discriminator = self._discriminator_loss(real, z_discriminator)
@@ -123,7 +123,7 @@ def _descend(loss, optimizer):
 
 
 class Tuned(WithoutWaste):
-    """Channels-last, bfloat16 autocast on a GPU, cuDNN's fastest algorithms, RMSprop in a few launches."""
+    """Contender with channels-last, bfloat16 autocast on a GPU, cuDNN's fastest algorithms, and foreach RMSprop."""
 
     precision = "bf16"
     memory_format = torch.channels_last_3d
@@ -137,7 +137,7 @@ class Tuned(WithoutWaste):
 
 
 class TunedInGraph(Tuned):
-    """The whole iteration as one CUDA graph, for batches of one size; the next call overwrites what one returns."""
+    """Tuned iteration as one CUDA graph, for batches of one size. The next call overwrites the losses of one."""
 
     def __init__(self, start: Start, dtype: torch.dtype = torch.float32):
         super().__init__(start, dtype)
@@ -150,7 +150,7 @@ class TunedInGraph(Tuned):
 
 
 class Compiled(Tuned):
-    """Both losses through torch.compile, which tunes its kernels and makes CUDA graphs; the optimizers as they are."""
+    """Tuned iteration with both losses in torch.compile, which tunes kernels and captures CUDA graphs."""
 
     _mode = "max-autotune"
 
@@ -167,6 +167,6 @@ class Compiled(Tuned):
 
 
 class CompiledQuickly(Compiled):
-    """The same without tuning."""
+    """Compiled iteration without tuning of kernels."""
 
     _mode = "reduce-overhead"

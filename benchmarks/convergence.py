@@ -1,4 +1,4 @@
-"""Long runs: what contenders learn of moving digits in the same wall-clock time.
+"""Long runs: quality that contenders reach on moving digits in the same wall-clock time.
 
     python -m benchmarks.convergence --seconds 3600
     python -m benchmarks.convergence --what svc
@@ -40,8 +40,8 @@ POINTS = {"cpu": 20, "cuda": 40}  # of each curve, after the first
 REAL_CLIPS, GENERATED_CLIPS, COMPONENTS = 1024, {"cpu": 256, "cuda": 1024}, 32
 
 
-class Judge:
-    """The Fréchet distance of a generator's clips from real clips; `floor` is that of other real clips."""
+class DigitDistance:
+    """Fréchet distance of a generator's clips from real clips; `floor` is the distance of other real clips."""
 
     def __init__(self, config: TrainingConfig, real_clips: int, generated_clips: int):
         def digits(count, seed):
@@ -50,50 +50,54 @@ class Judge:
 
         self._config, real, moments = config, digits(real_clips, config.seed + 1), Moments()
         self._components = PCA(COMPONENTS, svd_solver="randomized", random_state=0).fit(_pixels(real))
-        moments.add(self._seen(real))
+        moments.add(self._projected(real))
         self._real = moments.gaussian()
-        self.floor = frechet_distance(self._seen(digits(generated_clips, config.seed + 2)), self._real)
+        self.floor = frechet_distance(self._projected(digits(generated_clips, config.seed + 2)), self._real)
         self._latents = draw_latents(generated_clips, config.latent_dim, config.seed + 1)
 
     def __call__(self, generator: nn.Module) -> float:
-        """Return the distance of what a generator, which is only read, makes of the same latents in float32."""
+        """Return the distance of clips that a generator makes from the same latents each time, in float32."""
         network = VideoGenerator(self._config.width, self._config.latent_dim, self._config.channels)
         network.load_state_dict(generator.state_dict())
         clips = Sampler(network.to(self._config.device), precision="fp32", cuda_graph="off")(self._latents)
-        return frechet_distance(self._seen(clips), self._real)
+        return frechet_distance(self._projected(clips), self._real)
 
-    def _seen(self, clips):
+    def _projected(self, clips):
         return torch.from_numpy(self._components.transform(_pixels(clips)))
 
 
 def _pixels(clips):
-    """Levels → pixels from -1 to 1 as NumPy's [N, pixels]."""
+    """Return the pixels of clips in [-1, 1] as a NumPy array [N, pixels]."""
     return (clips.flatten(1).float() / 127.5 - 1).numpy()
 
 
 class Contender:
-    """A generator in training, with its clock and the points of its curve; `iterate` returns D's and G's loss."""
+    """Generator in training with its clock and the points of its curve; `iterate` returns the losses of D and G."""
 
     def __init__(self, name: str, generator: nn.Module, iterate: Callable[[], tuple[torch.Tensor, torch.Tensor]]):
         self.name, self._generator, self._iterate = name, generator, iterate
         self._seconds, self._iterations, self.points = 0.0, 0, []
 
-    def train(self, until: float, judge: Callable[[nn.Module], float]) -> None:
-        """Iterate until there are so many seconds of training, at least once after the first point, and add a point.
+    def train(self, until: float, distance: Callable[[nn.Module], float]) -> None:
+        """Train until the clock reads `until` seconds, at least one iteration after the first point, and add a point.
 
-        Its losses are means since the point before; the first point has none.
+        Losses of a point are means since the point before; the first point has none.
         """
         began, losses, means = time.perf_counter() - self._seconds, [], [None, None]
         while time.perf_counter() - began < until or (self.points and not losses):
             losses.append(torch.stack(self._iterate()))
         if losses:
-            # Reading them waits for all that the device has been given.
+            # Reading the losses waits for the device.
             means = [rounded(loss) for loss in torch.stack(losses).mean(0).tolist()]
             self._seconds, self._iterations = time.perf_counter() - began, self._iterations + len(losses)
             if not all(map(math.isfinite, means)):
                 raise SystemExit(f"error: {self.name}: a loss is no longer finite by iteration {self._iterations}")
         point = {"seconds": rounded(self._seconds), "iteration": self._iterations}
-        point |= {"loss_discriminator": means[0], "loss_generator": means[1], "metric": rounded(judge(self._generator))}
+        point |= {
+            "loss_discriminator": means[0],
+            "loss_generator": means[1],
+            "metric": rounded(distance(self._generator)),
+        }
         self.points.append(point)
 
 
@@ -142,16 +146,16 @@ def make_contenders(what: What, config: TrainingConfig) -> list[Contender]:
     """Return both contenders."""
     if what == "fast-vs-reference":
         return [make_fast("tgan_fast", config), make_reference(config)]
-    # The kernels are the same: without this the first contender would compile them for both.
+    # Compile the kernels, which both share, before the clock of the first contender runs.
     make_fast("warm-up", config).train(0.01, lambda generator: 0.0)
     never = config.model_copy(update={"clip_interval": 0})
     return [make_fast("clipping", config), make_fast("no clipping", never)]
 
 
 def time_to_quality(fast: list[dict], slow: list[dict]) -> dict:
-    """Return after how many seconds of training both first had the metric that the slow one has at its end, or None.
+    """Return the final metric of the slow contender, and the seconds after which each first reached it, or None.
 
-    Single points are noisy: each counts as the median of itself and the two before it.
+    Single points are noisy, so each counts as the median of itself and the two before it.
     """
 
     def metric_at(points, index):
@@ -176,7 +180,7 @@ def draw(picture: Path, curves: dict[str, list[dict]], floor: float, title: str)
         upper.plot(seconds, [-point["loss_discriminator"] for point in points], label=name)
         lower.plot([first["seconds"], *seconds], [first["metric"], *(point["metric"] for point in points)], label=name)
     lower.axhline(floor, color="0.5", linestyle="--", label="other real clips")
-    upper.set(ylabel="D(real) − D(generated)", yscale="symlog")  # without clipping it grows and grows
+    upper.set(ylabel="D(real) − D(generated)", yscale="symlog")  # without clipping it diverges
     lower.set(ylabel=f"Fréchet distance, {COMPONENTS} principal components", ylim=(0, None))
     lower.set(xlabel="seconds of training, wall clock", xlim=(0, None))
     lower.legend(frameon=False)
@@ -186,10 +190,10 @@ def draw(picture: Path, curves: dict[str, list[dict]], floor: float, title: str)
 def main(
     what: What = "fast-vs-reference", seconds: float = 60.0, device: Literal["auto", "cpu", "cuda"] = "auto"
 ) -> None:
-    """Train contenders for the same time, print where they are, and write curves and a picture to benchmarks/results.
+    """Train contenders for the same time, print their progress, and write curves and a picture to benchmarks/results.
 
     Args:
-        what: TrainingStep and the eager reference, or TrainingStep with singular value clipping and without.
+        what: Contenders: TrainingStep and the eager reference, or TrainingStep with clipping and without.
         seconds: Seconds of training of each contender.
         device: Device; a CPU trains the preset `tiny`, a GPU the preset `paper`.
     """
@@ -199,23 +203,23 @@ def main(
     refuse_without_extension(device)
     # Without the average of the generator's weights, which the reference does not have.
     config = TrainingConfig(**PRESETS[PRESET[device]] | {"ema_decay": None, "device": device})
-    judge, contenders = Judge(config, REAL_CLIPS, GENERATED_CLIPS[device]), make_contenders(what, config)
+    distance, contenders = DigitDistance(config, REAL_CLIPS, GENERATED_CLIPS[device]), make_contenders(what, config)
     for number in range(POINTS[device] + 1):
         for contender in contenders:
-            contender.train(seconds * number / POINTS[device], judge)
+            contender.train(seconds * number / POINTS[device], distance)
             print(contender.name, contender.points[-1], flush=True)
         curves = {contender.name: contender.points for contender in contenders}
         section = {
             "preset": PRESET[device],
             "seconds": seconds,
-            "floor": rounded(judge.floor),
+            "floor": rounded(distance.floor),
             "sooner": time_to_quality(*curves.values()) if what == "fast-vs-reference" else None,
             "contenders": [{"contender": name, "points": points} for name, points in curves.items()],
         }
         path = result_files.write_section(f"convergence {what}", section, device)
     picture = path.with_name(f"{path.stem}-convergence-{what}.png")
     title = f"{what}: moving digits, batch {config.batch_size}, on {result_files.device_name(device)}"
-    draw(picture, curves, judge.floor, title)
+    draw(picture, curves, distance.floor, title)
     print(f"written to {path} and {picture}")
     say_what_is_stale()
 

@@ -1,4 +1,4 @@
-"""The device while something is timed: clocks, power and temperature of a GPU, or who else uses the CPUs.
+"""State of the device during timing: clocks, power and temperature of a GPU, or other users of the CPUs.
 
 A watch flags a GPU that throttled, and CPUs that others used.
 """
@@ -13,10 +13,10 @@ import torch
 
 from benchmarks.result_files import rounded
 
-INTERVAL = 0.1  # seconds between two looks at a GPU
+INTERVAL = 0.1  # seconds between two readings of a GPU
 SHORTEST = 1.0  # seconds of all CPUs together, which are counted in steps of 0.01 s
 FIGURES = "sm_clock_mhz", "power_w", "temperature_c"  # of a GPU
-# NVML's reasons for a lower clock that slow down what runs, by their bits.
+# NVML's reasons for a lower clock that slow down kernels, by their bits.
 SLOWING = {
     0x4: "software power cap",
     0x8: "hardware slowdown",
@@ -29,13 +29,13 @@ _STAT = Path("/proc/stat")
 
 
 class GpuWatch:
-    """Context manager that looks at PyTorch's current GPU in a thread, every `INTERVAL` and at the end.
+    """Context manager that reads the state of PyTorch's current GPU in a thread, every `INTERVAL` and at the end.
 
-    An error in looking never stops what is timed: it becomes a flag.
+    An error in reading becomes a flag and never stops the benchmark.
     """
 
     def __init__(self):
-        self._looks, self._flags = [], []
+        self._readings, self._flags = [], []
 
     def __enter__(self):
         self._stop = threading.Event()
@@ -58,20 +58,20 @@ class GpuWatch:
                 clock = nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)
                 watts = nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3
                 celsius = nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
-                self._looks.append((clock, watts, celsius, nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
+                self._readings.append((clock, watts, celsius, nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)))
         except Exception as error:
             self._flags.append(f"the GPU was not watched to the end: {type(error).__name__}: {error}")
 
     def take(self) -> tuple[dict, list[str]]:
-        """Return what was seen since the last time, each figure as [min, median, max], and flags."""
-        looks, flags, self._looks, self._flags = self._looks, self._flags, [], []
-        if not looks:
+        """Return the readings since the last call, each figure as [min, median, max], and flags."""
+        readings, flags, self._readings, self._flags = self._readings, self._flags, [], []
+        if not readings:
             return {}, flags
-        *columns, reasons = zip(*looks, strict=True)
+        *columns, reasons = zip(*readings, strict=True)
         ranges = ([min(column), statistics.median(column), max(column)] for column in columns)
         for bit, name in SLOWING.items():
             if slowed := sum(bool(found & bit) for found in reasons):
-                flags.append(f"throttled ({name}) in {100 * slowed / len(reasons):.2g} % of the looks")
+                flags.append(f"throttled ({name}) in {100 * slowed / len(reasons):.2g} % of the readings")
         return dict(zip(FIGURES, ranges, strict=True)), flags
 
 
@@ -91,7 +91,7 @@ class CpuWatch:
         self._spent += _cpu_times() - self._begin
 
     def take(self) -> tuple[dict, list[str]]:
-        """Return what others took of the CPUs' time since the last time, as shares, and flags."""
+        """Return the shares of CPU time that others took since the last call, and flags."""
         (total, busy, steal, own), self._spent = self._spent, np.zeros(4)
         if total < SHORTEST:
             return {}, []

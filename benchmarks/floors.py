@@ -1,7 +1,7 @@
-"""What one training iteration has to compute and to move, group by group: the floor below its time.
+"""Lower bounds of the time of a training iteration: what each group of operations has to compute and to move.
 
-Operations are those of the mathematics, multiplications and additions each counted, whatever form a convolution is
-computed in. Bytes are each operation's tensors read and written once; batch norm and activation are one operation. The
+Operations are those of the mathematics, multiplications and additions each counted, whatever algorithm computes a
+convolution. Bytes are each operation's tensors read and written once; batch norm and activation are one operation. The
 iteration is that of `TrainingStep`: N videos pass through the generator twice, and back once; 2·N and then N pass
 through the discriminator, and both back, the second time without the gradients of its weights.
 """
@@ -37,7 +37,7 @@ def group_of(name: str, module: nn.Module) -> str | None:
 
 
 class LayerCost(NamedTuple):
-    """A convolution, linear layer or batch norm, its sizes per video."""
+    """Cost of a convolution, linear layer or batch norm per video."""
 
     name: str
     group: str

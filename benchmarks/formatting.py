@@ -12,7 +12,7 @@ MARKS = {"met": "🟢 met", "SHORT": "🔴 SHORT", NOT_MEASURED: NOT_MEASURED}
 
 
 def lines_of(record: dict) -> Iterator[str]:
-    """Yield a line for every timing of a case, who is left out and why, and what is wrong with the timings."""
+    """Yield a line for every timing of a case, every contender that is left out, and every flag."""
     yield record["case"]
     for label, cells in [("", _HEADS), *((str(Label.of(row)), _cells(row)) for row in record["timings"])]:
         yield f"  {label:42}{' '.join(f'{cell:>10}' for cell in cells)}".rstrip()
@@ -61,7 +61,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int
 
 
 def three_digits(value: float) -> str:
-    """Return three digits, or all in front of the point."""
+    """Return a number with three significant digits, and all of the integer part."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     value = float(f"{value:.3g}") if abs(value) < 100 else round(value)
@@ -69,7 +69,7 @@ def three_digits(value: float) -> str:
 
 
 def seconds(*values: float) -> str:
-    """Return times in the unit that fits the last one."""
+    """Return times in the unit that suits the last one."""
     unit, size = next((each for each in (("s", 1), ("ms", 1e-3)) if abs(values[-1]) >= each[1]), ("µs", 1e-6))
     return f"{'–'.join(three_digits(value / size) for value in values)} {unit}"
 

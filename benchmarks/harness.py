@@ -1,4 +1,4 @@
-"""Timing: contenders in turns, on inputs that are not in the cache, by events and CUDA graphs on a GPU."""
+"""Timing of contenders in turns, on inputs that are not in the cache, with events and CUDA graphs on a GPU."""
 
 import gc
 import math
@@ -19,7 +19,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.precision import Precision, resolve_precision
 
 WITHOUT_GRAPH = "events without a CUDA graph"  # the beginning of such a `Timing.method`
-# What each contender may take in `measure`, within which numbers of rounds.
+# Time of each contender in `measure`, and bounds of the number of rounds.
 SECONDS = {"cpu": 0.5, "cuda": 0.1}
 FEWEST_ROUNDS = 3
 MOST_ROUNDS = {"cpu": 10, "cuda": 30}
@@ -39,7 +39,7 @@ class Timing(NamedTuple):
 
     @classmethod
     def of(cls, rounds: Sequence[float], method: str) -> "Timing":
-        """Return the timing with the seconds a call in each round."""
+        """Return the timing of a call, given its seconds in each round."""
         # A single round has no spread.
         tenths = statistics.quantiles(rounds, n=10, method="inclusive") if len(rounds) > 1 else rounds
         return cls(statistics.median(rounds), tenths[0], tenths[-1], method, tuple(rounds))
@@ -147,7 +147,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 def short_reason(error: Exception) -> str:
-    """Return what an error says, in 200 characters at most."""
+    """Return the first line of an error's message, at most 200 characters."""
     return errors.first_line(error)[:200]
 
 

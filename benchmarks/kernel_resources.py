@@ -50,7 +50,7 @@ FLOATS = torch.float32, torch.bfloat16, torch.float16
 MODULES = batch_norm_kernels, optimizer_kernels, video_levels_kernels, data_kernels
 KERNELS = {name: kernel for module in MODULES for name, kernel in vars(module).items() if name.endswith("_kernel")}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-# As much of a driver as Triton asks before it compiles.
+# The part of a driver that Triton calls before it compiles.
 DRIVER = SimpleNamespace(
     get_current_device=lambda: 0,
     get_current_stream=lambda device: 0,
@@ -59,7 +59,7 @@ DRIVER = SimpleNamespace(
 
 
 class Launch(NamedTuple):
-    """What decides the machine code of a kernel."""
+    """Kernel with everything that decides its machine code."""
 
     kernel: str
     signature: tuple[tuple[str, str], ...]

@@ -1,7 +1,7 @@
-"""Tables and pictures of the files of results: the figures of README.md, and benchmarks/README.md.
+"""Tables and pictures from the files of results, for README.md and benchmarks/README.md.
 
-python -m benchmarks.render            # makes both texts and the pictures anew
-python -m benchmarks.render --check    # only tells whether they are what the files of results say
+python -m benchmarks.render            # writes both texts and the pictures
+python -m benchmarks.render --check    # only checks that both texts match the files of results
 python -m benchmarks.render --full     # only prints the full tables of all sections
 """
 
@@ -87,7 +87,7 @@ def rows_of(headline: str, device: Device) -> tuple | None:
 
 
 def readme_figures(devices: Sequence[Device]) -> dict[str, Callable[[], str]]:
-    """Return what makes each figure of README.md, by its name."""
+    """Return functions that make the figures of README.md, by name."""
     return {
         "speed": lambda: _headlines(devices, list(HEADLINES)[:IN_README]),
         "systems": lambda: _systems(devices),
@@ -118,7 +118,7 @@ def _cells(case, own, eager, rival):
 
 
 def _systems(devices):
-    """Return a table with a row for each system and device: what the runs of its narrow preset came to."""
+    """Return a table of the results of every system's narrow preset, with a row for each system and device."""
     keys, rows = ("inception_score", "frechet_distance"), []
     devices = [device for device in devices if score_presets.SECTION in device.sections]
     measured = [(device, device.sections[score_presets.SECTION]["systems"]) for device in devices]
@@ -159,7 +159,7 @@ def _goals(devices):
 
 
 def _state(states):
-    """Yield what a device was like while its cases were timed: the worst of all."""
+    """Yield the worst state of a device while its cases were timed."""
     if states and "others" in states[0]:
         others, steal = (percent(max(state[key] for state in states)) for key in ("others", "steal"))
         yield f"other processes took up to {others} of the CPUs, the hypervisor up to {steal}"
@@ -211,7 +211,7 @@ def iteration_picture(name: str, groups: list[dict]) -> bytes:
 
 
 def filled(text: str, figures: dict[str, Callable[[], str]], name: str) -> str:
-    """Return a text with each of its figures made anew, from `<!-- figure: … -->` to `<!-- end -->`."""
+    """Return a text with its figures replaced, each from `<!-- figure: … -->` to `<!-- end -->`."""
     for figure, make in figures.items():
         before, begin, rest = text.partition(f"<!-- figure: {figure} -->\n")
         _, end, after = rest.partition("<!-- end -->")
@@ -222,7 +222,7 @@ def filled(text: str, figures: dict[str, Callable[[], str]], name: str) -> str:
 
 
 def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the texts of a tree as its files of results make them, with their paths."""
+    """Yield the paths of a tree's texts, and the texts with figures from its files of results."""
     folder = root / "benchmarks" / "results"
     devices = devices_in(folder)
     page = {
@@ -235,7 +235,7 @@ def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def write_texts(root: Path = ROOT) -> None:
-    """Make the texts and pictures anew."""
+    """Write the texts and pictures."""
     folder = root / "benchmarks" / "results"
     for device in devices_in(folder):
         for record in device.cases("breakdown")[:1]:
@@ -265,10 +265,10 @@ def print_tables(root: Path = ROOT) -> None:
 
 
 def main(check: bool = False, full: bool = False) -> None:
-    """Make README.md, benchmarks/README.md and the pictures anew from the files of results.
+    """Write README.md, benchmarks/README.md and the pictures from the files of results.
 
     Args:
-        check: Only tell whether they are what the files of results say.
+        check: Only check that the texts match the files of results.
         full: Only print the full tables of all sections.
     """
     (print_tables if full else refuse_stale if check else write_texts)()

@@ -1,9 +1,9 @@
-"""Every system of the family, trained for about two minutes on a CPU and scored: a table.
+"""Table of scores: the preset of every system, trained for about two minutes on a CPU.
 
     python -m benchmarks.score_presets --classifier digits.pt
 
-Scores come from a small classifier of moving digits (`python -m tgan_fast train-classifier --out digits.pt`) and say
-something about such short runs of narrow models alone: with other seeds the order of the systems is another one.
+Scores come from a small classifier of moving digits (`python -m tgan_fast train-classifier --out digits.pt`). They hold
+for such short runs of narrow models only: with other seeds the systems rank differently.
 """
 
 import tempfile
@@ -54,14 +54,14 @@ def picture_of(stem: str, name: str) -> str:
 
 
 def main(classifier: Path) -> None:
-    """Train, score, and write the section `systems` of the device's file of results and a picture beside it.
+    """Train and score every system, and write the section `systems` of the file of results and a picture of each.
 
     Args:
         classifier: Classifier of moving digits.
     """
     device = resolve_device("auto")
     try:
-        judge = load_classifier(classifier)
+        network = load_classifier(classifier)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     path, found = result_files.file_of(device.type), {}
@@ -74,7 +74,7 @@ def main(classifier: Path) -> None:
         generator = step.generator if step.ema is None else step.ema
         clips = Sampler(generator)(draw_inputs(generator, 4, 0)).numpy()
         write_videos(path.with_name(picture_of(path.stem, name)), clips)
-        features, real = ClassifierFeatures(judge, PROTOCOL, device, "fp32"), RealClips(open_data(config).dataset)
+        features, real = ClassifierFeatures(network, PROTOCOL, device, "fp32"), RealClips(open_data(config).dataset)
         evaluator = Evaluator(("is", "fid"), PROTOCOL, classifier=features, real=real, device=device)
         evaluator.prepare()
         scores = {
@@ -83,7 +83,7 @@ def main(classifier: Path) -> None:
         }
         found[name] = {"preset": tiny(name), "iterations": step.iteration, "seconds": rounded(seconds), **scores}
         print(f"{name}: {found[name]}", flush=True)
-        # At once, so that nothing is lost.
+        # Written after each system, so that an interruption loses only one.
         result_files.write_section(SECTION, {"systems": found}, device.type)
 
 

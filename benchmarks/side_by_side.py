@@ -22,7 +22,7 @@ TIMEOUT = 120  # seconds until all processes have begun
 
 
 def seconds_of_iterations(begin: multiprocessing.Barrier, seconds: float, answers: multiprocessing.Queue) -> None:
-    """Train, and put the median time of an iteration into `answers`. All processes begin and end together."""
+    """Train until the time is over, and put the median time of an iteration into `answers`."""
     config = TrainingConfig(**PRESETS[PRESET], device="cpu")
     step = build_step(config, torch.device("cpu"))
     videos = torch.rand(config.batch_size, config.channels, config.frames, config.image_size, config.image_size) * 2 - 1

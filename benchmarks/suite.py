@@ -1,12 +1,12 @@
-"""Sections of benchmarks, and how they are run from the command line.
+"""Sections of benchmarks, and their command line.
 
 A section's cases have contenders, which are compared with the truth and then timed in turns. The record of a case:
 
     timings     a row for each contender and part: seconds, p10, p90, method; ratio to the part's first contender; with
                 declared work also flops, bytes, floor_seconds and share_of_floor; and what the section adds
     rivals      contenders that are not the package's own
-    left_out    contenders that could not run or compute something else, and why
-    flags       why the timings are not to be trusted
+    left_out    contenders that cannot run or compute something else, and the reasons
+    flags       reasons not to trust the timings
     state       clocks, power and temperature of the GPU, or the shares of the CPUs that others took
 """
 
@@ -60,7 +60,7 @@ class Run:
     def row(
         self, label: Label, timing: Timing, work: Work | None = None, precision: Precision = "fp32", **more: Any
     ) -> dict:
-        """Return a row of a case's timings, given what a call needs at least, whatever the contender does."""
+        """Return a row of a case's timings; `work` is the least that a call has to do, whatever the contender does."""
         times = {"seconds": timing.median, "p10": timing.p10, "p90": timing.p90}
         row = label._asdict() | {name: rounded(value) for name, value in times.items()} | {"method": timing.method}
         if work is not None:
@@ -113,7 +113,7 @@ class Suite:
         try:
             record = section.measure(self.run, case)
         finally:
-            # What a case leaves in memory is the next one's problem otherwise.
+            # Otherwise the next case would find this one's memory in use.
             gc.collect()
             empty_cache()
         state, flags = self.run.watch.take()
@@ -144,7 +144,7 @@ class Suite:
 
 
 def spread_flags(timings: list[dict]) -> list[str]:
-    """Return a flag for every part of which the first contender is too far from itself."""
+    """Return a flag for every part whose first contender differs too much between its two timings."""
     seconds = {str(Label.of(row)): row["seconds"] for row in timings}
     pairs = {name: (first, seconds.get(harness.again(name), first)) for name, first in seconds.items()}
     spreads = {name: 100 * (max(pair) / min(pair) - 1) for name, pair in pairs.items()}
@@ -160,7 +160,7 @@ def chosen(sections: Iterable[Section], run: Run, only: Sequence[str] = ()) -> I
 
 
 def run_sections(sections: Iterable[Section], suite: Suite, only: Sequence[str] = ()) -> list[str]:
-    """Run and print, and return what failed. A case that fails leaves the others alone."""
+    """Run and print sections, and return the failed cases, which do not stop the others."""
     failed = []
     for section, cases in chosen(sections, suite.run, only):
         print(f"\n=== {section.name}: {section.title}")
@@ -185,17 +185,17 @@ class Options:
     """Run benchmarks, print their tables, and write what was measured to benchmarks/results."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to run; auto: on a GPU if there is one."""
+    """Device; auto: a GPU if there is one."""
     smoke: bool = False
-    """Only show that everything runs, with small tensors, and write nothing."""
+    """Check that everything runs, with small tensors; write nothing."""
     only: tuple[str, ...] = ()
-    """Run only cases that have one of these texts in "section case", and write nothing."""
+    """Run only cases with one of these texts in "section case"; write nothing."""
     own_only: bool = False
-    """Time what the package does and no rivals, and write nothing."""
+    """Time only the package and no rivals; write nothing."""
     out: Path | None = None
-    """Write to this file, whatever is run."""
+    """File of results to write, whatever is run."""
     compare: str | None = None
-    """A git revision: run what the package does at it and in this working tree in turns, and compare."""
+    """Git revision to compare with: the package at the revision and in this working tree take turns."""
 
 
 def choose_device(device: str) -> str:
@@ -213,8 +213,8 @@ def refuse_without_extension(device: str) -> None:
 
 
 def say_what_is_stale() -> None:
-    """Print what brings a new section into the texts."""
-    print("python -m benchmarks.render brings it into the tables and pictures")
+    """Print the command that brings a new section into the texts."""
+    print("run python -m benchmarks.render to update the tables and pictures")
 
 
 def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> None:

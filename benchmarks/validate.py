@@ -1,4 +1,4 @@
-"""Check, test and measure tgan_fast on this machine: is everything right here, and how fast is it?
+"""Check, test and benchmark tgan_fast on this machine.
 
     make gpu                                                            # on the GPU, in ten minutes
     python -m benchmarks.validate --minutes 5 --only time training      # figures only
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHORTEST = 5  # seconds; a part that would get less does not start
 SECONDS_TO_SAVE = 30  # for a process that is asked to stop
 SECONDS_TO_DUMP = 3  # for a process that hangs, to write its traceback
-LAST_LINES, MOST_LINES = 3, 8  # of a log, that say what is wrong with a part
+LAST_LINES, MOST_LINES = 3, 8  # lines of a log to show for a part that failed
 MOST_PROCESSES = 8  # of tests: each takes half a gigabyte of the GPU's memory
 # A part is cut off if the time for all of them is over before its own time limit.
 PASSED, FAILED, CUT, NOT_REACHED = "passed", "FAILED", "cut off", "not reached"
@@ -52,7 +52,7 @@ RIVAL_SECONDS = {
 
 
 class Part(NamedTuple):
-    """One process of the validation: arguments of Python, a time limit in seconds, and what it came to."""
+    """Process of the validation: arguments of Python, a time limit in seconds, and a function that sums it up."""
 
     name: str
     command: Sequence[str]

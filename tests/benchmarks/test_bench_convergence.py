@@ -17,22 +17,22 @@ def config():
     return TrainingConfig(**PRESETS["tiny"] | {"width": 1 / 32, "batch_size": 2, "ema_decay": None, "device": "cpu"})
 
 
-def trained(contender, times, judge=lambda generator: 0.0):
+def trained(contender, times, distance=lambda generator: 0.0):
     for _ in range(times + 1):
-        contender.train(0.0, judge)
+        contender.train(0.0, distance)
     return contender.points[1:]
 
 
-def test_contenders_begin_alike_see_the_same_and_are_judged_without_a_trace(config):
-    judge = bench.Judge(config, 40, 34)
+def test_contenders_begin_alike_see_the_same_and_are_scored_without_a_trace(config):
+    distance = bench.DigitDistance(config, 40, 34)
     both = bench.make_contenders("fast-vs-reference", config)
-    first, second = (trained(contender, 3, judge) for contender in both)
-    unjudged = trained(bench.make_fast("not judged", config), 3)
-    for point, same, other in zip(first, second, unjudged, strict=True):
+    first, second = (trained(contender, 3, distance) for contender in both)
+    unscored = trained(bench.make_fast("not scored", config), 3)
+    for point, same, other in zip(first, second, unscored, strict=True):
         for loss in ("loss_discriminator", "loss_generator"):
             assert point[loss] == pytest.approx(same[loss], rel=0.01)
             assert point[loss] == other[loss]
-        assert 0 < judge.floor < 0.5 * point["metric"]
+        assert 0 < distance.floor < 0.5 * point["metric"]
 
 
 def test_one_of_two_clips(config):

@@ -25,7 +25,7 @@ def test_mirrored_videos_are_not_timed(case, name, monkeypatch):
         Suite(Run("cpu", smoke=True)).record(bench.SECTION, case)
 
 
-def test_goals_judge_the_slower_windows_and_the_slower_resident_feed():
+def test_goals_are_of_the_slower_windows_and_the_slower_resident_feed():
     beside = {bench.NO_FEED: 1.0, "frames, resident": 1.001, "digits, drawn": 1.009, "frames, prefetched": 5.0}
     rows = [{"part": bench.BESIDE, "contender": name, "ratio": ratio} for name, ratio in beside.items()]
     rows += [{"part": None, "contender": name, "seconds": 1e-3 * n} for n, name in enumerate(bench.WINDOWS, 3)]

@@ -34,7 +34,7 @@ def test_other_clips_are_not_timed(monkeypatch):
         Suite(SMOKE).record(bench.SECTION, bench.CUTTING)
 
 
-def test_goals_judge_the_slower_codec_and_the_slowest_cut():
+def test_goals_are_of_the_slower_codec_and_the_slowest_cut():
     rows = [{"contender": bench.ARRAYS, "ratio": ratio} for ratio in (0.5, 0.8)]
     rows += [{"contender": name, "seconds": 3e-3 * number} for number, name in enumerate(bench.CUTS, 1)]
     rows += [{"contender": "2 threads", "seconds": 0.1}, {"contender": "tiny, batch 8", "seconds": 0.5}]

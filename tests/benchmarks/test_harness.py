@@ -61,11 +61,11 @@ def test_a_floor_is_the_longer_of_operations_and_bytes(monkeypatch):
 
 def test_a_throttled_gpu_is_flagged_and_one_that_cannot_be_watched(monkeypatch):
     watch = GpuWatch()
-    watch._looks = [(1980, 300.5, 40, 0x1), (1410, 650.0, 61, 0x0), (1755, 700.0, 64, 0x4 | 0x20)]
+    watch._readings = [(1980, 300.5, 40, 0x1), (1410, 650.0, 61, 0x0), (1755, 700.0, 64, 0x4 | 0x20)]
     names = ("software power cap", "software thermal slowdown")
     state, flags = watch.take()
     assert state == {"sm_clock_mhz": [1410, 1755, 1980], "power_w": [300.5, 650, 700], "temperature_c": [40, 61, 64]}
-    assert flags == [f"throttled ({name}) in 33 % of the looks" for name in names]
+    assert flags == [f"throttled ({name}) in 33 % of the readings" for name in names]
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with watch:
         pass
