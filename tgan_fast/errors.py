@@ -68,7 +68,7 @@ def _says(error, pattern):
 
 
 class _UserError(Exception):
-    """An error whose message is shown to the user as it is."""
+    """Error whose message is shown to the user."""
 
     def __str__(self) -> str:
         # File names may have line breaks, escape sequences and bytes that are not text.
@@ -76,12 +76,12 @@ class _UserError(Exception):
 
 
 class InputError(_UserError):
-    """Something given to the package does not work; command lines print the message and exit with code 2."""
+    """Error in something that the user gave; command lines print the message and exit with code 2."""
 
 
 class NonFiniteError(_UserError):
-    """A loss or a weight became infinite or NaN; command lines print the message and exit with code 1."""
+    """Loss or weight that became infinite or NaN; command lines print the message and exit with code 1."""
 
 
 class UnreadableVideoError(Exception):
-    """A video cannot be read, for the reason that the message gives; preparing a data set goes on without it."""
+    """Video that cannot be read, with the reason as message; preparation continues without it."""

@@ -33,7 +33,7 @@ def load_classifier(path: Path, mean: Path | None = None) -> Classifier:
 
     Args:
         path: File with the weights.
-        mean: mean2.npz, for weights of C3D that come without their mean.
+        mean: Path of mean2.npz, for weights of C3D that come without their mean.
 
     Returns:
         The classifier on the CPU, in evaluation mode.

@@ -24,7 +24,7 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a classifier learns.
+    """Length and speed of the training of a classifier.
 
     Attributes:
         steps: Number of optimizer steps.

@@ -73,7 +73,7 @@ class _IdleThreads(NamedTuple):
 
 
 class BriefWaits:
-    """A context in which PyTorch's threads wait briefly whenever other programs use the process's CPUs.
+    """Context manager in which PyTorch's threads wait briefly whenever other programs use the process's CPUs.
 
     It does nothing for a GPU, with a single thread, without /proc/stat, and where no more threads can be started.
 

@@ -1,7 +1,6 @@
 """Checkpoints, ours and the PyTorch notebook's: written atomically, and read without running code."""
 
 import io
-import operator
 import os
 import pickle
 import re
@@ -19,14 +18,17 @@ from tgan_fast.files import is_whole_zip, write_atomically
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.training.build import build_discriminator, build_generator
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.numpy_values import safe_numpy_values
+from tgan_fast.training.foreign_checkpoint import (
+    MOST_ITERATIONS,
+    NETWORKS,
+    find_networks,
+    is_state_dict,
+    notebook_iteration,
+    safe_numpy_values,
+)
 
 CHECKPOINT_FORMAT = "tgan_fast checkpoint 1"
-# In the order of the notebook's checkpoints.
-_NETWORKS = "generator", "discriminator"
 _ZIP = b"PK"
-_PREFIXES = "module.", "_orig_mod."
-_MOST_ITERATIONS = 10**12
 _BEFORE_DIVERGENCE = "before-divergence.pt"
 _NAME = re.compile(r"iteration-(\d{8})\.pt")
 
@@ -195,7 +197,7 @@ def read(path: Path) -> dict[str, Any]:
         if not _is_complete(content):
             raise InputError(f"{path} lacks a part of what a checkpoint has, or is damaged")
         return content
-    networks = _networks_of_others(content)
+    networks = find_networks(content)
     if networks is None:
         raise InputError(f"{path} is neither a checkpoint of tgan_fast nor one of the PyTorch notebook")
     return {**(content if isinstance(content, dict) else {}), "model_state_dict": networks}
@@ -216,37 +218,10 @@ def _is_complete(content):
         isinstance(content.get("config"), dict)
         and isinstance(step, dict)
         and isinstance(step.get("iteration"), int)
-        and 0 <= step["iteration"] <= _MOST_ITERATIONS
-        and all(_is_state(step.get(name)) for name in _NETWORKS)
-        and _is_state(step.get("ema", {}))
+        and 0 <= step["iteration"] <= MOST_ITERATIONS
+        and all(is_state_dict(step.get(name)) for name in NETWORKS)
+        and is_state_dict(step.get("ema", {}))
     )
-
-
-def _is_state(state):
-    return isinstance(state, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
-    )
-
-
-def _networks_of_others(content):
-    """Return the state dicts of a generator and perhaps a discriminator as people save them, or None if it has none."""
-    if isinstance(content, dict):
-        content = next((content[key] for key in ("model_state_dict", "state_dict") if key in content), content)
-    if isinstance(content, dict) and _NETWORKS[0] in content:
-        content = [content[name] for name in _NETWORKS if name in content]
-    networks = list(content) if isinstance(content, (list, tuple)) else [content]
-    if not (len(networks) in (1, 2) and all(map(_is_state, networks))):
-        return None
-    networks = [_without_prefix(state) for state in networks]
-    return networks if any(name.startswith("temp.") for name in networks[0]) else None
-
-
-def _without_prefix(state):
-    """Return a state dict without what DataParallel and torch.compile put before every name."""
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            return _without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})
-    return state
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -262,22 +237,12 @@ def read_run(path: Path) -> dict[str, Any]:
     if "model_state_dict" not in content:
         return content
     networks, optimizers = content["model_state_dict"], content.get("optimizer_state_dict")
-    iteration = _iteration(content)
+    iteration = notebook_iteration(content)
     if len(networks) != 2 or not isinstance(optimizers, (list, tuple)) or len(optimizers) != 2 or iteration is None:
         raise InputError(f"{path} has no iteration or optimizers: videos can be sampled from it, but no run resumed")
-    step = {"iteration": iteration, **dict(zip(_NETWORKS, networks, strict=True))}
-    step |= {f"{name}_optimizer": state for name, state in zip(_NETWORKS, optimizers, strict=True)}
+    step = {"iteration": iteration, **dict(zip(NETWORKS, networks, strict=True))}
+    step |= {f"{name}_optimizer": state for name, state in zip(NETWORKS, optimizers, strict=True)}
     return {"config": {}, "device": None, "step": step}
-
-
-def _iteration(content):
-    """Return the number of iterations in a notebook's checkpoint, or None if it has no valid one."""
-    epoch = content.get("epoch")
-    try:
-        iteration = int(epoch) if isinstance(epoch, float) and epoch.is_integer() else operator.index(epoch)
-    except TypeError:
-        return None
-    return iteration if 0 <= iteration <= _MOST_ITERATIONS else None
 
 
 def find(path: Path) -> Path:
@@ -357,14 +322,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, ours or the notebook's, with the errors of `read`."""
     content = read(path)
     if "model_state_dict" in content:
-        states = dict(zip(_NETWORKS, content["model_state_dict"], strict=False))
-        return Checkpoint(path, None, states, _iteration(content))
+        states = dict(zip(NETWORKS, content["model_state_dict"], strict=False))
+        return Checkpoint(path, None, states, notebook_iteration(content))
     return Checkpoint(path, TrainingConfig(**content["config"]), content["step"], content["step"]["iteration"])
 
 
 def first_not_finite(state: Mapping[str, Any]) -> str | None:
     """Return a tensor of a step's networks that is not finite, as in "slow.0.weight of the generator", or None."""
-    for network in (*_NETWORKS, "ema"):
+    for network in (*NETWORKS, "ema"):
         for name, tensor in state.get(network, {}).items():
             if not tensor.isfinite().all():
                 return f"{name} of the {network}"
