@@ -110,7 +110,7 @@ def check(case: Case, contenders: dict[str, Callable], inputs: Inputs) -> tuple[
         return [weight.double().cpu() for weight in inputs.weights]
 
     def errors_of(got):
-        # In float64 the Gram matrix tells the largest singular value to 1e-15.
+        # In float64 the Gram matrix gives the largest singular value to 1e-15.
         largest = torch.stack([torch.linalg.eigvalsh(matrix @ matrix.mT)[-1].sqrt() for matrix in got]).max()
         return {"norm": accuracy.relative(got, expected), "excess": rounded(largest.item() - 1)}
 

@@ -45,7 +45,7 @@ def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
             _git("worktree", "remove", "--force", str(other))
     lines = list(differences(here, there))
     if not lines:
-        raise SystemExit(f"error: no benchmark ran both here and at {revision}: see above what failed")
+        raise SystemExit(f"error: no benchmark ran both here and at {revision}: the failures are printed above")
     print(f"\n{'':78}{'working tree':>14}{revision[:13]:>14}{'ratio':>8}{'noise':>8}", *lines, sep="\n")
 
 

@@ -4,7 +4,7 @@
 
 For each entry of the table, tiles of several sizes with several numbers of warps take turns in the kernel's launcher,
 on tensors of the kind that the entry is for; then the best of them at several numbers of programs. Only speed on this
-GPU counts here; tests/ops/batch_norm/test_triton_kernels.py tells whether the new tiles spill registers on another one.
+GPU counts here; tests/ops/batch_norm/test_triton_kernels.py checks whether the new tiles spill registers on others.
 """
 
 import json
@@ -24,7 +24,7 @@ from tgan_fast.files import write_atomically
 from tgan_fast.ops.batch_norm import triton as launch
 from tgan_fast.ops.batch_norm.tiles import TABLE, Key, Tile, table
 
-TENSOR, CHANNELS, ROUNDS = 1 << 25, 64, 20  # elements of a tensor, and channels of those that have them first
+TENSOR, CHANNELS, ROUNDS = 1 << 25, 64, 20  # elements of a tensor, and channels of a contiguous one
 ELEMENTS = (1024, 2048, 4096, 8192, 16384)  # of a tile
 SMALL_COLUMNS = {True: (4, 8, 16, 32, 64), False: (1, 2, 4, 8)}
 WARPS = (1, 2, 4, 8, 16)

@@ -31,7 +31,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def telling_of_memory(message: str) -> Iterator[None]:
+def refuse_out_of_memory(message: str) -> Iterator[None]:
     """Raise an InputError with this message if memory runs out in the block."""
     try:
         yield

@@ -96,8 +96,8 @@ NAMES = {f"{layer}/{kind}": zeros(1) for layer in c3d_weights.SHAPES for kind in
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (NAMES | {"fc8/b": zeros(487)}, "tells the 487 classes of Sports-1M"),
-        (NAMES | {"fc8/b": zeros(10)}, "tells 10 classes, but UCF-101 has 101"),
+        (NAMES | {"fc8/b": zeros(487)}, "has the 487 classes of Sports-1M"),
+        (NAMES | {"fc8/b": zeros(10)}, "has 10 classes, but UCF-101 has 101"),
         ({name: array for name, array in NAMES.items() if name != "fc7/W"}, r"fc7\.weight is missing"),
         (NAMES, r"conv1a\.weight is \[1\], and should be \[64, 3, 3, 3, 3\]"),
         ({"conv9/W": zeros(3)} | NAMES, r"it has no conv9\.weight"),
@@ -116,7 +116,7 @@ def test_wrong_weights_are_named(tmp_path, weights, message):
 
 def test_sports_1m_weights_in_a_pickle_are_named(tmp_path):
     torch.save({"fc8.bias": torch.zeros(487)}, tmp_path / "c3d.pickle", _use_new_zipfile_serialization=False)
-    with pytest.raises(InputError, match=r"c3d\.pickle tells the 487 classes of Sports-1M"):
+    with pytest.raises(InputError, match=r"c3d\.pickle has the 487 classes of Sports-1M"):
         load_classifier(tmp_path / "c3d.pickle")
 
 

@@ -29,7 +29,7 @@ _REMEDY = "conv3d_deepnetA_ucf.npz, its TorchScript form, or a file of tgan_fast
 
 
 def load_classifier(path: Path, mean: Path | None = None) -> Classifier:
-    """Read a classifier in one of the formats above, which its content tells apart.
+    """Read a classifier in one of the formats above, recognized by its content.
 
     Args:
         path: File with the weights.
@@ -153,8 +153,8 @@ def _check_classes(state, path):
     if classes not in (0, UCF101_CLASSES):
         remedy = "conv3d_deepnetA_ucf.npz is needed"
         if classes == 487:
-            raise InputError(f"{path} tells the 487 classes of Sports-1M, but scores are those of UCF-101's: {remedy}")
-        raise InputError(f"{path} tells {classes} classes, but UCF-101 has {UCF101_CLASSES}: {remedy}")
+            raise InputError(f"{path} has the 487 classes of Sports-1M, but scores need those of UCF-101: {remedy}")
+        raise InputError(f"{path} has {classes} classes, but UCF-101 has {UCF101_CLASSES}: {remedy}")
 
 
 def save_classifier(path: Path, classifier: Classifier) -> None:

@@ -41,8 +41,8 @@ def changed_settings(config: TrainingConfig, recorded: Mapping[str, Any]) -> lis
                 f"{name} cannot change on resume: the checkpoint has {old}, not {new}; leave it out, or start a new "
                 "run with another --out"
             )
-    told = [f"{name} {old} → {new}" for name, (old, new) in changed.items() if name not in _UNIMPORTANT]
-    return [f"changed since the checkpoint: {', '.join(told)}"] if told else []
+    lines = [f"{name} {old} → {new}" for name, (old, new) in changed.items() if name not in _UNIMPORTANT]
+    return [f"changed since the checkpoint: {', '.join(lines)}"] if lines else []
 
 
 def open_saved(path: Path, device: torch.device) -> dict[str, Any]:

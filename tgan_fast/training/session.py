@@ -55,12 +55,12 @@ class Session:
         self.bar = bar
         if self.folder is not None:
             for notice in notices:
-                self._tell(notice)
+                self._print_notice(notice)
             weight = float(self.step.largest_weight())
             if weight > _DIVERGED:
                 self.diverged = True
                 diverged = f"the checkpoint has diverged, with a weight of {weight:.1e}"
-                self._tell(f"warning: {diverged}: resume an earlier one")
+                self._print_notice(f"warning: {diverged}: resume an earlier one")
             self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
         if self.evaluator is not None:
             self.best = self.folder.checkpoints.best_scores(self.evaluator.description)
@@ -124,12 +124,12 @@ class Session:
         self.diverged = True
         kept = self.folder.checkpoints.keep_before(sound)
         earlier = "no checkpoint from before is left" if kept is None else f"{kept} is a checkpoint from before"
-        self._tell(
+        self._print_notice(
             f"warning: the run diverges, since a weight is {weight:.1e} after {counted(iteration, 'iteration')}: try a "
             f"lower learning_rate; {earlier}"
         )
 
-    def _tell(self, text):
+    def _print_notice(self, text):
         self.bar.write(printable(text), file=sys.stderr)
 
     def sample(self) -> None:
