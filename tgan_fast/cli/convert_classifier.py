@@ -27,8 +27,7 @@ class ConvertCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(ConvertCommand, arguments, prog="python -m tgan_fast convert-classifier")
     check_folder(command.out)
-    from tgan_fast.metrics.classifier import save_classifier
-    from tgan_fast.metrics.classifier_files import load_classifier
+    from tgan_fast.metrics.classifier_files import load_classifier, save_classifier
 
     classifier = load_classifier(command.weights, command.mean)
     with writing(command.out):

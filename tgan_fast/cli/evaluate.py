@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from tgan_fast.choices import PrecisionOption
 from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, Device, Weights, check_range, parse
 from tgan_fast.cli.outputs import check_folder
-from tgan_fast.errors import InputError, nearest, telling_of_memory
+from tgan_fast.errors import InputError, nearest, refuse_out_of_memory
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.metrics.score_kinds import SCORE_KINDS, Metric
 
@@ -70,13 +70,12 @@ def main(arguments: Sequence[str]) -> None:
     from tgan_fast.metrics.evaluator import Evaluator
     from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
     from tgan_fast.metrics.protocols import check_size
-    from tgan_fast.metrics.real_statistics import RealClips
-    from tgan_fast.metrics.statistics_cache import default_cache
+    from tgan_fast.metrics.real_statistics import RealClips, default_cache
     from tgan_fast.models.sampling import refuse_non_finite
     from tgan_fast.precision import resolve_evaluation_precision
+    from tgan_fast.provenance import provenance
     from tgan_fast.training.checkpoint import find, open_checkpoint
     from tgan_fast.training.devices import resolve_device
-    from tgan_fast.training.provenance import provenance
     from tgan_fast.training.scoring import class_names
 
     device = resolve_device(command.device)
@@ -114,7 +113,7 @@ def main(arguments: Sequence[str]) -> None:
     for notice in notices:
         tqdm.write(notice, file=sys.stderr)
     try:
-        with telling_of_memory(f"{protocol.samples:,} videos do not fit into the memory: choose fewer --samples"):
+        with refuse_out_of_memory(f"{protocol.samples:,} videos do not fit into the memory: choose fewer --samples"):
             evaluator.prepare()
             scores = evaluator(generator)
         record = {

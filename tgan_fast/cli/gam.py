@@ -9,7 +9,7 @@ import tyro
 
 from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, Device, Weights, check_range, parse
 from tgan_fast.errors import InputError
-from tgan_fast.reports.numbers import plain
+from tgan_fast.reports.number_format import format_number
 
 
 @dataclass
@@ -83,6 +83,7 @@ def _print(paths, test, samples, outcome) -> None:
             f"{100 * samples[number].share:.1f} % of the other's videos"
         )
     for name, ratio in (("r_test", outcome.r_test), ("r_samples", outcome.r_samples)):
-        print(f"{name:10}{plain(ratio.value):>8}   95 %: {plain(ratio.low)} to {plain(ratio.high)}")
+        value, low, high = (format_number(number) for number in (ratio.value, ratio.low, ratio.high))
+        print(f"{name:10}{value:>8}   95 %: {low} to {high}")
     verdict = "neither wins" if outcome.winner is None else f"{paths[outcome.winner - 1]} wins"
     print(verdict)

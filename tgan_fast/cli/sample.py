@@ -12,7 +12,7 @@ import tyro
 from tgan_fast.choices import PrecisionOption
 from tgan_fast.cli.options import LARGEST_SEED, Device, Weights, check_range, parse
 from tgan_fast.cli.outputs import check_folder, writing
-from tgan_fast.errors import InputError, NonFiniteError, printable, telling_of_memory
+from tgan_fast.errors import InputError, NonFiniteError, printable, refuse_out_of_memory
 
 # That makes a million videos.
 _LARGEST_GRID = 1000
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
         f"{shape[0]:,} videos of {frames:,} frames do not fit into the memory: choose a smaller --grid"
         f"{' or --interpolate' if command.interpolate > 1 else ''}"
     )
-    with writing(command.out), telling_of_memory(too_many):
+    with writing(command.out), refuse_out_of_memory(too_many):
         clips = _clips(command, checkpoint, generator, precision, _inputs(command, generator, rows, columns))
         write_videos(command.out, clips.numpy(), fps=command.fps, columns=columns)
     print(f"{arrangement(command.out, len(clips), columns)}: {printable(str(command.out))}")

@@ -11,7 +11,7 @@ import tyro
 from tgan_fast.choices import ShortVideos
 from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
 from tgan_fast.cli.outputs import writing
-from tgan_fast.errors import InputError, counted, printable, telling_of_memory
+from tgan_fast.errors import InputError, counted, printable, refuse_out_of_memory
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
 
@@ -105,7 +105,7 @@ def _preview(command: Preview) -> None:
     count = min(count, len(opened.videos))
     check_videos(command.out, (count, *opened.videos.clip_shape), fps=command.fps)
     too_many = f"{count:,} clips do not fit into the memory: choose a smaller --grid"
-    with writing(command.out), telling_of_memory(too_many):
+    with writing(command.out), refuse_out_of_memory(too_many):
         write_videos(command.out, _clips(opened.videos, count, command.seed), fps=command.fps)
     print(opened.summary)
     print(f"{arrangement(command.out, count)}: {printable(str(command.out))}")

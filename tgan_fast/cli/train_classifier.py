@@ -10,7 +10,7 @@ from typing import Literal
 from tgan_fast.cli import INTERRUPTED
 from tgan_fast.cli.options import LARGEST_SEED, Device, check_range, parse
 from tgan_fast.cli.outputs import check_folder, writing
-from tgan_fast.errors import InputError, printable, telling_of_memory
+from tgan_fast.errors import InputError, printable, refuse_out_of_memory
 
 _MOST_STEPS = 1_000_000
 _LARGEST_BATCH = 10_000
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     _check(command)
     from tqdm import tqdm
 
-    from tgan_fast.metrics.classifier import save_classifier
+    from tgan_fast.metrics.classifier_files import save_classifier
     from tgan_fast.metrics.classifier_training import train_classifier
     from tgan_fast.training.devices import resolve_device
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         print("C3D learns too slowly on a CPU: use a GPU, or --architecture small")
     progress = tqdm(desc=str(command.out), total=recipe.steps, unit="step", dynamic_ncols=True, file=sys.stderr)
     try:
-        with progress as bar, telling_of_memory(f"{device} has too little memory: choose a smaller --batch-size"):
+        with progress as bar, refuse_out_of_memory(f"{device} has too little memory: choose a smaller --batch-size"):
             classifier = train_classifier(
                 clips, architecture, recipe, seed=command.seed, device=device, progress=lambda loss: _show(bar, loss)
             )
