@@ -1,4 +1,4 @@
-"""Batch norm and activation as one module, a drop-in for `nn.BatchNorm*` followed by (leaky) ReLU."""
+"""Modules around the operations: batch norm and activation in one, and the Lipschitz constraint of a whole network."""
 
 import copy
 import functools
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from tgan_fast.ops import batch_norm_act
+from tgan_fast.ops import batch_norm_act, constrain_layers_
 
 
 class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
@@ -108,6 +108,7 @@ class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # the classes above are derived from them
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _FUSED = dict(zip(BATCH_NORMS, (BatchNormAct1d, BatchNormAct2d, BatchNormAct3d), strict=True))
 
 
@@ -220,3 +221,32 @@ def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = 
         if _is_sequential(type(part)) and any(itertools.starmap(_is_pair, itertools.pairwise(part))):
             part.__class__ = _fused_class(type(part))
     return module
+
+
+def constrain_(network: nn.Module, max_singular_value: float = 1.0, *, backend: str = "auto") -> None:
+    """Make every layer of a network a contraction, in place.
+
+    The singular values of the weights of `nn.Linear` and `nn.Conv1d/2d/3d`, as matrices [out, everything else], are
+    clipped at `max_singular_value`. The scales of `nn.BatchNorm1d/2d/3d` that have running statistics are clamped into
+    [0.01·s, s], s = sqrt(running_var). Activations of slope ≤ 1 need nothing (Saito et al., arXiv:1611.06624,
+    section 3.3). All other layers stay as they are, transposed convolutions too: clip their weights, [in, everything
+    else], with `tgan_fast.ops.singular_value_clip_`.
+
+    Args:
+        network: Discriminator, or any other module.
+        max_singular_value: Threshold, as in `tgan_fast.ops.singular_value_clip`.
+        backend: Backend of `tgan_fast.ops.constrain_layers_`.
+    """
+    constrain_layers_(weights_of(network), *scales_of(network), max_singular_value, backend=backend)
+
+
+def weights_of(network: nn.Module) -> list[torch.Tensor]:
+    """Return the weights of all linear layers and convolutions."""
+    return [module.weight for module in network.modules() if isinstance(module, WEIGHTED)]
+
+
+def scales_of(network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the scales and the running variances of all batch norms that have both."""
+    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    norms = [norm for norm in norms if norm.affine and norm.track_running_stats]
+    return [norm.weight for norm in norms], [norm.running_var for norm in norms]

@@ -9,9 +9,9 @@ from torch.nn.utils import parametrize
 
 from tgan_fast import VideoDiscriminator
 from tgan_fast.models import FramesDiscriminator
-from tgan_fast.models.constraint import WEIGHTED
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.models.spectral_norm import SpectralNorm, normalise_spectra_
+from tgan_fast.nn import WEIGHTED
 
 SMALL = {"clip_frames": 8, "image_size": 32}
 NETWORKS = {

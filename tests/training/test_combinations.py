@@ -10,8 +10,7 @@ from support.gradients import Gradients
 from support.pairwise import covering
 
 from tgan_fast.errors import InputError
-from tgan_fast.models.constraint import WEIGHTED
-from tgan_fast.nn import BATCH_NORMS
+from tgan_fast.nn import BATCH_NORMS, WEIGHTED
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_step
 from tgan_fast.training.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""The networks of TGAN's family and the constraint of its discriminators."""
+"""The networks of TGAN's family."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,6 @@ from tgan_fast.lazy import on_first_use
 from tgan_fast.sizes import FRAMES, IMAGE_SIZE
 
 if TYPE_CHECKING:
-    from tgan_fast.models.constraint import constrain_
     from tgan_fast.models.discriminator import Discriminator, FramesDiscriminator, VideoDiscriminator
     from tgan_fast.models.generator import FrameGenerator, Generator, VideoGenerator
     from tgan_fast.models.temporal_generators import GRUTemporalGenerator, LSTMTemporalGenerator, TemporalGenerator
@@ -23,12 +22,10 @@ __all__ = [
     "TemporalGenerator",
     "VideoDiscriminator",
     "VideoGenerator",
-    "constrain_",
 ]
 __getattr__, __dir__ = on_first_use(
     __name__,
     {
-        "constrain_": "constraint",
         **dict.fromkeys(("Discriminator", "FramesDiscriminator", "VideoDiscriminator"), "discriminator"),
         **dict.fromkeys(("FrameGenerator", "Generator", "VideoGenerator"), "generator"),
         **dict.fromkeys(("GRUTemporalGenerator", "LSTMTemporalGenerator", "TemporalGenerator"), "temporal_generators"),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tgan_fast.models.constraint import WEIGHTED
+from tgan_fast.nn import WEIGHTED
 
 
 class SpectralNorm(nn.Module):

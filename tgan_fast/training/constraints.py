@@ -7,10 +7,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from tgan_fast.models import constrain_
 from tgan_fast.models.spectral_norm import normalise_spectra_
-from tgan_fast.nn import BATCH_NORMS
-from tgan_fast.ops import clamp_batch_norm_scale_, plain_operations
+from tgan_fast.nn import BATCH_NORMS, scales_of, weights_of
+from tgan_fast.ops import clamp_batch_norm_scale_, constrain_layers_, plain_operations
 from tgan_fast.training.network import TrainedNetwork
 
 
@@ -49,11 +48,11 @@ class Constraint:
 
 
 class SingularValueClipping(Constraint):
-    """Singular values of all weights at most 1, scales of batch norms below their deviations; see `constrain_`."""
+    """Singular values of all weights at most 1, batch-norm scales below their deviations: `tgan_fast.nn.constrain_`."""
 
     def apply_(self, network, non_finite):
-        twin = network.computing if network.flat.copy is not None else None
-        constrain_(network.module, twin=twin, non_finite=non_finite)
+        copies = None if network.flat.copy is None else weights_of(network.computing)
+        constrain_layers_(weights_of(network.module), *scales_of(network.module), copies=copies, non_finite=non_finite)
 
 
 class WeightClipping(Constraint):
@@ -73,8 +72,7 @@ class SpectralNormalisation(Constraint):
         normalise_spectra_(discriminator)
 
     def apply_(self, network, non_finite):
-        norms = [module for module in network.module.modules() if isinstance(module, BATCH_NORMS)]
-        clamp_batch_norm_scale_([norm.weight for norm in norms], [norm.running_var for norm in norms])
+        clamp_batch_norm_scale_(*scales_of(network.module))
 
 
 class GradientPenalty(Constraint):

@@ -11,7 +11,7 @@ from support.spectra import TGAN, clipped_by_svd, gaussian, relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tgan_fast import VideoDiscriminator
-from tgan_fast.models import constrain_
+from tgan_fast.nn import constrain_
 from tgan_fast.ops import BackendError, backends, singular_value_clip, singular_value_clip_
 from tgan_fast.ops.clipping import choose
 

@@ -1,14 +1,14 @@
-"""The constraint of a whole discriminator."""
+"""The constraint of a whole network."""
 
 import torch
 from torch import nn
 
 from tgan_fast import VideoDiscriminator, reference
-from tgan_fast.models import constrain_
+from tgan_fast.nn import constrain_
 from tgan_fast.ops import singular_value_clip_
 
 
-def trained_twins(device):
+def trained_pair(device):
     """Two discriminators with the same weights, of which some break the constraint and running statistics vary."""
     plain = reference.Discriminator(0.25).double().to(device)
     for module in plain.modules():
@@ -23,7 +23,7 @@ def trained_twins(device):
 
 
 def test_it_does_what_the_reference_does(device):
-    plain, fast = trained_twins(device)
+    plain, fast = trained_pair(device)
     before = {key: value.clone() for key, value in fast.state_dict().items()}
     reference.constrain(plain)
     constrain_(fast)
@@ -33,7 +33,7 @@ def test_it_does_what_the_reference_does(device):
 
 
 def test_afterwards_every_layer_is_a_contraction(device):
-    _, fast = trained_twins(device)
+    _, fast = trained_pair(device)
     constrain_(fast, 0.7)
     for module in fast.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
