@@ -1,4 +1,4 @@
-"""Spectral normalisation against singular values by `torch.linalg`."""
+"""Spectral normalization against singular values by `torch.linalg`."""
 
 import copy
 
@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from tgan_fast import VideoDiscriminator
 from tgan_fast.models import FramesDiscriminator
 from tgan_fast.models.layout import to_channels_last_
-from tgan_fast.models.spectral_norm import SpectralNorm, normalise_spectra_
+from tgan_fast.models.spectral_norm import SpectralNorm, normalize_spectra_
 from tgan_fast.nn import WEIGHTED
 
 SMALL = {"clip_frames": 8, "image_size": 32}
@@ -43,10 +43,10 @@ def largest_singular_value(weight):
 
 
 def layer(weight):
-    """With this parameter as its weight, normalised."""
+    """With this parameter as its weight, normalized."""
     module = nn.Linear(1, 1, bias=False, device=weight.device)
     module.weight = nn.Parameter(weight.detach().clone())
-    normalise_spectra_(module)
+    normalize_spectra_(module)
     return module
 
 
@@ -56,7 +56,7 @@ def test_every_largest_singular_value_is_1_at_once(build, device):
         network = build().to(device).train(training)
         before = [largest_singular_value(module.weight).item() for module in weighted(network)]
         assert not any(abs(value - 1) < 0.01 for value in before)
-        normalise_spectra_(network)
+        normalize_spectra_(network)
         modules = weighted(network)
         assert len(modules) == len(before) >= 4
         for module in modules:
@@ -154,8 +154,8 @@ def test_backward_through_two_uses_has_the_vectors_of_each(dtype, device):
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_a_state_dict_restores_the_scores(build, device):
     network, other = (build(classes=3).double().to(device) for _ in range(2))
-    normalise_spectra_(network)
-    normalise_spectra_(other)
+    normalize_spectra_(network)
+    normalize_spectra_(other)
     x, labels = videos(4, device=device), torch.tensor([0, 1, 2, 1], device=device)
     with torch.no_grad():
         for module in weighted(network):
@@ -170,7 +170,7 @@ def test_a_state_dict_restores_the_scores(build, device):
 
 def test_the_state_has_the_weight_and_two_vectors_for_every_weight():
     plain, network = NETWORKS["video"](), NETWORKS["video"]()
-    normalise_spectra_(network)
+    normalize_spectra_(network)
     expected = {}
     for name, value in plain.state_dict().items():
         owner, _, kind = name.rpartition(".")
@@ -189,7 +189,7 @@ def test_scores_are_those_of_a_network_with_the_quotients_for_weights(device):
     """In evaluation mode, also with the weights' channels last in memory."""
     plain = NETWORKS["video"]().double().to(device).eval()
     network = to_channels_last_(copy.deepcopy(plain))
-    normalise_spectra_(network)
+    normalize_spectra_(network)
     with torch.no_grad():
         for module in weighted(plain):
             module.weight /= largest_singular_value(module.weight)
@@ -221,7 +221,7 @@ def test_no_random_numbers_are_used_and_two_builds_are_the_same(build, device):
         torch.manual_seed(3)
         network, x = build().to(device), videos(2, torch.float32, device)
         before = torch.get_rng_state()
-        normalise_spectra_(network)
+        normalize_spectra_(network)
         network(x)
         assert torch.equal(torch.get_rng_state(), before)
         states.append(network.state_dict())
@@ -230,7 +230,7 @@ def test_no_random_numbers_are_used_and_two_builds_are_the_same(build, device):
 
 def test_other_layers_stay_as_they_are():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 3, 3), nn.Linear(3, 2))
-    normalise_spectra_(network)
+    normalize_spectra_(network)
     assert [parametrize.is_parametrized(module) for module in network] == [True, False, False, True]
     assert isinstance(network[0].parametrizations.weight[0], SpectralNorm)
     assert not parametrize.is_parametrized(network[0], "bias")

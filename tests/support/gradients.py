@@ -1,4 +1,4 @@
-"""All gradients at the moment of every optimiser step."""
+"""All gradients at the moment of every optimizer step."""
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook

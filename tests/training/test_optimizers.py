@@ -52,7 +52,7 @@ def give(parameters, gradients, without=()):
 
 
 class Ours:
-    """One of our optimisers."""
+    """One of our optimizers."""
 
     def __init__(self, name, *, dtype=torch.float32, device="cpu", copy_dtype=None, gathered=False, **options):
         self.parameters = parameters_of(dtype, device)
@@ -145,7 +145,7 @@ def test_the_copy_follows(name, gathered, device):
 
 @both
 def test_a_twin_in_half_precision_steps_its_master(name, device):
-    """The gradients are those that PyTorch's optimiser gets when they are cast one by one."""
+    """The gradients are those that PyTorch's optimizer gets when they are cast one by one."""
     ours, torchs = Ours(name, device=device, copy_dtype=torch.bfloat16), Torchs(name, device=device)
     twins = [nn.Parameter(view) for view in ours.flat.views(ours.flat.copy)]
     for number in range(STEPS):
@@ -423,7 +423,7 @@ REFUSED = [
     ("rmsprop", setting(weight_decay=0.1), "with weight_decay"),
     ("adam", setting(amsgrad=True), "with amsgrad"),
     ("adam", setting(maximize=True), "with maximize"),
-    ("adam", lambda state: state.update(old_state("rmsprop")[0]), "0 has no exp_avg: another optimiser saved it"),
+    ("adam", lambda state: state.update(old_state("rmsprop")[0]), "0 has no exp_avg: another optimizer saved it"),
     ("rmsprop", first_entry(lambda entry: entry.pop("step")), "parameter 0 has no step"),
     (
         "rmsprop",

@@ -25,7 +25,7 @@ from tgan_fast.training.processes import Processes, joined
 WIDTH, LATENT, BATCH, ITERATIONS = 0.03125, 6, 4, 4
 SIZES = {"clip_frames": 8, "image_size": 16}
 CASES = {
-    "synchronised": {"sync_batch_norm": True},
+    "synchronized": {"sync_batch_norm": True},
     "shared fakes": {"sync_batch_norm": True, "shared_fakes": True, "ema_decay": 0.5, "optimizer": Adam},
     "critics": {
         "sync_batch_norm": True,
@@ -123,14 +123,14 @@ def test_all_processes_end_with_the_same_bits(results, name):
     torch.testing.assert_close(state, other_state, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["synchronised", "shared fakes", "critics"])
-def test_with_synchronised_batch_norm_they_train_as_one_process_does(results, name):
+@pytest.mark.parametrize("name", ["synchronized", "shared fakes", "critics"])
+def test_with_synchronized_batch_norm_they_train_as_one_process_does(results, name):
     losses, state = results[0][name]
     expected_losses, expected = trained(Processes(), **CASES[name])
     torch.testing.assert_close(losses, expected_losses, rtol=1e-9, atol=1e-12)
     for network in ("generator", "discriminator"):
         for key, value in expected[network].items():
-            # A convolution's bias in front of a batch norm has rounding for a gradient, which optimisers enlarge.
+            # A convolution's bias in front of a batch norm has rounding for a gradient, which optimizers enlarge.
             torch.testing.assert_close(state[network][key], value, rtol=1e-6, atol=1e-6, msg=key)
 
 

@@ -106,7 +106,7 @@ def test_iterations_in_float64_are_the_references(device):
 
 
 def test_the_first_losses_and_gradients_in_float32_are_as_accurate_as_the_references(device):
-    """Before the optimisers amplify rounding; on the average over several batches, since a loss is one number."""
+    """Before the optimizers amplify rounding; on the average over several batches, since a loss is one number."""
     names = ("losses", "discriminator gradients", "generator gradients")
     errors = {name: [] for name in names}
     for seed in range(4):
@@ -163,7 +163,7 @@ def test_the_first_gradients_in_bf16_are_as_accurate_as_autocast_makes_them(devi
         assert got <= 2 * own
 
 
-def test_bf16_keeps_weights_statistics_losses_and_optimisers_in_float32(device):
+def test_bf16_keeps_weights_statistics_losses_and_optimizers_in_float32(device):
     step = fast_step(torch.float32, device, precision="bf16", learning_rate=1e-7, clip_interval=2, ema_decay=0.5)
     start = copy.deepcopy(step.state_dict())
     for real in batches(torch.float32, device, 3):
@@ -276,7 +276,7 @@ def test_what_the_step_cannot_do_is_refused(device):
 
 
 def test_the_notebooks_state_goes_on_as_the_notebook_does(device):
-    """Networks and optimisers as it saves them, into the middle of a run."""
+    """Networks and optimizers as it saves them, into the middle of a run."""
     generator, discriminator = references(torch.float64, device)
     optimizers = reference.make_optimizers(generator, discriminator, RATE)
     real, z = batches(torch.float64, device, 4), latents(device, seed=1)

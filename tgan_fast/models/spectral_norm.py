@@ -1,6 +1,6 @@
-"""Spectral normalisation: weights divided by their largest singular value, wherever they are used.
+"""Spectral normalization: weights divided by their largest singular value, wherever they are used.
 
-PyTorch's own is a parametrisation as well, but computes in the dtype of the weights, which is too coarse in bfloat16.
+PyTorch's own is a parametrization as well, but computes in the dtype of the weights, which is too coarse in bfloat16.
 """
 
 import torch
@@ -17,7 +17,7 @@ class SpectralNorm(nn.Module):
     σ is uᵀWv, of vectors that a power iteration keeps near the singular ones whenever W is used in training.
 
     Args:
-        weight: in whose place the parametrised one comes.
+        weight: in whose place the parametrized one comes.
     """
 
     def __init__(self, weight: torch.Tensor):
@@ -44,8 +44,8 @@ class SpectralNorm(nn.Module):
         self.v.copy_(v)
 
 
-def normalise_spectra_(network: nn.Module) -> None:
-    """Parametrise the weights of all convolutions and linear layers, in place.
+def normalize_spectra_(network: nn.Module) -> None:
+    """Parametrize the weights of all convolutions and linear layers, in place.
 
     The state dict then has `….parametrizations.weight.original` and the two vectors of each instead of `….weight`.
     """

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from tgan_fast.models.spectral_norm import normalise_spectra_
+from tgan_fast.models.spectral_norm import normalize_spectra_
 from tgan_fast.nn import BATCH_NORMS, scales_of, weights_of
 from tgan_fast.ops import clamp_batch_norm_scale_, constrain_layers_, plain_operations
 from tgan_fast.training.network import TrainedNetwork
@@ -17,10 +17,10 @@ class Constraint:
     """None: nothing is done. Others override what they need.
 
     Attributes:
-        penalises: whether `penalty` is to be called.
+        penalizes: whether `penalty` is to be called.
     """
 
-    penalises = False
+    penalizes = False
 
     def prepare_(self, discriminator: nn.Module) -> None:
         """Change a new discriminator, before it is trained or a saved state is loaded into it."""
@@ -65,11 +65,11 @@ class WeightClipping(Constraint):
         network.flat.refresh_copy()
 
 
-class SpectralNormalisation(Constraint):
+class SpectralNormalization(Constraint):
     """Weights divided by their largest singular values wherever they are used; batch norms as in clipping."""
 
     def prepare_(self, discriminator):
-        normalise_spectra_(discriminator)
+        normalize_spectra_(discriminator)
 
     def apply_(self, network, non_finite):
         clamp_batch_norm_scale_(*scales_of(network.module))
@@ -87,7 +87,7 @@ class GradientPenalty(Constraint):
         weight: λ, > 0.
     """
 
-    penalises = True
+    penalizes = True
 
     def __init__(self, weight: float = 10.0):
         self.weight = weight

@@ -14,7 +14,7 @@ class FlatParameters:
     """Moves parameters into one flat tensor, so that one kernel updates and one all-reduce averages all of them.
 
     Each parameter becomes a view of that tensor, with the shape and the strides that it had, and remains one as long as
-    it is written in place, as `load_state_dict` and optimisers do. `Module.to` and assignments to `.data` move it out.
+    it is written in place, as `load_state_dict` and optimizers do. `Module.to` and assignments to `.data` move it out.
 
     Args:
         parameters: of one floating-point dtype and device, each dense in any memory format, each given once.
@@ -28,7 +28,7 @@ class FlatParameters:
         bucket: [n + extra], `gradient` and `extra` in one piece.
         gradient: [n], dtype of the parameters.
         extra: [extra], of the same dtype.
-        copy: [n] of `copy_dtype`, or None. Optimisers keep it up to date; after other changes call `refresh_copy`.
+        copy: [n] of `copy_dtype`, or None. Optimizers keep it up to date; after other changes call `refresh_copy`.
 
     Raises:
         ValueError: there are no parameters, or they do not meet the conditions above.
@@ -106,7 +106,7 @@ class FlatParameters:
             if parameter.data_ptr() != view.data_ptr():
                 raise RuntimeError(
                     f"parameter {index} was moved out of its flat tensor: move the network first, then make its "
-                    f"FlatParameters and optimiser"
+                    f"FlatParameters and optimizer"
                 )
 
 

@@ -17,7 +17,7 @@ from tgan_fast.training.processes import Processes
 
 
 class TrainedNetwork:
-    """A network with its optimiser.
+    """A network with its optimizer.
 
     Args:
         module: put into training mode, its convolution weights into a channels-last memory format, and all its
@@ -30,7 +30,7 @@ class TrainedNetwork:
     Attributes:
         module: the network whose state is saved.
         computing: the network to call: `module` itself, but in bf16 a twin whose convolutions and linear layers have
-            bfloat16 copies of the weights, and whose batch norms are those of `module`. The optimiser keeps it up to
+            bfloat16 copies of the weights, and whose batch norms are those of `module`. The optimizer keeps it up to
             date.
         optimizer: updates `module`.
     """
@@ -52,7 +52,7 @@ class TrainedNetwork:
         self.computing = module if self.flat.copy is None else _twin(module, self.flat.views(self.flat.copy))
         self._sources = list(self.computing.parameters())
         self._processes = processes
-        # Straight from where backward leaves them the CPU's optimiser is faster.
+        # Straight from where backward leaves them the CPU's optimizer is faster.
         self._gathers = self.flat.copy is not None or self.flat.data.is_cuda or processes.size > 1
 
     def zero_grad(self) -> None:
@@ -62,7 +62,7 @@ class TrainedNetwork:
             source.requires_grad_(parameter.requires_grad)
 
     def update(self, carried: Sequence[torch.Tensor] = ()) -> None:
-        """One step of the optimiser with the gradients that backward has left, averaged over the processes.
+        """One step of the optimizer with the gradients that backward has left, averaged over the processes.
 
         Args:
             carried: tensors of float32 that are averaged on the same way, in place.

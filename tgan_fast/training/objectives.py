@@ -1,4 +1,4 @@
-"""What the two networks minimise, as functions of the discriminator's scores."""
+"""What the two networks minimize, as functions of the discriminator's scores."""
 
 from abc import ABC, abstractmethod
 

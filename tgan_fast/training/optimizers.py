@@ -1,4 +1,4 @@
-"""RMSprop and Adam over flat parameters: PyTorch's optimisers in one launch a step, with PyTorch's checkpoints."""
+"""RMSprop and Adam over flat parameters: PyTorch's optimizers in one launch a step, with PyTorch's checkpoints."""
 
 import math
 from collections import defaultdict
@@ -31,13 +31,13 @@ class FlatOptimizer(torch.optim.Optimizer):
     once it is recorded, but for a learning rate that `set_learning_rate` has changed before that.
 
     `state` has PyTorch's entries for every parameter, as views of flat tensors; `state_dict` and `load_state_dict` give
-    and take what PyTorch's optimiser of that name saves, whatever its version, memory format and device.
+    and take what PyTorch's optimizer of that name saves, whatever its version, memory format and device.
     """
 
     _AVERAGES: tuple[str, ...]
 
     def __init__(self, flat: FlatParameters, torchs_own: torch.optim.Optimizer):
-        # With all settings of PyTorch's own optimiser, which it wants to find in a state that it loads.
+        # With all settings of PyTorch's own optimizer, which it wants to find in a state that it loads.
         super().__init__(flat.parameters, torchs_own.defaults)
         self._flat = flat
         self._learning_rate = None
@@ -105,7 +105,7 @@ class FlatOptimizer(torch.optim.Optimizer):
                 yield slice(flat.starts[index], flat.starts[index] + len(row)), row
 
     def state_dict(self) -> dict[str, Any]:
-        """What PyTorch's optimiser would save: tensors of their own, for parameters that have done a step.
+        """What PyTorch's optimizer would save: tensors of their own, for parameters that have done a step.
 
         Waits for the GPU.
         """
@@ -118,10 +118,10 @@ class FlatOptimizer(torch.optim.Optimizer):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state that this class or PyTorch's optimiser has saved, its learning rate included.
+        """Continue from a state that this class or PyTorch's optimizer has saved, its learning rate included.
 
         Raises:
-            ValueError: a state of other parameters, of another optimiser or of a variant that is not done here; nothing
+            ValueError: a state of other parameters, of another optimizer or of a variant that is not done here; nothing
                 has changed then.
         """
         self._check_saved(state_dict)
@@ -156,7 +156,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             entry = saved["state"].get(key)
             for name in ("step", *self._AVERAGES) if entry else ():
                 if name not in entry:
-                    raise ValueError(f"the state of parameter {index} has no {name}: another optimiser saved it")
+                    raise ValueError(f"the state of parameter {index} has no {name}: another optimizer saved it")
                 if name != "step" and entry[name].shape != parameter.shape:
                     shapes = f"{list(entry[name].shape)}, but the parameter {list(parameter.shape)}"
                     raise ValueError(f"{name} of parameter {index} is {shapes}")

@@ -36,7 +36,7 @@ REGISTRY = {
         "svc": "tgan_fast.training.constraints:SingularValueClipping",
         "weight-clip": "tgan_fast.training.constraints:WeightClipping",
         "gradient-penalty": "tgan_fast.training.constraints:GradientPenalty",
-        "spectral-norm": "tgan_fast.training.constraints:SpectralNormalisation",
+        "spectral-norm": "tgan_fast.training.constraints:SpectralNormalization",
         "none": "tgan_fast.training.constraints:Constraint",
     },
     "optimizer": {

@@ -23,7 +23,7 @@ SCALARS = ("loss_discriminator", "loss_generator", "score_real", "score_fake")
 
 
 class TrainingStep:
-    """The state of a training run (both networks and optimisers, random numbers) and its one operation.
+    """The state of a training run (both networks and optimizers, random numbers) and its one operation.
 
     An iteration is that of the PyTorch notebook with its wasted work left out: no gradients through the generator in
     the discriminator's step, none of the discriminator's weights in the generator's.
@@ -45,7 +45,7 @@ class TrainingStep:
         objective: the losses.
         constraint: of the discriminator. It must already have prepared it (`Constraint.prepare_`).
         optimizer: RMSprop or Adam, called with the flat parameters of a network and `lr`.
-        learning_rate: of both optimisers.
+        learning_rate: of both optimizers.
         decay_steps: iterations in which the learning rate falls to 0, in equal steps; None: it stays.
         critic_steps: of the discriminator in an iteration, each on a part of the batch.
         clip_interval: steps of the discriminator between two applications of the constraint; 0 is never.
@@ -54,7 +54,7 @@ class TrainingStep:
             both steps, and the generator is updated before the discriminator.
         ema_decay: keep `ema`, a running average of the generator's weights with this decay; None keeps none.
         seed: of the latents, and of noise.
-        precision: of convolutions and matrix products; weights, statistics, losses and optimisers are float32 in all.
+        precision: of convolutions and matrix products; weights, statistics, losses and optimizers are float32 in all.
             auto is bf16 on a GPU that has it, and fp32 elsewhere, which means the networks' own type without TF32.
         cuda_graph: auto falls back, with a warning that says why, where none can be captured.
         read: makes videos [N, C, T, H, W] in [-1, 1] of what the step is called with; runs within the iteration.
@@ -129,7 +129,7 @@ class TrainingStep:
         self._random = torch.Generator(self.device).manual_seed(seed)
         self._batch = self._labels = None
         draws = partial(Draws, generator, noise=input_noise, processes=self._processes)
-        self._for_discriminator = draws(fakes_alone=False, mixes=self._constraint.penalises)
+        self._for_discriminator = draws(fakes_alone=False, mixes=self._constraint.penalizes)
         self._for_generator = None if shared_fakes else draws(fakes_alone=True, mixes=False)
         self._seen = torch.zeros(3, dtype=weight.dtype, device=self.device)
         self.non_finite = torch.zeros((), dtype=torch.int32, device=self.device)
@@ -224,7 +224,7 @@ class TrainingStep:
         of_real, of_fake = self._scores(real, fake)
         loss = self._objective.discriminator(of_real, of_fake)
         with self._penalty_arithmetic():
-            total = loss + self._penalty(real, fake) if self._constraint.penalises else loss
+            total = loss + self._penalty(real, fake) if self._constraint.penalizes else loss
             total.backward()
         self._note(total, of_real, of_fake)
         self._discriminator.update(self._statistics[1])
@@ -250,7 +250,7 @@ class TrainingStep:
         # The two losses see the fakes with opposite signs, so one backward pass through D serves both.
         self._generator.zero_grad()
         fake.backward(-cut.grad)
-        if self._constraint.penalises:
+        if self._constraint.penalizes:
             with self._penalty_arithmetic():
                 penalty = self._penalty(real, fake)
                 penalty.backward()
@@ -286,7 +286,7 @@ class TrainingStep:
 
     def _penalty_arithmetic(self):
         """Return the arithmetic of the penalty's float32 pass and its backward: TF32 where the rest is bfloat16."""
-        coarse = self.precision == "bf16" and self._constraint.penalises
+        coarse = self.precision == "bf16" and self._constraint.penalizes
         return arithmetic("tf32" if coarse else self.precision)
 
     @torch.no_grad()
