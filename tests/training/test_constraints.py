@@ -125,5 +125,5 @@ def test_weight_clipping_reaches_all_that_computes(precision, device):
     computing = step._discriminator.computing
     for network in (step.discriminator, computing):
         assert max(parameter.abs().max().item() for parameter in network.parameters()) <= 0.01001
-    for own, twin in zip(step.discriminator.parameters(), computing.parameters(), strict=True):
-        torch.testing.assert_close(twin.float(), own, rtol=2**-8, atol=0)
+    for own, copied in zip(step.discriminator.parameters(), computing.parameters(), strict=True):
+        torch.testing.assert_close(copied.float(), own, rtol=2**-8, atol=0)

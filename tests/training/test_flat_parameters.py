@@ -156,31 +156,31 @@ def test_gradients_are_gathered(device):
     assert flat.gradient.data_ptr() == address
 
 
-def test_gradients_of_a_twin_in_half_precision_are_gathered(device):
-    """Every third parameter is the master's own, as the batch norms of a twin are."""
+def test_gradients_of_a_compute_copy_in_half_precision_are_gathered(device):
+    """Every third parameter is the master's own, as the batch norms of a compute copy are."""
     masters = parameters_of(device=device)
     flat = FlatParameters(masters, torch.bfloat16)
-    twins = [nn.Parameter(view) for view in flat.views(flat.copy)]
-    twins[::3] = masters[::3]
-    expected = set_gradients(twins)
-    flat.gather(twins)
-    for master, twin, gradient in zip(masters, twins, expected, strict=True):
+    copies = [nn.Parameter(view) for view in flat.views(flat.copy)]
+    copies[::3] = masters[::3]
+    expected = set_gradients(copies)
+    flat.gather(copies)
+    for master, copied, gradient in zip(masters, copies, expected, strict=True):
         assert torch.equal(master.grad, gradient.float())
-        assert twin is master or twin.grad is None
+        assert copied is master or copied.grad is None
 
 
 def test_gathering_takes_one_copy_for_each_dtype():
     """Also where autograd gives dimensions of size 1 strides of their own."""
     masters = parameters_of()
     flat = FlatParameters(masters)
-    twins = [nn.Parameter(view) for view in flat.views(flat.data.bfloat16())]
-    twins[::3] = masters[::3]
-    expected = set_gradients(twins)
-    for twin in twins:
-        strides = [7 if size == 1 else stride for size, stride in zip(twin.shape, twin.stride(), strict=True)]
-        twin.grad = twin.grad.as_strided(twin.shape, strides)
+    copies = [nn.Parameter(view) for view in flat.views(flat.data.bfloat16())]
+    copies[::3] = masters[::3]
+    expected = set_gradients(copies)
+    for copied in copies:
+        strides = [7 if size == 1 else stride for size, stride in zip(copied.shape, copied.stride(), strict=True)]
+        copied.grad = copied.grad.as_strided(copied.shape, strides)
     with Operations() as operations:
-        flat.gather(twins)
+        flat.gather(copies)
     assert [name for name in operations.names if "copy" in name] == ["_foreach_copy_"] * 2
     for master, gradient in zip(masters, expected, strict=True):
         assert torch.equal(master.grad, gradient.float())
@@ -203,11 +203,11 @@ def test_gradients_in_other_layouts_are_gathered(device):
 def test_parameters_without_a_gradient_have_none_afterwards(device):
     masters = parameters_of(device=device)
     flat = FlatParameters(masters)
-    twins = [nn.Parameter(view) for view in flat.views(flat.data.bfloat16())]
+    copies = [nn.Parameter(view) for view in flat.views(flat.data.bfloat16())]
     set_gradients(masters)
-    expected = set_gradients(twins)
-    twins[3].grad = twins[6].grad = None
-    flat.gather(twins)
+    expected = set_gradients(copies)
+    copies[3].grad = copies[6].grad = None
+    flat.gather(copies)
     for index, (master, gradient) in enumerate(zip(masters, expected, strict=True)):
         if index in (3, 6):
             assert master.grad is None
@@ -216,13 +216,13 @@ def test_parameters_without_a_gradient_have_none_afterwards(device):
             assert torch.equal(master.grad, gradient.float())
 
 
-def test_what_was_gathered_is_overwritten_by_a_twins_and_added_to_by_autograd():
+def test_what_was_gathered_is_overwritten_by_a_copys_and_added_to_by_autograd():
     parameter = nn.Parameter(torch.ones(3))
     flat = FlatParameters([parameter])
-    twin = nn.Parameter(torch.ones(3))
+    copied = nn.Parameter(torch.ones(3))
     for _ in range(2):
-        (2 * twin).sum().backward()
-        flat.gather([twin])
+        (2 * copied).sum().backward()
+        flat.gather([copied])
         assert torch.equal(parameter.grad, torch.full((3,), 2.0))
     parameter.sum().backward()
     assert flat.gathered(0)
@@ -231,14 +231,14 @@ def test_what_was_gathered_is_overwritten_by_a_twins_and_added_to_by_autograd():
 
 
 def test_further_numbers_travel_with_the_gradients(device):
-    flat = FlatParameters([nn.Parameter(torch.ones(5, dtype=torch.float64, device=device))], extra=3)
-    assert flat.bucket.shape == (flat.starts[-1] + 3,)
-    assert flat.bucket.is_contiguous()
+    flat = FlatParameters([nn.Parameter(torch.ones(5, dtype=torch.float64, device=device))], allreduce_extra=3)
+    assert flat.allreduce_buffer.shape == (flat.starts[-1] + 3,)
+    assert flat.allreduce_buffer.is_contiguous()
     flat.gradient.fill_(1)
-    flat.extra.fill_(2)
-    assert flat.bucket.tolist() == [1.0] * flat.starts[-1] + [2.0] * 3
-    assert flat.bucket.dtype == torch.float64
-    assert FlatParameters([nn.Parameter(torch.ones(5))]).extra.shape == (0,)
+    flat.allreduce_extra.fill_(2)
+    assert flat.allreduce_buffer.tolist() == [1.0] * flat.starts[-1] + [2.0] * 3
+    assert flat.allreduce_buffer.dtype == torch.float64
+    assert FlatParameters([nn.Parameter(torch.ones(5))]).allreduce_extra.shape == (0,)
 
 
 def test_only_small_gradients_are_gathered_on_demand():
@@ -259,12 +259,12 @@ def test_only_small_gradients_are_gathered_on_demand():
 def test_gathering_never_waits_for_the_gpu():
     masters = parameters_of(device="cuda")
     flat = FlatParameters(masters)
-    twins = [nn.Parameter(view) for view in flat.views(flat.data.bfloat16())]
-    for index, twin in enumerate(twins):
-        twin.grad = torch.full_like(twin, index)
+    copies = [nn.Parameter(view) for view in flat.views(flat.data.bfloat16())]
+    for index, copied in enumerate(copies):
+        copied.grad = torch.full_like(copied, index)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        flat.gather(twins)
+        flat.gather(copies)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all((master.grad == index).all() for index, master in enumerate(masters))

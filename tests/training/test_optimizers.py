@@ -144,19 +144,19 @@ def test_the_copy_follows(name, gathered, device):
 
 
 @both
-def test_a_twin_in_half_precision_steps_its_master(name, device):
+def test_a_compute_copy_in_half_precision_steps_its_master(name, device):
     """The gradients are those that PyTorch's optimizer gets when they are cast one by one."""
     ours, torchs = Ours(name, device=device, copy_dtype=torch.bfloat16), Torchs(name, device=device)
-    twins = [nn.Parameter(view) for view in ours.flat.views(ours.flat.copy)]
+    copies = [nn.Parameter(view) for view in ours.flat.views(ours.flat.copy)]
     for number in range(STEPS):
         halves = [gradient.bfloat16() for gradient in gradients_of(number, device=device)]
-        give(twins, halves), give(torchs.parameters, halves)
-        ours.flat.gather(twins)
+        give(copies, halves), give(torchs.parameters, halves)
+        ours.flat.gather(copies)
         ours.optimizer.step()
         torchs.optimizer.step()
-    for a, b, twin in zip(ours.parameters, torchs.parameters, twins, strict=True):
+    for a, b, copied in zip(ours.parameters, torchs.parameters, copies, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-        assert torch.equal(twin, a.bfloat16())
+        assert torch.equal(copied, a.bfloat16())
 
 
 @both
@@ -456,13 +456,13 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing(name, change, mes
 def test_a_cuda_graph_of_gathering_and_stepping_continues_a_loaded_state(name):
     """Replays after `load_state_dict`, with a frozen parameter, against the same steps without a graph."""
     plain, replayed = (Ours(name, device="cuda", copy_dtype=torch.bfloat16, gathered=True) for _ in range(2))
-    twins = [nn.Parameter(view) for view in replayed.flat.views(replayed.flat.copy)]
+    copies = [nn.Parameter(view) for view in replayed.flat.views(replayed.flat.copy)]
     static = [torch.zeros_like(parameter) for parameter in replayed.parameters]
 
     def iteration():
-        for index, (twin, gradient) in enumerate(zip(twins, static, strict=True)):
-            twin.grad = None if index == 2 else gradient.bfloat16()
-        replayed.flat.gather(twins)
+        for index, (copied, gradient) in enumerate(zip(copies, static, strict=True)):
+            copied.grad = None if index == 2 else gradient.bfloat16()
+        replayed.flat.gather(copies)
         replayed.optimizer.step()
 
     graph, _ = captured(iteration)

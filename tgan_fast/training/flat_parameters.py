@@ -19,15 +19,15 @@ class FlatParameters:
     Args:
         parameters: of one floating-point dtype and device, each dense in any memory format, each given once.
         copy_dtype: also keep a copy of the data in this dtype.
-        extra: how many further numbers shall travel with the gradients.
+        allreduce_extra: Number of further elements that are averaged over the processes together with the gradients.
 
     Attributes:
         parameters: the list.
         starts: where each begins in the flat tensors, and their length.
         data: [n], the parameters; what lies between them is 0.
-        bucket: [n + extra], `gradient` and `extra` in one piece.
+        allreduce_buffer: [n + allreduce_extra], `gradient` and `allreduce_extra` in one piece.
         gradient: [n], dtype of the parameters.
-        extra: [extra], of the same dtype.
+        allreduce_extra: Tensor of the same dtype.
         copy: [n] of `copy_dtype`, or None. Optimizers keep it up to date; after other changes call `refresh_copy`.
 
     Raises:
@@ -35,15 +35,15 @@ class FlatParameters:
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], copy_dtype: torch.dtype | None = None, *, extra: int = 0
+        self, parameters: Iterable[nn.Parameter], copy_dtype: torch.dtype | None = None, *, allreduce_extra: int = 0
     ) -> None:
         self.parameters = list(parameters)
         _check(self.parameters)
         first = self.parameters[0]
         self.starts = _starts(self.parameters, _ALIGNMENT // first.element_size())
         self.data = first.new_zeros(self.starts[-1])
-        self.bucket = self.data.new_zeros(self.starts[-1] + extra)
-        self.gradient, self.extra = self.bucket.split([self.starts[-1], extra])
+        self.allreduce_buffer = self.data.new_zeros(self.starts[-1] + allreduce_extra)
+        self.gradient, self.allreduce_extra = self.allreduce_buffer.split([self.starts[-1], allreduce_extra])
         self._data_views, self._gradient_views = self.views(self.data), self.views(self.gradient)
         for parameter, view in zip(self.parameters, self._data_views, strict=True):
             view.copy_(parameter.detach())

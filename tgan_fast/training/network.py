@@ -25,13 +25,13 @@ class TrainedNetwork:
         precision: bf16 gives it a `computing` network of its own.
         optimizer: makes one of its parameters.
         processes: those that train it together.
-        carried: how many further floats are averaged together with the gradients.
+        allreduce_extra: how many further floats are averaged together with the gradients.
 
     Attributes:
         module: the network whose state is saved.
-        computing: the network to call: `module` itself, but in bf16 a twin whose convolutions and linear layers have
-            bfloat16 copies of the weights, and whose batch norms are those of `module`. The optimizer keeps it up to
-            date.
+        computing: the network to call: `module` itself, or in bf16 a compute copy, whose convolutions and linear layers
+            have bfloat16 copies of the weights and whose batch norms are those of `module`. The optimizer keeps it
+            up to date.
         optimizer: updates `module`.
     """
 
@@ -42,14 +42,16 @@ class TrainedNetwork:
         precision: Precision,
         optimizer: Callable[[FlatParameters], FlatOptimizer],
         processes: Processes,
-        carried: int = 0,
+        allreduce_extra: int = 0,
     ):
         self.module = to_channels_last_(module).train()
         self.flat = FlatParameters(
-            module.parameters(), copy_dtype=torch.bfloat16 if precision == "bf16" else None, extra=carried
+            module.parameters(),
+            copy_dtype=torch.bfloat16 if precision == "bf16" else None,
+            allreduce_extra=allreduce_extra,
         )
         self.optimizer = optimizer(self.flat)
-        self.computing = module if self.flat.copy is None else _twin(module, self.flat.views(self.flat.copy))
+        self.computing = module if self.flat.copy is None else _compute_copy(module, self.flat.views(self.flat.copy))
         self._sources = list(self.computing.parameters())
         self._processes = processes
         # Straight from where backward leaves them the CPU's optimizer is faster.
@@ -57,29 +59,29 @@ class TrainedNetwork:
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
-        # What the user froze must be frozen in the twin too.
+        # What the user froze must be frozen in the compute copy too.
         for parameter, source in zip(self.flat.parameters, self._sources, strict=True):
             source.requires_grad_(parameter.requires_grad)
 
-    def update(self, carried: Sequence[torch.Tensor] = ()) -> None:
+    def update(self, allreduce_extra: Sequence[torch.Tensor] = ()) -> None:
         """One step of the optimizer with the gradients that backward has left, averaged over the processes.
 
         Args:
-            carried: tensors of float32 that are averaged on the same way, in place.
+            allreduce_extra: tensors of float32 that are averaged on the same way, in place.
         """
         if self._gathers:
             self.flat.gather(self._sources)
         if self._processes.size > 1:
-            self._average(carried)
+            self._average(allreduce_extra)
         self.optimizer.step()
 
-    def _average(self, carried):
-        flattened = [tensor.view(-1) for tensor in carried]
-        places = self.flat.extra.split([tensor.numel() for tensor in flattened])
-        if carried:
+    def _average(self, allreduce_extra):
+        flattened = [tensor.view(-1) for tensor in allreduce_extra]
+        places = self.flat.allreduce_extra.split([tensor.numel() for tensor in flattened])
+        if allreduce_extra:
             torch._foreach_copy_(places, flattened)
-        self._processes.average_(self.flat.bucket)
-        if carried:
+        self._processes.average_(self.flat.allreduce_buffer)
+        if allreduce_extra:
             torch._foreach_copy_(flattened, places)
 
     @contextmanager
@@ -105,13 +107,13 @@ def running_statistics(module: nn.Module) -> list[torch.Tensor]:
     return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
 
 
-def _twin(module, copies):
+def _compute_copy(module, copies):
     """The same network with `copies` in the place of its parameters, but the very same modules that have states."""
-    twin = copy.deepcopy(module)
+    computing = copy.deepcopy(module)
     for name, copied in zip(dict(module.named_parameters()), copies, strict=True):
         owner, _, attribute = name.rpartition(".")
-        setattr(twin.get_submodule(owner), attribute, nn.Parameter(copied))
+        setattr(computing.get_submodule(owner), attribute, nn.Parameter(copied))
     for name, child in module.named_modules():
         if isinstance(child, (*BATCH_NORMS, SpectralNorm)):
-            twin.set_submodule(name, child)
-    return twin
+            computing.set_submodule(name, child)
+    return computing

@@ -118,14 +118,14 @@ class TrainingStep:
             _synchronize(discriminator, self._processes.group)
         # Statistics that are taken over all processes are equal without being averaged.
         self._statistics = [[], []] if sync_batch_norm else [running_statistics(n) for n in (generator, discriminator)]
-        carried = [sum(tensor.numel() for tensor in tensors) for tensors in self._statistics]
+        allreduce_extra = [sum(tensor.numel() for tensor in tensors) for tensors in self._statistics]
         options = {
             "precision": self.precision,
             "optimizer": partial(optimizer, lr=learning_rate),
             "processes": self._processes,
         }
-        self._generator = TrainedNetwork(generator, **options, carried=sum(carried) + len(SCALARS))
-        self._discriminator = TrainedNetwork(discriminator, **options, carried=carried[1])
+        self._generator = TrainedNetwork(generator, **options, allreduce_extra=sum(allreduce_extra) + len(SCALARS))
+        self._discriminator = TrainedNetwork(discriminator, **options, allreduce_extra=allreduce_extra[1])
         self._random = torch.Generator(self.device).manual_seed(seed)
         self._batch = self._labels = None
         draws = partial(Draws, generator, noise=input_noise, processes=self._processes)
