@@ -4,13 +4,14 @@ import gc
 import subprocess
 import sys
 import warnings
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
 from tgan_fast import cuda_graph
-from tgan_fast.cuda_graph import Replayed, capture, use_cuda_graph
+from tgan_fast.cuda_graph import GraphRunner, Replayed, capture, use_cuda_graph
 from tgan_fast.errors import InputError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -151,6 +152,25 @@ def test_what_shares_memory_shares_the_stream_it_belongs_to(stand_in_graphs):
     assert not set(other) & set(one)
 
 
+def test_a_runner_captures_each_function_once_with_its_arguments_in_shared_memory(stand_in_graphs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock)
+    runner, calls = GraphRunner(CPU), []
+
+    def first(argument):
+        calls.append(argument)
+
+    def second():
+        calls.append("second")
+
+    for _ in range(3):
+        runner(first, "first", warm_up=1)
+        runner(second, warm_up=0)
+    # A warm-up and the capture of the one, the capture of the other; replays run no Python.
+    assert calls == ["first", "second", "first"]
+    one, other = stand_in_graphs.captures
+    assert one == other
+
+
 class Descent:
     """Gradient descent on a small network; everything it touches stays in place."""
 
@@ -198,6 +218,7 @@ def test_two_graphs_share_a_pool():
 
 FAILS_ON_PURPOSE = """
 import warnings
+from unittest.mock import Mock
 import torch
 from tgan_fast import cuda_graph
 from tgan_fast.cuda_graph import Replayed

@@ -1,5 +1,6 @@
 """CUDA graphs: a function of static tensors is captured once, then replayed without Python and without gaps."""
 
+import functools
 import gc
 import os
 import warnings
@@ -165,6 +166,37 @@ class Replayed:
             if capture_failure() is None:
                 warnings.warn(f"going on without a CUDA graph, which could not be captured: {reason}", stacklevel=3)
             self._graph = False
+
+
+class GraphRunner:
+    """Runner that captures every function it is called with as a CUDA graph, which all share a stream and memory.
+
+    Args:
+        device: GPU to run on.
+        required: Whether to raise an error if a function cannot be captured.
+    """
+
+    def __init__(self, device: torch.device, *, required: bool = False):
+        self._replayed = functools.partial(Replayed, device, required=required)
+        self._graphs = {}
+
+    def __call__(self, function: Callable[..., None], *arguments: Any, warm_up: int = 3) -> None:
+        """Run a function, or replay its graph.
+
+        Args:
+            function: Function as `Replayed.__call__` takes it, known by its name.
+            arguments: Arguments of the function, always the same.
+            warm_up: Number of calls before the capture.
+        """
+        name = function.__name__
+        if name not in self._graphs:
+            self._graphs[name] = self._replayed(warm_up=warm_up, shares=next(iter(self._graphs.values()), None))
+        self._graphs[name](functools.partial(function, *arguments))
+
+
+def run_eagerly(function: Callable[..., None], *arguments: Any, warm_up: int = 0) -> None:
+    """Run a function in the place of a `GraphRunner`."""
+    function(*arguments)
 
 
 def use_cuda_graph(
