@@ -10,6 +10,7 @@ from torch.func import functional_call
 from tgan_fast.models.spectral_norm import normalize_spectra_
 from tgan_fast.nn import BATCH_NORMS, scales_of, weights_of
 from tgan_fast.ops import clamp_batch_norm_scale_, constrain_layers_, plain_operations
+from tgan_fast.precision import Precision
 from tgan_fast.training.network import TrainedNetwork
 
 
@@ -32,6 +33,10 @@ class Constraint:
             network: the discriminator.
             non_finite: see `tgan_fast.ops.constrain_layers_`.
         """
+
+    def float32_precision(self, precision: Precision) -> Precision:
+        """Return the arithmetic of float32 operations in an iteration of this precision."""
+        return precision
 
     def penalty(
         self, discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, mix: torch.Tensor, labels: torch.Tensor
@@ -91,6 +96,9 @@ class GradientPenalty(Constraint):
 
     def __init__(self, weight: float = 10.0):
         self.weight = weight
+
+    def float32_precision(self, precision):
+        return "tf32" if precision == "bf16" else precision
 
     def penalty(self, discriminator, real, fake, mix, labels):
         dtype = torch.promote_types(real.dtype, torch.float32)

@@ -25,7 +25,7 @@ class TrainedNetwork:
         precision: bf16 gives it a `computing` network of its own.
         optimizer: makes one of its parameters.
         processes: those that train it together.
-        allreduce_extra: how many further floats are averaged together with the gradients.
+        allreduce_extra: Tensors that are averaged over the processes together with the gradients, in place.
 
     Attributes:
         module: the network whose state is saved.
@@ -42,18 +42,19 @@ class TrainedNetwork:
         precision: Precision,
         optimizer: Callable[[FlatParameters], FlatOptimizer],
         processes: Processes,
-        allreduce_extra: int = 0,
+        allreduce_extra: Sequence[torch.Tensor] = (),
     ):
         self.module = to_channels_last_(module).train()
         self.flat = FlatParameters(
             module.parameters(),
             copy_dtype=torch.bfloat16 if precision == "bf16" else None,
-            allreduce_extra=allreduce_extra,
+            allreduce_extra=sum(tensor.numel() for tensor in allreduce_extra),
         )
         self.optimizer = optimizer(self.flat)
         self.computing = module if self.flat.copy is None else _compute_copy(module, self.flat.views(self.flat.copy))
         self._sources = list(self.computing.parameters())
         self._processes = processes
+        self._allreduce_extra = [tensor.view(-1) for tensor in allreduce_extra]
         # Straight from where backward leaves them the CPU's optimizer is faster.
         self._gathers = self.flat.copy is not None or self.flat.data.is_cuda or processes.size > 1
 
@@ -63,26 +64,22 @@ class TrainedNetwork:
         for parameter, source in zip(self.flat.parameters, self._sources, strict=True):
             source.requires_grad_(parameter.requires_grad)
 
-    def update(self, allreduce_extra: Sequence[torch.Tensor] = ()) -> None:
-        """One step of the optimizer with the gradients that backward has left, averaged over the processes.
-
-        Args:
-            allreduce_extra: tensors of float32 that are averaged on the same way, in place.
-        """
+    def update(self) -> None:
+        """Do a step of the optimizer with the gradients that backward has left, averaged over the processes."""
         if self._gathers:
             self.flat.gather(self._sources)
         if self._processes.size > 1:
-            self._average(allreduce_extra)
+            self._average()
         self.optimizer.step()
 
-    def _average(self, allreduce_extra):
-        flattened = [tensor.view(-1) for tensor in allreduce_extra]
-        places = self.flat.allreduce_extra.split([tensor.numel() for tensor in flattened])
-        if allreduce_extra:
-            torch._foreach_copy_(places, flattened)
+    def _average(self):
+        extra = self._allreduce_extra
+        places = self.flat.allreduce_extra.split([tensor.numel() for tensor in extra])
+        if extra:
+            torch._foreach_copy_(places, extra)
         self._processes.average_(self.flat.allreduce_buffer)
-        if allreduce_extra:
-            torch._foreach_copy_(flattened, places)
+        if extra:
+            torch._foreach_copy_(extra, places)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

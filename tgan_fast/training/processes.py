@@ -1,7 +1,7 @@
 """The processes that train together, one a GPU, as torchrun starts them; most often there is but one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -48,6 +48,12 @@ class Processes:
         numbers[self.rank] = number
         dist.all_reduce(numbers, group=self.group)
         return numbers.tolist()
+
+    def different(self, tensors: Sequence[torch.Tensor]) -> list[int]:
+        """Return the ranks of the processes whose tensors differ from those of process 0. Waits for all of them."""
+        checksum = int(sum(tensor.view(torch.int32).sum(dtype=torch.int64) for tensor in tensors))
+        checksums = self.gather(checksum, tensors[0].device)
+        return [rank for rank, number in enumerate(checksums) if number != checksums[0]]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tgan_fast.training.background import Background, Snapshot
 from tgan_fast.training.checkpoint import first_not_finite
 from tgan_fast.training.scalar_log import Interval, ScalarLog
 from tgan_fast.training.scoring import is_better
-from tgan_fast.training.step import SCALARS
+from tgan_fast.training.state import SCALARS
 
 _SAMPLE_COUNT = 16
 _NETWORKS = "generator", "discriminator"

@@ -1,0 +1,145 @@
+"""The batch and the random numbers of an iteration, in the same memory every time for a CUDA graph to read."""
+
+from collections.abc import Callable
+
+import torch
+
+from tgan_fast.models import Discriminator, Generator
+from tgan_fast.models.conditions import check_labels
+from tgan_fast.training.processes import Processes
+
+
+class Inputs:
+    """The batch of an iteration.
+
+    Args:
+        generator, discriminator: Networks that the batch has to fit.
+        read: Function that makes videos of a batch; None: the batch is videos.
+        critic_steps: Number of equal parts that a batch consists of.
+        processes: Processes that share the batch.
+        static: Whether to copy batches into the memory of the first one.
+
+    Attributes:
+        labels: Labels of the loaded batch, int64 [N], or None.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        *,
+        read: Callable[[torch.Tensor], torch.Tensor] | None,
+        critic_steps: int,
+        processes: Processes,
+        static: bool,
+    ):
+        self._device, self._classes = next(generator.parameters()).device, generator.classes
+        self._discriminator, self._read, self._critic_steps = discriminator, read, critic_steps
+        self._processes, self._static = processes, static
+        self._batch = self.labels = None
+
+    def check(self, batch: torch.Tensor, labels: torch.Tensor | None) -> None:
+        """Raise a ValueError if a batch does not fit, before random numbers are drawn and running statistics moved."""
+        if batch.device != self._device:
+            raise ValueError(f"the batch is on {batch.device}, but the networks on {self._device}")
+        count, rest = divmod(batch.shape[0], self._critic_steps)
+        if rest:
+            raise ValueError(f"a batch of {batch.shape[0]} is not {self._critic_steps} equal parts, one a critic step")
+        if count < 2 and self._processes.size == 1:
+            raise ValueError(f"a batch of {count} is too small: batch norm needs at least 2 videos")
+        check_labels(labels, len(batch), self._classes, "training step")
+        if self._read is None:
+            if not batch.is_floating_point():
+                raise ValueError(f"training takes floating-point videos in [-1, 1] and got {batch.dtype}")
+            self._discriminator.check(batch)
+        held, shape = self._batch, torch.Size([count, *batch.shape[1:]])
+        if self._static and held is not None and (shape, batch.dtype) != (held.shape, held.dtype):
+            raise ValueError(
+                f"the CUDA graph holds batches of {list(held.shape)} {held.dtype} and got {list(shape)} "
+                f'{batch.dtype}: use cuda_graph="off" for batches that differ'
+            )
+
+    def load(self, batch: torch.Tensor, labels: torch.Tensor | None) -> None:
+        """Take a batch that was checked, or a part of one."""
+        if not self._static:
+            self._batch, self.labels = batch, labels
+        elif self._batch is None:
+            self._batch, self.labels = batch.clone(), None if labels is None else labels.clone()
+        else:
+            self._batch.copy_(batch)
+            if labels is not None:
+                self.labels.copy_(labels)
+
+    def videos(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the real videos, [N, C, T, H, W] in [-1, 1]."""
+        videos = self._batch if self._read is None else self._read(self._batch)
+        return videos.to(dtype)
+
+
+class Draws:
+    """The random numbers for one step of one network.
+
+    They are drawn for all processes together, in float32 at any precision, and every process takes its part, so that
+    several processes draw for a batch what one process draws. On a GPU nothing waits.
+
+    Args:
+        generator: Generator that the latents are for.
+        random: Source of the random numbers.
+        noise: Standard deviation of the noise on the discriminator's videos; 0 is none.
+        real: Whether the step also sees real videos, which get noise of their own.
+        mixes: Whether to draw the shares at which real and fake videos are mixed.
+        processes: Processes that draw the same.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        random: torch.Generator,
+        *,
+        noise: float,
+        real: bool,
+        mixes: bool,
+        processes: Processes,
+    ):
+        self._generator, self._random, self._noise, self._mixes = generator, random, noise, mixes
+        self._kinds = 2 if real else 1
+        self._processes = processes
+        self._latents = None
+
+    def draw(self, count: int) -> None:
+        """Draw for a step on `count` videos in each process."""
+        count *= self._processes.size
+        if self._latents is None or len(self._latents) != count:
+            self._allocate(count)
+        self._generator.latent.fill_(self._latents, self._random)
+        if self._noise:
+            self._deviations.normal_(generator=self._random)
+        if self._mixes:
+            self._shares.uniform_(generator=self._random)
+
+    def latents(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the latents, [count, latent_dim]."""
+        return self._own(self._latents, 0).to(dtype)
+
+    def mix(self) -> torch.Tensor | None:
+        """Return numbers uniform in [0, 1), float32 [count, 1, 1, 1, 1], or None where nothing is mixed."""
+        return self._own(self._shares, 0) if self._mixes else None
+
+    def add_noise(self, videos: torch.Tensor) -> torch.Tensor:
+        """Return videos [count or 2·count, C, T, H, W], the real ones first, with their noise."""
+        if not self._noise:
+            return videos
+        deviations = self._own(self._deviations, 1).flatten(0, 1).movedim(-1, 1)
+        return torch.add(videos, deviations.to(videos.dtype), alpha=self._noise)
+
+    def _allocate(self, count):
+        model, device = self._generator, self._random.device
+        self._latents = torch.empty(count, model.latent_dim, device=device)
+        if self._noise:
+            video = model.clip_frames, model.image_size, model.image_size, model.channels
+            self._deviations = torch.empty(self._kinds, count, *video, device=device)
+        if self._mixes:
+            self._shares = torch.empty(count, 1, 1, 1, 1, device=device)
+
+    def _own(self, drawn, dim):
+        return drawn.chunk(self._processes.size, dim)[self._processes.rank]

@@ -1,0 +1,144 @@
+"""The state of a training run: networks with their optimizers, the average of the generator, random numbers."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from tgan_fast.models import Discriminator, Generator
+from tgan_fast.precision import PrecisionOption, compute_dtype, resolve_precision
+from tgan_fast.training.network import TrainedNetwork, running_statistics
+from tgan_fast.training.optimizers import FlatOptimizer
+from tgan_fast.training.processes import Processes
+
+# What an iteration returns, in this order.
+SCALARS = ("loss_discriminator", "loss_generator", "score_real", "score_fake")
+
+
+class TrainingState:
+    """Everything that the next iterations depend on; `TrainingStep` describes arguments and attributes."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        *,
+        optimizer: Callable[..., FlatOptimizer],
+        learning_rate: float,
+        decay_steps: int | None,
+        ema_decay: float | None,
+        seed: int,
+        precision: PrecisionOption,
+        processes: Processes | None,
+        sync_batch_norm: bool,
+    ):
+        self.generator, self.discriminator = generator, discriminator
+        weight = next(generator.parameters())
+        self.device = weight.device
+        self.precision = resolve_precision(precision, self.device)
+        self.dtype = compute_dtype(self.precision, weight.dtype)
+        self.learning_rate, self._decay_steps = learning_rate, decay_steps
+        self.iteration, self.scalars = 0, None
+        self.non_finite = torch.zeros((), dtype=torch.int32, device=self.device)
+        self._processes = processes or Processes()
+        if sync_batch_norm:
+            _set_process_group(generator, self._processes.group)
+            _set_process_group(discriminator, self._processes.group)
+        # Statistics over all processes are equal without being averaged.
+        statistics = [[] if sync_batch_norm else running_statistics(network) for network in (generator, discriminator)]
+        # Written by the stages of an iteration, in the same memory for the CUDA graphs of all of them.
+        self._scalars = torch.zeros(len(SCALARS), dtype=weight.dtype, device=self.device)
+        loss_discriminator, self._generator_loss, score_real, score_fake = self._scalars.unbind()
+        self._discriminator_scalars = [loss_discriminator, score_real, score_fake]
+        trained = partial(
+            TrainedNetwork,
+            precision=self.precision,
+            optimizer=partial(optimizer, lr=learning_rate),
+            processes=self._processes,
+        )
+        # The generator's step moves the discriminator's statistics too.
+        self._generator = trained(generator, allreduce_extra=[*statistics[0], *statistics[1], self._scalars])
+        self._discriminator = trained(discriminator, allreduce_extra=statistics[1])
+        self._random = torch.Generator(self.device).manual_seed(seed)
+        self._ema_decay, self.ema = ema_decay, None
+        if ema_decay is not None:
+            self.ema = copy.deepcopy(generator).requires_grad_(False).eval()
+            _set_process_group(self.ema, None)
+
+    def _decay_learning_rate(self):
+        if self._decay_steps is not None:
+            left = max(0.0, 1 - self.iteration / self._decay_steps)
+            for network in (self._generator, self._discriminator):
+                network.optimizer.set_learning_rate(self.learning_rate * left)
+
+    @torch.no_grad()
+    def _update_ema(self):
+        if self.ema is not None:
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - self._ema_decay)
+            torch._foreach_copy_(list(self.ema.buffers()), list(self.generator.buffers()))
+
+    @torch.no_grad()
+    def largest_weight(self) -> torch.Tensor:
+        """Return the largest absolute value of both networks' weights, a tensor [] on the device."""
+        norms = [torch.linalg.vector_norm(net.flat.data, torch.inf) for net in (self._generator, self._discriminator)]
+        return torch.stack(norms).max()
+
+    def check_equality(self) -> None:
+        """Check that the networks of all processes are still equal, bit for bit. Waits for the processes.
+
+        Raises:
+            RuntimeError: Weights or running statistics differ.
+        """
+        tensors = [self._generator.flat.data, self._discriminator.flat.data]
+        tensors += [*running_statistics(self.generator), *running_statistics(self.discriminator)]
+        different = self._processes.different(tensors)
+        if different:
+            raise RuntimeError(
+                f"after {self.iteration} iterations the networks of the processes {different} are no longer those of "
+                "process 0: their batches differ in number, or their hardware or software does"
+            )
+
+    def leave_processes(self) -> None:
+        """Let go of the other processes, after the last iteration."""
+        for network in (self.generator, self.discriminator):
+            _set_process_group(network, None)
+
+    def state_dict(self) -> dict:
+        """Return the state as a dict of tensors and plain values."""
+        state = {
+            "iteration": self.iteration,
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "generator_optimizer": self._generator.optimizer.state_dict(),
+            "discriminator_optimizer": self._discriminator.optimizer.state_dict(),
+            "random": self._random.get_state(),
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from what `state_dict` returned, at this object's own learning rate.
+
+        Args:
+            state: State; without `random`, the random numbers go on from the seed.
+        """
+        for name, network in (("generator", self._generator), ("discriminator", self._discriminator)):
+            network.load_state_dict(state[name])
+            network.optimizer.load_state_dict(state[f"{name}_optimizer"])
+            for group in network.optimizer.param_groups:
+                group["lr"] = self.learning_rate
+        if "random" in state:
+            self._random.set_state(state["random"].cpu())
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.iteration = state["iteration"]
+        self.non_finite.zero_()
+
+
+def _set_process_group(network: nn.Module, group) -> None:
+    for module in network.modules():
+        if hasattr(module, "process_group"):
+            module.process_group = group
