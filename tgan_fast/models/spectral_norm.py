@@ -1,4 +1,4 @@
-"""Spectral normalization: weights divided by their largest singular value, wherever they are used.
+"""Spectral normalization: weights divided by their largest singular value wherever they are used.
 
 PyTorch's own is a parametrization as well, but computes in the dtype of the weights, which is too coarse in bfloat16.
 """
@@ -12,18 +12,18 @@ from tgan_fast.nn import WEIGHTED
 
 
 class SpectralNorm(nn.Module):
-    """W ↦ W / σ(W), of W as the matrix [out, everything else]; Miyato et al., arXiv:1802.05957.
+    """W ↦ W / σ(W), for W as the matrix [out, everything else] (Miyato et al., arXiv:1802.05957).
 
-    σ is uᵀWv, of vectors that a power iteration keeps near the singular ones whenever W is used in training.
+    σ = uᵀWv, where a power iteration keeps u and v near the singular vectors whenever W is used in training.
 
     Args:
-        weight: in whose place the parametrized one comes.
+        weight: Weight that the normalized one replaces.
     """
 
     def __init__(self, weight: torch.Tensor):
         super().__init__()
         matrix = weight.detach().flatten(1).double()
-        # Exactly to begin with: power iterations from somewhere else would take long.
+        # The exact vectors, because power iterations from others would take long.
         u = torch.linalg.eigh(matrix @ matrix.t())[1][:, -1]
         self.register_buffer("u", u.float())
         self.register_buffer("v", F.normalize(matrix.t().mv(u), dim=0).float())
@@ -32,7 +32,7 @@ class SpectralNorm(nn.Module):
         matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
         if self.training:
             self._iterate(matrix.detach())
-        # Copies, since the next call changes the vectors while this one's backward still needs them.
+        # Copies, because the next call changes the vectors, which the backward of this one still needs.
         u, v = self.u.to(matrix.dtype, copy=True), self.v.to(matrix.dtype, copy=True)
         return (weight / u.dot(matrix.mv(v))).to(weight.dtype)
 
@@ -47,7 +47,7 @@ class SpectralNorm(nn.Module):
 def normalize_spectra_(network: nn.Module) -> None:
     """Parametrize the weights of all convolutions and linear layers, in place.
 
-    The state dict then has `….parametrizations.weight.original` and the two vectors of each instead of `….weight`.
+    In the state dict, `….parametrizations.weight.original` and two vectors replace each `….weight`.
     """
     for module in list(network.modules()):
         if isinstance(module, WEIGHTED):

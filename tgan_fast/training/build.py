@@ -1,4 +1,4 @@
-"""The networks and the step of a run, put together from the variants that its config names."""
+"""The networks and the step of a run, built from its config."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ from tgan_fast.training.processes import Processes
 from tgan_fast.training.registry import lookup
 from tgan_fast.training.step import TrainingStep
 
-# What `build_generator` reads, and what these need.
+# Settings that `build_generator` needs.
 GENERATOR_SETTINGS = {
     "width",
     "latent_dim",
@@ -28,7 +28,7 @@ GENERATOR_SETTINGS = {
 
 
 def build_generator(config: TrainingConfig) -> Generator:
-    """With new weights, on the CPU."""
+    """Return a generator with new weights, on the CPU."""
     return lookup("image_generator", config.image_generator)(
         config.width,
         config.latent_dim,
@@ -42,7 +42,7 @@ def build_generator(config: TrainingConfig) -> Generator:
 
 
 def build_discriminator(config: TrainingConfig) -> Discriminator:
-    """With new weights, prepared for the constraint, on the CPU."""
+    """Return a discriminator with new weights, prepared for its constraint, on the CPU."""
     discriminator = lookup("discriminator", config.discriminator)(
         config.width,
         config.channels,
@@ -61,7 +61,13 @@ def build_step(
     read: Callable[[torch.Tensor], torch.Tensor] | None = None,
     processes: Processes | None = None,
 ) -> TrainingStep:
-    """The networks and the step of a run at iteration 0; the global random state is left as it was."""
+    """Return the step of a run at iteration 0, with new networks; the global random state stays as it is.
+
+    Args:
+        config: Settings of the run.
+        device: Device of the networks.
+        read, processes: Arguments of `TrainingStep`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         generator, discriminator = build_generator(config), build_discriminator(config)

@@ -1,4 +1,4 @@
-"""What keeps a discriminator Lipschitz, or nothing."""
+"""Constraints that keep a discriminator Lipschitz."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from tgan_fast.training.network import TrainedNetwork
 
 
 class Constraint:
-    """None: nothing is done. Others override what they need.
+    """Constraint that does nothing; others override what they need.
 
     Attributes:
-        penalizes: whether `penalty` is to be called.
+        penalizes: Whether `penalty` is added to the discriminator's loss.
     """
 
     penalizes = False
@@ -30,8 +30,8 @@ class Constraint:
         """Change the weights of a discriminator after its steps.
 
         Args:
-            network: the discriminator.
-            non_finite: see `tgan_fast.ops.constrain_layers_`.
+            network: Discriminator in training.
+            non_finite: int32 tensor [], set to 1 where a weight is not finite.
         """
 
     def float32_precision(self, precision: Precision) -> Precision:
@@ -41,19 +41,19 @@ class Constraint:
     def penalty(
         self, discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, mix: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """What comes to the discriminator's loss.
+        """Return the penalty that is added to the discriminator's loss, a tensor [].
 
         Args:
-            discriminator: that computes.
-            real, fake: videos [N, C, T, H, W], in the dtype of its activations.
-            mix: uniform in (0, 1), float32 [N, 1, 1, 1, 1].
-            labels: int64 [N], or None.
+            discriminator: Network to call.
+            real, fake: Videos [N, C, T, H, W], in the dtype of its activations.
+            mix: Shares of the real videos, uniform in [0, 1), float32 [N, 1, 1, 1, 1].
+            labels: Labels, int64 [N], or None.
         """
         raise NotImplementedError
 
 
 class SingularValueClipping(Constraint):
-    """Singular values of all weights at most 1, batch-norm scales below their deviations: `tgan_fast.nn.constrain_`."""
+    """Singular values of all weights at most 1, batch norms that amplify nothing, as in `tgan_fast.nn.constrain_`."""
 
     def apply_(self, network, non_finite):
         copies = None if network.flat.copy is None else weights_of(network.computing)
@@ -61,7 +61,7 @@ class SingularValueClipping(Constraint):
 
 
 class WeightClipping(Constraint):
-    """All parameters within ±0.01: Arjovsky et al., arXiv:1701.07875."""
+    """All parameters within ±0.01 (Arjovsky et al., arXiv:1701.07875)."""
 
     bound = 0.01
 
@@ -81,15 +81,15 @@ class SpectralNormalization(Constraint):
 
 
 class GradientPenalty(Constraint):
-    """λ·mean((‖∇D(x)‖ − 1)²) of videos x between real and fake ones: Gulrajani et al., arXiv:1704.00028.
+    """λ·mean((‖∇D(x)‖ − 1)²) over videos x between real and fake ones (Gulrajani et al., arXiv:1704.00028).
 
-    The norm is that of the gradient of a whole video. It is differentiated once more, which the fast operations cannot
-    be: these passes are PyTorch's own (`tgan_fast.ops.plain_operations`), all others remain fast. They are float32
-    where the rest is bfloat16, because cuDNN may lack the second derivative's convolutions there: dilated, with kernels
+    The norm is over the gradient of a whole video. It is differentiated once more, which the fast operations do not
+    support, so this pass uses PyTorch's own (`tgan_fast.ops.plain_operations`). Where the rest is bfloat16, it computes
+    in float32, or TF32, because cuDNN may lack the second derivative's convolutions in bfloat16: dilated, with kernels
     as large as the gradients. Running statistics of batch norms do not see these videos.
 
     Args:
-        weight: λ, > 0.
+        weight: Weight λ of the penalty, > 0.
     """
 
     penalizes = True
@@ -103,20 +103,20 @@ class GradientPenalty(Constraint):
     def penalty(self, discriminator, real, fake, mix, labels):
         dtype = torch.promote_types(real.dtype, torch.float32)
         between = torch.lerp(fake.detach().to(dtype), real.to(dtype), mix.to(dtype))
-        # Channels last, as D's own inputs.
+        # Channels last, like the discriminator's other inputs.
         between = between.movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
         weights = {name: weight.to(dtype) for name, weight in discriminator.named_parameters()}
         with plain_operations(), _untracked(discriminator):
             scores = functional_call(discriminator, weights, between, {"labels": labels})
             (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
-        # The tiny number: at 0 a root has no derivative.
+        # A square root has no derivative at 0.
         norms = (gradient.square().sum((1, 2, 3, 4)) + 1e-12).sqrt()
         return self.weight * (norms - 1).square().mean()
 
 
 @contextmanager
 def _untracked(network: nn.Module) -> Iterator[None]:
-    """Inside, running statistics stay as they are."""
+    """Leave running statistics as they are inside."""
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     before = [norm.track_running_stats for norm in norms]
     for norm in norms:

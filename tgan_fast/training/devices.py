@@ -1,4 +1,4 @@
-"""The device a user names."""
+"""Devices by the names that users give them."""
 
 import torch
 
@@ -6,10 +6,13 @@ from tgan_fast.errors import InputError
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N` as a device that is really there.
+    """Return the device of a name, after checking that it exists.
+
+    Args:
+        name: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        InputError: no such device, with the reason.
+        InputError: There is no such device; the message says why.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The parameters of a network in one piece of memory, with their gradients and a narrower copy in others like it."""
+"""The parameters of a network in one flat tensor, with flat tensors for their gradients and a narrower copy."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,32 +6,33 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-# Bytes. Every parameter begins where vector loads, and the lines of a CPU's cache, do.
+# In bytes: every parameter begins at a cache line, which suits vector loads too.
 _ALIGNMENT = 64
 
 
 class FlatParameters:
-    """Moves parameters into one flat tensor, so that one kernel updates and one all-reduce averages all of them.
+    """Parameters in one flat tensor, so that one kernel updates and one all-reduce averages all of them.
 
     Each parameter becomes a view of that tensor, with the shape and the strides that it had, and remains one as long as
     it is written in place, as `load_state_dict` and optimizers do. `Module.to` and assignments to `.data` move it out.
 
     Args:
-        parameters: of one floating-point dtype and device, each dense in any memory format, each given once.
-        copy_dtype: also keep a copy of the data in this dtype.
+        parameters: Parameters of one floating-point dtype and device, each dense in any memory format, each given once.
+        copy_dtype: Dtype of a copy of the data; None: there is no copy.
         allreduce_extra: Number of further elements that are averaged over the processes together with the gradients.
 
     Attributes:
-        parameters: the list.
-        starts: where each begins in the flat tensors, and their length.
-        data: [n], the parameters; what lies between them is 0.
-        allreduce_buffer: [n + allreduce_extra], `gradient` and `allreduce_extra` in one piece.
-        gradient: [n], dtype of the parameters.
-        allreduce_extra: Tensor of the same dtype.
-        copy: [n] of `copy_dtype`, or None. Optimizers keep it up to date; after other changes call `refresh_copy`.
+        parameters: List of the parameters.
+        starts: Index of the first element of each parameter in the flat tensors, and their length n.
+        data: Parameters, [n], with zeros between them.
+        gradient: Gradients, [n], in the dtype of the parameters.
+        allreduce_extra: Further elements to average, in the same dtype.
+        allreduce_buffer: `gradient` and `allreduce_extra` as one tensor.
+        copy: Copy of the data in `copy_dtype`, [n], or None. Optimizers keep it up to date; after other changes call
+            `refresh_copy`.
 
     Raises:
-        ValueError: there are no parameters, or they do not meet the conditions above.
+        ValueError: There are no parameters, or they do not meet the conditions above.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class FlatParameters:
         self.copy = None if copy_dtype is None else self.data.to(copy_dtype)
 
     def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """Views of a flat tensor [n] of any dtype, with the shapes and the strides of the parameters."""
+        """Return views of a flat tensor [n] of any dtype, with the shapes and strides of the parameters."""
         if flat.shape != self.data.shape or not flat.is_contiguous():
             raise ValueError(f"views are of a contiguous tensor {list(self.data.shape)}, and not of {list(flat.shape)}")
         return [
@@ -68,13 +69,12 @@ class FlatParameters:
     def gather(self, sources: Sequence[nn.Parameter] | None = None, *, smaller_than: float = math.inf) -> None:
         """Copy the gradients of `sources` into `gradient`, in one launch for each of their dtypes.
 
-        Afterwards the parameters have their views of `gradient` for `.grad`, or None where the source has no gradient,
-        and the sources no gradient of their own. What stood in `gradient` is overwritten, not added to.
+        Afterwards `.grad` of a parameter is its view of `gradient`, or None where the source has no gradient, and the
+        sources have no gradients of their own. `gradient` is overwritten, not added to.
 
         Args:
-            sources: as many parameters of the same shapes, any of which may be the same objects or of another dtype;
-                by default the parameters themselves.
-            smaller_than: leave alone what has this many elements or more.
+            sources: Parameters of the same shapes, in any dtype; None: the parameters themselves.
+            smaller_than: Number of elements from which a parameter is left alone.
         """
         sources = self.parameters if sources is None else sources
         copies = {}
@@ -92,11 +92,11 @@ class FlatParameters:
             torch._foreach_copy_(targets, values)
 
     def gathered(self, index: int) -> bool:
-        """Whether the gradient of a parameter is in `gradient`."""
+        """Return whether the gradient of a parameter is in `gradient`."""
         return self.parameters[index].grad is self._gradient_views[index]
 
     def gradient_row(self, index: int) -> torch.Tensor:
-        """The gradient of a parameter in the order in which `data` has the parameter; a view unless strides differ."""
+        """Return the gradient of a parameter, flat and in the order of `data`; a view unless strides differ."""
         gradient = _laid_out_as(self._gradient_views[index], self.parameters[index].grad)
         return gradient.as_strided((gradient.numel(),), (1,))
 
@@ -137,10 +137,10 @@ def _starts(parameters, alignment):
 
 
 def _laid_out_as(view, gradient):
-    """The gradient with the very strides of the view, a copy only where they differ.
+    """Return the gradient with the strides of the view, as a copy only where they differ.
 
-    Autograd sees to them, but for dimensions of size 1, whose strides mean nothing. `_foreach_copy_` takes those amiss
-    and copies one tensor after another.
+    Autograd matches strides except in dimensions of size 1, where they mean nothing; but there too, different strides
+    make `_foreach_copy_` copy one tensor after another.
     """
     if gradient.shape != view.shape:
         raise ValueError(f"a gradient is {list(gradient.shape)}, but its parameter {list(view.shape)}")

@@ -1,4 +1,4 @@
-"""One of the two networks in training: float32 weights that are updated, and the network that computes."""
+"""A network in training: its float32 weights, which the optimizer updates, and the network that computes."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -20,19 +20,20 @@ class TrainedNetwork:
     """A network with its optimizer.
 
     Args:
-        module: put into training mode, its convolution weights into a channels-last memory format, and all its
-            parameters into one buffer.
-        precision: bf16 gives it a `computing` network of its own.
-        optimizer: makes one of its parameters.
-        processes: those that train it together.
+        module: Network, which is put into training mode, its convolution weights into a channels-last memory format,
+            and all its parameters into one buffer.
+        precision: Precision of the computation; bf16 needs a compute copy.
+        optimizer: Function that makes an optimizer of flat parameters.
+        processes: Processes that train the network together.
         allreduce_extra: Tensors that are averaged over the processes together with the gradients, in place.
 
     Attributes:
-        module: the network whose state is saved.
-        computing: the network to call: `module` itself, or in bf16 a compute copy, whose convolutions and linear layers
-            have bfloat16 copies of the weights and whose batch norms are those of `module`. The optimizer keeps it
-            up to date.
-        optimizer: updates `module`.
+        module: Network whose state is saved.
+        flat: Flat parameters of `module`.
+        computing: Network to call: `module` itself, or in bf16 a compute copy, whose convolutions and linear layers
+            have bfloat16 copies of the weights and whose batch norms are those of `module`. The optimizer keeps it up
+            to date.
+        optimizer: Optimizer of `module`.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class TrainedNetwork:
         self._sources = list(self.computing.parameters())
         self._processes = processes
         self._allreduce_extra = [tensor.view(-1) for tensor in allreduce_extra]
-        # Straight from where backward leaves them the CPU's optimizer is faster.
+        # A CPU's optimizer is faster if it reads gradients where backward leaves them.
         self._gathers = self.flat.copy is not None or self.flat.data.is_cuda or processes.size > 1
 
     def zero_grad(self) -> None:
+        """Delete the gradients, and freeze in the compute copy what is frozen in the module."""
         self.optimizer.zero_grad()
-        # What the user froze must be frozen in the compute copy too.
         for parameter, source in zip(self.flat.parameters, self._sources, strict=True):
             source.requires_grad_(parameter.requires_grad)
 
@@ -83,7 +84,7 @@ class TrainedNetwork:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """No gradients for the weights in what is computed inside."""
+        """Compute no gradients for the weights inside."""
         trainable = [parameter for parameter in self._sources if parameter.requires_grad]
         for parameter in trainable:
             parameter.requires_grad_(False)
@@ -94,18 +95,19 @@ class TrainedNetwork:
                 parameter.requires_grad_(True)
 
     def load_state_dict(self, state: dict) -> None:
+        """Load a state dict of the module, and update the compute copy."""
         self.module.load_state_dict(state)
         self.flat.refresh_copy()
 
 
 def running_statistics(module: nn.Module) -> list[torch.Tensor]:
-    """Running means and variances of all batch norms."""
+    """Return the running means and variances of all batch norms."""
     norms = [child for child in module.modules() if isinstance(child, BATCH_NORMS) and child.track_running_stats]
     return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
 
 
 def _compute_copy(module, copies):
-    """The same network with `copies` in the place of its parameters, but the very same modules that have states."""
+    """Return a copy of a network with other parameters, which shares the modules that have buffers."""
     computing = copy.deepcopy(module)
     for name, copied in zip(dict(module.named_parameters()), copies, strict=True):
         owner, _, attribute = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""What the two networks minimize, as functions of the discriminator's scores."""
+"""The losses of the two networks, as functions of the discriminator's scores."""
 
 from abc import ABC, abstractmethod
 
@@ -7,25 +7,25 @@ import torch.nn.functional as F
 
 
 class Objective(ABC):
-    """A pair of losses. Scores [N] are those of D without a sigmoid; losses are scalars.
+    """Pair of losses [] of scores [N], which D gives without a sigmoid.
 
     Attributes:
-        opposite: whether the generator's loss is that of the discriminator's fakes with the other sign.
+        opposite: Whether the generator's loss is the discriminator's loss of fakes with the opposite sign.
     """
 
     opposite = False
 
     @abstractmethod
     def discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        """The discriminator's loss."""
+        """Return the discriminator's loss."""
 
     @abstractmethod
     def generator(self, fake: torch.Tensor) -> torch.Tensor:
-        """The generator's loss."""
+        """Return the generator's loss."""
 
 
 class Wasserstein(Objective):
-    """mean(D(fake)) − mean(D(real)) and −mean(D(fake)): Arjovsky et al., arXiv:1701.07875."""
+    """mean(D(fake)) − mean(D(real)) and −mean(D(fake)) (Arjovsky et al., arXiv:1701.07875)."""
 
     opposite = True
 
@@ -37,7 +37,7 @@ class Wasserstein(Objective):
 
 
 class Vanilla(Objective):
-    """Cross entropy, and for the generator its form that does not saturate: Goodfellow et al., arXiv:1406.2661."""
+    """Cross entropy, for the generator in the form that does not saturate (Goodfellow et al., arXiv:1406.2661)."""
 
     def discriminator(self, real, fake):
         return F.softplus(-real).mean() + F.softplus(fake).mean()
@@ -47,7 +47,7 @@ class Vanilla(Objective):
 
 
 class LeastSquares(Objective):
-    """Half the squared distances of scores from 1, real, and 0, fake: Mao et al., arXiv:1611.04076."""
+    """Half the squared distance of scores from 1 for real and 0 for fake videos (Mao et al., arXiv:1611.04076)."""
 
     def discriminator(self, real, fake):
         return ((real - 1).square().mean() + fake.square().mean()) / 2

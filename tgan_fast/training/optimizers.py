@@ -11,33 +11,37 @@ import torch
 from tgan_fast.ops import adam_, rmsprop_
 from tgan_fast.training.flat_parameters import FlatParameters
 
-# Variants that saved states may name and that are not done here.
+# Options of PyTorch's optimizers that are not supported here.
 _REFUSED = ("momentum", "centered", "weight_decay", "amsgrad", "maximize")
-# Settings of PyTorch's implementations, without influence on the numbers.
+# Options of PyTorch's implementations that do not change the numbers.
 _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
-# Elements. A CPU copies the gradient of a smaller parameter in less time than the operations of a step take to start.
+# In elements: a CPU copies a smaller gradient in less time than the operations of a step take to start.
 _LARGE = 1 << 17
 
 
 class FlatOptimizer(torch.optim.Optimizer):
-    """What `RMSprop` and `Adam` have in common.
+    """Base of `RMSprop` and `Adam`.
 
-    A step updates the whole network at once where its gradients were gathered (`FlatParameters.gather`). On a GPU it
-    gathers them itself if nobody has; on a CPU it then takes those of large parameters from where autograd left them.
-    Parameters without a gradient are left alone. The copy of the flat parameters, if they have one, is written along.
+    A step updates the whole network at once where its gradients were gathered (`FlatParameters.gather`). Otherwise it
+    gathers them itself, except that a CPU reads those of large parameters where autograd left them. Parameters without
+    a gradient are left alone. The step also writes the copy of the flat parameters, if there is one.
 
-    A step can be recorded in a CUDA graph: steps are counted on the device, and no memory is ever moved, not by
-    `load_state_dict` either. The numbers in `param_groups` are plain ones, read at every step and thus fixed in a graph
-    once it is recorded, but for a learning rate that `set_learning_rate` has changed before that.
+    A step can be captured in a CUDA graph: steps are counted on the device, and memory never moves, not even in
+    `load_state_dict`. A graph fixes the numbers in `param_groups`, except for a learning rate that
+    `set_learning_rate` has changed before the capture.
 
-    `state` has PyTorch's entries for every parameter, as views of flat tensors; `state_dict` and `load_state_dict` give
-    and take what PyTorch's optimizer of that name saves, whatever its version, memory format and device.
+    `state` has PyTorch's entries for every parameter, as views of flat tensors. `state_dict` and `load_state_dict` use
+    the format of PyTorch's optimizer of that name, in any version, memory format and device.
+
+    Args:
+        flat: Parameters.
+        torchs_own: PyTorch's optimizer of the same parameters, which checks the options and has the defaults.
     """
 
     _AVERAGES: tuple[str, ...]
 
     def __init__(self, flat: FlatParameters, torchs_own: torch.optim.Optimizer):
-        # With all settings of PyTorch's own optimizer, which it wants to find in a state that it loads.
+        # PyTorch's own optimizer expects all of its options in a state that it loads.
         super().__init__(flat.parameters, torchs_own.defaults)
         self._flat = flat
         self._learning_rate = None
@@ -46,13 +50,13 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._set_steps([0.0] * len(flat.parameters))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Only for the constructor: flat parameters are one group."""
+        """Add the only group, in the constructor."""
         if self.param_groups:
             raise ValueError("flat parameters are one group: no other can be added")
         super().add_param_group(param_group)
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """From the next step on. A GPU reads it from its memory then, so that a CUDA graph of a step takes it too."""
+        """Set the learning rate from the next step on; a GPU reads it from memory, so that CUDA graphs follow it."""
         (group,) = self.param_groups
         group["lr"] = learning_rate
         if self._flat.data.is_cuda:
@@ -62,7 +66,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Do one step; returns what the closure, which is called first, returns."""
+        """Do one step, after calling the closure if there is one, and return its result."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         flat = self._flat
         flat.check()
@@ -84,7 +88,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         return self.param_groups[0]["lr"] if self._learning_rate is None else self._learning_rate
 
     def _runs(self, given):
-        """First and end of every run of parameters that have gradients and have done equally many steps."""
+        """Return the first index and the end of every run of parameters with gradients and equal step counts."""
         # Once apart, always apart: the host does not know how many steps a CUDA graph has done.
         for index in range(1, len(given)):
             self._apart[index] |= given[index] != given[index - 1]
@@ -92,7 +96,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         return [(first, end) for first, end in pairwise(bounds) if given[first]]
 
     def _parts(self, first, end) -> Iterator[tuple[slice, torch.Tensor]]:
-        """The slices of the flat tensors that a run of parameters is updated in, and the gradient of each."""
+        """Yield the slices in which a run of parameters is updated, and the gradient of each."""
         flat = self._flat
         for gathered, group in groupby(range(first, end), flat.gathered):
             indices = list(group)
@@ -105,10 +109,7 @@ class FlatOptimizer(torch.optim.Optimizer):
                 yield slice(flat.starts[index], flat.starts[index] + len(row)), row
 
     def state_dict(self) -> dict[str, Any]:
-        """What PyTorch's optimizer would save: tensors of their own, for parameters that have done a step.
-
-        Waits for the GPU.
-        """
+        """Return the state that PyTorch's optimizer would have, in new tensors. Waits for the GPU."""
         saved, steps = super().state_dict(), self._steps.tolist()
         saved["state"] = {
             index: {name: value.cpu().clone() if name == "step" else value.clone() for name, value in entry.items()}
@@ -118,11 +119,11 @@ class FlatOptimizer(torch.optim.Optimizer):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state that this class or PyTorch's optimizer has saved, its learning rate included.
+        """Continue from a state of this class or of PyTorch's optimizer, with its learning rate.
 
         Raises:
-            ValueError: a state of other parameters, of another optimizer or of a variant that is not done here; nothing
-                has changed then.
+            ValueError: The state belongs to other parameters, to another optimizer or to an unsupported variant;
+                nothing has changed then.
         """
         self._check_saved(state_dict)
         super().load_state_dict(state_dict)
@@ -163,11 +164,11 @@ class FlatOptimizer(torch.optim.Optimizer):
 
 
 class RMSprop(FlatOptimizer):
-    """torch.optim.RMSprop without momentum, centering and weight decay; see `FlatOptimizer`.
+    """torch.optim.RMSprop without momentum, centering and weight decay.
 
     Args:
-        flat: the parameters.
-        lr, alpha, eps: PyTorch's.
+        flat: Parameters.
+        lr, alpha, eps: Options of torch.optim.RMSprop.
     """
 
     _AVERAGES = ("square_avg",)
@@ -182,11 +183,11 @@ class RMSprop(FlatOptimizer):
 
 
 class Adam(FlatOptimizer):
-    """torch.optim.Adam without AMSGrad and weight decay; see `FlatOptimizer`.
+    """torch.optim.Adam without AMSGrad and weight decay.
 
     Args:
-        flat: the parameters.
-        lr, betas, eps: PyTorch's.
+        flat: Parameters.
+        lr, betas, eps: Options of torch.optim.Adam.
     """
 
     _AVERAGES = ("exp_avg", "exp_avg_sq")

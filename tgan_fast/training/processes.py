@@ -1,4 +1,4 @@
-"""The processes that train together, one a GPU, as torchrun starts them; most often there is but one."""
+"""The processes that train together, one for each GPU, as torchrun starts them; most often there is only one."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ from tgan_fast.errors import InputError
 from tgan_fast.training.devices import resolve_device
 
 if dist.is_available():
-    # Its functions take the group of all processes for a default, which is none as long as there is none. Imported by
-    # torch._dynamo later, it would hold that group for good, and gloo's threads would outlive Python.
+    # Its functions have the group of all processes as a default argument. If torch._dynamo imported it later, it would
+    # hold that group for good, and gloo's threads would outlive Python; as long as there is no group, it holds None.
     import torch.distributed.nn.functional
 
 
@@ -20,12 +20,13 @@ class Processes:
     """This process and its peers.
 
     Args:
-        group: of torch.distributed; None is this process alone.
+        group: Process group of torch.distributed; None: this process alone.
 
     Attributes:
-        rank, size: which of how many processes this one is.
-        group: as given.
-        backend: of the group, or None.
+        rank: Index of this process.
+        size: Number of processes.
+        group: Process group, or None.
+        backend: Backend of the group, or None.
     """
 
     def __init__(self, group: "dist.ProcessGroup | None" = None):
@@ -35,13 +36,13 @@ class Processes:
         self.backend = None if group is None else dist.get_backend(group)
 
     def average_(self, tensor: torch.Tensor) -> None:
-        """The mean over the processes, in place, the same bits in all of them."""
+        """Average a tensor over the processes, in place, to the same bits in all of them."""
         if self.size > 1:
             dist.all_reduce(tensor, group=self.group)
             tensor.div_(self.size)
 
     def gather(self, number: int, device: torch.device) -> list[int]:
-        """One number of every process, in the order of ranks. Waits for all of them."""
+        """Return one number of every process, in the order of ranks. Waits for all of them."""
         if self.size == 1:
             return [number]
         numbers = torch.zeros(self.size, dtype=torch.int64, device=device)
@@ -58,18 +59,18 @@ class Processes:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that torchrun has started, or this one alone, and this one's device.
+    """Join the processes that torchrun has started, or stay alone, and yield the processes and this one's device.
 
     Args:
-        device: as a user names it; with several processes `auto` and `cuda` are a GPU for each.
+        device: Name of the device; `auto` and `cuda` give each of several processes a GPU of its own.
 
     Raises:
-        InputError: there is no such device, or not one for each process.
+        InputError: There is no such device, or not one for each process.
     """
     initialized = dist.is_available() and dist.is_initialized()
     alone = not initialized and int(os.environ.get("WORLD_SIZE", "1")) == 1
     resolved = resolve_device(device) if alone or initialized else _own_device(device)
-    # Streams and events are otherwise those of the first GPU.
+    # Otherwise streams and events would belong to the first GPU.
     with torch.cuda.device(resolved) if resolved.type == "cuda" else nullcontext():
         if alone:
             yield Processes(), resolved
@@ -82,7 +83,7 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
         finally:
             if not initialized:
                 dist.destroy_process_group()
-                # The last reference: with it go gloo's threads, which must not outlive Python.
+                # This is the last reference; without it gloo's threads end, which must not outlive Python.
                 processes.group = None
 
 

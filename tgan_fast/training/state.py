@@ -123,7 +123,7 @@ class TrainingState:
         """Continue from what `state_dict` returned, at this object's own learning rate.
 
         Args:
-            state: State; without `random`, the random numbers go on from the seed.
+            state: State; without `random`, this object's random numbers go on.
         """
         for name, network in (("generator", self._generator), ("discriminator", self._discriminator)):
             network.load_state_dict(state[name])
