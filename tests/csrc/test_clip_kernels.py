@@ -1,10 +1,12 @@
 """The CUDA kernels of singular value clipping against a float64 SVD: on the CPU (cuda_on_host.h), and on a GPU."""
 
+import contextlib
 import ctypes
 import importlib.machinery
 import importlib.util
 from itertools import cycle
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -38,17 +40,23 @@ class HostDevice:
     def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
         """Clip in place and return whether a weight was reported as not finite."""
         non_finite = torch.zeros((), dtype=torch.int32)
-        arguments = {
-            "threshold": threshold,
-            "lowest": lowest,
-            "epsilon": eps,
-            "non_finite": non_finite.data_ptr(),
-            "device": self.device,
-            "stream": 0,
-        }
+        gpu = {"device": self.device, "stream": 0}
         guard = Workspace()
-        copies = [None] * len(weights) if copies is None else copies
-        singular_value_clip_cuda.run(weights, copies, scales, running_vars, guard.of_size, arguments)
+        with mock.patch.multiple(
+            singular_value_clip_cuda,
+            _current_gpu=lambda device: contextlib.nullcontext(gpu),
+            _workspace=lambda device, size: guard.of_size(size),
+        ):
+            singular_value_clip_cuda.launch(
+                weights,
+                threshold,
+                copies=copies,
+                non_finite=non_finite,
+                scales=scales,
+                running_vars=running_vars,
+                lowest=lowest,
+                eps=eps,
+            )
         guard.check()
         return bool(non_finite)
 

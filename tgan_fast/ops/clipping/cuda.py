@@ -5,7 +5,8 @@ GPU, and can be captured in a CUDA graph after a first call outside of it, which
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -43,51 +44,43 @@ def launch(
     is at most the GPU's `largest_side`, scales and variances are contiguous float32.
     """
     device = (*weights, *scales)[0].device
-    arguments = {
-        "threshold": threshold,
-        "lowest": lowest,
-        "epsilon": eps,
-        "non_finite": 0 if non_finite is None else non_finite.data_ptr(),
-        "device": device.index,
-        "stream": torch.cuda.current_stream(device).cuda_stream,
-    }
     copies = copies or [None] * len(weights)
-    # On leaving, PyTorch restores the current GPU without creating a context on one that nobody uses.
-    with torch.cuda.device(device):
-        run(weights, copies, scales, running_vars, lambda size: _workspace(device, size), arguments)
-
-
-def run(
-    weights: Sequence[torch.Tensor],
-    copies: Sequence[torch.Tensor | None],
-    scales: Sequence[torch.Tensor],
-    running_vars: Sequence[torch.Tensor],
-    workspace_of: Callable[[int], torch.Tensor],
-    arguments: dict,
-) -> None:
-    """The part of `launch` that does not ask PyTorch for the GPU; `arguments` are further ones of the extension."""
-    operands, repeated = _operands(weights, copies)
-    matrices = [operand.matrix for operand in operands]
-    size = extension().workspace_bytes(matrices)
-    workspace = workspace_of(size)
-    error = extension().constrain(
-        matrices=matrices,
-        scales=[(s.data_ptr(), v.data_ptr(), s.numel()) for s, v in zip(scales, running_vars, strict=True)],
-        polynomials=_POLYNOMIALS,
-        deviation=_POLYNOMIALS[-1].deviation,
-        workspace=workspace.data_ptr(),
-        workspace_size=size,
-        **arguments,
-    )
-    if error:
-        raise BackendError(f"singular value clipping failed on {weights[0].device}: {error}")
-    for operand in operands:
-        operand.finish()
-    for weight, copy in repeated:
-        copy.copy_(weight)
+    with _current_gpu(device) as gpu:
+        operands, repeated = _operands(weights, copies)
+        matrices = [operand.matrix for operand in operands]
+        size = extension().workspace_bytes(matrices)
+        workspace = _workspace(device, size)
+        error = extension().constrain(
+            matrices=matrices,
+            scales=[(s.data_ptr(), v.data_ptr(), s.numel()) for s, v in zip(scales, running_vars, strict=True)],
+            polynomials=_POLYNOMIALS,
+            deviation=_POLYNOMIALS[-1].deviation,
+            threshold=threshold,
+            lowest=lowest,
+            epsilon=eps,
+            non_finite=0 if non_finite is None else non_finite.data_ptr(),
+            workspace=workspace.data_ptr(),
+            workspace_size=size,
+            **gpu,
+        )
+        if error:
+            raise BackendError(f"singular value clipping failed on {weights[0].device}: {error}")
+        for operand in operands:
+            operand.finish()
+        for weight, copy in repeated:
+            copy.copy_(weight)
     # Autograd cannot see what the kernels wrote.
     written = [*weights, *scales, *(copy for copy in copies if copy is not None)]
     torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
+
+
+@contextmanager
+def _current_gpu(device: torch.device) -> Iterator[dict]:
+    """Make a GPU the current one, and yield what the extension has to know about it."""
+    stream = torch.cuda.current_stream(device).cuda_stream
+    # On leaving, PyTorch restores the current GPU without creating a context on one that nobody uses.
+    with torch.cuda.device(device):
+        yield {"device": device.index, "stream": stream}
 
 
 class _Operand(NamedTuple):
