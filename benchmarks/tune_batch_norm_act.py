@@ -59,15 +59,18 @@ def inputs_for(key: Key, device: str) -> list[torch.Tensor]:
 
 def run_launcher(key: Key, tile: Tile, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Call the kernel's launcher with this tile in the table."""
-    x, dy, *channels, sums = inputs
-    forward = x, *channels, NEGATIVE_SLOPE
+    x, dy, mean, rstd, weight, bias, sums = inputs
+    forward = x, mean, rstd, weight, bias, NEGATIVE_SLOPE
+    running = None, None, None
     launchers = {
-        "statistics": lambda: launch.statistics(x, 1, EPS),
+        "statistics": lambda: launch.statistics(x, 1),
         "normalize": lambda: [launch.normalize(*forward)],
         "gradient_sums": lambda: launch.gradient_sums(dy, *forward, True, True),
         "input_gradient": lambda: [launch.input_gradient(dy, *forward, sums, x.numel() // x.shape[1])],
-        "small_forward": lambda: launch._train(x, *channels[2:], None, None, None, MOMENTUM, EPS, NEGATIVE_SLOPE, 1),
-        "small_backward": lambda: launch._backward(dy, *forward, None, True, True, True),
+        "small_forward": lambda: launch._train(x, weight, bias, *running, MOMENTUM, EPS, NEGATIVE_SLOPE, 1),
+        "small_backward": lambda: launch._backward(
+            dy, x, mean, rstd, None, weight, bias, NEGATIVE_SLOPE, EPS, True, True, True
+        ),
     }
     present = table()[key]
     try:

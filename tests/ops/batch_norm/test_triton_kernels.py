@@ -67,7 +67,8 @@ def test_every_option_was_compiled(resources):
         assert options(f"{kernel}_kernel", "NEGATIVE_SLOPE") == slopes, kernel
         assert options(f"{kernel}_kernel", "weight") == {None, "given"}
     for kernel in ("normalize", "gradient_sums", "input_gradient", "combine_statistics", "combine_gradients"):
-        assert options(f"{kernel}_kernel", "eps") == {None, "given"}, kernel
+        for name in ("rstd", "var"):
+            assert options(f"{kernel}_kernel", name) == {None, "given"}, (kernel, name)
     for kernel in ("combine_statistics", "small_forward"):
         for name in ("running_mean", "batches", "momentum"):
             assert options(f"{kernel}_kernel", name) == {None, "given"}, (kernel, name)

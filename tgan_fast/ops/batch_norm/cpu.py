@@ -5,9 +5,9 @@ values a channel, half of the digits are lost, in the statistics and again in th
 channels. Here the tensor is walked through in chunks that stay in the cache, each summed by `torch.sum` (which adds
 pairwise) and the chunks' sums in float64. The activation's mask is recomputed from x, so only x is kept for backward.
 
-    y = act(v),  v = (x - mean)·scale + bias,  scale = weight / sqrt(var + eps)
-    dx = scale·(g - mean(g) - (x - mean)·mean(g·(x - mean)) / (var + eps)),  g = act'(v)·dy
-    dweight = sum(g·(x - mean)) / sqrt(var + eps),  dbias = sum(g)
+    y = act(v),  v = (x - mean)·scale + bias,  scale = weight·rstd,  rstd = 1 / sqrt(var + eps)
+    dx = scale·(g - mean(g) - (x - mean)·mean(g·(x - mean))·rstd²),  g = act'(v)·dy
+    dweight = sum(g·(x - mean))·rstd,  dbias = sum(g)
 """
 
 import math
@@ -71,7 +71,7 @@ class _BatchNormAct(torch.autograd.Function):
             factor, offset = affine.input_gradient(sum_g, sum_gx)
             for (centered, g), out in zip(gradients(), _chunks(dx), strict=True):
                 out.copy_(torch.addcmul(g, centered, factor).add_(offset).mul_(affine.scale))
-        dweight = (sum_gx * affine.inverse_deviation).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        dweight = (sum_gx * affine.rstd).to(weight.dtype) if ctx.needs_input_grad[1] else None
         dbias = sum_g.to(bias.dtype) if ctx.needs_input_grad[2] else None
         return dx, dweight, dbias, None, None
 
@@ -84,8 +84,8 @@ class _Affine:
         self.fold, self.count = _fold(x), x.numel() // x.shape[1]
         rounded = mean.to(self.dtype)
         self.rounding = mean - rounded.double()
-        self.inverse_deviation = (var + eps).rsqrt()
-        scale = self.inverse_deviation if weight is None else self.inverse_deviation * weight.double()
+        self.rstd = (var + eps).rsqrt()
+        scale = self.rstd if weight is None else self.rstd * weight.double()
         shift = -self.rounding * scale if bias is None else bias.double() - self.rounding * scale
         self.mean, self.scale, self.shift = (self._row(vector) for vector in (rounded, scale, shift))
 
@@ -97,7 +97,7 @@ class _Affine:
 
     def input_gradient(self, sum_g, sum_gx):
         """dx = scale·(g + centered·factor + offset)"""
-        factor = -sum_gx * self.inverse_deviation**2 / self.count
+        factor = -sum_gx * self.rstd**2 / self.count
         return self._row(factor), self._row(-sum_g / self.count - self.rounding * factor)
 
     def _row(self, vector):

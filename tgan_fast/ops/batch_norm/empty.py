@@ -19,7 +19,7 @@ def normalize(x, *_):
     return torch.empty_like(x)
 
 
-def gradient_sums(dy, x, mean, inverse, weight, bias, negative_slope, want_weight, want_bias):
+def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias):
     """Return sums [groups, 2, C], dweight and dbias (None where not wanted), all of them zeros."""
     sums = mean.new_zeros((len(mean), 2, x.shape[1]))
     dweight = torch.zeros_like(weight) if want_weight else None

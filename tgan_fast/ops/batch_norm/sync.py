@@ -46,12 +46,12 @@ class _SyncBatchNormAct(torch.autograd.Function):
     def forward(ctx, x, weight, bias, eps, negative_slope, groups, process_group, parts):
         local_count = x.numel() // x.shape[1] // groups
         mean, var, count = _over_all(process_group, *parts.statistics(x, groups), local_count)
-        inverse = (var + eps).rsqrt()
-        ctx.save_for_backward(x, mean, inverse, weight, bias, count)
+        rstd = (var + eps).rsqrt()
+        ctx.save_for_backward(x, mean, rstd, weight, bias, count)
         ctx.negative_slope, ctx.local_count = negative_slope, local_count
         ctx.process_group, ctx.parts = process_group, parts
         ctx.mark_non_differentiable(mean, var, count)
-        return parts.normalize(x, mean, inverse, weight, bias, negative_slope), mean, var, count
+        return parts.normalize(x, mean, rstd, weight, bias, negative_slope), mean, var, count
 
     @staticmethod
     @once_differentiable

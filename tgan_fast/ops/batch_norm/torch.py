@@ -16,33 +16,33 @@ def statistics(x, groups):
     return mean, var
 
 
-def normalize(x, mean, inverse, weight, bias, negative_slope):
-    """y from x and given mean and 1 / sqrt(var + eps), [groups, C] each."""
-    _, v, _ = _affine(x, mean, inverse, weight, bias)
+def normalize(x, mean, rstd, weight, bias, negative_slope):
+    """y from x and given mean and rstd = 1 / sqrt(var + eps), [groups, C] each."""
+    _, v, _ = _affine(x, mean, rstd, weight, bias)
     return _as(x, activate_(v, negative_slope))
 
 
-def gradient_sums(dy, x, mean, inverse, weight, bias, negative_slope, want_weight, want_bias):
+def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias):
     """Sums of g and of g·(x - mean) as [groups, 2, C], dweight and dbias (None where not wanted)."""
-    centered, v, _ = _affine(x, mean, inverse, weight, bias)
+    centered, v, _ = _affine(x, mean, rstd, weight, bias)
     g = activation_backward(_grouped(dy, len(mean)), v, negative_slope)
     sums = torch.stack([g.sum((1, 3)), (g * centered).sum((1, 3))], 1)
-    dweight = (sums[:, 1] * inverse).sum(0).to(weight.dtype) if want_weight else None
+    dweight = (sums[:, 1] * rstd).sum(0).to(weight.dtype) if want_weight else None
     return sums, dweight, sums[:, 0].sum(0).to(bias.dtype) if want_bias else None
 
 
-def input_gradient(dy, x, mean, inverse, weight, bias, negative_slope, sums, count):
+def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count):
     """dx; `sums` [groups, 2, C] are over `count` values a channel and group."""
-    centered, v, scale = _affine(x, mean, inverse, weight, bias)
+    centered, v, scale = _affine(x, mean, rstd, weight, bias)
     g = activation_backward(_grouped(dy, len(mean)), v, negative_slope)
     mean_g, mean_gx = (sums / count).unbind(1)
-    return _as(x, (g - _by_channel(mean_g) - centered * _by_channel(mean_gx * inverse**2)) * scale)
+    return _as(x, (g - _by_channel(mean_g) - centered * _by_channel(mean_gx * rstd**2)) * scale)
 
 
-def _affine(x, mean, inverse, weight, bias):
+def _affine(x, mean, rstd, weight, bias):
     """x - mean, v and scale, as [groups, N / groups, C, pixels] or what broadcasts to it."""
     centered = _grouped(x, len(mean)) - _by_channel(mean)
-    scale = _by_channel(inverse if weight is None else inverse * weight)
+    scale = _by_channel(rstd if weight is None else rstd * weight)
     v = centered * scale
     return centered, v if bias is None else v + bias[:, None], scale
 

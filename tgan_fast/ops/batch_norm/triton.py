@@ -59,12 +59,12 @@ class _BatchNormAct(torch.autograd.Function):
         if training:
             forward = _train_operation if compiling else _train
             running = running_mean, running_var, batches
-            y, mean, spread = forward(x, weight, bias, *running, momentum, eps, slope, groups)
-            eps = None
+            y, mean, rstd = forward(x, weight, bias, *running, momentum, eps, slope, groups)
+            var = None
         else:
-            mean, spread = running_mean, running_var
-            y = (_evaluate_operation if compiling else normalize)(x, mean, spread, weight, bias, slope, eps)
-        ctx.save_for_backward(x, mean, spread, weight, bias)
+            mean, rstd, var = running_mean, None, running_var
+            y = (_evaluate_operation if compiling else _evaluate)(x, mean, var, weight, bias, slope, eps)
+        ctx.save_for_backward(x, mean, rstd, var, weight, bias)
         ctx.options = slope, eps
         return y
 
@@ -89,7 +89,7 @@ def _train(
     negative_slope: float,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and mean and 1 / sqrt(var + eps) as [groups, C]; moves the running statistics."""
+    """y, and mean and rstd as [groups, C]; moves the running statistics."""
     running = running_mean, running_var, batches, momentum
     if momentum is None and batches is not None:
         batches.add_(groups)
@@ -97,52 +97,67 @@ def _train(
     if small_rows_for(geometry.count, geometry.channels_last) is not None:
         results = _small_forward(x, weight, bias, *running, eps, negative_slope, geometry)
     else:
-        mean, spread = statistics(x, groups, eps, *running)
-        results = normalize(x, mean, spread, weight, bias, negative_slope), mean, spread
+        rstd = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
+        mean = _statistics(x, groups, rstd, None, eps, *running)
+        results = normalize(x, mean, rstd, weight, bias, negative_slope), mean, rstd
     for changed in (running_mean, running_var, batches):
         if changed is not None and not changed.is_inference():
             torch.autograd.graph.increment_version(changed)
     return results
 
 
+def _evaluate(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    negative_slope: float,
+    eps: float,
+) -> Tensor:
+    """y from running statistics [C]."""
+    return normalize(x, mean, None, weight, bias, negative_slope, var, eps)
+
+
 def _backward(
     dy: Tensor,
     x: Tensor,
     mean: Tensor,
-    spread: Tensor,
+    rstd: Tensor | None,
+    var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     negative_slope: float,
-    eps: float | None,
+    eps: float,
     want_x: bool,
     want_weight: bool,
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, dweight and dbias, empty where not wanted; of evaluation if there is an eps."""
-    training = eps is None
+    """dx, dweight and dbias, empty where not wanted; of training with `rstd`, of evaluation with `var`."""
+    training = var is None
     geometry = geometry_of(x, mean.numel() // x.shape[1])
-    arguments = dy, x, mean, spread, weight, bias, negative_slope
+    arguments = dy, x, mean, rstd, weight, bias, negative_slope
     if training and small_rows_for(geometry.count, geometry.channels_last) is not None:
         return _small_backward(*arguments, want_x, want_weight, want_bias, geometry)
     sums, dweight, dbias = None, x.new_empty(0), x.new_empty(0)
     if training or want_weight or want_bias:
-        sums, dweight, dbias = gradient_sums(*arguments, want_weight, want_bias, eps)
+        sums, dweight, dbias = gradient_sums(*arguments, want_weight, want_bias, var, eps)
     if not want_x:
         return x.new_empty(0), dweight, dbias
-    dx = input_gradient(*arguments, sums if training else None, geometry.count, eps)
+    dx = input_gradient(*arguments, sums if training else None, geometry.count, var, eps)
     return dx, dweight, dbias
 
 
-# In what follows, as in the kernels, `spread` is 1 / sqrt(var + eps) where eps is None, and var where it is given.
+def statistics(x, groups):
+    """Mean and biased variance, as [groups, C] in float32."""
+    var = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
+    return _statistics(x, groups, None, var), var
 
 
-def statistics(x, groups, eps=None, running_mean=None, running_var=None, batches=None, momentum=None):
-    """Mean and biased variance, or with an eps mean and 1 / sqrt(var + eps), as [groups, C] in float32.
-
-    Moves the running statistics, if there are any.
-    """
+def _statistics(x, groups, rstd, var, eps=None, running_mean=None, running_var=None, batches=None, momentum=None):
+    """Mean [groups, C] in float32; writes rstd or var, whichever is not None, and moves the running statistics."""
     geometry = geometry_of(x, groups)
-    mean, spread = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
+    mean = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
     strides, launch = _launch("statistics", x, geometry)
     partials = x.new_empty((groups, launch.splits, 4, x.shape[1]), dtype=torch.float32)
     with torch.cuda.device_of(x):
@@ -151,21 +166,17 @@ def statistics(x, groups, eps=None, running_mean=None, running_var=None, batches
             **launch.options,
         )  # fmt: skip
         kernels.combine_statistics_kernel[_combining_grid(x)](
-            partials, mean, spread, running_mean, running_var, batches, momentum, eps, geometry.count,
+            partials, mean, rstd, var, running_mean, running_var, batches, momentum, eps, geometry.count,
             geometry.channels, launch.splits, groups, num_warps=4,
         )  # fmt: skip
-    return mean, spread
+    return mean
 
 
-def normalize(
-    x: Tensor,
-    mean: Tensor,
-    spread: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    negative_slope: float,
-    eps: float | None = None,
-) -> Tensor:
+# In what follows, as in the kernels, `rstd` is 1 / sqrt(var + eps). In evaluation it is None, and the kernels compute
+# it from var and eps, which saves a launch.
+
+
+def normalize(x, mean, rstd, weight, bias, negative_slope, var=None, eps=None):
     """y from x and given statistics [groups, C], or [C] for all of x."""
     geometry = geometry_of(x, mean.numel() // max(1, x.shape[1]))
     y = empty_output(x, geometry)
@@ -174,13 +185,13 @@ def normalize(
     strides, launch = _launch("normalize", x, geometry, y)
     with torch.cuda.device_of(x):
         kernels.normalize_kernel[launch.grid](
-            x, y, mean, spread, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels, launch.splits,
-            launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
+            x, y, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols, geometry.channels,
+            launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
         )  # fmt: skip
     return y
 
 
-def gradient_sums(dy, x, mean, spread, weight, bias, negative_slope, want_weight, want_bias, eps=None):
+def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias, var=None, eps=None):
     """Sums of g and of g·(x - mean) as [groups, 2, C] in float32, dweight and dbias (empty where not wanted)."""
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     dy = laid_out(dy, geometry.channels_last)
@@ -190,17 +201,17 @@ def gradient_sums(dy, x, mean, spread, weight, bias, negative_slope, want_weight
     dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
     with torch.cuda.device_of(x):
         kernels.gradient_sums_kernel[launch.grid](
-            x, dy, partials, mean, spread, weight, bias, eps, geometry.rows, geometry.cols, geometry.channels,
+            x, dy, partials, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols, geometry.channels,
             launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
         )  # fmt: skip
         kernels.combine_gradients_kernel[_combining_grid(x)](
-            partials, sums, dweight if want_weight else None, dbias if want_bias else None, spread, eps,
+            partials, sums, dweight if want_weight else None, dbias if want_bias else None, rstd, var, eps,
             geometry.channels, launch.splits, geometry.groups, num_warps=4,
         )  # fmt: skip
     return sums, dweight, dbias
 
 
-def input_gradient(dy, x, mean, spread, weight, bias, negative_slope, sums, count, eps=None):
+def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count, var=None, eps=None):
     """dx; `sums` [groups, 2, C] are over `count` values a channel and group, None if mean and var are constants."""
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     dy, dx = laid_out(dy, geometry.channels_last), empty_output(x, geometry)
@@ -209,7 +220,7 @@ def input_gradient(dy, x, mean, spread, weight, bias, negative_slope, sums, coun
     strides, launch = _launch("input_gradient", x, geometry, dy, dx)
     with torch.cuda.device_of(x):
         kernels.input_gradient_kernel[launch.grid](
-            x, dy, dx, sums, mean, spread, weight, bias, eps, 1 / count, geometry.rows, geometry.cols,
+            x, dy, dx, sums, mean, rstd, var, eps, weight, bias, 1 / count, geometry.rows, geometry.cols,
             geometry.channels, launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope,
             **launch.options,
         )  # fmt: skip
@@ -218,18 +229,18 @@ def input_gradient(dy, x, mean, spread, weight, bias, negative_slope, sums, coun
 
 def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, geometry):
     y = empty_output(x, geometry)
-    mean, spread = (x.new_empty((geometry.groups, geometry.channels), dtype=torch.float32) for _ in range(2))
+    mean, rstd = (x.new_empty((geometry.groups, geometry.channels), dtype=torch.float32) for _ in range(2))
     grid, options = _small_launch_for("small_forward", x.element_size(), geometry)
     with torch.cuda.device_of(x):
         kernels.small_forward_kernel[grid](
-            x, y, mean, spread, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.count,
+            x, y, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.count,
             geometry.inner, geometry.channels, geometry.groups, *small_strides_of(geometry, x, y),
             NEGATIVE_SLOPE=negative_slope, **options,
         )  # fmt: skip
-    return y, mean, spread
+    return y, mean, rstd
 
 
-def _small_backward(dy, x, mean, spread, weight, bias, negative_slope, want_x, want_weight, want_bias, geometry):
+def _small_backward(dy, x, mean, rstd, weight, bias, negative_slope, want_x, want_weight, want_bias, geometry):
     dy = laid_out(dy, geometry.channels_last)
     dx = empty_output(x, geometry)
     dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
@@ -237,7 +248,7 @@ def _small_backward(dy, x, mean, spread, weight, bias, negative_slope, want_x, w
     with torch.cuda.device_of(x):
         kernels.small_backward_kernel[grid](
             x, dy, dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
-            mean, spread, weight, bias, geometry.count, geometry.inner, geometry.channels, geometry.groups,
+            mean, rstd, weight, bias, geometry.count, geometry.inner, geometry.channels, geometry.groups,
             *small_strides_of(geometry, x, dy, dx), NEGATIVE_SLOPE=negative_slope, **options,
         )  # fmt: skip
     return dx if want_x else x.new_empty(0), dweight, dbias
@@ -313,22 +324,22 @@ def _combining_grid(x):
 _train_operation = torch.library.custom_op(
     "tgan_fast::batch_norm_act_train", _train, mutates_args=("running_mean", "running_var", "batches")
 )
-_evaluate_operation = torch.library.custom_op("tgan_fast::batch_norm_act_evaluate", normalize, mutates_args=())
+_evaluate_operation = torch.library.custom_op("tgan_fast::batch_norm_act_evaluate", _evaluate, mutates_args=())
 _backward_operation = torch.library.custom_op("tgan_fast::batch_norm_act_backward", _backward, mutates_args=())
 
 
 @_train_operation.register_fake
 def _(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, groups):
-    mean, spread = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
-    return empty_output(x), mean, spread
+    mean, rstd = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
+    return empty_output(x), mean, rstd
 
 
 @_evaluate_operation.register_fake
-def _(x, mean, spread, weight, bias, negative_slope, eps=None):
+def _(x, mean, var, weight, bias, negative_slope, eps):
     return empty_output(x)
 
 
 @_backward_operation.register_fake
-def _(dy, x, mean, spread, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
+def _(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
     dx = empty_output(x) if want_x else x.new_empty(0)
     return dx, _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)

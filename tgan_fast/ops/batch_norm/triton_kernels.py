@@ -1,9 +1,9 @@
 """Triton kernels of batch norm + (leaky) ReLU.
 
-    v = (x - mean)·scale + bias,  scale = weight / sqrt(var + eps),  y = v if v > 0 else slope·v
+    v = (x - mean)·scale + bias,  scale = weight·rstd,  rstd = 1 / sqrt(var + eps),  y = v if v > 0 else slope·v
     g = dy if v > 0 else slope·dy
-    dx = scale·(g - mean(g) - (x - mean)·mean(g·(x - mean)) / (var + eps))
-    dweight = sum(g·(x - mean)) / sqrt(var + eps),  dbias = sum(g)
+    dx = scale·(g - mean(g) - (x - mean)·mean(g·(x - mean))·rstd²)
+    dweight = sum(g·(x - mean))·rstd,  dbias = sum(g)
 
 Six kernels for tensors of any size; in half precision they move 6 bytes an element forward and 10 backward:
 
@@ -129,44 +129,46 @@ def _sum(values, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid):
-    """Mean, 1 / sqrt(var + eps), scale and bias of some channels of a group."""
+def _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid):
+    """Mean, rstd, scale and bias of some channels of a group."""
     at = tl.cast(group, tl.int64) * channels + channel
     mean_value = tl.load(mean + at, valid, other=0.0).to(tl.float32)
-    inverse = _inverse_of(spread + at, eps, valid)
-    return mean_value, inverse, _scale_of(inverse, weight, channel, valid), _bias_of(inverse, bias, channel, valid)
+    rstd_value = _load_rstd(rstd, var, eps, at, valid)
+    return (
+        mean_value,
+        rstd_value,
+        _scale_of(rstd_value, weight, channel, valid),
+        _bias_of(rstd_value, bias, channel, valid),
+    )
 
 
 @triton.jit
-def _inverse_of(spread, eps, valid):
-    """1 / sqrt(var + eps), which `spread` points to; with an eps it points to var."""
-    inverse = tl.load(spread, valid, other=1.0).to(tl.float32)
-    if eps is not None:
-        inverse = tl.rsqrt(inverse + eps)
-    return inverse
-
-
-@triton.jit
-def _spread_of(var, eps):
-    """1 / sqrt(var + eps), rounded correctly; without an eps the variance itself."""
-    if eps is None:
-        return var
+def _load_rstd(rstd, var, eps, at, valid):
+    """rstd at some offsets; computed from var and eps where there is no rstd, as in evaluation."""
+    if rstd is None:
+        return tl.rsqrt(tl.load(var + at, valid, other=1.0).to(tl.float32) + eps)
     else:
-        return tl.div_rn(1.0, tl.sqrt_rn(var + eps))
+        return tl.load(rstd + at, valid, other=1.0)
 
 
 @triton.jit
-def _scale_of(inverse, weight, channel, valid):
+def _rstd_of(var, eps):
+    """1 / sqrt(var + eps), rounded correctly."""
+    return tl.div_rn(1.0, tl.sqrt_rn(var + eps))
+
+
+@triton.jit
+def _scale_of(rstd, weight, channel, valid):
     if weight is None:
-        return inverse
+        return rstd
     else:
-        return inverse * tl.load(weight + channel, valid, other=0.0).to(tl.float32)
+        return rstd * tl.load(weight + channel, valid, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _bias_of(inverse, bias, channel, valid):
+def _bias_of(rstd, bias, channel, valid):
     if bias is None:
-        return tl.zeros_like(inverse)
+        return tl.zeros_like(rstd)
     else:
         return tl.load(bias + channel, valid, other=0.0).to(tl.float32)
 
@@ -277,12 +279,12 @@ def statistics_kernel(
 
 @triton.jit(do_not_specialize=["count"])
 def combine_statistics_kernel(
-    partials, mean, spread, running_mean, running_var, batches, momentum, eps, count, channels, splits, groups,
+    partials, mean, rstd, var, running_mean, running_var, batches, momentum, eps, count, channels, splits, groups,
 ):  # fmt: skip
-    """mean and spread [groups, channels] of `count` values a channel and group, by Chan's formula for parts of a set.
+    """mean and rstd [groups, channels] of `count` values a channel and group, by Chan's formula for parts of a set.
 
-    The spread is 1 / sqrt(var + eps), or without an eps the variance. Means are taken relative to the first part's, so
-    that nothing is lost when they are far from zero.
+    Without a rstd to write, var [groups, channels] instead. Means are taken relative to the first part's, so that
+    nothing is lost when they are far from zero.
     """
     channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
     valid = channel < channels
@@ -310,7 +312,10 @@ def combine_statistics_kernel(
         var_value = tl.maximum(tl.sum(squares, 0) / number - offset * offset, 0.0).to(tl.float32)
         at = tl.cast(group, tl.int64) * channels + channel
         tl.store(mean + at, mean_value, valid)
-        tl.store(spread + at, _spread_of(var_value, eps), valid)
+        if rstd is None:
+            tl.store(var + at, var_value, valid)
+        else:
+            tl.store(rstd + at, _rstd_of(var_value, eps), valid)
         old_mean, old_var = _moved(
             old_mean, old_var, mean_value, var_value, number.to(tl.float32), batches, momentum, group, groups
         )
@@ -320,14 +325,14 @@ def combine_statistics_kernel(
 
 @triton.jit
 def normalize_kernel(
-    x, y, mean, spread, weight, bias, eps, rows, cols, channels, splits, blocks, x_row, x_channel, y_row, y_channel,
+    x, y, mean, rstd, var, eps, weight, bias, rows, cols, channels, splits, blocks, x_row, x_channel, y_row, y_channel,
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """y from x, the last tiles first."""
     split, block, group = _program(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
-    mean_value, _inverse, scale, shift = _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid)
+    mean_value, _, scale, shift = _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid)
     within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
     within_y = _within(y_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
     tiles = _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
@@ -343,7 +348,7 @@ def normalize_kernel(
 
 @triton.jit
 def gradient_sums_kernel(
-    x, dy, partials, mean, spread, weight, bias, eps, rows, cols, channels, splits, blocks,
+    x, dy, partials, mean, rstd, var, eps, weight, bias, rows, cols, channels, splits, blocks,
     x_row, x_channel, dy_row, dy_channel,
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
@@ -351,7 +356,7 @@ def gradient_sums_kernel(
     """partials [groups, splits, 2, channels]: sums of g and g·(x - mean), over tiles as in `statistics_kernel`."""
     split, block, group = _program(splits, blocks, False)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
-    mean_value, _inverse, scale, shift = _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid)
+    mean_value, _, scale, shift = _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid)
     within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
     within_dy = _within(dy_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
     sum_g = tl.zeros([BLOCK_ROWS, BLOCK_COLS], tl.float32)
@@ -373,7 +378,7 @@ def gradient_sums_kernel(
 
 
 @triton.jit
-def combine_gradients_kernel(partials, sums, dweight, dbias, spread, eps, channels, splits, groups):
+def combine_gradients_kernel(partials, sums, dweight, dbias, rstd, var, eps, channels, splits, groups):
     """sums [groups, 2, channels] of the partial sums; dweight and dbias [channels] over all groups."""
     channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
     valid = channel < channels
@@ -394,9 +399,8 @@ def combine_gradients_kernel(partials, sums, dweight, dbias, spread, eps, channe
         at = sums + tl.cast(group, tl.int64) * 2 * channels + channel
         tl.store(at, sum_g.to(tl.float32), valid)
         tl.store(at + channels, sum_gx.to(tl.float32), valid)
-        dweight_value += sum_gx * _inverse_of(spread + tl.cast(group, tl.int64) * channels + channel, eps, valid).to(
-            tl.float64
-        )
+        rstd_value = _load_rstd(rstd, var, eps, tl.cast(group, tl.int64) * channels + channel, valid)
+        dweight_value += sum_gx * rstd_value.to(tl.float64)
         dbias_value += sum_g
     if dweight is not None:
         tl.store(dweight + channel, dweight_value.to(tl.float32), valid)
@@ -406,7 +410,7 @@ def combine_gradients_kernel(partials, sums, dweight, dbias, spread, eps, channe
 
 @triton.jit
 def input_gradient_kernel(
-    x, dy, dx, sums, mean, spread, weight, bias, eps, inverse_count, rows, cols, channels, splits, blocks,
+    x, dy, dx, sums, mean, rstd, var, eps, weight, bias, inverse_count, rows, cols, channels, splits, blocks,
     x_row, x_channel, dy_row, dy_channel, dx_row, dx_channel,
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
@@ -414,14 +418,16 @@ def input_gradient_kernel(
     """dx from x and dy, the last tiles first; without `sums`, mean and variance are constants."""
     split, block, group = _program(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
-    mean_value, inverse, scale, shift = _affine_of(mean, spread, weight, bias, eps, group, channels, channel, valid)
+    mean_value, rstd_value, scale, shift = _affine_of(
+        mean, rstd, var, eps, weight, bias, group, channels, channel, valid
+    )
     # dx = scale·g - slope·(x - mean) - offset
     slope = tl.zeros_like(scale)
     offset = tl.zeros_like(scale)
     if sums is not None:
         at = sums + group * 2 * channels + channel
         offset = tl.load(at, valid, other=0.0) * inverse_count * scale
-        slope = tl.load(at + channels, valid, other=0.0) * inverse_count * inverse * inverse * scale
+        slope = tl.load(at + channels, valid, other=0.0) * inverse_count * rstd_value * rstd_value * scale
     within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
     within_dy = _within(dy_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
     within_dx = _within(dx_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
@@ -451,7 +457,7 @@ def _locate_small(group, rows, inner, valid, BLOCK_ROWS: tl.constexpr):
 
 @triton.jit
 def small_forward_kernel(
-    x, y, mean, spread, weight, bias, running_mean, running_var, batches, momentum, eps, rows, inner, channels, groups,
+    x, y, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps, rows, inner, channels, groups,
     x_sample, x_pixel, x_channel, y_sample, y_pixel, y_channel,
     NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
@@ -473,12 +479,12 @@ def small_forward_kernel(
         old_mean, old_var = _moved(
             old_mean, old_var, mean_value, var_value, rows.to(tl.float32), batches, momentum, group, groups
         )
-        inverse = _spread_of(var_value, eps)
+        rstd_value = _rstd_of(var_value, eps)
         at = tl.cast(group, tl.int64) * channels + channel
         tl.store(mean + at, mean_value, valid)
-        tl.store(spread + at, inverse, valid)
-        scale = _scale_of(inverse, weight, channel, valid)
-        v = (values - mean_value[None, :]) * scale[None, :] + _bias_of(inverse, bias, channel, valid)[None, :]
+        tl.store(rstd + at, rstd_value, valid)
+        scale = _scale_of(rstd_value, weight, channel, valid)
+        v = (values - mean_value[None, :]) * scale[None, :] + _bias_of(rstd_value, bias, channel, valid)[None, :]
         offsets = sample * y_sample + pixel * y_pixel + wide * y_channel
         tl.store(y + offsets, _activate(v, NEGATIVE_SLOPE), mask)
     _store_running(running_mean, running_var, old_mean, old_var, channel, valid)
@@ -487,7 +493,7 @@ def small_forward_kernel(
 
 @triton.jit
 def small_backward_kernel(
-    x, dy, dx, dweight, dbias, mean, spread, weight, bias, rows, inner, channels, groups,
+    x, dy, dx, dweight, dbias, mean, rstd, weight, bias, rows, inner, channels, groups,
     x_sample, x_pixel, x_channel, dy_sample, dy_pixel, dy_channel, dx_sample, dx_pixel, dx_channel,
     NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
@@ -498,8 +504,8 @@ def small_backward_kernel(
     valid = channel < channels
     wide = channel.to(tl.int64)[None, :]
     for group in range(groups):
-        mean_value, inverse, scale, shift = _affine_of(
-            mean, spread, weight, bias, None, group, channels, channel, valid
+        mean_value, rstd_value, scale, shift = _affine_of(
+            mean, rstd, None, None, weight, bias, group, channels, channel, valid
         )
         sample, pixel, mask = _locate_small(group, rows, inner, valid, BLOCK_ROWS)
         x_offsets = sample * x_sample + pixel * x_pixel + wide * x_channel
@@ -507,10 +513,10 @@ def small_backward_kernel(
         centered, g = _load_gradient(x + x_offsets, dy + dy_offsets, mask, mean_value, scale, shift, NEGATIVE_SLOPE)
         sum_g = tl.sum(g, 0)
         sum_gx = tl.sum(g * centered, 0)
-        dweight_value += sum_gx * inverse
+        dweight_value += sum_gx * rstd_value
         dbias_value += sum_g
         if dx is not None:
-            slope = sum_gx / rows * inverse * inverse
+            slope = sum_gx / rows * rstd_value * rstd_value
             g -= (sum_g / rows)[None, :] + centered * slope[None, :]
             offsets = sample * dx_sample + pixel * dx_pixel + wide * dx_channel
             tl.store(dx + offsets, g * scale[None, :], mask)
