@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tgan_fast.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d, FusedSequential, convert_batch_norm
-from tgan_fast.ops import plain_operations
+from tgan_fast.ops import native_ops
 
 CLASSES = {
     "1d": (BatchNormAct1d, nn.BatchNorm1d, (6, 4, 5)),
@@ -338,7 +338,7 @@ def test_torch_jit_trace_and_torch_export_take_a_converted_network():
     assert_same(torch.jit.trace(network.eval(), x)(x), expected)
     # torch.export reads a flag of PyTorch's that the tests set for convolutions alone.
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision
-    with plain_operations():
+    with native_ops():
         program = torch.export.export(network, (x,), dynamic_shapes={"x": {0: torch.export.Dim("N")}})
     assert_same(program.module()(x[:3]), plain(x[:3]))
 

@@ -26,7 +26,7 @@ class Case(NamedTuple):
     """An operation, what it is in PyTorch, and the shapes of x and weight."""
 
     operation: str
-    plain: object
+    native: object
     x: tuple[int, ...]
     weight: tuple[int, ...]
     options: dict
@@ -42,8 +42,8 @@ class Case(NamedTuple):
     def call(self, *tensors, form="auto"):
         return getattr(convolution, self.operation)(*tensors, form=form)
 
-    def call_plain(self, *tensors):
-        return self.plain(*tensors, **self.options)
+    def call_native(self, *tensors):
+        return self.native(*tensors, **self.options)
 
 
 CASES = {
@@ -143,7 +143,7 @@ def test_it_is_pytorchs_convolution_in_float64(case, device):
     for form, (name, layout), with_bias in product(forms_of(case), LAYOUTS.items(), (True, False)):
         leaves = inputs(case, device=device, layout=layout)[: 2 + with_bias]
         tensors = leaves if with_bias else [*leaves, None]
-        expected, got = case.call_plain(*tensors), case.call(*tensors, form=form)
+        expected, got = case.call_native(*tensors), case.call(*tensors, form=form)
         upstream = layout(torch.randn_like(expected))
         assert_same_outcome(got, expected, leaves, upstream, f"{form}, {name}, {'with' if with_bias else 'no'} bias")
 
@@ -156,18 +156,18 @@ def test_it_is_as_accurate_as_pytorchs(case, form, dtype, device):
     for _ in range(8):
         leaves = inputs(case, dtype, device, channels_last)
         exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-        truth = case.call_plain(*exact)
+        truth = case.call_native(*exact)
         upstream = torch.randn_like(truth).to(dtype)
         truth = outcome(truth, exact, upstream)
         results = outcome(case.call(*leaves, form=form), leaves, upstream)
         assert all(result.dtype == dtype for result in results)
-        results += outcome(case.call_plain(*leaves), leaves, upstream)
+        results += outcome(case.call_native(*leaves), leaves, upstream)
         errors.append([(a.double() - t).norm().item() for a, t in zip(results, truth * 2, strict=True)])
         norms.append([t.norm().item() for t in truth])
-    got, plain = torch.tensor(errors).sum(0).chunk(2)
+    got, native = torch.tensor(errors).sum(0).chunk(2)
     # What rounding the result alone does.
     floor = torch.tensor(norms).sum(0) * torch.finfo(dtype).eps / 2
-    assert (got <= 2 * plain + floor).all(), (got, plain)
+    assert (got <= 2 * native + floor).all(), (got, native)
 
 
 @every_case
@@ -196,7 +196,7 @@ def test_only_the_gradients_that_are_wanted(case, device):
 def test_an_activation_may_overwrite_the_output(case, device):
     for form in forms_of(case):
         leaves = inputs(case, device=device, layout=channels_last)
-        got, expected = F.leaky_relu_(case.call(*leaves, form=form), 0.2), F.leaky_relu(case.call_plain(*leaves), 0.2)
+        got, expected = F.leaky_relu_(case.call(*leaves, form=form), 0.2), F.leaky_relu(case.call_native(*leaves), 0.2)
         assert_same_outcome(got, expected, leaves, torch.randn_like(expected), form)
 
 
@@ -205,7 +205,7 @@ def test_autocast_is_that_of_pytorch(name, device):
     case = CASES[name]
     leaves = inputs(case, torch.float32, device, channels_last)
     with torch.autocast(device.type, torch.bfloat16):
-        got, expected = case.call(*leaves), case.call_plain(*leaves)
+        got, expected = case.call(*leaves), case.call_native(*leaves)
     assert got.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)
     for gradient in torch.autograd.grad(got, leaves, torch.ones_like(got)):
@@ -250,7 +250,7 @@ def test_a_form_leaves_the_passes_that_it_lacks_to_direct_and_passes_may_be_mixe
     mixed = algorithms.Passes("pairs", "blocks", "direct")
     assert algorithms.choose("conv3d_halving", case.forms, mixed, x, weight) == mixed
     leaves = inputs(case)
-    got, expected = case.call(*leaves, form=mixed), case.call_plain(*leaves)
+    got, expected = case.call(*leaves, form=mixed), case.call_native(*leaves)
     assert_same_outcome(got, expected, leaves, torch.randn_like(expected), mixed)
 
 

@@ -1,4 +1,4 @@
-"""Within `plain_operations` everything is PyTorch's own: the same numbers, differentiable twice, and exportable."""
+"""Within `native_ops` everything is PyTorch's own: the same numbers, differentiable twice, and exportable."""
 
 import importlib
 import re
@@ -15,10 +15,10 @@ from torch import nn
 from tgan_fast.models.layers import DoublingConvTranspose2d, SameConvTranspose2d
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.nn import BatchNormAct2d
-from tgan_fast.ops import BackendError, batch_norm_act, convolution, plain_operations
+from tgan_fast.ops import BackendError, batch_norm_act, convolution, native_ops
 from tgan_fast.ops.convolution import conv3d_halving, conv_transpose2d_doubling
 from tgan_fast.ops.convolution.algorithms import DIRECT
-from tgan_fast.ops.native import plain
+from tgan_fast.ops.native import uses_native_ops
 
 
 class Case(NamedTuple):
@@ -82,7 +82,7 @@ def test_convolutions_are_what_they_are_outside(case, device):
     for with_bias in (True, False):
         leaves = case.tensors(device)[: 2 + with_bias]
         expected = case.operation(*leaves)
-        with plain_operations():
+        with native_ops():
             got = case.operation(*leaves)
         assert (expected.grad_fn.name(), got.grad_fn.name()) == ("_ConvolutionBackward", "ConvolutionBackward0")
         assert_same(got, expected, leaves)
@@ -91,7 +91,7 @@ def test_convolutions_are_what_they_are_outside(case, device):
 @every_convolution
 def test_convolutions_are_differentiable_twice_inside_alone(case, device):
     tensors = case.tensors(device)
-    with plain_operations():
+    with native_ops():
         assert torch.autograd.gradgradcheck(case.operation, tensors)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         differentiate_twice(case.operation, *tensors)
@@ -102,9 +102,9 @@ def test_forms_that_are_asked_for_by_name_are_refused(case):
     tensors = case.tensors()
     named = [form for form in case.forms if form != "direct"]
     assert named
-    with plain_operations():
+    with native_ops():
         for form in (*named, DIRECT._replace(forward=named[0])):
-            message = re.escape(f"{case.name}: form {form!r} cannot be used within plain_operations")
+            message = re.escape(f"{case.name}: form {form!r} cannot be used within native_ops")
             with pytest.raises(ValueError, match=message):
                 case.operation(*tensors, form=form)
         assert torch.equal(case.operation(*tensors, form="direct"), case.operation(*tensors))
@@ -129,7 +129,7 @@ def test_batch_norm_is_what_it_is_outside(options, device):
         counts = torch.zeros(2, dtype=torch.int64, device=device)
         given = {"negative_slope": slope, **options}
         expected = batch_norm_act(*leaves, *statistics, num_batches_tracked=counts[0], **given)
-        with plain_operations():
+        with native_ops():
             got = batch_norm_act(*leaves, *own, num_batches_tracked=counts[1], **given)
         assert_same(got, expected, leaves)
         torch.testing.assert_close(own, statistics, rtol=1e-12, atol=1e-12)
@@ -142,7 +142,7 @@ def test_batch_norm_is_differentiable_twice_inside(options, device):
         leaves, statistics = of_batch_norm((4, 2, 2, 3), device)
         if not options.get("training", True):
             options = {**options, "running_mean": statistics[0], "running_var": statistics[1]}
-        with plain_operations():
+        with native_ops():
             assert torch.autograd.gradgradcheck(partial(batch_norm_act, negative_slope=slope, **options), leaves)
 
 
@@ -154,15 +154,15 @@ def test_batch_norm_in_training_is_differentiable_once_outside():
 
 def test_triton_is_refused_for_batch_norm():
     leaves, _ = of_batch_norm((4, 2, 2, 3))
-    with plain_operations():
-        with pytest.raises(BackendError, match="'triton' cannot be used within plain_operations"):
+    with native_ops():
+        with pytest.raises(BackendError, match="'triton' cannot be used within native_ops"):
             batch_norm_act(*leaves, backend="triton")
         assert torch.equal(batch_norm_act(*leaves, backend="torch"), batch_norm_act(*leaves))
 
 
 def test_backends_that_do_not_exist_are_refused_inside_too():
     leaves, _ = of_batch_norm((4, 2, 2, 3))
-    with plain_operations(), pytest.raises(ValueError, match="batch_norm_act has no backend 'fast'"):
+    with native_ops(), pytest.raises(ValueError, match="batch_norm_act has no backend 'fast'"):
         batch_norm_act(*leaves, backend="fast")
 
 
@@ -171,8 +171,8 @@ def test_statistics_over_processes_are_refused_in_training_alone(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
         options = {"process_group": dist.group.WORLD}
-        with plain_operations():
-            with pytest.raises(BackendError, match="over several processes cannot be taken within plain_operations"):
+        with native_ops():
+            with pytest.raises(BackendError, match="over several processes cannot be taken within native_ops"):
                 batch_norm_act(*leaves, **options)
             evaluated = batch_norm_act(*leaves, *statistics, training=False, **options)
         torch.testing.assert_close(evaluated, batch_norm_act(*leaves, *statistics, training=False))
@@ -189,7 +189,7 @@ def test_still_and_moving_channels_are_what_they_are_outside_and_differentiable_
     )
     expected = layer.on_still_and_moving(still, moving)
     assert expected.grad_fn.name() == "_AddToFramesBackward"
-    with plain_operations():
+    with native_ops():
         got = layer.on_still_and_moving(still, moving)
         assert got.grad_fn.name() != "_AddToFramesBackward"
         assert_same(got, expected, [still, moving, layer.weight])
@@ -199,39 +199,39 @@ def test_still_and_moving_channels_are_what_they_are_outside_and_differentiable_
 
 
 def test_leaving_restores_what_was_before():
-    assert not plain()
-    with plain_operations():
-        assert plain()
-        with plain_operations():
-            assert plain()
-        assert plain()
-    assert not plain()
+    assert not uses_native_ops()
+    with native_ops():
+        assert uses_native_ops()
+        with native_ops():
+            assert uses_native_ops()
+        assert uses_native_ops()
+    assert not uses_native_ops()
 
 
 def test_leaving_by_an_error_restores_what_was_before():
-    with pytest.raises(ValueError, match="takes x of 5 dimensions"), plain_operations():
+    with pytest.raises(ValueError, match="takes x of 5 dimensions"), native_ops():
         conv3d_halving(torch.zeros(2, 2), torch.zeros(2, 2))
-    assert not plain()
-    with plain_operations():
-        with pytest.raises(ValueError, match="takes x of 5 dimensions"), plain_operations():
+    assert not uses_native_ops()
+    with native_ops():
+        with pytest.raises(ValueError, match="takes x of 5 dimensions"), native_ops():
             conv3d_halving(torch.zeros(2, 2), torch.zeros(2, 2))
-        assert plain()
-    assert not plain()
+        assert uses_native_ops()
+    assert not uses_native_ops()
 
 
 def test_other_threads_are_not_inside():
     tensors, seen = CASES[3].tensors(), {}
 
     def note(name):
-        seen[name] = plain(), type(conv_transpose2d_doubling(*tensors).grad_fn).__name__
+        seen[name] = uses_native_ops(), type(conv_transpose2d_doubling(*tensors).grad_fn).__name__
 
     def enter_and_note(entered, left):
-        with plain_operations():
+        with native_ops():
             entered.set()
             left.wait(60)
             note("inside, in a thread")
 
-    with plain_operations():
+    with native_ops():
         thread = threading.Thread(target=note, args=["beside"])
         thread.start()
         thread.join()
@@ -268,7 +268,7 @@ def test_a_network_in_evaluation_mode_can_be_exported(slope):
         network(torch.randn(5, 3, 4, 4, dtype=torch.float64))
     network.eval()
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    with plain_operations(), torch.no_grad():
+    with native_ops(), torch.no_grad():
         exported = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("images")},))
     called = {node.target for node in exported.graph.nodes if node.op == "call_function"}
     assert called

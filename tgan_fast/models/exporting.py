@@ -20,7 +20,7 @@ from tgan_fast.choices import ExportFormat
 from tgan_fast.errors import InputError
 from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.generator import Generator
-from tgan_fast.ops.native import plain_operations
+from tgan_fast.ops.native import native_ops
 
 
 def describe(generator: Generator) -> dict[str, str]:
@@ -122,7 +122,7 @@ def _program(generator) -> torch.export.ExportedProgram:
     """What a folded generator computes, for any number of videos."""
     examples = _examples(generator)
     count = torch.export.Dim("N", min=1)
-    with plain_operations():
+    with native_ops():
         program = torch.export.export(
             _Videos(generator),
             tuple(examples.values()),

@@ -12,7 +12,7 @@ from tgan_fast.ops.convolution import (
     conv_transpose2d_doubling,
     conv_transpose2d_same,
 )
-from tgan_fast.ops.native import plain
+from tgan_fast.ops.native import uses_native_ops
 
 
 class PointwiseConvTranspose1d(nn.ConvTranspose1d):
@@ -59,7 +59,7 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
         for_still, for_moving = self.weight.chunk(2)
         video = conv_transpose2d_doubling(still, for_still, self.bias)
         frames = conv_transpose2d_doubling(moving, for_moving)
-        if plain():
+        if uses_native_ops():
             return (frames.unflatten(0, (len(video), -1)) + video.unsqueeze(1)).flatten(0, 1)
         return _AddToFrames.apply(frames, video)
 

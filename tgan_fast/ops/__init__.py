@@ -6,7 +6,7 @@ from tgan_fast.ops.clipping.batch_norm_scale import clamp_batch_norm_scale_
 from tgan_fast.ops.clipping.constrain_layers import constrain_layers_
 from tgan_fast.ops.dispatch import BackendError, backends
 from tgan_fast.ops.levels import tanh_to_levels
-from tgan_fast.ops.native import plain_operations
+from tgan_fast.ops.native import native_ops
 from tgan_fast.ops.optimizer import adam_, rmsprop_
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "batch_norm_act",
     "clamp_batch_norm_scale_",
     "constrain_layers_",
-    "plain_operations",
+    "native_ops",
     "rmsprop_",
     "singular_value_clip",
     "singular_value_clip_",

@@ -1,7 +1,7 @@
-"""Operations in PyTorch's own alone, where what is faster cannot be used.
+"""A switch to PyTorch's own operations, where the faster implementations cannot be used.
 
-The fast forms of convolutions and of batch norm can be differentiated once, and `torch.export` does not know them. A
-gradient penalty differentiates twice, and an exported network shall run without this package.
+The fast convolutions and the fast batch norm can be differentiated once, and `torch.export` does not know them. A
+gradient penalty differentiates twice, and an exported network must run without this package.
 """
 
 import threading
@@ -12,19 +12,19 @@ _state = threading.local()
 
 
 @contextmanager
-def plain_operations() -> Iterator[None]:
-    """Inside, convolutions and batch norm are PyTorch's own: slower, but exportable, and differentiable twice.
+def native_ops() -> Iterator[None]:
+    """Use PyTorch's own convolutions and batch norm inside: slower, but exportable, and differentiable twice.
 
-    Of this thread alone. A backend or a form that is asked for by name raises an error there.
+    Other threads are not affected. Inside, a backend or an algorithm that is asked for by name raises an error.
     """
-    before = plain()
-    _state.plain = True
+    before = uses_native_ops()
+    _state.native = True
     try:
         yield
     finally:
-        _state.plain = before
+        _state.native = before
 
 
-def plain() -> bool:
-    """Whether this thread is inside of `plain_operations`."""
-    return getattr(_state, "plain", False)
+def uses_native_ops() -> bool:
+    """Return whether this thread is inside `native_ops`."""
+    return getattr(_state, "native", False)

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from tgan_fast.models.spectral_norm import normalize_spectra_
 from tgan_fast.nn import BATCH_NORMS, scales_of, weights_of
-from tgan_fast.ops import clamp_batch_norm_scale_, constrain_layers_, plain_operations
+from tgan_fast.ops import clamp_batch_norm_scale_, constrain_layers_, native_ops
 from tgan_fast.precision import Precision
 from tgan_fast.training.network import TrainedNetwork
 
@@ -84,7 +84,7 @@ class GradientPenalty(Constraint):
     """λ·mean((‖∇D(x)‖ − 1)²) over videos x between real and fake ones (Gulrajani et al., arXiv:1704.00028).
 
     The norm is over the gradient of a whole video. It is differentiated once more, which the fast operations do not
-    support, so this pass uses PyTorch's own (`tgan_fast.ops.plain_operations`). Where the rest is bfloat16, it computes
+    support, so this pass uses PyTorch's own (`tgan_fast.ops.native_ops`). Where the rest is bfloat16, it computes
     in float32, or TF32, because cuDNN may lack the second derivative's convolutions in bfloat16: dilated, with kernels
     as large as the gradients. Running statistics of batch norms do not see these videos.
 
@@ -106,7 +106,7 @@ class GradientPenalty(Constraint):
         # Channels last, like the discriminator's other inputs.
         between = between.movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
         weights = {name: weight.to(dtype) for name, weight in discriminator.named_parameters()}
-        with plain_operations(), _untracked(discriminator):
+        with native_ops(), _untracked(discriminator):
             scores = functional_call(discriminator, weights, between, {"labels": labels})
             (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
         # A square root has no derivative at 0.

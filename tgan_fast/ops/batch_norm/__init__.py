@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tgan_fast.ops.arguments import check_tensor
 from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
 from tgan_fast.ops.dispatch import BackendError, triton_or_torch
-from tgan_fast.ops.native import plain
+from tgan_fast.ops.native import uses_native_ops
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -59,7 +59,7 @@ def batch_norm_act(
 
     Returns:
         A tensor of the shape, dtype and memory format of `x`. Its gradients can be differentiated in turn only within
-        `tgan_fast.ops.plain_operations`.
+        `tgan_fast.ops.native_ops`.
 
     Raises:
         TypeError: an argument that must be a tensor is none.
@@ -70,8 +70,8 @@ def batch_norm_act(
     # Not math.isfinite, which torch.compile with dynamic=True cannot trace.
     if not abs(negative_slope) < math.inf:
         raise ValueError(f"negative_slope must be finite and is {negative_slope}")
-    if plain():
-        backend = _plain_backend(backend, training, process_group)
+    if uses_native_ops():
+        backend = _native_backend(backend, training, process_group)
     backend = triton_or_torch("batch_norm_act", backend, x, lambda: _why_not_triton(x))
     options = training, momentum, eps, negative_slope, groups
     synchronized = training and process_group is not None
@@ -86,14 +86,14 @@ def batch_norm_act(
         from tgan_fast.ops.batch_norm.triton import batch_norm_act_triton
 
         return batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
-    return _torch(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
+    return _torch_impl(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
 
 
-def _plain_backend(backend, training, process_group):
+def _native_backend(backend, training, process_group):
     if backend == "triton":
-        raise BackendError("batch_norm_act: backend 'triton' cannot be used within plain_operations")
+        raise BackendError("batch_norm_act: backend 'triton' cannot be used within native_ops")
     if training and process_group is not None:
-        raise BackendError("batch_norm_act: statistics over several processes cannot be taken within plain_operations")
+        raise BackendError("batch_norm_act: statistics over several processes cannot be taken within native_ops")
     return "torch" if backend == "auto" else backend
 
 
@@ -114,7 +114,7 @@ def _empty(x, weight, bias, num_batches_tracked, groups):
     return y
 
 
-def _torch(
+def _torch_impl(
     x, weight, bias, running_mean, running_var, num_batches_tracked, training, momentum, eps, negative_slope, groups
 ):
     if not training:
@@ -133,7 +133,7 @@ def _torch(
 
 
 def _part(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
-    if training and fits(x) and not plain():
+    if training and fits(x) and not uses_native_ops():
         return batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope)
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum or 0.0, eps)
     # In place: batch norm's backward reads its input, never its output, so the activation needs no memory of its own.

@@ -1,6 +1,6 @@
 """Training-mode batch norm + activation on a CPU for tensors with their channels last in memory.
 
-PyTorch's own kernel for this layout adds up a channel in plain float32, one value after another: with millions of
+PyTorch's own kernel for this layout adds up a channel in float32, one value after another: with millions of
 values a channel, half of the digits are lost, in the statistics and again in the gradients. It is also slow for few
 channels. Here the tensor is walked through in chunks that stay in the cache, each summed by `torch.sum` (which adds
 pairwise) and the chunks' sums in float64. The activation's mask is recomputed from x, so only x is kept for backward.

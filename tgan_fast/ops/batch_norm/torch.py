@@ -1,4 +1,4 @@
-"""The parts of batch norm + activation in plain PyTorch, each with the arguments of its twin in triton.py."""
+"""The torch implementation of batch norm + activation, stage by stage, with the arguments of triton.py."""
 
 import torch
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from tgan_fast.ops.native import plain
+from tgan_fast.ops.native import uses_native_ops
 
 
 class Passes(NamedTuple):
@@ -104,7 +104,7 @@ def convolve(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The convolution in a form, differentiable once; within `plain_operations` PyTorch's own, twice.
+    """The convolution in a form, differentiable once; within `native_ops` PyTorch's own, twice.
 
     Args:
         operation: its name in `TABLE`.
@@ -116,9 +116,9 @@ def convolve(
         ValueError: there is no such form, or it cannot compute this.
     """
     x, weight, bias = _autocast(x, weight, bias)
-    if plain():
+    if uses_native_ops():
         if form not in ("auto", "direct", DIRECT):
-            raise ValueError(f"{operation}: form {form!r} cannot be used within plain_operations")
+            raise ValueError(f"{operation}: form {form!r} cannot be used within native_ops")
         return forms["direct"].forward(x, weight, bias)
     passes = choose(operation, forms, form, x, weight)
     return _Convolution.apply(x, weight, bias, *(forms[name] for name in passes))
