@@ -1,7 +1,7 @@
 """Batch norm + activation in training with the statistics of several processes together.
 
 Each process computes mean and variance of its own n values; one sum over the processes of (n, Σx, Σx²), in float64,
-gives those of all. Backward sums Σg and Σg·(x - mean) likewise. What lies in between is done by triton.py or torch.py.
+gives those of all. Backward sums Σg and Σg·(x - mean) likewise. triton.py or torch_impl.py does the rest.
 A process without values adds zeros (empty.py), because the others wait for it.
 """
 
@@ -16,14 +16,14 @@ def batch_norm_act_sync(
 ):  # fmt: skip
     """As `batch_norm_act` in training, with a process group; differentiable once."""
     if x.numel() == 0:
-        from tgan_fast.ops.batch_norm import empty as parts
+        from tgan_fast.ops.batch_norm import empty as impl
     elif backend == "triton":
-        from tgan_fast.ops.batch_norm import triton as parts
+        from tgan_fast.ops.batch_norm import triton as impl
     else:
-        from tgan_fast.ops.batch_norm import torch as parts
+        from tgan_fast.ops.batch_norm import torch_impl as impl
     weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
     y, mean, var, count = _SyncBatchNormAct.apply(
-        parts.walkable(x), weight, bias, eps, negative_slope, groups, process_group, parts
+        impl.walkable(x), weight, bias, eps, negative_slope, groups, process_group, impl
     )
     if num_batches_tracked is not None:
         num_batches_tracked.add_(groups)
@@ -43,15 +43,15 @@ def batch_norm_act_sync(
 
 class _SyncBatchNormAct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps, negative_slope, groups, process_group, parts):
+    def forward(ctx, x, weight, bias, eps, negative_slope, groups, process_group, impl):
         local_count = x.numel() // x.shape[1] // groups
-        mean, var, count = _over_all(process_group, *parts.statistics(x, groups), local_count)
+        mean, var, count = _over_all(process_group, *impl.statistics(x, groups), local_count)
         rstd = (var + eps).rsqrt()
         ctx.save_for_backward(x, mean, rstd, weight, bias, count)
         ctx.negative_slope, ctx.local_count = negative_slope, local_count
-        ctx.process_group, ctx.parts = process_group, parts
+        ctx.process_group, ctx.impl = process_group, impl
         ctx.mark_non_differentiable(mean, var, count)
-        return parts.normalize(x, mean, rstd, weight, bias, negative_slope), mean, var, count
+        return impl.normalize(x, mean, rstd, weight, bias, negative_slope), mean, var, count
 
     @staticmethod
     @once_differentiable
@@ -59,13 +59,13 @@ class _SyncBatchNormAct(torch.autograd.Function):
         *tensors, count = ctx.saved_tensors
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
         arguments = dy, *tensors, ctx.negative_slope
-        sums, dweight, dbias = ctx.parts.gradient_sums(*arguments, want_weight, want_bias)
+        sums, dweight, dbias = ctx.impl.gradient_sums(*arguments, want_weight, want_bias)
         dx = None
         if want_x:
             dist.all_reduce(sums, group=ctx.process_group)
             # The number of all values is known on the device only; with the sums scaled, the local one divides them.
             sums = sums * (ctx.local_count / count).to(sums.dtype)
-            dx = ctx.parts.input_gradient(*arguments, sums, ctx.local_count)
+            dx = ctx.impl.input_gradient(*arguments, sums, ctx.local_count)
         return dx, dweight if want_weight else None, dbias if want_bias else None, *(None,) * 5
 
 
