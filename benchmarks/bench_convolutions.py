@@ -19,7 +19,7 @@ from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
 from benchmarks.result_files import rounded
 from benchmarks.suite import Run, Section
-from tgan_fast.ops.convolution.algorithms import DIRECT, TABLE, Form, Passes, why_not
+from tgan_fast.ops.convolution.algorithms import DIRECT, TABLE, Algorithm, PerDirection, why_not
 from tgan_fast.precision import arithmetic, compute_dtype, resolve_precision
 from tgan_fast.sizes import scaled
 
@@ -28,9 +28,9 @@ CHECKED_SAMPLES = 2
 ROUNDINGS = 2  # of a result's norm: both sides of a comparison are rounded at the end
 # The table is to be changed where another entry is better by more than this share of the operation's time.
 MARGIN = 0.03
-# Runs of the passes in an iteration, on the batch of the layer: the generator runs twice forward and once backward, the
-# discriminator on real and fake videos together, and once more on half as many, then without gradients of its weights.
-GENERATOR, DISCRIMINATOR, FIRST = Passes(2, 1, 1), Passes(1.5, 1.5, 1), Passes(1.5, 0.5, 1)
+# Runs of each direction in an iteration, on the batch of the layer: the generator runs twice forward and once backward,
+# the discriminator on real and fake videos together, and once more on half as many, without gradients of its weights.
+GENERATOR, DISCRIMINATOR, FIRST = PerDirection(2, 1, 1), PerDirection(1.5, 1.5, 1), PerDirection(1.5, 0.5, 1)
 # In the order of the forward pass: operation, samples for each of the batch, channels of x and y, size of x.
 LAYERS = {
     "temporal 1": ("conv_transpose1d_doubling", 1, 512, 256, (1,)),
@@ -50,11 +50,11 @@ LAYERS = {
 }
 
 
-def _forms_of(operation: str) -> dict[str, Form]:
-    return importlib.import_module(f"tgan_fast.ops.convolution.{operation}").FORMS
+def _algorithms_of(operation: str) -> dict[str, Algorithm]:
+    return importlib.import_module(f"tgan_fast.ops.convolution.{operation}").ALGORITHMS
 
 
-def _entry_of(operation: str, device: str) -> Passes:
+def _entry_of(operation: str, device: str) -> PerDirection:
     return TABLE[operation].get(device, DIRECT)
 
 
@@ -67,19 +67,22 @@ class Layer(NamedTuple):
     weight: tuple[int, ...]
     y: tuple[int, ...]
     with_bias: bool
-    runs: Passes
+    runs: PerDirection
 
     @property
-    def algorithms(self) -> dict[str, Form]:
+    def algorithms(self) -> dict[str, Algorithm]:
         """Algorithms in the table that can compute this, "direct" first."""
         used = {"direct", *itertools.chain.from_iterable(TABLE[self.operation].values())}
         tensors = [torch.empty(shape, device="meta") for shape in (self.x, self.weight)]
-        forms = _forms_of(self.operation).items()
-        return {name: form for name, form in forms if name in used and why_not(form, *tensors) is None}
+        return {
+            name: algorithm
+            for name, algorithm in _algorithms_of(self.operation).items()
+            if name in used and why_not(algorithm, *tensors) is None
+        }
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of a pass."""
+        """Multiplications and additions of one direction."""
         places = self.x if "transpose" in self.operation else self.y
         # Of an input of two frames half of the kernel meets the padding.
         halves = 2 if self.operation == "conv3d_two_frames" else 1
@@ -90,7 +93,7 @@ class Layer(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """A layer's tensors, with channels last in memory, and x as rearranged by each `Form.prepare`."""
+    """A layer's tensors, with channels last in memory, and x as rearranged by each `Algorithm.prepare`."""
 
     x: torch.Tensor
     weight: torch.Tensor
@@ -124,31 +127,32 @@ def feed_of(layer: Layer, dtype: torch.dtype, device: str, samples: int | None =
     x = random((count, *layer.x[1:]))
     weight = random(layer.weight, (2 * math.prod(layer.y) / layer.flops) ** 0.5)
     bias = random(layer.y[1:2]) if layer.with_bias else None
-    prepared = {form.prepare: form.prepare(x) if form.prepare else x for form in layer.algorithms.values()}
+    prepared = {each.prepare: each.prepare(x) if each.prepare else x for each in layer.algorithms.values()}
     return Feed(x, weight, bias, random((count, *layer.y[1:])), prepared)
 
 
-def passes_of(layer: Layer) -> dict[str, dict[str, Callable[[Feed], list[torch.Tensor]]]]:
-    """Return for each pass the algorithms that have it, as functions of a feed."""
+def directions_of(layer: Layer) -> dict[str, dict[str, Callable[[Feed], list[torch.Tensor]]]]:
+    """Return for each direction the algorithms that have it, as functions of a feed."""
 
-    def forward(form, feed):
-        return [form.forward(form.prepare(feed.x) if form.prepare else feed.x, feed.weight, feed.bias)]
+    def forward(algorithm, feed):
+        x = algorithm.prepare(feed.x) if algorithm.prepare else feed.x
+        return [algorithm.forward(x, feed.weight, feed.bias)]
 
-    def input_gradient(form, feed):
-        return [form.input_gradient(feed.dy, feed.x, feed.weight)]
+    def input_gradient(algorithm, feed):
+        return [algorithm.input_gradient(feed.dy, feed.x, feed.weight)]
 
-    def parameter_gradients(form, feed):
-        wanted = True, feed.bias is not None
-        return form.parameter_gradients(feed.dy, feed.prepared[form.prepare], feed.weight, wanted)[: sum(wanted)]
+    def parameter_gradients(algorithm, feed):
+        wanted, x = (True, feed.bias is not None), feed.prepared[algorithm.prepare]
+        return algorithm.parameter_gradients(feed.dy, x, feed.weight, wanted)[: sum(wanted)]
 
     return {
-        call.__name__: {name: partial(call, form) for name, form in layer.algorithms.items() if form[index]}
+        call.__name__: {name: partial(call, each) for name, each in layer.algorithms.items() if each[index]}
         for index, call in enumerate((forward, input_gradient, parameter_gradients))
     }
 
 
 def check(layer: Layer, part: str, calls: dict[str, Callable], dtype: torch.dtype, device: str):
-    """Return the errors of a pass relative to float64, and why algorithms that the package does not use are left out.
+    """Return a direction's errors relative to float64, and why algorithms that the package does not use are left out.
 
     An algorithm may have twice the error of the library's.
     """
@@ -172,13 +176,13 @@ def measure(run: Run, layer: Layer) -> dict:
     rows, left_out = [], {}
     with arithmetic(precision), torch.no_grad():
         first = feed_of(layer, dtype, run.device)
-        # Each pass reads or writes every tensor of its equation once.
+        # Each direction reads or writes every tensor of its equation once.
         nbytes = first.x.nbytes + first.weight.nbytes + first.dy.nbytes
         count = run.input_set_count(nbytes)
         if run.device == "cpu":  # so many exceed the cache once, and a layer takes seconds
             count = max(1, count // 2)
         feeds = [first, *(feed_of(layer, dtype, run.device) for _ in range(count - 1))]
-        for part, calls in passes_of(layer).items():
+        for part, calls in directions_of(layer).items():
             # cuDNN would also measure its algorithms for the two samples of a check, which takes longer than the rest.
             torch.backends.cudnn.benchmark = False
             errors, refused = check(layer, part, calls, dtype, run.device)
@@ -191,26 +195,26 @@ def measure(run: Run, layer: Layer) -> dict:
     return {**layer._asdict(), "input_sets": count, "timings": rows, "left_out": left_out}
 
 
-def iteration_seconds(record: dict, passes: Passes, key: str = "seconds") -> float:
+def iteration_seconds(record: dict, algorithms: PerDirection, key: str = "seconds") -> float:
     """Return a layer's time in an iteration with these algorithms, or "direct" where it does not have them."""
     seconds = {(row["part"], row["contender"]): row[key] for row in record["timings"]}
-    parts = zip(record["runs"], Passes._fields, passes, strict=True)
+    parts = zip(record["runs"], PerDirection._fields, algorithms, strict=True)
     return sum(runs * seconds.get((part, name), seconds[part, "direct"]) for runs, part, name in parts)
 
 
 def verdict_for(operation: str, layers: list[dict], device: str) -> dict:
     """Return the entry of the table, the best one, the time of all layers of the operation, and whether they agree."""
-    forms, entry = _forms_of(operation), _entry_of(operation, device)
-    names = [[name for name, form in forms.items() if getattr(form, part)] for part in Passes._fields]
+    algorithms, entry = _algorithms_of(operation), _entry_of(operation, device)
+    names = [[name for name, each in algorithms.items() if getattr(each, part)] for part in PerDirection._fields]
     candidates = [
-        passes
-        for passes in itertools.starmap(Passes, itertools.product(*names))
+        chosen
+        for chosen in itertools.starmap(PerDirection, itertools.product(*names))
         # The gradients can only read a rearranged x that their own algorithm's forward pass has made.
-        if passes.parameter_gradients == passes.forward or forms[passes.parameter_gradients].prepare is None
+        if chosen.parameter_gradients == chosen.forward or algorithms[chosen.parameter_gradients].prepare is None
     ]
 
-    def seconds(passes, key="seconds"):
-        return rounded(sum(iteration_seconds(layer, passes, key) for layer in layers))
+    def seconds(chosen, key="seconds"):
+        return rounded(sum(iteration_seconds(layer, chosen, key) for layer in layers))
 
     best = min(candidates, key=seconds)  # of several the first: "direct" rather than what took no part
     return {

@@ -5,22 +5,22 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench_convolutions as bench
-from benchmarks.bench_convolutions import Passes
+from benchmarks.bench_convolutions import PerDirection
 from benchmarks.suite import Run
 from tgan_fast import VideoDiscriminator, VideoGenerator
-from tgan_fast.ops.convolution import algorithms as forms
+from tgan_fast.ops.convolution import algorithms
 
 SMALL = {layer.name: layer for layer in bench.layers_for(1, 1 / 16)}
 
 
 def test_layers_are_those_of_the_networks(monkeypatch):
-    seen, choose = [], forms.choose
+    seen, choose = [], algorithms.choose
 
-    def note(operation, of_operation, form, x, weight):
+    def note(operation, of_operation, algorithm, x, weight):
         seen.append((operation, tuple(x.shape), tuple(weight.shape)))
-        return choose(operation, of_operation, form, x, weight)
+        return choose(operation, of_operation, algorithm, x, weight)
 
-    monkeypatch.setattr(forms, "choose", note)
+    monkeypatch.setattr(algorithms, "choose", note)
     VideoGenerator(1 / 16)(torch.rand(2, 100))
     VideoDiscriminator(1 / 16)(torch.rand(4, 3, 16, 64, 64))
     assert seen == [(layer.operation, layer.x, layer.weight) for layer in bench.layers_for(2, 1 / 16)]
@@ -32,7 +32,7 @@ def test_flops_are_those_that_pytorch_counts(layer):
     assert all(tensor.movedim(1, -1).is_contiguous() for tensor in (feed.x, feed.weight, feed.dy))
     # The library also multiplies by what pads two frames.
     algorithm = "inner" if layer.operation == "conv3d_two_frames" else "direct"
-    for part, calls in bench.passes_of(layer).items():
+    for part, calls in bench.directions_of(layer).items():
         with FlopCounterMode(display=False) as counter:
             (result, *_) = calls[algorithm](feed)
         assert counter.get_total_flops() == layer.flops
@@ -43,12 +43,12 @@ def test_flops_are_those_that_pytorch_counts(layer):
 
 def test_a_wrong_algorithm_is_refused_if_it_is_used_and_left_out_otherwise():
     layer = SMALL["deconvolution 5"]
-    calls = bench.passes_of(layer)["forward"]
+    calls = bench.directions_of(layer)["forward"]
 
     def wrong(feed):
         return [1.01 * tensor for tensor in calls["direct"](feed)]
 
-    assert forms.TABLE[layer.operation]["cpu"].forward == "four pixels"
+    assert algorithms.TABLE[layer.operation]["cpu"].forward == "four pixels"
     with pytest.raises(SystemExit, match=r"5: forward: four pixels is off by .*: nothing is timed"):
         bench.check(layer, "forward", calls | {"four pixels": wrong}, torch.float32, "cpu")
     errors, left_out = bench.check(layer, "forward", calls | {"eight pixels": wrong}, torch.float32, "cpu")
@@ -58,14 +58,14 @@ def test_a_wrong_algorithm_is_refused_if_it_is_used_and_left_out_otherwise():
 
 def record_of(**parts):
     """Return a record with made-up times by algorithm for each part, and floors of a second."""
-    times = [(part, *named) for part, algorithms in parts.items() for named in algorithms.items()]
+    times = [(part, *named) for part, seconds in parts.items() for named in seconds.items()]
     rows = [dict(zip(("part", "contender", "seconds"), time, strict=True), floor_seconds=1.0) for time in times]
-    return {"operation": "conv3d_halving", "runs": Passes(1, 2, 3), "timings": rows}
+    return {"operation": "conv3d_halving", "runs": PerDirection(1, 2, 3), "timings": rows}
 
 
 @pytest.mark.parametrize(("blocks", "agrees"), [(1.0, True), (4.05, True), (8.0, False)])
 def test_the_table_is_to_be_changed_only_for_what_is_clearly_better(blocks, agrees, monkeypatch):
-    monkeypatch.setitem(forms.TABLE["conv3d_halving"], "cpu", Passes("pairs", "blocks", "pairs"))
+    monkeypatch.setitem(algorithms.TABLE["conv3d_halving"], "cpu", PerDirection("pairs", "blocks", "pairs"))
     first = record_of(
         forward={"direct": 3.0, "pairs": 3.5, "direct again": 0.1},
         input_gradient={"direct": 4.0, "blocks": blocks},
@@ -73,13 +73,13 @@ def test_the_table_is_to_be_changed_only_for_what_is_clearly_better(blocks, agre
         parameter_gradients={"direct": 6.0, "pairs": 5.0},
     )
     # A layer without the algorithms computes by "direct", whatever stands in the table.
-    others = record_of(**{part: {"direct": 1.0} for part in Passes._fields})
+    others = record_of(**{part: {"direct": 1.0} for part in PerDirection._fields})
     payload = bench.conclude(Run("cpu"), [first, others])
     (verdict,) = payload["verdicts"]
-    assert verdict["best"] == Passes("pairs", "blocks" if blocks < 4 else "direct", "pairs")
+    assert verdict["best"] == PerDirection("pairs", "blocks" if blocks < 4 else "direct", "pairs")
     assert verdict["table_seconds"] == pytest.approx(3.5 + 2 * blocks + 3 * 5 + 6)
     assert verdict["direct_seconds"] == 3 + 2 * 4 + 3 * 6 + 6
     assert verdict["floor_seconds"] == 2 * (1 + 2 + 3)
     assert verdict["agree"] is agrees
-    said = "agrees" if agrees else "should be Passes(forward='pairs', input_gradient='direct'"
+    said = "agrees" if agrees else "should be PerDirection(forward='pairs', input_gradient='direct'"
     assert f"TABLE['conv3d_halving']['cpu'] {said}" in "\n".join(bench.conclusion(payload))

@@ -11,9 +11,9 @@ from tgan_fast.ops.convolution.algorithms import TABLE
 _BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
 
 
-@pytest.fixture(params=["cpu", "cuda"], ids=["forms-of-cpu", "forms-of-cuda"])
+@pytest.fixture(params=["cpu", "cuda"], ids=["algorithms-of-cpu", "algorithms-of-cuda"])
 def every_table(request, monkeypatch):
-    """On a CPU, convolutions in the forms that they have there, and then in those of a GPU."""
+    """Run convolutions on a CPU with its algorithms, and then with those of a GPU."""
     for devices in TABLE.values():
         monkeypatch.setitem(devices, "cpu", devices[request.param])
 

@@ -1,4 +1,4 @@
-"""Every form of every convolution against PyTorch's own."""
+"""Every algorithm of every convolution against PyTorch's own."""
 
 import importlib
 from itertools import product
@@ -36,11 +36,11 @@ class Case(NamedTuple):
         return self.weight[1 if "transpose" in self.operation else 0]
 
     @property
-    def forms(self):
-        return importlib.import_module(f"tgan_fast.ops.convolution.{self.operation}").FORMS
+    def algorithms(self):
+        return importlib.import_module(f"tgan_fast.ops.convolution.{self.operation}").ALGORITHMS
 
-    def call(self, *tensors, form="auto"):
-        return getattr(convolution, self.operation)(*tensors, form=form)
+    def call(self, *tensors, algorithm="auto"):
+        return getattr(convolution, self.operation)(*tensors, algorithm=algorithm)
 
     def call_native(self, *tensors):
         return self.native(*tensors, **self.options)
@@ -70,18 +70,18 @@ every_operation = pytest.mark.parametrize("name", ["videos", "two frames", "sequ
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
-def forms_of(case):
-    """Return every form that can compute a case, and "auto"."""
+def algorithms_of(case):
+    """Return every algorithm that can compute a case, and "auto"."""
     x, weight = torch.empty(case.x), torch.empty(case.weight)
-    return ["auto", *(name for name, form in case.forms.items() if algorithms.why_not(form, x, weight) is None)]
+    return ["auto", *(name for name, each in case.algorithms.items() if algorithms.why_not(each, x, weight) is None)]
 
 
-# Every form but the library's own, with the first case that it can compute.
-OWN_FORMS = {
-    f"{case.operation}-{form}": (case, form)
+# Every algorithm but the library's own, with the first case that it can compute.
+OWN_ALGORITHMS = {
+    f"{case.operation}-{algorithm}": (case, algorithm)
     for case in reversed(CASES.values())
-    for form in forms_of(case)
-    if form not in ("auto", "direct")
+    for algorithm in algorithms_of(case)
+    if algorithm not in ("auto", "direct")
 }
 
 
@@ -110,9 +110,9 @@ def _nan_in_new_memory():
 def test_no_form_makes_a_gpu_wait():
     for case in CASES.values():
         leaves = inputs(case)
-        for form in forms_of(case):
+        for algorithm in algorithms_of(case):
             with RefusesHostCopies():
-                y = case.call(*leaves, form=form)
+                y = case.call(*leaves, algorithm=algorithm)
                 torch.autograd.grad(y, leaves, torch.ones_like(y))
 
 
@@ -140,17 +140,19 @@ def assert_same_outcome(got, expected, leaves, upstream, what):
 
 @every_case
 def test_it_is_pytorchs_convolution_in_float64(case, device):
-    for form, (name, layout), with_bias in product(forms_of(case), LAYOUTS.items(), (True, False)):
+    for algorithm, (name, layout), with_bias in product(algorithms_of(case), LAYOUTS.items(), (True, False)):
         leaves = inputs(case, device=device, layout=layout)[: 2 + with_bias]
         tensors = leaves if with_bias else [*leaves, None]
-        expected, got = case.call_native(*tensors), case.call(*tensors, form=form)
+        expected, got = case.call_native(*tensors), case.call(*tensors, algorithm=algorithm)
         upstream = layout(torch.randn_like(expected))
-        assert_same_outcome(got, expected, leaves, upstream, f"{form}, {name}, {'with' if with_bias else 'no'} bias")
+        assert_same_outcome(
+            got, expected, leaves, upstream, f"{algorithm}, {name}, {'with' if with_bias else 'no'} bias"
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(("case", "form"), OWN_FORMS.values(), ids=OWN_FORMS)
-def test_it_is_as_accurate_as_pytorchs(case, form, dtype, device):
+@pytest.mark.parametrize(("case", "algorithm"), OWN_ALGORITHMS.values(), ids=OWN_ALGORITHMS)
+def test_it_is_as_accurate_as_pytorchs(case, algorithm, dtype, device):
     """Over several draws together: a single result may be exact by chance."""
     errors, norms = [], []
     for _ in range(8):
@@ -159,7 +161,7 @@ def test_it_is_as_accurate_as_pytorchs(case, form, dtype, device):
         truth = case.call_native(*exact)
         upstream = torch.randn_like(truth).to(dtype)
         truth = outcome(truth, exact, upstream)
-        results = outcome(case.call(*leaves, form=form), leaves, upstream)
+        results = outcome(case.call(*leaves, algorithm=algorithm), leaves, upstream)
         assert all(result.dtype == dtype for result in results)
         results += outcome(case.call_native(*leaves), leaves, upstream)
         errors.append([(a.double() - t).norm().item() for a, t in zip(results, truth * 2, strict=True)])
@@ -172,32 +174,37 @@ def test_it_is_as_accurate_as_pytorchs(case, form, dtype, device):
 
 @every_case
 def test_channels_stay_last_and_gradients_lie_as_their_tensors_do(case, device):
-    for form in forms_of(case):
+    for algorithm in algorithms_of(case):
         leaves = inputs(case, torch.float32, device, channels_last)
-        y = case.call(*leaves, form=form)
+        y = case.call(*leaves, algorithm=algorithm)
         dx, dweight, _ = torch.autograd.grad(y, leaves, channels_last(torch.randn_like(y)))
         for tensor in (y, dx, dweight):
-            assert tensor.movedim(1, -1).is_contiguous(), form
+            assert tensor.movedim(1, -1).is_contiguous(), algorithm
 
 
 @every_case
 def test_only_the_gradients_that_are_wanted(case, device):
     leaves = inputs(case, device=device)
-    for form in forms_of(case):
-        y = case.call(*leaves, form=form)
+    for algorithm in algorithms_of(case):
+        y = case.call(*leaves, algorithm=algorithm)
         upstream = torch.randn_like(y)
         for wanted, whole in enumerate(torch.autograd.grad(y, leaves, upstream)):
             alone = [leaf.detach().requires_grad_(index == wanted) for index, leaf in enumerate(leaves)]
-            (gradient,) = torch.autograd.grad(case.call(*alone, form=form), alone[wanted : wanted + 1], upstream)
-            assert_close(gradient, whole, 1e-12, form)
+            (gradient,) = torch.autograd.grad(
+                case.call(*alone, algorithm=algorithm), alone[wanted : wanted + 1], upstream
+            )
+            assert_close(gradient, whole, 1e-12, algorithm)
 
 
 @every_case
 def test_an_activation_may_overwrite_the_output(case, device):
-    for form in forms_of(case):
+    for algorithm in algorithms_of(case):
         leaves = inputs(case, device=device, layout=channels_last)
-        got, expected = F.leaky_relu_(case.call(*leaves, form=form), 0.2), F.leaky_relu(case.call_native(*leaves), 0.2)
-        assert_same_outcome(got, expected, leaves, torch.randn_like(expected), form)
+        got, expected = (
+            F.leaky_relu_(case.call(*leaves, algorithm=algorithm), 0.2),
+            F.leaky_relu(case.call_native(*leaves), 0.2),
+        )
+        assert_same_outcome(got, expected, leaves, torch.randn_like(expected), algorithm)
 
 
 @every_operation
@@ -221,59 +228,59 @@ def test_gradients_of_gradients_are_refused(name):
         dx.sum().backward()
 
 
-def test_the_table_names_forms_that_have_the_pass():
-    operations = {case.operation: case.forms for case in CASES.values()}
+def test_the_table_names_algorithms_that_have_the_direction():
+    operations = {case.operation: case.algorithms for case in CASES.values()}
     assert algorithms.TABLE.keys() == operations.keys()
     for operation, devices in algorithms.TABLE.items():
         assert devices.keys() == {"cpu", "cuda"}
-        for passes in devices.values():
-            for which, name in zip(algorithms.Passes._fields, passes, strict=True):
+        for entry in devices.values():
+            for which, name in zip(algorithms.PerDirection._fields, entry, strict=True):
                 assert getattr(operations[operation][name], which) is not None, (operation, name, which)
 
 
 def test_auto_takes_the_table_and_direct_for_what_it_cannot_compute(monkeypatch):
-    monkeypatch.setitem(algorithms.TABLE["conv3d_halving"], "cpu", algorithms.Passes("pairs", "blocks", "pairs"))
+    monkeypatch.setitem(algorithms.TABLE["conv3d_halving"], "cpu", algorithms.PerDirection("pairs", "blocks", "pairs"))
 
     def chosen(name):
         case = CASES[name]
-        return algorithms.choose(case.operation, case.forms, "auto", torch.empty(case.x), torch.empty(case.weight))
+        return algorithms.choose(case.operation, case.algorithms, "auto", torch.empty(case.x), torch.empty(case.weight))
 
     assert chosen("videos") == ("pairs", "blocks", "pairs")
     assert chosen("odd time and height") == ("pairs", "direct", "pairs")
     assert chosen("odd videos") == chosen("many channels") == algorithms.DIRECT
 
 
-def test_a_form_leaves_the_passes_that_it_lacks_to_direct_and_passes_may_be_mixed():
+def test_an_algorithm_leaves_the_directions_that_it_lacks_to_direct_and_algorithms_may_be_mixed():
     case = CASES["videos"]
     x, weight = torch.empty(case.x), torch.empty(case.weight)
-    assert algorithms.choose("conv3d_halving", case.forms, "blocks", x, weight) == ("direct", "blocks", "direct")
-    mixed = algorithms.Passes("pairs", "blocks", "direct")
-    assert algorithms.choose("conv3d_halving", case.forms, mixed, x, weight) == mixed
+    assert algorithms.choose("conv3d_halving", case.algorithms, "blocks", x, weight) == ("direct", "blocks", "direct")
+    mixed = algorithms.PerDirection("pairs", "blocks", "direct")
+    assert algorithms.choose("conv3d_halving", case.algorithms, mixed, x, weight) == mixed
     leaves = inputs(case)
-    got, expected = case.call(*leaves, form=mixed), case.call_native(*leaves)
+    got, expected = case.call(*leaves, algorithm=mixed), case.call_native(*leaves)
     assert_same_outcome(got, expected, leaves, torch.randn_like(expected), mixed)
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "message"),
+    ("name", "algorithm", "message"),
     [
-        ("videos", "fast", "conv3d_halving has no form 'fast': choose auto, direct, pairs, blocks"),
-        ("odd videos", "pairs", "form 'pairs' cannot be used: rows of 9 are not pairs"),
-        ("many channels", "pairs", "form 'pairs' cannot be used: it has room for 3 channels, and x has 6"),
-        ("odd videos", "blocks", r"form 'blocks' cannot be used: \[5, 7, 9\] are not blocks of 2"),
-        ("many channels", "blocks", "form 'blocks' cannot be used: it is for fewer than 4 channels, and x has 6"),
-        ("odd rows", "eight pixels", "form 'eight pixels' cannot be used: rows of 7 are not groups of 8"),
+        ("videos", "fast", "conv3d_halving has no algorithm 'fast': choose auto, direct, pairs, blocks"),
+        ("odd videos", "pairs", "algorithm 'pairs' cannot be used: rows of 9 are not pairs"),
+        ("many channels", "pairs", "algorithm 'pairs' cannot be used: it has room for 3 channels, and x has 6"),
+        ("odd videos", "blocks", r"algorithm 'blocks' cannot be used: \[5, 7, 9\] are not blocks of 2"),
+        ("many channels", "blocks", "algorithm 'blocks' cannot be used: it is for fewer than 4 channels, and x has 6"),
+        ("odd rows", "eight pixels", "algorithm 'eight pixels' cannot be used: rows of 7 are not groups of 8"),
     ],
 )
-def test_forms_that_do_not_exist_or_do_not_fit_are_named(name, form, message):
+def test_algorithms_that_do_not_exist_or_do_not_fit_are_named(name, algorithm, message):
     with pytest.raises(ValueError, match=message):
-        CASES[name].call(*inputs(CASES[name]), form=form)
+        CASES[name].call(*inputs(CASES[name]), algorithm=algorithm)
 
 
 def test_a_kernel_wider_than_a_group_and_its_neighbours_is_refused():
     x, weight = torch.zeros(1, 2, 11, 16), torch.zeros(2, 1, 11, 11)
     with pytest.raises(ValueError, match="a kernel of 11 reaches further than a group"):
-        conv_transpose2d_same(x, weight, form="four pixels")
+        conv_transpose2d_same(x, weight, algorithm="four pixels")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tgan_fast.ops.native import uses_native_ops
 
 
 class Case(NamedTuple):
-    """A convolution and the shapes of x and weight, which all of its forms can compute."""
+    """A convolution and the shapes of x and weight, which all of its algorithms can compute."""
 
     name: str
     x: tuple[int, ...]
@@ -33,8 +33,8 @@ class Case(NamedTuple):
         return getattr(convolution, self.name)
 
     @property
-    def forms(self):
-        return importlib.import_module(f"tgan_fast.ops.convolution.{self.name}").FORMS
+    def algorithms(self):
+        return importlib.import_module(f"tgan_fast.ops.convolution.{self.name}").ALGORITHMS
 
     def tensors(self, device="cpu"):
         """x, weight and bias in float64, the channels last, as leaves."""
@@ -98,19 +98,19 @@ def test_convolutions_are_differentiable_twice_inside_alone(case, device):
 
 
 @every_convolution
-def test_forms_that_are_asked_for_by_name_are_refused(case):
+def test_algorithms_that_are_asked_for_by_name_are_refused(case):
     tensors = case.tensors()
-    named = [form for form in case.forms if form != "direct"]
+    named = [name for name in case.algorithms if name != "direct"]
     assert named
     with native_ops():
-        for form in (*named, DIRECT._replace(forward=named[0])):
-            message = re.escape(f"{case.name}: form {form!r} cannot be used within native_ops")
+        for algorithm in (*named, DIRECT._replace(forward=named[0])):
+            message = re.escape(f"{case.name}: algorithm {algorithm!r} cannot be used within native_ops")
             with pytest.raises(ValueError, match=message):
-                case.operation(*tensors, form=form)
-        assert torch.equal(case.operation(*tensors, form="direct"), case.operation(*tensors))
+                case.operation(*tensors, algorithm=algorithm)
+        assert torch.equal(case.operation(*tensors, algorithm="direct"), case.operation(*tensors))
     # And may be asked for again.
-    for form in named:
-        case.operation(*tensors, form=form)
+    for algorithm in named:
+        case.operation(*tensors, algorithm=algorithm)
 
 
 def of_batch_norm(shape, device="cpu"):

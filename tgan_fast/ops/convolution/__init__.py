@@ -1,4 +1,4 @@
-"""Convolutions of TGAN's kinds, each in several forms that compute the same; `forms.TABLE` tells which runs where."""
+"""TGAN's kinds of convolution, each with several algorithms; `algorithms.TABLE` lists which one runs where."""
 
 from tgan_fast.ops.convolution.conv3d_halving import conv3d_halving
 from tgan_fast.ops.convolution.conv3d_two_frames import conv3d_two_frames

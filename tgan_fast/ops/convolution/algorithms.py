@@ -1,11 +1,11 @@
-"""What a form of a convolution is, which one is used where, and the autograd function that they all share.
+"""Convolution algorithms: their interface, the table of which one runs where, and the autograd function they share.
 
-A convolution has three passes: y from x, dx from dy, and dw and db from x and dy. A form computes one or more of them
-in its own way. "direct" is the library's convolution itself, in all passes: the plain twin of every other form.
+A convolution has three directions, as in cuDNN: y from x, dx from dy, and dw and db from x and dy. An algorithm
+computes one or more of them. "direct" is the library's convolution in all directions, the baseline of the others.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -13,63 +13,63 @@ from torch.autograd.function import once_differentiable
 from tgan_fast.ops.native import uses_native_ops
 
 
-class Passes(NamedTuple):
-    """Names of the forms that compute the three passes."""
+class PerDirection(NamedTuple):
+    """A value for each direction of a convolution, such as the name of an algorithm."""
 
-    forward: str
-    input_gradient: str
-    parameter_gradients: str
+    forward: Any
+    input_gradient: Any
+    parameter_gradients: Any
 
 
-DIRECT = Passes("direct", "direct", "direct")
+DIRECT = PerDirection("direct", "direct", "direct")
 
-# operation → device type → forms. To be changed here, and by what benchmarks/bench_convolutions.py says.
+# operation → device type → algorithms. benchmarks/bench_convolutions.py says what to change here.
 # cpu: measured, on two cores of an AMD EPYC with AVX-512, float32.
-# cuda: not measured yet. By reasoning for an H100: three channels are no multiple of the 16 bytes that cuDNN's tensor
-# core kernels load, so they are grouped into 8 or 24; a bias costs a pass of its own unless it rides along; what is
-# small shall be one kernel.
+# cuda: not measured yet, chosen by reasoning for an H100: three channels are no multiple of the 16 bytes that cuDNN's
+# tensor core kernels load, so they are grouped into 8 or 24; a separate bias costs one more pass over y; a small
+# convolution should be a single kernel.
 TABLE = {
     "conv3d_halving": {
-        "cpu": Passes("direct", "blocks", "direct"),
-        "cuda": Passes("pairs", "blocks", "pairs"),
+        "cpu": PerDirection("direct", "blocks", "direct"),
+        "cuda": PerDirection("pairs", "blocks", "pairs"),
     },
     "conv3d_two_frames": {
-        "cpu": Passes("product", "product", "product"),
-        "cuda": Passes("product", "inner", "product"),
+        "cpu": PerDirection("product", "product", "product"),
+        "cuda": PerDirection("product", "inner", "product"),
     },
     "conv_transpose1d_doubling": {
-        "cpu": Passes("product", "product", "product"),
-        "cuda": Passes("image", "image", "image"),
+        "cpu": PerDirection("product", "product", "product"),
+        "cuda": PerDirection("image", "image", "image"),
     },
     "conv_transpose2d_doubling": {
         "cpu": DIRECT,
         "cuda": DIRECT,
     },
     "conv_transpose2d_same": {
-        "cpu": Passes("four pixels", "direct", "direct"),
-        "cuda": Passes("eight pixels", "eight pixels", "eight pixels"),
+        "cpu": PerDirection("four pixels", "direct", "direct"),
+        "cuda": PerDirection("eight pixels", "eight pixels", "eight pixels"),
     },
 }
 
 
-class Form(NamedTuple):
-    """One way to compute a convolution; None for the passes that it leaves to "direct"."""
+class Algorithm(NamedTuple):
+    """One way to compute a convolution; None for the directions that it leaves to "direct"."""
 
     forward: Callable | None = None  # (prepared, weight, bias or None) → y
     input_gradient: Callable | None = None  # (dy, x, weight) → dx
     parameter_gradients: Callable | None = None  # (dy, prepared, weight, (dw wanted, db wanted)) → dw, db
-    prepare: Callable | None = None  # x → what forward and parameter_gradients read instead of it
-    why_not: Callable | None = None  # (x, weight) → why it cannot compute this, or None
+    prepare: Callable | None = None  # x → rearranged x, read by forward and parameter_gradients
+    why_not: Callable | None = None  # (x, weight) → why it cannot compute them, or None
 
 
-def direct(dims: int, stride: int, padding: int, *, transposed: bool = False) -> Form:
-    """The library's convolution, with the same stride and padding in all dimensions."""
+def direct(dims: int, stride: int, padding: int, *, transposed: bool = False) -> Algorithm:
+    """Return the library's convolution with the same stride and padding in all dimensions."""
     options = [stride] * dims, [padding] * dims, [1] * dims, transposed, [0] * dims, 1
     return library(*options)
 
 
-def library(*options) -> Form:
-    """The library's convolution with the options of `torch.ops.aten.convolution`."""
+def library(*options) -> Algorithm:
+    """Return the library's convolution with the options of `torch.ops.aten.convolution`."""
 
     def forward(x, weight, bias):
         return torch.ops.aten.convolution(x, weight, bias, *options)
@@ -81,7 +81,7 @@ def library(*options) -> Form:
         sizes = [dy.shape[1]]
         return torch.ops.aten.convolution_backward(dy, x, weight, sizes, *options, [False, *wanted])[1:]
 
-    return Form(forward, input_gradient, parameter_gradients)
+    return Algorithm(forward, input_gradient, parameter_gradients)
 
 
 def check_shapes(
@@ -98,55 +98,62 @@ def check_shapes(
 
 def convolve(
     operation: str,
-    forms: dict[str, Form],
-    form: str | Passes,
+    algorithms: dict[str, Algorithm],
+    algorithm: str | PerDirection,
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The convolution in a form, differentiable once; within `native_ops` PyTorch's own, twice.
+    """Return the convolution, differentiable once; inside `native_ops` PyTorch's own, differentiable twice.
 
     Args:
-        operation: its name in `TABLE`.
-        forms: all of them, by name.
-        form: "auto" for those of `TABLE`, with "direct" for what they cannot compute; or a name for all passes that
-            this form has, "direct" for the others; or names for each pass.
+        operation: Name of the operation in `TABLE`.
+        algorithms: Algorithms of the operation by name.
+        algorithm: Name of the algorithm for the directions it has, with "direct" for the others; or a name for each
+            direction; or "auto" for the entry of `TABLE`, with "direct" where that cannot compute these tensors.
+        x, weight, bias: Tensors of the convolution; bias may be None.
 
     Raises:
-        ValueError: there is no such form, or it cannot compute this.
+        ValueError: The operation has no such algorithm, or it cannot compute these tensors.
     """
     x, weight, bias = _autocast(x, weight, bias)
     if uses_native_ops():
-        if form not in ("auto", "direct", DIRECT):
-            raise ValueError(f"{operation}: form {form!r} cannot be used within native_ops")
-        return forms["direct"].forward(x, weight, bias)
-    passes = choose(operation, forms, form, x, weight)
-    return _Convolution.apply(x, weight, bias, *(forms[name] for name in passes))
+        if algorithm not in ("auto", "direct", DIRECT):
+            raise ValueError(f"{operation}: algorithm {algorithm!r} cannot be used within native_ops")
+        return algorithms["direct"].forward(x, weight, bias)
+    chosen = choose(operation, algorithms, algorithm, x, weight)
+    return _Convolution.apply(x, weight, bias, *(algorithms[name] for name in chosen))
 
 
-def choose(operation: str, forms: dict[str, Form], form: str | Passes, x: torch.Tensor, weight: torch.Tensor) -> Passes:
-    """The forms of the three passes; arguments and errors as of `convolve`."""
-    if form == "auto":
+def choose(
+    operation: str,
+    algorithms: dict[str, Algorithm],
+    algorithm: str | PerDirection,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+) -> PerDirection:
+    """Return the names of the algorithms for the three directions; arguments and errors as for `convolve`."""
+    if algorithm == "auto":
         names = TABLE[operation].get(x.device.type, DIRECT)
-        return Passes(*(name if why_not(forms[name], x, weight) is None else "direct" for name in names))
-    names = Passes(form, form, form) if isinstance(form, str) else form
+        return PerDirection(*(name if why_not(algorithms[name], x, weight) is None else "direct" for name in names))
+    names = PerDirection(*[algorithm] * 3) if isinstance(algorithm, str) else algorithm
     for name in names:
-        if name not in forms:
-            raise ValueError(f"{operation} has no form {name!r}: choose auto, {', '.join(forms)}")
-        reason = why_not(forms[name], x, weight)
+        if name not in algorithms:
+            raise ValueError(f"{operation} has no algorithm {name!r}: choose auto, {', '.join(algorithms)}")
+        reason = why_not(algorithms[name], x, weight)
         if reason is not None:
-            raise ValueError(f"{operation}: form {name!r} cannot be used: {reason}")
-    computed = zip(Passes._fields, names, strict=True)
-    return Passes(*(name if getattr(forms[name], which) is not None else "direct" for which, name in computed))
+            raise ValueError(f"{operation}: algorithm {name!r} cannot be used: {reason}")
+    directions = zip(PerDirection._fields, names, strict=True)
+    return PerDirection(*(name if getattr(algorithms[name], field) else "direct" for field, name in directions))
 
 
-def why_not(form: Form, x: torch.Tensor, weight: torch.Tensor) -> str | None:
-    """Why a form cannot compute this, or None."""
-    return None if form.why_not is None else form.why_not(x, weight)
+def why_not(algorithm: Algorithm, x: torch.Tensor, weight: torch.Tensor) -> str | None:
+    """Return why an algorithm cannot compute the convolution of these tensors, or None."""
+    return None if algorithm.why_not is None else algorithm.why_not(x, weight)
 
 
 def _autocast(*tensors):
-    """In the dtype of autocast, if that is on: as `torch.nn.functional`'s convolutions."""
+    """Return the tensors in the dtype of autocast if it is on, as `torch.nn.functional`'s convolutions do."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors
@@ -155,7 +162,7 @@ def _autocast(*tensors):
 
 
 def _with_its_channel_last(x):
-    """A single channel is first as well as last in memory, and libraries would take it to be first."""
+    """Return x; a single channel is first as well as last in memory, and libraries would take it to be first."""
     if x.shape[1] != 1 or x.stride(1) == 1:
         return x
     return x.as_strided(x.shape, (x.stride(0), 1, *x.stride()[2:]))
@@ -163,24 +170,24 @@ def _with_its_channel_last(x):
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, form, form_of_dx, form_of_parameters):
+    def forward(ctx, x, weight, bias, algorithm, dx_algorithm, parameters_algorithm):
         x = _with_its_channel_last(x)
-        prepared = x if form.prepare is None else form.prepare(x)
-        ctx.forms = form_of_dx, form_of_parameters
-        kept = prepared if form_of_parameters is form and any(ctx.needs_input_grad[1:3]) else None
+        prepared = x if algorithm.prepare is None else algorithm.prepare(x)
+        ctx.algorithms = dx_algorithm, parameters_algorithm
+        kept = prepared if parameters_algorithm is algorithm and any(ctx.needs_input_grad[1:3]) else None
         ctx.save_for_backward(x, weight, kept)
-        # Autograd would let nobody write in place to a view that was made here; `data` is none.
-        return form.forward(prepared, weight, bias).data
+        # Autograd forbids in-place operations on a view that was made here; `data` is no view.
+        return algorithm.forward(prepared, weight, bias).data
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
         x, weight, prepared = ctx.saved_tensors
-        form_of_dx, form = ctx.forms
-        dx = form_of_dx.input_gradient(dy, x, weight) if ctx.needs_input_grad[0] else None
+        dx_algorithm, algorithm = ctx.algorithms
+        dx = dx_algorithm.input_gradient(dy, x, weight) if ctx.needs_input_grad[0] else None
         wanted = ctx.needs_input_grad[1:3]
         if not any(wanted):
             return dx, None, None, None, None, None
         if prepared is None:
-            prepared = x if form.prepare is None else form.prepare(x)
-        return dx, *form.parameter_gradients(dy, prepared, weight, wanted), None, None, None
+            prepared = x if algorithm.prepare is None else algorithm.prepare(x)
+        return dx, *algorithm.parameter_gradients(dy, prepared, weight, wanted), None, None, None

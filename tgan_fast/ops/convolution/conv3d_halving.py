@@ -9,30 +9,30 @@ would write three channels in strides.
 
 import torch
 
-from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct, library
 
 _VALUES = 4  # of a pixel in "pairs"
 
 
 def conv3d_halving(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
     """`torch.nn.functional.conv3d` with stride 2 and padding 1.
 
     Args:
-        x: [N, C, T, H, W], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: [out, C, 4, 4, 4].
-        bias: [out] or None.
-        form: "direct", "pairs" or "blocks", or one for each pass.
+        x: Input [N, C, T, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: Kernel [out, C, 4, 4, 4].
+        bias: Vector [out], or None for none.
+        algorithm: Name, "direct", "pairs" or "blocks", or one name for each direction; "auto" chooses by device.
 
     Returns:
         [N, out, T/2, H/2, W/2], differentiable once.
 
     Raises:
-        ValueError: the shapes do not fit; there is no such form, or it cannot compute this.
+        ValueError: The shapes do not fit; there is no such algorithm, or it cannot compute these tensors.
     """
     check_shapes("conv3d_halving", x, weight, [4, 4, 4])
-    return convolve("conv3d_halving", FORMS, form, x, weight, bias)
+    return convolve("conv3d_halving", ALGORITHMS, algorithm, x, weight, bias)
 
 
 def _pairs(x):
@@ -90,8 +90,10 @@ def _not_blocks(x, weight):
 
 
 _OF_PAIRS = library([2, 2, 1], [0, 0, 0], [1, 1, 1], False, [0, 0, 0], 1)
-FORMS = {
+ALGORITHMS = {
     "direct": direct(3, stride=2, padding=1),
-    "pairs": Form(forward=_pairs_forward, parameter_gradients=_pairs_gradients, prepare=_pairs, why_not=_not_pairs),
-    "blocks": Form(input_gradient=_blocks_input_gradient, why_not=_not_blocks),
+    "pairs": Algorithm(
+        forward=_pairs_forward, parameter_gradients=_pairs_gradients, prepare=_pairs, why_not=_not_pairs
+    ),
+    "blocks": Algorithm(input_gradient=_blocks_input_gradient, why_not=_not_blocks),
 }

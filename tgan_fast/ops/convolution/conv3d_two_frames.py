@@ -12,30 +12,30 @@ counts is to read and to write the weight once, and on a GPU to divide the long 
 
 import torch
 
-from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct, library
 
 
 def conv3d_two_frames(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
     """`torch.nn.functional.conv3d` with stride 2 and padding 1 for two frames.
 
     Args:
-        x: [N, C, 2, H, W], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: [out, C, 4, 4, 4], likewise.
-        bias: [out] or None.
-        form: "direct", "inner" or "product", or one for each pass.
+        x: Input [N, C, 2, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: Kernel [out, C, 4, 4, 4], likewise.
+        bias: Vector [out], or None for none.
+        algorithm: Name, "direct", "inner" or "product", or one name for each direction; "auto" chooses by device.
 
     Returns:
         [N, out, 1, H/2, W/2], differentiable once.
 
     Raises:
-        ValueError: the shapes do not fit; there is no such form.
+        ValueError: The shapes do not fit; there is no such algorithm.
     """
     check_shapes("conv3d_two_frames", x, weight, [4, 4, 4])
     if x.shape[2] != 2:
         raise ValueError(f"conv3d_two_frames takes [N, C, 2, H, W] and got {list(x.shape)}")
-    return convolve("conv3d_two_frames", FORMS, form, x, weight, bias)
+    return convolve("conv3d_two_frames", ALGORITHMS, algorithm, x, weight, bias)
 
 
 def _inner(weight):
@@ -108,8 +108,8 @@ def _rows(dy):
 
 
 _INNER = library([1, 2, 2], [0, 1, 1], [1, 1, 1], False, [0, 0, 0], 1)
-FORMS = {
+ALGORITHMS = {
     "direct": direct(3, stride=2, padding=1),
-    "inner": Form(_inner_forward, _inner_input_gradient, _inner_gradients),
-    "product": Form(_product_forward, _product_input_gradient, _product_gradients, prepare=_patches),
+    "inner": Algorithm(_inner_forward, _inner_input_gradient, _inner_gradients),
+    "product": Algorithm(_product_forward, _product_input_gradient, _product_gradients, prepare=_patches),
 }

@@ -11,28 +11,28 @@ The weight of kernel 4 is that matrix if it lies [C, 4, out] in memory.
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct, library
 
 
 def conv_transpose1d_doubling(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
     """`torch.nn.functional.conv_transpose1d` with stride 2 and padding 1.
 
     Args:
-        x: [N, C, L], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: [C, out, 4]; fastest where it lies [C, 4, out] in memory.
-        bias: [out] or None.
-        form: "direct", "image" or "product", or one for each pass.
+        x: Input [N, C, L], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: Kernel [C, out, 4]; fastest where it lies [C, 4, out] in memory.
+        bias: Vector [out], or None for none.
+        algorithm: Name, "direct", "image" or "product", or one name for each direction; "auto" chooses by device.
 
     Returns:
         [N, out, 2·L], differentiable once.
 
     Raises:
-        ValueError: the shapes do not fit; there is no such form.
+        ValueError: The shapes do not fit; there is no such algorithm.
     """
     check_shapes("conv_transpose1d_doubling", x, weight, [4], transposed=True)
-    return convolve("conv_transpose1d_doubling", FORMS, form, x, weight, bias)
+    return convolve("conv_transpose1d_doubling", ALGORITHMS, algorithm, x, weight, bias)
 
 
 def _image_forward(x, weight, bias):
@@ -85,8 +85,8 @@ def _windows(dy):
 
 
 _OF_IMAGE = library([1, 2], [0, 1], [1, 1], True, [0, 0], 1)
-FORMS = {
+ALGORITHMS = {
     "direct": direct(1, stride=2, padding=1, transposed=True),
-    "image": Form(_image_forward, _image_input_gradient, _image_gradients),
-    "product": Form(_product_forward, _product_input_gradient, _product_gradients),
+    "image": Algorithm(_image_forward, _image_input_gradient, _image_gradients),
+    "product": Algorithm(_product_forward, _product_input_gradient, _product_gradients),
 }

@@ -7,28 +7,28 @@ ordinary convolution of stride 2, as which it computes this one. The gradients a
 
 import torch
 
-from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct
+from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct
 
 
 def conv_transpose2d_doubling(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
     """`torch.nn.functional.conv_transpose2d` with stride 2 and padding 1.
 
     Args:
-        x: [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: [C, out, 4, 4], likewise.
-        bias: [out] or None.
-        form: "direct" or "phases", or one for each pass.
+        x: Input [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: Kernel [C, out, 4, 4], likewise.
+        bias: Vector [out], or None for none.
+        algorithm: Name, "direct" or "phases", or one name for each direction; "auto" chooses by device.
 
     Returns:
         [N, out, 2·H, 2·W], differentiable once.
 
     Raises:
-        ValueError: the shapes do not fit; there is no such form.
+        ValueError: The shapes do not fit; there is no such algorithm.
     """
     check_shapes("conv_transpose2d_doubling", x, weight, [4, 4], transposed=True)
-    return convolve("conv_transpose2d_doubling", FORMS, form, x, weight, bias)
+    return convolve("conv_transpose2d_doubling", ALGORITHMS, algorithm, x, weight, bias)
 
 
 def _phases_forward(x, weight, bias):
@@ -46,7 +46,7 @@ def _phases_forward(x, weight, bias):
     return y.view(n, 2 * h, 2 * w, out).movedim(-1, 1)
 
 
-FORMS = {
+ALGORITHMS = {
     "direct": direct(2, stride=2, padding=1, transposed=True),
-    "phases": Form(forward=_phases_forward),
+    "phases": Algorithm(forward=_phases_forward),
 }

@@ -11,31 +11,31 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.ops.convolution.algorithms import Form, Passes, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct, library
 
 
 def conv_transpose2d_same(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, form: str | Passes = "auto"
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
     """`torch.nn.functional.conv_transpose2d` with stride 1 and the padding that keeps the size.
 
     Args:
-        x: [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: [C, out, k, k], k odd, likewise.
-        bias: [out] or None.
-        form: "direct", "four pixels" or "eight pixels", or one for each pass.
+        x: Input [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        weight: Kernel [C, out, k, k], k odd, likewise.
+        bias: Vector [out], or None for none.
+        algorithm: Name, "direct", "four pixels" or "eight pixels", or one for each direction; "auto" chooses by device.
 
     Returns:
         [N, out, H, W], differentiable once.
 
     Raises:
-        ValueError: the shapes do not fit; there is no such form, or it cannot compute this.
+        ValueError: The shapes do not fit; there is no such algorithm, or it cannot compute these tensors.
     """
     k = weight.shape[-1]
     check_shapes("conv_transpose2d_same", x, weight, [k, k], transposed=True)
     if k % 2 == 0:
         raise ValueError(f"conv_transpose2d_same takes weights [C, out, k, k] of odd k and got {list(weight.shape)}")
-    return convolve("conv_transpose2d_same", FORMS, form, x, weight, bias)
+    return convolve("conv_transpose2d_same", ALGORITHMS, algorithm, x, weight, bias)
 
 
 def _direct(weight):
@@ -116,11 +116,11 @@ def _not_grouped(pixels, x, weight):
 def _grouped(pixels):
     functions = _grouped_forward, _grouped_input_gradient, _grouped_gradients
     forward, input_gradient, gradients = (partial(function, pixels) for function in functions)
-    return Form(forward, input_gradient, gradients, why_not=partial(_not_grouped, pixels))
+    return Algorithm(forward, input_gradient, gradients, why_not=partial(_not_grouped, pixels))
 
 
-FORMS = {
-    "direct": Form(_direct_forward, _direct_input_gradient, _direct_gradients),
+ALGORITHMS = {
+    "direct": Algorithm(_direct_forward, _direct_input_gradient, _direct_gradients),
     "four pixels": _grouped(4),
     "eight pixels": _grouped(8),
 }
