@@ -19,11 +19,11 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize(("fused", "plain", "shape"), CLASSES.values(), ids=CLASSES)
-def test_it_is_batch_norm_and_activation_over_several_steps(fused, plain, shape, device):
+@pytest.mark.parametrize(("fused", "baseline", "shape"), CLASSES.values(), ids=CLASSES)
+def test_it_is_batch_norm_and_activation_over_several_steps(fused, baseline, shape, device):
     for momentum in (0.1, 0.7, None):
         left = fused(4, 0.2, momentum=momentum, eps=1e-3).to(device)
-        right = nn.Sequential(plain(4, momentum=momentum, eps=1e-3), nn.LeakyReLU(0.2)).to(device)
+        right = nn.Sequential(baseline(4, momentum=momentum, eps=1e-3), nn.LeakyReLU(0.2)).to(device)
         for mode in (True, True, True, False):
             x = 3 * torch.randn(shape, device=device) + 1
             got, expected = left.train(mode)(x), right.train(mode)(x)
@@ -33,9 +33,9 @@ def test_it_is_batch_norm_and_activation_over_several_steps(fused, plain, shape,
 
 
 def test_state_dicts_are_interchangeable():
-    for fused, plain, _ in CLASSES.values():
-        fused(4).load_state_dict(plain(4).state_dict())
-        plain(4).load_state_dict(fused(4).state_dict())
+    for fused, baseline, _ in CLASSES.values():
+        fused(4).load_state_dict(baseline(4).state_dict())
+        baseline(4).load_state_dict(fused(4).state_dict())
 
 
 def test_without_running_statistics_it_uses_the_batch_in_evaluation_too():
@@ -65,12 +65,12 @@ def test_groups_and_momentum_go_together(momentum):
 
 
 def test_statistics_that_are_not_tracked_any_more_stay_as_they_are():
-    module, plain = BatchNormAct1d(4, 1.0), nn.BatchNorm1d(4)
-    for batch_norm in (module, plain):
+    module, baseline = BatchNormAct1d(4, 1.0), nn.BatchNorm1d(4)
+    for batch_norm in (module, baseline):
         batch_norm.track_running_stats = False
     x = torch.randn(6, 4) + 3
-    torch.testing.assert_close(module(x), plain(x))
-    torch.testing.assert_close(module.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(module(x), baseline(x))
+    torch.testing.assert_close(module.state_dict(), baseline.state_dict(), rtol=0, atol=0)
 
 
 def test_bad_input_is_named():
@@ -83,9 +83,9 @@ def test_bad_input_is_named():
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3)], ids=str)
 def test_an_empty_batch_does_what_it_does_in_batch_norm(shape, device):
     for training, momentum in product((True, False), (0.1, None)):
-        fused, plain = BatchNormAct2d(4, 0.2, momentum=momentum), nn.BatchNorm2d(4, momentum=momentum)
+        fused, baseline = BatchNormAct2d(4, 0.2, momentum=momentum), nn.BatchNorm2d(4, momentum=momentum)
         outcomes = []
-        for module in (fused, plain):
+        for module in (fused, baseline):
             module.to(device).train(training)
             x = torch.zeros(shape, device=device, requires_grad=True)
             y = module(x)
@@ -127,21 +127,21 @@ def make_network():
 
 
 def test_a_converted_network_trains_like_the_original(device):
-    plain = make_network().to(device)
-    fused = copy.deepcopy(plain)
-    optimizers = [torch.optim.SGD(network.parameters(), lr=0.1) for network in (plain, fused)]
+    baseline = make_network().to(device)
+    fused = copy.deepcopy(baseline)
+    optimizers = [torch.optim.SGD(network.parameters(), lr=0.1) for network in (baseline, fused)]
     assert convert_batch_norm(fused) is fused
     assert not any(type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) for module in fused.modules())
     for _ in range(3):
         x = torch.randn(4, 3, 8, 8, device=device)
-        outputs = [network(x) for network in (plain, fused)]
+        outputs = [network(x) for network in (baseline, fused)]
         torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
         for output, optimizer in zip(outputs, optimizers, strict=True):
             optimizer.zero_grad()
             output.square().mean().backward()
             optimizer.step()
-    torch.testing.assert_close(fused.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fused.state_dict(), baseline.state_dict(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fused.eval()(x), baseline.eval()(x), rtol=1e-4, atol=1e-5)
 
 
 class Block(nn.Sequential):
@@ -166,8 +166,8 @@ class Caller(nn.Module):
 
 def both():
     """A network and its converted copy."""
-    plain = Caller().double()
-    return plain, convert_batch_norm(copy.deepcopy(plain))
+    baseline = Caller().double()
+    return baseline, convert_batch_norm(copy.deepcopy(baseline))
 
 
 VIDEO = 4, 3, 6, 6
@@ -178,12 +178,14 @@ def assert_same(got, expected):
         torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
 
 
-def assert_same_in_every_mode(network, plain):
+def assert_same_in_every_mode(network, baseline):
     """Outputs of training and evaluation, and the statistics that they leave."""
     x = torch.randn(VIDEO, dtype=torch.float64)
     for mode in (True, True, False):
-        assert_same(network.train(mode)(x), plain.train(mode)(x))
-    assert_same([t.double() for t in network.state_dict().values()], [t.double() for t in plain.state_dict().values()])
+        assert_same(network.train(mode)(x), baseline.train(mode)(x))
+    assert_same(
+        [t.double() for t in network.state_dict().values()], [t.double() for t in baseline.state_dict().values()]
+    )
 
 
 def test_conversion_changes_only_the_classes_of_modules():
@@ -208,15 +210,17 @@ def test_conversion_changes_only_the_classes_of_modules():
 
 
 def test_slices_and_indices_mean_what_they_meant():
-    plain, network = both()
-    assert_same_in_every_mode(network, plain)
+    baseline, network = both()
+    assert_same_in_every_mode(network, baseline)
     assert type(network.features[:2]) is FusedSequential
     x = torch.randn(VIDEO, dtype=torch.float64)
     for end in range(1, 5):
-        assert_same([network.features[:end](x)], [plain.features[:end](x)])
+        assert_same([network.features[:end](x)], [baseline.features[:end](x)])
 
 
-@pytest.mark.parametrize("module", [nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), Block(3)], ids=["plain", "subclass"])
+@pytest.mark.parametrize(
+    "module", [nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), Block(3)], ids=["sequential", "subclass"]
+)
 def test_a_pair_is_one_operation(module, monkeypatch):
     x = torch.randn(2, 3, 4, 4)
     expected = module.eval()(x)
@@ -227,28 +231,28 @@ def test_a_pair_is_one_operation(module, monkeypatch):
 
 
 def test_what_is_changed_after_conversion_counts():
-    plain, network = both()
-    for part in (plain, network):
+    baseline, network = both()
+    for part in (baseline, network):
         part.features[2] = nn.Tanh()
-    assert_same_in_every_mode(network, plain)
-    for part in (plain, network):
+    assert_same_in_every_mode(network, baseline)
+    for part in (baseline, network):
         part.norm[1].forward = torch.sin
-    assert_same_in_every_mode(network, plain)
+    assert_same_in_every_mode(network, baseline)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("position", [1, 2], ids=["norm", "activation"])
 def test_hooks_see_what_they_saw(position, when):
-    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LeakyReLU(0.1)).eval()
+    baseline = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LeakyReLU(0.1)).eval()
     x, seen, expected = torch.randn(2, 3, 4, 4), [], []
-    plain.register_forward_hook(lambda *_: None)
-    network = copy.deepcopy(plain)
-    plain[position].register_forward_hook(lambda module, inputs, output: expected.extend([*inputs, output]))
+    baseline.register_forward_hook(lambda *_: None)
+    network = copy.deepcopy(baseline)
+    baseline[position].register_forward_hook(lambda module, inputs, output: expected.extend([*inputs, output]))
     if when == "after":
         convert_batch_norm(network)
     handle = network[position].register_forward_hook(lambda module, inputs, output: seen.extend([*inputs, output]))
     convert_batch_norm(network)
-    assert torch.equal(network(x), plain(x))
+    assert torch.equal(network(x), baseline(x))
     assert len(seen) == 2
     assert all(torch.equal(got, wanted) for got, wanted in zip(seen, expected, strict=True))
     handle.remove()
@@ -265,36 +269,36 @@ def test_hooks_of_all_modules_see_every_module():
 
 
 def test_a_converted_network_can_be_copied_and_saved():
-    plain, network = both()
-    assert_same_in_every_mode(copy.deepcopy(network), copy.deepcopy(plain))
+    baseline, network = both()
+    assert_same_in_every_mode(copy.deepcopy(network), copy.deepcopy(baseline))
     file = io.BytesIO()
     torch.save(network, file)
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert isinstance(loaded.features[3], Block)
     assert isinstance(loaded.features[3], FusedSequential)
-    assert_same_in_every_mode(loaded, plain)
+    assert_same_in_every_mode(loaded, baseline)
 
 
 def test_other_slopes_than_a_leaky_relus():
     """Autograd cannot differentiate a negative one in place, and zero times infinity is not a number."""
     for slope in (-0.5, 3.0, float("inf")):
-        plain = nn.Sequential(nn.BatchNorm2d(3), nn.LeakyReLU(slope)).double()
-        network = convert_batch_norm(copy.deepcopy(plain))
+        baseline = nn.Sequential(nn.BatchNorm2d(3), nn.LeakyReLU(slope)).double()
+        network = convert_batch_norm(copy.deepcopy(baseline))
         x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
-        grads = [torch.autograd.grad(part(x).square().sum(), list(part.parameters())) for part in (network, plain)]
-        assert torch.equal(network(x), plain(x))
+        grads = [torch.autograd.grad(part(x).square().sum(), list(part.parameters())) for part in (network, baseline)]
+        assert torch.equal(network(x), baseline(x))
         if slope < float("inf"):
             assert_same(*grads)
 
 
 def test_torch_jit_script_compiles_a_converted_network():
-    plain, network = both()
-    for part in (plain, network):
+    baseline, network = both()
+    for part in (baseline, network):
         part.features[1].momentum = None
         part.norm[0].track_running_stats = False
     scripted = torch.jit.script(network)
-    assert_same_in_every_mode(scripted, plain)
+    assert_same_in_every_mode(scripted, baseline)
     with pytest.raises(ValueError, match=r"torch\.jit\.script takes no statistics over several processes"):
         torch.jit.script(convert_batch_norm(Block(3), process_group="group"))
 
@@ -320,11 +324,11 @@ class Grouped(nn.Module):
 
 
 def test_torch_fx_traces_a_converted_network():
-    plain, network = both()
+    baseline, network = both()
     traced = torch.fx.symbolic_trace(network)
     traced.graph.lint()
     assert traced.get_submodule("norm.0") is network.norm[0]
-    assert_same_in_every_mode(traced, plain)
+    assert_same_in_every_mode(traced, baseline)
     grouped = Grouped()
     x = torch.randn(4, 3, 5, 5)
     assert torch.equal(torch.fx.symbolic_trace(grouped)(x), grouped(x))
@@ -332,35 +336,35 @@ def test_torch_fx_traces_a_converted_network():
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_torch_jit_trace_and_torch_export_take_a_converted_network():
-    plain, network = both()
+    baseline, network = both()
     x = torch.randn(VIDEO, dtype=torch.float64)
-    expected = plain.eval()(x)
+    expected = baseline.eval()(x)
     assert_same(torch.jit.trace(network.eval(), x)(x), expected)
     # torch.export reads a flag of PyTorch's that the tests set for convolutions alone.
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision
     with native_ops():
         program = torch.export.export(network, (x,), dynamic_shapes={"x": {0: torch.export.Dim("N")}})
-    assert_same(program.module()(x[:3]), plain(x[:3]))
+    assert_same(program.module()(x[:3]), baseline(x[:3]))
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_torch_compile_takes_a_converted_network_as_one_graph(dynamic):
-    plain, network = both()
+    baseline, network = both()
     compiled = torch.compile(network, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     x = torch.randn(VIDEO, dtype=torch.float64)
     grads = [
         torch.autograd.grad(sum(y.square().sum() for y in call(x)), list(network_.parameters()))
-        for call, network_ in ((compiled, network), (plain, plain))
+        for call, network_ in ((compiled, network), (baseline, baseline))
     ]
     assert_same(*grads)
-    assert_same(compiled(x), plain(x))
+    assert_same(compiled(x), baseline(x))
 
 
 def test_conversion_of_a_batch_norm_alone():
-    plain = nn.BatchNorm3d(4)
-    assert convert_batch_norm(plain, process_group="group") is plain
-    assert type(plain) is BatchNormAct3d
-    assert plain.process_group == "group"
+    baseline = nn.BatchNorm3d(4)
+    assert convert_batch_norm(baseline, process_group="group") is baseline
+    assert type(baseline) is BatchNormAct3d
+    assert baseline.process_group == "group"
 
 
 def test_conversion_takes_modules_alone():

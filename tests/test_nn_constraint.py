@@ -10,26 +10,26 @@ from tgan_fast.ops import singular_value_clip_
 
 def trained_pair(device):
     """Two discriminators with the same weights, of which some break the constraint and running statistics vary."""
-    plain = reference.Discriminator(0.25).double().to(device)
-    for module in plain.modules():
+    baseline = reference.Discriminator(0.25).double().to(device)
+    for module in baseline.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.normal_(module.weight, std=3 / module.weight[0].numel() ** 0.5)
         elif isinstance(module, nn.BatchNorm3d):
             nn.init.normal_(module.weight, std=2)
             nn.init.uniform_(module.running_var, 0, 2)
     fast = VideoDiscriminator(0.25).double().to(device)
-    fast.load_state_dict(plain.state_dict())
-    return plain, fast
+    fast.load_state_dict(baseline.state_dict())
+    return baseline, fast
 
 
 def test_it_does_what_the_reference_does(device):
-    plain, fast = trained_pair(device)
+    baseline, fast = trained_pair(device)
     before = {key: value.clone() for key, value in fast.state_dict().items()}
-    reference.constrain(plain)
+    reference.constrain(baseline)
     constrain_(fast)
     changed = {key for key, value in fast.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {f"model3d.{i}.weight" for i in (0, 2, 3, 5, 6, 8, 9)} | {"conv2d.weight"}
-    torch.testing.assert_close(fast.state_dict(), plain.state_dict(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(fast.state_dict(), baseline.state_dict(), rtol=1e-9, atol=1e-9)
 
 
 def test_afterwards_every_layer_is_a_contraction(device):

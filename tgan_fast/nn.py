@@ -85,11 +85,11 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
 
     def __deepcopy__(self, memo):
         """A copy works with the same processes: a process group cannot be copied."""
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
+        clone = type(self).__new__(type(self))
+        memo[id(self)] = clone
         memo[id(self.process_group)] = self.process_group
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return twin
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return clone
 
     def extra_repr(self):
         return f"{super().extra_repr()}, negative_slope={self.negative_slope}"

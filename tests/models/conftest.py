@@ -22,15 +22,15 @@ def every_table(request, monkeypatch):
 def assert_same_module():
     """Check that two float64 modules with the same state dict have the same output and gradients at x."""
 
-    def check(fast, plain, x):
-        fast.load_state_dict(plain.state_dict())
+    def check(fast, baseline, x):
+        fast.load_state_dict(baseline.state_dict())
         x.requires_grad_()
-        got, expected = fast(x), plain(x)
+        got, expected = fast(x), baseline(x)
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
         upstream = torch.randn_like(expected)
         for a, b in zip(
             torch.autograd.grad(got, [x, *fast.parameters()], upstream),
-            torch.autograd.grad(expected, [x, *plain.parameters()], upstream),
+            torch.autograd.grad(expected, [x, *baseline.parameters()], upstream),
             strict=True,
         ):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
@@ -39,21 +39,21 @@ def assert_same_module():
 
 
 @pytest.fixture
-def assert_bf16_twin_is_as_accurate():
-    """Check that the bfloat16 twin of `fast` is as accurate at x as that of `plain`, a module with the same state."""
+def assert_bf16_copy_is_as_accurate():
+    """Check that a bfloat16 copy of `fast` is as accurate at x as one of `baseline`, a module with the same state."""
 
-    def check(fast, plain, x):
-        fast.load_state_dict(plain.state_dict())
-        exact = copy.deepcopy(plain).double()
+    def check(fast, baseline, x):
+        fast.load_state_dict(baseline.state_dict())
+        exact = copy.deepcopy(baseline).double()
         truth = exact(x)
         upstream = torch.randn_like(truth)
         truth = [truth, *torch.autograd.grad(truth, list(exact.parameters()), upstream)]
         errors = []
-        for network in (fast, plain):
-            twin = _bf16_twin(network)
-            y = twin(x.bfloat16())
+        for network in (fast, baseline):
+            compute_copy = _bf16_copy(network)
+            y = compute_copy(x.bfloat16())
             assert torch.isfinite(y).all()
-            results = [y, *torch.autograd.grad(y, list(twin.parameters()), upstream.to(y.dtype))]
+            results = [y, *torch.autograd.grad(y, list(compute_copy.parameters()), upstream.to(y.dtype))]
             errors.append([(a.double() - b).norm().item() for a, b in zip(results, truth, strict=True)])
         # The true gradient of a bias before a batch norm is zero, so the scale is that of all gradients.
         floor = 1e-4 * max(gradient.norm().item() for gradient in truth[1:])
@@ -64,10 +64,10 @@ def assert_bf16_twin_is_as_accurate():
     return check
 
 
-def _bf16_twin(network):
-    """What computes in training in bfloat16: a copy in which only the batch norms keep their float32."""
-    twin = copy.deepcopy(network)
-    for module in twin.modules():
+def _bf16_copy(network):
+    """Return a copy that computes as training in bfloat16 does: only the batch norms stay in float32."""
+    compute_copy = copy.deepcopy(network)
+    for module in compute_copy.modules():
         if not list(module.children()) and not isinstance(module, _BATCH_NORMS):
             module.to(torch.bfloat16)
-    return twin
+    return compute_copy

@@ -146,15 +146,15 @@ def test_a_video_has_another_score_with_every_label(discriminator, device):
 def test_a_discriminator_with_classes_judges_videos_with_maps_as_further_channels(frames, device):
     """One without classes of as many channels, with the same weights."""
     fast = VideoDiscriminator(WIDTH, clip_frames=frames, image_size=16, classes=CLASSES).double().to(device)
-    plain = VideoDiscriminator(WIDTH, 3 + CLASSES, clip_frames=frames, image_size=16).double().to(device)
-    plain.load_state_dict(fast.state_dict())
+    baseline = VideoDiscriminator(WIDTH, 3 + CLASSES, clip_frames=frames, image_size=16).double().to(device)
+    baseline.load_state_dict(fast.state_dict())
     x, labels = videos(5, device, frames), labels_of(5, device)
-    expected = plain(torch.cat([x, one_hot_maps(labels, x.shape[2:])], 1))
+    expected = baseline(torch.cat([x, one_hot_maps(labels, x.shape[2:])], 1))
     got = fast(x, labels=labels)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
     upstream = torch.randn_like(expected)
     gradients, wanted = (
-        torch.autograd.grad(y, list(net.parameters()), upstream) for y, net in ((got, fast), (expected, plain))
+        torch.autograd.grad(y, list(net.parameters()), upstream) for y, net in ((got, fast), (expected, baseline))
     )
     for a, b in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)

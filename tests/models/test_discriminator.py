@@ -19,8 +19,10 @@ def test_parameter_count_is_the_papers():
 
 
 def test_state_dict_has_the_notebooks_keys_in_order_and_shapes():
-    plain, fast = reference.Discriminator().state_dict(), VideoDiscriminator().state_dict()
-    assert [(key, value.shape) for key, value in fast.items()] == [(key, value.shape) for key, value in plain.items()]
+    baseline, fast = reference.Discriminator().state_dict(), VideoDiscriminator().state_dict()
+    assert [(key, value.shape) for key, value in fast.items()] == [
+        (key, value.shape) for key, value in baseline.items()
+    ]
     assert {f"model3d.{i}.weight" for i in (0, 2, 3, 5, 6, 8, 9)} | {"conv2d.weight", "conv2d.bias"} <= fast.keys()
 
 
@@ -35,20 +37,20 @@ def test_state_dict_has_the_notebooks_keys_in_order_and_shapes():
     ],
 )
 def test_scores_and_gradients_are_the_references(n, channels, training, layout, device):
-    plain = reference.Discriminator(0.125, channels).double().to(device).train(training)
+    baseline = reference.Discriminator(0.125, channels).double().to(device).train(training)
     fast = VideoDiscriminator(0.125, channels).double().to(device).train(training)
-    fast.load_state_dict(plain.state_dict())
+    fast.load_state_dict(baseline.state_dict())
     x = videos(n, channels, device=device).requires_grad_()
     laid_out = x.to(memory_format=torch.channels_last_3d) if layout == "channels-last" else x
-    expected, got = plain(x), fast(laid_out)
+    expected, got = baseline(x), fast(laid_out)
     assert got.shape == (n,)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     upstream = torch.randn_like(expected)
-    wanted = torch.autograd.grad(expected, [x, *plain.parameters()], upstream)
+    wanted = torch.autograd.grad(expected, [x, *baseline.parameters()], upstream)
     grads = torch.autograd.grad(got, [x, *fast.parameters()], upstream)
     for a, b in zip(grads, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * max(1.0, b.abs().max().item()))
-    torch.testing.assert_close(fast.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fast.state_dict(), baseline.state_dict(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -62,20 +64,20 @@ def test_scores_and_gradients_are_the_references(n, channels, training, layout, 
 )
 def test_layers_are_the_framework_s(layer, channels, size, device, assert_same_module):
     fast = layer(channels, 7).double().to(device)
-    plain = nn.Conv3d(channels, 7, 4, stride=2, padding=1).double().to(device)
-    assert_same_module(fast, plain, torch.randn(3, channels, *size, dtype=torch.float64, device=device))
+    baseline = nn.Conv3d(channels, 7, 4, stride=2, padding=1).double().to(device)
+    assert_same_module(fast, baseline, torch.randn(3, channels, *size, dtype=torch.float64, device=device))
 
 
 def test_the_last_layer_is_the_framework_s(device):
     fast = WholeConv2d(6, 4).double().to(device)
-    plain = nn.Sequential(nn.Conv2d(6, 1, 4), nn.Flatten(0)).double().to(device)
-    fast.load_state_dict(plain[0].state_dict())
+    baseline = nn.Sequential(nn.Conv2d(6, 1, 4), nn.Flatten(0)).double().to(device)
+    fast.load_state_dict(baseline[0].state_dict())
     x = torch.randn(5, 6, 4, 4, dtype=torch.float64, device=device, requires_grad=True)
-    got, expected = fast(x), plain(x)
+    got, expected = fast(x), baseline(x)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     upstream = torch.randn_like(got)
     grads, wanted = (
-        torch.autograd.grad(y, [x, *net.parameters()], upstream) for y, net in ((got, fast), (expected, plain))
+        torch.autograd.grad(y, [x, *net.parameters()], upstream) for y, net in ((got, fast), (expected, baseline))
     )
     for a, b in zip(grads, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
@@ -106,9 +108,9 @@ def test_channels_stay_last_in_memory(channels, device):
 
 
 @pytest.mark.usefixtures("every_table")
-def test_in_bf16_it_is_as_accurate_as_the_reference(assert_bf16_twin_is_as_accurate, device):
-    plain, fast = (network(0.25).to(device) for network in (reference.Discriminator, VideoDiscriminator))
-    assert_bf16_twin_is_as_accurate(fast, plain, videos(8, device=device).bfloat16().double())
+def test_in_bf16_it_is_as_accurate_as_the_reference(assert_bf16_copy_is_as_accurate, device):
+    baseline, fast = (network(0.25).to(device) for network in (reference.Discriminator, VideoDiscriminator))
+    assert_bf16_copy_is_as_accurate(fast, baseline, videos(8, device=device).bfloat16().double())
 
 
 def test_groups_are_calls_part_by_part(device):

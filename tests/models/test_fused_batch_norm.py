@@ -32,17 +32,17 @@ def outcome(network, x, upstream):
 def test_a_training_pass_is_that_of_pytorchs_batch_norm(name, triton_device):
     """Networks of small videos, whose first layers are large enough for the kernels of any size."""
     if name == "generator":
-        plain, fused = (VideoGenerator(WIDTH, LATENT, clip_frames=8, image_size=16) for _ in range(2))
+        baseline, fused = (VideoGenerator(WIDTH, LATENT, clip_frames=8, image_size=16) for _ in range(2))
         layers, x, upstream = 7, torch.rand(5, LATENT) * 2 - 1, torch.randn(5, 3, 8, 16, 16)
     else:
-        plain, fused = (VideoDiscriminator(WIDTH, clip_frames=8, image_size=32) for _ in range(2))
+        baseline, fused = (VideoDiscriminator(WIDTH, clip_frames=8, image_size=32) for _ in range(2))
         layers, x, upstream = 2, torch.rand(9, 3, 8, 32, 32) * 2 - 1, torch.randn(9)
-    fused.load_state_dict(plain.state_dict())
+    fused.load_state_dict(baseline.state_dict())
     assert with_kernels(fused) == layers
-    x, upstream, plain, fused = (value.to(triton_device) for value in (x, upstream, plain, fused))
+    x, upstream, baseline, fused = (value.to(triton_device) for value in (x, upstream, baseline, fused))
     got, grads = outcome(fused, x, upstream)
-    start = copy.deepcopy(plain).double()
-    expected, _ = outcome(plain, x, upstream)
+    start = copy.deepcopy(baseline).double()
+    expected, _ = outcome(baseline, x, upstream)
     exact, exact_grads = outcome(start, x.double(), upstream)
     for mine, theirs, truth in zip(got, expected, exact, strict=True):
         error, own = ((value.double() - truth).norm() for value in (mine, theirs))

@@ -16,11 +16,11 @@ from tgan_fast.models.layers import (
 from tgan_fast.models.layout import to_channels_last_
 
 
-def twins(width=0.125, latent_dim=12, channels=3, dtype=torch.float64, device="cpu"):
-    plain = reference.Generator(width, latent_dim, channels).to(device, dtype)
+def both_generators(width=0.125, latent_dim=12, channels=3, dtype=torch.float64, device="cpu"):
+    baseline = reference.Generator(width, latent_dim, channels).to(device, dtype)
     fast = VideoGenerator(width, latent_dim, channels).to(device, dtype)
-    fast.load_state_dict(plain.state_dict())
-    return plain, fast
+    fast.load_state_dict(baseline.state_dict())
+    return baseline, fast
 
 
 def latents(n, latent_dim=12, dtype=torch.float64, device="cpu"):
@@ -32,8 +32,10 @@ def test_parameter_count_is_the_papers():
 
 
 def test_state_dict_has_the_notebooks_keys_in_order_and_shapes():
-    plain, fast = reference.Generator().state_dict(), VideoGenerator().state_dict()
-    assert [(key, value.shape) for key, value in fast.items()] == [(key, value.shape) for key, value in plain.items()]
+    baseline, fast = reference.Generator().state_dict(), VideoGenerator().state_dict()
+    assert [(key, value.shape) for key, value in fast.items()] == [
+        (key, value.shape) for key, value in baseline.items()
+    ]
     assert {f"temp.model.{i}.weight" for i in (0, 1, 3, 4, 6, 7, 9, 10, 12)} <= fast.keys()
     assert {f"model.{i}.weight" for i in (0, 1, 3, 4, 6, 7, 9, 10, 12)} <= fast.keys()
     assert {"fast.0.weight", "fast.1.running_mean", "slow.0.weight", "slow.1.num_batches_tracked"} <= fast.keys()
@@ -41,20 +43,20 @@ def test_state_dict_has_the_notebooks_keys_in_order_and_shapes():
 
 @pytest.mark.parametrize(("n", "channels", "training"), [(2, 3, True), (5, 1, True), (5, 3, False), (2, 1, False)])
 def test_videos_and_gradients_are_the_references(n, channels, training, device):
-    plain, fast = twins(channels=channels, device=device)
-    plain.train(training), fast.train(training)
+    baseline, fast = both_generators(channels=channels, device=device)
+    baseline.train(training), fast.train(training)
     z = latents(n, device=device)
-    expected, got = plain(z), fast(z)
+    expected, got = baseline(z), fast(z)
     assert got.shape == (n, channels, 16, 64, 64)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
     upstream = torch.randn_like(expected)
     expected.backward(upstream)
     got.backward(upstream)
     # A bias in front of a batch norm in training has no gradient but rounding, so the scale is that of all gradients.
-    scale = max(parameter.grad.abs().max().item() for parameter in plain.parameters())
-    for a, b in zip(fast.parameters(), plain.parameters(), strict=True):
+    scale = max(parameter.grad.abs().max().item() for parameter in baseline.parameters())
+    for a, b in zip(fast.parameters(), baseline.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12 * scale)
-    torch.testing.assert_close(fast.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fast.state_dict(), baseline.state_dict(), rtol=1e-12, atol=1e-12)
 
 
 def test_a_single_video_can_be_sampled_but_not_trained_on():
@@ -102,24 +104,24 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize(("fast", "plain", "shape"), LAYERS.values(), ids=LAYERS)
-def test_layers_are_the_framework_s(fast, plain, shape, device, assert_same_module):
+@pytest.mark.parametrize(("fast", "baseline", "shape"), LAYERS.values(), ids=LAYERS)
+def test_layers_are_the_framework_s(fast, baseline, shape, device, assert_same_module):
     x = torch.randn(shape, dtype=torch.float64, device=device)
-    assert_same_module(fast.double().to(device), plain.double().to(device), x)
+    assert_same_module(fast.double().to(device), baseline.double().to(device), x)
 
 
 def test_biases_that_the_paper_does_not_have_are_added(device):
     """As if batch norms had been folded into the layers before them."""
-    plain, fast = twins(device=device)
+    baseline, fast = both_generators(device=device)
     names = ("fast.0", "slow.0", "model.0", "model.3", "model.6", "model.9")
     for name in names:
         part, index = name.rsplit(".")
-        bias = torch.randn(plain.get_submodule(f"{part}.{int(index) + 1}").num_features)
-        for network in (plain, fast):
+        bias = torch.randn(baseline.get_submodule(f"{part}.{int(index) + 1}").num_features)
+        for network in (baseline, fast):
             network.get_submodule(name).bias = nn.Parameter(bias.to(device, torch.float64))
     z = latents(3, device=device)
-    plain.eval(), fast.eval()
-    expected, got = plain(z), fast(z)
+    baseline.eval(), fast.eval()
+    expected, got = baseline(z), fast(z)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -153,9 +155,9 @@ def test_a_transposed_layout_would_not_go_unnoticed():
 
 
 @pytest.mark.usefixtures("every_table")
-def test_in_bf16_it_is_as_accurate_as_the_reference(assert_bf16_twin_is_as_accurate, device):
-    plain, fast = twins(0.25, 24, dtype=torch.float32, device=device)
-    assert_bf16_twin_is_as_accurate(fast, plain, latents(8, 24, device=device).bfloat16().double())
+def test_in_bf16_it_is_as_accurate_as_the_reference(assert_bf16_copy_is_as_accurate, device):
+    baseline, fast = both_generators(0.25, 24, dtype=torch.float32, device=device)
+    assert_bf16_copy_is_as_accurate(fast, baseline, latents(8, 24, device=device).bfloat16().double())
 
 
 def test_latents_of_another_size_are_refused():

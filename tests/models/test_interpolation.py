@@ -52,9 +52,9 @@ def generator(request, device):
 def test_frame_latents_are_interpolated_over_time(generator):
     """Interpolate by NumPy between the first and the last one, which stay."""
     inputs, frames = inputs_of(generator, 3), generator.clip_frames
-    plain = itself(generator, inputs)
-    assert torch.equal(itself(generator, inputs, 1), plain)
-    plain = plain.unflatten(0, (3, -1))
+    uninterpolated = itself(generator, inputs)
+    assert torch.equal(itself(generator, inputs, 1), uninterpolated)
+    uninterpolated = uninterpolated.unflatten(0, (3, -1))
     with torch.no_grad():
         latents = copy.deepcopy(generator).eval().temp(inputs).cpu().numpy()
     for interpolate in (2, 3, 7):
@@ -68,7 +68,7 @@ def test_frame_latents_are_interpolated_over_time(generator):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
         got = got.unflatten(0, (3, -1))
         for end in (0, -1):
-            torch.testing.assert_close(got[:, end], plain[:, end], rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(got[:, end], uninterpolated[:, end], rtol=1e-10, atol=1e-10)
         # There is motion to be interpolated.
         assert got.diff(dim=1).abs().amax((1, 2, 3, 4)).min() > 1e-4
 
@@ -171,9 +171,9 @@ def test_a_folded_generator_in_bfloat16_is_as_accurate_as_the_generator(generato
     folded, exact = FoldedGenerator(generator, torch.bfloat16), itself(generator, inputs, 2)
     frames = folded.frames(inputs, 2)
     assert frames.dtype == torch.bfloat16
-    twin = copy.deepcopy(generator).eval().bfloat16()
+    compute_copy = copy.deepcopy(generator).eval().bfloat16()
     with torch.no_grad():
-        own = (twin.frames(inputs.bfloat16(), 2).double() - exact).norm()
+        own = (compute_copy.frames(inputs.bfloat16(), 2).double() - exact).norm()
     assert (frames.double() - exact).norm() <= 2 * own
 
 

@@ -168,13 +168,13 @@ def test_a_graph_gives_the_same_clips_bit_for_bit(precision):
     """In enough batches for the graph to be recorded and replayed, and after a refresh."""
     generator, z = trained_generator(device="cuda"), latents(23)
     samplers = [Sampler(generator, batch_size=3, precision=precision, cuda_graph=mode) for mode in ("on", "off")]
-    replayed, plain = (sampler(z) for sampler in samplers)
-    assert torch.equal(replayed, plain)
+    replayed, eager = (sampler(z) for sampler in samplers)
+    assert torch.equal(replayed, eager)
     generator.load_state_dict(trained_generator().state_dict())
     for sampler in samplers:
         sampler.refresh()
-    again, plain_again = (sampler(z) for sampler in samplers)
-    assert torch.equal(again, plain_again)
+    again, eager_again = (sampler(z) for sampler in samplers)
+    assert torch.equal(again, eager_again)
     assert not torch.equal(again, replayed)
 
 

@@ -139,13 +139,13 @@ def test_backward_through_two_uses_has_the_vectors_of_each(dtype, device):
     original = module.parametrizations.weight.original
     rotate_(original, 0.3)
     upstreams = torch.randn(2, *weight.shape, dtype=dtype, device=device)
-    twin = copy.deepcopy(module)
+    clone = copy.deepcopy(module)
     first, second = module.weight, module.weight
     assert not torch.allclose(first, second, rtol=1e-5)
     (together,) = torch.autograd.grad((first * upstreams[0]).sum() + (second * upstreams[1]).sum(), original)
     apart = 0
     for upstream in upstreams:
-        (gradient,) = torch.autograd.grad(twin.weight, twin.parametrizations.weight.original, upstream)
+        (gradient,) = torch.autograd.grad(clone.weight, clone.parametrizations.weight.original, upstream)
         apart = apart + gradient
     tolerance = 100 * torch.finfo(dtype).eps
     torch.testing.assert_close(together, apart, rtol=tolerance, atol=tolerance)
@@ -169,12 +169,12 @@ def test_a_state_dict_restores_the_scores(build, device):
 
 
 def test_the_state_has_the_weight_and_two_vectors_for_every_weight():
-    plain, network = NETWORKS["video"](), NETWORKS["video"]()
+    baseline, network = NETWORKS["video"](), NETWORKS["video"]()
     normalize_spectra_(network)
     expected = {}
-    for name, value in plain.state_dict().items():
+    for name, value in baseline.state_dict().items():
         owner, _, kind = name.rpartition(".")
-        if isinstance(plain.get_submodule(owner), WEIGHTED) and kind == "weight":
+        if isinstance(baseline.get_submodule(owner), WEIGHTED) and kind == "weight":
             norm = f"{owner}.parametrizations.weight"
             expected[f"{norm}.original"] = value.shape
             expected[f"{norm}.0.u"], expected[f"{norm}.0.v"] = (value.shape[0],), (value[0].numel(),)
@@ -187,15 +187,15 @@ def test_the_state_has_the_weight_and_two_vectors_for_every_weight():
 
 def test_scores_are_those_of_a_network_with_the_quotients_for_weights(device):
     """In evaluation mode, also with the weights' channels last in memory."""
-    plain = NETWORKS["video"]().double().to(device).eval()
-    network = to_channels_last_(copy.deepcopy(plain))
+    baseline = NETWORKS["video"]().double().to(device).eval()
+    network = to_channels_last_(copy.deepcopy(baseline))
     normalize_spectra_(network)
     with torch.no_grad():
-        for module in weighted(plain):
+        for module in weighted(baseline):
             module.weight /= largest_singular_value(module.weight)
     x = videos(3, device=device)
     # All but exactly: the vectors are float32.
-    torch.testing.assert_close(network(x), plain(x), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(network(x), baseline(x), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (16, 8, 4, 4, 4)], ids=str)

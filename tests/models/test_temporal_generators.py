@@ -54,20 +54,20 @@ def test_deconvolved_latents_lie_within_the_unit_interval(frames, device):
 def test_recurrent_ones_are_the_framework_s_between_two_linear_layers(temporal, layer, frames, device):
     network = temporal(INPUTS, OUTPUTS, frames, WIDTH).double().to(device)
     hidden = network.first.out_features
-    plain = layer(hidden, hidden, batch_first=True).double().to(device)
-    plain.load_state_dict({f"{name}_l0": value for name, value in network.recurrent.state_dict().items()})
+    baseline = layer(hidden, hidden, batch_first=True).double().to(device)
+    baseline.load_state_dict({f"{name}_l0": value for name, value in network.recurrent.state_dict().items()})
 
     z = torch.randn(3, INPUTS, dtype=torch.float64, device=device, requires_grad=True)
     got = network(z)
     x = network.first(z)
-    expected = network.last(plain(x.unsqueeze(1).repeat(1, frames, 1))[0])
+    expected = network.last(baseline(x.unsqueeze(1).repeat(1, frames, 1))[0])
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
     around = [z, *network.first.parameters(), *network.last.parameters()]
-    cell = [network.recurrent.get_parameter(name.removesuffix("_l0")) for name, _ in plain.named_parameters()]
+    cell = [network.recurrent.get_parameter(name.removesuffix("_l0")) for name, _ in baseline.named_parameters()]
     upstream = torch.randn_like(expected)
     gradients = torch.autograd.grad(got, [*around, *cell], upstream)
-    wanted = torch.autograd.grad(expected, [*around, *plain.parameters()], upstream)
+    wanted = torch.autograd.grad(expected, [*around, *baseline.parameters()], upstream)
     for a, b in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 

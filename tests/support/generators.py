@@ -40,9 +40,9 @@ def latents(count, dtype=torch.float32, device="cpu") -> torch.Tensor:
 
 
 def in_bfloat16(generator: VideoGenerator) -> VideoGenerator:
-    """A copy in evaluation mode that computes as training in bf16 does: batch norms alone keep their float32."""
-    twin = copy.deepcopy(generator).eval().to(torch.bfloat16)
+    """Return a copy in evaluation mode that computes as training in bf16 does: only batch norms stay in float32."""
+    compute_copy = copy.deepcopy(generator).eval().to(torch.bfloat16)
     for name, module in generator.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            twin.set_submodule(name, copy.deepcopy(module).eval())
-    return twin
+            compute_copy.set_submodule(name, copy.deepcopy(module).eval())
+    return compute_copy

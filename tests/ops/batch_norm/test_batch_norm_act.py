@@ -259,8 +259,8 @@ def test_evaluation_uses_and_keeps_the_running_statistics(device):
 
 def test_no_scale_and_no_shift_are_one_and_zero(device):
     x, _, _ = inputs((4, 3, 5), torch.float64, device)
-    plain = batch_norm_act(x, None, None)
-    torch.testing.assert_close(plain, batch_norm_act(x, x.new_ones(3), x.new_zeros(3)), rtol=0, atol=1e-14)
+    y = batch_norm_act(x, None, None)
+    torch.testing.assert_close(y, batch_norm_act(x, x.new_ones(3), x.new_zeros(3)), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(

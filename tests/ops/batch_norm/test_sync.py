@@ -141,11 +141,11 @@ def test_one_process_is_ordinary_batch_norm(alone):
 
 def test_a_copy_works_with_the_same_processes(alone):
     module = BatchNormAct2d(CHANNELS, process_group=alone)
-    twin = copy.deepcopy(torch.nn.Sequential(module))[0]
-    assert twin.process_group is alone
-    assert twin.weight is not module.weight
+    clone = copy.deepcopy(torch.nn.Sequential(module))[0]
+    assert clone.process_group is alone
+    assert clone.weight is not module.weight
     x = torch.randn(3, CHANNELS, 2, 2)
-    assert torch.equal(twin(x), module(x))
+    assert torch.equal(clone(x), module(x))
 
 
 def test_evaluation_asks_no_other_process():
