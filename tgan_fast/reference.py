@@ -122,7 +122,7 @@ class Discriminator(nn.Module):
 
 
 def make_optimizers(generator, discriminator, learning_rate: float = 5e-5):
-    """The notebook's two RMSprop optimisers, generator's first."""
+    """The notebook's two RMSprop optimizers, generator's first."""
     return (
         torch.optim.RMSprop(generator.parameters(), lr=learning_rate),
         torch.optim.RMSprop(discriminator.parameters(), lr=learning_rate),

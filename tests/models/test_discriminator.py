@@ -122,7 +122,7 @@ def test_groups_are_calls_part_by_part(device):
     torch.testing.assert_close(together.state_dict(), apart.state_dict(), rtol=1e-12, atol=1e-12)
 
 
-def test_initialisation_has_the_distribution_of_the_notebook():
+def test_initialization_has_the_distribution_of_the_notebook():
     discriminator = VideoDiscriminator()
     for layer in (*discriminator.model3d, discriminator.conv2d):
         if isinstance(layer, (nn.Conv2d, nn.Conv3d)):

@@ -40,7 +40,7 @@ print(json.loads(extra["metadata.json"])["latent_distribution"])
 
 _CONDITIONAL = {"conditional": True, "classes": 3}
 KINDS = {
-    "grey": {"width": 0.0625, "channels": 1},
+    "gray": {"width": 0.0625, "channels": 1},
     "gru": {"temporal_generator": "gru", "image_generator": "frame", "latent": "normal", "frames": 8, "width": 0.0625},
     "conditional lstm": {"temporal_generator": "lstm", "frames": 9, "image_size": 32, "width": 0.125, **_CONDITIONAL},
     "conditional frame": {"image_generator": "frame", "frames": 8, "image_size": 16, "width": 0.125, **_CONDITIONAL},
@@ -199,7 +199,7 @@ def test_files_do_not_tell_where_they_were_made(form):
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_exporting_is_quiet_and_only_reads_the_generator(form, capfd):
-    generator = untrained("grey")
+    generator = untrained("gray")
     before = copy.deepcopy(generator)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

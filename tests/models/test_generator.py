@@ -66,7 +66,7 @@ def test_a_single_video_can_be_sampled_but_not_trained_on():
         generator.train()(latents(1, dtype=torch.float32))
 
 
-def test_initialisation_has_the_distributions_of_the_notebook():
+def test_initialization_has_the_distributions_of_the_notebook():
     generator = VideoGenerator()
     for name in ("fast.0", "slow.0", "model.0", "model.3", "model.6", "model.9", "model.12"):
         weight = generator.get_submodule(name).weight

@@ -68,7 +68,7 @@ def test_normal_latents_within_a_limit_between_are_told_from_clamped_and_from_sc
 
 @pytest.mark.parametrize("name", LATENTS)
 def test_truncation_keeps_signs_and_order(name):
-    """So that a latent stays recognisable at every limit."""
+    """So that a latent stays recognizable at every limit."""
     latents, truncated = drawn(name).flatten(), drawn(name, truncation=0.7).flatten()
     assert torch.equal(truncated.sign(), latents.sign())
     assert (truncated[latents.argsort()].diff() >= 0).all()
@@ -156,7 +156,7 @@ def test_a_way_from_a_latent_to_itself_stays_there(name, dtype):
 
 
 @pytest.mark.parametrize("distance", [1e-7, 1e-5, 1e-3])
-def test_ways_between_neighbours_lie_between_them(distance):
+def test_ways_between_neighbors_lie_between_them(distance):
     """Where the cosine of the angle is 1 in float32, and hardly another number."""
     begin, end = ends(torch.float32)
     end = begin + distance * end

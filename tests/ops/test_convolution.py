@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 CASES = {
     "videos": Case("conv3d_halving", F.conv3d, (2, 3, 8, 6, 10), (5, 3, 4, 4, 4), HALVING),
-    "grey videos": Case("conv3d_halving", F.conv3d, (2, 1, 4, 4, 4), (3, 1, 4, 4, 4), HALVING),
+    "gray videos": Case("conv3d_halving", F.conv3d, (2, 1, 4, 4, 4), (3, 1, 4, 4, 4), HALVING),
     "two channels": Case("conv3d_halving", F.conv3d, (1, 2, 2, 2, 2), (1, 2, 4, 4, 4), HALVING),
     "odd videos": Case("conv3d_halving", F.conv3d, (2, 3, 5, 7, 9), (5, 3, 4, 4, 4), HALVING),
     "odd time and height": Case("conv3d_halving", F.conv3d, (2, 3, 5, 7, 8), (5, 3, 4, 4, 4), HALVING),
@@ -61,12 +61,12 @@ CASES = {
     "single channel": Case("conv_transpose1d_doubling", F.conv_transpose1d, (1, 1, 2), (1, 1, 4), DOUBLING),
     "images": Case("conv_transpose2d_doubling", F.conv_transpose2d, (3, 6, 4, 7), (6, 5, 4, 4), DOUBLING),
     "single pixel": Case("conv_transpose2d_doubling", F.conv_transpose2d, (2, 1, 1, 1), (1, 1, 4, 4), DOUBLING),
-    "colours": Case("conv_transpose2d_same", F.conv_transpose2d, (3, 6, 4, 16), (6, 3, 3, 3), {"padding": 1}),
-    "grey, kernel 5": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 8), (5, 1, 5, 5), {"padding": 2}),
+    "colors": Case("conv_transpose2d_same", F.conv_transpose2d, (3, 6, 4, 16), (6, 3, 3, 3), {"padding": 1}),
+    "gray, kernel 5": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 8), (5, 1, 5, 5), {"padding": 2}),
     "kernel 1": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 8), (5, 2, 1, 1), {"padding": 0}),
     "odd rows": Case("conv_transpose2d_same", F.conv_transpose2d, (2, 5, 3, 7), (5, 3, 3, 3), {"padding": 1}),
 }
-every_operation = pytest.mark.parametrize("name", ["videos", "two frames", "sequence", "images", "colours"])
+every_operation = pytest.mark.parametrize("name", ["videos", "two frames", "sequence", "images", "colors"])
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
@@ -277,7 +277,7 @@ def test_algorithms_that_do_not_exist_or_do_not_fit_are_named(name, algorithm, m
         CASES[name].call(*inputs(CASES[name]), algorithm=algorithm)
 
 
-def test_a_kernel_wider_than_a_group_and_its_neighbours_is_refused():
+def test_a_kernel_wider_than_a_group_and_its_neighbors_is_refused():
     x, weight = torch.zeros(1, 2, 11, 16), torch.zeros(2, 1, 11, 11)
     with pytest.raises(ValueError, match="a kernel of 11 reaches further than a group"):
         conv_transpose2d_same(x, weight, algorithm="four pixels")

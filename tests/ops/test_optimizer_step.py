@@ -1,4 +1,4 @@
-"""rmsprop_ and adam_ against PyTorch's optimisers; the Triton kernels in its interpreter where there is no GPU."""
+"""rmsprop_ and adam_ against PyTorch's optimizers; the Triton kernels in its interpreter where there is no GPU."""
 
 import json
 import math
@@ -56,7 +56,7 @@ class Own:
 
 
 class Torchs:
-    """PyTorch's own optimiser of a tensor."""
+    """PyTorch's own optimizer of a tensor."""
 
     def __init__(self, name, start, **options):
         self.parameter = torch.nn.Parameter(start.clone())

@@ -22,7 +22,7 @@ class Discriminator(nn.Module, ABC):
 
     Args:
         width: multiplier of all channel counts; 1 is the paper's.
-        channels: colour channels of the videos.
+        channels: color channels of the videos.
         clip_frames: of a video, 8 to 64.
         image_size: pixels of a frame's sides: 16, 32, 64 or 128.
         classes: how many class labels there are; 0: it takes no labels. They are one-hot maps, further channels of the

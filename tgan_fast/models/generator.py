@@ -21,7 +21,7 @@ class Generator(nn.Module, ABC):
     Args:
         width: multiplier of all channel counts; 1 is the paper's.
         latent_dim: size of the latent and of the frame latents.
-        channels: colour channels of the videos.
+        channels: color channels of the videos.
         clip_frames: of a video, 8 to 64.
         image_size: pixels of a frame's sides: 16, 32, 64 or 128.
         temporal: class of the temporal generator.

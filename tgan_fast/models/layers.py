@@ -91,7 +91,7 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         return conv_transpose2d_same(x, self.weight, self.bias)
 
 
-class _Labelled:
+class _Labeled:
     """A convolution whose further channels can be those of labels."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ class _Labelled:
         return self.convolved(x, of_x) + convolved_labels(labels, of_labels, x.shape[2:], self.stride[0])
 
 
-class HalvingConv3d(_Labelled, nn.Conv3d):
+class HalvingConv3d(_Labeled, nn.Conv3d):
     """`nn.Conv3d` of kernel 4, stride 2 and padding 1: [N, C, T, H, W] → [N, out, T/2, H/2, W/2]."""
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -132,7 +132,7 @@ class OneFrameConv3d(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel_size=(1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1))
 
 
-class SameConv2d(_Labelled, nn.Conv2d):
+class SameConv2d(_Labeled, nn.Conv2d):
     """`nn.Conv2d` of kernel 3, stride 1 and padding 1: [N, C, H, W] → [N, out, H, W]."""
 
     def __init__(self, in_channels: int, out_channels: int):

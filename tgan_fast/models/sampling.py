@@ -216,7 +216,7 @@ def sample_videos(
     Args:
         inputs: [N, inputs], on any device; see `Sampler`.
         batch_size: most videos made at once.
-        batch_statistics: normalise with each batch's own statistics, as in training, not with the running ones.
+        batch_statistics: normalize with each batch's own statistics, as in training, not with the running ones.
         interpolate: this many times as many frames of the same motion.
 
     Returns:

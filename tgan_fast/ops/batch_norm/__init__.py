@@ -1,4 +1,4 @@
-"""Batch normalisation and (leaky) ReLU as one operation.
+"""Batch normalization and (leaky) ReLU as one operation.
 
     y = act((x - mean) / sqrt(var + eps) · weight + bias),   act(v) = v if v > 0 else negative_slope · v
 
@@ -37,7 +37,7 @@ def batch_norm_act(
     process_group: "ProcessGroup | None" = None,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Normalise every channel of `x`, scale and shift it, and apply a leaky ReLU.
+    """Normalize every channel of `x`, scale and shift it, and apply a leaky ReLU.
 
     Args:
         x: [N, C, *], float16, bfloat16, float32 or float64, any memory format; an empty one moves no running
@@ -45,15 +45,15 @@ def batch_norm_act(
             samples or channels, the channels last (fastest) or first; a view that skips pixels is copied first.
         weight, bias: [C] each, or None for 1 and 0.
         running_mean, running_var: [C] each. In training they are updated in place as `nn.BatchNorm*` does (with the
-            unbiased variance); otherwise they are what `x` is normalised with.
-        training: normalise with the statistics of `x` itself.
+            unbiased variance); otherwise they are what `x` is normalized with.
+        training: normalize with the statistics of `x` itself.
         momentum: weight of the new statistics in the running ones; None for the mean over all batches.
         eps: added to the variance.
         negative_slope: slope of the activation below zero, finite; 0 is ReLU, 1 is no activation.
-        groups: N is this many equal consecutive parts, each normalised with its own statistics, as if the operation
+        groups: N is this many equal consecutive parts, each normalized with its own statistics, as if the operation
             had been called once a part; the running statistics are updated once a part, in order.
         num_batches_tracked: [] int64; in training `groups` is added to it. A momentum of None needs it.
-        process_group: normalise in training with the statistics of all its processes together, as `nn.SyncBatchNorm`
+        process_group: normalize in training with the statistics of all its processes together, as `nn.SyncBatchNorm`
             does; the gradients of `weight` and `bias` remain each process's own. Not for torch.compile.
         backend: "triton" or "torch"; "auto" picks the fastest that fits the input.
 

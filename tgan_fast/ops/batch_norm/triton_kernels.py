@@ -16,7 +16,7 @@ Six kernels for tensors of any size; in half precision they move 6 bytes an elem
 
 and two, small_forward and small_backward, that do all of it at once where the values of a channel fit one tile.
 
-A tile is [BLOCK_ROWS, BLOCK_COLS], its columns neighbours in memory. With the channels last, a row is a pixel and a
+A tile is [BLOCK_ROWS, BLOCK_COLS], its columns neighbors in memory. With the channels last, a row is a pixel and a
 column a channel. With the channels first, a tile lies within one channel, a row is a sample and a column a pixel. The
 samples are `groups` of equally many rows, each with statistics of its own. Sums are kept in float32 within a program
 and in float64 across programs. Offsets have 64 bits. Nothing is added atomically, so results repeat bit for bit.

@@ -1,9 +1,9 @@
 """3D convolution of kernel 4, stride 2 and padding 1, above all of videos with their few channels.
 
-"pairs": two neighbours in a row, of four values each, are the channels of one pixel: kernel 4×4×2, stride 2×2×1. Of the
-four values three are colours and one is always 1, by which the bias comes into the product.
+"pairs": two neighbors in a row, of four values each, are the channels of one pixel: kernel 4×4×2, stride 2×2×1. Of the
+four values three are colors and one is always 1, by which the bias comes into the product.
 
-"blocks": 2×2×2 neighbours are the channels of one pixel: kernel 2, stride 1. For the gradient of x, where the library
+"blocks": 2×2×2 neighbors are the channels of one pixel: kernel 2, stride 1. For the gradient of x, where the library
 would write three channels in strides.
 """
 

@@ -1,6 +1,6 @@
 """Transposed 2D convolution of stride 1 whose output has the size of its input, to few channels.
 
-"four pixels", "eight pixels": the ordinary convolution that it is, of the kernel turned by 180°. So many neighbours in
+"four pixels", "eight pixels": the ordinary convolution that it is, of the kernel turned by 180°. So many neighbors in
 a row are the channels of one pixel of y, which is y's own memory if its channels are last. Kernel and stride grow by as
 much. What is multiplied by zero on the way costs less than what so few channels leave idle. For the gradient of x,
 which is likewise an ordinary convolution, of dy, both sides are grouped.

@@ -109,7 +109,7 @@ def _why_not_triton(parameter, gradient, copy):
     return why_not(parameter, gradient, copy)
 
 
-# PyTorch's optimisers do the same operations in the same order, so that a CPU rounds in the same places.
+# PyTorch's optimizers do the same operations in the same order, so that a CPU rounds in the same places.
 
 
 def _rmsprop_torch(parameter, gradient, square_average, copy, learning_rate, alpha, eps):
@@ -151,7 +151,7 @@ def _one_minus_power(beta, step, dtype):
 
 
 def _chunks(parameter, *others):
-    """Parts of all tensors (of None, None), and uninitialised memory of that size."""
+    """Parts of all tensors (of None, None), and uninitialized memory of that size."""
     size = _CHUNK if parameter.is_cpu else max(1, parameter.numel())
     scratch = parameter.new_empty(min(size, parameter.numel()))
     for start in range(0, parameter.numel(), size):

@@ -5,7 +5,7 @@ Bytes an element in float32, with a float32 gradient and without a copy:
     rmsprop   reads p, g, v       writes p, v       20
     adam      reads p, g, m, v    writes p, m, v    28
 
-A gradient in half precision saves 2, a copy in half precision adds 2. Every thread has four neighbours of each tensor,
+A gradient in half precision saves 2, a copy in half precision adds 2. Every thread has four neighbors of each tensor,
 which are 16 bytes of float32 in one access. That needs addresses and a length that 16 divides: others are right, but
 slow. Divisions and roots are rounded correctly, as PyTorch's are. Offsets have 64 bits.
 """
