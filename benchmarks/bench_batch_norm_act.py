@@ -20,7 +20,7 @@ from benchmarks.ceilings import Work
 from benchmarks.result_files import Goal
 from benchmarks.suite import Run, Section
 from tgan_fast.ops import batch_norm_act
-from tgan_fast.ops.batch_norm.geometry import laid_out
+from tgan_fast.ops.batch_norm.geometry import to_layout
 
 EPS, MOMENTUM = 1e-5, 0.1
 PASSES = {"forward": 3, "backward": 5}  # values moved for each of x
@@ -97,7 +97,7 @@ class Problem:
     """Contender: an operation and its tensors; eager layers are called once for each part of x."""
 
     def __init__(self, operation, channels_last, parts, x, dy, weight, bias):
-        xs, self.dys = (laid_out(t.clone(), channels_last).chunk(parts) for t in (x, dy))
+        xs, self.dys = (to_layout(t.clone(), channels_last).chunk(parts) for t in (x, dy))
         self.xs = [part.detach().requires_grad_() for part in xs]
         self.operation, self.affine = operation, [weight, bias]
         self.running = [torch.zeros_like(weight), torch.ones_like(weight)]
@@ -143,7 +143,7 @@ def tensors(case: Case, device: str) -> list[torch.Tensor]:
     """Return random x and dy in the layout of the case, and weight and bias in float32, whatever its dtype."""
     drawn = torch.randn(2, *case.shape, device=device).to(case.dtype)
     channels = torch.rand(2, case.shape[1], device=device) + torch.tensor([[0.5], [-0.5]], device=device)
-    return [*(laid_out(t, case.channels_last) for t in drawn), *(t.clone().requires_grad_() for t in channels)]
+    return [*(to_layout(t, case.channels_last) for t in drawn), *(t.clone().requires_grad_() for t in channels)]
 
 
 def check(case: Case, makers: dict[str, Callable], device: str) -> tuple[dict[str, dict], dict[str, str]]:

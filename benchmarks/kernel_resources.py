@@ -30,7 +30,7 @@ from triton.compiler import ASTSource
 
 from tgan_fast.ops.batch_norm import triton as launchers
 from tgan_fast.ops.batch_norm import triton_kernels as batch_norm_kernels
-from tgan_fast.ops.batch_norm.geometry import laid_out
+from tgan_fast.ops.batch_norm.geometry import to_layout
 from tgan_fast.ops.batch_norm.tiles import table
 from tgan_fast.ops.cuda_extension import extension
 from tgan_fast.ops.levels import triton as video_levels_kernels
@@ -95,7 +95,7 @@ def launches() -> list[Launch]:
 
 def _empty(*shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
     x = torch.empty(shape, dtype=dtype, device="meta")
-    return laid_out(x, channels_last=True) if channels_last else x
+    return to_layout(x, channels_last=True) if channels_last else x
 
 
 def _tensors_of_every_entry() -> Iterator[torch.Tensor]:

@@ -213,13 +213,13 @@ def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = 
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"convert_batch_norm takes an nn.Module and got an object of type {type(module).__name__}")
-    for part in module.modules():
-        if type(part) in _FUSED:
-            part.__class__ = _FUSED[type(part)]
-            part.negative_slope, part.process_group, part.backend = 1.0, process_group, backend
-    for part in module.modules():
-        if _is_sequential(type(part)) and any(itertools.starmap(_is_pair, itertools.pairwise(part))):
-            part.__class__ = _fused_class(type(part))
+    for child in module.modules():
+        if type(child) in _FUSED:
+            child.__class__ = _FUSED[type(child)]
+            child.negative_slope, child.process_group, child.backend = 1.0, process_group, backend
+    for child in module.modules():
+        if _is_sequential(type(child)) and any(itertools.starmap(_is_pair, itertools.pairwise(child))):
+            child.__class__ = _fused_class(type(child))
     return module
 
 

@@ -64,10 +64,10 @@ def trained(kind) -> Generator:
 
 
 @functools.cache
-def exported(kind, form):
+def exported(kind, file_format):
     """Return a trained generator and the content of its file, both only to be read."""
     generator = trained(kind)
-    return generator, FORMATS[form].write(generator, describe(generator))
+    return generator, FORMATS[file_format].write(generator, describe(generator))
 
 
 def inputs(generator, count):
@@ -190,20 +190,20 @@ def test_an_onnx_model_is_valid_and_has_no_batch_norms_and_nothing_of_this_packa
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch-export"])
-def test_files_do_not_tell_where_they_were_made(form):
-    _, content = exported("conditional frame", form)
+@pytest.mark.parametrize("file_format", ["onnx", "torch-export"])
+def test_files_do_not_tell_where_they_were_made(file_format):
+    _, content = exported("conditional frame", file_format)
     for file in (exporting.__file__, torch.__file__):
         assert str(Path(file).parent).encode() not in content
 
 
-@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_exporting_is_quiet_and_only_reads_the_generator(form, capfd):
+@pytest.mark.parametrize("file_format", FORMATS.values(), ids=FORMATS)
+def test_exporting_is_quiet_and_only_reads_the_generator(file_format, capfd):
     generator = untrained("gray")
     before = copy.deepcopy(generator)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        form.write(generator, {})
+        file_format.write(generator, {})
     assert capfd.readouterr() == ("", "")
     assert [module.training for module in generator.modules()] == [module.training for module in before.modules()]
     assert all(parameter.requires_grad for parameter in generator.parameters())

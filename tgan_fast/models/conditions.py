@@ -41,8 +41,8 @@ def convolved_labels(labels: torch.Tensor, weight: torch.Tensor, size: torch.Siz
         places.append((length + 2 - taps) // stride + 1)
         # Of a video of odd length, the last place of stride 2 does not reach the padding.
         at_end = min(taps, length + 1 - stride * (places[-1] - 1))
-        parts = sums.narrow(dim, 1, taps - 1), sums, sums.narrow(dim, 0, at_end)
-        sums = torch.cat([part.sum(dim, keepdim=True) for part in parts], dim)
+        inside = sums.narrow(dim, 1, taps - 1), sums, sums.narrow(dim, 0, at_end)
+        sums = torch.cat([kernel.sum(dim, keepdim=True) for kernel in inside], dim)
     maps = one_hot(labels, weight.shape[1], weight.dtype) @ sums.movedim(1, 0).flatten(1)
     maps = maps.unflatten(1, (weight.shape[0], *sums.shape[2:]))
     for dim, length in enumerate(places, 2):

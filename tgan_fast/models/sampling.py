@@ -224,9 +224,9 @@ def sample_videos(
     """
     device = next(generator.parameters()).device
     with undisturbed(generator, batch_statistics=batch_statistics):
-        # Nearly equal parts: a remainder of one video would have no batch statistics.
-        parts = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
-        frames = torch.cat([generator.frames(part.to(device), interpolate).tanh().cpu() for part in parts])
+        # Nearly equal batches: a remainder of one video would have no batch statistics.
+        batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
+        frames = torch.cat([generator.frames(batch.to(device), interpolate).tanh().cpu() for batch in batches])
     return frames.unflatten(0, (len(inputs), -1)).transpose(1, 2)
 
 

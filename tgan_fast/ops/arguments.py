@@ -48,7 +48,7 @@ def check_tensor(name: str, tensor: torch.Tensor, *, float8: bool = False) -> No
         raise ValueError(f"{name} must be float64, float32, float16 or bfloat16, not {tensor.dtype}")
 
 
-def check_written(name: str, tensor: torch.Tensor) -> None:
+def check_writable(name: str, tensor: torch.Tensor) -> None:
     """Raise a ValueError unless a dense tensor can be changed in place, every element on its own."""
     if tensor.device.type == "meta":
         raise ValueError(f"{name} is on the meta device and has no values: see torch.nn.Module.to_empty")

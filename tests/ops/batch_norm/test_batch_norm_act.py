@@ -276,7 +276,7 @@ def test_no_scale_and_no_shift_are_one_and_zero(device):
         ({"negative_slope": float("inf")}, "negative_slope must be finite and is inf"),
         ({"negative_slope": float("nan")}, "negative_slope must be finite and is nan"),
         ({"x": torch.ones(1, 3)}, "more than one value a channel"),
-        ({"x": torch.ones(2, 3), "groups": 2}, "more than one value a channel and part"),
+        ({"x": torch.ones(2, 3), "groups": 2}, "more than one value a channel and group"),
         ({"weight": torch.ones(2)}, "weight has the shape \\[2\\], but x has 3 channels"),
         ({"groups": 3}, "groups must divide the batch"),
         ({"groups": 0}, "groups must divide the batch"),

@@ -13,7 +13,7 @@ from tgan_fast.ops import BackendError, batch_norm_act
 
 pytest.importorskip("triton")
 from tgan_fast.ops.batch_norm import triton as launch
-from tgan_fast.ops.batch_norm.geometry import walkable
+from tgan_fast.ops.batch_norm.geometry import to_walkable
 
 EPS = 1e-5
 # Errors may be twice those of separate eager layers in the same dtype, and this on top, since few values may happen to
@@ -206,8 +206,8 @@ def test_groups_are_as_accurate_as_eager_part_by_part(shape, groups, layout, dev
 def test_sums_of_more_programs_than_are_combined_at_once(device):
     """Return what the kernels before would leave, which take a while in the interpreter."""
     groups, splits, rows, channels = 2, 300, 7, 5
-    assert splits > launch.kernels.COMBINED_PARTS.value
-    grid = launch._combining_grid(torch.empty(1, channels))
+    assert splits > launch.kernels.COMBINED_SPLITS.value
+    grid = launch._combine_grid(torch.empty(1, channels))
     x = values((groups, splits, rows, channels), torch.float64, device)
     shift = x.mean(2, keepdim=True) + 0.1
     parts = shift.squeeze(2), (x - shift).sum(2), (x - shift).square().sum(2), torch.full_like(x[:, :, 0], rows)
@@ -246,7 +246,7 @@ def test_only_views_that_skip_pixels_are_copied(shape, device):
     x = values(shape, torch.float32, device)
     for name, view in VIEWS.items():
         laid_out = view(x)
-        assert (walkable(laid_out) is laid_out) == (name != "every-second-pixel"), name
+        assert (to_walkable(laid_out) is laid_out) == (name != "every-second-pixel"), name
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 5, 3), (2, 3, 64, 64)], ids=str)
@@ -436,7 +436,7 @@ def test_offsets_beyond_32_bits(pixels, layout, device):
         # The samples as rows of pixels: one stride walks them.
         x = memory.as_strided((3, 4), (2**30, 1)) if pixels == 4 else memory.as_strided((1, 4, 3), (1, 1, 2**30))
     x.copy_(values(x.shape, torch.float16, device))
-    assert walkable(x) is x
+    assert to_walkable(x) is x
     assert_as_accurate_as_eager(x.contiguous(), x)
 
 

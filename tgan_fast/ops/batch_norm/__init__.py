@@ -118,21 +118,21 @@ def _torch_impl(
     x, weight, bias, running_mean, running_var, num_batches_tracked, training, momentum, eps, negative_slope, groups
 ):
     if not training:
-        return _part(x, weight, bias, running_mean, running_var, training, 0.0, eps, negative_slope)
+        return _torch_group(x, weight, bias, running_mean, running_var, training, 0.0, eps, negative_slope)
     momenta = [momentum] * groups
     if num_batches_tracked is not None:
         if momentum is None:
-            momenta = [1 / (int(num_batches_tracked) + part) for part in range(1, groups + 1)]
+            momenta = [1 / (int(num_batches_tracked) + group) for group in range(1, groups + 1)]
         num_batches_tracked.add_(groups)
-    # One part is x itself: chunk(1) would be a view, whose backward copies the gradient.
-    parts = [
-        _part(part, weight, bias, running_mean, running_var, training, part_momentum, eps, negative_slope)
-        for part, part_momentum in zip(x.chunk(groups) if groups > 1 else (x,), momenta, strict=True)
+    # A single group is x itself: chunk(1) would be a view, whose backward copies the gradient.
+    outputs = [
+        _torch_group(group, weight, bias, running_mean, running_var, training, group_momentum, eps, negative_slope)
+        for group, group_momentum in zip(x.chunk(groups) if groups > 1 else (x,), momenta, strict=True)
     ]
-    return torch.cat(parts) if groups > 1 else parts[0]
+    return torch.cat(outputs) if groups > 1 else outputs[0]
 
 
-def _part(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
+def _torch_group(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
     if training and fits(x) and not uses_native_ops():
         return batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope)
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum or 0.0, eps)
@@ -151,7 +151,7 @@ def _check(x, weight, bias, running_mean, running_var, training, momentum, group
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var are given together or not at all")
     if groups < 1 or x.shape[0] % groups:
-        raise ValueError(f"groups must divide the batch: {x.shape[0]} is not {groups} equal parts")
+        raise ValueError(f"groups must divide the batch: {x.shape[0]} is not {groups} equal groups")
     if not training:
         if running_mean is None:
             raise ValueError("batch_norm_act with training=False needs running_mean and running_var")
@@ -163,7 +163,7 @@ def _check(x, weight, bias, running_mean, running_var, training, momentum, group
     values = x.numel() // max(1, x.shape[1]) // groups
     if values == 1 and (process_group is None or process_group.size() == 1):
         raise ValueError(
-            f"batch norm in training needs more than one value a channel{' and part' if groups > 1 else ''}, "
+            f"batch norm in training needs more than one value a channel{' and group' if groups > 1 else ''}, "
             f"but x has the shape {list(x.shape)}: use a larger batch"
         )
 

@@ -42,8 +42,8 @@ class _BatchNormAct(torch.autograd.Function):
         mean, var = _statistics(x)
         affine = _Affine(x, mean, var, weight, bias, eps)
         y = torch.empty_like(x)
-        for part, out in zip(_chunks(x), _chunks(y), strict=True):
-            out.copy_(activate_(affine.of(affine.centered(part)), negative_slope))
+        for chunk, out in zip(_chunks(x), _chunks(y), strict=True):
+            out.copy_(activate_(affine.of(affine.centered(chunk)), negative_slope))
         ctx.save_for_backward(x, weight, bias, mean, var)
         ctx.eps, ctx.negative_slope = eps, negative_slope
         ctx.mark_non_differentiable(mean, var)
@@ -58,8 +58,8 @@ class _BatchNormAct(torch.autograd.Function):
 
         def gradients():
             """Of every chunk: x less its mean, and the gradient behind the activation."""
-            for part, upstream in zip(_chunks(x), _chunks(dy), strict=True):
-                centered = affine.centered(part)
+            for chunk, upstream in zip(_chunks(x), _chunks(dy), strict=True):
+                centered = affine.centered(chunk)
                 yield centered, activation_backward(upstream, affine.of(centered), ctx.negative_slope)
 
         sum_g, sum_gx = _sums(((g, g * centered) for centered, g in gradients()), x)
@@ -89,8 +89,8 @@ class _Affine:
         shift = -self.rounding * scale if bias is None else bias.double() - self.rounding * scale
         self.mean, self.scale, self.shift = (self._row(vector) for vector in (rounded, scale, shift))
 
-    def centered(self, part):
-        return part.to(self.dtype) - self.mean
+    def centered(self, chunk):
+        return chunk.to(self.dtype) - self.mean
 
     def of(self, centered):
         return torch.addcmul(self.shift, centered, self.scale)
@@ -107,16 +107,16 @@ class _Affine:
 def _statistics(x):
     """Mean and biased variance of every channel, in float64, in two passes."""
     dtype, count = torch.promote_types(x.dtype, torch.float32), x.numel() // x.shape[1]
-    mean = _sums(((part.to(dtype),) for part in _chunks(x)), x)[0] / count
+    mean = _sums(((chunk.to(dtype),) for chunk in _chunks(x)), x)[0] / count
     rounded = mean.to(dtype)
     row = rounded.repeat(_fold(x))
-    squares = _sums((((part.to(dtype) - row).square_(),) for part in _chunks(x)), x)[0] / count
+    squares = _sums((((chunk.to(dtype) - row).square_(),) for chunk in _chunks(x)), x)[0] / count
     return mean, squares - (mean - rounded.double()) ** 2
 
 
-def _sums(parts, x):
-    """Sums by channel, in float64, of each of the tensors that `parts` yields together for every chunk of x."""
-    totals = [sum(columns) for columns in zip(*([t.sum(0).double() for t in part] for part in parts), strict=True)]
+def _sums(terms, x):
+    """Sums by channel, in float64, of each of the tensors that `terms` yields together for every chunk of x."""
+    totals = [sum(columns) for columns in zip(*([t.sum(0).double() for t in chunk] for chunk in terms), strict=True)]
     return [total.view(_fold(x), x.shape[1]).sum(0) for total in totals]
 
 

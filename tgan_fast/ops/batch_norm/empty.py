@@ -3,7 +3,7 @@
 import torch
 
 
-def walkable(x):
+def to_walkable(x):
     """Return x: there is nothing to walk."""
     return x
 

@@ -27,17 +27,17 @@ class Geometry(NamedTuple):
 
 
 def geometry_of(x: torch.Tensor, groups: int) -> Geometry:
-    """Of an x that is `walkable`."""
+    """Of an x that is `to_walkable`."""
     return _geometry(x.shape, x.stride(), groups)
 
 
-def walkable(x: torch.Tensor) -> torch.Tensor:
+def to_walkable(x: torch.Tensor) -> torch.Tensor:
     """x, or a copy in the layout most like its own that the kernels can walk."""
     layout = _layout.__wrapped__ if torch.compiler.is_compiling() else _layout
     return x if layout(x.shape, x.stride()) is not None else _copied(x, channels_last=x.stride(1) == 1)
 
 
-def laid_out(t: torch.Tensor, channels_last: bool) -> torch.Tensor:
+def to_layout(t: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """t itself if the kernels can walk it in this layout, otherwise a copy."""
     return t if _can_walk(t.shape, t.stride(), channels_last) else _copied(t, channels_last)
 

@@ -23,7 +23,7 @@ def batch_norm_act_sync(
         from tgan_fast.ops.batch_norm import torch_impl as impl
     weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
     y, mean, var, count = _SyncBatchNormAct.apply(
-        impl.walkable(x), weight, bias, eps, negative_slope, groups, process_group, impl
+        impl.to_walkable(x), weight, bias, eps, negative_slope, groups, process_group, impl
     )
     if num_batches_tracked is not None:
         num_batches_tracked.add_(groups)
@@ -31,13 +31,13 @@ def batch_norm_act_sync(
         unbiased = var * (count / (count - 1).clamp(min=1))
         # Nothing moves the running statistics where no process has a value, which the device alone knows.
         moves = count != 0
-        for part in range(groups):
-            part_momentum = momentum
+        for group in range(groups):
+            group_momentum = momentum
             if momentum is None:
                 # In float64: one over an integer tensor would be a float32.
-                part_momentum = 1 / (num_batches_tracked - groups + part + 1).double()
-            for running, new in ((running_mean, mean[part]), (running_var, unbiased[part])):
-                running.add_((new - running) * part_momentum * moves)
+                group_momentum = 1 / (num_batches_tracked - groups + group + 1).double()
+            for running, new in ((running_mean, mean[group]), (running_var, unbiased[group])):
+                running.add_((new - running) * group_momentum * moves)
     return y
 
 
@@ -45,7 +45,7 @@ class _SyncBatchNormAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps, negative_slope, groups, process_group, impl):
         local_count = x.numel() // x.shape[1] // groups
-        mean, var, count = _over_all(process_group, *impl.statistics(x, groups), local_count)
+        mean, var, count = _reduce_statistics(process_group, *impl.statistics(x, groups), local_count)
         rstd = (var + eps).rsqrt()
         ctx.save_for_backward(x, mean, rstd, weight, bias, count)
         ctx.negative_slope, ctx.local_count = negative_slope, local_count
@@ -69,7 +69,7 @@ class _SyncBatchNormAct(torch.autograd.Function):
         return dx, dweight if want_weight else None, dbias if want_bias else None, *(None,) * 5
 
 
-def _over_all(process_group, mean, var, count):
+def _reduce_statistics(process_group, mean, var, count):
     """Mean and variance [groups, C] over all processes, and as a tensor the number of values behind them."""
     wide = mean.double()
     sums = torch.stack([torch.ones_like(wide), wide, var.double() + wide**2]) * count

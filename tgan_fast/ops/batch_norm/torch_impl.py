@@ -5,7 +5,7 @@ import torch
 from tgan_fast.ops.batch_norm.cpu import activate_, activation_backward
 
 
-def walkable(x):
+def to_walkable(x):
     """Any layout will do."""
     return x
 

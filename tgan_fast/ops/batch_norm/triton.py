@@ -17,10 +17,10 @@ from tgan_fast.ops.batch_norm import triton_kernels as kernels
 from tgan_fast.ops.batch_norm.geometry import (
     empty_output,
     geometry_of,
-    laid_out,
     small_strides_of,
     strides_of,
-    walkable,
+    to_layout,
+    to_walkable,
 )
 from tgan_fast.ops.batch_norm.tiles import columns_for, small_rows_for, tile_for
 
@@ -45,7 +45,7 @@ def batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batche
     """As `batch_norm_act`, the options in the order of `_BatchNormAct`; differentiable once."""
     given = weight, bias, running_mean, running_var
     dense = [None if vector is None else vector.contiguous() for vector in given]
-    y = _BatchNormAct.apply(walkable(x), *dense, num_batches_tracked, training, *options)
+    y = _BatchNormAct.apply(to_walkable(x), *dense, num_batches_tracked, training, *options)
     for running, moved in zip(given[2:], dense[2:], strict=True):
         if training and running is not moved:
             running.copy_(moved)
@@ -165,7 +165,7 @@ def _statistics(x, groups, rstd, var, eps=None, running_mean=None, running_var=N
             x, partials, geometry.rows, geometry.cols, geometry.channels, launch.splits, launch.blocks, *strides,
             **launch.options,
         )  # fmt: skip
-        kernels.combine_statistics_kernel[_combining_grid(x)](
+        kernels.combine_statistics_kernel[_combine_grid(x)](
             partials, mean, rstd, var, running_mean, running_var, batches, momentum, eps, geometry.count,
             geometry.channels, launch.splits, groups, num_warps=4,
         )  # fmt: skip
@@ -194,7 +194,7 @@ def normalize(x, mean, rstd, weight, bias, negative_slope, var=None, eps=None):
 def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias, var=None, eps=None):
     """Sums of g and of g·(x - mean) as [groups, 2, C] in float32, dweight and dbias (empty where not wanted)."""
     geometry = geometry_of(x, mean.numel() // x.shape[1])
-    dy = laid_out(dy, geometry.channels_last)
+    dy = to_layout(dy, geometry.channels_last)
     strides, launch = _launch("gradient_sums", x, geometry, dy)
     partials = x.new_empty((geometry.groups, launch.splits, 2, x.shape[1]), dtype=torch.float32)
     sums = x.new_empty((geometry.groups, 2, x.shape[1]), dtype=torch.float32)
@@ -204,7 +204,7 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
             x, dy, partials, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols, geometry.channels,
             launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
         )  # fmt: skip
-        kernels.combine_gradients_kernel[_combining_grid(x)](
+        kernels.combine_gradients_kernel[_combine_grid(x)](
             partials, sums, dweight if want_weight else None, dbias if want_bias else None, rstd, var, eps,
             geometry.channels, launch.splits, geometry.groups, num_warps=4,
         )  # fmt: skip
@@ -214,7 +214,7 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
 def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count, var=None, eps=None):
     """dx; `sums` [groups, 2, C] are over `count` values a channel and group, None if mean and var are constants."""
     geometry = geometry_of(x, mean.numel() // x.shape[1])
-    dy, dx = laid_out(dy, geometry.channels_last), empty_output(x, geometry)
+    dy, dx = to_layout(dy, geometry.channels_last), empty_output(x, geometry)
     if x.numel() == 0:
         return dx
     strides, launch = _launch("input_gradient", x, geometry, dy, dx)
@@ -241,7 +241,7 @@ def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum
 
 
 def _small_backward(dy, x, mean, rstd, weight, bias, negative_slope, want_x, want_weight, want_bias, geometry):
-    dy = laid_out(dy, geometry.channels_last)
+    dy = to_layout(dy, geometry.channels_last)
     dx = empty_output(x, geometry)
     dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
     grid, options = _small_launch_for("small_backward", x.element_size(), geometry)
@@ -317,7 +317,7 @@ def _multiprocessors(device):
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _combining_grid(x):
+def _combine_grid(x):
     return (triton.cdiv(x.shape[1], kernels.COMBINED_CHANNELS.value),)
 
 

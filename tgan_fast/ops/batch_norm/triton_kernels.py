@@ -26,12 +26,12 @@ import triton
 import triton.language as tl
 
 # Partial sums are combined in tiles of this many programs and channels; eight floats are a sector of memory.
-COMBINED_PARTS = tl.constexpr(128)
+COMBINED_SPLITS = tl.constexpr(128)
 COMBINED_CHANNELS = tl.constexpr(8)
 
 
 @triton.jit
-def _program(splits, blocks, LAST_FIRST: tl.constexpr):
+def _program_ids(splits, blocks, LAST_FIRST: tl.constexpr):
     """This program's share of the tiles, its block of channels (a channel, with the channels first) and its group.
 
     A second pass goes backwards, as far as here and over the tiles: what was read last is still in the L2 cache.
@@ -43,7 +43,7 @@ def _program(splits, blocks, LAST_FIRST: tl.constexpr):
 
 
 @triton.jit
-def _tiles(rows, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+def _tile_count(rows, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
     """How many tiles a block of channels has in a group."""
     tiles = tl.cdiv(rows, BLOCK_ROWS)
     if not CHANNELS_LAST:
@@ -52,7 +52,7 @@ def _tiles(rows, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BL
 
 
 @triton.jit
-def _corner(tile, block, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+def _tile_origin(tile, block, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
     """First row and column of a tile."""
     if CHANNELS_LAST:
         return tl.cast(tile, tl.int64) * BLOCK_ROWS, tl.cast(block, tl.int64) * BLOCK_COLS
@@ -73,7 +73,7 @@ def _mask(
 
 
 @triton.jit
-def _count(
+def _value_count(
     first_row, first_col, rows, cols,
     CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
@@ -85,7 +85,7 @@ def _count(
 
 
 @triton.jit
-def _start(
+def _tile_pointer(
     pointer, group, first_row, first_col, block, rows, row_stride, channel_stride,
     CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr,
 ):  # fmt: skip
@@ -97,7 +97,7 @@ def _start(
 
 
 @triton.jit
-def _within(row_stride, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+def _tile_offsets(row_stride, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
     """Where the elements of a tile are, from where it begins."""
     row = tl.arange(0, BLOCK_ROWS).to(tl.int64)[:, None]
     return row * _aligned(row_stride, ALIGNMENT) + tl.arange(0, BLOCK_COLS)[None, :]
@@ -208,7 +208,7 @@ def _load_running(running_mean, running_var, channel, valid):
 
 
 @triton.jit
-def _moved(old_mean, old_var, mean, var, count, batches, momentum, group, groups):
+def _updated(old_mean, old_var, mean, var, count, batches, momentum, group, groups):
     """old + momentum·(new - old), with the unbiased variance.
 
     Without a momentum the running statistics are the mean over all batches, which `batches` has counted already.
@@ -249,25 +249,25 @@ def statistics_kernel(
     Program s of a block of channels takes its tiles s, s + splits, … The shift is the mean of the first of them: near
     enough to the mean of all for the squares to lose no digits, and not at the mercy of a single value.
     """
-    split, block, group = _program(splits, blocks, False)
-    within = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    row, col = _corner(split, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    split, block, group = _program_ids(splits, blocks, False)
+    within = _tile_offsets(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    row, col = _tile_origin(split, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
     mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+    start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
     values = tl.load(start + within, mask, other=0.0).to(tl.float32)
-    count = _count(row, col, rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    count = _value_count(row, col, rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
     shift = _sum(values, CHANNELS_LAST) / count
     total = tl.where(mask, values - shift[None, :], 0.0)
     squares = total * total
-    for tile in range(split + splits, _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS), splits):
-        row, col = _corner(tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    for tile in range(split + splits, _tile_count(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS), splits):
+        row, col = _tile_origin(tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-        start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
         values = tl.load(start + within, mask, other=0.0).to(tl.float32)
         centered = tl.where(mask, values - shift[None, :], 0.0)
         total += centered
         squares += centered * centered
-        count += _count(row, col, rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+        count += _value_count(row, col, rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
 
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     at = partials + (group * splits + split) * 4 * channels + channel
@@ -292,12 +292,12 @@ def combine_statistics_kernel(
     for group in range(groups):
         first = partials + tl.cast(group, tl.int64) * splits * 4 * channels + channel
         origin = tl.load(first, valid, other=0.0).to(tl.float64)
-        totals = tl.zeros([COMBINED_PARTS, COMBINED_CHANNELS], tl.float64)
-        squares = tl.zeros([COMBINED_PARTS, COMBINED_CHANNELS], tl.float64)
-        for begin in range(0, splits, COMBINED_PARTS):
-            part = begin + tl.arange(0, COMBINED_PARTS)
-            mask = (part < splits)[:, None] & valid[None, :]
-            at = first[None, :] + part[:, None].to(tl.int64) * 4 * channels
+        totals = tl.zeros([COMBINED_SPLITS, COMBINED_CHANNELS], tl.float64)
+        squares = tl.zeros([COMBINED_SPLITS, COMBINED_CHANNELS], tl.float64)
+        for begin in range(0, splits, COMBINED_SPLITS):
+            split = begin + tl.arange(0, COMBINED_SPLITS)
+            mask = (split < splits)[:, None] & valid[None, :]
+            at = first[None, :] + split[:, None].to(tl.int64) * 4 * channels
             shift = tl.load(at, mask, other=0.0).to(tl.float64)
             sums = tl.load(at + channels, mask, other=0.0).to(tl.float64)
             sums_of_squares = tl.load(at + 2 * channels, mask, other=0.0).to(tl.float64)
@@ -316,7 +316,7 @@ def combine_statistics_kernel(
             tl.store(var + at, var_value, valid)
         else:
             tl.store(rstd + at, _rstd_of(var_value, eps), valid)
-        old_mean, old_var = _moved(
+        old_mean, old_var = _updated(
             old_mean, old_var, mean_value, var_value, number.to(tl.float32), batches, momentum, group, groups
         )
     _store_running(running_mean, running_var, old_mean, old_var, channel, valid)
@@ -330,19 +330,19 @@ def normalize_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """y from x, the last tiles first."""
-    split, block, group = _program(splits, blocks, True)
+    split, block, group = _program_ids(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, _, scale, shift = _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid)
-    within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    within_y = _within(y_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    tiles = _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    within_x = _tile_offsets(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_y = _tile_offsets(y_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    tiles = _tile_count(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
     for tile in range(split, tiles, splits):
-        row, col = _corner(tiles - 1 - tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+        row, col = _tile_origin(tiles - 1 - tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-        start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
         values = tl.load(start + within_x, mask, other=0.0).to(tl.float32)
         v = (values - mean_value[None, :]) * scale[None, :] + shift[None, :]
-        start = _start(y, group, row, col, block, rows, y_row, y_channel, CHANNELS_LAST, ALIGNMENT)
+        start = _tile_pointer(y, group, row, col, block, rows, y_row, y_channel, CHANNELS_LAST, ALIGNMENT)
         tl.store(start + within_y, _activate(v, NEGATIVE_SLOPE), mask)
 
 
@@ -354,18 +354,18 @@ def gradient_sums_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """partials [groups, splits, 2, channels]: sums of g and g·(x - mean), over tiles as in `statistics_kernel`."""
-    split, block, group = _program(splits, blocks, False)
+    split, block, group = _program_ids(splits, blocks, False)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, _, scale, shift = _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid)
-    within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    within_dy = _within(dy_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_x = _tile_offsets(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_dy = _tile_offsets(dy_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
     sum_g = tl.zeros([BLOCK_ROWS, BLOCK_COLS], tl.float32)
     sum_gx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], tl.float32)
-    for tile in range(split, _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS), splits):
-        row, col = _corner(tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    for tile in range(split, _tile_count(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS), splits):
+        row, col = _tile_origin(tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-        x_start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-        dy_start = _start(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+        x_start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        dy_start = _tile_pointer(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
         centered, g = _load_gradient(
             x_start + within_x, dy_start + within_dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE
         )
@@ -386,16 +386,16 @@ def combine_gradients_kernel(partials, sums, dweight, dbias, rstd, var, eps, cha
     dbias_value = tl.zeros([COMBINED_CHANNELS], tl.float64)
     for group in range(groups):
         first = partials + tl.cast(group, tl.int64) * splits * 2 * channels + channel
-        parts_g = tl.zeros([COMBINED_PARTS, COMBINED_CHANNELS], tl.float64)
-        parts_gx = tl.zeros([COMBINED_PARTS, COMBINED_CHANNELS], tl.float64)
-        for begin in range(0, splits, COMBINED_PARTS):
-            part = begin + tl.arange(0, COMBINED_PARTS)
-            mask = (part < splits)[:, None] & valid[None, :]
-            at = first[None, :] + part[:, None].to(tl.int64) * 2 * channels
-            parts_g += tl.load(at, mask, other=0.0).to(tl.float64)
-            parts_gx += tl.load(at + channels, mask, other=0.0).to(tl.float64)
-        sum_g = tl.sum(parts_g, 0)
-        sum_gx = tl.sum(parts_gx, 0)
+        totals_g = tl.zeros([COMBINED_SPLITS, COMBINED_CHANNELS], tl.float64)
+        totals_gx = tl.zeros([COMBINED_SPLITS, COMBINED_CHANNELS], tl.float64)
+        for begin in range(0, splits, COMBINED_SPLITS):
+            split = begin + tl.arange(0, COMBINED_SPLITS)
+            mask = (split < splits)[:, None] & valid[None, :]
+            at = first[None, :] + split[:, None].to(tl.int64) * 2 * channels
+            totals_g += tl.load(at, mask, other=0.0).to(tl.float64)
+            totals_gx += tl.load(at + channels, mask, other=0.0).to(tl.float64)
+        sum_g = tl.sum(totals_g, 0)
+        sum_gx = tl.sum(totals_gx, 0)
         at = sums + tl.cast(group, tl.int64) * 2 * channels + channel
         tl.store(at, sum_g.to(tl.float32), valid)
         tl.store(at + channels, sum_gx.to(tl.float32), valid)
@@ -416,7 +416,7 @@ def input_gradient_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """dx from x and dy, the last tiles first; without `sums`, mean and variance are constants."""
-    split, block, group = _program(splits, blocks, True)
+    split, block, group = _program_ids(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, rstd_value, scale, shift = _affine_of(
         mean, rstd, var, eps, weight, bias, group, channels, channel, valid
@@ -428,22 +428,22 @@ def input_gradient_kernel(
         at = sums + group * 2 * channels + channel
         offset = tl.load(at, valid, other=0.0) * inverse_count * scale
         slope = tl.load(at + channels, valid, other=0.0) * inverse_count * rstd_value * rstd_value * scale
-    within_x = _within(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    within_dy = _within(dy_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    within_dx = _within(dx_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-    tiles = _tiles(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+    within_x = _tile_offsets(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_dy = _tile_offsets(dy_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    within_dx = _tile_offsets(dx_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+    tiles = _tile_count(rows, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
     for tile in range(split, tiles, splits):
-        row, col = _corner(tiles - 1 - tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
+        row, col = _tile_origin(tiles - 1 - tile, block, cols, CHANNELS_LAST, BLOCK_ROWS, BLOCK_COLS)
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-        x_start = _start(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
-        dy_start = _start(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+        x_start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
+        dy_start = _tile_pointer(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
         centered, g = _load_gradient(
             x_start + within_x, dy_start + within_dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE
         )
         result = g * scale[None, :]
         if sums is not None:
             result -= centered * slope[None, :] + offset[None, :]
-        start = _start(dx, group, row, col, block, rows, dx_row, dx_channel, CHANNELS_LAST, ALIGNMENT)
+        start = _tile_pointer(dx, group, row, col, block, rows, dx_row, dx_channel, CHANNELS_LAST, ALIGNMENT)
         tl.store(start + within_dx, result, mask)
 
 
@@ -476,7 +476,7 @@ def small_forward_kernel(
         correction = tl.sum(centered, 0) / rows
         mean_value = shift + correction
         var_value = tl.maximum(tl.sum(centered * centered, 0) / rows - correction * correction, 0.0)
-        old_mean, old_var = _moved(
+        old_mean, old_var = _updated(
             old_mean, old_var, mean_value, var_value, rows.to(tl.float32), batches, momentum, group, groups
         )
         rstd_value = _rstd_of(var_value, eps)

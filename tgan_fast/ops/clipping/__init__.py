@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from tgan_fast.ops import cuda_extension
-from tgan_fast.ops.arguments import check_tensor, check_written, number, tensor_list
+from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor_list
 from tgan_fast.ops.clipping import cuda as cuda
 from tgan_fast.ops.clipping.sign_schedule import sign_schedule
 from tgan_fast.ops.dispatch import BackendError, require
@@ -177,8 +177,8 @@ def _eigh(wide, threshold):
     r = (u * (1 - squared.clamp(min=1).rsqrt())) @ u.mT
     single = wide.dtype != torch.float64 and squared[-1] <= _LARGEST_FOR_FLOAT32**2
     r = r.float() if single else r
-    for part in wide.split(_COLUMNS, dim=1):
-        part.sub_(r @ part.to(r.dtype))
+    for columns in wide.split(_COLUMNS, dim=1):
+        columns.sub_(r @ columns.to(r.dtype))
 
 
 def _gemm(wide, threshold):
@@ -191,8 +191,8 @@ def _gemm(wide, threshold):
     # Where nothing exceeds the threshold, max(G, I) is I to rounding; a non-finite weight compares as false.
     excess = (at_least_one - identity).diagonal().sum()
     clips = (excess > 1e-10) & excess.isfinite()
-    for part in wide.split(_COLUMNS, dim=1):
-        part.copy_(torch.where(clips, part - r @ part.double(), part))
+    for columns in wide.split(_COLUMNS, dim=1):
+        columns.copy_(torch.where(clips, columns - r @ columns.double(), columns))
 
 
 def _gram(wide):
@@ -200,10 +200,10 @@ def _gram(wide):
     rows = wide.shape[0]
     gram = torch.zeros(rows, rows, dtype=torch.float64, device=wide.device)
     bands = [slice(i, i + (rows + 3) // 4) for i in range(0, rows, (rows + 3) // 4)]
-    for part in wide.split(_COLUMNS, dim=1):
-        part = part.double()
+    for columns in wide.split(_COLUMNS, dim=1):
+        columns = columns.double()
         for band in bands:
-            gram[band, : band.stop].addmm_(part[band], part[: band.stop].mT)
+            gram[band, : band.stop].addmm_(columns[band], columns[: band.stop].mT)
     return gram.tril() + gram.tril(-1).mT
 
 
@@ -295,7 +295,7 @@ def checked_weights(weights, threshold, copies, non_finite) -> tuple[list[torch.
         _check_flag(non_finite)
     for weight, copy in zip(weights, copies, strict=True):
         check_tensor("a weight", weight)
-        check_written("a weight", weight)
+        check_writable("a weight", weight)
         if weight.dim() == 0 or weight.numel() == 0:
             raise ValueError(f"singular value clipping needs a matrix and got the shape {list(weight.shape)}")
         if copy is not None:
@@ -305,7 +305,7 @@ def checked_weights(weights, threshold, copies, non_finite) -> tuple[list[torch.
                     f"a copy of {list(copy.shape)} on {copy.device} does not fit the weight of {list(weight.shape)} on "
                     f"{weight.device}"
                 )
-            check_written("a copy", copy)
+            check_writable("a copy", copy)
         if non_finite is not None and non_finite.device != weight.device:
             raise ValueError(f"non_finite is on {non_finite.device}, and a weight on {weight.device}")
     return weights, copies, threshold

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
-from tgan_fast.ops.arguments import check_tensor, check_written, number, tensor_list
+from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor_list
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def checked_scales(weights, running_vars, lowest, eps) -> tuple[list[torch.Tenso
     for weight, running_var in zip(weights, running_vars, strict=True):
         check_tensor("a scale", weight)
         check_tensor("a running variance", running_var)
-        check_written("a scale", weight)
+        check_writable("a scale", weight)
         if weight.shape != running_var.shape:
             raise ValueError(f"scale of {list(weight.shape)}, but running variance of {list(running_var.shape)}")
         if weight.device != running_var.device:

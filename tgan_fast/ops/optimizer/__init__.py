@@ -14,7 +14,7 @@ matrix products read it, is written in the same pass.
 
 import torch
 
-from tgan_fast.ops.arguments import check_tensor, check_written, number
+from tgan_fast.ops.arguments import check_tensor, check_writable, number
 from tgan_fast.ops.dispatch import triton_or_torch
 
 # Elements that the "torch" backend works on at a time on a CPU: what it touches, 4 MB in float32, stays in the cache
@@ -155,8 +155,8 @@ def _chunks(parameter, *others):
     size = _CHUNK if parameter.is_cpu else max(1, parameter.numel())
     scratch = parameter.new_empty(min(size, parameter.numel()))
     for start in range(0, parameter.numel(), size):
-        parts = [None if t is None else t[start : start + size] for t in (parameter, *others)]
-        yield *parts, scratch[: parts[0].numel()]
+        chunks = [None if t is None else t[start : start + size] for t in (parameter, *others)]
+        yield *chunks, scratch[: chunks[0].numel()]
 
 
 def _number_or_scalar(name, value, parameter):
@@ -191,6 +191,6 @@ def _check(parameter, gradient, copy, **state):
         if not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous: see .contiguous()")
         if name != "gradient":
-            check_written(name, tensor)
+            check_writable(name, tensor)
         if name in state and tensor.dtype != parameter.dtype:
             raise ValueError(f"{name} is {tensor.dtype}, but the parameter {parameter.dtype}")
