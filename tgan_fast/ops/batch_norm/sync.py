@@ -2,7 +2,7 @@
 
 Each process computes mean and variance of its own n values; one sum over the processes of (n, Σx, Σx²), in float64,
 gives those of all. Backward sums Σg and Σg·(x - mean) likewise. triton.py or torch_impl.py does the rest.
-A process without values adds zeros (empty.py), because the others wait for it.
+A process without values adds zeros, because the others wait for it.
 """
 
 import torch
@@ -15,9 +15,7 @@ def batch_norm_act_sync(
     process_group, backend,
 ):  # fmt: skip
     """As `batch_norm_act` in training, with a process group; differentiable once."""
-    if x.numel() == 0:
-        from tgan_fast.ops.batch_norm import empty as impl
-    elif backend == "triton":
+    if backend == "triton" and x.numel():
         from tgan_fast.ops.batch_norm import triton as impl
     else:
         from tgan_fast.ops.batch_norm import torch_impl as impl

@@ -1,5 +1,7 @@
 """The torch implementation of batch norm + activation, stage by stage, with the arguments of triton.py."""
 
+import math
+
 import torch
 
 from tgan_fast.ops.batch_norm.cpu import activate_, activation_backward
@@ -12,7 +14,11 @@ def to_walkable(x):
 
 def statistics(x, groups):
     """Mean and biased variance [groups, C] of x [N, C, *]."""
-    var, mean = torch.var_mean(_grouped(x, groups), dim=(1, 3), correction=0)
+    grouped = _grouped(x, groups)
+    if x.numel() == 0:
+        zeros = grouped.new_zeros(groups, x.shape[1])
+        return zeros, zeros
+    var, mean = torch.var_mean(grouped, dim=(1, 3), correction=0)
     return mean, var
 
 
@@ -49,7 +55,8 @@ def _affine(x, mean, rstd, weight, bias):
 
 def _grouped(x, groups):
     """[N, C, *] → [groups, N / groups, C, pixels], in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32)).reshape(groups, x.shape[0] // groups, x.shape[1], -1)
+    shape = groups, x.shape[0] // groups, x.shape[1], math.prod(x.shape[2:])
+    return x.to(torch.promote_types(x.dtype, torch.float32)).reshape(shape)
 
 
 def _by_channel(vector):
