@@ -15,7 +15,7 @@ from support.spectra import SPECTRA, TGAN, clipped_by_svd, gaussian, relative_er
 
 from tgan_fast.ops import singular_value_clip
 from tgan_fast.ops.clipping import cuda as singular_value_clip_cuda
-from tgan_fast.ops.clipping.batch_norm_scale import clamp_batch_norm_scale_
+from tgan_fast.ops.clipping.constrain import clamp_batch_norm_scale_
 from tgan_fast.ops.dispatch import BackendError
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"

@@ -2,8 +2,7 @@
 
 from tgan_fast.ops.batch_norm import batch_norm_act
 from tgan_fast.ops.clipping import singular_value_clip, singular_value_clip_
-from tgan_fast.ops.clipping.batch_norm_scale import clamp_batch_norm_scale_
-from tgan_fast.ops.clipping.constrain_layers import constrain_layers_
+from tgan_fast.ops.clipping.constrain import clamp_batch_norm_scale_, constrain_layers_
 from tgan_fast.ops.dispatch import BackendError, backends
 from tgan_fast.ops.levels import tanh_to_levels
 from tgan_fast.ops.native import native_ops

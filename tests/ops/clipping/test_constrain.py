@@ -1,4 +1,4 @@
-"""Both halves of the constraint in one call."""
+"""Both halves of the constraint in one call, and the clamp of batch-norm scales alone."""
 
 import pytest
 import torch
@@ -64,3 +64,22 @@ def test_nothing_changes_where_an_argument_does_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         constrain_layers_(weights, **arguments)
     assert all(torch.equal(a, b) for a, b in zip((*weights, *scales), before, strict=True))
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_scales_end_between_a_hundredth_of_the_deviation_and_the_deviation(eps, device):
+    running_var = torch.tensor([4.0, 4.0, 4.0, 4.0, 0.0, 1e-12], device=device)
+    weight = torch.tensor([3.0, 1.0, 0.001, -5.0, 2.0, 2.0], device=device)
+    s = (running_var + eps).sqrt()
+    expected = torch.stack([s[0], weight[1], 0.01 * s[2], 0.01 * s[3], s[4], s[5]])
+    address = weight.data_ptr()
+    clamp_batch_norm_scale_([weight], [running_var], eps=eps)
+    torch.testing.assert_close(weight, expected, rtol=1e-6, atol=0)
+    assert weight.data_ptr() == address
+
+
+def test_lists_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="1 scales, but 0"):
+        clamp_batch_norm_scale_([torch.ones(3)], [])
+    with pytest.raises(ValueError, match="\\[3\\], but running variance of \\[2\\]"):
+        clamp_batch_norm_scale_([torch.ones(3)], [torch.ones(2)])

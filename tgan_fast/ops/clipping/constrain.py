@@ -1,0 +1,107 @@
+"""TGAN's Lipschitz constraint of a list of layers, and its batch-norm half alone.
+
+    W ← U·diag(min(σ, t))·Vᵀ                              weights
+    γ ← clamp(γ, lowest·s, s),  s = sqrt(running_var + ε)  batch-norm scales
+
+A batch norm multiplies a channel by γ / s, so the second line keeps every factor in [lowest, 1] (Saito et al.,
+arXiv:1611.06624, section 3.3). On a GPU the last kernel of the clipping clamps the scales as well.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor_list
+from tgan_fast.ops.clipping import checked_weights, choose, cuda, singular_value_clip_
+
+
+@torch.no_grad()
+def constrain_layers_(
+    weights: torch.Tensor | Iterable[torch.Tensor],
+    scales: torch.Tensor | Iterable[torch.Tensor],
+    running_vars: torch.Tensor | Iterable[torch.Tensor],
+    max_singular_value: float = 1.0,
+    *,
+    lowest: float = 0.01,
+    eps: float = 0.0,
+    copies: torch.Tensor | Iterable[torch.Tensor | None] | None = None,
+    non_finite: torch.Tensor | None = None,
+    backend: str = "auto",
+) -> None:
+    """Clip weights and clamp batch-norm scales in place.
+
+    Args:
+        weights, max_singular_value, copies, non_finite, backend: Arguments of `singular_value_clip_`.
+        scales, running_vars, lowest, eps: Arguments of `clamp_batch_norm_scale_`; `scales` are its `weights`.
+
+    Raises:
+        TypeError, ValueError, BackendError: As these two; nothing has changed then.
+    """
+    weights, copies, max_singular_value = checked_weights(weights, max_singular_value, copies, non_finite)
+    scales, running_vars, lowest, eps = _checked_scales(scales, running_vars, lowest, eps)
+    if set(choose(weights, backend)) == {"cuda"} and _one_launch_takes(weights, scales, running_vars):
+        cuda.launch(
+            weights,
+            max_singular_value,
+            copies=copies,
+            non_finite=non_finite,
+            scales=scales,
+            running_vars=running_vars,
+            lowest=lowest,
+            eps=eps,
+        )
+        return
+    singular_value_clip_(weights, max_singular_value, copies=copies, non_finite=non_finite, backend=backend)
+    _clamp_scales_(scales, running_vars, lowest, eps)
+
+
+@torch.no_grad()
+def clamp_batch_norm_scale_(
+    weights: torch.Tensor | Iterable[torch.Tensor],
+    running_vars: torch.Tensor | Iterable[torch.Tensor],
+    *,
+    lowest: float = 0.01,
+    eps: float = 0.0,
+) -> None:
+    """Clamp batch-norm scales in place.
+
+    Args:
+        weights, running_vars: Lists of the scale and the running variance of each batch norm, [C] each, dense, in
+            float64, float32, float16 or bfloat16. A tensor stands for a list of one.
+        lowest: Smallest factor a channel may keep, 0 to 1.
+        eps: Number added to the variance, ≥ 0; 0 as the public implementations have it, the batch norm's own as the
+            paper has it.
+
+    Raises:
+        TypeError: An argument is no list of tensors, or no number.
+        ValueError: A tensor cannot be clamped, the two lists do not fit each other, or a number is out of range.
+    """
+    _clamp_scales_(*_checked_scales(weights, running_vars, lowest, eps))
+
+
+def _clamp_scales_(scales, running_vars, lowest, eps):
+    for scale, running_var in zip(scales, running_vars, strict=True):
+        deviation = (running_var + eps).sqrt()
+        scale.clamp_(min=lowest * deviation, max=deviation)
+
+
+def _checked_scales(scales, running_vars, lowest, eps):
+    """Return scales and running variances as lists of one length, and both numbers as floats."""
+    scales, running_vars = tensor_list("scales", scales), tensor_list("running_vars", running_vars)
+    if len(scales) != len(running_vars):
+        raise ValueError(f"{len(scales)} scales, but {len(running_vars)} running variances")
+    for scale, running_var in zip(scales, running_vars, strict=True):
+        check_tensor("a scale", scale)
+        check_tensor("a running variance", running_var)
+        check_writable("a scale", scale)
+        if scale.shape != running_var.shape:
+            raise ValueError(f"scale of {list(scale.shape)}, but running variance of {list(running_var.shape)}")
+        if scale.device != running_var.device:
+            raise ValueError(f"scale on {scale.device}, but running variance on {running_var.device}")
+    return scales, running_vars, number("lowest", lowest, 0, 1), number("eps", eps)
+
+
+def _one_launch_takes(weights, scales, running_vars):
+    return len({tensor.device for tensor in (*weights, *scales, *running_vars)}) == 1 and all(
+        tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in (*scales, *running_vars)
+    )
