@@ -33,7 +33,7 @@ from tgan_fast.ops.batch_norm import triton_kernels as batch_norm_kernels
 from tgan_fast.ops.batch_norm.geometry import to_layout
 from tgan_fast.ops.batch_norm.tiles import table
 from tgan_fast.ops.cuda_extension import extension
-from tgan_fast.ops.levels import triton as video_levels_kernels
+from tgan_fast.ops.levels import triton as levels_kernels
 from tgan_fast.ops.optimizer import triton as optimizer_kernels
 from tgan_fast.ops.windows import triton as data_kernels
 
@@ -47,7 +47,7 @@ USAGE = (
 MULTIPROCESSORS = 132
 EPS, MOMENTUM = 1e-5, 0.1
 FLOATS = torch.float32, torch.bfloat16, torch.float16
-MODULES = batch_norm_kernels, optimizer_kernels, video_levels_kernels, data_kernels
+MODULES = batch_norm_kernels, optimizer_kernels, levels_kernels, data_kernels
 KERNELS = {name: kernel for module in MODULES for name, kernel in vars(module).items() if name.endswith("_kernel")}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 # The part of a driver that Triton calls before it compiles.
@@ -154,7 +154,7 @@ def _run_others() -> None:
             optimizer_kernels.rmsprop(p, g, p, c, rate, 0.99, 1e-8)
             optimizer_kernels.adam(p, g, p, p, _empty(), c, rate, 0.9, 0.999, 1e-8)
         for dtype in FLOATS:
-            video_levels_kernels.tanh_to_levels(_empty(length, dtype=dtype))
+            levels_kernels.tanh_to_levels(_empty(length, dtype=dtype))
     # Frames in color and in gray, on one layer and on two, as they are and widened.
     for (colors, layers, channels), size, dtype in itertools.product(
         ((3, 1, 3), (1, 1, 1), (1, 2, 3)), (16, 64), FLOATS

@@ -31,9 +31,9 @@ def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
     """
     check_tensor("x", x, float8=True)
     if triton_or_torch("tanh_to_levels", backend, x, lambda: _why_not_triton(x)) == "triton":
-        from tgan_fast.ops.levels import triton as video_levels_kernels
+        from tgan_fast.ops.levels import triton as levels_kernels
 
-        return video_levels_kernels.tanh_to_levels(x)
+        return levels_kernels.tanh_to_levels(x)
     # A NaN has no level, and what a conversion makes of it depends on the processor.
     return x.float().tanh().add_(1).mul_(127.5).round_().nan_to_num_(0).to(torch.uint8)
 

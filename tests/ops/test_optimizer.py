@@ -13,8 +13,7 @@ import torch
 from support.graphs import captured
 from support.pairwise import covering
 
-from tgan_fast.ops import BackendError, adam_, rmsprop_
-from tgan_fast.ops import optimizer as optimizer_step
+from tgan_fast.ops import BackendError, adam_, optimizer, rmsprop_
 from tgan_fast.ops.dispatch import TRITON_IS_INSTALLED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +83,7 @@ def error(got, exact, start):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
 def test_on_a_cpu_the_numbers_are_pytorchs_bit_for_bit(name, dtype):
-    for length in (*LENGTHS, 2 * optimizer_step._CHUNK + 5):
+    for length in (*LENGTHS, 2 * optimizer._CHUNK + 5):
         start, gradients = start_and_gradients(length, "cpu", dtype)
         own, torchs = Own(name, start), Torchs(name, start, lr=1e-2)
         for gradient in gradients:
