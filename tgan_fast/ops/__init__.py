@@ -1,4 +1,4 @@
-"""The operations, each in a file of its own, for any network."""
+"""Operations for any network, one module each."""
 
 from tgan_fast.ops.batch_norm import batch_norm_act
 from tgan_fast.ops.clipping import singular_value_clip, singular_value_clip_

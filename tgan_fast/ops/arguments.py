@@ -15,11 +15,11 @@ def tensor_list(name: str, tensors: torch.Tensor | Iterable) -> list:
     """Return tensors as a list; a tensor is a list of one, and a generator is read once.
 
     Raises:
-        TypeError: `tensors` is neither a tensor nor a list. Its elements are for `check_tensor`.
+        TypeError: `tensors` is neither a tensor nor a list. `check_tensor` checks its elements.
     """
     if isinstance(tensors, torch.Tensor):
         return [tensors]
-    # Arrays would be taken apart into their rows, mappings into their keys.
+    # Iterating over an array gives its rows, over a mapping its keys.
     if not isinstance(tensors, Iterable) or isinstance(tensors, (Mapping, str)) or hasattr(tensors, "dtype"):
         raise TypeError(f"{name} must be a list of tensors or a tensor, not {type(tensors).__name__}")
     return list(tensors)

@@ -1,4 +1,4 @@
-"""Which implementations of each operation can run here, and why the others cannot."""
+"""The registry of backends: which can run here, and why the others cannot."""
 
 import importlib.util
 import os
@@ -32,8 +32,8 @@ def require(operation: str, backend: str, devices: Iterable[torch.device]) -> No
     """Raise unless `backend` of `operation` can run on all devices.
 
     Raises:
-        ValueError: the operation has no backend of that name.
-        BackendError: it has one, which cannot run there.
+        ValueError: The operation has no backend of that name.
+        BackendError: The backend cannot run on one of the devices.
     """
     states = _REGISTRY[operation]
     if not isinstance(backend, str) or backend not in states:
@@ -45,13 +45,17 @@ def require(operation: str, backend: str, devices: Iterable[torch.device]) -> No
 
 
 def triton_or_torch(operation: str, backend: str, x: torch.Tensor, why_not: Callable[[], str | None]) -> str:
-    """The backend of an operation that has these two: the one asked for; for "auto" Triton on a GPU if it takes `x`.
+    """Return "triton" or "torch": the backend asked for, or for "auto" Triton on a GPU if its kernels take `x`.
 
     Args:
-        why_not: why Triton's kernels cannot take the tensors, or None. Called only where Triton is installed.
+        operation: Name in the registry.
+        backend: Name of the backend, or "auto".
+        x: Tensor whose device decides.
+        why_not: Function that returns why Triton's kernels cannot take the tensors, or None. Called only where Triton
+            is installed.
 
     Raises:
-        ValueError, BackendError: as `require`, and where Triton was asked for and cannot take the tensors.
+        ValueError, BackendError: As `require`; Triton was asked for and cannot take the tensors.
     """
     if backend == "auto":
         return "triton" if TRITON_IS_INSTALLED and x.is_cuda and why_not() is None else "torch"
@@ -80,7 +84,7 @@ def _cuda_extension_state(device):
     return cuda_extension.why_not(device) or AVAILABLE
 
 
-# operation → backend → AVAILABLE, or the reason why it cannot be used, or a function of the device that returns either
+# operation → backend → AVAILABLE, the reason why it cannot be used, or a function of the device that returns either
 _REGISTRY = {
     "adam": {
         "triton": _triton_state,

@@ -2,8 +2,8 @@
 
     y = act((x - mean) / sqrt(var + eps) · weight + bias),   act(v) = v if v > 0 else negative_slope · v
 
-mean and var are those of a channel over everything but the channel axis: the batch's own in training (var biased),
-the running ones otherwise.
+mean and var are per channel: in training the mean and the biased variance of the batch over all other dimensions,
+otherwise the running statistics.
 """
 
 import math
@@ -40,31 +40,33 @@ def batch_norm_act(
     """Normalize every channel of `x`, scale and shift it, and apply a leaky ReLU.
 
     Args:
-        x: [N, C, *], float16, bfloat16, float32 or float64, any memory format; an empty one moves no running
-            statistics. The kernels of the "triton" backend take all but float64, and walk dense tensors and slices of
-            samples or channels, the channels last (fastest) or first; a view that skips pixels is copied first.
-        weight, bias: [C] each, or None for 1 and 0.
-        running_mean, running_var: [C] each. In training they are updated in place as `nn.BatchNorm*` does (with the
-            unbiased variance); otherwise they are what `x` is normalized with.
-        training: normalize with the statistics of `x` itself.
-        momentum: weight of the new statistics in the running ones; None for the mean over all batches.
-        eps: added to the variance.
-        negative_slope: slope of the activation below zero, finite; 0 is ReLU, 1 is no activation.
-        groups: N is this many equal consecutive parts, each normalized with its own statistics, as if the operation
-            had been called once a part; the running statistics are updated once a part, in order.
-        num_batches_tracked: [] int64; in training `groups` is added to it. A momentum of None needs it.
-        process_group: normalize in training with the statistics of all its processes together, as `nn.SyncBatchNorm`
-            does; the gradients of `weight` and `bias` remain each process's own. Not for torch.compile.
-        backend: "triton" or "torch"; "auto" picks the fastest that fits the input.
+        x: Input [N, C, *] in float16, bfloat16, float32 or float64 and any memory format; an empty one leaves the
+            running statistics unchanged. The "triton" kernels take all dtypes but float64, and read dense tensors and
+            slices of samples or channels, channels-last (fastest) or channels-first; a view that skips pixels is
+            copied first.
+        weight, bias: Scale and shift [C], or None for 1 and 0.
+        running_mean, running_var: Running statistics [C]. In training they are updated in place as `nn.BatchNorm*`
+            does (with the unbiased variance); otherwise they normalize `x`.
+        training: Flag: normalize with the statistics of `x`, not with the running ones.
+        momentum: Weight of the new statistics in the running ones; None for the mean over all batches.
+        eps: Number added to the variance.
+        negative_slope: Finite slope of the activation below zero; 0 is ReLU, 1 is no activation.
+        groups: Number of equal consecutive slices of the batch. Each is normalized with its own statistics, as if the
+            operation were called once for each, and updates the running statistics in turn.
+        num_batches_tracked: Counter, [] int64, to which `groups` is added in training. A momentum of None needs it.
+        process_group: Processes whose statistics are combined in training, as `nn.SyncBatchNorm` does; the gradients
+            of `weight` and `bias` remain each process's own. Not for torch.compile.
+        backend: Name of an implementation, "triton" or "torch"; "auto" picks the fastest that fits the input.
 
     Returns:
-        A tensor of the shape, dtype and memory format of `x`. Its gradients can be differentiated in turn only within
-        `tgan_fast.ops.native_ops`.
+        A tensor of the shape, dtype and memory format of `x`. Only inside `tgan_fast.ops.native_ops` can its gradients
+        be differentiated again.
 
     Raises:
-        TypeError: an argument that must be a tensor is none.
-        ValueError: shapes, dtypes, layouts, devices, groups or the slope do not fit; one value a channel in training.
-        BackendError: the backend asked for cannot run here, or not on this tensor.
+        TypeError: An argument that must be a tensor is not one.
+        ValueError: Shapes, dtypes, layouts, devices, groups or the slope do not fit, or a channel has one value in
+            training.
+        BackendError: The backend asked for cannot run here, or not on this tensor.
     """
     _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group)
     # Not math.isfinite, which torch.compile with dynamic=True cannot trace.

@@ -22,12 +22,12 @@ _ROW = 256
 
 
 def fits(x: torch.Tensor) -> bool:
-    """Whether x [N, C, *] is a dense channels-last tensor on the CPU, and not contiguous as well."""
+    """Return whether x [N, C, *] is a dense channels-last tensor on the CPU, and not contiguous as well."""
     return x.device.type == "cpu" and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
 def batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope):
-    """As `batch_norm_act` in training, for an x that `fits`; differentiable once."""
+    """Return `batch_norm_act` in training, for an x that `fits`; differentiable once."""
     y, mean, var = _BatchNormAct.apply(x, weight, bias, eps, negative_slope)
     if running_mean is not None:
         count = x.numel() // x.shape[1]
@@ -57,7 +57,7 @@ class _BatchNormAct(torch.autograd.Function):
         dy = dy.movedim(1, -1).contiguous().movedim(-1, 1)
 
         def gradients():
-            """Of every chunk: x less its mean, and the gradient behind the activation."""
+            """Yield x - mean and the gradient behind the activation, chunk by chunk."""
             for chunk, upstream in zip(_chunks(x), _chunks(dy), strict=True):
                 centered = affine.centered(chunk)
                 yield centered, activation_backward(upstream, affine.of(centered), ctx.negative_slope)
@@ -105,7 +105,7 @@ class _Affine:
 
 
 def _statistics(x):
-    """Mean and biased variance of every channel, in float64, in two passes."""
+    """Return mean and biased variance of every channel, in float64, computed in two passes."""
     dtype, count = torch.promote_types(x.dtype, torch.float32), x.numel() // x.shape[1]
     mean = _sums(((chunk.to(dtype),) for chunk in _chunks(x)), x)[0] / count
     rounded = mean.to(dtype)
@@ -115,19 +115,19 @@ def _statistics(x):
 
 
 def _sums(terms, x):
-    """Sums by channel, in float64, of each of the tensors that `terms` yields together for every chunk of x."""
+    """Return sums by channel in float64; `terms` yields the tensors to sum, a tuple for each chunk of x."""
     totals = [sum(columns) for columns in zip(*([t.sum(0).double() for t in chunk] for chunk in terms), strict=True)]
     return [total.view(_fold(x), x.shape[1]).sum(0) for total in totals]
 
 
 def _chunks(x):
-    """x as rows of `_fold(x)` times its channels, a chunk of them at a time; writing to them writes to x."""
+    """Split x into chunks of rows, views of `_fold(x)` pixels each."""
     width = _fold(x) * x.shape[1]
     return x.movedim(1, -1).view(-1, width).split(max(1, _CHUNK // width))
 
 
 def _fold(x):
-    """How many values of all channels make a row: a power of two that divides their number."""
+    """Return the number of pixels in a row: a power of two that divides the number of pixels."""
     largest = max(1, _ROW // x.shape[1])
     return math.gcd(x.numel() // x.shape[1], 1 << largest.bit_length() - 1)
 
@@ -135,7 +135,7 @@ def _fold(x):
 def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
     """Return the leaky ReLU of v, computed in place where autograd can differentiate it so."""
     if negative_slope < 0:
-        # Backward of the form in place tells by an output's sign on which side of zero its input was.
+        # The in-place operation's backward infers the input's sign from the output's.
         return F.leaky_relu(v, negative_slope)
     if negative_slope == 0:
         return F.relu_(v)

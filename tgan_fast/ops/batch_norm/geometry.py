@@ -1,7 +1,7 @@
-"""How the kernels walk a tensor: its layout, rows, columns and strides.
+"""Geometry of a tensor as the kernels walk it: layout, rows, columns and strides.
 
-Shapes repeat from one training step to the next, and to work them out takes longer than to launch a kernel: what
-launches need is remembered. While torch.compile traces, sizes may be symbols, and nothing is.
+Shapes repeat from one training step to the next, and computing the geometry takes longer than launching a kernel, so
+it is cached. While torch.compile traces, sizes may be symbols, and nothing is cached.
 """
 
 import functools
@@ -27,23 +27,23 @@ class Geometry(NamedTuple):
 
 
 def geometry_of(x: torch.Tensor, groups: int) -> Geometry:
-    """Of an x that is `to_walkable`."""
+    """Return the geometry of an x that `to_walkable` returned."""
     return _geometry(x.shape, x.stride(), groups)
 
 
 def to_walkable(x: torch.Tensor) -> torch.Tensor:
-    """x, or a copy in the layout most like its own that the kernels can walk."""
+    """Return x if the kernels can walk it, otherwise a copy in the nearest layout that they can walk."""
     layout = _layout.__wrapped__ if torch.compiler.is_compiling() else _layout
     return x if layout(x.shape, x.stride()) is not None else _copied(x, channels_last=x.stride(1) == 1)
 
 
 def to_layout(t: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """t itself if the kernels can walk it in this layout, otherwise a copy."""
+    """Return t if the kernels can walk it in this layout, otherwise a copy."""
     return t if _can_walk(t.shape, t.stride(), channels_last) else _copied(t, channels_last)
 
 
 def empty_output(x: torch.Tensor, geometry: Geometry | None = None) -> torch.Tensor:
-    """A dense tensor in x's layout."""
+    """Return an uninitialized dense tensor in x's layout."""
     geometry = geometry or _geometry.__wrapped__(x.shape, x.stride(), 1)
     if geometry.dense:
         return torch.empty_like(x)
@@ -53,12 +53,12 @@ def empty_output(x: torch.Tensor, geometry: Geometry | None = None) -> torch.Ten
 
 
 def strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
-    """Strides of a row and of a channel for each tensor."""
+    """Return the strides of a row and of a channel for each tensor."""
     return [stride for t in tensors for stride in _walk(t.shape, t.stride(), geometry.channels_last)]
 
 
 def small_strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
-    """Strides of a sample, a pixel and a channel for each tensor; with the channels last a group is one sample."""
+    """Return each tensor's strides of a sample, a pixel and a channel; channels-last, a group is one sample."""
     walks = (_walk(t.shape, t.stride(), geometry.channels_last) for t in tensors)
     if geometry.channels_last:
         return [stride for row, channel in walks for stride in (geometry.rows * row, row, channel)]
@@ -86,7 +86,7 @@ def _geometry(shape, strides, groups):
 
 @_remember
 def _layout(shape, strides) -> bool | None:
-    """Whether the channels are last (True) or first (False); None if it is neither."""
+    """Return True for channels-last, False for channels-first, None for neither."""
     if shape[1] > 1 and _can_walk.__wrapped__(shape, strides, True):
         return True
     return False if _can_walk.__wrapped__(shape, strides, False) else None
@@ -101,14 +101,14 @@ def _can_walk(shape, strides, channels_last):
 
 @_remember
 def _walk(shape, strides, channels_last):
-    """Strides of a row and of a channel."""
+    """Return the strides of a row and of a channel."""
     if channels_last:
         return _stride_over((shape[0], *shape[2:]), (strides[0], *strides[2:])), strides[1]
     return strides[0], strides[1]
 
 
 def _stride_over(shape, strides) -> int | None:
-    """The stride that walks these dimensions as if they were one, if there is such a one."""
+    """Return the stride that walks these dimensions as one, or None."""
     stride, extent = None, 1
     for size, step in zip(reversed(shape), reversed(strides), strict=True):
         if size == 1:

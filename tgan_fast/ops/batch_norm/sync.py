@@ -1,8 +1,8 @@
-"""Batch norm + activation in training with the statistics of several processes together.
+"""Batch norm + activation in training with statistics over several processes.
 
-Each process computes mean and variance of its own n values; one sum over the processes of (n, Σx, Σx²), in float64,
-gives those of all. Backward sums Σg and Σg·(x - mean) likewise. triton.py or torch_impl.py does the rest.
-A process without values adds zeros, because the others wait for it.
+Each process computes mean and variance of its own n values; an all-reduce of (n, Σx, Σx²) in float64 gives those of
+all. Backward all-reduces Σg and Σg·(x - mean). triton.py or torch_impl.py does the rest. A process without values adds
+zeros, because the others wait for it.
 """
 
 import torch
@@ -14,7 +14,7 @@ def batch_norm_act_sync(
     x, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps, negative_slope, groups,
     process_group, backend,
 ):  # fmt: skip
-    """As `batch_norm_act` in training, with a process group; differentiable once."""
+    """Return `batch_norm_act` in training with a process group; differentiable once."""
     if backend == "triton" and x.numel():
         from tgan_fast.ops.batch_norm import triton as impl
     else:
@@ -27,7 +27,7 @@ def batch_norm_act_sync(
         num_batches_tracked.add_(groups)
     if running_mean is not None:
         unbiased = var * (count / (count - 1).clamp(min=1))
-        # Nothing moves the running statistics where no process has a value, which the device alone knows.
+        # Without values in any process the running statistics stay; only the device knows the count.
         moves = count != 0
         for group in range(groups):
             group_momentum = momentum
@@ -68,7 +68,7 @@ class _SyncBatchNormAct(torch.autograd.Function):
 
 
 def _reduce_statistics(process_group, mean, var, count):
-    """Mean and variance [groups, C] over all processes, and as a tensor the number of values behind them."""
+    """Return mean and variance [groups, C] over all processes, and the number of values as a tensor []."""
     wide = mean.double()
     sums = torch.stack([torch.ones_like(wide), wide, var.double() + wide**2]) * count
     dist.all_reduce(sums, group=process_group)

@@ -35,7 +35,7 @@ class Tile(NamedTuple):
 
 
 def columns_for(size: int, channels_last: bool) -> int:
-    """Columns of a tile for `size` channels or pixels.
+    """Return the columns of a tile for `size` channels or pixels.
 
     One of the three widest if it divides `size`, else the widest that leaves no more than a quarter of itself idle,
     else the one that leaves the least idle.
@@ -50,18 +50,18 @@ def columns_for(size: int, channels_last: bool) -> int:
 
 
 def small_rows_for(count: int, channels_last: bool) -> int | None:
-    """Rows of a small kernel's tile for `count` values a channel and group; None if they do not fit one."""
+    """Return the rows of a small kernel's tile for `count` values a channel and group; None if they do not fit."""
     return next((rows for rows in SMALL_ROWS[channels_last] if count <= rows), None)
 
 
 def tile_for(kernel: str, itemsize: int, channels_last: bool, size: int) -> Tile:
-    """The table's entry; `size` comes from `columns_for` or `small_rows_for`."""
+    """Return the table's entry; `size` comes from `columns_for` or `small_rows_for`."""
     return table()[Key(kernel, itemsize, channels_last, size)]
 
 
 @functools.cache
 def table() -> dict[Key, Tile]:
-    """All entries; the tuner puts its own into this very dictionary."""
+    """Return all entries; the tuner changes this dictionary in place."""
     entries = json.loads(TABLE.read_text())["tiles"]
     return {
         Key(*(entry[field] for field in Key._fields)): Tile(*(entry[field] for field in Tile._fields))

@@ -8,12 +8,12 @@ from tgan_fast.ops.batch_norm.cpu import activate_, activation_backward
 
 
 def to_walkable(x):
-    """Any layout will do."""
+    """Return x: any layout will do."""
     return x
 
 
 def statistics(x, groups):
-    """Mean and biased variance [groups, C] of x [N, C, *]."""
+    """Return mean and biased variance [groups, C] of x [N, C, *]; zeros if x is empty."""
     grouped = _grouped(x, groups)
     if x.numel() == 0:
         zeros = grouped.new_zeros(groups, x.shape[1])
@@ -23,13 +23,13 @@ def statistics(x, groups):
 
 
 def normalize(x, mean, rstd, weight, bias, negative_slope):
-    """y from x and given mean and rstd = 1 / sqrt(var + eps), [groups, C] each."""
+    """Return y from x, mean and rstd = 1 / sqrt(var + eps), [groups, C] each."""
     _, v, _ = _affine(x, mean, rstd, weight, bias)
     return _as(x, activate_(v, negative_slope))
 
 
 def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias):
-    """Sums of g and of g·(x - mean) as [groups, 2, C], dweight and dbias (None where not wanted)."""
+    """Return sums of g and g·(x - mean) [groups, 2, C], dweight and dbias (None where not wanted)."""
     centered, v, _ = _affine(x, mean, rstd, weight, bias)
     g = activation_backward(_grouped(dy, len(mean)), v, negative_slope)
     sums = torch.stack([g.sum((1, 3)), (g * centered).sum((1, 3))], 1)
@@ -38,7 +38,7 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
 
 
 def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count):
-    """dx; `sums` [groups, 2, C] are over `count` values a channel and group."""
+    """Return dx; `sums` [groups, 2, C] are over `count` values a channel and group."""
     centered, v, scale = _affine(x, mean, rstd, weight, bias)
     g = activation_backward(_grouped(dy, len(mean)), v, negative_slope)
     mean_g, mean_gx = (sums / count).unbind(1)
@@ -46,7 +46,7 @@ def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count)
 
 
 def _affine(x, mean, rstd, weight, bias):
-    """x - mean, v and scale, as [groups, N / groups, C, pixels] or what broadcasts to it."""
+    """Return x - mean, v and scale, [groups, N / groups, C, pixels] or broadcastable to it."""
     centered = _grouped(x, len(mean)) - _by_channel(mean)
     scale = _by_channel(rstd if weight is None else rstd * weight)
     v = centered * scale
@@ -54,16 +54,16 @@ def _affine(x, mean, rstd, weight, bias):
 
 
 def _grouped(x, groups):
-    """[N, C, *] → [groups, N / groups, C, pixels], in float32 at least."""
+    """Return x [N, C, *] as [groups, N / groups, C, pixels], in float32 at least."""
     shape = groups, x.shape[0] // groups, x.shape[1], math.prod(x.shape[2:])
     return x.to(torch.promote_types(x.dtype, torch.float32)).reshape(shape)
 
 
 def _by_channel(vector):
-    """[groups, C] → [groups, 1, C, 1]"""
+    """Return a vector [groups, C] as [groups, 1, C, 1]."""
     return vector[:, None, :, None]
 
 
 def _as(x, grouped):
-    """In the shape, dtype and memory format of x."""
+    """Return `grouped` in the shape, dtype and memory format of x."""
     return torch.empty_like(x).copy_(grouped.reshape(x.shape))

@@ -1,7 +1,7 @@
-"""Batch norm + (leaky) ReLU on a GPU: how the kernels are launched, and how autograd and torch.compile see them.
+"""Launchers of the Triton kernels of batch norm + (leaky) ReLU, and their registration with autograd and torch.compile.
 
-Forward, backward and evaluation are registered with PyTorch, and torch.compile takes each as it is. Outside of it they
-are called directly, which saves the dispatcher's time.
+Forward, backward and evaluation are custom operators for torch.compile. Outside of it they are called directly, which
+saves the dispatcher's time.
 """
 
 import functools
@@ -26,7 +26,7 @@ from tgan_fast.ops.batch_norm.tiles import columns_for, small_rows_for, tile_for
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Triton decides it when it decorates the kernels: in its interpreter they run on a CPU, slowly, for tests.
+# Triton decides when it decorates the kernels whether its interpreter runs them on a CPU, slowly, for tests.
 INTERPRETED = not isinstance(kernels.normalize_kernel, triton.JITFunction)
 _INTERPRETED_MULTIPROCESSORS = 2
 _WIDEST_ACCESS = 8  # values of half precision in 16 bytes
@@ -42,7 +42,7 @@ def why_not(x: Tensor) -> str | None:
 
 
 def batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, training, *options):
-    """As `batch_norm_act`, the options in the order of `_BatchNormAct`; differentiable once."""
+    """Return `batch_norm_act`, the options in the order of `_BatchNormAct`; differentiable once."""
     given = weight, bias, running_mean, running_var
     dense = [None if vector is None else vector.contiguous() for vector in given]
     y = _BatchNormAct.apply(to_walkable(x), *dense, num_batches_tracked, training, *options)
@@ -89,7 +89,7 @@ def _train(
     negative_slope: float,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and mean and rstd as [groups, C]; moves the running statistics."""
+    """Return y, mean and rstd [groups, C], and update the running statistics."""
     running = running_mean, running_var, batches, momentum
     if momentum is None and batches is not None:
         batches.add_(groups)
@@ -115,7 +115,7 @@ def _evaluate(
     negative_slope: float,
     eps: float,
 ) -> Tensor:
-    """y from running statistics [C]."""
+    """Return y from running statistics [C]."""
     return normalize(x, mean, None, weight, bias, negative_slope, var, eps)
 
 
@@ -133,7 +133,7 @@ def _backward(
     want_weight: bool,
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, dweight and dbias, empty where not wanted; of training with `rstd`, of evaluation with `var`."""
+    """Return dx, dweight and dbias, empty where not wanted: of training given rstd, of evaluation given var."""
     training = var is None
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     arguments = dy, x, mean, rstd, weight, bias, negative_slope
@@ -149,13 +149,13 @@ def _backward(
 
 
 def statistics(x, groups):
-    """Mean and biased variance, as [groups, C] in float32."""
+    """Return mean and biased variance, [groups, C] each in float32."""
     var = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
     return _statistics(x, groups, None, var), var
 
 
 def _statistics(x, groups, rstd, var, eps=None, running_mean=None, running_var=None, batches=None, momentum=None):
-    """Mean [groups, C] in float32; writes rstd or var, whichever is not None, and moves the running statistics."""
+    """Return mean [groups, C]; write rstd or var, whichever is not None, and update the running statistics."""
     geometry = geometry_of(x, groups)
     mean = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
     strides, launch = _launch("statistics", x, geometry)
@@ -172,12 +172,12 @@ def _statistics(x, groups, rstd, var, eps=None, running_mean=None, running_var=N
     return mean
 
 
-# In what follows, as in the kernels, `rstd` is 1 / sqrt(var + eps). In evaluation it is None, and the kernels compute
-# it from var and eps, which saves a launch.
+# Below, rstd is 1 / sqrt(var + eps). In evaluation it is None, and the kernels compute it from var and eps, which saves
+# a launch.
 
 
 def normalize(x, mean, rstd, weight, bias, negative_slope, var=None, eps=None):
-    """y from x and given statistics [groups, C], or [C] for all of x."""
+    """Return y from x and statistics [groups, C], or [C] for all of x."""
     geometry = geometry_of(x, mean.numel() // max(1, x.shape[1]))
     y = empty_output(x, geometry)
     if x.numel() == 0:
@@ -192,7 +192,7 @@ def normalize(x, mean, rstd, weight, bias, negative_slope, var=None, eps=None):
 
 
 def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias, var=None, eps=None):
-    """Sums of g and of g·(x - mean) as [groups, 2, C] in float32, dweight and dbias (empty where not wanted)."""
+    """Return sums of g and g·(x - mean) [groups, 2, C] in float32, dweight and dbias (empty where not wanted)."""
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     dy = to_layout(dy, geometry.channels_last)
     strides, launch = _launch("gradient_sums", x, geometry, dy)
@@ -212,7 +212,7 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
 
 
 def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count, var=None, eps=None):
-    """dx; `sums` [groups, 2, C] are over `count` values a channel and group, None if mean and var are constants."""
+    """Return dx; `sums` [groups, 2, C] are over `count` values a channel and group, None for constant statistics."""
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     dy, dx = to_layout(dy, geometry.channels_last), empty_output(x, geometry)
     if x.numel() == 0:
@@ -259,7 +259,7 @@ def _empty_gradient(x, parameter, wanted):
 
 
 class _Launch(NamedTuple):
-    """A grid and what goes with it."""
+    """A grid and the arguments that depend on it."""
 
     grid: tuple[int]
     splits: int  # how many programs share the tiles of a block of channels
@@ -268,7 +268,7 @@ class _Launch(NamedTuple):
 
 
 def _launch(kernel, x, geometry, *others):
-    """How to launch a kernel on x and other tensors of its shape."""
+    """Return strides and launch of a kernel on x and other tensors of its shape."""
     strides = strides_of(geometry, x, *others)
     return strides, _launch_for(kernel, x.element_size(), x.device, geometry, tuple(strides))
 
@@ -305,7 +305,7 @@ def _small_launch_for(kernel, itemsize, geometry):
 
 
 def forget_launches():
-    """After a change of the table, look it up anew."""
+    """Drop cached launches after a change of the table."""
     _launch_for.cache_clear()
     _small_launch_for.cache_clear()
 

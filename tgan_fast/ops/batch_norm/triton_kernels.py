@@ -7,19 +7,20 @@
 
 Six kernels for tensors of any size; in half precision they move 6 bytes an element forward and 10 backward:
 
-    statistics          reads x          each program's mean of x, and sums of its differences and their squares
-    combine_statistics  reads those      mean and variance; moves the running statistics
+    statistics          reads x          writes partial sums of x - shift and its square, one set a program
+    combine_statistics  reads the sums   writes mean and rstd; updates the running statistics
     normalize           reads x          writes y
-    gradient_sums       reads x, dy      each program's sums of g and g·(x - mean)
-    combine_gradients   reads those      their totals, dweight and dbias
+    gradient_sums       reads x, dy      writes partial sums of g and g·(x - mean), one set a program
+    combine_gradients   reads the sums   writes their totals, dweight and dbias
     input_gradient      reads x, dy      writes dx
 
-and two, small_forward and small_backward, that do all of it at once where the values of a channel fit one tile.
+Two more, small_forward and small_backward, do a whole direction at once where the values of a channel fit one tile:
+4 bytes an element forward and 6 backward.
 
-A tile is [BLOCK_ROWS, BLOCK_COLS], its columns neighbors in memory. With the channels last, a row is a pixel and a
-column a channel. With the channels first, a tile lies within one channel, a row is a sample and a column a pixel. The
-samples are `groups` of equally many rows, each with statistics of its own. Sums are kept in float32 within a program
-and in float64 across programs. Offsets have 64 bits. Nothing is added atomically, so results repeat bit for bit.
+A tile is [BLOCK_ROWS, BLOCK_COLS], its columns adjacent in memory. Channels-last, a row is a pixel and a column a
+channel. Channels-first, a tile lies within one channel, a row is a sample and a column a pixel. The samples are
+`groups` of equally many rows, each with its own statistics. Sums are kept in float32 within a program and in float64
+across programs. Offsets have 64 bits. There are no atomics, so results repeat bit for bit.
 """
 
 import triton
@@ -32,9 +33,9 @@ COMBINED_CHANNELS = tl.constexpr(8)
 
 @triton.jit
 def _program_ids(splits, blocks, LAST_FIRST: tl.constexpr):
-    """This program's share of the tiles, its block of channels (a channel, with the channels first) and its group.
+    """Return this program's split of the tiles, its block of channels (one channel if channels-first) and its group.
 
-    A second pass goes backwards, as far as here and over the tiles: what was read last is still in the L2 cache.
+    A second pass over x goes backwards over programs and tiles: what was read last is still in the L2 cache.
     """
     program = tl.program_id(0)
     if LAST_FIRST:
@@ -44,7 +45,7 @@ def _program_ids(splits, blocks, LAST_FIRST: tl.constexpr):
 
 @triton.jit
 def _tile_count(rows, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    """How many tiles a block of channels has in a group."""
+    """Return the number of tiles of a block of channels in a group."""
     tiles = tl.cdiv(rows, BLOCK_ROWS)
     if not CHANNELS_LAST:
         tiles *= tl.cdiv(cols, BLOCK_COLS)
@@ -53,7 +54,7 @@ def _tile_count(rows, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexp
 
 @triton.jit
 def _tile_origin(tile, block, cols, CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    """First row and column of a tile."""
+    """Return the first row and column of a tile."""
     if CHANNELS_LAST:
         return tl.cast(tile, tl.int64) * BLOCK_ROWS, tl.cast(block, tl.int64) * BLOCK_COLS
     else:
@@ -77,7 +78,7 @@ def _value_count(
     first_row, first_col, rows, cols,
     CHANNELS_LAST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """How many values of a channel a tile has."""
+    """Return the number of values of a channel in a tile."""
     count = tl.minimum(rows - first_row, BLOCK_ROWS)
     if not CHANNELS_LAST:
         count *= tl.minimum(cols - first_col, BLOCK_COLS)
@@ -89,7 +90,7 @@ def _tile_pointer(
     pointer, group, first_row, first_col, block, rows, row_stride, channel_stride,
     CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr,
 ):  # fmt: skip
-    """Where a tile begins in a tensor."""
+    """Return a pointer to the first element of a tile."""
     pointer += (group * rows + first_row) * _aligned(row_stride, ALIGNMENT) + first_col
     if not CHANNELS_LAST:
         pointer += tl.cast(block, tl.int64) * _aligned(channel_stride, ALIGNMENT)
@@ -98,20 +99,20 @@ def _tile_pointer(
 
 @triton.jit
 def _tile_offsets(row_stride, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    """Where the elements of a tile are, from where it begins."""
+    """Return the offsets [BLOCK_ROWS, BLOCK_COLS] of a tile's elements from its first one."""
     row = tl.arange(0, BLOCK_ROWS).to(tl.int64)[:, None]
     return row * _aligned(row_stride, ALIGNMENT) + tl.arange(0, BLOCK_COLS)[None, :]
 
 
 @triton.jit
 def _aligned(number, ALIGNMENT: tl.constexpr):
-    """The same number, in a form that tells the compiler what divides it: it then loads as many values at once."""
+    """Return the number, written so that the compiler knows ALIGNMENT divides it and loads so many values at once."""
     return number // ALIGNMENT * ALIGNMENT
 
 
 @triton.jit
 def _channels_of(block, channels, CHANNELS_LAST: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    """The channels of a tile and their mask: [BLOCK_COLS] with the channels last, [1] otherwise."""
+    """Return the channels of a tile and their mask: [BLOCK_COLS] if channels-last, else [1]."""
     if CHANNELS_LAST:
         channel = block * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     else:
@@ -121,7 +122,7 @@ def _channels_of(block, channels, CHANNELS_LAST: tl.constexpr, BLOCK_COLS: tl.co
 
 @triton.jit
 def _sum(values, CHANNELS_LAST: tl.constexpr):
-    """Sum of a tile by channel."""
+    """Return the sum of a tile by channel."""
     columns = tl.sum(values, 0)
     if not CHANNELS_LAST:
         columns = tl.sum(columns, 0, keep_dims=True)
@@ -130,7 +131,7 @@ def _sum(values, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid):
-    """Mean, rstd, scale and bias of some channels of a group."""
+    """Return mean, rstd, scale and bias of some channels of a group."""
     at = tl.cast(group, tl.int64) * channels + channel
     mean_value = tl.load(mean + at, valid, other=0.0).to(tl.float32)
     rstd_value = _load_rstd(rstd, var, eps, at, valid)
@@ -144,7 +145,7 @@ def _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, val
 
 @triton.jit
 def _load_rstd(rstd, var, eps, at, valid):
-    """rstd at some offsets; computed from var and eps where there is no rstd, as in evaluation."""
+    """Return rstd at some offsets, computed from var and eps if rstd is None."""
     if rstd is None:
         return tl.rsqrt(tl.load(var + at, valid, other=1.0).to(tl.float32) + eps)
     else:
@@ -153,7 +154,7 @@ def _load_rstd(rstd, var, eps, at, valid):
 
 @triton.jit
 def _rstd_of(var, eps):
-    """1 / sqrt(var + eps), rounded correctly."""
+    """Return 1 / sqrt(var + eps), correctly rounded."""
     return tl.div_rn(1.0, tl.sqrt_rn(var + eps))
 
 
@@ -185,7 +186,7 @@ def _activate(v, NEGATIVE_SLOPE: tl.constexpr):
 
 @triton.jit
 def _load_gradient(x, dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE: tl.constexpr):
-    """x - mean and g of a tile that x and dy point to."""
+    """Return x - mean and g of the tile that x and dy point to."""
     centered = tl.load(x, mask, other=0.0).to(tl.float32) - mean_value[None, :]
     g = tl.load(dy, mask, other=0.0).to(tl.float32)
     v = centered * scale[None, :] + shift[None, :]
@@ -198,7 +199,7 @@ def _load_gradient(x, dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE: tl.con
 
 @triton.jit
 def _load_running(running_mean, running_var, channel, valid):
-    """Running mean and variance; 0 if there are none."""
+    """Return running mean and variance, or zeros if there are none."""
     zero = tl.zeros(channel.shape, tl.float32)
     if running_mean is None:
         return zero, zero
@@ -209,9 +210,9 @@ def _load_running(running_mean, running_var, channel, valid):
 
 @triton.jit
 def _updated(old_mean, old_var, mean, var, count, batches, momentum, group, groups):
-    """old + momentum·(new - old), with the unbiased variance.
+    """Return old + momentum·(new - old) for mean and unbiased variance.
 
-    Without a momentum the running statistics are the mean over all batches, which `batches` has counted already.
+    Without a momentum the running statistics are the mean over all batches, already counted in `batches`.
     """
     if momentum is not None:
         weight = momentum
@@ -232,7 +233,7 @@ def _store_running(running_mean, running_var, mean, var, channel, valid):
 
 @triton.jit
 def _count_batches(batches, momentum, groups):
-    """Without a momentum other programs read the count, so it cannot be moved here."""
+    """Add the groups to the count. Without a momentum other programs read it, so the launcher has added them."""
     if batches is not None:
         if momentum is not None:
             if tl.program_id(0) == 0:
@@ -244,10 +245,10 @@ def statistics_kernel(
     x, partials, rows, cols, channels, splits, blocks, x_row, x_channel,
     CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """partials [groups, splits, 4, channels]: shift, sum and sum of squares of x - shift, number of values.
+    """Write partials [groups, splits, 4, channels]: shift, sum and sum of squares of x - shift, number of values.
 
-    Program s of a block of channels takes its tiles s, s + splits, … The shift is the mean of the first of them: near
-    enough to the mean of all for the squares to lose no digits, and not at the mercy of a single value.
+    Reads x once. Program s of a block of channels takes tiles s, s + splits, … The shift is the mean of the first:
+    near enough to the mean of all for the squares to lose no digits, and robust against a single value.
     """
     split, block, group = _program_ids(splits, blocks, False)
     within = _tile_offsets(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
@@ -281,10 +282,10 @@ def statistics_kernel(
 def combine_statistics_kernel(
     partials, mean, rstd, var, running_mean, running_var, batches, momentum, eps, count, channels, splits, groups,
 ):  # fmt: skip
-    """mean and rstd [groups, channels] of `count` values a channel and group, by Chan's formula for parts of a set.
+    """Write mean and rstd [groups, channels] of `count` values a channel and group, by Chan's formula for subsets.
 
-    Without a rstd to write, var [groups, channels] instead. Means are taken relative to the first part's, so that
-    nothing is lost when they are far from zero.
+    Writes var [groups, channels] if rstd is None. Means are relative to the first split's shift, so that no digits are
+    lost when they are far from zero.
     """
     channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
     valid = channel < channels
@@ -329,7 +330,7 @@ def normalize_kernel(
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """y from x, the last tiles first."""
+    """Write y = act((x - mean)·scale + bias), the last tiles first. Reads x and writes y once."""
     split, block, group = _program_ids(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, _, scale, shift = _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid)
@@ -353,7 +354,7 @@ def gradient_sums_kernel(
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """partials [groups, splits, 2, channels]: sums of g and g·(x - mean), over tiles as in `statistics_kernel`."""
+    """Write partials [groups, splits, 2, channels]: sums of g and g·(x - mean). Reads x and dy once."""
     split, block, group = _program_ids(splits, blocks, False)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, _, scale, shift = _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid)
@@ -379,7 +380,7 @@ def gradient_sums_kernel(
 
 @triton.jit
 def combine_gradients_kernel(partials, sums, dweight, dbias, rstd, var, eps, channels, splits, groups):
-    """sums [groups, 2, channels] of the partial sums; dweight and dbias [channels] over all groups."""
+    """Write sums [groups, 2, channels] of the partial sums, and dweight and dbias [channels] over all groups."""
     channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
     valid = channel < channels
     dweight_value = tl.zeros([COMBINED_CHANNELS], tl.float64)
@@ -415,7 +416,7 @@ def input_gradient_kernel(
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """dx from x and dy, the last tiles first; without `sums`, mean and variance are constants."""
+    """Write dx, the last tiles first; if sums is None the statistics are constants. Reads x and dy, writes dx once."""
     split, block, group = _program_ids(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, rstd_value, scale, shift = _affine_of(
@@ -449,7 +450,7 @@ def input_gradient_kernel(
 
 @triton.jit
 def _locate_small(group, rows, inner, valid, BLOCK_ROWS: tl.constexpr):
-    """Sample and pixel of each row of a tile that has all `rows` of a group; the mask of its elements."""
+    """Return sample and pixel of each row of a tile with all `rows` of a group, and the mask of its elements."""
     row = tl.arange(0, BLOCK_ROWS)[:, None]
     first_sample = tl.cast(group, tl.int64) * (rows // inner)
     return first_sample + row // inner, (row % inner).to(tl.int64), (row < rows) & valid[None, :]
@@ -461,7 +462,7 @@ def small_forward_kernel(
     x_sample, x_pixel, x_channel, y_sample, y_pixel, y_channel,
     NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """The whole forward pass of a block of channels, every group's values in one tile: x is read once."""
+    """Write y, mean and rstd of a block of channels, each group's values in one tile. Reads x and writes y once."""
     channel = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     valid = channel < channels
     wide = channel.to(tl.int64)[None, :]
@@ -497,7 +498,7 @@ def small_backward_kernel(
     x_sample, x_pixel, x_channel, dy_sample, dy_pixel, dy_channel, dx_sample, dx_pixel, dx_channel,
     NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """The whole backward pass of a block of channels, every group's values in one tile: x and dy are read once."""
+    """Write dx, dweight and dbias of a block of channels, each group's values in one tile. Reads x and dy once."""
     dweight_value = tl.zeros([BLOCK_COLS], tl.float32)
     dbias_value = tl.zeros([BLOCK_COLS], tl.float32)
     channel = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)

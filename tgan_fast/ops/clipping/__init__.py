@@ -140,7 +140,7 @@ def _clip_by_torch(weight, copy, threshold, non_finite, backend):
 
 
 def _rows_in_memory_order(weight):
-    """The weight as [rows, …] with the other dimensions permuted so that flattening them copies nothing, if possible.
+    """Return the weight as [rows, …], its other dimensions permuted so that flattening copies nothing, if possible.
 
     The order of a matrix's columns does not matter to its singular values.
     """
@@ -196,7 +196,7 @@ def _gemm(wide, threshold):
 
 
 def _gram(wide):
-    """W·Wᵀ in float64, in four bands of rows that end at the diagonal: the rest is their mirror image."""
+    """Return W·Wᵀ in float64, computed in four bands of rows that end at the diagonal and mirrored."""
     rows = wide.shape[0]
     gram = torch.zeros(rows, rows, dtype=torch.float64, device=wide.device)
     bands = [slice(i, i + (rows + 3) // 4) for i in range(0, rows, (rows + 3) // 4)]
@@ -208,7 +208,7 @@ def _gram(wide):
 
 
 def _max_with_identity(gram, identity):
-    """max(G, I) = (G + I + |G − I|) / 2, with |A| = A·sign(A)."""
+    """Return max(G, I) = (G + I + |G − I|) / 2, with |A| = A·sign(A)."""
     a = gram - identity
     # ‖A²‖ in the Frobenius norm bounds the largest eigenvalue squared, a factor of √m closer than ‖A‖² does.
     x = a / torch.linalg.matrix_norm(a @ a).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
@@ -219,7 +219,7 @@ def _max_with_identity(gram, identity):
 
 
 def _inverse_root(h, identity):
-    """H^(-1/2) for eigenvalues of at least 1.
+    """Return H^(-1/2) for eigenvalues of at least 1.
 
     With y = x² and p(x) = x·f(y) of the sign schedule, y ← y·f(y)² tends to 1, so the product of all f(y) to 1/√y.
     """
@@ -240,10 +240,10 @@ _BACKENDS = {"svd": _svd, "eigh": _eigh, "gemm": _gemm}
 
 
 def choose(weights: Sequence[torch.Tensor], backend: str) -> list[str]:
-    """The backend of each weight: the one asked for, but "gemm" for those too large for "cuda".
+    """Return the backend of each weight: the one asked for, but "gemm" where a weight is too large for "cuda".
 
     Raises:
-        ValueError, BackendError: it cannot be had for these weights.
+        ValueError, BackendError: The backend does not exist, or cannot clip these weights.
     """
     if backend == "auto":
         return [_fastest(weight) for weight in weights]

@@ -39,7 +39,7 @@ class SignPolynomial(NamedTuple):
 
 @functools.cache
 def sign_schedule(lower: float, deviation: float = 1e-14) -> tuple[SignPolynomial, ...]:
-    """The polynomials, in order, that take lower ≤ |x| ≤ 1 to sign(x), up to `deviation`.
+    """Return the polynomials, in order, that map lower ≤ |x| ≤ 1 to sign(x), up to `deviation`.
 
     Where |x| < lower, the composition lies between 0 and sign(x). Without its first polynomials it serves the shorter
     interval of the first that is left.
@@ -60,7 +60,7 @@ def sign_schedule(lower: float, deviation: float = 1e-14) -> tuple[SignPolynomia
 
 
 def _closest_to_one(lower, upper):
-    """Remez exchange: the odd quintic that deviates by −E, +E, −E, +E at lower, q, r and upper."""
+    """Return the odd quintic that deviates by −E, +E, −E, +E at lower, q, r and upper, by Remez exchange."""
     q, r = (3 * lower + upper) / 4, (lower + 3 * upper) / 4
     for _ in range(100):
         a, b, c, _ = _solve([[x, x**3, x**5, s, 1.0] for x, s in ((lower, 1), (q, -1), (r, 1), (upper, -1))])
@@ -75,7 +75,7 @@ def _closest_to_one(lower, upper):
 
 
 def _solve(rows):
-    """Gaussian elimination with partial pivoting of a small augmented system."""
+    """Return the solution of a small augmented system, by Gaussian elimination with partial pivoting."""
     n = len(rows)
     for i in range(n):
         pivot = max(range(i, n), key=lambda k: abs(rows[k][i]))

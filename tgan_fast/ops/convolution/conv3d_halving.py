@@ -1,10 +1,10 @@
-"""3D convolution of kernel 4, stride 2 and padding 1, above all of videos with their few channels.
+"""3D convolution with kernel 4, stride 2 and padding 1, mainly for videos with few channels.
 
-"pairs": two neighbors in a row, of four values each, are the channels of one pixel: kernel 4×4×2, stride 2×2×1. Of the
-four values three are colors and one is always 1, by which the bias comes into the product.
+"pairs": two neighbors in a row, of four values each, become the channels of one pixel: kernel 4×4×2, stride 2×2×1.
+Three of the four values are colors and one is always 1, which adds the bias in the same product.
 
-"blocks": 2×2×2 neighbors are the channels of one pixel: kernel 2, stride 1. For the gradient of x, where the library
-would write three channels in strides.
+"blocks": 2×2×2 neighbors become the channels of one pixel: kernel 2, stride 1. Only for the gradient of x, where the
+library would write three channels in strides.
 """
 
 import torch
@@ -17,7 +17,7 @@ _VALUES = 4  # of a pixel in "pairs"
 def conv3d_halving(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv3d` with stride 2 and padding 1.
+    """Return `torch.nn.functional.conv3d` with stride 2 and padding 1.
 
     Args:
         x: Input [N, C, T, H, W], all of one floating-point dtype; fastest with the channels last in memory.
@@ -62,7 +62,7 @@ def _pairs_gradients(dy, pairs, weight, wanted):
 
 
 def _kernel_of_pairs(kernel):
-    """[out, 4, 4, 4, values] as [out, 2·values, 4, 4, 2]."""
+    """Return [out, 4, 4, 4, values] as [out, 2·values, 4, 4, 2]."""
     return kernel.view(-1, 4, 4, 2, 2 * _VALUES).movedim(-1, 1)
 
 

@@ -1,13 +1,13 @@
-"""3D convolution of kernel 4, stride 2 and padding 1 of two frames.
+"""3D convolution with kernel 4, stride 2 and padding 1 of two frames.
 
-Such an input gives one frame, and of the kernel's four slices in time the outer two only ever meet the padding: with
-the inner two it is half of the operations.
+The output is one frame, and the outer two of the kernel's four slices in time only meet the padding: the inner two need
+half of the operations.
 
 "inner": the convolution with the inner slices.
 
-"product": one matrix product of all patches [N·H/2·W/2, 2·4·4·C] and the inner slices, which lie in a channels-last
-weight as one matrix [out, 2·4·4·C], and in its gradient too. There are few pixels and many channels, so that what
-counts is to read and to write the weight once, and on a GPU to divide the long sums among many multiprocessors.
+"product": one matrix product of all patches [N·H/2·W/2, 2·4·4·C] and the inner slices, which a channels-last weight and
+its gradient hold as one matrix [out, 2·4·4·C]. With few pixels and many channels the weight is what takes time: it is
+read and written once, and a GPU can divide the long sums among many multiprocessors.
 """
 
 import torch
@@ -18,7 +18,7 @@ from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_
 def conv3d_two_frames(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv3d` with stride 2 and padding 1 for two frames.
+    """Return `torch.nn.functional.conv3d` with stride 2 and padding 1 for two frames.
 
     Args:
         x: Input [N, C, 2, H, W], all of one floating-point dtype; fastest with the channels last in memory.
@@ -60,7 +60,7 @@ def _inner_gradients(dy, x, weight, wanted):
 
 
 def _patches(x):
-    """[N, H/2, W/2, 2·4·4·C], frames first."""
+    """Return the patches [N, H/2, W/2, 2·4·4·C], frames first."""
     n, channels, frames, h, w = x.shape
     padded = x.new_zeros(n, frames, h + 2, w + 2, channels)
     padded[:, :, 1:-1, 1:-1] = x.movedim(1, -1)
@@ -70,7 +70,7 @@ def _patches(x):
 
 
 def _matrix(weight):
-    """The inner slices as [out, 2·4·4·C]; a view if the channels are last in memory."""
+    """Return the inner slices as [out, 2·4·4·C]; a view if the channels are last in memory."""
     return weight.movedim(1, -1)[:, 1:3].flatten(1)
 
 
@@ -103,7 +103,7 @@ def _product_gradients(dy, patches, weight, wanted):
 
 
 def _rows(dy):
-    """[N·H/2·W/2, out]; a view if the channels are last in memory."""
+    """Return dy as [N·H/2·W/2, out]; a view if the channels are last in memory."""
     return dy.movedim(1, -1).reshape(-1, dy.shape[1])
 
 

@@ -1,6 +1,6 @@
-"""Transposed 1D convolution of kernel 4, stride 2 and padding 1 of short sequences.
+"""Transposed 1D convolution with kernel 4, stride 2 and padding 1 of short sequences.
 
-The library's own lays its inputs out with the channels first.
+The library's own converts its inputs to channels-first.
 
 "image": the transposed 2D convolution of an image of one row, which keeps the channels last.
 
@@ -17,7 +17,7 @@ from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_
 def conv_transpose1d_doubling(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv_transpose1d` with stride 2 and padding 1.
+    """Return `torch.nn.functional.conv_transpose1d` with stride 2 and padding 1.
 
     Args:
         x: Input [N, C, L], all of one floating-point dtype; fastest with the channels last in memory.
@@ -69,17 +69,17 @@ def _product_gradients(dy, x, weight, wanted):
 
 
 def _rows(x):
-    """[N·L, C]; a view if the channels are last in memory."""
+    """Return x as [N·L, C]; a view if the channels are last in memory."""
     return x.transpose(1, 2).reshape(-1, x.shape[1])
 
 
 def _matrix(weight):
-    """[C, 4·out]; a view if it lies so."""
+    """Return the weight as [C, 4·out]; a view if it lies so in memory."""
     return weight.transpose(1, 2).flatten(1)
 
 
 def _windows(dy):
-    """[N·L, 4·out], the steps of dy to which each step of x adds."""
+    """Return [N·L, 4·out]: the steps of dy to which each step of x contributes."""
     padded = F.pad(dy.transpose(1, 2), (0, 0, 1, 1))
     return padded.unfold(1, 4, 2).movedim(-1, 2).reshape(-1, 4 * dy.shape[1])
 

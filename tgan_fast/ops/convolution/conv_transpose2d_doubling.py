@@ -1,8 +1,8 @@
-"""Transposed 2D convolution of kernel 4, stride 2 and padding 1.
+"""Transposed 2D convolution with kernel 4, stride 2 and padding 1.
 
-"phases": pixels in even and odd rows and columns are each a 2×2 convolution of stride 1. The four are computed as one
-with four times the channels, and interleaved: a pass more over y, for a library that is slow at the gradient of an
-ordinary convolution of stride 2, as which it computes this one. The gradients are ordinary convolutions in any case.
+"phases": the pixels in even and odd rows and columns are four 2×2 convolutions with stride 1. They are computed as one
+with four times the channels, then interleaved, which costs one more pass over y. This helps where the library is slow
+at a transposed convolution with stride 2. The gradients are ordinary convolutions in any case.
 """
 
 import torch
@@ -13,7 +13,7 @@ from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_
 def conv_transpose2d_doubling(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv_transpose2d` with stride 2 and padding 1.
+    """Return `torch.nn.functional.conv_transpose2d` with stride 2 and padding 1.
 
     Args:
         x: Input [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.

@@ -1,9 +1,9 @@
-"""Transposed 2D convolution of stride 1 whose output has the size of its input, to few channels.
+"""Transposed 2D convolution with stride 1 and few output channels that keeps the size.
 
-"four pixels", "eight pixels": the ordinary convolution that it is, of the kernel turned by 180°. So many neighbors in
-a row are the channels of one pixel of y, which is y's own memory if its channels are last. Kernel and stride grow by as
-much. What is multiplied by zero on the way costs less than what so few channels leave idle. For the gradient of x,
-which is likewise an ordinary convolution, of dy, both sides are grouped.
+"four pixels", "eight pixels": an ordinary convolution with the kernel turned by 180°. Four or eight neighbors in a row
+become the channels of one pixel of y, which needs no copy if y is channels-last. Kernel and stride grow by as much. The
+added products with zero cost less than the idle units of so few channels. The gradient of x is an ordinary convolution
+of dy, with pixels grouped on both sides.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_
 def conv_transpose2d_same(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, algorithm: str | PerDirection = "auto"
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv_transpose2d` with stride 1 and the padding that keeps the size.
+    """Return `torch.nn.functional.conv_transpose2d` with stride 1 and the padding that keeps the size.
 
     Args:
         x: Input [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
@@ -102,7 +102,7 @@ def _shifted(kernel, k):
 
 
 def _regrouped(y, channels):
-    """[N, ·, H, ·] with so many channels; a view if they are last in memory."""
+    """Return y [N, ·, H, ·] with so many channels; a view if they are last in memory."""
     n, _, h, _ = y.shape
     return y.movedim(1, -1).reshape(n, h, -1, channels).movedim(-1, 1)
 

@@ -14,23 +14,23 @@ _ROUNDING = tl.constexpr(1.5 * 2**23)
 
 @triton.jit
 def levels_kernel(x, levels, count, block: tl.constexpr):
-    """levels [count] uint8 = round((tanh(x) + 1) · 127.5); x and levels are dense, and laid out alike."""
+    """Write levels [count] uint8 = round((tanh(x) + 1) · 127.5); x and levels are dense, in the same layout."""
     offsets = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     mask = offsets < count
     values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
-    # Of ±inf it is ±1: exp becomes inf or 0.
+    # ±1 for ±inf, where exp is inf or 0.
     tanh = 1.0 - 2.0 / (tl.exp(2.0 * values) + 1.0)
     level = (tanh + 1.0) * 127.5 + _ROUNDING - _ROUNDING
     # The comparison fails for NaN.
     tl.store(levels + offsets, tl.where(level > 0.0, level, 0.0).to(tl.uint8), mask)
 
 
-# Triton decides it when it decorates the kernel: in its interpreter it runs on a CPU, slowly, for tests.
+# Triton decides when it decorates the kernel whether its interpreter runs it on a CPU, slowly, for tests.
 INTERPRETED = not isinstance(levels_kernel, triton.JITFunction)
 
 
 def why_not(x: torch.Tensor) -> str | None:
-    """Why the kernel cannot take this tensor; None if it can."""
+    """Return why the kernel cannot take `x`, or None if it can."""
     if x.dtype not in _DTYPES:
         return f"it takes float32, float16 and bfloat16, and x is {x.dtype}"
     if not (x.is_cuda or INTERPRETED):
@@ -39,7 +39,7 @@ def why_not(x: torch.Tensor) -> str | None:
 
 
 def tanh_to_levels(x: torch.Tensor) -> torch.Tensor:
-    """As `tanh_to_levels` of video_levels.py."""
+    """Return the levels of tanh(x), as `tanh_to_levels` of the package."""
     levels = torch.empty_like(x, dtype=torch.uint8)
     if x.stride() != levels.stride():
         # It skips elements or repeats them; a clone is dense, with the strides of `levels`.

@@ -135,7 +135,7 @@ def _adam_torch(parameter, gradient, average, square_average, step, copy, learni
 
 
 def _subtract_quotient_(p, size, numerator, denominator):
-    """p −= size · numerator / denominator, of a size that is a number or a tensor; overwrites the denominator."""
+    """Subtract size · numerator / denominator from p, size a number or a tensor; overwrites the denominator."""
     if isinstance(size, torch.Tensor):
         p.addcdiv_(numerator, denominator.div_(size), value=-1)
     else:
@@ -143,7 +143,7 @@ def _subtract_quotient_(p, size, numerator, denominator):
 
 
 def _one_minus_power(beta, step, dtype):
-    """1 − βᵗ: a number where the host can read t without waiting, a tensor otherwise."""
+    """Return 1 − βᵗ: a number where the host can read t without waiting, a tensor otherwise."""
     if step.is_cpu:
         return 1 - beta ** step.item()
     # The difference has all its digits in float64 alone.
@@ -151,7 +151,7 @@ def _one_minus_power(beta, step, dtype):
 
 
 def _chunks(parameter, *others):
-    """Parts of all tensors (of None, None), and uninitialized memory of that size."""
+    """Yield chunks of all tensors (None for None), and uninitialized memory of that size."""
     size = _CHUNK if parameter.is_cpu else max(1, parameter.numel())
     scratch = parameter.new_empty(min(size, parameter.numel()))
     for start in range(0, parameter.numel(), size):

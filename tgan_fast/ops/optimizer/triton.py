@@ -1,13 +1,13 @@
-"""Triton kernels of optimizer_step.py, where the formulas are: one launch a step, each value read and written once.
+"""Triton kernels of RMSprop and Adam (formulas in __init__.py): one launch a step, each value read and written once.
 
 Bytes an element in float32, with a float32 gradient and without a copy:
 
     rmsprop   reads p, g, v       writes p, v       20
     adam      reads p, g, m, v    writes p, m, v    28
 
-A gradient in half precision saves 2, a copy in half precision adds 2. Every thread has four neighbors of each tensor,
-which are 16 bytes of float32 in one access. That needs addresses and a length that 16 divides: others are right, but
-slow. Divisions and roots are rounded correctly, as PyTorch's are. Offsets have 64 bits.
+A gradient in half precision saves 2, a copy in half precision adds 2. Every thread has four adjacent elements of each
+tensor, 16 bytes of float32 in one access, if 16 divides the addresses and the length; otherwise the kernels are slower.
+Divisions and roots are correctly rounded, as in PyTorch. Offsets have 64 bits.
 """
 
 import math
@@ -26,9 +26,9 @@ def rmsprop_kernel(
     parameter, gradient, square_average, copy, count, learning_rate, alpha, one_minus_alpha, eps,
     RATE_IN_MEMORY: tl.constexpr,
 ):  # fmt: skip
-    """`count` elements, float32 but for the gradient and the copy, which may be None.
+    """Take a step on `count` elements, all float32 but the gradient and the copy, which may be None.
 
-    `learning_rate` is a number, or where the flag says so points to a float32.
+    `learning_rate` is a number, or with RATE_IN_MEMORY a pointer to a float32.
     """
     rate = tl.load(learning_rate) if RATE_IN_MEMORY else learning_rate
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -49,7 +49,7 @@ def adam_kernel(
     learning_rate, one_minus_beta1, beta2, one_minus_beta2, log_beta1, log_beta2, eps,
     RATE_IN_MEMORY: tl.constexpr,
 ):  # fmt: skip
-    """As `rmsprop_kernel`; `step` points to a float32."""
+    """Take a step with the arguments of `rmsprop_kernel`; `step` points to a float32."""
     t = tl.load(step)
     rate = tl.load(learning_rate) if RATE_IN_MEMORY else learning_rate
     size = tl.div_rn(rate, _one_minus_power(log_beta1, t))
@@ -71,7 +71,7 @@ def adam_kernel(
 
 @triton.jit
 def _one_minus_power(log_beta, step):
-    """1 − βᵗ = 1 − exp(t·log β), near 0 by the power series, since the difference would lose its digits there."""
+    """Return 1 − βᵗ = 1 − exp(t·log β), near 0 by the power series, where the difference would lose its digits."""
     x = step * log_beta
     near = tl.maximum(x, -0.5)
     series = 1.0
@@ -80,12 +80,12 @@ def _one_minus_power(log_beta, step):
     return tl.where(x > -0.5, -near * series, 1 - tl.exp(x))
 
 
-# Triton decides it when it decorates the kernels: in its interpreter they run on a CPU, slowly, for tests.
+# Triton decides when it decorates the kernels whether its interpreter runs them on a CPU, slowly, for tests.
 INTERPRETED = not isinstance(rmsprop_kernel, triton.JITFunction)
 
 
 def why_not(parameter: torch.Tensor, gradient: torch.Tensor, copy: torch.Tensor | None) -> str | None:
-    """Why the kernels cannot take these tensors; None if they can."""
+    """Return why the kernels cannot take these tensors, or None if they can."""
     if parameter.dtype != torch.float32:
         return f"it takes float32 parameters, and these are {parameter.dtype}"
     if gradient.dtype not in (torch.float32, *_HALF):
@@ -97,18 +97,18 @@ def why_not(parameter: torch.Tensor, gradient: torch.Tensor, copy: torch.Tensor 
     return None
 
 
-# 1 − α and the like are differences of nearly equal numbers, and as such computed on the host, in float64.
+# Differences of nearly equal numbers, such as 1 − α, are computed on the host in float64.
 
 
 def rmsprop(parameter, gradient, square_average, copy, learning_rate, alpha, eps):
-    """As `rmsprop_` of optimizer_step.py."""
+    """Take a step as `rmsprop_` of the package."""
     tensors = parameter, gradient, square_average, copy
     _launch(rmsprop_kernel, parameter, tensors, learning_rate, alpha, 1 - alpha, eps)
     torch.autograd.graph.increment_version([t for t in (parameter, square_average, copy) if t is not None])
 
 
 def adam(parameter, gradient, average, square_average, step, copy, learning_rate, beta1, beta2, eps):
-    """As `adam_` of optimizer_step.py."""
+    """Take a step as `adam_` of the package."""
     tensors = parameter, gradient, average, square_average, step, copy
     logarithms = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
     _launch(adam_kernel, parameter, tensors, learning_rate, 1 - beta1, beta2, 1 - beta2, *logarithms, eps)
