@@ -18,12 +18,12 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
     Parameters, buffers and therefore the state dict are those of `nn.BatchNorm*`.
 
     Args:
-        num_features: C of the input [N, C, *].
-        negative_slope: slope of the activation below zero, finite; 0 is ReLU, 1 is no activation.
-        eps, momentum, affine, track_running_stats, device, dtype: as in `nn.BatchNorm*`.
-        process_group: in training, take the statistics over all its processes, as `nn.SyncBatchNorm` does; None, unlike
-            there, is this process alone (`torch.distributed.group.WORLD` are all).
-        backend: passed on to `tgan_fast.ops.batch_norm_act`.
+        num_features: Number of channels C of the input [N, C, *].
+        negative_slope: Finite slope of the activation below zero; 0 is ReLU, 1 is no activation.
+        eps, momentum, affine, track_running_stats, device, dtype: Arguments of `nn.BatchNorm*`.
+        process_group: Processes whose statistics are combined in training, as `nn.SyncBatchNorm` does; unlike there,
+            None is this process alone (`torch.distributed.group.WORLD` is all of them).
+        backend: Backend of `tgan_fast.ops.batch_norm_act`.
     """
 
     def __init__(self, num_features, negative_slope=0.0, *, process_group=None, backend="auto", **batch_norm_options):
@@ -37,7 +37,7 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         if torch.jit.is_scripting():
             y = self._forward_in_torchscript(input, groups)
         elif isinstance(input, fx.Proxy):
-            # torch.fx traces into every module that is not PyTorch's own, and the checks of shapes end that.
+            # torch.fx traces into every module that is not PyTorch's own, and would fail at the checks of shapes.
             arguments = (input,) if groups == 1 else (input, groups)
             y = input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), arguments, {})
         else:
@@ -84,7 +84,7 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         return self
 
     def __deepcopy__(self, memo):
-        """A copy works with the same processes: a process group cannot be copied."""
+        """Return a copy that shares the process group, which cannot be copied."""
         clone = type(self).__new__(type(self))
         memo[id(self)] = clone
         memo[id(self.process_group)] = self.process_group
@@ -116,8 +116,8 @@ class FusedSequential(nn.Sequential):
     """An `nn.Sequential` that computes a `BatchNormAct*` and the (leaky) ReLU right behind it in one operation.
 
     Both modules stay in their places, so indices, slices, hooks and the state dict mean the same as in `nn.Sequential`.
-    Only a `BatchNormAct*` with a `negative_slope` of 1 is fused with the activation behind it. Where hooks watch one of
-    the two, and under torch.fx and torch.jit.script, they are computed one after the other.
+    Only a `BatchNormAct*` with a `negative_slope` of 1 is fused with the activation behind it. If one of the two has
+    hooks, and under torch.fx and torch.jit.script, they are computed one after the other.
     """
 
     def forward(self, input):
@@ -145,7 +145,7 @@ class FusedSequential(nn.Sequential):
     def __reduce_ex__(self, protocol):
         if not hasattr(self, "_derived_from"):
             return super().__reduce_ex__(protocol)
-        # A class made by `_fused_class` cannot be found by its name.
+        # Pickle cannot find a class of `_fused_class` by its name.
         _, _, *state = super().__reduce_ex__(2)
         return _new_fused, (self._derived_from,), *state
 
@@ -182,7 +182,7 @@ def _is_sequential(cls):
 
 
 def _is_altered(module):
-    """Return whether hooks or a forward of its own make a call of the module more than the forward of its class."""
+    """Return whether a call of the module does more than its class's forward: hooks, or a forward of its own."""
     return is_watched(module) or "forward" in vars(module)
 
 
@@ -202,14 +202,14 @@ def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = 
     known, and a batch norm is computed without its activation. Subclasses of `nn.BatchNorm*` are left alone.
 
     Args:
-        module: the network, changed in place.
-        process_group, backend: for every batch norm, as in `BatchNormAct1d`.
+        module: Network, changed in place.
+        process_group, backend: Arguments of every `BatchNormAct1d/2d/3d`.
 
     Returns:
         The network.
 
     Raises:
-        TypeError: `module` is no module.
+        TypeError: `module` is not an `nn.Module`.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"convert_batch_norm takes an nn.Module and got an object of type {type(module).__name__}")

@@ -1,11 +1,11 @@
-"""TGAN in plain eager PyTorch: what right means for this package, and the baseline it is measured against.
+"""TGAN in eager PyTorch: the reference for correctness, and the baseline for speed.
 
 The model, the training iteration and the singular value clipping of the widely used PyTorch notebook, which follows
 Saito, Matsumoto and Saito, "Temporal Generative Adversarial Nets with Singular Value Clipping" (arXiv:1611.06624).
-Written for reading, not for speed, and on purpose without one line of the rest of the package: tests compare the
-fast path with this file, so the two must not share a mistake.
+Written for reading, not for speed. It imports nothing from the rest of the package: tests compare the fast path with
+this file, so the two must not share a mistake.
 
-The notebook's wasted work is kept, since users of the notebook pay for it: the discriminator's step sends gradients
+It keeps the notebook's wasted work, since users of the notebook pay for it: the discriminator's step sends gradients
 through the generator, the generator's step computes the discriminator's weight gradients, and the content latent is
 convolved sixteen times.
 """
@@ -122,7 +122,7 @@ class Discriminator(nn.Module):
 
 
 def make_optimizers(generator, discriminator, learning_rate: float = 5e-5):
-    """The notebook's two RMSprop optimizers, generator's first."""
+    """Return the notebook's two RMSprop optimizers, the generator's first."""
     return (
         torch.optim.RMSprop(generator.parameters(), lr=learning_rate),
         torch.optim.RMSprop(discriminator.parameters(), lr=learning_rate),
@@ -131,14 +131,14 @@ def make_optimizers(generator, discriminator, learning_rate: float = 5e-5):
 
 @torch.no_grad()
 def clip_singular_values(weight, max_singular_value: float = 1.0):
-    """`weight` as the matrix [shape[0], -1], its singular values replaced by min(σ, max_singular_value)."""
+    """Return `weight`, as the matrix [shape[0], -1], with singular values min(σ, max_singular_value)."""
     u, s, vh = torch.linalg.svd(weight.reshape(weight.shape[0], -1), full_matrices=False)
     return (u @ torch.diag(s.clamp(max=max_singular_value)) @ vh).reshape(weight.shape)
 
 
 @torch.no_grad()
 def constrain(discriminator):
-    """Singular value clipping of every convolution; every batch-norm scale into [0.01·s, s], s = sqrt(running_var)."""
+    """Clip the singular values of convolutions; clamp batch-norm scales into [0.01·s, s], s = sqrt(running_var)."""
     for module in discriminator.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             module.weight.copy_(clip_singular_values(module.weight))
@@ -151,7 +151,7 @@ def training_iteration(
     generator, discriminator, generator_optimizer, discriminator_optimizer, real, z_discriminator, z_generator,
     iteration: int, clip_interval: int = 5,
 ):  # fmt: skip
-    """One whole iteration on real videos [N, C, 16, 64, 64]; the two latents [N, latent_dim] are given by the caller.
+    """Run one iteration on real videos [N, C, 16, 64, 64] with two batches of latents [N, latent_dim].
 
     Returns the discriminator's and the generator's loss.
     """

@@ -1,4 +1,4 @@
-"""The networks of TGAN's family."""
+"""TGAN's networks and their variants."""
 
 from typing import TYPE_CHECKING
 

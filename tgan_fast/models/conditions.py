@@ -1,4 +1,4 @@
-"""Class labels as networks see them: one-hot vectors, and one-hot maps as further channels of a video."""
+"""Class labels as inputs of networks: one-hot vectors, and one-hot maps as additional channels of a video."""
 
 import torch
 
@@ -16,30 +16,30 @@ def check_labels(labels: torch.Tensor | None, count: int, classes: int, network:
 
 
 def one_hot(labels: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Tensor:
-    """[N, classes] of labels int64 [N]; on a GPU, unlike PyTorch's own, without waiting for it."""
+    """Return labels int64 [N] as one-hot vectors [N, classes]; unlike PyTorch's own, does not wait for a GPU."""
     return (labels.unsqueeze(1) == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 def convolved_labels(labels: torch.Tensor, weight: torch.Tensor, size: torch.Size, stride: int) -> torch.Tensor:
-    """What one-hot maps as channels of a video add to its convolution with padding 1.
+    """Return the convolution, with padding 1, of one-hot maps as channels of a video.
 
-    A map is the same everywhere, and so is its convolution, the kernel's sum, but where that meets the padding. In each
-    dimension there are three different places, of which the middle one is repeated.
+    A map is constant, so its convolution is the kernel's sum everywhere but at the padding. Each dimension has three
+    different values: at both ends, and a middle one that is repeated.
 
     Args:
-        labels: int64 [N].
-        weight: [out, classes, k, …], of 4 taps and stride 2 or 3 taps and stride 1 in each dimension.
-        size: of the video in these dimensions, each of two places or more in the result.
-        stride: 1 or 2.
+        labels: Class labels, int64 [N].
+        weight: Kernel [out, classes, k, …], with k = 4 for stride 2 and k = 3 for stride 1.
+        size: Size of the video in the kernel's dimensions; the result has two places or more in each.
+        stride: Stride in every dimension, 1 or 2.
 
     Returns:
-        [N, out, …], contiguous.
+        A contiguous tensor [N, out, …].
     """
     sums, places = weight, []
     for dim, length in enumerate(size, 2):
         taps = weight.shape[dim]
         places.append((length + 2 - taps) // stride + 1)
-        # Of a video of odd length, the last place of stride 2 does not reach the padding.
+        # With stride 2 and an odd length, the last place does not reach the padding.
         at_end = min(taps, length + 1 - stride * (places[-1] - 1))
         inside = sums.narrow(dim, 1, taps - 1), sums, sums.narrow(dim, 0, at_end)
         sums = torch.cat([kernel.sum(dim, keepdim=True) for kernel in inside], dim)
@@ -51,7 +51,7 @@ def convolved_labels(labels: torch.Tensor, weight: torch.Tensor, size: torch.Siz
 
 
 def _stretched(maps, dim, length):
-    """Of the three places along a dimension, the middle one repeated."""
+    """Return the three places along a dimension as `length` ones, the middle one repeated."""
     first, middle, last = maps.split(1, dim)
     sizes = list(middle.shape)
     sizes[dim] = length - 2

@@ -1,4 +1,4 @@
-"""Discriminators: a whole video becomes one score."""
+"""Discriminators: networks that score whole videos."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,18 +18,18 @@ _MOST_CHANNELS = 512
 
 
 class Discriminator(nn.Module, ABC):
-    """Scores of videos, without a sigmoid.
+    """Network that scores videos, without a sigmoid.
 
     Args:
-        width: multiplier of all channel counts; 1 is the paper's.
-        channels: color channels of the videos.
-        clip_frames: of a video, 8 to 64.
-        image_size: pixels of a frame's sides: 16, 32, 64 or 128.
-        classes: how many class labels there are; 0: it takes no labels. They are one-hot maps, further channels of the
-            first layer.
+        width: Multiplier of all channel counts; 1 is the paper's.
+        channels: Number of color channels of the videos.
+        clip_frames: Number of frames of a video, 8 to 64.
+        image_size: Side of a frame in pixels: 16, 32, 64 or 128.
+        classes: Number of class labels; 0 for a network without labels. A label is a set of one-hot maps, additional
+            channels of the first layer.
 
     Raises:
-        ValueError: there are no networks for videos of this size.
+        ValueError: There are no networks for videos of this size.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class Discriminator(nn.Module, ABC):
         """Score videos.
 
         Args:
-            videos: [N, channels, clip_frames, image_size, image_size].
-            groups: N is this many equal consecutive parts; batch norm treats each as a batch of its own, so that one
-                call gives what one call a part would give, in larger and fewer convolutions.
-            labels: int64 [N], each less than `classes`; None where there are no classes.
+            videos: Videos [N, channels, clip_frames, image_size, image_size].
+            groups: Number of equal consecutive slices of the batch, each with separate batch-norm statistics: the
+                result is that of one call a slice, in larger and fewer convolutions.
+            labels: Class labels, int64 [N], each less than `classes`; None where there are no classes.
 
         Returns:
             Scores [N], without a sigmoid; in float32 also where the layers compute in bfloat16.
 
         Raises:
-            ValueError: videos or labels do not fit.
+            ValueError: Videos or labels do not fit.
         """
         self.check(videos)
         check_labels(labels, len(videos), self.classes, "discriminator")
@@ -67,7 +67,7 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def scores(self, videos: torch.Tensor, groups: int, labels: torch.Tensor | None) -> torch.Tensor:
-        """As `forward`, of what was checked."""
+        """Score videos whose shape and labels are checked; arguments as for `forward`."""
 
     def check(self, videos: torch.Tensor) -> None:
         """Raise a ValueError unless `videos` has the shape that `forward` takes."""
@@ -82,7 +82,7 @@ class VideoDiscriminator(Discriminator):
     3D convolutions halve a video in space until 4×4 pixels are left, and in time as long as there are frames to halve.
 
     Args:
-        width, channels, options: see `Discriminator`.
+        width, channels, options: Arguments of `Discriminator`.
 
     Source: Saito et al., arXiv:1611.06624, table 1.
     """
@@ -114,12 +114,12 @@ class VideoDiscriminator(Discriminator):
 
 
 class FramesDiscriminator(Discriminator):
-    """The frames of a video as the channels of one image: convolution, leaky ReLU and max pool in turn, a linear head.
+    """2D discriminator of frames as channels of one image: convolution, leaky ReLU and max pool in turn, linear head.
 
-    That of the formulation of TGAN that circulates in summaries. It has no batch norm.
+    Summaries of TGAN describe it in this form. It has no batch norm.
 
     Args:
-        width, channels, options: see `Discriminator`.
+        width, channels, options: Arguments of `Discriminator`.
     """
 
     def __init__(self, width: float = 1.0, channels: int = 3, **options):
@@ -142,15 +142,15 @@ class FramesDiscriminator(Discriminator):
 
 
 def _channels(image_size, width):
-    """Of each layer, of which the last one leaves 4×4 pixels."""
+    """Return the channels of each layer; the last one leaves 4×4 pixels."""
     return [scaled(min(64 << step, _MOST_CHANNELS), width) for step in range(doublings(image_size))]
 
 
 def _layer_for(frames):
-    """The class of the layer for an input of so many frames."""
+    """Return the class of the layer for an input of so many frames."""
     return {1: OneFrameConv3d, 2: TwoFrameConv3d}.get(frames, HalvingConv3d)
 
 
 def _pooled(x):
-    # The pool first: it commutes with what never falls, and leaves a quarter to be activated.
+    # Pool first: it commutes with a monotonic activation, and leaves a quarter of the values to activate.
     return F.leaky_relu_(F.max_pool2d(x, 2), NEGATIVE_SLOPE)

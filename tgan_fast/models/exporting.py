@@ -1,7 +1,7 @@
-"""Generators as files that other programs read, without this package.
+"""Export of generators to files that other programs read without this package.
 
-"safetensors" has the weights by their names. "onnx" and "torch-export" have the computation too: in evaluation mode and
-in float32 on a CPU, with the batch norms folded into the layers.
+"safetensors" holds the weights by name. "onnx" and "torch-export" hold the computation too: in evaluation mode and in
+float32 on a CPU, with batch norms folded into the layers.
 """
 
 import io
@@ -24,7 +24,7 @@ from tgan_fast.ops.native import native_ops
 
 
 def describe(generator: Generator) -> dict[str, str]:
-    """What a program has to know that calls an exported generator: the metadata of every format."""
+    """Return the metadata of every format: what a program must know to call an exported generator."""
     return {
         "latent_distribution": generator.latent.description,
         "latent_dim": str(generator.latent_dim),
@@ -37,11 +37,11 @@ def describe(generator: Generator) -> dict[str, str]:
 
 
 def to_safetensors(generator: Generator, metadata: Mapping[str, str]) -> bytes:
-    """The state dict in the format of Hugging Face's safetensors.
+    """Return the state dict as a file of Hugging Face's safetensors.
 
     Args:
-        generator: on any device, in any memory format.
-        metadata: for the file's header.
+        generator: Generator on any device, in any memory format.
+        metadata: Entries of the file's header.
     """
     from safetensors.torch import save
 
@@ -50,13 +50,14 @@ def to_safetensors(generator: Generator, metadata: Mapping[str, str]) -> bytes:
 
 
 def to_onnx(generator: Generator, metadata: Mapping[str, str]) -> bytes:
-    """An ONNX model with its weights, whose output is `videos`, float32 [N, C, T, H, W] for any N.
+    """Return an ONNX model with its weights.
 
-    Its inputs are `latents`, float32 [N, latent_dim], and where there are classes `labels`, int64 [N].
+    Its inputs are `latents`, float32 [N, latent_dim] for any N, and for a generator with classes `labels`, int64 [N].
+    Its output is `videos`, float32 [N, C, T, H, W].
 
     Args:
-        generator: on the CPU, in any mode; it is only read.
-        metadata: for the model's `metadata_props`.
+        generator: Generator on the CPU, in any mode; it is only read.
+        metadata: Entries of the model's `metadata_props`.
     """
     with _quiet():
         from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
@@ -74,11 +75,11 @@ def to_onnx(generator: Generator, metadata: Mapping[str, str]) -> bytes:
 
 
 def to_torch_export(generator: Generator, metadata: Mapping[str, str]) -> bytes:
-    """A program for `torch.export.load`, whose module takes what `to_onnx` calls inputs and returns its output.
+    """Return a program for `torch.export.load`; its module has the inputs and the output of `to_onnx`.
 
     Args:
-        generator: on the CPU, in any mode; it is only read.
-        metadata: for its extra file "metadata.json".
+        generator: Generator on the CPU, in any mode; it is only read.
+        metadata: Entries of its extra file "metadata.json".
     """
     content = io.BytesIO()
     with _quiet():
@@ -87,7 +88,7 @@ def to_torch_export(generator: Generator, metadata: Mapping[str, str]) -> bytes:
 
 
 class Format(NamedTuple):
-    """The suffix of a format's files, the function that makes one, and the packages that it needs besides PyTorch."""
+    """A file format: suffix, function that makes a file, and packages that it needs besides PyTorch."""
 
     suffix: str
     write: Callable[[Generator, Mapping[str, str]], bytes]
@@ -119,7 +120,7 @@ class _Videos(nn.Module):
 
 
 def _program(generator) -> torch.export.ExportedProgram:
-    """What a folded generator computes, for any number of videos."""
+    """Return a folded generator as an exported program, for any number of videos."""
     examples = _examples(generator)
     count = torch.export.Dim("N", min=1)
     with native_ops():
@@ -130,13 +131,13 @@ def _program(generator) -> torch.export.ExportedProgram:
             strict=True,  # otherwise len() of a tensor would make N a constant
         )
     for node in program.graph.nodes:
-        # It names folders of this computer.
+        # Stack traces name folders of this computer.
         node.meta.pop("stack_trace", None)
     return program
 
 
 def _examples(generator) -> dict[str, torch.Tensor]:
-    """Inputs for two videos, by name."""
+    """Return inputs for two videos, by name."""
     examples = {"latents": torch.zeros(2, generator.latent_dim)}
     if generator.classes:
         examples["labels"] = torch.zeros(2, dtype=torch.int64)
@@ -145,7 +146,7 @@ def _examples(generator) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, nothing is logged or warned of: what PyTorch's exporters tell is meant for their authors."""
+    """Suppress logs and warnings: those of PyTorch's exporters are for their authors."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,6 +1,6 @@
-"""A generator for sampling alone: its batch norms are folded into the layers before them.
+"""A generator for sampling only, with its batch norms folded into the layers before them.
 
-In evaluation mode batch norm is a scale and a shift by channel, the same for every input, and so is what is left of it:
+In evaluation mode batch norm scales and shifts each channel by constants, which the layer before it can absorb:
 
     W' = W·γ/√(var + ε),  b' = β + (b - mean)·γ/√(var + ε)
 """
@@ -20,14 +20,14 @@ _TRANSPOSED = nn.ConvTranspose1d, nn.ConvTranspose2d
 
 
 class FoldedGenerator:
-    """What `generator` computes in evaluation mode, with weights of its own.
+    """Folded copy of a generator in evaluation mode, with its own weights.
 
     Args:
-        generator: read now and by `refresh`, and never changed. It stays on its device.
-        dtype: of the weights and activations. Folding is computed in the generator's own dtype, then rounded.
+        generator: Generator to fold, read now and by `refresh`, and never changed. It stays on its device.
+        dtype: Dtype of the weights and activations. Folding is computed in the generator's own dtype, then rounded.
 
     Attributes:
-        network: the folded copy, in evaluation mode.
+        network: Folded copy, in evaluation mode.
     """
 
     def __init__(self, generator: Generator, dtype: torch.dtype):
@@ -44,7 +44,7 @@ class FoldedGenerator:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the generator's weights and running statistics, into the same memory as before."""
+        """Fold the generator's current weights and running statistics into the same memory."""
         for layer, norm, weight, shift in self._folds:
             if norm is None:
                 weight.copy_(layer.weight)
@@ -60,12 +60,12 @@ class FoldedGenerator:
             own.copy_(live)
 
     def frames(self, inputs: torch.Tensor, interpolate: int = 1) -> torch.Tensor:
-        """As `Generator.frames`, in the dtype of the weights."""
+        """Return what `Generator.frames` returns, in the dtype of the weights."""
         return self.network.frames(inputs.to(self._dtype), interpolate)
 
 
 class _Fold(NamedTuple):
-    """A layer of the live generator, the batch norm behind it, and where their weight and shift go."""
+    """A layer of the live generator, the batch norm behind it, and the folded weight and shift."""
 
     layer: nn.Module
     norm: nn.Module | None
@@ -78,7 +78,7 @@ def _sequences(generator):
 
 
 def _cast_rest(generator, network, dtype):
-    """Cast the parameters outside of sequences, such as recurrent cells'; pairs of the live and the own ones."""
+    """Cast the parameters outside of sequences, as of recurrent cells; return pairs of live and own ones."""
     in_sequences = {id(parameter) for sequence in _sequences(generator) for parameter in sequence.parameters()}
     pairs = []
     for name, live in generator.named_parameters():
@@ -100,21 +100,21 @@ def _fold(live, own, index, dtype):
         own[index + 1] = _in_place(norm.negative_slope)
         shift = layer.bias
     else:
-        # What is left of the batch norm, a shift and the activation, is one pass.
+        # The rest of the batch norm, shift and activation, is one pass.
         layer.bias = None
         left = own[index + 1]
         left.reset_parameters()
-        # Not 0, which PyTorch 2.11 refuses; added to a variance of 1 this is nothing.
+        # PyTorch 2.11 refuses 0; added to a variance of 1 this changes nothing.
         left.eps = torch.finfo(torch.float32).tiny
         shift = left.bias
     return _Fold(live[index], norm, layer.weight, shift)
 
 
 def _adds_bias_for_free(layer):
-    # On a GPU PyTorch adds the bias of a convolution in a pass of its own.
+    # On a GPU PyTorch adds the bias of a convolution in a separate pass.
     return not layer.weight.is_cuda
 
 
 def _in_place(negative_slope):
-    """The activation, of a convolution's output, which nothing else needs."""
+    """Return the activation in place: nothing else reads a convolution's output."""
     return nn.ReLU(inplace=True) if negative_slope == 0 else nn.LeakyReLU(negative_slope, inplace=True)

@@ -1,4 +1,4 @@
-"""Generators of videos: latents in time first, and of each of those a frame."""
+"""Generators of videos: a temporal generator makes frame latents, an image generator a frame from each."""
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -16,23 +16,23 @@ from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes, doublings, scaled
 
 
 class Generator(nn.Module, ABC):
-    """A temporal generator `temp`, and what makes frames of its frame latents.
+    """Temporal generator `temp` followed by an image generator.
 
     Args:
-        width: multiplier of all channel counts; 1 is the paper's.
-        latent_dim: size of the latent and of the frame latents.
-        channels: color channels of the videos.
-        clip_frames: of a video, 8 to 64.
-        image_size: pixels of a frame's sides: 16, 32, 64 or 128.
-        temporal: class of the temporal generator.
-        classes: how many class labels there are; 0: it takes no labels.
-        latent: distribution of the latents, a name in `tgan_fast.models.latents.LATENTS`.
+        width: Multiplier of all channel counts; 1 is the paper's.
+        latent_dim: Size of the latent and of the frame latents.
+        channels: Number of color channels of the videos.
+        clip_frames: Number of frames of a video, 8 to 64.
+        image_size: Side of a frame in pixels: 16, 32, 64 or 128.
+        temporal: Class of the temporal generator.
+        classes: Number of class labels; 0 for a network without labels.
+        latent: Distribution of the latents, a name in `tgan_fast.models.latents.LATENTS`.
 
     Attributes:
-        inputs: size of what `conditioned` makes: a latent and a one-hot label.
+        inputs: Size of a latent and a one-hot label together, as `conditioned` returns them.
 
     Raises:
-        ValueError: there are no networks for videos of this size.
+        ValueError: There are no networks for videos of this size.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Generator(nn.Module, ABC):
         """Generate videos.
 
         Args:
-            z: latents [N, latent_dim]; N ≥ 2 in training mode.
-            labels: int64 [N], each less than `classes`; None where there are no classes.
+            z: Latents [N, latent_dim]; N ≥ 2 in training mode.
+            labels: Class labels, int64 [N], each less than `classes`; None where there are no classes.
 
         Returns:
             Videos [N, channels, clip_frames, image_size, image_size] in (-1, 1).
@@ -68,10 +68,10 @@ class Generator(nn.Module, ABC):
         return self.frames(self.conditioned(z, labels)).tanh().unflatten(0, (-1, self.clip_frames)).transpose(1, 2)
 
     def conditioned(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Latents and labels, as `forward` takes them, as one tensor [N, inputs].
+        """Return latents and one-hot labels as one tensor [N, inputs]; arguments as for `forward`.
 
         Raises:
-            ValueError: their shapes do not fit, or labels are missing, or not wanted.
+            ValueError: Shapes do not fit, labels are missing, or the network takes none.
         """
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"the generator takes latents [N, {self.latent_dim}] and got {list(z.shape)}")
@@ -79,14 +79,14 @@ class Generator(nn.Module, ABC):
         return z if labels is None else torch.cat([z, one_hot(labels, self.classes, z.dtype)], 1)
 
     def frames(self, inputs: torch.Tensor, interpolate: int = 1) -> torch.Tensor:
-        """Frames before their tanh, of what `conditioned` makes.
+        """Return frames before their tanh.
 
         Args:
-            inputs: [N, inputs].
-            interpolate: this many times as many frames of the same motion: their latents are interpolated.
+            inputs: Latents and labels [N, inputs], from `conditioned`.
+            interpolate: Factor by which to increase the number of frames, by interpolating frame latents.
 
         Returns:
-            [N·clip_frames·interpolate, channels, image_size, image_size].
+            Frames [N·clip_frames·interpolate, channels, image_size, image_size].
         """
         self.check_inputs(inputs)
         latents = self.temp(inputs)
@@ -103,17 +103,17 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def images(self, inputs: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """Frames [N·T, channels, image_size, image_size] of inputs [N, inputs] and frame latents [N, T, latent_dim]."""
+        """Return frames [N·T, channels, H, W] from inputs [N, inputs] and frame latents [N, T, latent_dim]."""
 
 
 class VideoGenerator(Generator):
     """TGAN's generator, 4,449,159 parameters by default; its state dict is that of the PyTorch notebook's model.
 
-    A frame comes from two latents: that of the frame, and the video's own, which is its content. Labels go into the
-    temporal generator and into the content.
+    A frame depends on two latents: the frame's own, for motion, and the video's, for content. Labels enter the temporal
+    generator and the content.
 
     Args:
-        width, latent_dim, channels, options: see `Generator`.
+        width, latent_dim, channels, options: Arguments of `Generator`.
 
     Source: Saito et al., arXiv:1611.06624, table 1.
     """
@@ -145,10 +145,10 @@ class VideoGenerator(Generator):
 
 
 class FrameGenerator(Generator):
-    """A frame from its own latent alone, as in DCGAN, and from the label.
+    """Generator whose frames depend on their own latent and the label only, as in DCGAN.
 
     Args:
-        width, latent_dim, channels, options: see `Generator`.
+        width, latent_dim, channels, options: Arguments of `Generator`.
     """
 
     def __init__(self, width: float = 1.0, latent_dim: int = 100, channels: int = 3, **options):
@@ -175,5 +175,5 @@ class FrameGenerator(Generator):
 
 
 def _image(features):
-    """[N, C·16], channels first as in the notebook's linear layers, → [N, C, 4, 4] with the channels last in memory."""
+    """Return features [N, C·16], channels first as in the notebook, as [N, C, 4, 4] with channels last in memory."""
     return features.unflatten(1, (-1, 4, 4)).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The distributions that latents are drawn from, and the ways from one latent to another."""
+"""Distributions of latents, and interpolation between latents."""
 
 from abc import ABC, abstractmethod
 
@@ -6,29 +6,29 @@ import torch
 
 
 class LatentDistribution(ABC):
-    """Independent numbers of one distribution.
+    """Distribution of independent numbers.
 
     Attributes:
-        description: of it, for readers of exported files.
+        description: Text for readers of exported files.
     """
 
     description: str
 
     @abstractmethod
     def fill_(self, latents: torch.Tensor, random: torch.Generator) -> None:
-        """Draw latents into a tensor, on its device and without waiting for it."""
+        """Fill a tensor with latents, on its device and without waiting for it."""
 
     @abstractmethod
     def truncated(self, latents: torch.Tensor, limit: float) -> torch.Tensor:
-        """Latents, each made one of those within ±`limit`, > 0: less variety, fewer failures."""
+        """Return latents mapped into ±`limit`, > 0: less variety, fewer failures."""
 
     @abstractmethod
     def between(self, begin: torch.Tensor, end: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """Latents [N, K, latent_dim] at the shares [K] of the ways from `begin` to `end`, [N, latent_dim] each."""
+        """Return latents [N, K, latent_dim] at shares [K] of the way from `begin` to `end`, [N, latent_dim]."""
 
 
 class Uniform(LatentDistribution):
-    """In (-1, 1), the paper's. Ways are straight."""
+    """Uniform in (-1, 1), as in the paper. Interpolation is linear."""
 
     description = "uniform in (-1, 1)"
 
@@ -43,7 +43,7 @@ class Uniform(LatentDistribution):
 
 
 class Normal(LatentDistribution):
-    """Of mean 0 and variance 1. Ways are arcs, since latents in the middle of straight ones would be too short."""
+    """Standard normal. Interpolation is spherical, since linearly interpolated latents would be too short."""
 
     description = "normal, of mean 0 and variance 1"
 

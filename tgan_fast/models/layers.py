@@ -1,4 +1,4 @@
-"""The convolutions of the networks as modules: PyTorch's parameters, computed as `tgan_fast.ops.convolution` does."""
+"""Convolutions of the networks as modules: PyTorch's parameters, computed by `tgan_fast.ops.convolution`."""
 
 import torch
 import torch.nn.functional as F
@@ -45,16 +45,16 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
         return conv_transpose2d_doubling(x, self.weight, self.bias)
 
     def on_still_and_moving(self, still: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        """The layer on the channels [still, moving] of frames, of which those of a video share `still`.
+        """Return the layer's output for frames with channels [still, moving], where a video's frames share `still`.
 
-        The layer is linear, so its share of `still` is computed once a video and added to every frame.
+        The layer is linear, so the contribution of `still` is computed once a video and added to every frame.
 
         Args:
-            still: [N, C/2, H, W].
-            moving: [N·frames, C/2, H, W].
+            still: Content of each video [N, C/2, H, W].
+            moving: Features of each frame [N·frames, C/2, H, W].
 
         Returns:
-            [N·frames, out, 2·H, 2·W].
+            Features [N·frames, out, 2·H, 2·W].
         """
         for_still, for_moving = self.weight.chunk(2)
         video = conv_transpose2d_doubling(still, for_still, self.bias)
@@ -65,7 +65,7 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _AddToFrames(torch.autograd.Function):
-    """frames [N·F, …] += videos [N, …]: autograd's own way for a tensor seen as [N, F, …] copies the gradient."""
+    """In-place addition of videos [N, …] to frames [N·F, …]; for such a view, autograd would copy the gradient."""
 
     @staticmethod
     def forward(ctx, frames, videos):
@@ -76,7 +76,7 @@ class _AddToFrames(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        # Summed with the channels last, or else the sum would have them first.
+        # Channels-last, so that the sum has the channels last too.
         of_videos = gradient.movedim(1, -1).unflatten(0, (ctx.videos, -1)).sum(1).movedim(-1, 1)
         return gradient, of_videos
 
@@ -92,17 +92,17 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _Labeled:
-    """A convolution whose further channels can be those of labels."""
+    """Mixin for a convolution whose last input channels can be one-hot maps of labels."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.convolved(x, self.weight)
 
     def with_labels(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The layer on the channels [x, one-hot maps of `labels`], of which the maps are never made.
+        """Return the layer's output for channels [x, one-hot maps of `labels`], without making the maps.
 
         Args:
-            x: [N, C, …].
-            labels: int64 [N], of as many classes as the layer has further channels.
+            x: Input [N, C, …].
+            labels: Class labels, int64 [N]; the layer has C + classes input channels.
         """
         of_x, of_labels = self.weight.split([x.shape[1], self.in_channels - x.shape[1]], 1)
         return self.convolved(x, of_x) + convolved_labels(labels, of_labels, x.shape[2:], self.stride[0])
@@ -119,14 +119,14 @@ class HalvingConv3d(_Labeled, nn.Conv3d):
 
 
 class TwoFrameConv3d(HalvingConv3d):
-    """The same for two frames: [N, C, 2, H, W] → [N, out, 1, H/2, W/2]."""
+    """`HalvingConv3d` of two frames: [N, C, 2, H, W] → [N, out, 1, H/2, W/2]."""
 
     def convolved(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return conv3d_two_frames(x, weight, self.bias)
 
 
 class OneFrameConv3d(nn.Conv3d):
-    """The same for one frame, and without what would only meet padding: kernel 1×4×4, stride 1×2×2."""
+    """`HalvingConv3d` of one frame, without the taps that only meet padding: kernel 1×4×4, stride 1×2×2."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, kernel_size=(1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1))
@@ -145,7 +145,7 @@ class SameConv2d(_Labeled, nn.Conv2d):
 class WholeConv2d(nn.Conv2d):
     """`nn.Conv2d` to one channel with a kernel of the input's size: [N, C, k, k] → [N], in float32 at least.
 
-    A product of matrix and vector over the memory of input and weight, if both have their channels last.
+    Computed as a matrix-vector product, without a copy if input and weight are channels-last.
     """
 
     def __init__(self, in_channels: int, kernel_size: int):

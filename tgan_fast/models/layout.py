@@ -1,4 +1,4 @@
-"""Channels-last memory formats for networks that mix 1D, 2D and 3D convolutions."""
+"""Channels-last memory format for networks that mix 1D, 2D and 3D convolutions."""
 
 from typing import TypeVar
 
@@ -8,10 +8,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def to_channels_last_(module: Module) -> Module:
-    """Lay out every parameter of 3 to 5 dimensions with its second dimension last, in place; returns the module.
+    """Lay out every parameter of 3 to 5 dimensions with its second dimension last, in place; return the module.
 
-    Convolutions then compute, and pass on, channels-last activations. (`Module.to(memory_format=…)` takes one format,
-    none for 3 dimensions, and refuses networks that have parameters of different ones.)
+    Convolutions then compute and return channels-last activations. (`Module.to(memory_format=…)` takes one format for a
+    network, and has none for 3 dimensions.)
     """
     for parameter in module.parameters():
         if 3 <= parameter.dim() <= 5:

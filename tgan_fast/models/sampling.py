@@ -1,4 +1,4 @@
-"""Videos from a generator, without disturbing its training."""
+"""Sampling of videos from a generator, without side effects on its training."""
 
 import math
 from collections import deque
@@ -31,10 +31,13 @@ def draw_latents(
     distribution: LatentDistribution = LATENTS["uniform"],
     truncation: float | None = None,
 ) -> torch.Tensor:
-    """Latents [count, latent_dim] on the CPU.
+    """Return latents [count, latent_dim] on the CPU.
 
     Args:
-        truncation: keep them within ± this, > 0, for less variety and fewer failures.
+        count, latent_dim: Shape of the result.
+        seed: Seed of the generator of random numbers.
+        distribution: Distribution of the latents.
+        truncation: Limit > 0 on their absolute value, for less variety and fewer failures; None for no limit.
     """
     random = torch.Generator().manual_seed(seed)
     latents = torch.empty(count, latent_dim)
@@ -43,37 +46,37 @@ def draw_latents(
 
 
 def draw_labels(generator: Generator, count: int, seed: int) -> torch.Tensor | None:
-    """Labels int64 [count] on the CPU, each class equally likely; None where the generator takes none."""
+    """Return labels int64 [count] on the CPU, uniform over the classes; None if the generator takes none."""
     if not generator.classes:
         return None
-    # Not the random bits that the latents of this seed come from.
+    # A seed of its own, so that labels do not depend on the random bits of the latents.
     random = torch.Generator().manual_seed(seed + (1 << 32))
     return torch.randint(generator.classes, (count,), generator=random)
 
 
 def draw_inputs(generator: Generator, count: int, seed: int) -> torch.Tensor:
-    """What a `Sampler` takes: latents, and labels where the generator has classes, [count, inputs] on the CPU."""
+    """Return inputs of a `Sampler` [count, inputs] on the CPU: latents, and labels if the generator has classes."""
     latents = draw_latents(count, generator.latent_dim, seed, distribution=generator.latent)
     return generator.conditioned(latents, draw_labels(generator, count, seed))
 
 
 class Sampler:
-    """Clips of a generator in evaluation mode: batch norms folded, and on a GPU one CUDA graph a batch.
+    """Sampler of clips from a generator in evaluation mode, with batch norms folded and on a GPU a CUDA graph a batch.
 
-    It computes with weights of its own. The generator is only read, now and by `refresh`.
+    It computes with its own weights. The generator is only read, now and by `refresh`.
 
     Args:
-        generator: in any mode; it stays on its device.
-        batch_size: most clips made at once. A GPU always computes so many and drops what is too much; a CPU computes
-            fewer where that is faster.
-        precision: of convolutions and matrix products, see `tgan_fast.precision`.
-        cuda_graph: see `tgan_fast.cuda_graph.use_cuda_graph`.
-        output: "clips" are uint8 [n, T, H, W, C]; "videos" float32 [n, C, T, H, W] in (-1, 1), from `on_device` alone,
-            for networks that go on computing with them.
-        interpolate: this many times as many frames of the same motion.
+        generator: Generator in any mode; it stays on its device.
+        batch_size: Largest number of clips in a batch. A GPU always computes full batches and drops the surplus; a CPU
+            computes smaller ones where they are faster.
+        precision: Precision of convolutions and matrix products, an option of `tgan_fast.precision`.
+        cuda_graph: Mode of `tgan_fast.cuda_graph.use_cuda_graph`.
+        output: Kind of result: "clips", uint8 [n, T, H, W, C], or "videos", float32 [n, C, T, H, W] in (-1, 1) as other
+            networks take them, from `on_device` only.
+        interpolate: Factor by which to increase the number of frames.
 
     Raises:
-        InputError: the device does not have the precision, or a CUDA graph is asked for and is not possible.
+        InputError: The device does not support the precision, or a required CUDA graph is not possible.
     """
 
     def __init__(
@@ -108,19 +111,20 @@ class Sampler:
                 self._download = _Download((self.batch_size, *self._clip_shape))
 
     def refresh(self) -> None:
-        """Take over the weights and running statistics that the generator has now."""
+        """Read the generator's current weights and running statistics."""
         self._generator.refresh()
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Latents [N, latent_dim] on any device → clips uint8 [N, T, H, W, C] on the CPU.
+        """Return clips uint8 [N, T, H, W, C] on the CPU.
 
         On a GPU the clips of one batch are copied while the next one is computed.
 
         Args:
-            inputs: latents; of a generator with classes what `Generator.conditioned` makes of latents and labels.
+            inputs: Latents [N, latent_dim] on any device; for a generator with classes, latents and labels [N, inputs]
+                from `Generator.conditioned`.
 
         Raises:
-            ValueError: they have another shape.
+            ValueError: The inputs have another shape.
         """
         batches = self.on_device(inputs)
         clips = torch.empty((len(inputs), *self._clip_shape), dtype=torch.uint8)
@@ -128,9 +132,9 @@ class Sampler:
         return clips
 
     def on_device(self, inputs: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Clips or videos on the generator's device, at most `batch_size` at a time, each batch made when it is taken.
+        """Return an iterator over batches of clips or videos on the generator's device, computed as they are taken.
 
-        Args, raises: as `__call__`.
+        Arguments and errors are those of `__call__`.
         """
         self._check(inputs)
         inputs = inputs.to(self._inputs).contiguous()
@@ -175,7 +179,7 @@ class _Download:
     def __call__(self, batches: Iterable[torch.Tensor], places: Iterable[torch.Tensor]) -> None:
         """Put every batch into its place on the CPU."""
         under_way = deque()
-        # Taking a batch starts its computation, which goes on while the one before is waited for.
+        # Taking a batch starts its computation, which continues during the wait for the one before.
         for buffer, batch, place in zip(cycle(self._buffers), batches, places, strict=False):
             under_way.append((batch, buffer[: len(batch)], place, self._start(batch, buffer[: len(batch)])))
             if len(under_way) == len(self._buffers):
@@ -190,7 +194,7 @@ class _Download:
         return self._stream.record_event()
 
     def _finish(self, batch, buffer, place, copied):
-        # Only now may the memory of `batch` go to somebody else.
+        # `batch` must live until here: its memory could be reused before the copy.
         copied.synchronize()
         place.copy_(buffer)
 
@@ -211,13 +215,12 @@ def sample_videos(
 ) -> torch.Tensor:
     """Generate videos with the generator itself; a `Sampler` is faster.
 
-    The generator's mode and running statistics are afterwards what they were.
-
     Args:
-        inputs: [N, inputs], on any device; see `Sampler`.
-        batch_size: most videos made at once.
-        batch_statistics: normalize with each batch's own statistics, as in training, not with the running ones.
-        interpolate: this many times as many frames of the same motion.
+        generator: Generator in any mode; its mode and running statistics are restored afterwards.
+        inputs: Inputs [N, inputs] on any device, as for `Sampler`.
+        batch_size: Largest number of videos in a batch.
+        batch_statistics: Flag: normalize with each batch's own statistics, as in training, not with the running ones.
+        interpolate: Factor by which to increase the number of frames.
 
     Returns:
         Videos [N, C, T, H, W] in (-1, 1), on the CPU.
@@ -246,18 +249,18 @@ def refuse_non_finite(generator: Generator, path: Path) -> None:
 
 
 def not_finite(path: Path, what: str) -> str:
-    """Return the error message for a generator of which something is infinite or NaN.
+    """Return the error message for a generator with infinite values or NaN.
 
     Args:
         path: Checkpoint file.
-        what: Name of a tensor, or of what is computed.
+        what: Name of the tensor or result.
     """
     return f"the generator in {path} is of no use, because {what} is not finite: choose an earlier checkpoint"
 
 
 @contextmanager
 def undisturbed(module: nn.Module, *, batch_statistics: bool = False) -> Iterator[None]:
-    """Inside, batch norms use the running statistics, or the batch's; afterwards modes and buffers are as before."""
+    """Use running statistics (or the batch's) inside, and restore all modes and buffers afterwards."""
     training = {child: child.training for child in module.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     module.train(batch_statistics)

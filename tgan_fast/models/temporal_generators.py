@@ -1,4 +1,4 @@
-"""Temporal generators: one latent becomes a latent for every frame."""
+"""Temporal generators: networks that turn one latent into a latent for every frame."""
 
 import math
 from collections import OrderedDict
@@ -12,13 +12,15 @@ from tgan_fast.sizes import FRAMES, scaled
 
 
 class TemporalGenerator(nn.Module):
-    """TGAN's: transposed convolutions double the frames, from one on: [N, inputs] → [N, frames, outputs] in (-1, 1).
+    """TGAN's temporal generator: [N, inputs] → [N, frames, outputs] in (-1, 1), by transposed convolutions.
+
+    Each doubles the number of frames, starting from one.
 
     Args:
-        inputs: size of the latents, and of the class labels that come with them.
-        outputs: size of the frame latents.
-        clip_frames: a power of two.
-        width: multiplier of all channel counts.
+        inputs: Size of a latent and a one-hot label together.
+        outputs: Size of the frame latents.
+        clip_frames: Number of frames, a power of two.
+        width: Multiplier of all channel counts.
 
     Source: Saito et al., arXiv:1611.06624, table 1.
     """
@@ -45,13 +47,14 @@ class TemporalGenerator(nn.Module):
 
 
 class RecurrentTemporalGenerator(nn.Module):
-    """Linear → recurrent cell, which sees the same in every frame → linear: [N, inputs] → [N, frames, outputs].
+    """Recurrent temporal generator: linear layer, recurrent cell, linear layer: [N, inputs] → [N, frames, outputs].
 
-    A cell at a time, not `nn.GRU` or `nn.LSTM`: cuDNN wants the weights of these in a piece of memory of its own, while
-    in training all weights of a network are one piece. A CUDA graph makes up for the launches.
+    The cell sees the same input in every frame. It is called for each frame, instead of an `nn.GRU` or `nn.LSTM` once:
+    cuDNN needs the weights of those in its own memory, while training keeps all weights of a network in a flat tensor.
+    A CUDA graph hides the cost of the launches.
 
     Args:
-        inputs, outputs, clip_frames, width: as of `TemporalGenerator`; any number of frames.
+        inputs, outputs, clip_frames, width: Arguments of `TemporalGenerator`; any number of frames.
     """
 
     cell: type[nn.GRUCell | nn.LSTMCell]
@@ -73,7 +76,7 @@ class RecurrentTemporalGenerator(nn.Module):
 
 
 class GRUTemporalGenerator(RecurrentTemporalGenerator):
-    """The gated recurrent unit of the formulation of TGAN that circulates in summaries."""
+    """Temporal generator with a gated recurrent unit, as summaries of TGAN describe it."""
 
     cell = nn.GRUCell
 
@@ -83,7 +86,7 @@ class GRUTemporalGenerator(RecurrentTemporalGenerator):
 
 
 class LSTMTemporalGenerator(RecurrentTemporalGenerator):
-    """Long short-term memory, as later video GANs have it (MoCoGAN, arXiv:1707.04993), without their noise a frame."""
+    """Temporal generator with an LSTM, as in later video GANs (MoCoGAN, arXiv:1707.04993) but without noise a frame."""
 
     cell = nn.LSTMCell
 
