@@ -165,7 +165,7 @@ class Caller(nn.Module):
 
 
 def both():
-    """A network and its converted copy."""
+    """Return a network and its converted copy."""
     baseline = Caller().double()
     return baseline, convert_batch_norm(copy.deepcopy(baseline))
 
@@ -179,7 +179,7 @@ def assert_same(got, expected):
 
 
 def assert_same_in_every_mode(network, baseline):
-    """Outputs of training and evaluation, and the statistics that they leave."""
+    """Check outputs in training and evaluation, and the statistics afterwards."""
     x = torch.randn(VIDEO, dtype=torch.float64)
     for mode in (True, True, False):
         assert_same(network.train(mode)(x), baseline.train(mode)(x))

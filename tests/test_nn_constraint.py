@@ -9,7 +9,7 @@ from tgan_fast.ops import singular_value_clip_
 
 
 def trained_pair(device):
-    """Two discriminators with the same weights, of which some break the constraint and running statistics vary."""
+    """Return two discriminators with the same weights, some of which break the constraint, and running statistics."""
     baseline = reference.Discriminator(0.25).double().to(device)
     for module in baseline.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):

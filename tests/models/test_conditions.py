@@ -28,12 +28,12 @@ ODD = [(HalvingConv3d, F.conv3d, 2, size) for size in ((9, 16, 16), (4, 5, 4), (
 
 
 def labels_of(count, device="cpu", classes=CLASSES):
-    """Every class, and some twice."""
+    """Return labels with every class, and some twice."""
     return (torch.arange(count) % classes).flip(0).to(device)
 
 
 def one_hot_maps(labels, size, classes=CLASSES):
-    """[N, classes, *size], a channel of ones for each label."""
+    """Return maps [N, classes, *size] with a channel of ones for each label."""
     maps = torch.zeros(len(labels), classes, *size, dtype=torch.float64, device=labels.device)
     for n, label in enumerate(labels.tolist()):
         maps[n, label] = 1
@@ -41,7 +41,7 @@ def one_hot_maps(labels, size, classes=CLASSES):
 
 
 def assert_same(got, expected, leaves):
-    """Values, and gradients of what both are of."""
+    """Check that values and gradients are equal."""
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     upstream = torch.randn_like(expected)
     gradients, wanted = (torch.autograd.grad(y, leaves, upstream) for y in (got, expected))

@@ -49,7 +49,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _precision_as_in_a_new_process(_reproducible):
-    """PyTorch's exporters refuse convolutions of another precision than cuDNN's recurrent cells, even on a CPU."""
+    """Reset the precision: PyTorch's exporters want the same for convolutions and recurrent cells, even on a CPU."""
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision
 
 
@@ -58,7 +58,7 @@ def untrained(kind) -> Generator:
 
 
 def trained(kind) -> Generator:
-    """In training mode, as if trained: every batch norm does something, and most levels occur in the videos."""
+    """Return a generator in training mode, as if trained: batch norms have an effect, videos contain most levels."""
     generator = untrained(kind).double()
     return as_if_trained_(generator, generator.conditioned(*inputs(generator, 16))).float()
 
@@ -71,7 +71,7 @@ def exported(kind, file_format):
 
 
 def inputs(generator, count):
-    """Latents, as wide as the generator's weights, and labels where it has classes."""
+    """Return latents in the dtype of the weights, and labels if the generator has classes."""
     latents = torch.empty(count, generator.latent_dim)
     generator.latent.fill_(latents, torch.Generator().manual_seed(count))
     latents = latents.to(next(generator.parameters()).dtype)

@@ -31,7 +31,7 @@ def test_in_float64_it_is_the_network_in_evaluation_mode(n, channels, device):
 
 @pytest.fixture(params=["shift in the layer", "shift in the activation"])
 def place(request, monkeypatch):
-    """Where the shifts go, which depends on the device."""
+    """Run on the CPU as if on each device, which decides where the shifts go."""
     monkeypatch.setattr(folding, "_adds_bias_for_free", lambda layer: request.param == "shift in the layer")
 
 

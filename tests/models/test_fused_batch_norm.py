@@ -22,7 +22,7 @@ def with_kernels(network):
 
 
 def outcome(network, x, upstream):
-    """Output and running statistics, gradients of the parameters."""
+    """Return output and running statistics, and gradients of the parameters."""
     y = network(x)
     grads = torch.autograd.grad(y, list(network.parameters()), upstream.to(y.dtype))
     return [y.detach(), *network.buffers()], list(grads)

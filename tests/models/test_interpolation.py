@@ -28,7 +28,7 @@ KINDS = {
 
 
 def trained(kind, device="cpu"):
-    """In training mode and float64, every batch norm does something, and most levels occur in the videos."""
+    """Return a float64 generator in training mode: batch norms have an effect, videos contain most levels."""
     network, options = KINDS[kind]
     generator = network(WIDTH, LATENT, **{"clip_frames": FRAMES, "image_size": IMAGE_SIZE, **options}).double()
     return as_if_trained_(generator, draw_inputs(generator, 16, seed=1).double()).to(device)
@@ -39,7 +39,7 @@ def inputs_of(generator, count, seed=0):
 
 
 def itself(generator, inputs, interpolate=1):
-    """Frames in evaluation mode."""
+    """Return the generator's own frames in evaluation mode."""
     with torch.no_grad():
         return copy.deepcopy(generator).eval().frames(inputs, interpolate)
 
@@ -101,7 +101,7 @@ def test_clips_and_videos_of_a_sampler_are_those_of_the_frames(generator):
 
 
 def change_all_weights_(generator):
-    """And the running statistics, as a step of training does."""
+    """Change all weights and running statistics, as a training step does."""
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.mul_(1 + 0.5 * torch.rand_like(parameter)).add_(0.05)

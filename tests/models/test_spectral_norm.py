@@ -43,7 +43,7 @@ def largest_singular_value(weight):
 
 
 def layer(weight):
-    """With this parameter as its weight, normalized."""
+    """Return a linear layer with this parameter as its weight, normalized."""
     module = nn.Linear(1, 1, bias=False, device=weight.device)
     module.weight = nn.Parameter(weight.detach().clone())
     normalize_spectra_(module)
@@ -95,7 +95,7 @@ def rotate_(weight, angle):
 
 
 def spectrum(*values, device="cpu"):
-    """A square matrix of these singular values."""
+    """Return a square matrix with these singular values."""
     n = len(values)
     u, v = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0] for _ in range(2))
     return (u @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ v).to(device)

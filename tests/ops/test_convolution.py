@@ -90,7 +90,7 @@ def channels_last(t):
 
 
 def strided(t):
-    """Every second element of a larger tensor along the last axis."""
+    """Return the values as every second element of a larger tensor along the last axis."""
     larger = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), float("nan"))
     larger[..., ::2] = t
     return larger[..., ::2]
@@ -101,7 +101,7 @@ LAYOUTS = {"contiguous": torch.Tensor.contiguous, "channels-last": channels_last
 
 @pytest.fixture(autouse=True)
 def _nan_in_new_memory():
-    """So that an element which nobody writes is seen."""
+    """Fill new memory with NaN, so that an unwritten element shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -117,7 +117,7 @@ def test_no_form_makes_a_gpu_wait():
 
 
 def inputs(case, dtype=torch.float64, device="cpu", layout=torch.Tensor.contiguous):
-    """x, weight and bias, as leaves."""
+    """Return x, weight and bias, as leaves."""
     x, weight, bias = (torch.randn(shape, dtype=torch.float64) for shape in (case.x, case.weight, (case.out,)))
     weight /= weight[0].numel() ** 0.5
     x, weight = (layout(t.to(device, dtype)) for t in (x, weight))
@@ -125,7 +125,7 @@ def inputs(case, dtype=torch.float64, device="cpu", layout=torch.Tensor.contiguo
 
 
 def outcome(y, leaves, upstream):
-    """y and the gradients of the leaves."""
+    """Return y and the gradients of the leaves."""
     return [y, *torch.autograd.grad(y, leaves, upstream.to(y))]
 
 

@@ -19,7 +19,7 @@ NEAR_A_HALF = 1e-4
 
 
 def layouts(device, dtype):
-    """[N, C, H, W] tensors of every kind, whose size is no multiple of anything."""
+    """Return tensors [N, C, H, W] in every layout, whose size is no multiple of a block."""
     random = torch.Generator().manual_seed(0)
     dense = (torch.randn(3, 3, 37, 41, generator=random) * 2).to(device, dtype)
     yield "contiguous", dense

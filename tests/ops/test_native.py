@@ -1,4 +1,4 @@
-"""Within `native_ops` everything is PyTorch's own: the same numbers, differentiable twice, and exportable."""
+"""Inside `native_ops` everything is PyTorch's own: the same numbers, differentiable twice, and exportable."""
 
 import importlib
 import re
@@ -37,7 +37,7 @@ class Case(NamedTuple):
         return importlib.import_module(f"tgan_fast.ops.convolution.{self.name}").ALGORITHMS
 
     def tensors(self, device="cpu"):
-        """x, weight and bias in float64, the channels last, as leaves."""
+        """Return x, weight and bias in float64, channels last, as leaves."""
         out = self.weight[1 if "transpose" in self.name else 0]
         tensors = (torch.randn(shape, dtype=torch.float64) for shape in (self.x, self.weight, (out,)))
         return [channels_last(tensor.to(device)).requires_grad_() for tensor in tensors]
@@ -63,7 +63,7 @@ def channels_last(tensor):
 
 
 def assert_same(got, expected, leaves):
-    """Values and gradients."""
+    """Check that values and gradients are equal."""
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     upstream = channels_last(torch.randn_like(expected))
     gradients, wanted = (torch.autograd.grad(y, leaves, upstream) for y in (got, expected))
@@ -72,7 +72,7 @@ def assert_same(got, expected, leaves):
 
 
 def differentiate_twice(operation, x, *parameters):
-    """As a gradient penalty does."""
+    """Differentiate twice, as a gradient penalty does."""
     (dx,) = torch.autograd.grad(operation(x, *parameters).square().sum(), x, create_graph=True)
     dx.square().sum().backward()
 
@@ -114,7 +114,7 @@ def test_algorithms_that_are_asked_for_by_name_are_refused(case):
 
 
 def of_batch_norm(shape, device="cpu"):
-    """x, weight and bias in float64, the channels of x last, as leaves; and running statistics."""
+    """Return float64 leaves x (channels last), weight and bias, and running statistics."""
     x = channels_last(torch.randn(shape, dtype=torch.float64, device=device) * 2 + 3)
     vectors = torch.rand(4, shape[1], dtype=torch.float64, device=device) + 0.5
     weight, bias, mean, var = vectors.unbind(0)
@@ -254,7 +254,7 @@ def test_other_threads_are_not_inside():
 
 @pytest.fixture
 def _precision_as_in_a_new_process():
-    """PyTorch's exporters refuse convolutions of another precision than cuDNN's recurrent cells, even on a CPU."""
+    """Reset the precision: PyTorch's exporters want the same for convolutions and recurrent cells, even on a CPU."""
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision
 
 

@@ -68,7 +68,7 @@ class Torchs:
 
 
 def start_and_gradients(length, device, dtype=torch.float32, gradient_dtype=None):
-    """Gradients of very different sizes, some of them 0."""
+    """Return parameters, and gradients of very different sizes, some of them 0."""
     start = torch.randn(length, device=device, dtype=dtype) * 1e-2
     gradients = torch.randn(STEPS, length, device=device, dtype=dtype) * 10 ** torch.empty_like(start).uniform_(-9, 3)
     gradients[:, 1::5] = 0
@@ -76,7 +76,7 @@ def start_and_gradients(length, device, dtype=torch.float32, gradient_dtype=None
 
 
 def error(got, exact, start):
-    """Relative to the way that was gone."""
+    """Return the error relative to the distance that the parameters moved."""
     return ((got.double() - exact).norm() / (exact - start.double()).norm()).item()
 
 
@@ -157,7 +157,7 @@ def test_a_learning_rate_of_another_dtype_is_refused(name):
 
 
 def rounded(parameter, dtype, backend):
-    """As `parameter.to(dtype)`; but Triton's interpreter cuts a float32 off where bfloat16 ends."""
+    """Return `parameter.to(dtype)`; Triton's interpreter truncates a float32 to bfloat16 instead of rounding it."""
     if dtype == torch.bfloat16 and backend == "triton" and parameter.device.type == "cpu":
         return (parameter.view(torch.int32) >> 16).to(torch.int16).view(torch.bfloat16)
     return parameter.to(dtype)

@@ -15,7 +15,7 @@ FRAMES, IMAGE_SIZE = 8, 16
 def trained_generator(
     dtype=torch.float32, device="cpu", channels=3, *, clip_frames=FRAMES, image_size=IMAGE_SIZE
 ) -> VideoGenerator:
-    """In training mode, with the statistics of a batch, and with videos in which most levels occur."""
+    """Return a generator in training mode, with a batch's statistics and videos in which most levels occur."""
     generator = VideoGenerator(WIDTH, LATENT, channels, clip_frames=clip_frames, image_size=image_size).double()
     return as_if_trained_(generator, latents(16, torch.float64)).to(device, dtype)
 
@@ -35,7 +35,7 @@ def as_if_trained_(generator: Generator, inputs: torch.Tensor) -> Generator:
 
 
 def latents(count, dtype=torch.float32, device="cpu") -> torch.Tensor:
-    """[count, LATENT], uniform in (-1, 1)."""
+    """Return latents [count, LATENT], uniform in (-1, 1)."""
     return (torch.rand(count, LATENT, dtype=torch.float64) * 2 - 1).to(device, dtype)
 
 

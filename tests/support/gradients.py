@@ -1,4 +1,4 @@
-"""All gradients at the moment of every optimizer step."""
+"""Record of all gradients at every optimizer step."""
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -20,5 +20,5 @@ class Gradients:
         self.handle.remove()
 
     def flat(self):
-        """Each list as one tensor, float64 on the CPU."""
+        """Return each list as one tensor, float64 on the CPU."""
         return [torch.cat([gradient.flatten() for gradient in of_step]).double().cpu() for of_step in self.seen]

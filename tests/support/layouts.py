@@ -1,4 +1,4 @@
-"""Finds out where a network changes the memory layout of what it computes."""
+"""Check of the memory layout of a network's activations."""
 
 import contextlib
 
@@ -12,10 +12,10 @@ VIDEOS = 7
 
 @contextlib.contextmanager
 def watched(network):
-    """Inside, every activation and gradient between the layers of `network` must have its channels last.
+    """Check inside that every activation and gradient between the layers of `network` is channels-last.
 
     Yields:
-        A list that is filled with the shapes of those that are copied with another dimension innermost in memory.
+        A list that collects the shapes of those copied into another layout.
     """
     handles = [module.register_forward_hook(_check) for module in network.modules() if not list(module.children())]
     try:
@@ -64,6 +64,6 @@ class _Transposes(TorchDispatchMode):
 
 
 def _innermost(tensor):
-    """The dimension with the smallest step in memory."""
+    """Return the dimension with the smallest stride."""
     steps = [(tensor.stride(dim), dim) for dim in range(tensor.dim()) if tensor.shape[dim] > 1 and tensor.stride(dim)]
     return min(steps)[1]

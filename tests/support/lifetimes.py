@@ -1,4 +1,4 @@
-"""How long objects live."""
+"""Lifetime of objects."""
 
 import gc
 import weakref

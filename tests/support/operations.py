@@ -1,4 +1,4 @@
-"""Records of the operations that run."""
+"""Records of the operations that PyTorch runs."""
 
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -7,7 +7,7 @@ TGAN = [(64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192)]  # its dis
 
 
 def with_spectrum(s, columns=COLUMNS):
-    """A float64 matrix with singular values s and random singular vectors."""
+    """Return a float64 matrix with singular values s and random singular vectors."""
     rows = len(s)
     u = torch.linalg.qr(torch.randn(rows, rows, dtype=torch.float64)).Q
     v = torch.linalg.qr(torch.randn(columns, rows, dtype=torch.float64)).Q
@@ -15,7 +15,7 @@ def with_spectrum(s, columns=COLUMNS):
 
 
 def gaussian(rows, columns, top=1.4):
-    """Singular values from 0 to about `top`."""
+    """Return a Gaussian matrix with singular values from 0 to about `top`."""
     return torch.randn(rows, columns) * top / (rows**0.5 + columns**0.5)
 
 
@@ -30,7 +30,7 @@ def topped(top, rows=ROWS):
 
 
 def trained():
-    """Clipped, then moved by what five RMSprop steps of the usual learning rate do."""
+    """Return a clipped matrix moved by five RMSprop steps of the usual learning rate."""
     weight = clipped_by_svd(with_spectrum(2 * torch.rand(ROWS)), 1.0)
     for _ in range(5):
         weight += 5e-5 * torch.randn_like(weight).sign()

@@ -25,7 +25,7 @@ EPS, MOMENTUM = 1e-5, 0.1
 
 
 def formula(x, weight, bias, negative_slope):
-    """The definition, in float64."""
+    """Return the result by definition, in float64."""
     x, weight, bias = x.double(), weight.double(), bias.double()
     dims = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
@@ -42,7 +42,7 @@ def inputs(shape, dtype=torch.float32, device="cpu"):
 
 
 def strided(x):
-    """The same values, every second element of a larger tensor along the last axis."""
+    """Return the values as every second element of a larger tensor along the last axis."""
     larger = x.new_full((*x.shape[:-1], 2 * x.shape[-1]), float("nan"))
     larger[..., ::2] = x
     return larger[..., ::2]

@@ -21,17 +21,17 @@ IDS = [f"{backend}-{groups}-groups-momentum-{momentum}" for backend, groups, mom
 
 
 def device_of(backend):
-    """The kernels run on a GPU, or in Triton's interpreter without one."""
+    """Return the device: kernels run on a GPU, or in Triton's interpreter without one."""
     return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
 
 
 def dtype_of(backend):
-    """float64 where there is one, so that nothing hides behind rounding."""
+    """Return float64 where the backend takes it, so that nothing hides behind rounding."""
     return torch.float64 if backend == "torch" else torch.float32
 
 
 def batches():
-    """x and a gradient for each process; the mean is far from zero, and not the same in both."""
+    """Return x and a gradient for each process; means are far from zero, and different."""
     random = torch.Generator().manual_seed(0)
     shapes = [(samples, CHANNELS, 6, 7) for samples in SAMPLES]
     return [
@@ -41,7 +41,7 @@ def batches():
 
 
 def run(x, upstream, backend, groups, momentum, **options):
-    """Two training steps, and what they leave behind."""
+    """Run two training steps; return results and buffers."""
     device, dtype = device_of(backend), dtype_of(backend)
     torch.manual_seed(1)
     module = BatchNormAct2d(CHANNELS, 0.2, momentum=momentum, backend=backend, **options)
@@ -82,7 +82,7 @@ def test_two_processes_are_one_with_both_batches(number, case, two_processes):
     first, second = two_processes[number]
 
     def together(name_or_index):
-        """A group of all is that group of the first process and that of the second."""
+        """Join the groups of both processes: each is that of the first process and that of the second."""
         pairs = zip(*(part.chunk(groups) for part in name_or_index), strict=True)
         return torch.cat([part for pair in pairs for part in pair])
 

@@ -84,7 +84,7 @@ def device(triton_device):
 
 @pytest.fixture(autouse=True)
 def _nan_in_new_memory():
-    """So that an element which no kernel writes is seen."""
+    """Fill new memory with NaN, so that an unwritten element shows."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     assert torch.ones(2).new_empty(3).isnan().all()
@@ -101,7 +101,7 @@ def running(channels, device):
 
 
 def separate_layers(x, weight, bias, mean, var, *, slope, groups=1, training=True, momentum=0.1):
-    """As eager PyTorch does it, or in float64 the truth."""
+    """Return what eager PyTorch computes; in float64 this is the truth."""
     parts = [
         nn.functional.leaky_relu(
             nn.functional.batch_norm(part, mean, var, weight, bias, training, momentum, EPS), slope
@@ -112,14 +112,14 @@ def separate_layers(x, weight, bias, mean, var, *, slope, groups=1, training=Tru
 
 
 def results(operation, tensors, statistics, upstream):
-    """Output, gradients and running statistics."""
+    """Return output, gradients and running statistics."""
     tensors = [tensor.detach().requires_grad_() for tensor in tensors]
     y = operation(*tensors, *statistics)
     return y, *torch.autograd.grad(y, tensors, upstream.to(y.dtype)), *statistics
 
 
 def assert_as_accurate_as_eager(x, laid_out, *, slope=0.2, groups=1, training=True, what=""):
-    """`laid_out` has the values of the dense x; `what` begins a failure's message."""
+    """Check against eager PyTorch; `laid_out` has the values of the dense x, `what` begins a failure's message."""
     weight, bias = parameters(x.shape[1], x.device)
     statistics = running(x.shape[1], x.device)
     options = {"slope": slope, "groups": groups, "training": training}

@@ -18,7 +18,7 @@ REGISTERS_OF_A_MULTIPROCESSOR = 65536
 
 @pytest.fixture(scope="module")
 def resources():
-    """In a process of its own, since this one may have decided for Triton's interpreter."""
+    """Run in another process, since this one may have chosen Triton's interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "benchmarks.kernel_resources", "triton"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
