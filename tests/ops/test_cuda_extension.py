@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tgan_fast.ops import BackendError, backends, cuda_extension, singular_value_clip_
-from tgan_fast.ops.clipping import _warn_of_gemm, choose
+from tgan_fast.ops.clipping import _warn_of_gemm, choose_backends
 from tgan_fast.ops.clipping import cuda as singular_value_clip_cuda
 
 NOT_COMPILED = "it was not compiled for this GPU"
@@ -112,7 +112,7 @@ def test_the_listing_is_for_the_current_gpu(gpus):
 
 def test_other_backends_and_other_devices_ask_no_gpu(gpus):
     singular_value_clip_([torch.ones(4, 9)])
-    choose([on_gpu(0)], "gemm")
+    choose_backends([on_gpu(0)], "gemm")
     with pytest.raises(BackendError, match="the CUDA extension runs on a GPU, not on cpu"):
         singular_value_clip_([torch.ones(4, 9)], backend="cuda")
     assert gpus.prepared == []
@@ -131,16 +131,16 @@ def test_pytorch_without_gpus_beside_an_extension_with_one(use_extension, monkey
 
 def test_auto_warns_once_of_a_gpu_without_the_extension(gpus):
     with pytest.warns(UserWarning, match=f"cuda:0 uses the backend 'gemm', .* cannot run on cuda:0: {NOT_COMPILED}"):
-        assert choose([on_gpu(0)], "auto") == ["gemm"]
+        assert choose_backends([on_gpu(0)], "auto") == ["gemm"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choose([on_gpu(0), on_gpu(1)], "auto") == ["gemm", "cuda"]
+        assert choose_backends([on_gpu(0), on_gpu(1)], "auto") == ["gemm", "cuda"]
 
 
 def test_auto_does_not_warn_of_what_the_extension_would_not_take(gpus):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choose([on_gpu(0, torch.float64), torch.ones(4, 9)], "auto") == ["gemm", "eigh"]
+        assert choose_backends([on_gpu(0, torch.float64), torch.ones(4, 9)], "auto") == ["gemm", "eigh"]
 
 
 def test_auto_warns_once_of_an_extension_that_was_not_built(use_extension):
@@ -154,10 +154,10 @@ def test_auto_warns_once_of_an_extension_that_was_not_built(use_extension):
     use_extension(load)
     tree = Path(__file__).resolve().parents[2]
     with pytest.warns(UserWarning, match=re.escape(f"Python imports tgan_fast from the source tree {tree}, where")):
-        assert choose([on_gpu(0)], "auto") == ["gemm"]
+        assert choose_backends([on_gpu(0)], "auto") == ["gemm"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choose([on_gpu(0)] * 2, "auto") == ["gemm", "gemm"]
+        assert choose_backends([on_gpu(0)] * 2, "auto") == ["gemm", "gemm"]
     assert len(attempts) == 1
 
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tgan_fast import VideoDiscriminator
 from tgan_fast.nn import constrain_
 from tgan_fast.ops import BackendError, backends, singular_value_clip, singular_value_clip_
-from tgan_fast.ops.clipping import choose
+from tgan_fast.ops.clipping import choose_backends
 
 pytestmark = pytest.mark.gpu
 
@@ -26,8 +26,8 @@ def test_it_is_there_and_auto_takes_it():
     assert backends()["singular_value_clip"]["cuda"] == "available"
     half, single, double = (torch.ones(2, 2, device="cuda", dtype=d) for d in (torch.half, torch.float, torch.double))
     large = torch.ones(1025, 1025, device="cuda")
-    assert choose([half, single, double, large], "auto") == ["cuda", "cuda", "gemm", "gemm"]
-    assert choose([half, single, large], "cuda") == ["cuda", "cuda", "gemm"]
+    assert choose_backends([half, single, double, large], "auto") == ["cuda", "cuda", "gemm", "gemm"]
+    assert choose_backends([half, single, large], "cuda") == ["cuda", "cuda", "gemm"]
 
 
 def test_larger_weights_are_clipped_too():

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 
 from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor_list
-from tgan_fast.ops.clipping import checked_weights, choose, cuda, singular_value_clip_
+from tgan_fast.ops.clipping import checked_weights, choose_backends, cuda, singular_value_clip_
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def constrain_layers_(
     """
     weights, copies, max_singular_value = checked_weights(weights, max_singular_value, copies, non_finite)
     scales, running_vars, lowest, eps = _checked_scales(scales, running_vars, lowest, eps)
-    if set(choose(weights, backend)) == {"cuda"} and _one_launch_takes(weights, scales, running_vars):
+    if set(choose_backends(weights, backend)) == {"cuda"} and _one_launch_takes(weights, scales, running_vars):
         cuda.launch(
             weights,
             max_singular_value,
