@@ -24,7 +24,7 @@ from benchmarks import accuracy, bench_data, suite
 from benchmarks.bench_data import BATCH, CHANNELS, HEIGHT, ROUNDS, STEP, STEP_SECONDS, WIDTH, first_clips, windows_of
 from benchmarks.results import Goal, rounded
 from benchmarks.suite import Run, Section
-from tgan_fast.data.loading import open_videos
+from tgan_fast.data.prepared_videos import open_videos
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.preparation import prepare
 from tgan_fast.preparation.decoding import Form, read_video

@@ -15,7 +15,6 @@ import tyro
 
 from benchmarks import results
 from benchmarks.results import rounded
-from tgan_fast.data.video_files import write_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluator import Evaluator
@@ -26,6 +25,7 @@ from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training import PRESETS, TrainingConfig, train
 from tgan_fast.training.data import open_data
 from tgan_fast.training.devices import resolve_device
+from tgan_fast.video_files import write_videos
 
 SECTION = "systems"
 PROTOCOL = replace(PROTOCOLS["plain"], samples=512, runs=4, real_clips=2048)

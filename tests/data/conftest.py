@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.stores import store, videos  # noqa: F401  fixtures
 
 from tgan_fast.data import VideoFrames
 

@@ -11,7 +11,7 @@ import pytest
 from support.stores import HEADER, append, video_of
 
 from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.loading import read_prepared
+from tgan_fast.data.prepared_videos import read_prepared
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation import prepare, worker
 from tgan_fast.preparation.decoding import Form

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import yaml
 
-from tgan_fast.data.video_files import write_videos
 from tgan_fast.training import TrainingConfig
+from tgan_fast.video_files import write_videos
 
 
 def loss_line(iteration, **changes):

@@ -158,7 +158,7 @@ def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
         # An unknown name is the parser's to report.
         values = dict(PRESETS.get(preset, {}))
         if isinstance(given.get("data"), str):
-            from tgan_fast.data.loading import channels_of
+            from tgan_fast.data.prepared_videos import channels_of
 
             values["channels"] = max(values.get("channels", 3), channels_of(Path(given["data"]), given.get("axes")))
     return _checked(values | given, sources)

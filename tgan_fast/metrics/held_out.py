@@ -64,7 +64,7 @@ def split_videos(path: Path, share: float, *, seed: int = 0) -> LabelledClips:
         InputError: as `open_videos`; fewer than two classes; no class with two groups or videos.
     """
     # Here, since it brings along the codecs, for which others need not wait.
-    from tgan_fast.data.loading import open_videos
+    from tgan_fast.data.prepared_videos import open_videos
 
     opened = open_videos(path)
     videos = opened.videos

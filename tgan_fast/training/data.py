@@ -46,7 +46,7 @@ def open_data(config: TrainingConfig) -> TrainingData:
         if not Path(config.data).exists():
             raise InputError(f"there is no {config.data}: if the data has moved, give its new place with --data")
         # Here, since it brings along the codecs, for which others need not wait.
-        from tgan_fast.data.loading import open_videos
+        from tgan_fast.data.prepared_videos import open_videos
 
         opened = open_videos(
             Path(config.data),

@@ -6,12 +6,12 @@ import torch
 
 from tgan_fast.cli.sample import SampleCommand
 from tgan_fast.data import to_clips
-from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
 from tgan_fast.errors import InputError, NonFiniteError, printable, telling_of_memory
 from tgan_fast.models.sampling import Sampler, draw_latents, not_finite, refuse_non_finite, sample_videos
 from tgan_fast.precision import arithmetic, resolve_precision
 from tgan_fast.training.checkpoint import find, load_generator
 from tgan_fast.training.devices import resolve_device
+from tgan_fast.video_files import arrangement, check_format, check_videos, write_videos
 
 
 def run(command: SampleCommand) -> None:

@@ -8,11 +8,11 @@ from tqdm import tqdm
 from tgan_fast.cli.ranges import LARGEST_SEED, check_range
 from tgan_fast.cli.store import Command, Export, Preview, Verify
 from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.loading import open_videos
 from tgan_fast.data.order import BatchOrder
-from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
+from tgan_fast.data.prepared_videos import open_videos
 from tgan_fast.errors import InputError, counted, printable, telling_of_memory
 from tgan_fast.preparation.hdf5_export import export_hdf5
+from tgan_fast.video_files import arrangement, check_format, check_videos, write_videos
 
 _READERS = 4
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from tgan_fast.data.moving_digits import MovingDigits
-from tgan_fast.data.video_files import arrangement, check_videos, write_videos
 from tgan_fast.errors import InputError
+from tgan_fast.video_files import arrangement, check_videos, write_videos
 
 
 def smooth_clips(n, channels):
