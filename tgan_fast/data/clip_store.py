@@ -11,6 +11,8 @@ from tgan_fast.data.store_index import NAME, Entry, read_index
 from tgan_fast.errors import InputError
 
 FRAMES_NAME = "frames.bin"
+# Class of videos without one among others that have one.
+UNCLASSIFIED = "unclassified"
 
 _AT_ONCE = 1 << 24
 

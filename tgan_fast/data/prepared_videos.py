@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from tgan_fast.choices import ShortVideos
-from tgan_fast.data.clip_store import ClipStore
+from tgan_fast.data.array_files import ARRAY_SUFFIXES, checked_axes, read_arrays
+from tgan_fast.data.clip_store import UNCLASSIFIED, ClipStore
+from tgan_fast.data.hdf5_files import HDF5_SUFFIXES, frames_last, open_images, read_table
 from tgan_fast.data.video_frames import VideoFrames, clip_span
 from tgan_fast.errors import InputError, printable
 from tgan_fast.models import FRAMES, IMAGE_SIZE
-from tgan_fast.preparation.sources.arrays import ARRAY_SUFFIXES, checked_axes, read_arrays
-from tgan_fast.preparation.sources.collection import UNCLASSIFIED
-from tgan_fast.preparation.sources.hdf5 import HDF5_SUFFIXES, frames_last, open_images, read_table
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,8 @@ def read_prepared(path: Path, axes: str | None = None) -> Prepared:
 
 
 def _hdf5(path):
-    images, table = open_images(path), read_table(path)
+    images = open_images(path)
+    table = read_table(path, images)
     offset = images.id.get_offset()
     if offset is None:
         raise InputError(

@@ -9,11 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from tgan_fast.data.clip_store import UNCLASSIFIED
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation.decoding import Form
-
-# Of videos without a class among others that have one.
-UNCLASSIFIED = "unclassified"
 
 _AT_ONCE = 1 << 20
 

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from tgan_fast.data.array_files import ARRAY_SUFFIXES, checked_axes
 from tgan_fast.data.clip_store import ClipStore
+from tgan_fast.data.hdf5_files import HDF5_SUFFIXES
 from tgan_fast.errors import InputError, counted
-from tgan_fast.preparation.sources.arrays import ARRAY_SUFFIXES, ArrayVideo, array_videos, channels_of, checked_axes
+from tgan_fast.preparation.sources.arrays import ArrayVideo, array_videos, channels_of
 from tgan_fast.preparation.sources.collection import Collection, collect
 from tgan_fast.preparation.sources.files import REFUSED, UNREADABLE, VIDEO_SUFFIXES, text_of, video_file
-from tgan_fast.preparation.sources.hdf5 import HDF5_SUFFIXES, read_hdf5
+from tgan_fast.preparation.sources.hdf5 import read_hdf5
 from tgan_fast.preparation.sources.lists import read_list
 from tgan_fast.preparation.sources.tree import read_tree
 
