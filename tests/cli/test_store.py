@@ -11,8 +11,7 @@ from PIL import Image
 from support.stores import append
 
 from tgan_fast.cli import store as command
-from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.store_index import Header
+from tgan_fast.data.clip_store import ClipStore, Header
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.sources import recognise
 from tgan_fast.preparation.store_writer import StoreWriter

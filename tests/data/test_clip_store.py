@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.store_index import line_of, read_index
+from tgan_fast.data.clip_store import ClipStore, line_of, read_index
 from tgan_fast.errors import InputError
 
 

@@ -8,9 +8,8 @@ import pytest
 from support.stores import append, video_of
 
 from tgan_fast.data import open_feed
-from tgan_fast.data.clip_store import ClipStore
+from tgan_fast.data.clip_store import ClipStore, Header
 from tgan_fast.data.prepared_videos import channels_of, open_videos, read_prepared
-from tgan_fast.data.store_index import Header
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 

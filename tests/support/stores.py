@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from tgan_fast.data.store_index import Entry, Header
+from tgan_fast.data.clip_store import Entry, Header
 from tgan_fast.preparation.store_writer import StoreWriter
 
 HEADER = Header(height=6, width=8, channels=3, stride=1, fps=None, classes=("Archery", "Bowling"))

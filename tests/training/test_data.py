@@ -9,7 +9,7 @@ import torch
 from support.stores import append
 
 from tgan_fast.data import MovingDigits, VideoFrames
-from tgan_fast.data.store_index import Header
+from tgan_fast.data.clip_store import Header
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train

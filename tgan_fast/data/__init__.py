@@ -1,7 +1,6 @@
 """Clips in, videos out: data sets, how they reach the training step, and files to look at."""
 
-from tgan_fast.data.clip_dataset import ClipDataset
-from tgan_fast.data.feed import Batch, Feed, open_feed
+from tgan_fast.data.feed import Batch, ClipDataset, Feed, open_feed
 from tgan_fast.data.moving_digits import MovingDigits
 from tgan_fast.data.video_frames import VideoFrames
 from tgan_fast.pixels import to_clips, to_videos

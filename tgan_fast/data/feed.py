@@ -5,20 +5,19 @@ import operator
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
-from tgan_fast.data.clip_dataset import ClipDataset
 from tgan_fast.data.moving_digits import MovingDigits
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.prefetch import Filling, TensorSpec, filled_ahead, uploaded_ahead
 from tgan_fast.data.video_frames import VideoFrames
 from tgan_fast.errors import InputError
-from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.ops.windows import read_windows, whole_frames
 from tgan_fast.pixels import scaled
-from tgan_fast.sizes import FEWEST_FRAMES, IMAGE_SIZES, MOST_FRAMES
+from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
 
 Residence = Literal["auto", "on", "off"]
 
@@ -26,6 +25,19 @@ Residence = Literal["auto", "on", "off"]
 RESIDENT_SHARE = 0.5
 
 _FRAMES_AT_ONCE = 4096
+
+
+class ClipDataset(Protocol):
+    """Anything with a length and with clips by index.
+
+    `dataset[i]` is a pair (clip, label): a uint8 array [T, H, W, C] of frames, and a class number (0 where there are no
+    classes). The same `i` must always give the same pair, whichever thread asks: that is what makes an interrupted run
+    resume exactly.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, int]: ...
 
 
 class Batch(NamedTuple):

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tgan_fast.models import FRAMES, IMAGE_SIZE
-from tgan_fast.sizes import check_sizes
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes
 
 # Of scans, in pixels: the size of digits that move in images of 64. In others everything scales with them.
 DIGIT_SIZE = 28

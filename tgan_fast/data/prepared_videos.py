@@ -12,7 +12,7 @@ from tgan_fast.data.clip_store import UNCLASSIFIED, ClipStore
 from tgan_fast.data.hdf5_files import HDF5_SUFFIXES, frames_last, open_images, read_table
 from tgan_fast.data.video_frames import VideoFrames, clip_span
 from tgan_fast.errors import InputError, printable
-from tgan_fast.models import FRAMES, IMAGE_SIZE
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE
 
 
 @dataclass(frozen=True)

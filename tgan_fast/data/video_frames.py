@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from tgan_fast.errors import InputError
-from tgan_fast.models import FRAMES, IMAGE_SIZE
-from tgan_fast.sizes import check_sizes
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes
 
 
 def clip_span(stride: int = 1, clip_frames: int = FRAMES) -> int:

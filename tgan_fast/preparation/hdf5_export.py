@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tgan_fast.data.clip_store import ClipStore
+from tgan_fast.data.clip_store import ClipStore, json_bytes
 from tgan_fast.data.hdf5_files import import_h5py
-from tgan_fast.data.store_index import json_bytes
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
 

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tgan_fast.data.clip_store import FRAMES_NAME
-from tgan_fast.data.store_index import NAME, Entry, Header, line_of, read_index
+from tgan_fast.data.clip_store import FRAMES_NAME, INDEX_NAME, Entry, Header, line_of, read_index
 from tgan_fast.errors import InputError
 from tgan_fast.files import lock, write_atomically
 
@@ -86,7 +85,7 @@ class StoreWriter:
         try:
             if not lock(self._frames.fileno()):
                 raise InputError(f"another process is writing to {self.folder}: wait for it, or end it")
-            path, end = self.folder / NAME, 0
+            path, end = self.folder / INDEX_NAME, 0
             if path.exists():
                 end = self._continue(path)
             else:
@@ -102,8 +101,8 @@ class StoreWriter:
     def _refuse_another_folder(self):
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: choose a folder for the clip store")
-        own = {NAME, FRAMES_NAME, f".{NAME}.partial"}
-        if self.folder.is_dir() and not (self.folder / NAME).exists():
+        own = {INDEX_NAME, FRAMES_NAME, f".{INDEX_NAME}.partial"}
+        if self.folder.is_dir() and not (self.folder / INDEX_NAME).exists():
             other = sorted(path.name for path in self.folder.iterdir() if path.name not in own)
             if other:
                 raise InputError(f"{self.folder} holds something else, {other[0]} for instance: choose another folder")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tgan_fast.data.store_index import Entry
+from tgan_fast.data.clip_store import Entry
 from tgan_fast.errors import UnreadableVideoError, counted
 from tgan_fast.preparation.decoding import Form
 from tgan_fast.preparation.sources import SourceVideo

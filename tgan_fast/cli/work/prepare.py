@@ -8,8 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tgan_fast.cli.prepare import PrepareCommand
-from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.store_index import read_index
+from tgan_fast.data.clip_store import ClipStore, read_index
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.preparation import REPORT, Result, estimated_frames, prepare
 from tgan_fast.preparation.decoding import Form

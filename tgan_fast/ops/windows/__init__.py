@@ -6,9 +6,9 @@ or -1 where the clip is the mirror image. A clip may lie in several layers, of w
 
 import torch
 
-from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.ops.dispatch import triton_or_torch
 from tgan_fast.pixels import scaled
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE
 
 
 def read_windows(

@@ -1,6 +1,9 @@
-"""How a frame becomes as large as is asked for: scaled until it just covers that, then cut out of the middle."""
+"""How frames become what is stored: scaled until they just cover that, cut out of the middle, and put into batches."""
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -17,6 +20,52 @@ _RESERVED = 3
 _FORMATS = {1: "gray", 3: "gbrp"}
 # The place of each plane's channel among red, green and blue.
 _PLANES = {1: (0,), 3: (1, 2, 0)}
+
+_BATCH = 64
+
+Frame = TypeVar("Frame")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a stored frame is, and which of a video's frames are stored.
+
+    Attributes:
+        height, width: of a frame, in pixels.
+        channels: 3 for red, green and blue, or 1 for grey.
+        stride: of the frames, every so manieth is stored, the first one included.
+        fps: frames a second, by the times at which they are shown, out of which `stride` then chooses; None: all there
+            are. See `resampled`.
+
+    Raises:
+        ValueError: a value that makes no sense.
+    """
+
+    height: int
+    width: int
+    channels: int
+    stride: int = 1
+    fps: float | None = None
+
+    def __post_init__(self):
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"frames have at least one pixel, not {self.height} rows of {self.width}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"frames have 1 or 3 channels, not {self.channels}")
+        if self.stride < 1:
+            raise ValueError(f"a stride is at least 1, not {self.stride}")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ValueError(f"frames a second are more than 0, not {self.fps}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a frame."""
+        return self.height, self.width, self.channels
+
+    def refuse_fps(self) -> None:
+        """Raises ValueError for `fps`, where frames have no times."""
+        if self.fps is not None:
+            raise ValueError(f"{self.fps:g} frames a second cannot be taken of frames without times: choose a stride")
 
 
 def covering_size(
@@ -93,6 +142,43 @@ class Fitter:
             self.fit(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[..., 0]), "gray"), out)
         else:
             self.fit(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24"), out)
+
+
+def in_batches(frames: Iterable[Frame], fit: Callable[[Frame, np.ndarray], None], form: Form) -> Iterator[np.ndarray]:
+    """Yield frames as uint8 [n, H, W, C], n at most 64; each batch is memory of its own.
+
+    Args:
+        frames: in whatever form `fit` takes them.
+        fit: called with a frame and with the place, uint8 [H, W, C], into which it goes.
+        form: tells the shape.
+    """
+    batch, filled = None, 0
+    for frame in frames:
+        if batch is None:
+            batch = np.empty((_BATCH, *form.shape), np.uint8)
+        fit(frame, batch[filled])
+        filled += 1
+        if filled == _BATCH:
+            yield batch
+            batch, filled = None, 0
+    if filled:
+        yield batch[:filled]
+
+
+def fit_frames(frames: np.ndarray, form: Form) -> Iterator[np.ndarray]:
+    """Yield the frames of an array as they are stored: batches uint8 [n, H, W, C], n at most 64.
+
+    Args:
+        frames: uint8 [T, H', W'], [T, H', W', 1] or [T, H', W', 3].
+        form: see `Form`.
+
+    Raises:
+        ValueError: an array of another dtype or shape, or a form with `fps`, since arrays have no times.
+    """
+    form.refuse_fps()
+    if frames.dtype != np.uint8 or not (frames.ndim == 3 or (frames.ndim == 4 and frames.shape[3] in (1, 3))):
+        raise ValueError(f"frames are uint8 [T, H, W] or [T, H, W, C], C of 1 or 3, not {frames.dtype} {frames.shape}")
+    return in_batches(frames[:: form.stride], Fitter().fit_array, form)
 
 
 def _nearest(numerator, denominator):

@@ -8,9 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tgan_fast.errors import UnreadableVideoError
-from tgan_fast.preparation.decoding.batches import in_batches
-from tgan_fast.preparation.decoding.fit import Fitter
-from tgan_fast.preparation.decoding.form import Form
+from tgan_fast.preparation.decoding.fit import Fitter, Form, in_batches
 
 # Others that Pillow reads start programs, or are no pictures.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")

@@ -11,10 +11,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from tgan_fast.errors import UnreadableVideoError
-from tgan_fast.preparation.decoding.batches import in_batches
 from tgan_fast.preparation.decoding.container import opened, promised_seconds
-from tgan_fast.preparation.decoding.fit import Fitter
-from tgan_fast.preparation.decoding.form import Form
+from tgan_fast.preparation.decoding.fit import Fitter, Form, in_batches
 from tgan_fast.preparation.decoding.select import resampled
 from tgan_fast.preparation.decoding.truncation import Extent
 
