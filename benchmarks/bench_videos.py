@@ -24,7 +24,7 @@ from benchmarks import accuracy, bench_data, suite
 from benchmarks.bench_data import BATCH, CHANNELS, HEIGHT, ROUNDS, STEP, STEP_SECONDS, WIDTH, first_clips, windows_of
 from benchmarks.results import Goal, rounded
 from benchmarks.suite import Run, Section
-from tgan_fast.data.prepared_videos import open_videos
+from tgan_fast.data import VideoFrames, read_videos
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.preparation import prepare
 from tgan_fast.preparation.decoding import Form, read_video
@@ -133,7 +133,7 @@ def measure_cutting(run: Run, case: str, folder: Path) -> list[dict]:
     def map_anew(k):
         # Then most pages are touched for the first time, as in a large data set.
         if k == 0:
-            opened.update({name: open_videos(store, **options).videos for name, options in CUTS.items()})
+            opened.update({name: VideoFrames(read_videos(store), **options) for name, options in CUTS.items()})
 
     def cut(name, k):
         opened[name].cut(windows_of(opened[name])(k), clips)
@@ -151,7 +151,7 @@ def measure_cutting(run: Run, case: str, folder: Path) -> list[dict]:
 
 def measure_feeding(run: Run, case: str, folder: Path) -> list[dict]:
     """Check and time whole feeds; on a CPU also a training step, on videos in colors that are there already."""
-    dataset = open_videos(write_store(run, folder), **AT_RANDOM).videos
+    dataset = VideoFrames(read_videos(write_store(run, folder)), **AT_RANDOM)
     feed = bench_data.feed_of(run, dataset, "off")
     first = partial(bench_data.first_videos, feed)
     bench_data.check_videos(case, {FEED: first}, first_clips(dataset))

@@ -74,7 +74,7 @@ def main(classifier: Path) -> None:
         generator = step.generator if step.ema is None else step.ema
         clips = Sampler(generator)(draw_inputs(generator, 4, 0)).numpy()
         write_videos(path.with_name(picture_of(path.stem, name)), clips)
-        features, real = ClassifierFeatures(judge, PROTOCOL, device, "fp32"), RealClips(open_data(config).dataset)
+        features, real = ClassifierFeatures(judge, PROTOCOL, device, "fp32"), RealClips(open_data(config))
         evaluator = Evaluator(("is", "fid"), PROTOCOL, classifier=features, real=real, device=device)
         evaluator.prepare()
         scores = {

@@ -9,7 +9,7 @@ import torch
 from support.graphs import captured
 from support.pairwise import covering
 
-from tgan_fast.data import MovingDigits, VideoFrames, open_feed, to_videos
+from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames, open_feed, to_videos
 from tgan_fast.data.feed import fits
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.errors import InputError
@@ -57,7 +57,7 @@ CHOICES = {
     "stride": (1, 2),
     "weighting": ("videos", "windows"),
     "last_start": (False, True),
-    "loop": (False, True),
+    "short": ("skip", "loop"),
     "crop": ("centre", "random"),
     "flip": (False, True),
 }
@@ -67,7 +67,7 @@ CHOICES = {
     "choices", covering(CHOICES, lambda row: True), ids=lambda row: "-".join(map(str, row.values()))
 )
 def test_resident_frames_and_others_feed_the_same_videos(device, make_videos, choices):
-    videos = make_videos((1, 15, 40, 31, 16) if choices["loop"] else (31, 34, 55, 32, 38), **choices)
+    videos = make_videos((1, 15, 40, 31, 16) if choices["short"] == "loop" else (31, 34, 55, 32, 38), **choices)
     options = OPTIONS | {"device": device, "dtype": torch.bfloat16}
     resident = open_feed(videos, **options, resident="on")
     clips, _ = next(resident.batches())
@@ -103,7 +103,7 @@ def test_clips_made_one_by_one_come_in_the_order_of_their_epoch(device, workers)
 
 DATASETS = {
     "frames": lambda make_videos: make_videos(crop="random", flip=True),
-    "windows-of-frames": lambda make_videos: make_videos(weighting="windows", stride=2, loop=True, flip=True),
+    "windows-of-frames": lambda make_videos: make_videos(weighting="windows", stride=2, short="loop", flip=True),
     "digits": lambda make_videos: MovingDigits(9, channels=3),
     "clips": lambda make_videos: Clips(),
 }
@@ -303,7 +303,7 @@ def test_memory_mapped_frames_with_the_channels_first(tmp_path, make_videos, dev
     frames = np.ascontiguousarray(videos.frames.numpy().transpose(0, 3, 1, 2))
     np.save(tmp_path / "frames.npy", frames)
     mapped = np.load(tmp_path / "frames.npy", mmap_mode="r").transpose(0, 2, 3, 1)
-    others = VideoFrames(mapped, videos.first, videos.length, videos.labels)
+    others = VideoFrames(PreparedVideos(mapped, videos.first, videos.length, videos.labels))
     expected = first_videos(open_feed(videos, **OPTIONS))
     for resident in ("on", "off"):
         assert_same(first_videos(open_feed(others, **(OPTIONS | {"device": device}), resident=resident)), expected)
@@ -357,7 +357,7 @@ def test_what_fits_lives_on_the_gpu(make_videos):
 def test_frames_that_are_to_be_resident_and_cannot_are_refused(tmp_path):
     frames = torch.cuda.mem_get_info()[1] // (64 * 64) + 1
     mapped = np.memmap(tmp_path / "sparse", np.uint8, "w+", shape=(frames, 64, 64, 1))
-    videos = VideoFrames(mapped, np.arange(4), np.full(4, 16), np.zeros(4, int))
+    videos = VideoFrames(PreparedVideos(mapped, np.arange(4), np.full(4, 16), np.zeros(4, int)))
     with pytest.raises(InputError, match=r"the frames take .* GB, but cuda has .* GB free: choose resident='auto'"):
         open_feed(videos, **(OPTIONS | {"device": "cuda"}), resident="on")
     assert "live in host memory" in open_feed(videos, **(OPTIONS | {"device": "cuda"})).description

@@ -11,7 +11,7 @@ import pytest
 from support.stores import HEADER, append, video_of
 
 from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.prepared_videos import read_prepared
+from tgan_fast.data.prepared_videos import read_videos
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation import prepare, worker
 from tgan_fast.preparation.decoding import Form
@@ -73,7 +73,7 @@ def damaged(content, choices):
 def try_array(path):
     """Read a file as training and as preparing do, to the end or to an error in one sentence."""
     with suppress(InputError):
-        assert read_prepared(path).frames.dtype == np.uint8
+        assert read_videos(path).frames.dtype == np.uint8
     with suppress(InputError, UnreadableVideoError):
         for video in recognise(path).videos:
             assert len(video.digest()) == 64
@@ -166,7 +166,7 @@ def test_damaged_stores(tmp_path, seed, monkeypatch):
     damage_store(folder, other, random.Random(seed))
     with suppress(InputError):
         opened = ClipStore(folder)
-        assert len(read_prepared(folder).frames) == len(opened.frames)
+        assert len(read_videos(folder).frames) == len(opened.frames)
         # Videos whose frames are not what was written are named; the others are a beginning of the store.
         assert list(opened.damaged()) or opened.entries == written[: len(opened.entries)]
     np.save(tmp_path / "more.npy", CLIPS)

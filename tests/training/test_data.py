@@ -8,13 +8,13 @@ import pytest
 import torch
 from support.stores import append
 
-from tgan_fast.data import MovingDigits, VideoFrames
+from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames
 from tgan_fast.data.clip_store import Header
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read_run
-from tgan_fast.training.data import TrainingData, classes_of, open_data
+from tgan_fast.training.data import classes_of, open_data
 
 SMALL = {
     "width": 0.03125,
@@ -51,20 +51,19 @@ def store(tmp_path):
 
 def test_settings_reach_the_videos(store):
     values = {"crop": "random", "flip": True, "weighting": "windows", "last_start": False, "frame_stride": 1}
-    data = open_data(TrainingConfig(data=str(store), image_size=16, **values))
-    videos = data.dataset
+    videos = open_data(TrainingConfig(data=str(store), image_size=16, **values))
     assert isinstance(videos, VideoFrames)
     assert (videos.crop, videos.flip, videos.weighting) == ("random", True, "windows")
     assert len(videos) == 4 + 14
-    looped = open_data(TrainingConfig(data=str(store), image_size=16, short_videos="loop", frame_stride=2)).dataset
+    looped = open_data(TrainingConfig(data=str(store), image_size=16, short_videos="loop", frame_stride=2))
     assert (len(looped), looped.stride, looped.loop) == (3, 2, True)
 
 
 def test_without_data_it_is_moving_digits():
-    data = open_data(TrainingConfig(digits=1, channels=1, seed=5))
+    digits = open_data(TrainingConfig(digits=1, channels=1, seed=5))
     expected = MovingDigits(digits=1, channels=1, seed=5)
-    assert np.array_equal(data.dataset[7][0], expected[7][0])
-    assert (data.summary, data.fingerprint) == (None, None)
+    assert np.array_equal(digits[7][0], expected[7][0])
+    assert digits.summary == "1,797 handwritten digits"
 
 
 def test_digits_of_mnists_own_files(tmp_path):
@@ -73,10 +72,11 @@ def test_digits_of_mnists_own_files(tmp_path):
     path.write_bytes(gzip.compress(struct.pack(">I3I", 0x803, 40, 28, 28) + images.tobytes()))
     labels_path = tmp_path / "train-labels-idx1-ubyte"
     labels_path.write_bytes(struct.pack(">II", 0x801, 40) + labels.astype(np.uint8).tobytes())
-    data = open_data(TrainingConfig(digit_images=str(path), channels=1))
-    assert data.summary == f"40 handwritten digits of {path}"
+    digits = open_data(TrainingConfig(digit_images=str(path), channels=1))
+    assert digits.summary == "40 handwritten digits"
     expected = MovingDigits(digits=2, channels=1, scans=(images, labels))
-    assert np.array_equal(data.dataset[3][0], expected[3][0])
+    assert np.array_equal(digits[3][0], expected[3][0])
+    assert digits.fingerprint == expected.fingerprint != MovingDigits().fingerprint
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ class Clips:
 
 def videos_of(labels):
     frames = np.zeros((16 * len(labels), 64, 64, 3), np.uint8)
-    return VideoFrames(frames, 16 * np.arange(len(labels)), np.full(len(labels), 16), np.array(labels))
+    return VideoFrames(PreparedVideos(frames, 16 * np.arange(len(labels)), np.full(len(labels), 16), labels))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def videos_of(labels):
 )
 def test_how_many_classes_a_conditional_run_has(dataset, classes, found):
     config = TrainingConfig(conditional=True, classes=classes)
-    assert classes_of(config, TrainingData(dataset)) == found
+    assert classes_of(config, dataset) == found
 
 
 @pytest.mark.parametrize(

@@ -117,22 +117,6 @@ class ClipStore:
         return (path / INDEX_NAME).is_file()
 
     @property
-    def first(self) -> np.ndarray:
-        """Of each video, its first frame: int64 [V]."""
-        return np.array([entry.start for entry in self.entries])
-
-    @property
-    def length(self) -> np.ndarray:
-        """Of each video, how many frames it has: int64 [V]."""
-        return np.array([entry.length for entry in self.entries])
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Of each video, the number of its class, 0 where there are none: int64 [V]."""
-        numbers = {name: number for number, name in enumerate(self.header.classes)}
-        return np.array([numbers.get(entry.label, 0) for entry in self.entries])
-
-    @property
     def fingerprint(self) -> str:
         """Of all videos and their order: SHA-256, in hexadecimal."""
         return hashlib.sha256("".join(entry.sha256 for entry in self.entries).encode()).hexdigest()

@@ -33,6 +33,9 @@ class ClipDataset(Protocol):
     `dataset[i]` is a pair (clip, label): a uint8 array [T, H, W, C] of frames, and a class number (0 where there are no
     classes). The same `i` must always give the same pair, whichever thread asks: that is what makes an interrupted run
     resume exactly.
+
+    A data set may also have `classes`, the number of its classes; `fingerprint`, a text that changes with the clips, by
+    which a resumed run finds that they have changed; and `summary`, a line that a run begins with.
     """
 
     def __len__(self) -> int: ...

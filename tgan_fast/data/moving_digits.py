@@ -6,6 +6,7 @@ the motion is that of Moving MNIST (Srivastava, Mansimov and Salakhutdinov, arXi
 """
 
 import functools
+import hashlib
 
 import numpy as np
 import torch
@@ -90,6 +91,17 @@ class MovingDigits:
                 place = frame[top : top + self._digit_size, left : left + self._digit_size]
                 np.maximum(place, image, out=place)
         return np.repeat(clip[..., None], self.channels, axis=-1), int(self._labels[index])
+
+    @property
+    def summary(self) -> str:
+        """One line on the handwritten digits."""
+        return f"{len(self.scans[0]):,} handwritten digits"
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the handwritten digits and their labels, in hexadecimal."""
+        images, labels = self.scans
+        return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
 
     @functools.cached_property
     def frames(self) -> torch.Tensor:

@@ -1,143 +1,121 @@
-"""Prepared videos on a disk, opened for training: clip stores, and the files of others."""
+"""Videos that can be trained on as they lie on a disk: clip stores, and the files of others."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from tgan_fast.choices import ShortVideos
 from tgan_fast.data.array_files import ARRAY_SUFFIXES, checked_axes, read_arrays
 from tgan_fast.data.clip_store import UNCLASSIFIED, ClipStore
 from tgan_fast.data.hdf5_files import HDF5_SUFFIXES, frames_last, open_images, read_table
-from tgan_fast.data.video_frames import VideoFrames, clip_span
-from tgan_fast.errors import InputError, printable
-from tgan_fast.sizes import FRAMES, IMAGE_SIZE
+from tgan_fast.errors import InputError
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Videos as they lie on a disk.
+@dataclass(eq=False)
+class PreparedVideos:
+    """Videos of any length that lie one after another, or anywhere, in one array of frames.
 
     Attributes:
-        frames: uint8 [F, H, W, C], memory-mapped where that is possible.
-        first, length, labels: of each video, its first frame, how many it has, and the number of its class: int64 [V].
-        groups: of each video, a number that it shares with those of its class and group; see `OpenedVideos`: int64 [V].
-        classes: their names.
-        fingerprint: changes with the videos.
-        checksum: of all frames, where it is known without reading them.
+        frames: Frames uint8 [F, H, W, C] in host memory: an array, a memory-mapped one, or a tensor. None is copied.
+        first: First frame of each video, integers [V].
+        length: Number of frames of each video, integers [V].
+        labels: Class of each video, integers [V].
+        groups: Number that a video shares with the others of its class that look alike, such as the clips of one group
+            of UCF-101, integers [V]; None where nothing is known of that: each video is a group of its own.
+        class_names: Names of the classes by number; empty where there are none.
+        name: Name of the whole, for messages; a path where it lies on a disk.
+        fingerprint: Text that changes with the videos; None where they lie in memory alone.
+        checksum: Digest of all frames where it is known without reading them, else None.
+
+    Raises:
+        ValueError: An array of another dtype or shape.
+        InputError: No videos, an empty one, or one that is not within the frames.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | torch.Tensor
     first: np.ndarray
     length: np.ndarray
     labels: np.ndarray
-    groups: np.ndarray
-    classes: tuple[str, ...]
-    fingerprint: str
+    groups: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+    name: str = "the data set"
+    fingerprint: str | None = None
     checksum: str | None = None
 
+    def __post_init__(self):
+        if self.groups is None:
+            self.groups = np.arange(len(self.first))
+        for name in ("first", "length", "labels", "groups"):
+            setattr(self, name, self._vector(name))
+        if not len(self.first):
+            raise InputError(f"{self.name} has no videos")
+        frames = len(self.frames)
+        outside = np.flatnonzero((self.first < 0) | (self.length < 1) | (self.first > frames - self.length))
+        if len(outside):
+            video = outside[0]
+            last = self.first[video] + self.length[video] - 1
+            raise InputError(
+                f"video {video} goes from frame {self.first[video]} to {last}, but there are {frames} frames: "
+                "prepare the videos anew"
+            )
 
-@dataclass(frozen=True)
-class OpenedVideos:
-    """Videos to train on.
+    def only(self, chosen: np.ndarray) -> "PreparedVideos":
+        """Return some of the videos, without a copy of their frames.
 
-    Attributes:
-        videos: without those that are too short, unless they are looped.
-        groups: of each of them, a number that it shares with the others of its class that look alike, such as the clips
-            of one group of UCF-101; a number of its own where nothing is known of that: int64 [V].
-        summary: one line on what they are.
-        classes: names of the numbers in `videos.labels`.
-        fingerprint: changes with the videos.
-        checksum: of all frames, where it is known without reading them.
-    """
+        Args:
+            chosen: Choice, bool [V].
+        """
+        vectors = {name: getattr(self, name)[chosen] for name in ("first", "length", "labels", "groups")}
+        return replace(self, **vectors)
 
-    videos: VideoFrames
-    groups: np.ndarray
-    summary: str
-    classes: tuple[str, ...]
-    fingerprint: str
-    checksum: str | None
+    def _vector(self, name):
+        vector = np.asarray(getattr(self, name))
+        if vector.dtype.kind not in "iu" or vector.ndim != 1 or len(vector) != len(self.first):
+            raise ValueError(
+                f"{name} holds an integer for each of {len(self.first)} videos, not {vector.dtype} {list(vector.shape)}"
+            )
+        return vector.astype(np.int64)
 
 
-def open_videos(
-    path: Path,
-    *,
-    stride: int = 1,
-    short: ShortVideos = "skip",
-    clip_frames: int = FRAMES,
-    image_size: int = IMAGE_SIZE,
-    axes: str | None = None,
-    **options,
-) -> OpenedVideos:
-    """Open prepared videos for training.
+def read_videos(path: Path, axes: str | None = None) -> PreparedVideos:
+    """Open prepared videos, whose frames are not read but where the file leaves no other way.
 
     Args:
-        path: a clip store; the HDF5 file of TGAN's authors, not compressed; or NumPy arrays such as Moving MNIST's.
-        stride: from one frame of a clip to the next.
-        short: what becomes of videos that are too short for a clip: "skip" or "loop".
-        clip_frames: of a clip.
-        image_size: of a clip, in pixels.
-        axes: order of the axes of an array, such as "NTHW", where its shape does not tell it.
-        options: the other ones of `VideoFrames`.
+        path: Clip store; the HDF5 file of TGAN's authors, not compressed; or NumPy arrays such as Moving MNIST's.
+        axes: Order of the axes of an array, such as "NTHW"; None where its shape tells it.
 
     Raises:
-        InputError: it is none of these, it is damaged, its frames are too small, or all videos are too short.
+        InputError: It is none of these, or it is damaged.
     """
-    prepared = read_prepared(path, axes)
-    span = clip_span(stride, clip_frames)
-    enough = prepared.length >= span
-    taken = enough if short == "skip" else np.ones_like(enough)
-    if not taken.any():
-        raise InputError(
-            f"none of the {len(enough):,} videos of {path} has the {span} frames of a clip: "
-            "choose short_videos 'loop', a smaller frame_stride, or clips of fewer frames"
-        )
-    videos = VideoFrames(
-        prepared.frames,
-        prepared.first[taken],
-        prepared.length[taken],
-        prepared.labels[taken],
-        stride=stride,
-        loop=short == "loop",
-        clip_frames=clip_frames,
-        image_size=image_size,
-        **options,
-    )
-    summary = _summary(path, prepared, enough, short)
-    return OpenedVideos(
-        videos, prepared.groups[taken], summary, prepared.classes, prepared.fingerprint, prepared.checksum
-    )
-
-
-def channels_of(path: Path, axes: str | None = None) -> int:
-    """Return the channels of prepared videos, 1 or 3; raises as `open_videos`."""
-    return read_prepared(path, axes).frames.shape[3]
-
-
-def read_prepared(path: Path, axes: str | None = None) -> Prepared:
-    """Return what lies in a clip store, an HDF5 file or a file of arrays; raises as `open_videos`."""
     axes = checked_axes(axes)
     if not path.exists():
         raise InputError(f"there is no {path}")
     if ClipStore.is_at(path):
-        store = ClipStore(path)
-        return Prepared(
-            store.frames,
-            store.first,
-            store.length,
-            store.labels,
-            _groups([entry.group for entry in store.entries]),
-            store.header.classes,
-            store.fingerprint,
-            store.fingerprint,
-        )
+        return _store(path)
     if path.suffix.lower() in HDF5_SUFFIXES:
         return _hdf5(path)
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return _arrays(path, axes)
     raise InputError(
         f"{path} is no clip store: make one of it with python -m tgan_fast prepare {path} STORE, and give that"
+    )
+
+
+def _store(path):
+    store = ClipStore(path)
+    numbers = {name: number for number, name in enumerate(store.header.classes)}
+    return PreparedVideos(
+        store.frames,
+        [entry.start for entry in store.entries],
+        [entry.length for entry in store.entries],
+        [numbers.get(entry.label, 0) for entry in store.entries],
+        _groups([entry.group for entry in store.entries]),
+        store.header.classes,
+        str(path),
+        store.fingerprint,
+        store.fingerprint,
     )
 
 
@@ -152,13 +130,14 @@ def _hdf5(path):
         )
     frames = frames_last(np.memmap(path, np.uint8, "r", offset, images.shape))
     labels, classes = _numbered(table.category)
-    return Prepared(
+    return PreparedVideos(
         frames,
         table.start,
         table.end - table.start,
         labels,
         _groups(table.group),
         classes,
+        str(path),
         _digest(path.stat().st_size, images.shape, table.start.tobytes(), table.end.tobytes()),
     )
 
@@ -173,13 +152,14 @@ def _arrays(path, axes):
         )
     length = np.array([len(video) for array in arrays for video in array.videos])
     labels, classes = _numbered(names)
-    return Prepared(
+    return PreparedVideos(
         frames[0] if len(frames) == 1 else np.concatenate(frames),
         np.cumsum(length) - length,
         length,
         labels,
-        np.arange(len(length)),
+        None,
         classes,
+        str(path),
         _digest(path.stat().st_size, length.tobytes(), frames[0].shape),
     )
 
@@ -207,11 +187,3 @@ def _groups(names):
 
 def _digest(*parts):
     return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _summary(path, prepared, enough, short):
-    counts = {"videos": len(enough), "frames": prepared.length.sum(), "classes": len(prepared.classes)}
-    too_short = int((~enough).sum())
-    if too_short:
-        counts[f"shorter than a clip and {'left out' if short == 'skip' else 'looped'}"] = too_short
-    return f"{printable(str(path))}: " + "; ".join(f"{name}: {count:,}" for name, count in counts.items())

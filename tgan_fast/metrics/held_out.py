@@ -1,11 +1,11 @@
 """Which clips a classifier is trained on, and which others it is judged by."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from tgan_fast.data import MovingDigits, VideoFrames
+from tgan_fast.data import MovingDigits, VideoFrames, read_videos
 from tgan_fast.data.moving_digits import scikit_learn_scans
 from tgan_fast.errors import InputError
 
@@ -56,42 +56,39 @@ def split_videos(path: Path, share: float, *, seed: int = 0) -> LabelledClips:
     """Prepared videos, half of those to train on mirrored, held out by group where groups are known, else by video.
 
     Args:
-        path: see `open_videos`.
+        path: as `read_videos` takes it.
         share: of the groups, or videos, of each class that are held out, more than 0 and less than 1.
         seed: of the split.
 
     Raises:
-        InputError: as `open_videos`; fewer than two classes; no class with two groups or videos.
+        InputError: as `read_videos`; fewer than two classes; no class with two groups or videos.
     """
-    # Here, since it brings along the codecs, for which others need not wait.
-    from tgan_fast.data.prepared_videos import open_videos
-
-    opened = open_videos(path)
-    videos = opened.videos
+    dataset = VideoFrames(read_videos(path))
+    videos = dataset.videos
     present, labels = np.unique(videos.labels, return_inverse=True)
     if len(present) < 2:
         raise InputError(
-            f"the videos of {path} are of {'one class' if opened.classes else 'no class'}, but a classifier tells two "
-            "or more apart: prepare a folder that has a folder of videos for each class"
+            f"the videos of {path} are of {'one class' if videos.class_names else 'no class'}, but a classifier tells "
+            "two or more apart: prepare a folder that has a folder of videos for each class"
         )
-    classes = tuple(opened.classes[number] for number in present)
+    classes = tuple(videos.class_names[number] for number in present)
     # Clips of a group of UCF-101 show one person in one place: held out by video, the others would give them away.
-    held_out = hold_out(labels, opened.groups, share, seed=seed)
-    grouped = np.unique((labels, opened.groups), axis=1).shape[1] < len(labels)
+    held_out = hold_out(labels, videos.groups, share, seed=seed)
+    grouped = np.unique((labels, videos.groups), axis=1).shape[1] < len(labels)
     unit = "group" if grouped else "video"
     if not held_out.any():
         raise InputError(f"every class of {path} has one {unit} alone, so that none can be held out: prepare more")
 
     def part(chosen, flip):
-        return VideoFrames(videos.frames, videos.first[chosen], videos.length[chosen], labels[chosen], flip=flip)
+        return VideoFrames(replace(videos.only(chosen), labels=labels[chosen]), flip=flip)
 
     return LabelledClips(
         part(~held_out, flip=True),
         part(held_out, flip=False),
         classes,
-        f"{opened.summary}; to train on: {(~held_out).sum():,}; "
+        f"{dataset.summary}; to train on: {(~held_out).sum():,}; "
         f"held out: {held_out.sum():,}{' of other groups' if grouped else ''}",
-        tuple(_remarks(opened.classes, classes, np.isin(range(len(classes)), labels[held_out]), unit)),
+        tuple(_remarks(videos.class_names, classes, np.isin(range(len(classes)), labels[held_out]), unit)),
     )
 
 

@@ -53,19 +53,17 @@ class RealClips:
         count: how many; None: as the protocol says, but no more than there are.
         force: also with too few for statistics.
         seed: of the draw.
-        checksum: of all frames of videos, where it is known without reading them.
     """
 
     dataset: ClipDataset | VideoFrames
     count: int | None = None
     force: bool = False
     seed: int = 0
-    checksum: str | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str | None:
         """Of the data set; see `fingerprint_of`."""
-        return fingerprint_of(self.dataset, self.checksum)
+        return fingerprint_of(self.dataset)
 
     def count_for(self, protocol: Protocol) -> int:
         """How many clips the statistics are of."""

@@ -15,7 +15,7 @@ from tgan_fast.training.build import build_step
 from tgan_fast.training.changes import changed_settings
 from tgan_fast.training.checkpoint import first_not_finite, iteration_of, load_strictly, read_run, run_folder_of
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.data import TrainingData, classes_of, open_data
+from tgan_fast.training.data import classes_of, open_data
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.provenance import provenance
@@ -71,12 +71,12 @@ def _train(config, out, dataset, resume, processes, device):
     # Everything that can be wrong is found here, before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     saved = None if resume is None else _open_saved(resume, device)
-    data = open_data(config) if dataset is None else TrainingData(dataset)
+    dataset = open_data(config) if dataset is None else dataset
     if config.conditional:
-        config = config.model_copy(update={"classes": classes_of(config, data)})
+        config = config.model_copy(update={"classes": classes_of(config, dataset)})
     changes = [] if saved is None else changed_settings(config, saved["config"])
     feed = open_feed(
-        data.dataset,
+        dataset,
         batch_size=config.batch_size,
         parts=config.critic_steps,
         channels=config.channels,
@@ -96,12 +96,12 @@ def _train(config, out, dataset, resume, processes, device):
         _restore(step, saved["step"], resume)
 
     folder = evaluator = None
-    notices = [*changes, *_notices_on_data(config, data, saved)]
+    notices = [*changes, *_notices_on_data(config, dataset, saved)]
     with _agreed(processes, device):
         if processes.rank == 0:
-            evaluator = open_evaluator(config, data, device) if config.evaluate_every else None
+            evaluator = open_evaluator(config, dataset, device) if config.evaluate_every else None
             folder = RunFolder(out, config.keep_checkpoints)
-    session = Session(config, step, folder, evaluator, processes, data.fingerprint)
+    session = Session(config, step, folder, evaluator, processes, getattr(dataset, "fingerprint", None))
     try:
         with _agreed(processes, device):
             if folder is not None:
@@ -113,7 +113,7 @@ def _train(config, out, dataset, resume, processes, device):
             BriefWaits(device),
             closing(feed.batches(step.iteration)) as batches,
         ):
-            session.begin(bar, filter(None, (data.summary, feed.description, *notices)))
+            session.begin(bar, filter(None, (getattr(dataset, "summary", None), feed.description, *notices)))
             for batch in batches:
                 if step.iteration >= config.steps or session.stops(stop):
                     break
@@ -202,12 +202,13 @@ def _restore(step, state, path):
         raise InputError(f"{path} is damaged: the state of its optimizers or random numbers is incomplete") from None
 
 
-def _notices_on_data(config, data, saved):
+def _notices_on_data(config, dataset, saved):
     data_fingerprint = None if saved is None else saved.get("data")
-    if data_fingerprint not in (None, data.fingerprint):
+    if data_fingerprint not in (None, getattr(dataset, "fingerprint", None)):
         yield "the data is not what it was when the checkpoint was made: the run goes on, but not as it would have"
-    if data.class_names and not config.conditional:
-        yield f"the videos have {len(data.class_names):,} classes, which this run does not use: see --conditional"
+    names = dataset.videos.class_names if isinstance(dataset, VideoFrames) else ()
+    if names and not config.conditional:
+        yield f"the videos have {len(names):,} classes, which this run does not use: see --conditional"
 
 
 def _take_over(folder, resume, iteration):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from tgan_fast.cli.evaluate import EvaluateCommand
+from tgan_fast.data import MovingDigits, VideoFrames
 from tgan_fast.errors import InputError, telling_of_memory
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.metrics.classifier import Classifier, notice_on_classes
@@ -22,7 +23,7 @@ from tgan_fast.models.sampling import draw_inputs, refuse_non_finite, sample_vid
 from tgan_fast.precision import resolve_evaluation_precision
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import Checkpoint, find, open_checkpoint, run_folder_of
-from tgan_fast.training.data import TrainingData, open_data, with_data
+from tgan_fast.training.data import open_data, with_data
 from tgan_fast.training.devices import resolve_device
 from tgan_fast.training.provenance import provenance
 from tgan_fast.training.scoring import class_names
@@ -43,13 +44,13 @@ def run(command: EvaluateCommand, metrics: tuple[Metric, ...]) -> None:
             f"the generator makes videos of {generator.channels} channels, but the classifier takes "
             f"{classifier.channels}: train one on the same data"
         )
-    data = _data(command, checkpoint, metrics)
+    dataset = _dataset(command, checkpoint, metrics)
     evaluator = Evaluator(
         metrics,
         protocol,
         classifier=seen_by,
         i3d=I3DFeatures(command.i3d, device) if "fvd" in metrics else None,
-        real=data and RealClips(data.dataset, command.real_clips, command.force, checksum=data.checksum),
+        real=None if dataset is None else RealClips(dataset, command.real_clips, command.force),
         device=device,
         precision=precision,
         seed=command.seed,
@@ -57,8 +58,8 @@ def run(command: EvaluateCommand, metrics: tuple[Metric, ...]) -> None:
         progress=True,
     )
     remarks = [*evaluator.remarks]
-    if classifier is not None and data is not None:
-        remarks += filter(None, [notice_on_classes(classifier, class_names(data))])
+    if classifier is not None and dataset is not None:
+        remarks += filter(None, [notice_on_classes(classifier, class_names(dataset))])
     if classifier is not None and precision != "fp32":
         remarks.append(_difference(generator, seen_by, ClassifierFeatures(classifier, protocol, device, "fp32")))
     for remark in remarks:
@@ -98,7 +99,7 @@ def _protocol(command, classifier: Classifier | None) -> Protocol:
     return replace(protocol, **changes)
 
 
-def _data(command, checkpoint: Checkpoint, metrics) -> TrainingData | None:
+def _dataset(command, checkpoint: Checkpoint, metrics) -> MovingDigits | VideoFrames | None:
     if command.data is None and checkpoint.config is None:
         if metrics == ("is",):
             return None

@@ -75,7 +75,7 @@ def _real(command, config: TrainingConfig | None):
     config = with_data(config or TrainingConfig(), command.data)
     # Another seed draws other digits on other paths; of videos it changes nothing.
     unseen = with_data(config.model_copy(update={"seed": config.seed + 1}), command.test_data)
-    return open_data(config).dataset, open_data(unseen).dataset
+    return open_data(config), open_data(unseen)
 
 
 def _generated(generator, seed, count):

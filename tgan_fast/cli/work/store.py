@@ -7,9 +7,9 @@ from tqdm import tqdm
 
 from tgan_fast.cli.ranges import LARGEST_SEED, check_range
 from tgan_fast.cli.store import Command, Export, Preview, Verify
+from tgan_fast.data import VideoFrames, read_videos
 from tgan_fast.data.clip_store import ClipStore
 from tgan_fast.data.order import BatchOrder
-from tgan_fast.data.prepared_videos import open_videos
 from tgan_fast.errors import InputError, counted, printable, telling_of_memory
 from tgan_fast.preparation.hdf5_export import export_hdf5
 from tgan_fast.video_files import arrangement, check_format, check_videos, write_videos
@@ -41,18 +41,22 @@ def _preview(command: Preview) -> None:
     check_range(command, "grid", 1)
     check_range(command, "seed", 0, LARGEST_SEED)
     check_range(command, "frame_stride", 1)
-    opened = open_videos(
-        command.store, stride=command.frame_stride, short=command.short_videos, crop=command.crop, flip=command.flip
+    dataset = VideoFrames(
+        read_videos(command.store),
+        stride=command.frame_stride,
+        short=command.short_videos,
+        crop=command.crop,
+        flip=command.flip,
     )
     count = command.grid if command.out.suffix.lower() == ".png" else command.grid**2
-    count = min(count, len(opened.videos))
-    check_videos(command.out, (count, *opened.videos.clip_shape), fps=command.fps)
+    count = min(count, len(dataset))
+    check_videos(command.out, (count, *dataset.clip_shape), fps=command.fps)
     try:
         with telling_of_memory(f"{count:,} clips do not fit into the memory: choose a smaller --grid"):
-            write_videos(command.out, _clips(opened.videos, count, command.seed), fps=command.fps)
+            write_videos(command.out, _clips(dataset, count, command.seed), fps=command.fps)
     except OSError as error:
         raise InputError(f"cannot write {command.out}: {error.strerror or error}") from None
-    print(opened.summary)
+    print(dataset.summary)
     print(f"{arrangement(command.out, count)}: {printable(str(command.out))}")
 
 
