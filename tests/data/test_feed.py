@@ -58,7 +58,7 @@ CHOICES = {
     "weighting": ("videos", "windows"),
     "last_start": (False, True),
     "short": ("skip", "loop"),
-    "crop": ("centre", "random"),
+    "crop": ("center", "random"),
     "flip": (False, True),
 }
 

@@ -89,7 +89,7 @@ def test_all_windows_of_a_batch_are_drawn_apart(make_videos):
         assert abs(np.corrcoef(starts[:, one], starts[:, other])[0, 1]) < 0.3
 
 
-def test_the_centre_of_wide_frames_is_that_of_prepared_ucf_101(make_videos):
+def test_the_center_of_wide_frames_is_that_of_prepared_ucf_101(make_videos):
     windows = windows_of(make_videos(), range(5))
     assert (windows[..., 1:] == [0, 10, 1]).all()
 
@@ -252,7 +252,7 @@ def test_classes_are_numbered_from_0_and_a_single_one_is_none(labels, classes):
         ({"labels": [[0, 1]]}, ValueError, r"labels holds an integer for each of 2 videos, not int64 \[1, 2\]"),
         ({"stride": 0}, ValueError, "a stride is at least 1, not 0"),
         ({"weighting": "frames"}, ValueError, "weighting is 'videos' or 'windows', not 'frames'"),
-        ({"crop": "left"}, ValueError, "crop is 'centre' or 'random', not 'left'"),
+        ({"crop": "left"}, ValueError, "crop is 'center' or 'random', not 'left'"),
         ({"frames": FRAMES[:, :60]}, InputError, "are 60 pixels high and 85 wide, but a clip needs 64 of each"),
         ({"frames": FRAMES[:, :, :63]}, InputError, "are 64 pixels high and 63 wide"),
         ({"stride": 2}, InputError, "none of the 2 videos of the data set has the 31 frames of a clip: choose"),

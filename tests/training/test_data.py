@@ -2,17 +2,20 @@
 
 import gzip
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from support.stores import append
 
+from tgan_fast.cli.compare import differing_settings
 from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames
 from tgan_fast.data.clip_store import Header
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train
+from tgan_fast.training.changes import changed_settings
 from tgan_fast.training.checkpoint import read_run
 from tgan_fast.training.data import classes_of, open_data
 
@@ -87,12 +90,22 @@ def test_digits_of_mnists_own_files(tmp_path):
         ({"frame_stride": 2}, "frame_stride is 2, but it is for videos"),
         ({"data": "x", "digit_images": "y"}, "digit_images is 'y', but it is for moving digits: leave out data"),
         ({"frame_stride": 0}, "frame_stride is 0, but it must be greater than or equal to 1"),
-        ({"data": "x", "crop": "left"}, "crop is 'left', but it must be 'centre' or 'random'"),
+        ({"data": "x", "crop": "left"}, "crop is 'left', but it must be 'center' or 'random'"),
     ],
 )
 def test_settings_of_other_data_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         TrainingConfig(**values)
+
+
+def test_a_crop_of_earlier_files_is_the_same_setting(store):
+    config = TrainingConfig(data=str(store), crop="centre", image_size=16)
+    assert config == TrainingConfig(data=str(store), crop="center", image_size=16)
+    assert open_data(config).crop == "center"
+    earlier = config.model_dump() | {"crop": "centre"}
+    assert changed_settings(config, earlier) == []
+    runs = {name: SimpleNamespace(config=values) for name, values in (("new", config.model_dump()), ("old", earlier))}
+    assert differing_settings(runs) == {}
 
 
 def test_a_run_says_what_it_trains_on_and_when_that_has_changed(store, tmp_path, capfd):

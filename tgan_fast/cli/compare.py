@@ -14,7 +14,7 @@ from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, refuse_incomparable, score_figure
 from tgan_fast.reports.numbers import duration, plain
 from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run
-from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.config import TrainingConfig, in_current_words
 
 # What is recorded of a run, and how often, but not what is trained.
 _OF_RECORDS = {
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
 def differing_settings(runs: Mapping[str, RecordedRun]) -> dict[str, list[Any]]:
     """Of every setting in which the trainings differ, its value in each run; what is not recorded is the default."""
     defaults = TrainingConfig().model_dump()
-    configs = [defaults | recorded.config for recorded in runs.values()]
+    configs = [defaults | in_current_words(recorded.config) for recorded in runs.values()]
     names = dict.fromkeys(name for config in configs for name in config if name not in _OF_RECORDS)
     values = {name: [config.get(name) for config in configs] for name in names}
     return {name: of_runs for name, of_runs in values.items() if len(set(of_runs)) > 1}

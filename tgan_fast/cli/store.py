@@ -35,7 +35,7 @@ class Preview:
     """Rows and columns of the grid: N × N clips, also in .npy; in .png N clips."""
     seed: int = 0
     """Seed of the choice."""
-    crop: Literal["centre", "random"] = "centre"
+    crop: Literal["center", "random"] = "center"
     """Which pixels of larger frames."""
     flip: bool = False
     """Mirror half of the clips."""

@@ -30,7 +30,7 @@ class VideoFrames:
         last_start: False leaves out the last start of videos that have more than one, as the authors' code does.
         short: What becomes of videos with fewer frames than `clip_span(stride, clip_frames)`: "skip" leaves them out,
             "loop" repeats them from their beginning.
-        crop: Place of a clip's pixels in larger frames: their centre, or one at random.
+        crop: Place of a clip's pixels in larger frames: their center, or one at random.
         flip: Mirror half of the clips, at random, left to right.
         clip_frames: Frames of a clip, 8 to 64.
         image_size: Pixels of a side of its images: 16, 32, 64 or 128.
@@ -58,7 +58,7 @@ class VideoFrames:
         weighting: Literal["videos", "windows"] = "videos",
         last_start: bool = True,
         short: ShortVideos = "skip",
-        crop: Literal["centre", "random"] = "centre",
+        crop: Literal["center", "random"] = "center",
         flip: bool = False,
         clip_frames: int = FRAMES,
         image_size: int = IMAGE_SIZE,
@@ -69,7 +69,7 @@ class VideoFrames:
         for name, value, known in (
             ("weighting", weighting, ("videos", "windows")),
             ("short", short, ("skip", "loop")),
-            ("crop", crop, ("centre", "random")),
+            ("crop", crop, ("center", "random")),
         ):
             if value not in known:
                 raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, not {value!r}")
@@ -120,7 +120,7 @@ class VideoFrames:
         start, top, left, mirrored = choices.integers(self._options(videos)).T
         if self.weighting == "windows":
             start = clips - self._windows_up_to[videos] + self.starts[videos]
-        if self.crop == "centre":
+        if self.crop == "center":
             top, left = top + self._room[0] // 2, left + self._room[1] // 2
         windows = np.empty((len(clips), 1, self.clip_frames, 4), np.int64)
         # Each [clip_frames, n].

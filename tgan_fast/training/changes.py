@@ -5,7 +5,7 @@ from typing import Any
 
 from tgan_fast.errors import InputError
 from tgan_fast.training.build import GENERATOR_SETTINGS
-from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.config import TrainingConfig, in_current_words
 
 # Settings of the networks, and the seed, most of which a checkpoint has used up already: a new one would be ignored.
 _FIXED = GENERATOR_SETTINGS | {"discriminator", "optimizer", "seed"}
@@ -25,7 +25,7 @@ def changed_settings(config: TrainingConfig, recorded: Mapping[str, Any]) -> lis
     """
     if not recorded:
         return []
-    before = TrainingConfig().model_dump() | dict(recorded)
+    before = TrainingConfig().model_dump() | in_current_words(recorded)
     changed = {name: (before[name], now) for name, now in config.model_dump().items() if before[name] != now}
     for name, (old, new) in changed.items():
         parametrized = name == "constraint" and "spectral-norm" in (old, new)

@@ -140,10 +140,10 @@ def test_a_frame_that_is_as_large_already_is_only_converted(tmp_path):
 def test_smaller_frames_are_enlarged_by_linear_interpolation(aspect):
     """Pixels may be 40 times as high as wide: then columns become fewer, and rows more."""
     picture = np.random.default_rng(0).integers(256, size=(8, 16 // aspect), dtype=np.uint8)
-    centres = (np.arange(64) + 0.5) * 8 / 64 - 0.5
-    rows = np.stack([np.interp(centres, np.arange(8), column) for column in picture.T], -1)
-    centres = (np.arange(128) + 0.5) * 16 / 128 - 0.5
-    exact = np.stack([np.interp(centres, np.arange(16), row) for row in rows]) if aspect == 1 else shrunk(rows, 64, 128)
+    centers = (np.arange(64) + 0.5) * 8 / 64 - 0.5
+    rows = np.stack([np.interp(centers, np.arange(8), column) for column in picture.T], -1)
+    centers = (np.arange(128) + 0.5) * 16 / 128 - 0.5
+    exact = np.stack([np.interp(centers, np.arange(16), row) for row in rows]) if aspect == 1 else shrunk(rows, 64, 128)
     found = fitted(av.VideoFrame.from_ndarray(picture, "gray"), 64, 128, pixel_aspect=Fraction(aspect))
     assert np.abs(found - exact[..., None]).max() < 3
 

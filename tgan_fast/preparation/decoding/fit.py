@@ -89,7 +89,7 @@ def covering_size(
 class Fitter:
     """Fits the frames of a video, one after another, into the place that each is given.
 
-    A frame is scaled so that it just covers the place, by means over areas where it shrinks, and its centre is cut
+    A frame is scaled so that it just covers the place, by means over areas where it shrinks, and its center is cut
     out. Levels go from 0 to 255, whatever the range of the source. Grey is its luma, or where it has red, green and
     blue, that of BT.601.
 
