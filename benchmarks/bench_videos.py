@@ -28,7 +28,7 @@ from tgan_fast.data import VideoFrames, read_videos
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.preparation import prepare
 from tgan_fast.preparation.decoding import Form, read_video
-from tgan_fast.preparation.sources import recognise
+from tgan_fast.preparation.sources import recognize
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.build import build_step
 
@@ -121,7 +121,7 @@ def write_store(run: Run, folder: Path) -> Path:
     count, length = (BATCH, 36) if run.smoke else ({"cpu": 128, "cuda": 360}[run.device], 180)
     noise = np.random.default_rng(0).integers(256, size=(count, length, *FORM.shape), dtype=np.uint8)
     np.save(folder / "noise.npy", noise)
-    prepare(recognise(folder / "noise.npy"), folder / "store", FORM, workers=2)
+    prepare(recognize(folder / "noise.npy"), folder / "store", FORM, workers=2)
     return folder / "store"
 
 

@@ -68,7 +68,7 @@ def test_normal_latents_within_a_limit_between_are_told_from_clamped_and_from_sc
 
 @pytest.mark.parametrize("name", LATENTS)
 def test_truncation_keeps_signs_and_order(name):
-    """So that a latent stays recognisable at every limit."""
+    """So that a latent stays recognizable at every limit."""
     latents, truncated = drawn(name).flatten(), drawn(name, truncation=0.7).flatten()
     assert torch.equal(truncated.sign(), latents.sign())
     assert (truncated[latents.argsort()].diff() >= 0).all()

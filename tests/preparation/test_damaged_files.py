@@ -15,7 +15,7 @@ from tgan_fast.data.prepared_videos import read_videos
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation import prepare, worker
 from tgan_fast.preparation.decoding import Form
-from tgan_fast.preparation.sources import recognise
+from tgan_fast.preparation.sources import recognize
 from tgan_fast.preparation.store_writer import StoreWriter
 
 FORM = Form(6, 8, 3)
@@ -75,7 +75,7 @@ def try_array(path):
     with suppress(InputError):
         assert read_videos(path).frames.dtype == np.uint8
     with suppress(InputError, UnreadableVideoError):
-        for video in recognise(path).videos:
+        for video in recognize(path).videos:
             assert len(video.digest()) == 64
             assert all(frames.dtype == np.uint8 for frames in video.read(FORM))
 
@@ -113,7 +113,7 @@ def test_headers_that_announce_what_is_not_there(tmp_path, header):
     with zipfile.ZipFile(tmp_path / "clips.npz", "w") as file:
         file.writestr("clips.npy", content)
     with pytest.raises(InputError, match=r"clips.npy"):
-        recognise(tmp_path / "clips.npy")
+        recognize(tmp_path / "clips.npy")
     try_array(tmp_path / "clips.npz")
 
 
@@ -172,7 +172,7 @@ def test_damaged_stores(tmp_path, seed, monkeypatch):
     np.save(tmp_path / "more.npy", CLIPS)
     before, refused = content_of(folder), True
     with suppress(InputError):
-        prepare(recognise(tmp_path / "more.npy"), folder, FORM)
+        prepare(recognize(tmp_path / "more.npy"), folder, FORM)
         refused = False
     if refused:
         assert content_of(folder) == before

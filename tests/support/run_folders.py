@@ -1,4 +1,4 @@
-"""Folders as training and evaluation leave them, with numbers that are easy to recognise."""
+"""Folders as training and evaluation leave them, with numbers that are easy to recognize."""
 
 import json
 

@@ -12,7 +12,7 @@ from tgan_fast.data.clip_store import ClipStore, read_index
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.preparation import REPORT, Result, estimated_frames, prepare
 from tgan_fast.preparation.decoding import Form
-from tgan_fast.preparation.sources import Collection, only_of_split, recognise
+from tgan_fast.preparation.sources import Collection, only_of_split, recognize
 from tgan_fast.stop_signals import stop_signals
 
 # Of all videos: more that cannot be read are no longer accidents.
@@ -22,7 +22,7 @@ _INTERRUPTED = 130
 
 
 def run(command: PrepareCommand) -> None:
-    collection = recognise(command.source, command.axes)
+    collection = recognize(command.source, command.axes)
     if command.split is not None:
         collection = only_of_split(collection, command.split)
     if command.fps is not None and not all(video.has_times for video in collection.videos):

@@ -1,4 +1,4 @@
-"""Where videos come from: files, folders, lists and arrays, recognised by looking at them."""
+"""Where videos come from: files, folders, lists and arrays, recognized by looking at them."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from tgan_fast.preparation.sources.hdf5 import read_hdf5
 from tgan_fast.preparation.sources.lists import only_of_split, read_list
 from tgan_fast.preparation.sources.tree import read_tree
 
-__all__ = ["Collection", "SourceVideo", "only_of_split", "recognise"]
+__all__ = ["Collection", "SourceVideo", "only_of_split", "recognize"]
 
 
-def recognise(source: Path, axes: str | None = None) -> Collection:
+def recognize(source: Path, axes: str | None = None) -> Collection:
     """Return all videos of a source.
 
     Args:

@@ -44,7 +44,7 @@ class ArrayVideo(SourceVideo):
     def _frames(self):
         try:
             return load_videos(self.path, self.key, self.axes)[self.number]
-        # The file may have become any other since it was recognised.
+        # The file may have become any other since it was recognized.
         except Exception as error:
             raise UnreadableVideoError(f"it cannot be read: {first_line(error)}") from None
 
