@@ -139,7 +139,7 @@ def test_a_run_on_videos_resumes_exactly(store, tmp_path, weighting):
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_grey_store_trains_a_network_with_colours(tmp_path):
+def test_a_gray_store_trains_a_network_with_colors(tmp_path):
     writer = StoreWriter(tmp_path / "store", Header(16, 16, 1, 1, None, ()))
     for name in "ab":
         append(writer, tmp_path / "spool", name, noise(20, 16, 16, 1), label=None)
@@ -147,7 +147,7 @@ def test_a_grey_store_trains_a_network_with_colours(tmp_path):
     assert train(TrainingConfig(**SMALL, data=str(tmp_path / "store"), channels=3), tmp_path / "run").iteration == 2
 
 
-def test_a_store_with_colours_needs_a_network_with_them(store, tmp_path):
+def test_a_store_with_colors_needs_a_network_with_them(store, tmp_path):
     with pytest.raises(InputError, match=r"uint8 \[16, 16, 16, 1\].* but the data set .*: choose channels 3"):
         train(TrainingConfig(**SMALL, data=str(store), channels=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -159,7 +159,7 @@ def _check_scans(images, labels, digits):
 
 
 def _enlarged(image):
-    """8×8 grey levels from 0 to 16 → uint8 [28, 28]."""
+    """8×8 gray levels from 0 to 16 → uint8 [28, 28]."""
     return _resized((image * (255 / 16)).astype(np.uint8), DIGIT_SIZE)
 
 

@@ -154,7 +154,7 @@ def test_npz_files_hold_arrays_of_any_sizes_and_labels(tmp_path):
     assert read(collection.videos[0], 3).shape == (4, 64, 64, 3)
 
 
-def test_grey_clips_among_coloured_ones_get_equal_channels(tmp_path):
+def test_gray_clips_among_colored_ones_get_equal_channels(tmp_path):
     np.savez(tmp_path / "clips.npz", a=noise(4, 64, 64), b=noise(4, 64, 64, 3))
     collection = recognize(tmp_path / "clips.npz")
     assert collection.channels == 3

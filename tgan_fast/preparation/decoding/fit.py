@@ -16,7 +16,7 @@ _INTERPOLATION = Interpolation.AREA | 0x40000 | 0x80000
 # AVCOL_SPC_RESERVED, which FFmpeg refuses to convert.
 _RESERVED = 3
 
-# In planes, since FFmpeg scales to interleaved colours three times as slowly.
+# In planes, since FFmpeg scales to interleaved colors three times as slowly.
 _FORMATS = {1: "gray", 3: "gbrp"}
 # The place of each plane's channel among red, green and blue.
 _PLANES = {1: (0,), 3: (1, 2, 0)}
@@ -32,7 +32,7 @@ class Form:
 
     Attributes:
         height, width: of a frame, in pixels.
-        channels: 3 for red, green and blue, or 1 for grey.
+        channels: 3 for red, green and blue, or 1 for gray.
         stride: of the frames, every so manieth is stored, the first one included.
         fps: frames a second, by the times at which they are shown, out of which `stride` then chooses; None: all there
             are. See `resampled`.
@@ -90,7 +90,7 @@ class Fitter:
     """Fits the frames of a video, one after another, into the place that each is given.
 
     A frame is scaled so that it just covers the place, by means over areas where it shrinks, and its center is cut
-    out. Levels go from 0 to 255, whatever the range of the source. Grey is its luma, or where it has red, green and
+    out. Levels go from 0 to 255, whatever the range of the source. Gray is its luma, or where it has red, green and
     blue, that of BT.601.
 
     Args:
@@ -111,7 +111,7 @@ class Fitter:
         if frame.format.name == _FORMATS[channels] and frame.planes[0].line_size < 0:
             # PyAV before version 18 cannot copy lines that go upwards.
             frame = frame.reformat(format="rgb24", threads=1)
-        # Of grey the luma is taken as it is, and FFmpeg would make it that of another matrix.
+        # Of gray the luma is taken as it is, and FFmpeg would make it that of another matrix.
         matrix = Colorspace.ITU601 if channels == 1 or frame.colorspace == _RESERVED else None
         scaled = self._reformatter.reformat(
             frame,

@@ -13,8 +13,8 @@ from tgan_fast.preparation.decoding.fit import Fitter, Form, in_batches
 # Others that Pillow reads start programs, or are no pictures.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
-_GREY = ("1", "L", "LA", "La")
-_GREY_OF_16_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_GRAY = ("1", "L", "LA", "La")
+_GRAY_OF_16_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
@@ -40,7 +40,7 @@ def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
 
 
 def _of_one_size(paths):
-    """The images as arrays uint8, [H, W] of grey or [H, W, 3] of colours."""
+    """The images as arrays uint8, [H, W] of gray or [H, W, 3] of colors."""
     first = None
     for path in paths:
         image = _read(path)
@@ -75,7 +75,7 @@ def _read(path):
 
 
 def _levels(image):
-    if image.mode in _GREY_OF_16_BITS:
+    if image.mode in _GRAY_OF_16_BITS:
         # 257 is 65535 / 255, so that white remains white.
         return ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
+    return np.asarray(image.convert("L" if image.mode in _GRAY else "RGB"))

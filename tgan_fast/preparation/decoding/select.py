@@ -28,7 +28,7 @@ def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -
 
     Args:
         frames: of each, in the order in which they are shown: the frame, its time, and its duration, in seconds. Where
-            times are not in that order, neighbours have each other's. A frame without a time (None) begins when the one
+            times are not in that order, neighbors have each other's. A frame without a time (None) begins when the one
             before it ends. So does one whose time is more than a second before or a minute after that one's, as where
             recordings are joined, and the times of those that follow count from there.
         fps: frames a second.
@@ -60,7 +60,7 @@ def _of_one_clock(frames):
 
 
 def _in_order(frames):
-    """The same, with the times of neighbours in order."""
+    """The same, with the times of neighbors in order."""
     waiting, times = deque(), []
     for frame, time, duration in frames:
         waiting.append((frame, duration))

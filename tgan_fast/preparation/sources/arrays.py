@@ -78,5 +78,5 @@ def array_videos(
 
 
 def channels_of(videos: Sequence[SourceVideo]) -> int:
-    """Return 1 where all videos that can be read are grey, else 3."""
+    """Return 1 where all videos that can be read are gray, else 3."""
     return max((video.channels for video in videos if isinstance(video, ArrayVideo)), default=3)

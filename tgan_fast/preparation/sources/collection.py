@@ -77,7 +77,7 @@ class Collection:
         description: what the source was taken for.
         videos: in the order in which they are stored.
         classes: their names, in order of their numbers.
-        channels: 1 where no video has colours by its very format, else 3.
+        channels: 1 where no video has colors by its very format, else 3.
         notices: lines on what may surprise, such as files of other kinds beside the videos.
         left_out: files beside the videos that cannot be prepared; sound, text and the like are not among them.
     """
