@@ -30,7 +30,7 @@ class Clips:
         return self.clips[index], index
 
 
-class Labelled:
+class Labeled:
     """Black clips with these labels."""
 
     def __init__(self, labels):
@@ -173,7 +173,7 @@ class Renamed(MovingDigits):
         return clip, label + 100
 
 
-LABELLED = {
+LABELED = {
     "videos": (lambda make_videos: make_videos(crop="random"), ["on", "off"]),
     "windows": (lambda make_videos: make_videos(weighting="windows", flip=True), ["on", "off"]),
     "digits": (lambda make_videos: MovingDigits(9, digits=2), ["on", "off"]),
@@ -196,7 +196,7 @@ def label_of(dataset, clip):
     ("make", "resident"),
     [
         pytest.param(make, resident, id=f"{name}-{resident}")
-        for name, (make, residences) in LABELLED.items()
+        for name, (make, residences) in LABELED.items()
         for resident in residences
     ],
 )
@@ -206,11 +206,11 @@ def test_labels_are_those_of_the_clips_in_the_batch(device, make_videos, make, r
     options = OPTIONS | {"device": device, "resident": resident, "world_size": world_size, "workers": 2}
     order, rows = BatchOrder(len(dataset), 4, seed=5), 4 // world_size
     for rank in range(world_size):
-        labelled, plain = (open_feed(dataset, **options, rank=rank, labelled=labelled) for labelled in (True, False))
-        batches = itertools.islice(labelled.batches(2), 7)
-        for k, (batch, unlabelled) in enumerate(zip(batches, plain.batches(2), strict=False), start=2):
-            assert unlabelled.labels is None
-            assert torch.equal(batch.clips, unlabelled.clips)
+        labeled, plain = (open_feed(dataset, **options, rank=rank, labeled=labeled) for labeled in (True, False))
+        batches = itertools.islice(labeled.batches(2), 7)
+        for k, (batch, unlabeled) in enumerate(zip(batches, plain.batches(2), strict=False), start=2):
+            assert unlabeled.labels is None
+            assert torch.equal(batch.clips, unlabeled.clips)
             assert (batch.labels.dtype, batch.labels.device.type) == (torch.int64, device.type)
             own = order.indices(k)[rank * rows : (rank + 1) * rows].tolist()
             assert batch.labels.tolist() == [label_of(dataset, clip) for clip in own]
@@ -223,7 +223,7 @@ def test_labels_belong_to_what_the_videos_show(device, make_videos, workers):
     for start, length, label in zip(videos.first, videos.length, videos.labels, strict=True):
         videos.frames[start : start + length] = 50 * int(label)
     for resident in ("on", "off"):
-        feed = open_feed(videos, **(OPTIONS | {"device": device, "resident": resident}), workers=workers, labelled=True)
+        feed = open_feed(videos, **(OPTIONS | {"device": device, "resident": resident}), workers=workers, labeled=True)
         for batch in itertools.islice(feed.batches(), 30):
             levels = (feed.read(batch.clips) * 127.5 + 127.5).round()
             assert torch.equal(levels, 50.0 * batch.labels.view(-1, 1, 1, 1, 1).expand_as(levels))
@@ -231,7 +231,7 @@ def test_labels_belong_to_what_the_videos_show(device, make_videos, workers):
 
 @pytest.mark.parametrize("labels", [[2, 0, 7, 1, 5], list(np.arange(5)), list(torch.arange(5)), [True] * 5], ids=str)
 def test_class_numbers_may_be_integers_of_any_kind(device, labels):
-    feed = open_feed(Labelled(labels), **(OPTIONS | {"device": device}), labelled=True)
+    feed = open_feed(Labeled(labels), **(OPTIONS | {"device": device}), labeled=True)
     order = BatchOrder(5, 4, seed=5)
     for k, batch in enumerate(itertools.islice(feed.batches(), 3)):
         assert batch.labels.tolist() == [int(labels[index]) for index in order.indices(k)]
@@ -247,8 +247,8 @@ def test_class_numbers_may_be_integers_of_any_kind(device, labels):
     ],
 )
 def test_a_label_that_is_no_class_number_is_named_where_labels_are_asked_for(device, label, message):
-    dataset, options = Labelled([0, 1, 2, label]), OPTIONS | {"device": device}
-    feed = open_feed(dataset, **options, labelled=True)
+    dataset, options = Labeled([0, 1, 2, label]), OPTIONS | {"device": device}
+    feed = open_feed(dataset, **options, labeled=True)
     with pytest.raises(InputError, match=message):
         next(feed.batches())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
@@ -259,7 +259,7 @@ def test_a_negative_label_of_a_video_is_named_where_labels_are_asked_for(make_vi
     videos = make_videos()
     videos.labels[2] = -4
     with pytest.raises(InputError, match="the label of video 2 is -4, but classes are numbered from 0"):
-        open_feed(videos, **OPTIONS, labelled=True)
+        open_feed(videos, **OPTIONS, labeled=True)
     assert len(first_videos(open_feed(videos, **OPTIONS), 1)) == 1
 
 

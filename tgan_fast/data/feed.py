@@ -100,7 +100,7 @@ def open_feed(
     resident: Residence = "auto",
     frames: int = FRAMES,
     image_size: int = IMAGE_SIZE,
-    labelled: bool = False,
+    labeled: bool = False,
 ) -> Feed:
     """Feed a training step with shuffled batches; batch k is a function of the data set, `seed` and k alone.
 
@@ -120,7 +120,7 @@ def open_feed(
         resident: whether frames live on the device. "auto": on a GPU, where they take at most half of its free memory.
         frames: of a video.
         image_size: of the videos, in pixels.
-        labelled: whether batches have labels.
+        labeled: whether batches have labels.
 
     Raises:
         InputError: a data set that does not fit the model or the batch, labels that are no class numbers, or frames
@@ -129,7 +129,7 @@ def open_feed(
     device = torch.device(device)
     _check(dataset, (frames, image_size, image_size, channels))
     _check_size(dataset, parts * batch_size)
-    if labelled:
+    if labeled:
         _check_labels(dataset)
     order = BatchOrder(len(dataset), batch_size, parts=parts, seed=seed, rank=rank, world_size=world_size)
     # Not isinstance: what is derived from MovingDigits may yield clips of its own.
@@ -137,10 +137,10 @@ def open_feed(
     if not in_windows and resident == "on":
         raise InputError("clips that a data set makes one by one cannot be resident: choose resident='auto'")
     if in_windows and _is_resident(resident, dataset, device):
-        filling, read = _windows(dataset, order, labelled, device, dtype, channels)
+        filling, read = _windows(dataset, order, labeled, device, dtype, channels)
         description = _resident_description(dataset, device)
     else:
-        filling, read = _clips(dataset, order, labelled, device, dtype, channels)
+        filling, read = _clips(dataset, order, labeled, device, dtype, channels)
         description = _host_description(dataset, device, workers)
     return Feed(read, description, filling, device, workers)
 
@@ -205,7 +205,7 @@ def _is_resident(residence, dataset, device):
     return residence == "on" or fits(nbytes, free)
 
 
-def _windows(dataset, order, labelled, device, dtype, channels):
+def _windows(dataset, order, labeled, device, dtype, channels):
     """Batches are windows of frames, which live on the device."""
 
     def fill(k, windows, labels=None):
@@ -214,15 +214,15 @@ def _windows(dataset, order, labelled, device, dtype, channels):
             labels[...] = dataset.labels_of(order.indices(k)[order.part])
 
     frames = dataset.frames if device.type == "cpu" else _uploaded(dataset.frames, device)
-    specs = _specs(order, (dataset.layers, dataset.clip_frames, 4), torch.int64, labelled)
+    specs = _specs(order, (dataset.layers, dataset.clip_frames, 4), torch.int64, labeled)
     read = functools.partial(read_windows, frames, image_size=dataset.image_size, dtype=dtype, channels=channels)
     return Filling(fill, specs), read
 
 
-def _specs(order, shape, dtype, labelled):
+def _specs(order, shape, dtype, labeled):
     """Of the clips in a process's part of a batch, each of this shape, and of their labels."""
     clips, labels = TensorSpec((order.rows, *shape), dtype), TensorSpec((order.rows,), torch.int64)
-    return (clips, labels) if labelled else (clips,)
+    return (clips, labels) if labeled else (clips,)
 
 
 def _uploaded(frames, device):
@@ -234,7 +234,7 @@ def _uploaded(frames, device):
     return uploaded
 
 
-def _clips(dataset, order, labelled, device, dtype, channels):
+def _clips(dataset, order, labeled, device, dtype, channels):
     """Batches are clips, put together in host memory."""
 
     def fill_with_windows(k, clips, labels=None):
@@ -251,7 +251,7 @@ def _clips(dataset, order, labelled, device, dtype, channels):
 
     of_frames = isinstance(dataset, VideoFrames)
     shape = dataset.clip_shape if of_frames else dataset[0][0].shape
-    specs = _specs(order, shape, torch.uint8, labelled)
+    specs = _specs(order, shape, torch.uint8, labeled)
     filling = Filling(fill_with_windows if of_frames else fill_one_by_one, specs)
     if device.type == "cpu":
         return filling, functools.partial(scaled, dtype=dtype, channels=channels)

@@ -82,7 +82,7 @@ def _train(config, out, dataset, resume, processes, device):
         channels=config.channels,
         frames=config.frames,
         image_size=config.image_size,
-        labelled=config.conditional,
+        labeled=config.conditional,
         seed=config.seed,
         workers=config.workers,
         device=device,
