@@ -89,7 +89,7 @@ def open_feed(
     dataset: ClipDataset | VideoFrames,
     *,
     batch_size: int,
-    parts: int = 1,
+    batches_per_step: int = 1,
     channels: int,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
@@ -110,7 +110,7 @@ def open_feed(
     Args:
         dataset: see `ClipDataset` and `VideoFrames`.
         batch_size: of the whole batch; each of `world_size` processes gets an equal consecutive part of it.
-        parts: so many batches come as one, one after another; `Feed.read` takes one at a time.
+        batches_per_step: Batches that come as one, one after another; `Feed.read` takes one at a time.
         channels: of the videos; a single channel of a data set is repeated.
         device: where the step runs.
         dtype: of the videos.
@@ -128,10 +128,12 @@ def open_feed(
     """
     device = torch.device(device)
     _check(dataset, (frames, image_size, image_size, channels))
-    _check_size(dataset, parts * batch_size)
+    _check_size(dataset, batches_per_step * batch_size)
     if labeled:
         _check_labels(dataset)
-    order = BatchOrder(len(dataset), batch_size, parts=parts, seed=seed, rank=rank, world_size=world_size)
+    order = BatchOrder(
+        len(dataset), batch_size, batches_per_step=batches_per_step, seed=seed, rank=rank, world_size=world_size
+    )
     # Not isinstance: what is derived from MovingDigits may yield clips of its own.
     in_windows = isinstance(dataset, VideoFrames) or type(dataset) is MovingDigits
     if not in_windows and resident == "on":
@@ -209,9 +211,9 @@ def _windows(dataset, order, labeled, device, dtype, channels):
     """Batches are windows of frames, which live on the device."""
 
     def fill(k, windows, labels=None):
-        windows[...] = dataset.windows(order.indices(k), order.choices(k))[order.part]
+        windows[...] = dataset.windows(order.indices(k), order.choices(k))[order.rank_rows]
         if labels is not None:
-            labels[...] = dataset.labels_of(order.indices(k)[order.part])
+            labels[...] = dataset.labels_of(order.indices(k)[order.rank_rows])
 
     frames = dataset.frames if device.type == "cpu" else _uploaded(dataset.frames, device)
     specs = _specs(order, (dataset.layers, dataset.clip_frames, 4), torch.int64, labeled)
@@ -221,7 +223,8 @@ def _windows(dataset, order, labeled, device, dtype, channels):
 
 def _specs(order, shape, dtype, labeled):
     """Of the clips in a process's part of a batch, each of this shape, and of their labels."""
-    clips, labels = TensorSpec((order.rows, *shape), dtype), TensorSpec((order.rows,), torch.int64)
+    n = len(order.rank_rows)
+    clips, labels = TensorSpec((n, *shape), dtype), TensorSpec((n,), torch.int64)
     return (clips, labels) if labeled else (clips,)
 
 
@@ -238,12 +241,12 @@ def _clips(dataset, order, labeled, device, dtype, channels):
     """Batches are clips, put together in host memory."""
 
     def fill_with_windows(k, clips, labels=None):
-        dataset.cut(dataset.windows(order.indices(k), order.choices(k))[order.part], clips)
+        dataset.cut(dataset.windows(order.indices(k), order.choices(k))[order.rank_rows], clips)
         if labels is not None:
-            labels[...] = dataset.labels_of(order.indices(k)[order.part])
+            labels[...] = dataset.labels_of(order.indices(k)[order.rank_rows])
 
     def fill_one_by_one(k, clips, labels=None):
-        for row, index in enumerate(order.indices(k)[order.part].tolist()):
+        for row, index in enumerate(order.indices(k)[order.rank_rows].tolist()):
             clip, label = dataset[index]
             clips[row] = _checked_clip(clip, index, shape)
             if labels is not None:
@@ -257,7 +260,7 @@ def _clips(dataset, order, labeled, device, dtype, channels):
         return filling, functools.partial(scaled, dtype=dtype, channels=channels)
     # In one pass, and the same bits that resident frames become.
     frames, image_size, *_ = shape
-    windows = whole_frames(order.rows // order.parts, frames).to(device)
+    windows = whole_frames(len(order.rank_rows) // order.batches_per_step, frames).to(device)
     options = {"image_size": image_size, "dtype": dtype, "channels": channels}
     return filling, lambda clips: read_windows(clips.flatten(0, 1), windows, **options)
 

@@ -78,7 +78,7 @@ def _train(config, out, dataset, resume, processes, device):
     feed = open_feed(
         dataset,
         batch_size=config.batch_size,
-        parts=config.critic_steps,
+        batches_per_step=config.critic_steps,
         channels=config.channels,
         frames=config.frames,
         image_size=config.image_size,
