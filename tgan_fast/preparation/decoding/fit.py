@@ -33,7 +33,7 @@ class Form:
     Attributes:
         height, width: of a frame, in pixels.
         channels: 3 for red, green and blue, or 1 for gray.
-        stride: of the frames, every so manieth is stored, the first one included.
+        stride: Step between stored frames: keep every stride-th one from the first on.
         fps: frames a second, by the times at which they are shown, out of which `stride` then chooses; None: all there
             are. See `resampled`.
 
