@@ -1,4 +1,4 @@
-"""Bytes of clips and the numbers of videos, from -1 to 1."""
+"""Conversion between the bytes of clips and the numbers of videos, from -1 to 1."""
 
 import torch
 
@@ -7,9 +7,12 @@ _MIDDLE = 127.5
 
 
 def scaled(clips: torch.Tensor, dtype: torch.dtype = torch.float32, channels: int | None = None) -> torch.Tensor:
-    """Clips uint8 [N, T, H, W, C] → videos [N, C, T, H, W] in [-1, 1] on the same device, channels last in memory.
+    """Convert clips to videos [N, C, T, H, W] in [-1, 1] on the same device, channels last in memory.
 
-    `channels` makes that many equal ones of a single channel.
+    Args:
+        clips: Clips uint8 [N, T, H, W, C].
+        dtype: Type of the videos.
+        channels: Channels of the videos, to which a single one is repeated; None: those of the clips.
     """
     shape = *clips.shape[:-1], channels or clips.shape[-1]
     videos = torch.empty(shape, dtype=dtype, device=clips.device).copy_(clips)
@@ -17,11 +20,11 @@ def scaled(clips: torch.Tensor, dtype: torch.dtype = torch.float32, channels: in
 
 
 def to_videos(clips: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Clips uint8 [N, T, H, W, C] → videos float32 [N, C, T, H, W] in [-1, 1] on `device`, channels last in memory."""
+    """Convert clips uint8 [N, T, H, W, C] to float32 videos on a device, as `scaled` does."""
     return scaled(clips.to(device))
 
 
 def to_clips(videos: torch.Tensor) -> torch.Tensor:
-    """Videos [N, C, T, H, W] in [-1, 1] → clips uint8 [N, T, H, W, C], the inverse of `to_videos`."""
+    """Convert videos [N, C, T, H, W] in [-1, 1] to clips uint8 [N, T, H, W, C], the inverse of `to_videos`."""
     levels = videos.permute(0, 2, 3, 4, 1).float().add(1).mul(127.5)
     return levels.round_().clamp_(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Clips in, videos out: data sets, how they reach the training step, and files to look at."""
+"""Data sets, and how their clips reach the training step: file → data set → feed → windows → step."""
 
 from tgan_fast.data.feed import Batch, ClipDataset, Feed, open_feed
 from tgan_fast.data.moving_digits import MovingDigits

@@ -25,7 +25,7 @@ _AXES = "NTHWC"
 
 
 class AmbiguousAxesError(InputError):
-    """An array whose shape does not tell which of its axes is time."""
+    """Error about an array whose shape does not tell which of its axes is time."""
 
 
 @dataclass(frozen=True)

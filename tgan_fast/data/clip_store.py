@@ -28,12 +28,15 @@ _AT_ONCE = 1 << 24
 
 @dataclass(frozen=True)
 class Header:
-    """What all videos of a store have in common.
+    """Properties that all videos of a store have in common.
 
     Attributes:
-        height, width, channels: of every frame.
-        stride, fps: which frames of the sources are stored; see `Form`.
-        classes: their names; a class's number is its place here.
+        height: Rows of every frame.
+        width: Columns of every frame.
+        channels: Channels of every frame.
+        stride: Step between stored frames of the sources.
+        fps: Frames per second to which the sources were resampled before; None: not resampled.
+        classes: Names of the classes; a class's number is its place here.
     """
 
     height: int
@@ -53,13 +56,16 @@ class Entry:
     """One video of a store.
 
     Attributes:
-        video: its name: the path below the source, as a rule.
-        start, length: its frames.
-        label: name of its class; None where there are no classes.
-        group, scene: as in UCF-101's file names.
-        source_bytes, source_sha256: of what it was made of.
-        sha256: of its frames.
-        tool: what made it.
+        video: Name of the video: its path below the source, as a rule.
+        start: Number of its first frame.
+        length: Number of its frames.
+        label: Name of its class; None where there are no classes.
+        group: Group in UCF-101's file names, or None.
+        scene: Scene in UCF-101's file names, or None.
+        source_bytes: Bytes of the file that it was made of.
+        source_sha256: SHA-256 of that file.
+        sha256: SHA-256 of its frames.
+        tool: Name of the program that made it.
     """
 
     video: str
@@ -79,7 +85,9 @@ class Index:
     """An index as it was read.
 
     Attributes:
-        size: bytes up to the end of the last whole line; a writer that died may have left more.
+        header: Header of the store.
+        entries: Videos of the store.
+        size: Bytes up to the end of the last whole line; a writer that died may have left more.
     """
 
     header: Header
@@ -95,9 +103,9 @@ class ClipStore:
     """Prepared videos in a folder, as they are at this moment; another process may append to them meanwhile.
 
     Attributes:
-        header: what all videos have in common.
-        entries: the videos.
-        frames: uint8 [F, H, W, C], memory-mapped.
+        header: Properties that all videos have in common.
+        entries: Videos.
+        frames: Frames uint8 [F, H, W, C], memory-mapped.
 
     Raises:
         InputError: there is no store, it is damaged or of a newer version, or holds no video.
@@ -113,12 +121,12 @@ class ClipStore:
 
     @staticmethod
     def is_at(path: Path) -> bool:
-        """Whether `path` is the folder of a store."""
+        """Return whether `path` is the folder of a store."""
         return (path / INDEX_NAME).is_file()
 
     @property
     def fingerprint(self) -> str:
-        """Of all videos and their order: SHA-256, in hexadecimal."""
+        """SHA-256 of all videos and their order, in hexadecimal."""
         return hashlib.sha256("".join(entry.sha256 for entry in self.entries).encode()).hexdigest()
 
     def damaged(self, progress: Callable[[int], object] = lambda nbytes: None, *, workers: int = 1) -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""From a data set to the videos that a training step reads, without the step waiting for any of it."""
+"""The feed: shuffled batches of a data set, made ahead of time, as the videos that a training step reads."""
 
 import functools
 import operator
@@ -44,11 +44,12 @@ class ClipDataset(Protocol):
 
 
 class Batch(NamedTuple):
-    """What a process gets of a batch, on its device.
+    """A process's rows of a batch, on its device.
 
     Attributes:
-        clips: what `Feed.read` makes videos of: the clips, or where they are.
-        labels: their classes, int64 [n], where they were asked for.
+        clips: Input of `Feed.read`: clips uint8 [n, T, H, W, C], or their windows int64 [n, layers, T, 4] of the frames
+            that live on the device.
+        labels: Classes of the clips, int64 [n]; None unless the feed is labeled.
     """
 
     clips: torch.Tensor
@@ -57,11 +58,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Feed:
-    """Batches for a training step, and how it reads them.
+    """Batches for a training step, and the function that makes videos of them.
 
     Attributes:
-        read: clips of a batch → videos [n, C, T, H, W] in [-1, 1], channels last in memory; a CUDA graph can hold it.
-        description: one line on where the clips live.
+        read: Function of a batch's clips to videos [n, C, T, H, W] in [-1, 1], channels last in memory; a CUDA graph
+            can hold it.
+        description: One line on where the clips live.
     """
 
     read: Callable[[torch.Tensor], torch.Tensor]
@@ -71,7 +73,7 @@ class Feed:
     _workers: int
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
-        """Batches start, start + 1, … without end, on the device, each valid until the next one is asked for.
+        """Yield batches start, start + 1, … without end, on the device, each valid until the next one is asked for.
 
         The step launches its work on the stream that is current here. Closing the generator ends its threads; an error
         in one of them is raised in its batch's turn.
@@ -108,22 +110,24 @@ def open_feed(
     are. Other clips are put together in host memory by threads, and copied to the device ahead of time.
 
     Args:
-        dataset: see `ClipDataset` and `VideoFrames`.
-        batch_size: of the whole batch; each of `world_size` processes gets an equal consecutive part of it.
+        dataset: Data set of clips.
+        batch_size: Clips of the whole batch; each of `world_size` processes gets an equal consecutive part of it.
         batches_per_step: Batches that come as one, one after another; `Feed.read` takes one at a time.
-        channels: of the videos; a single channel of a data set is repeated.
-        device: where the step runs.
-        dtype: of the videos.
-        seed: of the order, and of windows, crops and flips.
-        workers: threads.
-        rank: of this process.
-        resident: whether frames live on the device. "auto": on a GPU, where they take at most half of its free memory.
-        frames: of a video.
-        image_size: of the videos, in pixels.
-        labeled: whether batches have labels.
+        channels: Channels of the videos; a single channel of a data set is repeated.
+        device: Device of the step.
+        dtype: Type of the videos.
+        seed: Seed of the order, and of windows, crops and flips.
+        workers: Number of threads.
+        rank: Number of this process.
+        world_size: Number of processes.
+        resident: "on" puts frames on the device, "off" leaves them in host memory, and "auto" puts them on a GPU where
+            they take at most half of its free memory.
+        frames: Frames of a video.
+        image_size: Pixels of a side of the videos.
+        labeled: True gives batches their labels.
 
     Raises:
-        InputError: a data set that does not fit the model or the batch, labels that are no class numbers, or frames
+        InputError: A data set that does not fit the model or the batch, labels that are no class numbers, or frames
             that are to be resident and cannot.
     """
     device = torch.device(device)
@@ -148,7 +152,7 @@ def open_feed(
 
 
 def fits(nbytes: int, free: int) -> bool:
-    """Whether frames of `nbytes` are to live on a device that has `free` bytes."""
+    """Return whether frames of `nbytes` are to live on a device that has `free` bytes."""
     return nbytes <= RESIDENT_SHARE * free
 
 
@@ -169,7 +173,7 @@ def _check(dataset, wanted):
 
 
 def _remedy(dtype, shape, wanted):
-    """Which settings of the model are to be changed, where there is one that takes such clips."""
+    """Return the settings of a model that takes such clips, in words, if there is one."""
     if dtype != "uint8" or len(shape) != 4:
         return ""
     frames, height, width, channels = shape
@@ -189,7 +193,7 @@ def _check_labels(dataset):
 
 
 def _check_size(dataset, batch_size):
-    """What `BatchOrder` refuses too, where there is a remedy."""
+    """Raise an error with the remedy where there is one; `BatchOrder` refuses such sizes without it."""
     if isinstance(dataset, VideoFrames) and len(dataset) < batch_size <= dataset.starts.sum():
         raise InputError(
             f"the data set has {len(dataset)} videos, fewer than a batch of {batch_size}: choose weighting='windows'"
@@ -208,7 +212,7 @@ def _is_resident(residence, dataset, device):
 
 
 def _windows(dataset, order, labeled, device, dtype, channels):
-    """Batches are windows of frames, which live on the device."""
+    """Return a filling of windows, and the function that reads them from frames on the device."""
 
     def fill(k, windows, labels=None):
         windows[...] = dataset.windows(order.indices(k), order.choices(k))[order.rank_rows]
@@ -222,14 +226,14 @@ def _windows(dataset, order, labeled, device, dtype, channels):
 
 
 def _specs(order, shape, dtype, labeled):
-    """Of the clips in a process's part of a batch, each of this shape, and of their labels."""
+    """Return the specs of a process's rows of a batch, each of this shape, and of their labels."""
     n = len(order.rank_rows)
     clips, labels = TensorSpec((n, *shape), dtype), TensorSpec((n,), torch.int64)
     return (clips, labels) if labeled else (clips,)
 
 
 def _uploaded(frames, device):
-    """Frames on the device, one after another whatever their strides were."""
+    """Copy frames to the device, one after another whatever their strides were."""
     uploaded = torch.empty(frames.shape, dtype=frames.dtype, device=device)
     # In parts, since a copy of what has other strides goes through as much host memory as it has bytes.
     for target, part in zip(uploaded.split(_FRAMES_AT_ONCE), frames.split(_FRAMES_AT_ONCE), strict=True):
@@ -238,7 +242,7 @@ def _uploaded(frames, device):
 
 
 def _clips(dataset, order, labeled, device, dtype, channels):
-    """Batches are clips, put together in host memory."""
+    """Return a filling of clips, put together in host memory, and the function that makes videos of them."""
 
     def fill_with_windows(k, clips, labels=None):
         dataset.cut(dataset.windows(order.indices(k), order.choices(k))[order.rank_rows], clips)

@@ -24,7 +24,7 @@ IMAGES = "image"
 
 @dataclass(frozen=True)
 class Table:
-    """Of each video, where it begins and ends, and what is known of it."""
+    """Columns on the videos of a file: first frame, one behind the last, and whatever is known besides."""
 
     start: np.ndarray
     end: np.ndarray
@@ -35,10 +35,10 @@ class Table:
 
 
 def open_images(path: Path) -> Any:
-    """The data set of frames in an HDF5 file: uint8 (F, C, H, W) or (F, H, W, C), C of 1 or 3, in h5py's form.
+    """Open the frames in an HDF5 file: a data set uint8 (F, C, H, W) or (F, H, W, C) of h5py, C of 1 or 3.
 
     Raises:
-        InputError: as `read_hdf5`.
+        InputError: h5py is missing, the file cannot be read, or it has no such frames.
     """
     try:
         images = import_h5py().File(path, "r")[IMAGES]
@@ -55,10 +55,14 @@ def open_images(path: Path) -> Any:
 
 
 def read_table(path: Path, images: Any) -> Table:
-    """Where the videos of an HDF5 file begin and end.
+    """Read where the videos of an HDF5 file begin and end.
+
+    Args:
+        path: File.
+        images: Data set of frames, from `open_images`.
 
     Raises:
-        InputError: nothing tells it, or what tells it does not fit the frames.
+        InputError: Nothing tells it, or what tells it does not fit the frames.
     """
     count = len(images)
     beside = [path.with_name(f"{path.stem}{ending}.json") for ending in ("", "_conf", "_conf_pd")]
@@ -87,15 +91,15 @@ def read_table(path: Path, images: Any) -> Table:
 
 
 def frames_last(images: np.ndarray) -> np.ndarray:
-    """Frames (F, C, H, W) or (F, H, W, C) as (F, H, W, C), without a copy."""
+    """Return frames (F, C, H, W) or (F, H, W, C) as (F, H, W, C), without a copy."""
     return images if images.shape[3] in (1, 3) else np.moveaxis(images, 1, 3)
 
 
 def import_h5py() -> ModuleType:
-    """h5py, which reads and writes HDF5.
+    """Return h5py, which reads and writes HDF5.
 
     Raises:
-        InputError: it is not installed.
+        InputError: It is not installed.
     """
     try:
         import h5py

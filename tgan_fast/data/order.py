@@ -1,4 +1,4 @@
-"""Which clips make up a batch: a function of the seed and of the batch's number alone, so that any run can go on."""
+"""The order of clips: a batch is a function of the seed and of its number alone, so that any run can go on."""
 
 import functools
 

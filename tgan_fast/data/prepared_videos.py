@@ -165,13 +165,13 @@ def _arrays(path, axes):
 
 
 def _joined(videos):
-    """The frames [F, H, W, C] of an array's videos, as they lie in memory where these lie one after another."""
+    """Return the frames [F, H, W, C] of an array's videos, without a copy where these lie one after another."""
     frames = videos.reshape(-1, *videos.shape[2:]) if isinstance(videos, np.ndarray) else videos[0]
     return frames if frames.ndim == 4 else frames[..., None]
 
 
 def _numbered(names):
-    """Numbers of classes int64 [V], and the classes' names."""
+    """Return numbers of classes int64 [V], and the classes' names."""
     if not any(names):
         return np.zeros(len(names), np.int64), ()
     classes, numbers = np.unique([UNCLASSIFIED if name is None else str(name) for name in names], return_inverse=True)
@@ -179,7 +179,7 @@ def _numbered(names):
 
 
 def _groups(names):
-    """Numbers int64 [V] that tell groups apart, within a class; what has no group is one of its own."""
+    """Return numbers int64 [V] that tell groups apart within a class; a video without a group is one of its own."""
     numbers = {}
     keys = [(place, None) if name is None else (None, str(name)) for place, name in enumerate(names)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])

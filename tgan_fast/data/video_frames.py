@@ -13,7 +13,7 @@ from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes
 
 
 def clip_span(stride: int = 1, clip_frames: int = FRAMES) -> int:
-    """How many frames a video must have for a clip of `clip_frames` that are `stride` apart."""
+    """Return how many frames a video must have for a clip of `clip_frames` that are `stride` apart."""
     return (clip_frames - 1) * stride + 1
 
 
@@ -92,12 +92,12 @@ class VideoFrames:
             )
 
     def __len__(self) -> int:
-        """How many clips an epoch has."""
+        """Return how many clips an epoch has."""
         return len(self.first) if self.weighting == "videos" else int(self._windows_up_to[-1])
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """Of a clip: frames, height, width, channels."""
+        """Frames, height, width and channels of a clip."""
         return self.clip_frames, self.image_size, self.image_size, self.frames.shape[-1]
 
     @property
@@ -107,12 +107,12 @@ class VideoFrames:
 
     @property
     def classes(self) -> int:
-        """How many classes there are, numbered from 0; none where all videos are of the same one."""
+        """Number of classes, counted from 0; none where all videos are of the same one."""
         alike = self.labels.min() == self.labels.max()
         return 0 if alike else int(self.labels.max()) + 1
 
     def windows(self, clips: np.ndarray, choices: np.random.Generator) -> np.ndarray:
-        """Windows int64 [n, 1, clip_frames, 4], as `read_windows` takes them, of `clips` [n] of an epoch.
+        """Return windows int64 [n, 1, clip_frames, 4], as `read_windows` takes them, of `clips` [n] of an epoch.
 
         Starts, where an epoch does not have all of them, crops and flips are chosen at random.
         """
@@ -133,7 +133,7 @@ class VideoFrames:
         return windows
 
     def labels_of(self, clips: np.ndarray) -> np.ndarray:
-        """The classes, int64 [n], of `clips` [n] of an epoch."""
+        """Return the classes, int64 [n], of `clips` [n] of an epoch."""
         return self.labels[self._videos_of(clips)]
 
     def cut(self, windows: np.ndarray, out: np.ndarray) -> None:
@@ -158,7 +158,7 @@ class VideoFrames:
         return np.searchsorted(self._windows_up_to, clips, side="right")
 
     def _options(self, videos):
-        """How many starts, tops, lefts and directions there are to choose from: int64 [n, 4]."""
+        """Return how many starts, tops, lefts and directions there are to choose from: int64 [n, 4]."""
         options = np.ones((len(videos), 4), np.int64)
         if self.weighting == "videos":
             options[:, 0] = self.starts[videos]
@@ -168,7 +168,7 @@ class VideoFrames:
         return options
 
     def _index(self, numbers):
-        """Of a clip's frames. A slice where the video is not repeated: what a list indexes, NumPy copies once more."""
+        """Return an index of a clip's frames: a slice unless the video is repeated, since NumPy copies for a list."""
         first, end = numbers[0], numbers[-1] + 1
         return slice(first, end, self.stride) if end - first == clip_span(self.stride, self.clip_frames) else numbers
 
