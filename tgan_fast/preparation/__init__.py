@@ -1,4 +1,4 @@
-"""From a source to a clip store: videos are decoded by several processes and stored in order."""
+"""Preparation, from a source to a clip store: several processes decode videos, which are stored in order."""
 
 from tgan_fast.preparation.pipeline import REPORT, Result, estimated_frames, prepare
 

@@ -18,9 +18,9 @@ def export_hdf5(store: ClipStore, path: Path, progress: Callable[[int], object] 
     and `video`, which pandas reads.
 
     Args:
-        store: to be exported.
-        path: of the HDF5 file; its table has the same name, but for the ending .json.
-        progress: called with every number of frames that were written.
+        store: Clip store.
+        path: HDF5 file; its table has the same name, but for the ending .json.
+        progress: Function that is called with the number of frames after each write.
 
     Returns:
         The table's path.

@@ -34,14 +34,14 @@ _MOST_UNUSUAL = 100
 
 @dataclass
 class Result:
-    """What has become of a source's videos.
+    """Outcome of preparing a source.
 
     Attributes:
-        stored: how many were added.
-        frames: of these.
-        known: how many the store had already.
-        skipped: those that are not in the store.
-        finished: whether all had their turn.
+        stored: Number of videos that were added.
+        frames: Number of their frames.
+        known: Number of videos that the store had already.
+        skipped: Videos that are not in the store.
+        finished: True when all videos have had their turn.
     """
 
     stored: int = 0
@@ -52,24 +52,34 @@ class Result:
 
     @property
     def failed(self) -> int:
-        """How many could not be read."""
+        """Number of videos that could not be read."""
         return sum(video.failed for video in self.skipped)
 
     @property
     def done(self) -> int:
-        """How many have had their turn."""
+        """Number of videos that have had their turn."""
         return self.stored + self.known + len(self.skipped)
 
 
 class Estimate(NamedTuple):
-    """About how many frames will be stored: of all videos, and of the longest one."""
+    """Estimate of the frames that will be stored.
+
+    Attributes:
+        frames: Frames of all videos.
+        longest: Frames of the longest video.
+    """
 
     frames: int
     longest: int
 
 
 def estimated_frames(videos: Sequence[SourceVideo], form: Form) -> Estimate:
-    """What the files of `videos` say of themselves."""
+    """Estimate the frames of videos from the headers of their files.
+
+    Args:
+        videos: Videos, of which a sample stands for many.
+        form: Form of the stored frames.
+    """
     by_size = sorted(videos, key=lambda video: video.nbytes)
     step = max(1, len(by_size) // _LOOKED_AT)
     # From the middle of each group of alike sizes.
@@ -97,17 +107,17 @@ def prepare(
     interrupted: an interrupted one goes on where it was. A report beside it names what was skipped or left out.
 
     Args:
-        collection: of videos.
-        folder: of the store, made where it is missing.
-        form: of its frames.
-        workers: processes.
-        fewest: frames of a video; shorter ones are left out.
-        strict: the first video that cannot be read is an error.
-        stop: may be set to end early.
-        progress: called with the result so far, and the bytes of videos that were done since the last call.
+        collection: Videos of the source.
+        folder: Folder of the store, made where it is missing.
+        form: Form of the stored frames.
+        workers: Number of processes.
+        fewest: Frames of a video; shorter ones are left out.
+        strict: True makes the first video that cannot be read an error.
+        stop: Event that ends it early.
+        progress: Function that is called with the result so far and the bytes of videos done since the last call.
 
     Raises:
-        InputError: the folder does not fit; a video has changed since it was stored; a video cannot be read, if
+        InputError: The folder does not fit; a video has changed since it was stored; a video cannot be read, if
             `strict`; the disk is full. What was stored before is kept.
     """
     header = Header(form.height, form.width, form.channels, form.stride, form.fps, collection.classes)
@@ -130,7 +140,7 @@ def prepare(
 
 
 class _Bytes:
-    """Bytes of videos that were done, told by several threads."""
+    """Counter of the bytes of videos that are done, fed by several threads."""
 
     def __init__(self):
         self._count, self._lock = 0, threading.Lock()
@@ -147,7 +157,7 @@ class _Bytes:
 
 @contextmanager
 def _spools(folder):
-    """A folder for what the processes decode, until it is in the store."""
+    """Make a folder for decoded frames that are not yet in the store."""
     spools = folder / _SPOOLS
     shutil.rmtree(spools, ignore_errors=True)
     spools.mkdir()
@@ -222,7 +232,7 @@ def _problem(error, folder):
 
 
 def _plausible(counts, nbytes):
-    """Without what damaged headers tell, where others tell what is usual."""
+    """Return the counts with usual ones in place of those of damaged headers."""
     ratios = [count / max(1, size) for count, size in zip(counts, nbytes, strict=True)]
     usual = statistics.median(ratios) if ratios else 0
     if not usual:

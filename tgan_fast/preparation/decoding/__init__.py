@@ -1,7 +1,7 @@
-"""From a source to stored frames: video files, sequences of images, and arrays, all fitted by one rule.
+"""Decoding of video files, sequences of images, and arrays into frames that are all fitted by one rule.
 
-`select` tells which frames are taken, and `fit` how each becomes as large as is asked for.
-`container` opens files, and `truncation` finds what is missing in them.
+`container` opens video files, `truncation` finds missing frames in them, `select` resamples their frames in time, and
+`fit` makes frames as large as is asked for.
 """
 
 from tgan_fast.preparation.decoding.fit import Form, fit_frames

@@ -1,4 +1,4 @@
-"""How frames become what is stored: scaled until they just cover that, cut out of the middle, and put into batches."""
+"""Stored frames: scaled until they just cover the form, cropped to its size in the middle, and put into batches."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,17 +28,18 @@ Frame = TypeVar("Frame")
 
 @dataclass(frozen=True)
 class Form:
-    """What a stored frame is, and which of a video's frames are stored.
+    """Form of stored frames, and the choice of those of a video that are stored.
 
     Attributes:
-        height, width: of a frame, in pixels.
+        height: Rows of a frame.
+        width: Columns of a frame.
         channels: 3 for red, green and blue, or 1 for gray.
         stride: Step between stored frames: keep every stride-th one from the first on.
-        fps: frames a second, by the times at which they are shown, out of which `stride` then chooses; None: all there
-            are. See `resampled`.
+        fps: Frames per second to which a video is resampled by the times at which its frames are shown, before `stride`
+            chooses; None: all frames.
 
     Raises:
-        ValueError: a value that makes no sense.
+        ValueError: A value that makes no sense.
     """
 
     height: int
@@ -59,11 +60,11 @@ class Form:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of a frame."""
+        """Shape of a frame."""
         return self.height, self.width, self.channels
 
     def refuse_fps(self) -> None:
-        """Raises ValueError for `fps`, where frames have no times."""
+        """Raise a ValueError for `fps`, where frames have no times."""
         if self.fps is not None:
             raise ValueError(f"{self.fps:g} frames a second cannot be taken of frames without times: choose a stride")
 
@@ -71,14 +72,16 @@ class Form:
 def covering_size(
     height: int, width: int, form_height: int, form_width: int, pixel_aspect: Fraction = Fraction(1)
 ) -> tuple[int, int]:
-    """Rows and columns to which a frame is scaled so that it just covers a form.
+    """Return the rows and columns to which a frame is scaled so that it just covers a form.
 
     One of them is the form's, and the other is rounded to the nearest pixel.
 
     Args:
-        height, width: of the frame.
-        form_height, form_width: what it is to cover.
-        pixel_aspect: width of a pixel of the frame by its height.
+        height: Rows of the frame.
+        width: Columns of the frame.
+        form_height: Rows to cover.
+        form_width: Columns to cover.
+        pixel_aspect: Width of a pixel of the frame by its height.
     """
     across, down = width * pixel_aspect.numerator, height * pixel_aspect.denominator
     if form_height * across >= form_width * down:
@@ -94,7 +97,7 @@ class Fitter:
     blue, that of BT.601.
 
     Args:
-        pixel_aspect: width of a pixel of the frames by its height.
+        pixel_aspect: Width of a pixel of the frames by its height.
     """
 
     def __init__(self, pixel_aspect: Fraction = Fraction(1)):
@@ -148,9 +151,9 @@ def in_batches(frames: Iterable[Frame], fit: Callable[[Frame, np.ndarray], None]
     """Yield frames as uint8 [n, H, W, C], n at most 64; each batch is memory of its own.
 
     Args:
-        frames: in whatever form `fit` takes them.
-        fit: called with a frame and with the place, uint8 [H, W, C], into which it goes.
-        form: tells the shape.
+        frames: Frames, as `fit` takes them.
+        fit: Function that writes a frame into its place, uint8 [H, W, C].
+        form: Form of the stored frames.
     """
     batch, filled = None, 0
     for frame in frames:
@@ -169,11 +172,11 @@ def fit_frames(frames: np.ndarray, form: Form) -> Iterator[np.ndarray]:
     """Yield the frames of an array as they are stored: batches uint8 [n, H, W, C], n at most 64.
 
     Args:
-        frames: uint8 [T, H', W'], [T, H', W', 1] or [T, H', W', 3].
-        form: see `Form`.
+        frames: Frames uint8 [T, H', W'], [T, H', W', 1] or [T, H', W', 3].
+        form: Form of the stored frames.
 
     Raises:
-        ValueError: an array of another dtype or shape, or a form with `fps`, since arrays have no times.
+        ValueError: An array of another dtype or shape, or a form with `fps`, since arrays have no times.
     """
     form.refuse_fps()
     if frames.dtype != np.uint8 or not (frames.ndim == 3 or (frames.ndim == 4 and frames.shape[3] in (1, 3))):

@@ -23,15 +23,15 @@ def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
     Images are turned as their orientation tells, and transparency is left out.
 
     Args:
-        paths: of the files, in the order in which they are shown; those that `form.stride` passes over are not opened.
-        form: see `Form`.
+        paths: Files, in the order in which they are shown; those that `form.stride` passes over are not opened.
+        form: Form of the stored frames.
 
     Yields:
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
-        ValueError: a form with `fps`, since images have no times.
-        UnreadableVideoError: there are no images, one cannot be read, or they have different sizes.
+        ValueError: A form with `fps`, since images have no times.
+        UnreadableVideoError: There are no images, one cannot be read, or they have different sizes.
     """
     form.refuse_fps()
     if not paths:
@@ -40,7 +40,7 @@ def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
 
 
 def _of_one_size(paths):
-    """The images as arrays uint8, [H, W] of gray or [H, W, 3] of colors."""
+    """Yield the images as arrays uint8, [H, W] of gray or [H, W, 3] of colors."""
     first = None
     for path in paths:
         image = _read(path)

@@ -51,7 +51,7 @@ class HDF5Video(SourceVideo):
 
 
 def read_hdf5(path: Path) -> Collection:
-    """The videos of an HDF5 file.
+    """Return the videos of an HDF5 file.
 
     Raises:
         InputError: h5py is missing; the file cannot be read, has no such frames, or nothing tells where videos begin.
@@ -75,7 +75,7 @@ def read_hdf5(path: Path) -> Collection:
 
 
 def _names(path, table):
-    """Those that the table has, or UCF-101's; numbers where these do not tell videos apart."""
+    """Return the names in the table, or UCF-101's; numbers where these do not tell videos apart."""
     rows = zip(table.video, table.category, table.group, table.scene, strict=True)
     names = [video or _ucf_name(category, group, scene) for video, category, group, scene in rows]
     if None in names or len(set(names)) < len(names):
