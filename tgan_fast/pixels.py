@@ -6,7 +6,7 @@ import torch
 _MIDDLE = 127.5
 
 
-def scaled(clips: torch.Tensor, dtype: torch.dtype = torch.float32, channels: int | None = None) -> torch.Tensor:
+def to_videos(clips: torch.Tensor, dtype: torch.dtype = torch.float32, channels: int | None = None) -> torch.Tensor:
     """Convert clips to videos [N, C, T, H, W] in [-1, 1] on the same device, channels last in memory.
 
     Args:
@@ -17,11 +17,6 @@ def scaled(clips: torch.Tensor, dtype: torch.dtype = torch.float32, channels: in
     shape = *clips.shape[:-1], channels or clips.shape[-1]
     videos = torch.empty(shape, dtype=dtype, device=clips.device).copy_(clips)
     return videos.sub_(_MIDDLE).div_(_MIDDLE).permute(0, 4, 1, 2, 3)
-
-
-def to_videos(clips: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Convert clips uint8 [N, T, H, W, C] to float32 videos on a device, as `scaled` does."""
-    return scaled(clips.to(device))
 
 
 def to_clips(videos: torch.Tensor) -> torch.Tensor:

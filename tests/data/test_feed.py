@@ -9,10 +9,11 @@ import torch
 from support.graphs import captured
 from support.pairwise import covering
 
-from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames, open_feed, to_videos
+from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames, open_feed
 from tgan_fast.data.feed import fits
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.errors import InputError
+from tgan_fast.pixels import to_videos
 
 OPTIONS = {"batch_size": 4, "channels": 3, "device": "cpu", "seed": 5}
 
@@ -98,7 +99,7 @@ def test_clips_made_one_by_one_come_in_the_order_of_their_epoch(device, workers)
     epochs = [np.random.default_rng((5, epoch)).permutation(9)[:8].reshape(2, 4) for epoch in range(5)]
     expected = [torch.from_numpy(dataset.clips[indices]) for indices in np.concatenate(epochs)[2:]]
     assert_same([batch.clips.cpu().clone() for batch in itertools.islice(feed.batches(2), 8)], expected)
-    assert_same(first_videos(feed, 8, start=2), [to_videos(clips, "cpu") for clips in expected])
+    assert_same(first_videos(feed, 8, start=2), [to_videos(clips) for clips in expected])
 
 
 DATASETS = {
@@ -150,7 +151,7 @@ def test_clips_of_other_sizes_are_those_of_their_videos(device, make_videos, len
         clips = np.empty((4, clip_frames, size, size, 3), np.uint8)
         videos.cut(videos.windows(order.indices(k), order.choices(k)), clips)
         assert found.shape == (4, 3, clip_frames, size, size)
-        torch.testing.assert_close(found, to_videos(torch.from_numpy(clips), "cpu"), rtol=2e-7, atol=0)
+        torch.testing.assert_close(found, to_videos(torch.from_numpy(clips)), rtol=2e-7, atol=0)
 
 
 @pytest.mark.parametrize(("clip_frames", "size"), [case[1:] for case in SIZES])
@@ -161,7 +162,7 @@ def test_digits_of_other_sizes_are_those_of_the_data_set(device, clip_frames, si
     order = BatchOrder(9, 4, seed=5)
     for k, found in enumerate(first_videos(open_feed(digits, **options), 3)):
         clips = np.stack([digits[i][0] for i in order.indices(k).tolist()])
-        expected = to_videos(torch.from_numpy(clips), "cpu").expand(-1, 3, -1, -1, -1)
+        expected = to_videos(torch.from_numpy(clips)).expand(-1, 3, -1, -1, -1)
         torch.testing.assert_close(found, expected, rtol=2e-7, atol=0)
 
 

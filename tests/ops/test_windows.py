@@ -13,7 +13,7 @@ from support.graphs import captured
 
 from tgan_fast.ops.dispatch import TRITON_IS_INSTALLED, BackendError
 from tgan_fast.ops.windows import read_windows, whole_frames
-from tgan_fast.pixels import scaled
+from tgan_fast.pixels import to_videos
 
 needs_triton = pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="needs Triton")
 
@@ -173,7 +173,7 @@ def test_whole_frames_are_clips_as_they_are(backend, clip_frames, size):
     clips = random_frames(2, clip_frames, size, size, 1).to(device)
     windows = whole_frames(2, clip_frames).to(device)
     videos = read_windows(clips.flatten(0, 1), windows, image_size=size, backend=backend)
-    torch.testing.assert_close(videos, scaled(clips), rtol=2e-7, atol=0)
+    torch.testing.assert_close(videos, to_videos(clips), rtol=2e-7, atol=0)
 
 
 @pytest.mark.gpu

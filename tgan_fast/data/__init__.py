@@ -4,7 +4,6 @@ from tgan_fast.data.feed import Batch, ClipDataset, Feed, open_feed
 from tgan_fast.data.moving_digits import MovingDigits
 from tgan_fast.data.prepared_videos import PreparedVideos, read_videos
 from tgan_fast.data.video_frames import VideoFrames
-from tgan_fast.pixels import to_clips, to_videos
 
 __all__ = [
     "Batch",
@@ -15,6 +14,4 @@ __all__ = [
     "VideoFrames",
     "open_feed",
     "read_videos",
-    "to_clips",
-    "to_videos",
 ]

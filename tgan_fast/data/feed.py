@@ -16,7 +16,7 @@ from tgan_fast.data.prefetch import Filling, TensorSpec, filled_ahead, uploaded_
 from tgan_fast.data.video_frames import VideoFrames
 from tgan_fast.errors import InputError
 from tgan_fast.ops.windows import read_windows, whole_frames
-from tgan_fast.pixels import scaled
+from tgan_fast.pixels import to_videos
 from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
 
 Residence = Literal["auto", "on", "off"]
@@ -261,7 +261,7 @@ def _clips(dataset, order, labeled, device, dtype, channels):
     specs = _specs(order, shape, torch.uint8, labeled)
     filling = Filling(fill_with_windows if of_frames else fill_one_by_one, specs)
     if device.type == "cpu":
-        return filling, functools.partial(scaled, dtype=dtype, channels=channels)
+        return filling, functools.partial(to_videos, dtype=dtype, channels=channels)
     # In one pass, and the same bits that resident frames become.
     frames, image_size, *_ = shape
     windows = whole_frames(len(order.rank_rows) // order.batches_per_step, frames).to(device)

@@ -3,7 +3,6 @@
 from tqdm import tqdm
 
 from tgan_fast.cli.gam import GamCommand
-from tgan_fast.data import to_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.generative_adversarial_metric import (
     Battle,
@@ -15,6 +14,7 @@ from tgan_fast.metrics.generative_adversarial_metric import (
 )
 from tgan_fast.metrics.real_clips import draw_clips
 from tgan_fast.models.sampling import Sampler, draw_inputs, refuse_non_finite
+from tgan_fast.pixels import to_videos
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import find, open_checkpoint
 from tgan_fast.training.data import open_data, with_data
@@ -50,7 +50,7 @@ def _errors(command, device, generators, discriminators, real, unseen, bar):
 
     def clips(dataset, purpose):
         for clips, _ in draw_clips(dataset, command.samples, seed=(command.seed, purpose), batch_size=_BATCH):
-            yield to_videos(clips, device).expand(-1, generators[0].channels, -1, -1, -1)
+            yield to_videos(clips.to(device)).expand(-1, generators[0].channels, -1, -1, -1)
 
     def scores(discriminator, batches):
         return scores_of(discriminator, _counted(batches, bar))

@@ -5,9 +5,9 @@ from functools import partial
 import torch
 
 from tgan_fast.cli.sample import SampleCommand
-from tgan_fast.data import to_clips
 from tgan_fast.errors import InputError, NonFiniteError, printable, telling_of_memory
 from tgan_fast.models.sampling import Sampler, draw_latents, not_finite, refuse_non_finite, sample_videos
+from tgan_fast.pixels import to_clips
 from tgan_fast.precision import arithmetic, resolve_precision
 from tgan_fast.training.checkpoint import find, load_generator
 from tgan_fast.training.devices import resolve_device

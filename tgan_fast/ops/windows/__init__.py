@@ -7,7 +7,7 @@ or -1 where the clip is the mirror image. A clip may lie in several layers, of w
 import torch
 
 from tgan_fast.ops.dispatch import triton_or_torch
-from tgan_fast.pixels import scaled
+from tgan_fast.pixels import to_videos
 from tgan_fast.sizes import FRAMES, IMAGE_SIZE
 
 
@@ -68,4 +68,4 @@ def _read_windows_torch(frames, windows, image_size, dtype, channels):
     frame, top, left, step = windows[..., None, None].unbind(3)
     ramp = torch.arange(image_size, device=frames.device)
     layers = frames[frame, top + ramp[:, None], left + step * ramp]
-    return scaled(layers.amax(1), dtype, channels)
+    return to_videos(layers.amax(1), dtype, channels)
