@@ -20,7 +20,7 @@ from benchmarks.ceilings import Work
 from benchmarks.harness import Timing
 from benchmarks.result_files import Goal, rounded
 from benchmarks.suite import Run, Section
-from tgan_fast.data import Feed, MovingDigits, VideoFrames, open_feed
+from tgan_fast.data import Feed, MovingDigits, PreparedVideos, VideoFrames, open_feed
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.prefetch import batches_ahead
 from tgan_fast.models import FRAMES, IMAGE_SIZE
@@ -52,7 +52,9 @@ def make_datasets(run: Run) -> dict[str, VideoFrames | MovingDigits]:
     count = 200 if run.smoke else {"cpu": 4_000, "cuda": 20_000}[run.device]
     frames = np.random.default_rng(0).integers(256, size=(count, HEIGHT, WIDTH, 3), dtype=np.uint8)
     first = np.arange(0, count, 100).repeat(max(1, 100 * BATCH // count))
-    videos = VideoFrames(frames, first, np.full_like(first, 100), first // 100, crop="random", flip=True)
+    videos = VideoFrames(
+        PreparedVideos(frames, first, np.full_like(first, 100), first // 100), crop="random", flip=True
+    )
     return {"frames": videos, "digits": MovingDigits(digits=2, channels=CHANNELS)}
 
 

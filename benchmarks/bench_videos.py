@@ -24,11 +24,11 @@ from benchmarks import accuracy, bench_data, suite
 from benchmarks.bench_data import BATCH, CHANNELS, HEIGHT, ROUNDS, STEP, STEP_SECONDS, WIDTH, first_clips, windows_of
 from benchmarks.result_files import Goal, rounded
 from benchmarks.suite import Run, Section
-from tgan_fast.data.loading import open_videos
+from tgan_fast.data import VideoFrames, read_videos
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.preparation import prepare
 from tgan_fast.preparation.decoding import Form, read_video
-from tgan_fast.preparation.sources import recognise
+from tgan_fast.preparation.sources import recognize
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.build import build_step
 
@@ -121,7 +121,7 @@ def write_store(run: Run, folder: Path) -> Path:
     count, length = (BATCH, 36) if run.smoke else ({"cpu": 128, "cuda": 360}[run.device], 180)
     noise = np.random.default_rng(0).integers(256, size=(count, length, *FORM.shape), dtype=np.uint8)
     np.save(folder / "noise.npy", noise)
-    prepare(recognise(folder / "noise.npy"), folder / "store", FORM, workers=2)
+    prepare(recognize(folder / "noise.npy"), folder / "store", FORM, workers=2)
     return folder / "store"
 
 
@@ -133,7 +133,7 @@ def measure_cutting(run: Run, case: str, folder: Path) -> list[dict]:
     def map_anew(k):
         # Then most pages are touched for the first time, as in a large data set.
         if k == 0:
-            opened.update({name: open_videos(store, **options).videos for name, options in CUTS.items()})
+            opened.update({name: VideoFrames(read_videos(store), **options) for name, options in CUTS.items()})
 
     def cut(name, k):
         opened[name].cut(windows_of(opened[name])(k), clips)
@@ -151,7 +151,7 @@ def measure_cutting(run: Run, case: str, folder: Path) -> list[dict]:
 
 def measure_video_feeding(run: Run, case: str, folder: Path) -> list[dict]:
     """Check and time whole feeds; on a CPU also a training step, on videos in colors that are there already."""
-    dataset = open_videos(write_store(run, folder), **AT_RANDOM).videos
+    dataset = VideoFrames(read_videos(write_store(run, folder)), **AT_RANDOM)
     feed = bench_data.feed_of(run, dataset, "off")
     first = partial(bench_data.first_videos, feed)
     bench_data.check_reads(case, {FEED: first}, first_clips(dataset))

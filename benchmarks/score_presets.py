@@ -15,7 +15,6 @@ import tyro
 
 from benchmarks import result_files
 from benchmarks.result_files import rounded
-from tgan_fast.data.video_files import write_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluator import Evaluator
@@ -26,6 +25,7 @@ from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training import PRESETS, TrainingConfig, train
 from tgan_fast.training.data import open_data
 from tgan_fast.training.devices import resolve_device
+from tgan_fast.video_files import write_videos
 
 SECTION = "systems"
 PROTOCOL = replace(PROTOCOLS["plain"], samples=512, runs=4, real_clips=2048)
@@ -74,7 +74,7 @@ def main(classifier: Path) -> None:
         generator = step.generator if step.ema is None else step.ema
         clips = Sampler(generator)(draw_inputs(generator, 4, 0)).numpy()
         write_videos(path.with_name(picture_of(path.stem, name)), clips)
-        features, real = ClassifierFeatures(network, PROTOCOL, device, "fp32"), RealClips(open_data(config).dataset)
+        features, real = ClassifierFeatures(network, PROTOCOL, device, "fp32"), RealClips(open_data(config))
         evaluator = Evaluator(("is", "fid"), PROTOCOL, classifier=features, real=real, device=device)
         evaluator.prepare()
         scores = {

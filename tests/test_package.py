@@ -1,5 +1,6 @@
 """What a user gets from pip."""
 
+import ast
 import importlib
 import importlib.metadata
 import os
@@ -19,6 +20,17 @@ from tgan_fast.preparation import worker
 from tgan_fast.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The packages that each may import besides itself; modules outside them are for all.
+BELOW = {
+    "ops": set(),
+    "models": {"ops"},
+    "data": {"ops"},
+    "preparation": {"data"},
+    "metrics": {"data", "models", "ops"},
+    "reports": {"metrics"},
+    "training": {"data", "metrics", "models", "ops", "reports"},
+}
 
 
 @pytest.mark.slow
@@ -81,3 +93,20 @@ def test_the_reference_shares_nothing_with_the_package():
     source = (ROOT / "tgan_fast" / "reference.py").read_text()
     assert "import tgan_fast" not in source
     assert "from tgan_fast" not in source
+
+
+@pytest.mark.parametrize("name", BELOW)
+def test_imports_go_downwards(name):
+    above = {path.parent.name for path in (ROOT / "tgan_fast").glob("*/__init__.py")} - BELOW[name] - {name}
+    assert not [path for path, package in _imported_packages(ROOT / "tgan_fast" / name) if package in above]
+
+
+def _imported_packages(folder):
+    """Yield each file below a folder with the packages in tgan_fast that it imports from, in functions as well."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for parts in (f"{prefix}{name}".split(".") for name in names):
+                if parts[0] == "tgan_fast" and len(parts) > 1:
+                    yield path, parts[1]

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from tgan_fast.data import to_clips, to_videos
-from tgan_fast.pixels import scaled
+from tgan_fast.pixels import to_clips, to_videos
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -12,7 +11,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_byte_is_scaled_as_well_as_the_dtype_can(device, dtype):
     levels = torch.arange(256, dtype=torch.uint8)
-    videos = scaled(levels.view(1, 16, 4, 4, 1).to(device), dtype)
+    videos = to_videos(levels.view(1, 16, 4, 4, 1).to(device), dtype)
     assert videos.dtype == dtype
     exact = (levels.double() - 127.5) / 127.5
     found = videos.flatten().cpu()
@@ -27,14 +26,14 @@ def test_every_byte_is_scaled_as_well_as_the_dtype_can(device, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bytes_come_back(device, dtype):
     clips = torch.randint(256, (2, 16, 8, 8, 3), dtype=torch.uint8)
-    videos = scaled(clips.to(device), dtype)
+    videos = to_videos(clips.to(device), dtype)
     assert torch.equal(to_clips(videos).cpu(), clips)
 
 
 def test_videos_are_in_minus_one_to_one_channels_last_and_turn_back_into_clips(device):
     clips = torch.randint(256, (2, 16, 8, 8, 3), dtype=torch.uint8)
     clips[0, 0, 0, 0], clips[0, 0, 0, 1] = 0, 255
-    videos = to_videos(clips, device)
+    videos = to_videos(clips.to(device))
     assert videos.shape == (2, 3, 16, 8, 8)
     assert videos.dtype == torch.float32
     assert videos.device.type == device.type
@@ -46,10 +45,10 @@ def test_videos_are_in_minus_one_to_one_channels_last_and_turn_back_into_clips(d
 
 def test_one_channel_becomes_equal_ones(device):
     clips = torch.randint(256, (2, 16, 8, 8, 1), dtype=torch.uint8, device=device)
-    videos = scaled(clips, channels=3)
+    videos = to_videos(clips, channels=3)
     assert videos.shape == (2, 3, 16, 8, 8)
     assert videos.is_contiguous(memory_format=torch.channels_last_3d)
-    assert torch.equal(videos, scaled(clips).expand(-1, 3, -1, -1, -1))
+    assert torch.equal(videos, to_videos(clips).expand(-1, 3, -1, -1, -1))
 
 
 def test_clips_of_videos_are_rounded_and_held_within_a_byte():

@@ -1,4 +1,4 @@
-"""Bytes of clips and the numbers of videos, from -1 to 1."""
+"""Conversion between the bytes of clips and the numbers of videos, from -1 to 1."""
 
 import torch
 
@@ -6,22 +6,20 @@ import torch
 _MIDDLE = 127.5
 
 
-def scaled(clips: torch.Tensor, dtype: torch.dtype = torch.float32, channels: int | None = None) -> torch.Tensor:
-    """Clips uint8 [N, T, H, W, C] → videos [N, C, T, H, W] in [-1, 1] on the same device, channels last in memory.
+def to_videos(clips: torch.Tensor, dtype: torch.dtype = torch.float32, channels: int | None = None) -> torch.Tensor:
+    """Convert clips to videos [N, C, T, H, W] in [-1, 1] on the same device, channels last in memory.
 
-    `channels` makes that many equal ones of a single channel.
+    Args:
+        clips: Clips uint8 [N, T, H, W, C].
+        dtype: Type of the videos.
+        channels: Channels of the videos, to which a single one is repeated; None: those of the clips.
     """
     shape = *clips.shape[:-1], channels or clips.shape[-1]
     videos = torch.empty(shape, dtype=dtype, device=clips.device).copy_(clips)
     return videos.sub_(_MIDDLE).div_(_MIDDLE).permute(0, 4, 1, 2, 3)
 
 
-def to_videos(clips: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Clips uint8 [N, T, H, W, C] → videos float32 [N, C, T, H, W] in [-1, 1] on `device`, channels last in memory."""
-    return scaled(clips.to(device))
-
-
 def to_clips(videos: torch.Tensor) -> torch.Tensor:
-    """Videos [N, C, T, H, W] in [-1, 1] → clips uint8 [N, T, H, W, C], the inverse of `to_videos`."""
+    """Convert videos [N, C, T, H, W] in [-1, 1] to clips uint8 [N, T, H, W, C], the inverse of `to_videos`."""
     levels = videos.permute(0, 2, 3, 4, 1).float().add(1).mul(127.5)
     return levels.round_().clamp_(0, 255).to(torch.uint8)

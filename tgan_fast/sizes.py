@@ -10,12 +10,12 @@ SMALLEST_IMAGE = 4
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded, at least 1: those of models that are narrower or wider than the paper's."""
+    """Return `channels` times `width`, rounded, at least 1, for models narrower or wider than the paper's."""
     return max(1, round(channels * width))
 
 
 def doublings(image_size: int) -> int:
-    """How often 4×4 pixels are doubled to become an image of `image_size`."""
+    """Return how often 4×4 pixels are doubled to become an image of `image_size`."""
     return (image_size // SMALLEST_IMAGE).bit_length() - 1
 
 

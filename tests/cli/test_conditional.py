@@ -5,7 +5,7 @@ import pytest
 from sklearn.svm import SVC
 
 from tgan_fast.cli import sample
-from tgan_fast.data import MovingDigits, VideoFrames
+from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames
 from tgan_fast.training import TrainingConfig, train
 
 CLASSES, FRAMES, SIZE = 10, 8, 16
@@ -70,7 +70,7 @@ def test_samples_are_of_the_class_that_was_asked_for(classifier, tmp_path):
     taken = np.tile([int(np.flatnonzero(labels == label)[0]) for label in range(CLASSES)], 20)
     frames = clips[taken].reshape(-1, SIZE, SIZE, 1)
     first, length = np.arange(len(taken)) * FRAMES, np.full(len(taken), FRAMES)
-    videos = VideoFrames(frames, first, length, labels[taken], clip_frames=FRAMES, image_size=SIZE)
+    videos = VideoFrames(PreparedVideos(frames, first, length, labels[taken]), clip_frames=FRAMES, image_size=SIZE)
     train(CONFIG, tmp_path / "run", dataset=videos)
     right = []
     for label in range(CLASSES):

@@ -11,10 +11,9 @@ from PIL import Image
 from support.stores import append
 
 from tgan_fast.cli import store as command
-from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.store_index import Header
+from tgan_fast.data.clip_store import ClipStore, Header
 from tgan_fast.errors import InputError
-from tgan_fast.preparation.sources import recognise
+from tgan_fast.preparation.sources import recognize
 from tgan_fast.preparation.store_writer import StoreWriter
 
 VIDEOS = [np.random.default_rng(n).integers(256, size=(n, 64, 85, 3), dtype=np.uint8) for n in (20, 5, 40)]
@@ -81,7 +80,7 @@ def test_an_export_is_the_authors_form_and_can_be_prepared_again(store, tmp_path
         (20, 25, "a", "a/1.avi"),
         (25, 65, "a", "a/2.avi"),
     ]
-    assert [video.length for video in recognise(tmp_path / "train.h5").videos] == [20, 5, 40]
+    assert [video.length for video in recognize(tmp_path / "train.h5").videos] == [20, 5, 40]
     assert not list(tmp_path.glob(".*partial"))
 
 
@@ -95,7 +94,7 @@ def test_names_of_any_bytes_are_verified_and_exported(tmp_path, capsys):
     run("preview", folder, "--out", tmp_path / "clips.gif")
     (row,) = json.loads(out.with_suffix(".json").read_bytes())
     assert (row["video"], row["category"]) == (name, "\udcff")
-    (video,) = recognise(out).videos
+    (video,) = recognize(out).videos
     assert (video.name, video.label) == (name, "\udcff")
     (folder / "frames.bin").write_bytes(bytes(VIDEOS[0].nbytes))
     with pytest.raises(InputError, match=r"store\\xff has 1 damaged video among 1"):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from support.stores import store, videos  # noqa: F401  fixtures
 
-from tgan_fast.data import VideoFrames
+from tgan_fast.data import PreparedVideos, VideoFrames
 
 
 @pytest.fixture
@@ -15,6 +16,6 @@ def make_videos():
         first = np.cumsum(lengths + 2) - lengths
         size = int(first[-1] + lengths[-1]), height, width, channels
         frames = np.random.default_rng(0).integers(256, size=size, dtype=np.uint8)
-        return VideoFrames(frames, first, lengths, np.arange(len(lengths)), **options)
+        return VideoFrames(PreparedVideos(frames, first, lengths, np.arange(len(lengths))), **options)
 
     return make

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.store_index import line_of, read_index
+from tgan_fast.data import read_videos
+from tgan_fast.data.clip_store import ClipStore, line_of, read_index
 from tgan_fast.errors import InputError
 
 
@@ -19,9 +19,9 @@ def test_what_was_written_is_read(store, videos):
     assert isinstance(opened.frames, np.memmap)
     assert not opened.frames.flags.writeable
     assert np.array_equal(opened.frames, np.concatenate(list(videos.values())))
-    for first, length, frames in zip(opened.first, opened.length, videos.values(), strict=True):
-        assert np.array_equal(opened.frames[first : first + length], frames)
-    assert opened.labels.tolist() == [0, 1, 0]
+    for entry, frames in zip(opened.entries, videos.values(), strict=True):
+        assert np.array_equal(opened.frames[entry.start : entry.start + entry.length], frames)
+    assert read_videos(store).labels.tolist() == [0, 1, 0]
     assert list(opened.damaged()) == []
 
 
@@ -162,4 +162,4 @@ def test_videos_without_a_class_have_the_label_0(store):
     index = read_index(store)
     header, entries = replace(index.header, classes=()), [replace(entry, label=None) for entry in index.entries]
     (store / "index.jsonl").write_bytes(b"".join(map(line_of, [header, *entries])))
-    assert ClipStore(store).labels.tolist() == [0, 0, 0]
+    assert read_videos(store).labels.tolist() == [0, 0, 0]

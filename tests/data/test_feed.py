@@ -9,10 +9,11 @@ import torch
 from support.graphs import captured
 from support.pairwise import covering
 
-from tgan_fast.data import MovingDigits, VideoFrames, open_feed, to_videos
+from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames, open_feed
 from tgan_fast.data.feed import fits
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.errors import InputError
+from tgan_fast.pixels import to_videos
 
 OPTIONS = {"batch_size": 4, "channels": 3, "device": "cpu", "seed": 5}
 
@@ -30,7 +31,7 @@ class Clips:
         return self.clips[index], index
 
 
-class Labelled:
+class Labeled:
     """Black clips with these labels."""
 
     def __init__(self, labels):
@@ -57,8 +58,8 @@ CHOICES = {
     "stride": (1, 2),
     "weighting": ("videos", "windows"),
     "last_start": (False, True),
-    "loop": (False, True),
-    "crop": ("centre", "random"),
+    "short": ("skip", "loop"),
+    "crop": ("center", "random"),
     "flip": (False, True),
 }
 
@@ -67,7 +68,7 @@ CHOICES = {
     "choices", covering(CHOICES, lambda row: True), ids=lambda row: "-".join(map(str, row.values()))
 )
 def test_resident_frames_and_others_feed_the_same_videos(device, make_videos, choices):
-    videos = make_videos((1, 15, 40, 31, 16) if choices["loop"] else (31, 34, 55, 32, 38), **choices)
+    videos = make_videos((1, 15, 40, 31, 16) if choices["short"] == "loop" else (31, 34, 55, 32, 38), **choices)
     options = OPTIONS | {"device": device, "dtype": torch.bfloat16}
     resident = open_feed(videos, **options, resident="on")
     clips, _ = next(resident.batches())
@@ -98,12 +99,12 @@ def test_clips_made_one_by_one_come_in_the_order_of_their_epoch(device, workers)
     epochs = [np.random.default_rng((5, epoch)).permutation(9)[:8].reshape(2, 4) for epoch in range(5)]
     expected = [torch.from_numpy(dataset.clips[indices]) for indices in np.concatenate(epochs)[2:]]
     assert_same([batch.clips.cpu().clone() for batch in itertools.islice(feed.batches(2), 8)], expected)
-    assert_same(first_videos(feed, 8, start=2), [to_videos(clips, "cpu") for clips in expected])
+    assert_same(first_videos(feed, 8, start=2), [to_videos(clips) for clips in expected])
 
 
 DATASETS = {
     "frames": lambda make_videos: make_videos(crop="random", flip=True),
-    "windows-of-frames": lambda make_videos: make_videos(weighting="windows", stride=2, loop=True, flip=True),
+    "windows-of-frames": lambda make_videos: make_videos(weighting="windows", stride=2, short="loop", flip=True),
     "digits": lambda make_videos: MovingDigits(9, channels=3),
     "clips": lambda make_videos: Clips(),
 }
@@ -150,7 +151,7 @@ def test_clips_of_other_sizes_are_those_of_their_videos(device, make_videos, len
         clips = np.empty((4, clip_frames, size, size, 3), np.uint8)
         videos.cut(videos.windows(order.indices(k), order.choices(k)), clips)
         assert found.shape == (4, 3, clip_frames, size, size)
-        torch.testing.assert_close(found, to_videos(torch.from_numpy(clips), "cpu"), rtol=2e-7, atol=0)
+        torch.testing.assert_close(found, to_videos(torch.from_numpy(clips)), rtol=2e-7, atol=0)
 
 
 @pytest.mark.parametrize(("clip_frames", "size"), [case[1:] for case in SIZES])
@@ -161,7 +162,7 @@ def test_digits_of_other_sizes_are_those_of_the_data_set(device, clip_frames, si
     order = BatchOrder(9, 4, seed=5)
     for k, found in enumerate(first_videos(open_feed(digits, **options), 3)):
         clips = np.stack([digits[i][0] for i in order.indices(k).tolist()])
-        expected = to_videos(torch.from_numpy(clips), "cpu").expand(-1, 3, -1, -1, -1)
+        expected = to_videos(torch.from_numpy(clips)).expand(-1, 3, -1, -1, -1)
         torch.testing.assert_close(found, expected, rtol=2e-7, atol=0)
 
 
@@ -173,7 +174,7 @@ class Renamed(MovingDigits):
         return clip, label + 100
 
 
-LABELLED = {
+LABELED = {
     "videos": (lambda make_videos: make_videos(crop="random"), ["on", "off"]),
     "windows": (lambda make_videos: make_videos(weighting="windows", flip=True), ["on", "off"]),
     "digits": (lambda make_videos: MovingDigits(9, digits=2), ["on", "off"]),
@@ -196,7 +197,7 @@ def label_of(dataset, clip):
     ("make", "resident"),
     [
         pytest.param(make, resident, id=f"{name}-{resident}")
-        for name, (make, residences) in LABELLED.items()
+        for name, (make, residences) in LABELED.items()
         for resident in residences
     ],
 )
@@ -206,11 +207,11 @@ def test_labels_are_those_of_the_clips_in_the_batch(device, make_videos, make, r
     options = OPTIONS | {"device": device, "resident": resident, "world_size": world_size, "workers": 2}
     order, rows = BatchOrder(len(dataset), 4, seed=5), 4 // world_size
     for rank in range(world_size):
-        labelled, plain = (open_feed(dataset, **options, rank=rank, labelled=labelled) for labelled in (True, False))
-        batches = itertools.islice(labelled.batches(2), 7)
-        for k, (batch, unlabelled) in enumerate(zip(batches, plain.batches(2), strict=False), start=2):
-            assert unlabelled.labels is None
-            assert torch.equal(batch.clips, unlabelled.clips)
+        labeled, plain = (open_feed(dataset, **options, rank=rank, labeled=labeled) for labeled in (True, False))
+        batches = itertools.islice(labeled.batches(2), 7)
+        for k, (batch, unlabeled) in enumerate(zip(batches, plain.batches(2), strict=False), start=2):
+            assert unlabeled.labels is None
+            assert torch.equal(batch.clips, unlabeled.clips)
             assert (batch.labels.dtype, batch.labels.device.type) == (torch.int64, device.type)
             own = order.indices(k)[rank * rows : (rank + 1) * rows].tolist()
             assert batch.labels.tolist() == [label_of(dataset, clip) for clip in own]
@@ -223,7 +224,7 @@ def test_labels_belong_to_what_the_videos_show(device, make_videos, workers):
     for start, length, label in zip(videos.first, videos.length, videos.labels, strict=True):
         videos.frames[start : start + length] = 50 * int(label)
     for resident in ("on", "off"):
-        feed = open_feed(videos, **(OPTIONS | {"device": device, "resident": resident}), workers=workers, labelled=True)
+        feed = open_feed(videos, **(OPTIONS | {"device": device, "resident": resident}), workers=workers, labeled=True)
         for batch in itertools.islice(feed.batches(), 30):
             levels = (feed.read(batch.clips) * 127.5 + 127.5).round()
             assert torch.equal(levels, 50.0 * batch.labels.view(-1, 1, 1, 1, 1).expand_as(levels))
@@ -231,7 +232,7 @@ def test_labels_belong_to_what_the_videos_show(device, make_videos, workers):
 
 @pytest.mark.parametrize("labels", [[2, 0, 7, 1, 5], list(np.arange(5)), list(torch.arange(5)), [True] * 5], ids=str)
 def test_class_numbers_may_be_integers_of_any_kind(device, labels):
-    feed = open_feed(Labelled(labels), **(OPTIONS | {"device": device}), labelled=True)
+    feed = open_feed(Labeled(labels), **(OPTIONS | {"device": device}), labeled=True)
     order = BatchOrder(5, 4, seed=5)
     for k, batch in enumerate(itertools.islice(feed.batches(), 3)):
         assert batch.labels.tolist() == [int(labels[index]) for index in order.indices(k)]
@@ -247,8 +248,8 @@ def test_class_numbers_may_be_integers_of_any_kind(device, labels):
     ],
 )
 def test_a_label_that_is_no_class_number_is_named_where_labels_are_asked_for(device, label, message):
-    dataset, options = Labelled([0, 1, 2, label]), OPTIONS | {"device": device}
-    feed = open_feed(dataset, **options, labelled=True)
+    dataset, options = Labeled([0, 1, 2, label]), OPTIONS | {"device": device}
+    feed = open_feed(dataset, **options, labeled=True)
     with pytest.raises(InputError, match=message):
         next(feed.batches())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
@@ -259,7 +260,7 @@ def test_a_negative_label_of_a_video_is_named_where_labels_are_asked_for(make_vi
     videos = make_videos()
     videos.labels[2] = -4
     with pytest.raises(InputError, match="the label of video 2 is -4, but classes are numbered from 0"):
-        open_feed(videos, **OPTIONS, labelled=True)
+        open_feed(videos, **OPTIONS, labeled=True)
     assert len(first_videos(open_feed(videos, **OPTIONS), 1)) == 1
 
 
@@ -303,7 +304,7 @@ def test_memory_mapped_frames_with_the_channels_first(tmp_path, make_videos, dev
     frames = np.ascontiguousarray(videos.frames.numpy().transpose(0, 3, 1, 2))
     np.save(tmp_path / "frames.npy", frames)
     mapped = np.load(tmp_path / "frames.npy", mmap_mode="r").transpose(0, 2, 3, 1)
-    others = VideoFrames(mapped, videos.first, videos.length, videos.labels)
+    others = VideoFrames(PreparedVideos(mapped, videos.first, videos.length, videos.labels))
     expected = first_videos(open_feed(videos, **OPTIONS))
     for resident in ("on", "off"):
         assert_same(first_videos(open_feed(others, **(OPTIONS | {"device": device}), resident=resident)), expected)
@@ -357,7 +358,7 @@ def test_what_fits_lives_on_the_gpu(make_videos):
 def test_frames_that_are_to_be_resident_and_cannot_are_refused(tmp_path):
     frames = torch.cuda.mem_get_info()[1] // (64 * 64) + 1
     mapped = np.memmap(tmp_path / "sparse", np.uint8, "w+", shape=(frames, 64, 64, 1))
-    videos = VideoFrames(mapped, np.arange(4), np.full(4, 16), np.zeros(4, int))
+    videos = VideoFrames(PreparedVideos(mapped, np.arange(4), np.full(4, 16), np.zeros(4, int)))
     with pytest.raises(InputError, match=r"the frames take .* GB, but cuda has .* GB free: choose resident='auto'"):
         open_feed(videos, **(OPTIONS | {"device": "cuda"}), resident="on")
     assert "live in host memory" in open_feed(videos, **(OPTIONS | {"device": "cuda"})).description

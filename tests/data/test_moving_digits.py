@@ -13,7 +13,7 @@ SIZES = [(8, 16), (32, 32), (9, 128)]
 
 
 def place(frame):
-    """Centre of mass of a frame [H, W]."""
+    """Center of mass of a frame [H, W]."""
     rows, columns = np.indices(frame.shape)
     return np.array([(rows * frame).sum(), (columns * frame).sum()]) / frame.sum()
 

@@ -40,12 +40,12 @@ def test_choices_are_not_those_that_shuffle():
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 def test_processes_share_every_batch_in_consecutive_equal_parts(world_size):
     whole = BatchOrder(20, 6, seed=1)
-    parts = [BatchOrder(20, 6, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert {part.rows for part in parts} == {6 // world_size}
+    orders = [BatchOrder(20, 6, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {len(order.rank_rows) for order in orders} == {6 // world_size}
     for k in (0, 2, 7):
-        together = np.concatenate([part.indices(k)[part.part] for part in parts])
+        together = np.concatenate([order.indices(k)[order.rank_rows] for order in orders])
         assert np.array_equal(together, whole.indices(k))
-        assert len({tuple(part.choices(k).random(3)) for part in parts}) == 1
+        assert len({tuple(order.choices(k).random(3)) for order in orders}) == 1
 
 
 def test_what_does_not_fit_is_named():
@@ -57,16 +57,18 @@ def test_what_does_not_fit_is_named():
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_several_batches_as_one_are_each_shared_by_the_processes(world_size):
-    whole = BatchOrder(100, 8, parts=3, seed=1)
-    orders = [BatchOrder(100, 8, parts=3, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert {(order.rows, order.parts) for order in orders} == {(24 // world_size, 3)}
+    whole = BatchOrder(100, 8, batches_per_step=3, seed=1)
+    orders = [
+        BatchOrder(100, 8, batches_per_step=3, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    assert {(len(order.rank_rows), order.batches_per_step) for order in orders} == {(24 // world_size, 3)}
     for k in range(9):
-        shares = [order.indices(k)[order.part].reshape(3, -1) for order in orders]
-        assert np.array_equal(np.concatenate(shares, 1).ravel(), whole.indices(k)[whole.part])
+        shares = [order.indices(k)[order.rank_rows].reshape(3, -1) for order in orders]
+        assert np.array_equal(np.concatenate(shares, 1).ravel(), whole.indices(k)[whole.rank_rows])
     epoch = np.concatenate([whole.indices(k) for k in range(4)])
     assert len(set(epoch)) == 96
 
 
 def test_fewer_clips_than_several_batches_are_refused():
     with pytest.raises(InputError, match="the data set has 23 clips, fewer than 3 batches of 8"):
-        BatchOrder(23, 8, parts=3)
+        BatchOrder(23, 8, batches_per_step=3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tgan_fast.data import VideoFrames
+from tgan_fast.data import PreparedVideos, VideoFrames
 from tgan_fast.data.video_frames import clip_span
 from tgan_fast.errors import InputError
 from tgan_fast.ops.windows import read_windows
@@ -48,8 +48,8 @@ def test_without_the_last_start_windows_are_those_that_the_authors_draw(make_vid
         ((16, 17, 40, 18), {}, (1, 2, 25, 3)),
         ((16, 17, 40, 18), {"last_start": False}, (1, 1, 24, 2)),
         ((46, 48, 50), {"stride": 3}, (1, 3, 5)),
-        ((1, 15, 16, 20), {"loop": True}, (1, 1, 1, 5)),
-        ((31, 33, 16, 1), {"stride": 2, "loop": True, "last_start": False}, (1, 2, 1, 1)),
+        ((1, 15, 16, 20), {"short": "loop"}, (1, 1, 1, 5)),
+        ((31, 33, 16, 1), {"stride": 2, "short": "loop", "last_start": False}, (1, 2, 1, 1)),
     ],
 )
 def test_weighted_by_windows_an_epoch_has_every_window_once(make_videos, lengths, options, starts):
@@ -66,7 +66,7 @@ def test_weighted_by_windows_an_epoch_has_every_window_once(make_videos, lengths
 def test_a_video_of_a_clips_span_has_one_window_and_a_shorter_one_none(make_videos, stride):
     span = clip_span(stride)
     assert windows_of(make_videos([span], stride=stride), [0])[:, -1, 0].max() == 2 + span - 1
-    with pytest.raises(InputError, match=f"video 0 has {span - 1} frames, but a clip needs {span}: .* loop=True"):
+    with pytest.raises(InputError, match=f"none of the 1 videos of the data set has the {span} frames of"):
         make_videos([span - 1], stride=stride)
 
 
@@ -78,8 +78,7 @@ def test_a_clip_of_more_or_fewer_frames_spans_as_many(make_videos, stride, clip_
     windows = videos.windows(np.arange(len(videos)), np.random.default_rng(0))[:, 0, :, 0]
     starts = [2, *range(span + 4, span + 9)]
     assert np.array_equal(windows, np.array(starts)[:, None] + stride * np.arange(clip_frames))
-    with pytest.raises(InputError, match=f"video 1 has {span - 1} frames, but a clip needs {span}: .* loop=True"):
-        make_videos([span, span - 1], **options)
+    assert make_videos([span, span - 1], **options).length.tolist() == [span]
 
 
 def test_all_windows_of_a_batch_are_drawn_apart(make_videos):
@@ -90,7 +89,7 @@ def test_all_windows_of_a_batch_are_drawn_apart(make_videos):
         assert abs(np.corrcoef(starts[:, one], starts[:, other])[0, 1]) < 0.3
 
 
-def test_the_centre_of_wide_frames_is_that_of_prepared_ucf_101(make_videos):
+def test_the_center_of_wide_frames_is_that_of_prepared_ucf_101(make_videos):
     windows = windows_of(make_videos(), range(5))
     assert (windows[..., 1:] == [0, 10, 1]).all()
 
@@ -138,14 +137,14 @@ CLIPS = {
     "cropped-mirrored": ({"height": 70}, {"crop": "random", "flip": True}),
     "whole-rows": ({"width": 64}, {"flip": True}),
     "strided": ({"lengths": (31, 40, 33)}, {"stride": 2, "crop": "random", "flip": True}),
-    "looped": (SHORT, {"loop": True, "flip": True}),
-    "looped-strided": (SHORT, {"loop": True, "stride": 2, "crop": "random", "flip": True}),
-    "looped-far-apart": (SHORT, {"loop": True, "stride": 9, "weighting": "windows", "last_start": False}),
+    "looped": (SHORT, {"short": "loop", "flip": True}),
+    "looped-strided": (SHORT, {"short": "loop", "stride": 2, "crop": "random", "flip": True}),
+    "looped-far-apart": (SHORT, {"short": "loop", "stride": 9, "weighting": "windows", "last_start": False}),
     "small": (
         {"lengths": (8, 9, 30), "height": 19, "width": 20},
         {"clip_frames": 8, "image_size": 16, "crop": "random", "flip": True},
     ),
-    "long-looped": (SHORT, {"clip_frames": 32, "image_size": 32, "loop": True, "stride": 2, "flip": True}),
+    "long-looped": (SHORT, {"clip_frames": 32, "image_size": 32, "short": "loop", "stride": 2, "flip": True}),
     "large": (
         {"lengths": (9, 13), "height": 128, "width": 131},
         {"clip_frames": 9, "image_size": 128, "weighting": "windows", "crop": "random"},
@@ -185,7 +184,7 @@ def size_of(options):
 def test_cut_copies_the_clips_of_windows(tmp_path, make_videos, shape, options, channels, stored):
     videos = make_videos(channels=channels, **shape, **options)
     frames = stored(videos.frames.numpy(), tmp_path / "frames.npy")
-    others = VideoFrames(frames, videos.first, videos.length, videos.labels, **options)
+    others = VideoFrames(PreparedVideos(frames, videos.first, videos.length, videos.labels), **options)
     windows = windows_of(others, range(len(others)), batches=6)[:, None]
     clip_frames, size = size_of(options)
     assert others.clip_shape == (clip_frames, size, size, channels)
@@ -215,7 +214,7 @@ def test_frames_are_not_copied_wherever_they_come_from(tmp_path, make_videos):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for source in (frames, mapped, torch.from_numpy(frames)):
-            videos = VideoFrames(source, [0, 5], [16, 20], [7, 8])
+            videos = VideoFrames(PreparedVideos(source, [0, 5], [16, 20], [7, 8]))
             address = source.data_ptr() if isinstance(source, torch.Tensor) else source.ctypes.data
             assert videos.frames.data_ptr() == address
             assert np.array_equal(videos.frames.numpy(), frames)
@@ -230,10 +229,11 @@ FRAMES = np.zeros((50, 64, 85, 3), np.uint8)
     ("labels", "classes"), [([0, 0, 0], 0), ([7, 7, 7], 0), ([0, 1, 0], 2), ([5, 2, 2], 6), ([3, 3, 0], 4)]
 )
 def test_classes_are_numbered_from_0_and_a_single_one_is_none(labels, classes):
-    videos = VideoFrames(FRAMES, [0, 10, 20], [16, 17, 18], labels)
+    prepared = PreparedVideos(FRAMES, [0, 10, 20], [16, 17, 18], labels)
+    videos = VideoFrames(prepared)
     assert videos.classes == classes
     assert videos.labels_of(np.array([2, 0, 1])).tolist() == [labels[2], labels[0], labels[1]]
-    weighted = VideoFrames(FRAMES, [0, 10, 20], [16, 17, 18], labels, weighting="windows")
+    weighted = VideoFrames(prepared, weighting="windows")
     assert weighted.classes == classes
     assert weighted.labels_of(np.arange(6)).tolist() == [labels[video] for video in (0, 1, 1, 2, 2, 2)]
 
@@ -251,31 +251,32 @@ def test_classes_are_numbered_from_0_and_a_single_one_is_none(labels, classes):
         ({"length": [16]}, ValueError, r"length holds an integer for each of 2 videos, not int64 \[1\]"),
         ({"labels": [[0, 1]]}, ValueError, r"labels holds an integer for each of 2 videos, not int64 \[1, 2\]"),
         ({"stride": 0}, ValueError, "a stride is at least 1, not 0"),
-        ({"weighting": "frames"}, ValueError, "a weighting is 'videos' or 'windows', not 'frames'"),
-        ({"crop": "left"}, ValueError, "a crop is 'centre' or 'random', not 'left'"),
+        ({"weighting": "frames"}, ValueError, "weighting is 'videos' or 'windows', not 'frames'"),
+        ({"crop": "left"}, ValueError, "crop is 'center' or 'random', not 'left'"),
         ({"frames": FRAMES[:, :60]}, InputError, "are 60 pixels high and 85 wide, but a clip needs 64 of each"),
         ({"frames": FRAMES[:, :, :63]}, InputError, "are 64 pixels high and 63 wide"),
-        ({"length": [16, 15]}, InputError, "video 1 has 15 frames, but a clip needs 16: leave it out, or .* loop=True"),
-        ({"stride": 2}, InputError, "video 0 has 16 frames, but a clip needs 31: leave it out, or choose loop=True"),
+        ({"stride": 2}, InputError, "none of the 2 videos of the data set has the 31 frames of a clip: choose"),
         ({"clip_frames": 7}, ValueError, "a video has 8 to 64 frames, not 7"),
         ({"image_size": 48}, ValueError, "images are squares of 16, 32, 64, 128 pixels, not 48"),
         ({"image_size": 128}, InputError, "are 64 pixels high and 85 wide, but a clip needs 128 of each"),
-        ({"clip_frames": 17}, InputError, "video 0 has 16 frames, but a clip needs 17: leave it out, or .* loop=True"),
-        ({"clip_frames": 8, "stride": 3}, InputError, "video 0 has 16 frames, but a clip needs 22"),
-        ({"length": [16, 0], "loop": True}, InputError, "video 1 has 0 frames, but a clip needs 1: leave it out$"),
+        ({"clip_frames": 17}, InputError, "has the 17 frames of a clip"),
+        ({"clip_frames": 8, "stride": 3}, InputError, "has the 22 frames of a clip"),
+        ({"short": "leave out"}, ValueError, "short is 'skip' or 'loop', not 'leave out'"),
+        ({"length": [16, 0]}, InputError, "video 1 goes from frame 20 to 19, but there are 50 frames"),
         ({"first": [-1, 20]}, InputError, "video 0 goes from frame -1 to 14, but there are 50 frames"),
         ({"first": [0, 35]}, InputError, "video 1 goes from frame 35 to 50, but there are 50 frames"),
         ({"first": np.zeros(0, int), "length": np.zeros(0, int), "labels": np.zeros(0, int)}, InputError, "no videos"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, error, message):
-    given = {"frames": FRAMES, "first": [0, 20], "length": [16, 16], "labels": [0, 1]}
-    assert len(VideoFrames(**given)) == 2
+    videos = {"frames": FRAMES, "first": [0, 20], "length": [16, 16], "labels": [0, 1]}
+    assert len(VideoFrames(PreparedVideos(**videos))) == 2
+    options = {name: value for name, value in changes.items() if name not in videos}
     with pytest.raises(error, match=message):
-        VideoFrames(**(given | changes))
+        VideoFrames(PreparedVideos(**videos | {name: changes[name] for name in videos & changes.keys()}), **options)
 
 
 @pytest.mark.gpu
 def test_frames_on_a_gpu_are_refused():
     with pytest.raises(ValueError, match=r"in host memory, not .* on cuda:0"):
-        VideoFrames(torch.from_numpy(FRAMES).cuda(), [0], [16], [0])
+        VideoFrames(PreparedVideos(torch.from_numpy(FRAMES).cuda(), [0], [16], [0]))

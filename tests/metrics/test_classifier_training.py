@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tgan_fast.data import VideoFrames
+from tgan_fast.data import PreparedVideos, VideoFrames
 from tgan_fast.errors import NonFiniteError
 from tgan_fast.metrics.classifier_files import load_classifier, save_classifier
 from tgan_fast.metrics.classifier_training import Recipe, train_classifier
@@ -24,7 +24,7 @@ def bars(count, seed):
     for video, label, start in zip(frames, labels, random.integers(64, size=count), strict=True):
         for number, frame in enumerate(video):
             frame[(start + (3 if label == 0 else -3) * number + np.arange(8)) % 64] = 255
-    return VideoFrames(frames.reshape(-1, 64, 64, 1), 20 * np.arange(count), np.full(count, 20), labels)
+    return VideoFrames(PreparedVideos(frames.reshape(-1, 64, 64, 1), 20 * np.arange(count), np.full(count, 20), labels))
 
 
 def clips_of(training=64, held_out=41):
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_ends_it(clips):
 def test_c3d_starts_with_equal_chances_and_the_mean_colors(tmp_path):
     levels = np.array([200, 100, 30], np.uint8)
     frames = np.broadcast_to(levels, (2 * 16, 64, 64, 3)) + np.uint8(5) * (np.arange(64) % 2 == 0)[:, None]
-    videos = VideoFrames(frames, 16 * np.arange(2), np.full(2, 16), np.array([0, 2]))
+    videos = VideoFrames(PreparedVideos(frames, 16 * np.arange(2), np.full(2, 16), np.array([0, 2])))
     clips, losses = LabeledClips(videos, videos, ("a", "b", "c"), "colors"), []
     classifier = train_classifier(clips, "c3d", Recipe(1, 1, 1e-4), progress=losses.append)
     assert losses == [pytest.approx(math.log(3))]

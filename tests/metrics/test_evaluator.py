@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.classifiers import CPU, Means, random_classifier, scripted, seen_by, small_generator
 
-from tgan_fast.data import MovingDigits, to_clips
+from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.metrics.evaluator import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
@@ -18,6 +18,7 @@ from tgan_fast.metrics.inception_score import inception_score
 from tgan_fast.metrics.protocols import PROTOCOLS
 from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.models.sampling import draw_latents
+from tgan_fast.pixels import to_clips
 
 PROTOCOL = replace(PROTOCOLS["plain"], samples=16, runs=3, real_clips=40)
 SEE = seen_by(random_classifier())

@@ -7,11 +7,11 @@ import torch
 from support.classifiers import Means, scripted
 from torch import nn
 
-from tgan_fast.data import to_clips, to_videos
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier import Classifier, build_network
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS
+from tgan_fast.pixels import to_clips, to_videos
 
 CPU = torch.device("cpu")
 NAMES = tuple("abcde")
@@ -37,7 +37,7 @@ def test_a_small_classifier_sees_videos_as_they_are(device):
 def test_real_clips_and_generated_videos_of_the_same_levels_look_the_same():
     clips = torch.randint(256, (2, 16, 64, 64, 1), dtype=torch.uint8)
     see = ClassifierFeatures(small_classifier(), PROTOCOLS["plain"], CPU, "fp32")
-    for real, generated in zip(see.of_real(clips), see.of_generated(to_videos(clips, "cpu")), strict=True):
+    for real, generated in zip(see.of_real(clips), see.of_generated(to_videos(clips)), strict=True):
         assert torch.equal(real, generated)
 
 
@@ -108,7 +108,7 @@ def test_i3d_gets_levels_of_three_channels(tmp_path):
     assert seen.probabilities is None
     torch.testing.assert_close(seen.features, expected)
     # Between two levels, generated videos are rounded to the nearer one.
-    videos = to_videos(clips, "cpu") + 0.4 / 127.5
+    videos = to_videos(clips) + 0.4 / 127.5
     assert torch.equal(to_clips(videos), clips.where(clips < 255, 255))
     torch.testing.assert_close(see.of_generated(videos).features, expected)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from support.stores import append
 
+from tgan_fast.data.clip_store import Header
 from tgan_fast.data.moving_digits import scikit_learn_scans
-from tgan_fast.data.store_index import Header
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.held_out import hold_out, split_digits, split_videos
 from tgan_fast.preparation.store_writer import StoreWriter

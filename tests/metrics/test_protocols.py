@@ -5,8 +5,8 @@ import pytest
 import torch
 from support.c3d_weights import random_mean
 
-from tgan_fast.data import to_clips, to_videos
 from tgan_fast.metrics.protocols import PROTOCOLS
+from tgan_fast.pixels import to_clips, to_videos
 
 MEAN = random_mean()
 
@@ -83,7 +83,7 @@ def test_real_clips_arrive_with_their_own_levels(name):
 def test_a_plain_protocol_shows_videos_as_training_sees_them():
     clips = torch.randint(256, (2, 16, 64, 64, 1), dtype=torch.uint8)
     videos = PROTOCOLS["plain"].scaled(clips)
-    assert torch.equal(videos, to_videos(clips, "cpu"))
+    assert torch.equal(videos, to_videos(clips))
     assert PROTOCOLS["plain"].prepare(videos, None) is videos
     assert torch.equal(to_clips(videos), clips)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tgan_fast.data import to_clips
 from tgan_fast.ops import BackendError
 from tgan_fast.ops.levels import tanh_to_levels
+from tgan_fast.pixels import to_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

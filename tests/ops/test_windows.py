@@ -13,7 +13,7 @@ from support.graphs import captured
 
 from tgan_fast.ops.dispatch import TRITON_IS_INSTALLED, BackendError
 from tgan_fast.ops.windows import read_windows, whole_frames
-from tgan_fast.pixels import scaled
+from tgan_fast.pixels import to_videos
 
 needs_triton = pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="needs Triton")
 
@@ -53,8 +53,8 @@ CASES = {
     "frames-of-the-same-size": ((5, 64, 64, 3), (2, 1, 3), 3),
     "wider": ((5, 64, 85, 3), (2, 1, 3), 3),
     "larger": ((3, 70, 99, 3), (2, 1, 2), 3),
-    "grey": ((5, 64, 85, 1), (2, 1, 3), 1),
-    "grey-to-colour": ((5, 64, 85, 1), (2, 1, 3), 3),
+    "gray": ((5, 64, 85, 1), (2, 1, 3), 1),
+    "gray-to-color": ((5, 64, 85, 1), (2, 1, 3), 3),
     "two-layers": ((6, 100, 100, 1), (3, 2, 2), 3),
     "three-layers-two-channels": ((4, 66, 65, 2), (1, 3, 1), 2),
     "one-frame": ((1, 64, 64, 1), (1, 1, 1), 1),
@@ -64,7 +64,7 @@ CASES = {
 
 def cases_and(*dtypes):
     """Parametrize a test by all cases in float32, and by one in the other dtypes, which the last line alone sees."""
-    rows = [(name, torch.float32) for name in CASES] + [("grey-to-colour", dtype) for dtype in dtypes]
+    rows = [(name, torch.float32) for name in CASES] + [("gray-to-color", dtype) for dtype in dtypes]
     parameters = [pytest.param(*CASES[name], dtype, id=f"{name}-{dtype}") for name, dtype in rows]
     return pytest.mark.parametrize(("shape", "size", "channels", "dtype"), parameters)
 
@@ -173,7 +173,7 @@ def test_whole_frames_are_clips_as_they_are(backend, clip_frames, size):
     clips = random_frames(2, clip_frames, size, size, 1).to(device)
     windows = whole_frames(2, clip_frames).to(device)
     videos = read_windows(clips.flatten(0, 1), windows, image_size=size, backend=backend)
-    torch.testing.assert_close(videos, scaled(clips), rtol=2e-7, atol=0)
+    torch.testing.assert_close(videos, to_videos(clips), rtol=2e-7, atol=0)
 
 
 @pytest.mark.gpu

@@ -11,11 +11,11 @@ import pytest
 from support.stores import HEADER, append, video_of
 
 from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.loading import read_prepared
+from tgan_fast.data.prepared_videos import read_videos
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation import prepare, worker
 from tgan_fast.preparation.decoding import Form
-from tgan_fast.preparation.sources import recognise
+from tgan_fast.preparation.sources import recognize
 from tgan_fast.preparation.store_writer import StoreWriter
 
 FORM = Form(6, 8, 3)
@@ -73,9 +73,9 @@ def damaged(content, choices):
 def try_array(path):
     """Read a file as training and as preparing do, to the end or to an error in one sentence."""
     with suppress(InputError):
-        assert read_prepared(path).frames.dtype == np.uint8
+        assert read_videos(path).frames.dtype == np.uint8
     with suppress(InputError, UnreadableVideoError):
-        for video in recognise(path).videos:
+        for video in recognize(path).videos:
             assert len(video.digest()) == 64
             assert all(frames.dtype == np.uint8 for frames in video.read(FORM))
 
@@ -113,7 +113,7 @@ def test_headers_that_announce_what_is_not_there(tmp_path, header):
     with zipfile.ZipFile(tmp_path / "clips.npz", "w") as file:
         file.writestr("clips.npy", content)
     with pytest.raises(InputError, match=r"clips.npy"):
-        recognise(tmp_path / "clips.npy")
+        recognize(tmp_path / "clips.npy")
     try_array(tmp_path / "clips.npz")
 
 
@@ -166,13 +166,13 @@ def test_damaged_stores(tmp_path, seed, monkeypatch):
     damage_store(folder, other, random.Random(seed))
     with suppress(InputError):
         opened = ClipStore(folder)
-        assert len(read_prepared(folder).frames) == len(opened.frames)
+        assert len(read_videos(folder).frames) == len(opened.frames)
         # Videos whose frames are not what was written are named; the others are a beginning of the store.
         assert list(opened.damaged()) or opened.entries == written[: len(opened.entries)]
     np.save(tmp_path / "more.npy", CLIPS)
     before, refused = content_of(folder), True
     with suppress(InputError):
-        prepare(recognise(tmp_path / "more.npy"), folder, FORM)
+        prepare(recognize(tmp_path / "more.npy"), folder, FORM)
         refused = False
     if refused:
         assert content_of(folder) == before

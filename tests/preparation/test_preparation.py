@@ -11,11 +11,12 @@ import pytest
 from support.encoding import encode, moving_picture
 from support.full_disk import largest_file
 
+from tgan_fast.data import read_videos
 from tgan_fast.data.clip_store import ClipStore
 from tgan_fast.errors import InputError
 from tgan_fast.preparation import estimated_frames, prepare, worker
 from tgan_fast.preparation.decoding import Form, read_video
-from tgan_fast.preparation.sources import Collection, SourceVideo, recognise
+from tgan_fast.preparation.sources import Collection, SourceVideo, recognize
 
 FORM = Form(32, 40, 3)
 LENGTHS = {"a/1.mp4": 40, "a/2.avi": 7, "b/3.mp4": 90, "b/4.avi": 16, "b/5.mp4": 1, "c/6.mp4": 33}
@@ -36,7 +37,7 @@ def source(tmp_path_factory):
 def whole(source, tmp_path_factory):
     """The store of all of them, prepared in one go by one process."""
     folder = tmp_path_factory.mktemp("stores") / "whole"
-    result = prepare(recognise(source), folder, FORM)
+    result = prepare(recognize(source), folder, FORM)
     assert (result.stored, result.known, result.skipped, result.finished) == (6, 0, [], True)
     return folder
 
@@ -53,7 +54,7 @@ def test_the_store_has_the_frames_of_every_video_in_order(source, whole):
     store = ClipStore(whole)
     assert {entry.video: entry.length for entry in store.entries} == LENGTHS
     assert [entry.label for entry in store.entries] == ["a", "a", "b", "b", "b", "c"]
-    assert store.labels.tolist() == [0, 0, 1, 1, 1, 2]
+    assert read_videos(whole).labels.tolist() == [0, 0, 1, 1, 1, 2]
     assert not list(store.damaged())
     for entry in store.entries:
         frames = np.concatenate(list(read_video(source / entry.video, FORM)))
@@ -64,7 +65,7 @@ def test_the_store_has_the_frames_of_every_video_in_order(source, whole):
 
 @pytest.mark.slow
 def test_the_store_does_not_depend_on_how_many_processes_there_are(source, whole, tmp_path):
-    result = prepare(recognise(source), tmp_path / "store", FORM, workers=3)
+    result = prepare(recognize(source), tmp_path / "store", FORM, workers=3)
     assert result.frames == sum(LENGTHS.values())
     assert content_of(tmp_path / "store") == content_of(whole)
 
@@ -73,7 +74,7 @@ def test_the_store_does_not_depend_on_how_many_processes_there_are(source, whole
 def test_what_is_stopped_goes_on_to_the_same_store(source, whole, tmp_path, monkeypatch):
     # A job a video.
     monkeypatch.setattr("tgan_fast.preparation.pipeline._JOB_VIDEOS", 1)
-    stop, collection, folder = threading.Event(), recognise(source), tmp_path / "store"
+    stop, collection, folder = threading.Event(), recognize(source), tmp_path / "store"
     first = prepare(collection, folder, FORM, stop=stop, progress=lambda result, nbytes: stop.set())
     assert not first.finished
     assert 1 <= first.stored < 6
@@ -86,7 +87,7 @@ def test_what_is_stopped_goes_on_to_the_same_store(source, whole, tmp_path, monk
 
 def test_progress_tells_of_all_bytes_in_the_end(source, tmp_path):
     told = []
-    prepare(recognise(source), tmp_path / "store", FORM, progress=lambda result, nbytes: told.append(nbytes))
+    prepare(recognize(source), tmp_path / "store", FORM, progress=lambda result, nbytes: told.append(nbytes))
     assert sum(told) == sum(path.stat().st_size for path in source.rglob("*.*"))
 
 
@@ -96,12 +97,12 @@ def test_another_source_is_added_behind(source, whole, tmp_path):
     (more / "aa").mkdir(parents=True)
     encode(more / "aa" / "7.mp4", moving_picture(5, 48, 64, 9))
     folder = tmp_path / "store"
-    prepare(recognise(source), folder, FORM)
-    result = prepare(recognise(more), folder, FORM)
+    prepare(recognize(source), folder, FORM)
+    result = prepare(recognize(more), folder, FORM)
     assert (result.stored, result.known) == (1, 0)
     store = ClipStore(folder)
     assert store.header.classes == ("a", "b", "c", "aa")
-    assert store.labels.tolist() == [0, 0, 1, 1, 1, 2, 3]
+    assert read_videos(folder).labels.tolist() == [0, 0, 1, 1, 1, 2, 3]
     assert np.array_equal(store.frames[: sum(LENGTHS.values())], ClipStore(whole).frames)
     assert not list(store.damaged())
 
@@ -110,11 +111,11 @@ def test_a_video_that_has_changed_since_is_not_passed_over(tmp_path):
     (tmp_path / "source").mkdir()
     path = tmp_path / "source" / "1.mp4"
     encode(path, moving_picture(5, 48, 64, 0))
-    prepare(recognise(tmp_path / "source"), tmp_path / "store", FORM)
+    prepare(recognize(tmp_path / "source"), tmp_path / "store", FORM)
     before = content_of(tmp_path / "store")
     encode(path, moving_picture(5, 48, 64, 1))
     with pytest.raises(InputError, match=r"1.mp4 is not what it was when it was stored in .*store: choose another"):
-        prepare(recognise(tmp_path / "source"), tmp_path / "store", FORM)
+        prepare(recognize(tmp_path / "source"), tmp_path / "store", FORM)
     assert content_of(tmp_path / "store") == before
 
 
@@ -133,7 +134,7 @@ def damaged(source, tmp_path):
 
 
 def test_videos_that_cannot_be_read_are_named_and_the_rest_is_done(damaged, whole, tmp_path):
-    result = prepare(recognise(damaged), tmp_path / "store", FORM)
+    result = prepare(recognize(damaged), tmp_path / "store", FORM)
     assert (result.stored, result.failed, result.finished) == (6, 3, True)
     assert (tmp_path / "store" / "frames.bin").read_bytes() == (whole / "frames.bin").read_bytes()
     rows = reasons_in(tmp_path / "store")
@@ -149,12 +150,12 @@ def test_videos_that_cannot_be_read_are_named_and_the_rest_is_done(damaged, whol
 def test_strict_stops_at_the_first_one_and_keeps_what_was_stored(damaged, tmp_path):
     (damaged / "a" / "0 empty.mp4").unlink()
     with pytest.raises(InputError, match=r"a/9 text.avi: .*; leave out --strict to go on without it"):
-        prepare(recognise(damaged), tmp_path / "store", FORM, strict=True)
+        prepare(recognize(damaged), tmp_path / "store", FORM, strict=True)
     assert [entry.video for entry in ClipStore(tmp_path / "store").entries] == ["a/1.mp4", "a/2.avi"]
 
 
 def test_too_short_videos_are_left_out_and_are_no_failures(source, tmp_path):
-    result = prepare(recognise(source), tmp_path / "store", FORM, fewest=16, strict=True)
+    result = prepare(recognize(source), tmp_path / "store", FORM, fewest=16, strict=True)
     assert (result.stored, result.failed) == (4, 0)
     assert reasons_in(tmp_path / "store") == [
         {"video": "a/2.avi", "reason": "it has 7 frames, fewer than 16", "failed": False},
@@ -181,7 +182,7 @@ class Deadly(SourceVideo):
 
 @pytest.mark.slow
 def test_a_decoder_that_crashes_costs_only_its_own_video(source, whole, tmp_path):
-    collection = recognise(source)
+    collection = recognize(source)
     videos = list(collection.videos)
     videos.insert(2, Deadly("a/deadly.mp4", 1, "a", None, None))
     told = []
@@ -217,7 +218,7 @@ class Strange(SourceVideo):
 
 
 def test_what_nobody_foresaw_costs_only_its_own_video(source, tmp_path):
-    one, *_, last = recognise(source).videos
+    one, *_, last = recognize(source).videos
     videos = one, Strange("a/strange.mp4", 1, "a", None, None), last
     result = prepare(Collection("", videos, ("a", "c"), 3), tmp_path / "store", FORM)
     assert (result.stored, result.failed) == (2, 1)
@@ -232,13 +233,13 @@ def test_a_full_disk_keeps_what_was_stored_and_says_how_to_go_on(source, tmp_pat
     monkeypatch.setattr("tgan_fast.preparation.pipeline._JOB_VIDEOS", 1)
     message = r"cannot write to .*store: File too large; what was stored is kept, and the same command goes on"
     with pytest.raises(InputError, match=message), largest_file(60 * 32 * 40 * 3):
-        prepare(recognise(source), tmp_path / "store", FORM)
+        prepare(recognize(source), tmp_path / "store", FORM)
     assert [entry.video for entry in ClipStore(tmp_path / "store").entries] == ["a/1.mp4", "a/2.avi"]
     assert not (tmp_path / "store" / ".spools").exists()
 
 
 def test_a_full_disk_is_not_taken_for_a_damaged_video(source, tmp_path):
-    job = worker.Job(recognise(source).videos[:1], {}, FORM, 1, 1, tmp_path / "spool")
+    job = worker.Job(recognize(source).videos[:1], {}, FORM, 1, 1, tmp_path / "spool")
     with pytest.raises(worker.SpoolError, match="File too large"), largest_file(1000):
         worker.do(job)
 
@@ -246,7 +247,7 @@ def test_a_full_disk_is_not_taken_for_a_damaged_video(source, tmp_path):
 @pytest.mark.parametrize("form", [FORM, replace(FORM, stride=3), replace(FORM, fps=10.0)], ids=str)
 def test_the_estimate_is_within_a_fifth(source, form):
     stored = sum(len(frames) for name in LENGTHS for frames in read_video(source / name, form))
-    estimate = estimated_frames(recognise(source).videos, form)
+    estimate = estimated_frames(recognize(source).videos, form)
     assert abs(estimate.frames - stored) <= 0.2 * stored
     longest = sum(map(len, read_video(source / "b/3.mp4", form)))
     assert abs(estimate.longest - longest) <= 1

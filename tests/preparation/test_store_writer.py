@@ -12,6 +12,7 @@ import pytest
 from support.full_disk import largest_file
 from support.stores import HEADER, append, entry_of, video_of
 
+from tgan_fast.data import read_videos
 from tgan_fast.data.clip_store import ClipStore
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
@@ -89,8 +90,9 @@ def test_kill_9_at_any_moment_leaves_a_whole_store_that_goes_on(tmp_path):
         store = ClipStore(folder)
         assert not list(store.damaged())
         assert [entry.video for entry in store.entries] == [str(number) for number in range(len(store.entries))]
-        for number, (first, length) in enumerate(zip(store.first, store.length, strict=True)):
-            assert np.array_equal(store.frames[first : first + length], video_of(1 + number % 40, number))
+        for number, entry in enumerate(store.entries):
+            frames = store.frames[entry.start : entry.start + entry.length]
+            assert np.array_equal(frames, video_of(1 + number % 40, number))
         counts.append(len(store.entries))
     assert all(before < after for before, after in itertools.pairwise(counts))
 
@@ -132,7 +134,7 @@ def test_classes_keep_their_numbers_and_new_ones_come_after_them(tmp_path, store
     append(writer, tmp_path / "spool", "new", video_of(2, 0), label="Aaa")
     writer.close()
     opened = ClipStore(store)
-    assert opened.labels.tolist() == [0, 1, 0, 2]
+    assert read_videos(store).labels.tolist() == [0, 1, 0, 2]
     assert not list(opened.damaged())
     assert np.array_equal(opened.frames[:23], np.concatenate(list(videos.values())))
 

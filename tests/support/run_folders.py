@@ -1,4 +1,4 @@
-"""Folders as training and evaluation leave them, with numbers that are easy to recognise."""
+"""Folders as training and evaluation leave them, with numbers that are easy to recognize."""
 
 import json
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import yaml
 
-from tgan_fast.data.video_files import write_videos
 from tgan_fast.training import TrainingConfig
+from tgan_fast.video_files import write_videos
 
 
 def loss_line(iteration, **changes):

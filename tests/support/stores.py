@@ -4,8 +4,10 @@ import hashlib
 import os
 
 import numpy as np
+import pytest
 
-from tgan_fast.data.store_index import Entry, Header
+from tgan_fast.data.clip_store import Entry, Header
+from tgan_fast.preparation.store_writer import StoreWriter
 
 HEADER = Header(height=6, width=8, channels=3, stride=1, fps=None, classes=("Archery", "Bowling"))
 
@@ -40,3 +42,20 @@ def append(writer, spool, name, frames, **changes):
         writer.append(entry_of(name, frames, **changes), descriptor)
     finally:
         os.close(descriptor)
+
+
+@pytest.fixture
+def videos():
+    """Frames of three videos, by name."""
+    return {f"{name} é.avi": video_of(length, length) for name, length in (("a", 5), ("b", 1), ("c", 17))}
+
+
+@pytest.fixture
+def store(tmp_path, videos):
+    """The folder of a store of `videos`."""
+    folder = tmp_path / "store"
+    writer = StoreWriter(folder, HEADER)
+    for name, frames in videos.items():
+        append(writer, tmp_path / "spool", name, frames, label="Bowling" if name.startswith("b") else "Archery")
+    writer.close()
+    return folder

@@ -2,19 +2,22 @@
 
 import gzip
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from support.stores import append
 
-from tgan_fast.data import MovingDigits, VideoFrames
-from tgan_fast.data.store_index import Header
+from tgan_fast.cli.compare import differing_settings
+from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames
+from tgan_fast.data.clip_store import Header
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read_run
-from tgan_fast.training.data import TrainingData, classes_of, open_data
+from tgan_fast.training.data import classes_of, open_data
+from tgan_fast.training.resume import changed_settings
 
 SMALL = {
     "width": 0.03125,
@@ -51,20 +54,19 @@ def store(tmp_path):
 
 def test_settings_reach_the_videos(store):
     values = {"crop": "random", "flip": True, "weighting": "windows", "last_start": False, "frame_stride": 1}
-    data = open_data(TrainingConfig(data=str(store), image_size=16, **values))
-    videos = data.dataset
+    videos = open_data(TrainingConfig(data=str(store), image_size=16, **values))
     assert isinstance(videos, VideoFrames)
     assert (videos.crop, videos.flip, videos.weighting) == ("random", True, "windows")
     assert len(videos) == 4 + 14
-    looped = open_data(TrainingConfig(data=str(store), image_size=16, short_videos="loop", frame_stride=2)).dataset
+    looped = open_data(TrainingConfig(data=str(store), image_size=16, short_videos="loop", frame_stride=2))
     assert (len(looped), looped.stride, looped.loop) == (3, 2, True)
 
 
 def test_without_data_it_is_moving_digits():
-    data = open_data(TrainingConfig(digits=1, channels=1, seed=5))
+    digits = open_data(TrainingConfig(digits=1, channels=1, seed=5))
     expected = MovingDigits(digits=1, channels=1, seed=5)
-    assert np.array_equal(data.dataset[7][0], expected[7][0])
-    assert (data.summary, data.fingerprint) == (None, None)
+    assert np.array_equal(digits[7][0], expected[7][0])
+    assert digits.summary == "1,797 handwritten digits"
 
 
 def test_digits_of_mnists_own_files(tmp_path):
@@ -73,10 +75,11 @@ def test_digits_of_mnists_own_files(tmp_path):
     path.write_bytes(gzip.compress(struct.pack(">I3I", 0x803, 40, 28, 28) + images.tobytes()))
     labels_path = tmp_path / "train-labels-idx1-ubyte"
     labels_path.write_bytes(struct.pack(">II", 0x801, 40) + labels.astype(np.uint8).tobytes())
-    data = open_data(TrainingConfig(digit_images=str(path), channels=1))
-    assert data.summary == f"40 handwritten digits of {path}"
+    digits = open_data(TrainingConfig(digit_images=str(path), channels=1))
+    assert digits.summary == "40 handwritten digits"
     expected = MovingDigits(digits=2, channels=1, scans=(images, labels))
-    assert np.array_equal(data.dataset[3][0], expected[3][0])
+    assert np.array_equal(digits[3][0], expected[3][0])
+    assert digits.fingerprint == expected.fingerprint != MovingDigits().fingerprint
 
 
 @pytest.mark.parametrize(
@@ -87,12 +90,22 @@ def test_digits_of_mnists_own_files(tmp_path):
         ({"frame_stride": 2}, "frame_stride is 2, but it is for videos"),
         ({"data": "x", "digit_images": "y"}, "digit_images is 'y', but it is for moving digits: leave out data"),
         ({"frame_stride": 0}, "frame_stride is 0, but it must be greater than or equal to 1"),
-        ({"data": "x", "crop": "left"}, "crop is 'left', but it must be 'centre' or 'random'"),
+        ({"data": "x", "crop": "left"}, "crop is 'left', but it must be 'center' or 'random'"),
     ],
 )
 def test_settings_of_other_data_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         TrainingConfig(**values)
+
+
+def test_a_crop_of_earlier_files_is_the_same_setting(store):
+    config = TrainingConfig(data=str(store), crop="centre", image_size=16)
+    assert config == TrainingConfig(data=str(store), crop="center", image_size=16)
+    assert open_data(config).crop == "center"
+    earlier = config.model_dump() | {"crop": "centre"}
+    assert changed_settings(config, earlier) == []
+    runs = {name: SimpleNamespace(config=values) for name, values in (("new", config.model_dump()), ("old", earlier))}
+    assert differing_settings(runs) == {}
 
 
 def test_a_run_says_what_it_trains_on_and_when_that_has_changed(store, tmp_path, capfd):
@@ -126,7 +139,7 @@ def test_a_run_on_videos_resumes_exactly(store, tmp_path, weighting):
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_grey_store_trains_a_network_with_colours(tmp_path):
+def test_a_gray_store_trains_a_network_with_colors(tmp_path):
     writer = StoreWriter(tmp_path / "store", Header(16, 16, 1, 1, None, ()))
     for name in "ab":
         append(writer, tmp_path / "spool", name, noise(20, 16, 16, 1), label=None)
@@ -134,7 +147,7 @@ def test_a_grey_store_trains_a_network_with_colours(tmp_path):
     assert train(TrainingConfig(**SMALL, data=str(tmp_path / "store"), channels=3), tmp_path / "run").iteration == 2
 
 
-def test_a_store_with_colours_needs_a_network_with_them(store, tmp_path):
+def test_a_store_with_colors_needs_a_network_with_them(store, tmp_path):
     with pytest.raises(InputError, match=r"uint8 \[16, 16, 16, 1\].* but the data set .*: choose channels 3"):
         train(TrainingConfig(**SMALL, data=str(store), channels=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -152,7 +165,7 @@ class Clips:
 
 def videos_of(labels):
     frames = np.zeros((16 * len(labels), 64, 64, 3), np.uint8)
-    return VideoFrames(frames, 16 * np.arange(len(labels)), np.full(len(labels), 16), np.array(labels))
+    return VideoFrames(PreparedVideos(frames, 16 * np.arange(len(labels)), np.full(len(labels), 16), labels))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +175,7 @@ def videos_of(labels):
 )
 def test_how_many_classes_a_conditional_run_has(dataset, classes, found):
     config = TrainingConfig(conditional=True, classes=classes)
-    assert classes_of(config, TrainingData(dataset)) == found
+    assert classes_of(config, dataset) == found
 
 
 @pytest.mark.parametrize(

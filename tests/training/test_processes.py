@@ -49,11 +49,13 @@ def step_of(processes, **options):
 def trained(processes, **options):
     """Losses and the state after some iterations on this process's part of every batch."""
     step, random, losses = step_of(processes, **options), torch.Generator().manual_seed(1), []
-    parts = options.get("critic_steps", 1)
-    order = BatchOrder(BATCH, BATCH // parts, parts=parts, rank=processes.rank, world_size=processes.size)
+    batches = options.get("critic_steps", 1)
+    order = BatchOrder(
+        BATCH, BATCH // batches, batches_per_step=batches, rank=processes.rank, world_size=processes.size
+    )
     for _ in range(ITERATIONS):
         videos = torch.rand(BATCH, 1, 8, 16, 16, generator=random, dtype=torch.float64) * 2 - 1
-        step(videos[order.part])
+        step(videos[order.rank_rows])
         losses.append(step.scalars.clone())
     step.check_equality()
     return torch.stack(losses), step.state_dict()

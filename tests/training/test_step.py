@@ -12,8 +12,8 @@ from support.operations import RefusesHostCopies
 from torch.utils.flop_counter import FlopCounterMode
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
-from tgan_fast.data import to_videos
 from tgan_fast.ops.convolution.algorithms import DIRECT, TABLE
+from tgan_fast.pixels import to_videos
 from tgan_fast.training import TrainingStep
 from tgan_fast.training.constraints import GradientPenalty
 from tgan_fast.training.objectives import Vanilla
@@ -302,10 +302,10 @@ def test_the_notebooks_state_goes_on_as_the_notebook_does(device):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_is_read_within_the_step_is_trained_on(device, precision):
     clips = torch.randint(256, (BATCH, 16, 64, 64, 3), dtype=torch.uint8, device=device)
-    reads = fast_step(torch.float32, device, precision=precision, read=lambda batch: to_videos(batch, device))
+    reads = fast_step(torch.float32, device, precision=precision, read=to_videos)
     given = fast_step(torch.float32, device, precision=precision)
     for _ in range(2):
-        got, expected = reads(clips), given(to_videos(clips, device))
+        got, expected = reads(clips), given(to_videos(clips))
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 

@@ -15,7 +15,7 @@ from tgan_fast.metrics.score_kinds import SCORE_KINDS
 from tgan_fast.reports.curves import bytes_of, refuse_incomparable, score_figure
 from tgan_fast.reports.number_format import format_number, format_seconds
 from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run
-from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.config import TrainingConfig, in_current_words
 
 # Settings of what is recorded and how often, which leave the training as it is.
 _OF_RECORDS = {
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
 def differing_settings(runs: Mapping[str, RecordedRun]) -> dict[str, list[Any]]:
     """Return the settings in which runs differ, with each run's value; a setting not recorded has its default."""
     defaults = TrainingConfig().model_dump()
-    configs = [defaults | recorded.config for recorded in runs.values()]
+    configs = [defaults | in_current_words(recorded.config) for recorded in runs.values()]
     names = dict.fromkeys(name for config in configs for name in config if name not in _OF_RECORDS)
     values = {name: [config.get(name) for config in configs] for name in names}
     return {name: of_runs for name, of_runs in values.items() if len(set(of_runs)) > 1}

@@ -92,13 +92,13 @@ def main(arguments: Sequence[str]) -> None:
             f"the generator makes videos of {generator.channels} channels, but the classifier takes "
             f"{classifier.channels}: train one on the same data"
         )
-    data = _data(command, checkpoint, metrics)
+    dataset = _dataset(command, checkpoint, metrics)
     evaluator = Evaluator(
         metrics,
         protocol,
         classifier=seen_by,
         i3d=I3DFeatures(command.i3d, device) if "fvd" in metrics else None,
-        real=data and RealClips(data.dataset, command.real_clips, command.force, checksum=data.checksum),
+        real=None if dataset is None else RealClips(dataset, command.real_clips, command.force),
         device=device,
         precision=precision,
         seed=command.seed,
@@ -106,8 +106,8 @@ def main(arguments: Sequence[str]) -> None:
         progress=True,
     )
     notices = [*evaluator.notices]
-    if classifier is not None and data is not None:
-        notices += filter(None, [notice_on_classes(classifier, class_names(data))])
+    if classifier is not None and dataset is not None:
+        notices += filter(None, [notice_on_classes(classifier, class_names(dataset))])
     if classifier is not None and precision != "fp32":
         notices.append(_difference(generator, seen_by, ClassifierFeatures(classifier, protocol, device, "fp32")))
     for notice in notices:
@@ -175,7 +175,7 @@ def _protocol(command, classifier):
     return replace(protocol, **changes)
 
 
-def _data(command, checkpoint, metrics):
+def _dataset(command, checkpoint, metrics):
     from tgan_fast.training import TrainingConfig
     from tgan_fast.training.data import open_data, with_data
 

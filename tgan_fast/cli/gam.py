@@ -73,7 +73,7 @@ def _real(command, config):
     config = with_data(config or TrainingConfig(), command.data)
     # Another seed draws other digits on other paths; videos stay the same.
     unseen = with_data(config.model_copy(update={"seed": config.seed + 1}), command.test_data)
-    return open_data(config).dataset, open_data(unseen).dataset
+    return open_data(config), open_data(unseen)
 
 
 def _print(paths, test, samples, outcome) -> None:

@@ -61,9 +61,9 @@ def main(arguments: Sequence[str]) -> None:
     _check(command)
     from tgan_fast.preparation import prepare
     from tgan_fast.preparation.decoding import Form
-    from tgan_fast.preparation.sources import only_of_split, recognise
+    from tgan_fast.preparation.sources import only_of_split, recognize
 
-    collection = recognise(command.source, command.axes)
+    collection = recognize(command.source, command.axes)
     if command.split is not None:
         collection = only_of_split(collection, command.split)
     if command.fps is not None and not all(video.has_times for video in collection.videos):
@@ -96,8 +96,7 @@ def _check(command):
 
 
 def _channels(collection, folder):
-    from tgan_fast.data.clip_store import ClipStore
-    from tgan_fast.data.store_index import read_index
+    from tgan_fast.data.clip_store import ClipStore, read_index
 
     if not ClipStore.is_at(folder):
         return collection.channels
@@ -108,8 +107,7 @@ def _channels(collection, folder):
 
 
 def _check_space(collection, folder: Path, form, workers: int) -> None:
-    from tgan_fast.data.clip_store import ClipStore
-    from tgan_fast.data.store_index import read_index
+    from tgan_fast.data.clip_store import ClipStore, read_index
     from tgan_fast.preparation import estimated_frames
 
     known = {entry.video for entry in read_index(folder).entries} if ClipStore.is_at(folder) else set()

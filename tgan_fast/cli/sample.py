@@ -55,10 +55,10 @@ class SampleCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(SampleCommand, arguments, prog="python -m tgan_fast sample")
     _check(command)
-    from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
     from tgan_fast.precision import resolve_precision
     from tgan_fast.training.checkpoint import find, load_generator
     from tgan_fast.training.devices import resolve_device
+    from tgan_fast.video_files import arrangement, check_format, check_videos, write_videos
 
     check_format(command.out, command.fps)
     device = resolve_device(command.device)
@@ -97,8 +97,8 @@ def _check(command: SampleCommand) -> None:
 
 
 def _clips(command, checkpoint, generator, precision, inputs):
-    from tgan_fast.data import to_clips
     from tgan_fast.models.sampling import Sampler, not_finite, refuse_non_finite, sample_videos
+    from tgan_fast.pixels import to_clips
     from tgan_fast.precision import arithmetic
 
     if command.batch_norm == "running":

@@ -39,7 +39,7 @@ class Preview:
     """Rows and columns of the grid: N × N clips, also in .npy; N clips in .png."""
     seed: int = 0
     """Seed of the choice of clips."""
-    crop: Literal["centre", "random"] = "centre"
+    crop: Literal["center", "random"] = "center"
     """Where to crop frames that are larger than a clip."""
     flip: bool = False
     """Mirror half of the clips."""
@@ -91,23 +91,27 @@ def _verify(command: Verify) -> None:
 
 
 def _preview(command: Preview) -> None:
-    from tgan_fast.data.loading import open_videos
-    from tgan_fast.data.video_files import arrangement, check_format, check_videos, write_videos
+    from tgan_fast.data import VideoFrames, read_videos
+    from tgan_fast.video_files import arrangement, check_format, check_videos, write_videos
 
     check_format(command.out, command.fps)
     check_range(command, "grid", 1)
     check_range(command, "seed", 0, LARGEST_SEED)
     check_range(command, "frame_stride", 1)
-    opened = open_videos(
-        command.store, stride=command.frame_stride, short=command.short_videos, crop=command.crop, flip=command.flip
+    dataset = VideoFrames(
+        read_videos(command.store),
+        stride=command.frame_stride,
+        short=command.short_videos,
+        crop=command.crop,
+        flip=command.flip,
     )
     count = command.grid if command.out.suffix.lower() == ".png" else command.grid**2
-    count = min(count, len(opened.videos))
-    check_videos(command.out, (count, *opened.videos.clip_shape), fps=command.fps)
+    count = min(count, len(dataset))
+    check_videos(command.out, (count, *dataset.clip_shape), fps=command.fps)
     too_many = f"{count:,} clips do not fit into the memory: choose a smaller --grid"
     with writing(command.out), refuse_out_of_memory(too_many):
-        write_videos(command.out, _clips(opened.videos, count, command.seed), fps=command.fps)
-    print(opened.summary)
+        write_videos(command.out, _clips(dataset, count, command.seed), fps=command.fps)
+    print(dataset.summary)
     print(f"{arrangement(command.out, count)}: {printable(str(command.out))}")
 
 

@@ -162,9 +162,10 @@ def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
         # The parser has refused unknown names.
         values = dict(PRESETS.get(preset, {}))
         if isinstance(given.get("data"), str):
-            from tgan_fast.data.loading import channels_of
+            from tgan_fast.data import read_videos
 
-            values["channels"] = max(values.get("channels", 3), channels_of(Path(given["data"]), given.get("axes")))
+            channels = read_videos(Path(given["data"]), given.get("axes")).frames.shape[3]
+            values["channels"] = max(values.get("channels", 3), channels)
     return _checked(values | given, sources)
 
 

@@ -1,9 +1,17 @@
-"""Clips in, videos out: data sets, how they reach the training step, and files to look at."""
+"""Data sets, and how their clips reach the training step: file → data set → feed → windows → step."""
 
-from tgan_fast.data.clip_dataset import ClipDataset
-from tgan_fast.data.feed import Batch, Feed, open_feed
+from tgan_fast.data.feed import Batch, ClipDataset, Feed, open_feed
 from tgan_fast.data.moving_digits import MovingDigits
+from tgan_fast.data.prepared_videos import PreparedVideos, read_videos
 from tgan_fast.data.video_frames import VideoFrames
-from tgan_fast.pixels import to_clips, to_videos
 
-__all__ = ["Batch", "ClipDataset", "Feed", "MovingDigits", "VideoFrames", "open_feed", "to_clips", "to_videos"]
+__all__ = [
+    "Batch",
+    "ClipDataset",
+    "Feed",
+    "MovingDigits",
+    "PreparedVideos",
+    "VideoFrames",
+    "open_feed",
+    "read_videos",
+]

@@ -1,27 +1,111 @@
-"""A clip store, opened for reading."""
+"""A clip store, opened for reading: its index, of a line for each video, and the frames of all of them."""
 
 import hashlib
+import json
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tgan_fast.data.store_index import NAME, Entry, read_index
 from tgan_fast.errors import InputError
 
+FORMAT = "tgan_fast clip store"
+VERSION = 1
+INDEX_NAME = "index.jsonl"
 FRAMES_NAME = "frames.bin"
+# Class of videos without one among others that have one.
+UNCLASSIFIED = "unclassified"
 
+_COUNTS = ("height", "width", "channels", "stride", "length")
+_CHECK = re.compile(rb'(.*), "check": "([0-9a-f]{8})"\}', re.DOTALL)
 _AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Header:
+    """Properties that all videos of a store have in common.
+
+    Attributes:
+        height: Rows of every frame.
+        width: Columns of every frame.
+        channels: Channels of every frame.
+        stride: Step between stored frames of the sources.
+        fps: Frames per second to which the sources were resampled before; None: not resampled.
+        classes: Names of the classes; a class's number is its place here.
+    """
+
+    height: int
+    width: int
+    channels: int
+    stride: int
+    fps: float | None
+    classes: tuple[str, ...]
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.height * self.width * self.channels
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One video of a store.
+
+    Attributes:
+        video: Name of the video: its path below the source, as a rule.
+        start: Number of its first frame.
+        length: Number of its frames.
+        label: Name of its class; None where there are no classes.
+        group: Group in UCF-101's file names, or None.
+        scene: Scene in UCF-101's file names, or None.
+        source_bytes: Bytes of the file that it was made of.
+        source_sha256: SHA-256 of that file.
+        sha256: SHA-256 of its frames.
+        tool: Name of the program that made it.
+    """
+
+    video: str
+    start: int
+    length: int
+    label: str | None
+    group: int | None
+    scene: int | None
+    source_bytes: int
+    source_sha256: str
+    sha256: str
+    tool: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index as it was read.
+
+    Attributes:
+        header: Header of the store.
+        entries: Videos of the store.
+        size: Bytes up to the end of the last whole line; a writer that died may have left more.
+    """
+
+    header: Header
+    entries: tuple[Entry, ...]
+    size: int
+
+    @property
+    def frames(self) -> int:
+        return sum(entry.length for entry in self.entries)
 
 
 class ClipStore:
     """Prepared videos in a folder, as they are at this moment; another process may append to them meanwhile.
 
     Attributes:
-        header: what all videos have in common.
-        entries: the videos.
-        frames: uint8 [F, H, W, C], memory-mapped.
+        header: Properties that all videos have in common.
+        entries: Videos.
+        frames: Frames uint8 [F, H, W, C], memory-mapped.
 
     Raises:
         InputError: there is no store, it is damaged or of a newer version, or holds no video.
@@ -37,28 +121,12 @@ class ClipStore:
 
     @staticmethod
     def is_at(path: Path) -> bool:
-        """Whether `path` is the folder of a store."""
-        return (path / NAME).is_file()
-
-    @property
-    def first(self) -> np.ndarray:
-        """Of each video, its first frame: int64 [V]."""
-        return np.array([entry.start for entry in self.entries])
-
-    @property
-    def length(self) -> np.ndarray:
-        """Of each video, how many frames it has: int64 [V]."""
-        return np.array([entry.length for entry in self.entries])
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Of each video, the number of its class, 0 where there are none: int64 [V]."""
-        numbers = {name: number for number, name in enumerate(self.header.classes)}
-        return np.array([numbers.get(entry.label, 0) for entry in self.entries])
+        """Return whether `path` is the folder of a store."""
+        return (path / INDEX_NAME).is_file()
 
     @property
     def fingerprint(self) -> str:
-        """Of all videos and their order: SHA-256, in hexadecimal."""
+        """SHA-256 of all videos and their order, in hexadecimal."""
         return hashlib.sha256("".join(entry.sha256 for entry in self.entries).encode()).hexdigest()
 
     def damaged(self, progress: Callable[[int], object] = lambda nbytes: None, *, workers: int = 1) -> Iterator[Entry]:
@@ -94,3 +162,88 @@ class ClipStore:
             return np.memmap(path, np.uint8, "r", shape=(frames, header.height, header.width, header.channels))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def json_bytes(values: Any, indent: int | None = None) -> bytes:
+    """Return values as JSON in UTF-8, in which bytes of file names that are no UTF-8 are escaped as surrogates.
+
+    Python's escape of a surrogate, \\udcff, is JSON's own, so that loading the text gives the same name.
+    """
+    return json.dumps(values, ensure_ascii=False, indent=indent).encode("utf-8", "backslashreplace")
+
+
+def line_of(content: Header | Entry) -> bytes:
+    """Return a line of the index, with its checksum."""
+    values = asdict(content)
+    if isinstance(content, Header):
+        values = {"format": FORMAT, "version": VERSION, **values}
+    text = json_bytes(values)
+    return b'%s, "check": "%08x"}\n' % (text[:-1], zlib.crc32(text))
+
+
+def read_index(folder: Path) -> Index:
+    """Read the index of the store in `folder`, all of whose lines are checked.
+
+    Raises:
+        InputError: there is no store, it is damaged, or of a newer version.
+    """
+    path = folder / INDEX_NAME
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{folder} is no clip store: make one with python -m tgan_fast prepare SOURCE {folder}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    first, *rest = content.split(b"\n")[:-1] or [b""]
+    header = _header(first, path)
+    entries = tuple(_parse(Entry, line, path, number) for number, line in enumerate(rest, 2))
+    start = 0
+    for number, entry in enumerate(entries, 2):
+        if entry.start != start:
+            raise _damaged(path, number)
+        start += entry.length
+    return Index(header, entries, content.rfind(b"\n") + 1)
+
+
+def _header(line, path):
+    try:
+        values = json.loads(line)
+        version = values["version"]
+        known = values["format"] == FORMAT and isinstance(version, int)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        known = False
+    if not known:
+        raise InputError(f"{path} is not, or no longer, the index of a clip store: prepare the videos anew")
+    if version > VERSION:
+        raise InputError(
+            f"{path.parent} is a clip store of version {version}, but this tgan_fast reads version {VERSION}: "
+            "install a newer one"
+        )
+    return _parse(Header, line, path, 1)
+
+
+def _parse(kind, line, path, number):
+    match = _CHECK.fullmatch(line)
+    if match is None or zlib.crc32(match[1] + b"}") != int(match[2], 16):
+        raise _damaged(path, number)
+    try:
+        values = json.loads(match[1] + b"}")
+        if kind is Header:
+            del values["format"], values["version"]
+            values["classes"] = tuple(values["classes"])
+        sound = all(isinstance(values.get(name, 1), int) and values.get(name, 1) > 0 for name in _COUNTS)
+        sound = sound and isinstance(values.get("sha256", ""), str)
+        content = kind(**values)
+        # Names of videos and classes are looked up.
+        hash(content)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise _damaged(path, number)
+    return content
+
+
+def _damaged(path, number):
+    return InputError(f"line {number} of {path} is damaged: restore the file from a copy, or prepare the videos anew")

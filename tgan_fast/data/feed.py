@@ -1,24 +1,23 @@
-"""From a data set to the videos that a training step reads, without the step waiting for any of it."""
+"""The feed: shuffled batches of a data set, made ahead of time, as the videos that a training step reads."""
 
 import functools
 import operator
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
-from tgan_fast.data.clip_dataset import ClipDataset
 from tgan_fast.data.moving_digits import MovingDigits
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.data.prefetch import Filling, TensorSpec, filled_ahead, uploaded_ahead
 from tgan_fast.data.video_frames import VideoFrames
 from tgan_fast.errors import InputError
-from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.ops.windows import read_windows, whole_frames
-from tgan_fast.pixels import scaled
-from tgan_fast.sizes import FEWEST_FRAMES, IMAGE_SIZES, MOST_FRAMES
+from tgan_fast.pixels import to_videos
+from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
 
 Residence = Literal["auto", "on", "off"]
 
@@ -28,12 +27,29 @@ RESIDENT_SHARE = 0.5
 _FRAMES_AT_ONCE = 4096
 
 
+class ClipDataset(Protocol):
+    """Anything with a length and with clips by index.
+
+    `dataset[i]` is a pair (clip, label): a uint8 array [T, H, W, C] of frames, and a class number (0 where there are no
+    classes). The same `i` must always give the same pair, whichever thread asks: that is what makes an interrupted run
+    resume exactly.
+
+    A data set may also have `classes`, the number of its classes; `fingerprint`, a text that changes with the clips, by
+    which a resumed run finds that they have changed; and `summary`, a line that a run begins with.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, int]: ...
+
+
 class Batch(NamedTuple):
-    """What a process gets of a batch, on its device.
+    """A process's rows of a batch, on its device.
 
     Attributes:
-        clips: what `Feed.read` makes videos of: the clips, or where they are.
-        labels: their classes, int64 [n], where they were asked for.
+        clips: Input of `Feed.read`: clips uint8 [n, T, H, W, C], or their windows int64 [n, layers, T, 4] of the frames
+            that live on the device.
+        labels: Classes of the clips, int64 [n]; None unless the feed is labeled.
     """
 
     clips: torch.Tensor
@@ -42,11 +58,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Feed:
-    """Batches for a training step, and how it reads them.
+    """Batches for a training step, and the function that makes videos of them.
 
     Attributes:
-        read: clips of a batch → videos [n, C, T, H, W] in [-1, 1], channels last in memory; a CUDA graph can hold it.
-        description: one line on where the clips live.
+        read: Function of a batch's clips to videos [n, C, T, H, W] in [-1, 1], channels last in memory; a CUDA graph
+            can hold it.
+        description: One line on where the clips live.
     """
 
     read: Callable[[torch.Tensor], torch.Tensor]
@@ -56,7 +73,7 @@ class Feed:
     _workers: int
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
-        """Batches start, start + 1, … without end, on the device, each valid until the next one is asked for.
+        """Yield batches start, start + 1, … without end, on the device, each valid until the next one is asked for.
 
         The step launches its work on the stream that is current here. Closing the generator ends its threads; an error
         in one of them is raised in its batch's turn.
@@ -74,7 +91,7 @@ def open_feed(
     dataset: ClipDataset | VideoFrames,
     *,
     batch_size: int,
-    parts: int = 1,
+    batches_per_step: int = 1,
     channels: int,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
@@ -85,7 +102,7 @@ def open_feed(
     resident: Residence = "auto",
     frames: int = FRAMES,
     image_size: int = IMAGE_SIZE,
-    labelled: bool = False,
+    labeled: bool = False,
 ) -> Feed:
     """Feed a training step with shuffled batches; batch k is a function of the data set, `seed` and k alone.
 
@@ -93,45 +110,49 @@ def open_feed(
     are. Other clips are put together in host memory by threads, and copied to the device ahead of time.
 
     Args:
-        dataset: see `ClipDataset` and `VideoFrames`.
-        batch_size: of the whole batch; each of `world_size` processes gets an equal consecutive part of it.
-        parts: so many batches come as one, one after another; `Feed.read` takes one at a time.
-        channels: of the videos; a single channel of a data set is repeated.
-        device: where the step runs.
-        dtype: of the videos.
-        seed: of the order, and of windows, crops and flips.
-        workers: threads.
-        rank: of this process.
-        resident: whether frames live on the device. "auto": on a GPU, where they take at most half of its free memory.
-        frames: of a video.
-        image_size: of the videos, in pixels.
-        labelled: whether batches have labels.
+        dataset: Data set of clips.
+        batch_size: Clips of the whole batch; each of `world_size` processes gets an equal consecutive part of it.
+        batches_per_step: Batches that come as one, one after another; `Feed.read` takes one at a time.
+        channels: Channels of the videos; a single channel of a data set is repeated.
+        device: Device of the step.
+        dtype: Type of the videos.
+        seed: Seed of the order, and of windows, crops and flips.
+        workers: Number of threads.
+        rank: Number of this process.
+        world_size: Number of processes.
+        resident: "on" puts frames on the device, "off" leaves them in host memory, and "auto" puts them on a GPU where
+            they take at most half of its free memory.
+        frames: Frames of a video.
+        image_size: Pixels of a side of the videos.
+        labeled: True gives batches their labels.
 
     Raises:
-        InputError: a data set that does not fit the model or the batch, labels that are no class numbers, or frames
+        InputError: A data set that does not fit the model or the batch, labels that are no class numbers, or frames
             that are to be resident and cannot.
     """
     device = torch.device(device)
     _check(dataset, (frames, image_size, image_size, channels))
-    _check_size(dataset, parts * batch_size)
-    if labelled:
+    _check_size(dataset, batches_per_step * batch_size)
+    if labeled:
         _check_labels(dataset)
-    order = BatchOrder(len(dataset), batch_size, parts=parts, seed=seed, rank=rank, world_size=world_size)
+    order = BatchOrder(
+        len(dataset), batch_size, batches_per_step=batches_per_step, seed=seed, rank=rank, world_size=world_size
+    )
     # Not isinstance: what is derived from MovingDigits may yield clips of its own.
     in_windows = isinstance(dataset, VideoFrames) or type(dataset) is MovingDigits
     if not in_windows and resident == "on":
         raise InputError("clips that a data set makes one by one cannot be resident: choose resident='auto'")
     if in_windows and _is_resident(resident, dataset, device):
-        filling, read = _windows(dataset, order, labelled, device, dtype, channels)
+        filling, read = _windows(dataset, order, labeled, device, dtype, channels)
         description = _resident_description(dataset, device)
     else:
-        filling, read = _clips(dataset, order, labelled, device, dtype, channels)
+        filling, read = _clips(dataset, order, labeled, device, dtype, channels)
         description = _host_description(dataset, device, workers)
     return Feed(read, description, filling, device, workers)
 
 
 def fits(nbytes: int, free: int) -> bool:
-    """Whether frames of `nbytes` are to live on a device that has `free` bytes."""
+    """Return whether frames of `nbytes` are to live on a device that has `free` bytes."""
     return nbytes <= RESIDENT_SHARE * free
 
 
@@ -152,7 +173,7 @@ def _check(dataset, wanted):
 
 
 def _remedy(dtype, shape, wanted):
-    """Which settings of the model are to be changed, where there is one that takes such clips."""
+    """Return the settings of a model that takes such clips, in words, if there is one."""
     if dtype != "uint8" or len(shape) != 4:
         return ""
     frames, height, width, channels = shape
@@ -172,7 +193,7 @@ def _check_labels(dataset):
 
 
 def _check_size(dataset, batch_size):
-    """What `BatchOrder` refuses too, where there is a remedy."""
+    """Raise an error with the remedy where there is one; `BatchOrder` refuses such sizes without it."""
     if isinstance(dataset, VideoFrames) and len(dataset) < batch_size <= dataset.starts.sum():
         raise InputError(
             f"the data set has {len(dataset)} videos, fewer than a batch of {batch_size}: choose weighting='windows'"
@@ -190,28 +211,29 @@ def _is_resident(residence, dataset, device):
     return residence == "on" or fits(nbytes, free)
 
 
-def _windows(dataset, order, labelled, device, dtype, channels):
-    """Batches are windows of frames, which live on the device."""
+def _windows(dataset, order, labeled, device, dtype, channels):
+    """Return a filling of windows, and the function that reads them from frames on the device."""
 
     def fill(k, windows, labels=None):
-        windows[...] = dataset.windows(order.indices(k), order.choices(k))[order.part]
+        windows[...] = dataset.windows(order.indices(k), order.choices(k))[order.rank_rows]
         if labels is not None:
-            labels[...] = dataset.labels_of(order.indices(k)[order.part])
+            labels[...] = dataset.labels_of(order.indices(k)[order.rank_rows])
 
     frames = dataset.frames if device.type == "cpu" else _uploaded(dataset.frames, device)
-    specs = _specs(order, (dataset.layers, dataset.clip_frames, 4), torch.int64, labelled)
+    specs = _specs(order, (dataset.layers, dataset.clip_frames, 4), torch.int64, labeled)
     read = functools.partial(read_windows, frames, image_size=dataset.image_size, dtype=dtype, channels=channels)
     return Filling(fill, specs), read
 
 
-def _specs(order, shape, dtype, labelled):
-    """Of the clips in a process's part of a batch, each of this shape, and of their labels."""
-    clips, labels = TensorSpec((order.rows, *shape), dtype), TensorSpec((order.rows,), torch.int64)
-    return (clips, labels) if labelled else (clips,)
+def _specs(order, shape, dtype, labeled):
+    """Return the specs of a process's rows of a batch, each of this shape, and of their labels."""
+    n = len(order.rank_rows)
+    clips, labels = TensorSpec((n, *shape), dtype), TensorSpec((n,), torch.int64)
+    return (clips, labels) if labeled else (clips,)
 
 
 def _uploaded(frames, device):
-    """Frames on the device, one after another whatever their strides were."""
+    """Copy frames to the device, one after another whatever their strides were."""
     uploaded = torch.empty(frames.shape, dtype=frames.dtype, device=device)
     # In parts, since a copy of what has other strides goes through as much host memory as it has bytes.
     for target, part in zip(uploaded.split(_FRAMES_AT_ONCE), frames.split(_FRAMES_AT_ONCE), strict=True):
@@ -219,16 +241,16 @@ def _uploaded(frames, device):
     return uploaded
 
 
-def _clips(dataset, order, labelled, device, dtype, channels):
-    """Batches are clips, put together in host memory."""
+def _clips(dataset, order, labeled, device, dtype, channels):
+    """Return a filling of clips, put together in host memory, and the function that makes videos of them."""
 
     def fill_with_windows(k, clips, labels=None):
-        dataset.cut(dataset.windows(order.indices(k), order.choices(k))[order.part], clips)
+        dataset.cut(dataset.windows(order.indices(k), order.choices(k))[order.rank_rows], clips)
         if labels is not None:
-            labels[...] = dataset.labels_of(order.indices(k)[order.part])
+            labels[...] = dataset.labels_of(order.indices(k)[order.rank_rows])
 
     def fill_one_by_one(k, clips, labels=None):
-        for row, index in enumerate(order.indices(k)[order.part].tolist()):
+        for row, index in enumerate(order.indices(k)[order.rank_rows].tolist()):
             clip, label = dataset[index]
             clips[row] = _checked_clip(clip, index, shape)
             if labels is not None:
@@ -236,13 +258,13 @@ def _clips(dataset, order, labelled, device, dtype, channels):
 
     of_frames = isinstance(dataset, VideoFrames)
     shape = dataset.clip_shape if of_frames else dataset[0][0].shape
-    specs = _specs(order, shape, torch.uint8, labelled)
+    specs = _specs(order, shape, torch.uint8, labeled)
     filling = Filling(fill_with_windows if of_frames else fill_one_by_one, specs)
     if device.type == "cpu":
-        return filling, functools.partial(scaled, dtype=dtype, channels=channels)
+        return filling, functools.partial(to_videos, dtype=dtype, channels=channels)
     # In one pass, and the same bits that resident frames become.
     frames, image_size, *_ = shape
-    windows = whole_frames(order.rows // order.parts, frames).to(device)
+    windows = whole_frames(len(order.rank_rows) // order.batches_per_step, frames).to(device)
     options = {"image_size": image_size, "dtype": dtype, "channels": channels}
     return filling, lambda clips: read_windows(clips.flatten(0, 1), windows, **options)
 

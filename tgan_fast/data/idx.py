@@ -35,7 +35,7 @@ def read_digits(images: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read handwritten digits from MNIST's files, or from others that are like them.
 
     Args:
-        images: the file of the images, such as `train-images-idx3-ubyte`, with that of their labels beside it,
+        images: File of the images, such as `train-images-idx3-ubyte`, with that of their labels beside it,
             `train-labels-idx1-ubyte`; each may be compressed and then end in `.gz`. Or a folder that holds MNIST's
             training files.
 
@@ -68,7 +68,7 @@ def read_idx(path: Path) -> np.ndarray:
     """Read an array of bytes from an IDX file, in the memory of what it holds, whatever its header announces.
 
     Args:
-        path: the file; whether it is compressed is seen from its first bytes.
+        path: File; its first bytes tell whether it is compressed.
 
     Returns:
         uint8, of the shape that the header gives.
@@ -106,7 +106,7 @@ def _decompressed(file):
 
 
 def _read_shape(content, path):
-    """The shape that the header gives: a possible one, but not necessarily that of what follows."""
+    """Return the shape that the header gives: a possible one, but not necessarily that of what follows."""
     magic = content.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES:
         raise InputError(f"{path} is not an IDX file: give MNIST's own, such as {_TRAINING_IMAGES[0]}")
@@ -123,7 +123,7 @@ def _read_shape(content, path):
 
 
 def _read_at_most(content, count):
-    """The next `count` bytes, or fewer at the end. A single read would first reserve memory for all of them."""
+    """Return the next `count` bytes, or fewer at the end. A single read would first reserve memory for all of them."""
     numbers = bytearray()
     while part := content.read(min(_READ_AT_ONCE, count - len(numbers))):
         numbers += part
@@ -138,7 +138,7 @@ def _training_images(folder):
 
 
 def _beside(images):
-    """The file of the labels that belong to `images`."""
+    """Return the file of the labels that belong to `images`."""
     name = images.name.removesuffix(".gz")
     name_of_labels = name.replace("images", "labels").replace("idx3", "idx1")
     if name_of_labels == name:

@@ -6,13 +6,13 @@ the motion is that of Moving MNIST (Srivastava, Mansimov and Salakhutdinov, arXi
 """
 
 import functools
+import hashlib
 
 import numpy as np
 import torch
 from PIL import Image
 
-from tgan_fast.models import FRAMES, IMAGE_SIZE
-from tgan_fast.sizes import check_sizes
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes
 
 # Of scans, in pixels: the size of digits that move in images of 64. In others everything scales with them.
 DIGIT_SIZE = 28
@@ -27,19 +27,19 @@ class MovingDigits:
     on `seed` and `i` alone.
 
     Args:
-        size: number of clips.
-        digits: how many move in a clip, 1 or 2.
-        channels: 1, or any number of equal channels.
-        seed: of handwritings, places and speeds.
-        scans: the handwritten digits, images uint8 [n, 28, 28] and their labels, integers [n], with `digits` or more of
+        size: Number of clips.
+        digits: Digits that move in a clip, 1 or 2.
+        channels: Number of equal channels.
+        seed: Seed of handwritings, places and speeds.
+        scans: Handwritten digits, images uint8 [n, 28, 28] and their labels, integers [n], with `digits` or more of
             each class from 0 to 9; none is copied, unless they have to be resized. scikit-learn's where none are given.
-        clip_frames: 8 to 64.
-        image_size: 16, 32, 64 or 128 pixels. Digits and speeds scale with it.
+        clip_frames: Frames of a clip, 8 to 64.
+        image_size: Pixels of a side: 16, 32, 64 or 128. Digits and speeds scale with it.
 
     Attributes:
-        classes: how many there are, whichever come up.
-        scans: the handwritten digits, as above.
-        layers: of the windows, one for each digit; see `read_windows`.
+        classes: Number of classes, whichever come up.
+        scans: Handwritten digits: images and labels.
+        layers: Layers of the windows that `read_windows` takes, one for each digit.
 
     Raises:
         ValueError: neither one digit nor two; scans of another dtype or shape, or too few of a class; other sizes.
@@ -82,7 +82,7 @@ class MovingDigits:
         return self.size
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Clip `index`: uint8 [clip_frames, image_size, image_size, channels], and its digit."""
+        """Return clip `index`, uint8 [clip_frames, image_size, image_size, channels], and its digit."""
         if not 0 <= index < self.size:
             raise IndexError(f"clip {index} of {self.size}")
         clip = np.zeros((self.clip_frames, self.image_size, self.image_size), np.uint8)
@@ -92,9 +92,20 @@ class MovingDigits:
                 np.maximum(place, image, out=place)
         return np.repeat(clip[..., None], self.channels, axis=-1), int(self._labels[index])
 
+    @property
+    def summary(self) -> str:
+        """One line on the handwritten digits."""
+        return f"{len(self.scans[0]):,} handwritten digits"
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the handwritten digits and their labels, in hexadecimal."""
+        images, labels = self.scans
+        return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+
     @functools.cached_property
     def frames(self) -> torch.Tensor:
-        """What `windows` are windows of: every handwriting amid so much black that a window may hold it anywhere.
+        """Frames that `windows` cuts clips out of: every handwriting amid black enough to hold it anywhere in a window.
 
         uint8 [n, 100, 100, 1] of n handwritings in images of 64, made when first asked for: MNIST's take 600 MB.
         """
@@ -102,7 +113,7 @@ class MovingDigits:
         return torch.from_numpy(np.pad(self._images, ((0, 0), margin, margin))[..., None])
 
     def windows(self, clips: np.ndarray, choices: np.random.Generator | None = None) -> np.ndarray:
-        """Windows int64 [n, digits, clip_frames, 4], as `read_windows` takes them, of `clips` [n].
+        """Return windows int64 [n, digits, clip_frames, 4], as `read_windows` takes them, of `clips` [n].
 
         Nothing is left to choose.
         """
@@ -112,18 +123,18 @@ class MovingDigits:
         return windows
 
     def labels_of(self, clips: np.ndarray) -> np.ndarray:
-        """The digits, int64 [n], of `clips` [n]."""
+        """Return the digits, int64 [n], of `clips` [n]."""
         return self._labels[clips]
 
     def _corners(self, clips):
-        """Top left corners int64 [..., digits, clip_frames, 2] on straight paths that the frame's edges reflect."""
+        """Return top left corners int64 [..., digits, clip_frames, 2] on straight paths that the edges reflect."""
         starts, speeds = self._starts[clips][..., None, :], self._speeds[clips][..., None, :]
         unfolded = (starts + speeds * np.arange(self.clip_frames)[:, None]) % (2 * self._room)
         return np.rint(self._room - np.abs(self._room - unfolded)).astype(np.int64)
 
 
 def scikit_learn_scans() -> tuple[np.ndarray, np.ndarray]:
-    """The handwritten digits of scikit-learn: images uint8 [1797, 28, 28] and their labels int64 [1797]."""
+    """Return the handwritten digits of scikit-learn: images uint8 [1797, 28, 28] and their labels int64 [1797]."""
     # Here, since importing scikit-learn takes a second that other data sets need not wait for.
     from sklearn.datasets import load_digits
 
@@ -148,12 +159,12 @@ def _check_scans(images, labels, digits):
 
 
 def _enlarged(image):
-    """8×8 grey levels from 0 to 16 → uint8 [28, 28]."""
+    """Return 8×8 gray levels from 0 to 16 as uint8 [28, 28]."""
     return _resized((image * (255 / 16)).astype(np.uint8), DIGIT_SIZE)
 
 
 def _all_resized(images, size):
-    """Images uint8 [n, 28, 28] → [n, size, size]."""
+    """Return images uint8 [n, 28, 28] as [n, size, size]."""
     return images if size == DIGIT_SIZE else np.stack([_resized(image, size) for image in images])
 
 
@@ -162,7 +173,7 @@ def _resized(image, size):
 
 
 def _different_handwritings(random, labels, digits, scanned):
-    """For each of `labels` [n], `digits` different ones of the images that `scanned` names alike: int64 [n, digits]."""
+    """Return for each of `labels` [n] `digits` different images that `scanned` names alike: int64 [n, digits]."""
     counts = np.bincount(scanned)
     before = np.cumsum(counts) - counts
     places = random.integers(counts[labels][:, None] - np.arange(digits))

@@ -1,4 +1,4 @@
-"""Which clips make up a batch: a function of the seed and of the batch's number alone, so that any run can go on."""
+"""The order of clips: a batch is a function of the seed and of its number alone, so that any run can go on."""
 
 import functools
 
@@ -14,44 +14,52 @@ class BatchOrder:
     """Endless batches of a data set, shuffled anew in every epoch; what does not fill a batch is left out of it.
 
     Args:
-        count: clips in the data set.
-        batch_size: of the whole batch, which the processes share.
-        parts: batches that come one after another as one, each shared by the processes.
-        seed: at least 0.
-        rank, world_size: this process, and how many there are.
+        count: Number of clips in the data set.
+        batch_size: Clips of a whole batch, which the processes share.
+        batches_per_step: Batches that come one after another as one, each shared by the processes.
+        seed: Seed of the order, at least 0.
+        rank: Number of this process.
+        world_size: Number of processes.
 
     Attributes:
-        parts: as given.
-        rows: how many of a batch's are this process's, in all parts.
-        part: which ones they are: int64 [rows], consecutive in each part.
+        batches_per_step: Batches that come as one.
+        rank_rows: Rows of this process, int64 [batches_per_step·batch_size / world_size], consecutive in each batch.
 
     Raises:
-        InputError: fewer clips than the parts have, or a batch that the processes cannot share equally.
+        InputError: Fewer clips than these batches have, or a batch that the processes cannot share equally.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, parts: int = 1, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        batches_per_step: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ):
-        if count < parts * batch_size:
-            batches = f"{parts} batches" if parts > 1 else "a batch"
+        together = batches_per_step * batch_size
+        if count < together:
+            batches = f"{batches_per_step} batches" if batches_per_step > 1 else "a batch"
             raise InputError(f"the data set has {count} clips, fewer than {batches} of {batch_size}")
         if batch_size % world_size:
             raise InputError(
                 f"a batch of {batch_size} cannot be shared equally by {world_size} processes: "
                 f"choose a batch_size that {world_size} divides"
             )
-        self.part = np.arange(parts * batch_size).reshape(parts, world_size, -1)[:, rank].ravel()
-        self.parts, self.rows = parts, len(self.part)
-        self._count, self._batch_size, self._seed = count, parts * batch_size, seed
+        self.rank_rows = np.arange(together).reshape(batches_per_step, world_size, -1)[:, rank].ravel()
+        self.batches_per_step = batches_per_step
+        self._count, self._together, self._seed = count, together, seed
 
     def indices(self, k: int) -> np.ndarray:
-        """The clips of batch `k`, of all processes: int64 [parts·batch_size]."""
-        epoch, position = divmod(k, self._count // self._batch_size)
+        """Return the clips of batch `k`, of all processes: int64 [batches_per_step·batch_size]."""
+        epoch, position = divmod(k, self._count // self._together)
         order = _permutation(self._seed, epoch, self._count)
-        return order[position * self._batch_size : (position + 1) * self._batch_size]
+        return order[position * self._together : (position + 1) * self._together]
 
     def choices(self, k: int) -> np.random.Generator:
-        """Random numbers for whatever else is to be chosen in batch `k`; every process gets the same."""
+        """Return random numbers for whatever else is to be chosen in batch `k`; every process gets the same."""
         return np.random.default_rng(np.random.SeedSequence((self._seed, k), spawn_key=_CHOICES))
 
 

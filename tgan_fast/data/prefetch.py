@@ -13,20 +13,20 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 class TensorSpec(NamedTuple):
-    """What one tensor of a batch is like."""
+    """Shape and dtype of one tensor of a batch."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 class Filling(NamedTuple):
-    """How to make batches of tensors: `fill(k, *arrays)` writes batch `k` into an array for each of `specs`."""
+    """A way to make batches of tensors: `fill(k, *arrays)` writes batch `k` into an array for each of `specs`."""
 
     fill: Callable[..., None]
     specs: tuple[TensorSpec, ...]
 
     def empty(self, **options) -> Tensors:
-        """The tensors of one batch, with the options of `torch.empty`."""
+        """Return the tensors of one batch, with the options of `torch.empty`."""
         return tuple(torch.empty(spec.shape, dtype=spec.dtype, **options) for spec in self.specs)
 
     def write(self, k: int, host: Tensors) -> None:
@@ -52,7 +52,7 @@ def made_ahead(make: Callable[[int], Made], start: int, workers: int) -> Generat
 
 
 def batches_ahead(workers: int) -> int:
-    """How many batches are made or being made at any time."""
+    """Return how many batches are made or being made at any time."""
     return max(4, 2 * workers)
 
 

@@ -1,4 +1,4 @@
-"""Videos as one array of frames, out of which training cuts its clips at random."""
+"""The data set of prepared videos, out of which training cuts its clips at random."""
 
 import warnings
 from typing import Literal
@@ -6,59 +6,59 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tgan_fast.errors import InputError
-from tgan_fast.models import FRAMES, IMAGE_SIZE
-from tgan_fast.sizes import check_sizes
+from tgan_fast.choices import ShortVideos
+from tgan_fast.data.prepared_videos import PreparedVideos
+from tgan_fast.errors import InputError, printable
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes
 
 
 def clip_span(stride: int = 1, clip_frames: int = FRAMES) -> int:
-    """How many frames a video must have for a clip of `clip_frames` that are `stride` apart."""
+    """Return how many frames a video must have for a clip of `clip_frames` that are `stride` apart."""
     return (clip_frames - 1) * stride + 1
 
 
 class VideoFrames:
-    """Videos of any length that lie one after another, or anywhere, in one array of frames.
+    """A data set of clips that are cut out of prepared videos.
 
     A clip is `clip_frames` frames of a video, `stride` apart from any start, and `image_size` pixels square of each.
 
     Args:
-        frames: uint8 [F, H, W, C] in host memory: an array, a memory-mapped one, or a tensor. None is copied.
-        first: of each video, its first frame: integers [V].
-        length: of each video, how many frames it has: integers [V].
-        labels: of each video, its class: integers [V].
-        stride: from one frame of a clip to the next.
-        weighting: what an epoch has, once each: "videos", from a start at random, or their "windows", one from every
+        videos: Videos.
+        stride: Step from one frame of a clip to the next.
+        weighting: What an epoch has once each: "videos", from a start at random, or their "windows", one from every
             start of every video, so that longer videos come up more often.
         last_start: False leaves out the last start of videos that have more than one, as the authors' code does.
-        loop: repeat videos that are shorter than `clip_span(stride, clip_frames)` from their beginning.
-        crop: where a clip's pixels come from in larger frames: their centre, or a place at random.
-        flip: mirror half of the clips, at random, left to right.
-        clip_frames: 8 to 64.
-        image_size: 16, 32, 64 or 128 pixels.
+        short: What becomes of videos with fewer frames than `clip_span(stride, clip_frames)`: "skip" leaves them out,
+            "loop" repeats them from their beginning.
+        crop: Place of a clip's pixels in larger frames: their center, or one at random.
+        flip: Mirror half of the clips, at random, left to right.
+        clip_frames: Frames of a clip, 8 to 64.
+        image_size: Pixels of a side of its images: 16, 32, 64 or 128.
 
     Attributes:
-        starts: of each video, how many a clip may have: int64 [V].
-        layers: of the windows; see `read_windows`.
+        videos: Videos that clips are cut out of.
+        frames: Their frames, uint8 tensor [F, H, W, C] in host memory.
+        first, length, labels: Theirs, int64 [V].
+        starts: Number of starts that a clip of each video may have, int64 [V].
+        summary: One line on the videos and on those that are too short.
+        layers: Layers of the windows that `read_windows` takes.
 
     Raises:
-        ValueError: an array of another dtype or shape, or an option that there is not.
-        InputError: no videos; frames smaller than a clip; a video that is too short or not within the frames.
+        ValueError: Frames of another dtype or shape, or an option that there is not.
+        InputError: Frames smaller than a clip, or no video that is long enough.
     """
 
     layers = 1
 
     def __init__(
         self,
-        frames: np.ndarray | torch.Tensor,
-        first: np.ndarray,
-        length: np.ndarray,
-        labels: np.ndarray,
+        videos: PreparedVideos,
         *,
         stride: int = 1,
         weighting: Literal["videos", "windows"] = "videos",
         last_start: bool = True,
-        loop: bool = False,
-        crop: Literal["centre", "random"] = "centre",
+        short: ShortVideos = "skip",
+        crop: Literal["center", "random"] = "center",
         flip: bool = False,
         clip_frames: int = FRAMES,
         image_size: int = IMAGE_SIZE,
@@ -66,38 +66,53 @@ class VideoFrames:
         check_sizes(clip_frames, image_size)
         if stride < 1:
             raise ValueError(f"a stride is at least 1, not {stride}")
-        if weighting not in ("videos", "windows"):
-            raise ValueError(f"a weighting is 'videos' or 'windows', not {weighting!r}")
-        if crop not in ("centre", "random"):
-            raise ValueError(f"a crop is 'centre' or 'random', not {crop!r}")
-        self.frames = _host_tensor(frames)
-        self.first, self.length, self.labels = _vectors(first=first, length=length, labels=labels)
-        self.stride, self.weighting, self.loop = stride, weighting, loop
+        for name, value, known in (
+            ("weighting", weighting, ("videos", "windows")),
+            ("short", short, ("skip", "loop")),
+            ("crop", crop, ("center", "random")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, not {value!r}")
+        self.frames = _host_tensor(videos.frames)
+        self.stride, self.weighting, self.loop = stride, weighting, short == "loop"
         self.crop, self.flip = crop, flip
         self.clip_frames, self.image_size = clip_frames, image_size
-        self._check()
+        self.videos = self._long_enough(videos)
+        self.first, self.length, self.labels = self.videos.first, self.videos.length, self.videos.labels
+        self.summary = self._summary(videos)
         self.starts = np.maximum(self.length - clip_span(stride, clip_frames) + int(last_start), 1)
         self._windows_up_to = np.cumsum(self.starts)
         self._offsets = stride * np.arange(clip_frames)[:, None]
         self._room = np.array(self.frames.shape[1:3]) - image_size
+        if self._room.min() < 0:
+            height, width = self.frames.shape[1:3]
+            raise InputError(
+                f"the frames are {height} pixels high and {width} wide, but a clip needs {image_size} of each: "
+                "prepare the videos anew, larger"
+            )
 
     def __len__(self) -> int:
-        """How many clips an epoch has."""
+        """Return how many clips an epoch has."""
         return len(self.first) if self.weighting == "videos" else int(self._windows_up_to[-1])
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """Of a clip: frames, height, width, channels."""
+        """Frames, height, width and channels of a clip."""
         return self.clip_frames, self.image_size, self.image_size, self.frames.shape[-1]
 
     @property
+    def fingerprint(self) -> str | None:
+        """Text that changes with the videos; None where they lie in memory alone."""
+        return self.videos.fingerprint
+
+    @property
     def classes(self) -> int:
-        """How many classes there are, numbered from 0; none where all videos are of the same one."""
+        """Number of classes, counted from 0; none where all videos are of the same one."""
         alike = self.labels.min() == self.labels.max()
         return 0 if alike else int(self.labels.max()) + 1
 
     def windows(self, clips: np.ndarray, choices: np.random.Generator) -> np.ndarray:
-        """Windows int64 [n, 1, clip_frames, 4], as `read_windows` takes them, of `clips` [n] of an epoch.
+        """Return windows int64 [n, 1, clip_frames, 4], as `read_windows` takes them, of `clips` [n] of an epoch.
 
         Starts, where an epoch does not have all of them, crops and flips are chosen at random.
         """
@@ -105,7 +120,7 @@ class VideoFrames:
         start, top, left, mirrored = choices.integers(self._options(videos)).T
         if self.weighting == "windows":
             start = clips - self._windows_up_to[videos] + self.starts[videos]
-        if self.crop == "centre":
+        if self.crop == "center":
             top, left = top + self._room[0] // 2, left + self._room[1] // 2
         windows = np.empty((len(clips), 1, self.clip_frames, 4), np.int64)
         # Each [clip_frames, n].
@@ -118,7 +133,7 @@ class VideoFrames:
         return windows
 
     def labels_of(self, clips: np.ndarray) -> np.ndarray:
-        """The classes, int64 [n], of `clips` [n] of an epoch."""
+        """Return the classes, int64 [n], of `clips` [n] of an epoch."""
         return self.labels[self._videos_of(clips)]
 
     def cut(self, windows: np.ndarray, out: np.ndarray) -> None:
@@ -143,7 +158,7 @@ class VideoFrames:
         return np.searchsorted(self._windows_up_to, clips, side="right")
 
     def _options(self, videos):
-        """How many starts, tops, lefts and directions there are to choose from: int64 [n, 4]."""
+        """Return how many starts, tops, lefts and directions there are to choose from: int64 [n, 4]."""
         options = np.ones((len(videos), 4), np.int64)
         if self.weighting == "videos":
             options[:, 0] = self.starts[videos]
@@ -153,32 +168,27 @@ class VideoFrames:
         return options
 
     def _index(self, numbers):
-        """Of a clip's frames. A slice where the video is not repeated: what a list indexes, NumPy copies once more."""
+        """Return an index of a clip's frames: a slice unless the video is repeated, since NumPy copies for a list."""
         first, end = numbers[0], numbers[-1] + 1
         return slice(first, end, self.stride) if end - first == clip_span(self.stride, self.clip_frames) else numbers
 
-    def _check(self):
-        frames, height, width, _ = self.frames.shape
-        if not len(self.first):
-            raise InputError("the data set has no videos")
-        if min(height, width) < self.image_size:
+    def _long_enough(self, videos):
+        """Return the videos that clips can be cut out of."""
+        span = clip_span(self.stride, self.clip_frames)
+        chosen = videos.length >= (1 if self.loop else span)
+        if not chosen.any():
             raise InputError(
-                f"the frames are {height} pixels high and {width} wide, but a clip needs {self.image_size} of each: "
-                "prepare the videos anew, larger"
+                f"none of the {len(chosen):,} videos of {videos.name} has the {span} frames of a clip: "
+                "choose short_videos 'loop', a smaller frame_stride, or clips of fewer frames"
             )
-        needed = 1 if self.loop else clip_span(self.stride, self.clip_frames)
-        short = np.flatnonzero(self.length < needed)
-        if len(short):
-            video, remedy = short[0], "leave it out" if self.loop else "leave it out, or choose loop=True"
-            raise InputError(f"video {video} has {self.length[video]} frames, but a clip needs {needed}: {remedy}")
-        outside = np.flatnonzero((self.first < 0) | (self.first > frames - self.length))
-        if len(outside):
-            video = outside[0]
-            last = self.first[video] + self.length[video] - 1
-            raise InputError(
-                f"video {video} goes from frame {self.first[video]} to {last}, but there are {frames} frames: "
-                "prepare the videos anew"
-            )
+        return videos.only(chosen)
+
+    def _summary(self, videos):
+        counts = {"videos": len(videos.length), "frames": videos.length.sum(), "classes": len(videos.class_names)}
+        short = int((videos.length < clip_span(self.stride, self.clip_frames)).sum())
+        if short:
+            counts[f"shorter than a clip and {'looped' if self.loop else 'left out'}"] = short
+        return f"{printable(videos.name)}: " + "; ".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
 def _host_tensor(frames):
@@ -192,15 +202,3 @@ def _host_tensor(frames):
             f"frames are uint8 [F, H, W, C] in host memory, not {frames.dtype} {list(frames.shape)} on {frames.device}"
         )
     return frames
-
-
-def _vectors(**named):
-    """Each as int64 [V], of the same V."""
-    vectors = {name: np.asarray(values) for name, values in named.items()}
-    for name, vector in vectors.items():
-        if vector.dtype.kind not in "iu" or vector.ndim != 1 or len(vector) != len(vectors["first"]):
-            raise ValueError(
-                f"{name} holds an integer for each of {len(vectors['first'])} videos, "
-                f"not {vector.dtype} {list(vector.shape)}"
-            )
-    return [vector.astype(np.int64) for vector in vectors.values()]

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 
-from tgan_fast.data import to_clips
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier import Classifier
 from tgan_fast.metrics.protocols import Protocol
 from tgan_fast.models.layout import to_channels_last_
+from tgan_fast.pixels import to_clips
 from tgan_fast.precision import Precision, arithmetic, compute_dtype
 
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 import torch
 
-from tgan_fast.data import ClipDataset, VideoFrames, to_videos
+from tgan_fast.data import ClipDataset, VideoFrames
 from tgan_fast.errors import NonFiniteError
 from tgan_fast.metrics.real_clips import draw_clips
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.models.sampling import Sampler, draw_inputs, undisturbed
+from tgan_fast.pixels import to_videos
 
 # r_test must lie between 1/NEAR and NEAR; the paper leaves the bound open.
 NEAR = 1.25
@@ -165,7 +166,7 @@ def errors_of_both(
 
     def clips(dataset, purpose):
         for clips, _ in draw_clips(dataset, count, seed=(seed, purpose), batch_size=_BATCH):
-            yield to_videos(clips, device).expand(-1, generators[0].channels, -1, -1, -1)
+            yield to_videos(clips.to(device)).expand(-1, generators[0].channels, -1, -1, -1)
 
     def videos(generator, seed):
         sampler = Sampler(generator, batch_size=_BATCH, precision="fp32", output="videos")

@@ -1,11 +1,11 @@
 """Split of a data set into clips to train a classifier on and held-out clips to test it on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from tgan_fast.data import MovingDigits, VideoFrames
+from tgan_fast.data import MovingDigits, VideoFrames, read_videos
 from tgan_fast.data.moving_digits import scikit_learn_scans
 from tgan_fast.errors import InputError
 
@@ -59,42 +59,39 @@ def split_videos(path: Path, share: float, *, seed: int = 0) -> LabeledClips:
     Half of the training clips are mirrored.
 
     Args:
-        path: Clip store or prepared file, as `open_videos` takes it.
+        path: Clip store or prepared file, as `read_videos` takes it.
         share: Share of each class's groups or videos to hold out, more than 0 and less than 1.
         seed: Seed of the split.
 
     Raises:
         InputError: The file cannot be opened, there are fewer than two classes, or each has one group or video only.
     """
-    # Imported here, since it loads the codecs, which digits do not need.
-    from tgan_fast.data.loading import open_videos
-
-    opened = open_videos(path)
-    videos = opened.videos
+    dataset = VideoFrames(read_videos(path))
+    videos = dataset.videos
     present, labels = np.unique(videos.labels, return_inverse=True)
     if len(present) < 2:
         raise InputError(
-            f"the videos of {path} are of {'one class' if opened.classes else 'no class'}, but a classifier needs "
+            f"the videos of {path} are of {'one class' if videos.class_names else 'no class'}, but a classifier needs "
             "two or more: prepare a folder that has a folder of videos for each class"
         )
-    classes = tuple(opened.classes[number] for number in present)
+    classes = tuple(videos.class_names[number] for number in present)
     # Clips of a group of UCF-101 show one person in one place: split by video, training would see what is tested.
-    held_out = hold_out(labels, opened.groups, share, seed=seed)
-    grouped = np.unique((labels, opened.groups), axis=1).shape[1] < len(labels)
+    held_out = hold_out(labels, videos.groups, share, seed=seed)
+    grouped = np.unique((labels, videos.groups), axis=1).shape[1] < len(labels)
     unit = "group" if grouped else "video"
     if not held_out.any():
         raise InputError(f"every class of {path} has only one {unit}, so that none can be held out: prepare more")
 
     def subset(chosen, flip):
-        return VideoFrames(videos.frames, videos.first[chosen], videos.length[chosen], labels[chosen], flip=flip)
+        return VideoFrames(replace(videos.only(chosen), labels=labels[chosen]), flip=flip)
 
     return LabeledClips(
         subset(~held_out, flip=True),
         subset(held_out, flip=False),
         classes,
-        f"{opened.summary}; to train on: {(~held_out).sum():,}; "
+        f"{dataset.summary}; to train on: {(~held_out).sum():,}; "
         f"held out: {held_out.sum():,}{' of other groups' if grouped else ''}",
-        tuple(_notices(opened.classes, classes, np.isin(range(len(classes)), labels[held_out]), unit)),
+        tuple(_notices(videos.class_names, classes, np.isin(range(len(classes)), labels[held_out]), unit)),
     )
 
 

@@ -19,7 +19,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier import Classifier
 from tgan_fast.metrics.classifier_networks import C3D_SIZE
 from tgan_fast.models import FRAMES, IMAGE_SIZE
-from tgan_fast.pixels import scaled
+from tgan_fast.pixels import to_videos
 
 ProtocolName = Literal["tgan", "tgan2", "plain"]
 
@@ -142,7 +142,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
             name="plain",
             architecture="small",
             prepare=_prepare_plain,
-            scaled=scaled,
+            scaled=to_videos,
             layer="mean",
             samples=2048,
             runs=10,

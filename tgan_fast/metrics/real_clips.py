@@ -40,16 +40,15 @@ def distinct_clips(dataset: ClipDataset | VideoFrames) -> int:
     return int(dataset.starts.sum()) if isinstance(dataset, VideoFrames) else len(dataset)
 
 
-def fingerprint_of(dataset: ClipDataset | VideoFrames, checksum: str | None = None) -> str | None:
+def fingerprint_of(dataset: ClipDataset | VideoFrames) -> str | None:
     """Return a SHA-256, in hexadecimal, of everything that clips depend on; None for unknown kinds of data sets.
 
-    Args:
-        dataset: Data set of clips or videos.
-        checksum: Checksum of all frames of videos; without it they are read.
+    Frames of videos are read if their checksum is not known.
     """
     if isinstance(dataset, VideoFrames):
         options = dataset.stride, dataset.weighting, dataset.loop, dataset.crop, dataset.flip, dataset.clip_shape
         arrays = dataset.first, dataset.length, dataset.labels, dataset.starts
+        checksum = dataset.videos.checksum
         if checksum is None:
             return _digest(options, (*arrays, dataset.frames.numpy()))
         return _digest((*options, tuple(dataset.frames.shape), checksum), arrays)

@@ -105,19 +105,17 @@ class RealClips:
         count: Number of clips; None: the protocol's number, at most as many as there are.
         force: Whether to compute statistics of fewer than `FEWEST_REAL_CLIPS` clips, too.
         seed: Seed of the draw.
-        checksum: Checksum of all frames of videos, if it is known without reading them.
     """
 
     dataset: ClipDataset | VideoFrames
     count: int | None = None
     force: bool = False
     seed: int = 0
-    checksum: str | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str | None:
         """Fingerprint of the data set, from `fingerprint_of`; None if it has none."""
-        return fingerprint_of(self.dataset, self.checksum)
+        return fingerprint_of(self.dataset)
 
     def count_for(self, protocol: Protocol) -> int:
         """Return the number of clips for the statistics."""

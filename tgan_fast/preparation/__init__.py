@@ -1,6 +1,5 @@
-"""From a source to a clip store: videos are decoded by several processes and stored in order."""
+"""Preparation, from a source to a clip store: several processes decode videos, which are stored in order."""
 
-from tgan_fast.preparation.estimate import estimated_frames
-from tgan_fast.preparation.pipeline import REPORT, Result, prepare
+from tgan_fast.preparation.pipeline import REPORT, Result, estimated_frames, prepare
 
 __all__ = ["REPORT", "Result", "estimated_frames", "prepare"]

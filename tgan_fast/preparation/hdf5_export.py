@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.optional import import_h5py
-from tgan_fast.data.store_index import json_bytes
+from tgan_fast.data.clip_store import ClipStore, json_bytes
+from tgan_fast.data.hdf5_files import import_h5py
 from tgan_fast.errors import InputError
 from tgan_fast.files import write_atomically
 
@@ -19,9 +18,9 @@ def export_hdf5(store: ClipStore, path: Path, progress: Callable[[int], object] 
     and `video`, which pandas reads.
 
     Args:
-        store: to be exported.
-        path: of the HDF5 file; its table has the same name, but for the ending .json.
-        progress: called with every number of frames that were written.
+        store: Clip store.
+        path: HDF5 file; its table has the same name, but for the ending .json.
+        progress: Function that is called with the number of frames after each write.
 
     Returns:
         The table's path.

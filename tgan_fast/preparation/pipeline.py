@@ -2,14 +2,16 @@
 
 import errno
 import shutil
+import statistics
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from tgan_fast.data.store_index import Entry, Header, json_bytes
-from tgan_fast.errors import InputError
+from tgan_fast.data.clip_store import Entry, Header, json_bytes
+from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.preparation.decoding import Form
 from tgan_fast.preparation.pool import done_in_order
@@ -24,17 +26,22 @@ _JOB_BYTES = 1 << 20
 _JOB_VIDEOS = 64
 _SPOOLS = ".spools"
 
+# Of more videos than these, so many are looked at, and stand for the rest.
+_LOOKED_AT = 256
+# Times as many frames a byte as half of the videos have at most.
+_MOST_UNUSUAL = 100
+
 
 @dataclass
 class Result:
-    """What has become of a source's videos.
+    """Outcome of preparing a source.
 
     Attributes:
-        stored: how many were added.
-        frames: of these.
-        known: how many the store had already.
-        skipped: those that are not in the store.
-        finished: whether all had their turn.
+        stored: Number of videos that were added.
+        frames: Number of their frames.
+        known: Number of videos that the store had already.
+        skipped: Videos that are not in the store.
+        finished: True when all videos have had their turn.
     """
 
     stored: int = 0
@@ -45,13 +52,42 @@ class Result:
 
     @property
     def failed(self) -> int:
-        """How many could not be read."""
+        """Number of videos that could not be read."""
         return sum(video.failed for video in self.skipped)
 
     @property
     def done(self) -> int:
-        """How many have had their turn."""
+        """Number of videos that have had their turn."""
         return self.stored + self.known + len(self.skipped)
+
+
+class Estimate(NamedTuple):
+    """Estimate of the frames that will be stored.
+
+    Attributes:
+        frames: Frames of all videos.
+        longest: Frames of the longest video.
+    """
+
+    frames: int
+    longest: int
+
+
+def estimated_frames(videos: Sequence[SourceVideo], form: Form) -> Estimate:
+    """Estimate the frames of videos from the headers of their files.
+
+    Args:
+        videos: Videos, of which a sample stands for many.
+        form: Form of the stored frames.
+    """
+    by_size = sorted(videos, key=lambda video: video.nbytes)
+    step = max(1, len(by_size) // _LOOKED_AT)
+    # From the middle of each group of alike sizes.
+    sample = by_size[step // 2 :: step]
+    counts = _plausible([_count(video, form) for video in sample], [video.nbytes for video in sample])
+    nbytes = sum(video.nbytes for video in sample)
+    frames = sum(counts) / nbytes * sum(video.nbytes for video in videos) if nbytes else sum(counts)
+    return Estimate(round(frames), max(counts, default=0))
 
 
 def prepare(
@@ -71,17 +107,17 @@ def prepare(
     interrupted: an interrupted one goes on where it was. A report beside it names what was skipped or left out.
 
     Args:
-        collection: of videos.
-        folder: of the store, made where it is missing.
-        form: of its frames.
-        workers: processes.
-        fewest: frames of a video; shorter ones are left out.
-        strict: the first video that cannot be read is an error.
-        stop: may be set to end early.
-        progress: called with the result so far, and the bytes of videos that were done since the last call.
+        collection: Videos of the source.
+        folder: Folder of the store, made where it is missing.
+        form: Form of the stored frames.
+        workers: Number of processes.
+        fewest: Frames of a video; shorter ones are left out.
+        strict: True makes the first video that cannot be read an error.
+        stop: Event that ends it early.
+        progress: Function that is called with the result so far and the bytes of videos done since the last call.
 
     Raises:
-        InputError: the folder does not fit; a video has changed since it was stored; a video cannot be read, if
+        InputError: The folder does not fit; a video has changed since it was stored; a video cannot be read, if
             `strict`; the disk is full. What was stored before is kept.
     """
     header = Header(form.height, form.width, form.channels, form.stride, form.fps, collection.classes)
@@ -104,7 +140,7 @@ def prepare(
 
 
 class _Bytes:
-    """Bytes of videos that were done, told by several threads."""
+    """Counter of the bytes of videos that are done, fed by several threads."""
 
     def __init__(self):
         self._count, self._lock = 0, threading.Lock()
@@ -121,7 +157,7 @@ class _Bytes:
 
 @contextmanager
 def _spools(folder):
-    """A folder for what the processes decode, until it is in the store."""
+    """Make a folder for decoded frames that are not yet in the store."""
     spools = folder / _SPOOLS
     shutil.rmtree(spools, ignore_errors=True)
     spools.mkdir()
@@ -193,3 +229,22 @@ def _problem(error, folder):
             "same command goes on"
         )
     return f"cannot write to {folder}: {error.strerror or error}; what was stored is kept, and the same command goes on"
+
+
+def _plausible(counts, nbytes):
+    """Return the counts with usual ones in place of those of damaged headers."""
+    ratios = [count / max(1, size) for count, size in zip(counts, nbytes, strict=True)]
+    usual = statistics.median(ratios) if ratios else 0
+    if not usual:
+        return counts
+    return [
+        round(usual * size) if ratio > _MOST_UNUSUAL * usual else count
+        for count, size, ratio in zip(counts, nbytes, ratios, strict=True)
+    ]
+
+
+def _count(video, form):
+    try:
+        return video.count(form)
+    except UnreadableVideoError:
+        return 0

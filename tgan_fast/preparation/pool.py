@@ -28,10 +28,10 @@ def done_in_order(
     process of its own, which tells whose crash it was.
 
     Args:
-        jobs: of which at most `4 · workers` have begun and have not been yielded.
-        workers: how many processes.
-        stop: when it is set, jobs are broken off, and the iteration ends.
-        progress: called by any thread when a job is done.
+        jobs: Jobs, of which at most `4 · workers` have begun and have not been yielded.
+        workers: Number of processes.
+        stop: Event that breaks jobs off and ends the iteration.
+        progress: Function that any thread calls when a job is done.
     """
     jobs, again = iter(jobs), deque()
     while True:
@@ -75,7 +75,7 @@ def _tell(progress, job, future):
 
 
 def _result(future):
-    """What a job gave before the processes died, if it was done."""
+    """Return the outcomes of a job that was done before the processes died, else None."""
     return future.result() if future.done() and future.exception() is None else None
 
 

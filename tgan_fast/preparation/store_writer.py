@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tgan_fast.data.clip_store import FRAMES_NAME
-from tgan_fast.data.store_index import NAME, Entry, Header, line_of, read_index
+from tgan_fast.data.clip_store import FRAMES_NAME, INDEX_NAME, Entry, Header, line_of, read_index
 from tgan_fast.errors import InputError
 from tgan_fast.files import lock, write_atomically
 
@@ -17,21 +16,21 @@ _COPIED_AT_ONCE = 1 << 24
 
 
 class StoreWriter:
-    """Appends videos to the store in a folder, which is made where there is none.
+    """A writer that appends videos to the store in a folder, which is made where there is none.
 
     What was appended becomes part of the store every few seconds, and on `close`. What a writer that died had not yet
     made part of it is removed first.
 
     Args:
-        folder: of the store.
-        header: of the videos to come. An existing store keeps its classes' numbers; new ones come after them.
+        folder: Folder of the store.
+        header: Header of the videos to come. An existing store keeps its classes' numbers; new ones come after them.
 
     Attributes:
-        header: of the store.
-        entries: of the store, by name of the video.
+        header: Header of the store.
+        entries: Entries of the store by the video's name.
 
     Raises:
-        InputError: the folder holds something else or a store of other videos, cannot be written, or is being written.
+        InputError: The folder holds something else or a store of other videos, cannot be written, or is being written.
     """
 
     def __init__(self, folder: Path, header: Header):
@@ -46,11 +45,11 @@ class StoreWriter:
         """Add a video, whose `start` the store decides.
 
         Args:
-            entry: about the video.
-            source: a file descriptor from which its frames are read.
+            entry: Entry of the video.
+            source: File descriptor from which its frames are read.
 
         Raises:
-            OSError: the disk is full, for instance. What was appended before is safe after `close`.
+            OSError: The disk is full, for instance. What was appended before is safe after `close`.
         """
         start = self._frames.tell()
         with _all_or_nothing(self._frames):
@@ -86,7 +85,7 @@ class StoreWriter:
         try:
             if not lock(self._frames.fileno()):
                 raise InputError(f"another process is writing to {self.folder}: wait for it, or end it")
-            path, end = self.folder / NAME, 0
+            path, end = self.folder / INDEX_NAME, 0
             if path.exists():
                 end = self._continue(path)
             else:
@@ -102,14 +101,14 @@ class StoreWriter:
     def _refuse_another_folder(self):
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: choose a folder for the clip store")
-        own = {NAME, FRAMES_NAME, f".{NAME}.partial"}
-        if self.folder.is_dir() and not (self.folder / NAME).exists():
+        own = {INDEX_NAME, FRAMES_NAME, f".{INDEX_NAME}.partial"}
+        if self.folder.is_dir() and not (self.folder / INDEX_NAME).exists():
             other = sorted(path.name for path in self.folder.iterdir() if path.name not in own)
             if other:
                 raise InputError(f"{self.folder} holds something else, {other[0]} for instance: choose another folder")
 
     def _continue(self, path):
-        """Bring an index up to date; returns how many bytes of frames it tells of."""
+        """Bring an index up to date, and return how many bytes of frames it tells of."""
         index = read_index(self.folder)
         mine, there = (replace(header, classes=()) for header in (self.header, index.header))
         if mine != there:
@@ -135,7 +134,7 @@ def _described(header):
 
 @contextmanager
 def _all_or_nothing(file):
-    """What an error leaves unfinished at the end of a file is removed."""
+    """Remove what an error leaves unfinished at the end of a file."""
     end = file.tell()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a process does: decode some videos into a file."""
+"""The work of a process: decode some videos into a file."""
 
 import hashlib
 import importlib.metadata
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tgan_fast.data.store_index import Entry
+from tgan_fast.data.clip_store import Entry
 from tgan_fast.errors import UnreadableVideoError, counted
 from tgan_fast.preparation.decoding import Form
 from tgan_fast.preparation.sources import SourceVideo
@@ -22,8 +22,12 @@ class Job:
     """Some videos, one after another in the source.
 
     Attributes:
+        videos: Videos.
         known: SHA-256 of the sources of those that the store has already, by name.
-        spool: the file into which their frames go.
+        form: Form of the stored frames.
+        fewest: Frames of a video; shorter ones are skipped.
+        threads: Threads of a decoder.
+        spool: File for the decoded frames.
     """
 
     videos: tuple[SourceVideo, ...]
@@ -38,7 +42,7 @@ class Job:
         return sum(video.nbytes for video in self.videos)
 
     def parts(self) -> Iterator["Job"]:
-        """A job for each of the videos."""
+        """Yield a job for each of the videos."""
         for number, video in enumerate(self.videos):
             yield replace(self, videos=(video,), spool=self.spool.with_suffix(f".{number}"))
 
@@ -48,7 +52,9 @@ class Skipped:
     """A video that is not stored.
 
     Attributes:
-        failed: it could not be read; otherwise it is too short.
+        video: Name of the video.
+        reason: Reason why.
+        failed: True where it could not be read; otherwise it is too short.
     """
 
     video: str
@@ -65,7 +71,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Changed:
-    """A video that the store has, made of something else."""
+    """A video that the store has, made from something else."""
 
     video: str
 
@@ -76,11 +82,11 @@ _interrupt: threading.Event | None = None
 
 
 class InterruptedJobError(Exception):
-    """A job was broken off."""
+    """Error of a job that was broken off."""
 
 
 class SpoolError(OSError):
-    """The disk takes no more of what was decoded."""
+    """Error of a disk that takes no more frames."""
 
 
 def begin(interrupt: threading.Event) -> None:
@@ -92,11 +98,11 @@ def begin(interrupt: threading.Event) -> None:
 
 
 def do(job: Job) -> list[Outcome]:
-    """What has become of each of a job's videos; the frames of its entries lie in the spool one after another.
+    """Decode the videos of a job into its spool, one after another, and return what has become of each.
 
     Raises:
-        InterruptedJobError: it is to be broken off.
-        SpoolError: the spool cannot be written.
+        InterruptedJobError: The job is to be broken off.
+        SpoolError: The spool cannot be written.
     """
     with job.spool.open("wb", buffering=0) as spool:
         return [_prepare(video, job, spool) for video in job.videos]

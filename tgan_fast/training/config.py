@@ -1,6 +1,7 @@
 """Settings of a training run: one typed model for the command line, YAML files and library users."""
 
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ class TrainingConfig(BaseModel):
     axes: str | None = Field(
         None, description="Videos: order of an array's axes, such as NTHW, if its shape is ambiguous."
     )
-    crop: Literal["centre", "random"] = Field("centre", description="Videos: which pixels of larger frames.")
+    crop: Literal["center", "random"] = Field("center", description="Videos: which pixels of larger frames.")
     flip: bool = Field(False, description="Videos: mirror half of the clips at random.")
     frame_stride: int = Field(1, ge=1, le=_MOST, description="Videos: keep every n-th frame.")
     weighting: Literal["videos", "windows"] = Field(
@@ -130,7 +131,7 @@ class TrainingConfig(BaseModel):
             if isinstance(value, bool) and field is not None and field.annotation is not bool:
                 raise InputError(f"{name} is {value}, but it must not be true or false")
         try:
-            super().__init__(**values)
+            super().__init__(**in_current_words(values))
         except ValidationError as error:
             raise InputError(_sentence(error.errors()[0])) from None
         if self.batch_size < 2:
@@ -150,6 +151,11 @@ class TrainingConfig(BaseModel):
             if getattr(self, name) != type(self).model_fields[name].default:
                 remedy = "give data" if self.data is None else "leave out data"
                 raise InputError(f"{name} is {getattr(self, name)!r}, but it is for {kind}: {remedy}, or leave it out")
+
+
+def in_current_words(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a checkpoint or a file as they are written now: a crop at the center was once "centre"."""
+    return {**values, "crop": "center"} if values.get("crop") == "centre" else dict(values)
 
 
 def _why_not(config):

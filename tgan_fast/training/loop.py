@@ -14,7 +14,7 @@ from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.data import TrainingData, classes_of, open_data
+from tgan_fast.training.data import classes_of, open_data
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore_step, take_over
@@ -70,18 +70,18 @@ def _train(config, out, dataset, resume, processes, device):
     # Check everything before anything is written.
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     saved = None if resume is None else open_saved(resume, device)
-    data = open_data(config) if dataset is None else TrainingData(dataset)
+    dataset = open_data(config) if dataset is None else dataset
     if config.conditional:
-        config = config.model_copy(update={"classes": classes_of(config, data)})
+        config = config.model_copy(update={"classes": classes_of(config, dataset)})
     changes = [] if saved is None else changed_settings(config, saved["config"])
     feed = open_feed(
-        data.dataset,
+        dataset,
         batch_size=config.batch_size,
-        parts=config.critic_steps,
+        batches_per_step=config.critic_steps,
         channels=config.channels,
         frames=config.frames,
         image_size=config.image_size,
-        labelled=config.conditional,
+        labeled=config.conditional,
         seed=config.seed,
         workers=config.workers,
         device=device,
@@ -95,12 +95,12 @@ def _train(config, out, dataset, resume, processes, device):
         restore_step(step, saved["step"], resume)
 
     folder = evaluator = None
-    notices = [*changes, *notices_on_data(config, data, saved)]
+    notices = [*changes, *notices_on_data(config, dataset, saved)]
     with _agreed(processes, device):
         if processes.rank == 0:
-            evaluator = open_evaluator(config, data, device) if config.evaluate_every else None
+            evaluator = open_evaluator(config, dataset, device) if config.evaluate_every else None
             folder = RunFolder(out, config.keep_checkpoints)
-    session = Session(config, step, folder, evaluator, processes, data.fingerprint)
+    session = Session(config, step, folder, evaluator, processes, getattr(dataset, "fingerprint", None))
     try:
         with _agreed(processes, device):
             if folder is not None:
@@ -112,7 +112,7 @@ def _train(config, out, dataset, resume, processes, device):
             BriefWaits(device),
             closing(feed.batches(step.iteration)) as batches,
         ):
-            session.begin(bar, filter(None, (data.summary, feed.description, *notices)))
+            session.begin(bar, filter(None, (getattr(dataset, "summary", None), feed.description, *notices)))
             for batch in batches:
                 if step.iteration >= config.steps or session.stops(stop):
                     break

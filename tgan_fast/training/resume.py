@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from tgan_fast.data import ClipDataset, VideoFrames
 from tgan_fast.errors import InputError, is_out_of_memory
 from tgan_fast.training.build import GENERATOR_SETTINGS
 from tgan_fast.training.checkpoint import first_not_finite, iteration_of, load_strictly, read_run, run_folder_of
-from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.data import TrainingData
+from tgan_fast.training.config import TrainingConfig, in_current_words
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.step import TrainingStep
 
@@ -32,7 +32,7 @@ def changed_settings(config: TrainingConfig, recorded: Mapping[str, Any]) -> lis
     """
     if not recorded:
         return []
-    before = TrainingConfig().model_dump() | dict(recorded)
+    before = TrainingConfig().model_dump() | in_current_words(recorded)
     changed = {name: (before[name], now) for name, now in config.model_dump().items() if before[name] != now}
     for name, (old, new) in changed.items():
         parametrized = name == "constraint" and "spectral-norm" in (old, new)
@@ -74,13 +74,16 @@ def restore_step(step: TrainingStep, state: Mapping[str, Any], path: Path) -> No
         raise InputError(f"{path} is damaged: the state of its optimizers or random numbers is incomplete") from None
 
 
-def notices_on_data(config: TrainingConfig, data: TrainingData, saved: Mapping[str, Any] | None) -> Iterator[str]:
+def notices_on_data(
+    config: TrainingConfig, dataset: ClipDataset | VideoFrames, saved: Mapping[str, Any] | None
+) -> Iterator[str]:
     """Yield a notice if the data has changed since the checkpoint, or has classes that the run does not use."""
     data_fingerprint = None if saved is None else saved.get("data")
-    if data_fingerprint not in (None, data.fingerprint):
+    if data_fingerprint not in (None, getattr(dataset, "fingerprint", None)):
         yield "the data has changed since the checkpoint was made: the run continues, but not as it would have"
-    if data.class_names and not config.conditional:
-        yield f"the videos have {len(data.class_names):,} classes, which this run does not use: see --conditional"
+    names = dataset.videos.class_names if isinstance(dataset, VideoFrames) else ()
+    if names and not config.conditional:
+        yield f"the videos have {len(names):,} classes, which this run does not use: see --conditional"
 
 
 def take_over(folder: RunFolder, resume: Path | None, iteration: int) -> Iterator[str]:

@@ -10,13 +10,13 @@ import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from tgan_fast.data.video_files import write_videos
 from tgan_fast.errors import InputError, printable
 from tgan_fast.files import append_line, lock, write_atomically
 from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
 from tgan_fast.reports.recorded_run import comparable, read_stats
 from tgan_fast.training.checkpoint import CheckpointFolder
 from tgan_fast.training.config import TrainingConfig
+from tgan_fast.video_files import write_videos
 
 
 class RunFolder:

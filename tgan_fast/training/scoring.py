@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tgan_fast.data import MovingDigits
+from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier import notice_on_classes
 from tgan_fast.metrics.classifier_files import load_classifier
@@ -21,17 +21,16 @@ from tgan_fast.metrics.real_statistics import RealClips, default_cache
 from tgan_fast.metrics.score_kinds import KIND_OF
 from tgan_fast.precision import resolve_evaluation_precision
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.data import TrainingData
 
 
-def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.device) -> Evaluator:
+def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, device: torch.device) -> Evaluator:
     """Return an evaluator that compares `config.evaluate_samples` videos of fixed latents with the training data.
 
     Print a notice on stderr if the classifier does not know all classes of the data.
 
     Args:
         config: Settings of the run.
-        data: Data of the run.
+        dataset: Data of the run.
         device: Device of the evaluation.
 
     Raises:
@@ -44,7 +43,7 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
             f"the classifier {config.classifier} takes videos of {classifier.channels} channels, "
             f"but {config.channels} are trained: train one on the same data"
         )
-    notice = notice_on_classes(classifier, class_names(data))
+    notice = notice_on_classes(classifier, class_names(dataset))
     if notice is not None:
         tqdm.write(notice, file=sys.stderr)
     protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)
@@ -53,7 +52,7 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
         ("is", "fid"),
         protocol,
         classifier=ClassifierFeatures(classifier, protocol, device, precision),
-        real=RealClips(data.dataset, checksum=data.checksum),
+        real=RealClips(dataset),
         device=device,
         precision=precision,
         cuda_graph=config.cuda_graph,
@@ -62,13 +61,12 @@ def open_evaluator(config: TrainingConfig, data: TrainingData, device: torch.dev
     )
 
 
-def class_names(data: TrainingData) -> tuple[str, ...]:
+def class_names(dataset: ClipDataset | VideoFrames) -> tuple[str, ...]:
     """Return the names of the classes of a run's clips; none if they are not known."""
-    if isinstance(data.dataset, MovingDigits):
-        return tuple(map(str, range(data.dataset.classes)))
-    if not data.class_names:
-        return ()
-    return tuple(data.class_names[number] for number in np.unique(data.dataset.labels))
+    if isinstance(dataset, MovingDigits):
+        return tuple(map(str, range(dataset.classes)))
+    names = dataset.videos.class_names if isinstance(dataset, VideoFrames) else ()
+    return tuple(names[number] for number in np.unique(dataset.labels)) if names else ()
 
 
 def is_better(scores: Mapping[str, float], best: Mapping[str, float], metric: Literal["is", "fid"]) -> bool:

@@ -1,6 +1,7 @@
 """How frames become as large as is asked for: compared with means over areas, computed exactly in float64."""
 
 import itertools
+import pickle
 from fractions import Fraction
 
 import av
@@ -14,7 +15,7 @@ from tgan_fast.preparation.decoding.fit import Fitter, covering_size
 # Luma of red and of blue.
 BT_601, BT_709 = (0.299, 0.114), (0.2126, 0.0722)
 
-COLOURS = np.array(
+COLORS = np.array(
     [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [128, 128, 128], [200, 150, 100], [30, 60, 200]]
 )
 
@@ -114,16 +115,16 @@ def test_each_pixel_is_the_mean_over_its_area(height, width, form, channels):
     picture[::2, : width // 2] = 255 - picture[::2, : width // 2]
     rows, columns = covering_size(height, width, *form)
     top, left = (rows - form[0]) // 2, (columns - form[1]) // 2
-    colours = np.stack([shrunk(picture[..., channel], rows, columns) for channel in range(3)], -1)
-    expected = colours if channels == 3 else luma(colours)[..., None]
+    colors = np.stack([shrunk(picture[..., channel], rows, columns) for channel in range(3)], -1)
+    expected = colors if channels == 3 else luma(colors)[..., None]
     expected = expected[top : top + form[0], left : left + form[1]]
     assert np.abs(fitted_array(picture, *form, channels) - expected).max() < 2
 
 
 def test_decoded_luma_is_the_mean_over_areas_of_what_the_decoder_gives(tmp_path):
     path = encode(tmp_path / "video.mp4", moving_picture(3, 240, 320))
-    grey = read(path, 64, 85, channels=1)
-    for frame, found in zip(decoded(path), grey, strict=True):
+    gray = read(path, 64, 85, channels=1)
+    for frame, found in zip(decoded(path), gray, strict=True):
         plane = np.frombuffer(frame.planes[0], np.uint8).reshape(240, -1)[:, :320]
         expected = (shrunk(plane, 64, 85) - 16) * 255 / 219
         assert np.abs(found[..., 0] - expected).max() < 2
@@ -139,10 +140,10 @@ def test_a_frame_that_is_as_large_already_is_only_converted(tmp_path):
 def test_smaller_frames_are_enlarged_by_linear_interpolation(aspect):
     """Pixels may be 40 times as high as wide: then columns become fewer, and rows more."""
     picture = np.random.default_rng(0).integers(256, size=(8, 16 // aspect), dtype=np.uint8)
-    centres = (np.arange(64) + 0.5) * 8 / 64 - 0.5
-    rows = np.stack([np.interp(centres, np.arange(8), column) for column in picture.T], -1)
-    centres = (np.arange(128) + 0.5) * 16 / 128 - 0.5
-    exact = np.stack([np.interp(centres, np.arange(16), row) for row in rows]) if aspect == 1 else shrunk(rows, 64, 128)
+    centers = (np.arange(64) + 0.5) * 8 / 64 - 0.5
+    rows = np.stack([np.interp(centers, np.arange(8), column) for column in picture.T], -1)
+    centers = (np.arange(128) + 0.5) * 16 / 128 - 0.5
+    exact = np.stack([np.interp(centers, np.arange(16), row) for row in rows]) if aspect == 1 else shrunk(rows, 64, 128)
     found = fitted(av.VideoFrame.from_ndarray(picture, "gray"), 64, 128, pixel_aspect=Fraction(aspect))
     assert np.abs(found - exact[..., None]).max() < 3
 
@@ -154,13 +155,13 @@ def test_a_single_pixel_fills_the_form():
 @pytest.mark.parametrize("shape", [(64, 85), (64, 85, 1), (64, 85, 3)])
 def test_an_array_that_is_as_large_already_passes_bit_for_bit(shape):
     frame = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
-    colours = frame if frame.ndim == 3 else frame[..., None]
-    assert np.array_equal(fitted_array(frame, 64, 85), np.broadcast_to(colours, (64, 85, 3)))
-    grey = fitted_array(frame, 64, 85, channels=1)
-    if colours.shape[2] == 1:
-        assert np.array_equal(grey, colours)
+    colors = frame if frame.ndim == 3 else frame[..., None]
+    assert np.array_equal(fitted_array(frame, 64, 85), np.broadcast_to(colors, (64, 85, 3)))
+    gray = fitted_array(frame, 64, 85, channels=1)
+    if colors.shape[2] == 1:
+        assert np.array_equal(gray, colors)
     else:
-        assert np.abs(grey[..., 0] - luma(frame)).max() < 1.5
+        assert np.abs(gray[..., 0] - luma(frame)).max() < 1.5
 
 
 @pytest.mark.parametrize("order", ["mirrored", "reversed", "every second", "channels first"])
@@ -178,8 +179,8 @@ def test_arrays_may_have_any_strides(order):
 def test_pixels_that_are_not_square_are_taken_as_what_they_show(tmp_path):
     frames = moving_picture(3, 240, 160)
     path = encode(tmp_path / "video.mp4", frames, pixel_aspect=Fraction(2))
-    grey = read(path, 64, 85, channels=1)
-    for frame, found in zip(decoded(path), grey, strict=True):
+    gray = read(path, 64, 85, channels=1)
+    for frame, found in zip(decoded(path), gray, strict=True):
         plane = np.frombuffer(frame.planes[0], np.uint8).reshape(240, -1)[:, :160]
         assert np.abs(found[..., 0] - (shrunk(plane, 64, 85) - 16) * 255 / 219).max() < 2
 
@@ -220,9 +221,9 @@ def test_frames_whose_lines_go_upwards_are_not_upside_down(tmp_path, layout, suf
 
 
 def yuv_frame(layout, matrix, full_range):
-    """Bars of COLOURS, converted by the formulas of BT.601 and BT.709: a frame [32, 256] of PyAV."""
+    """Bars of COLORS, converted by the formulas of BT.601 and BT.709: a frame [32, 256] of PyAV."""
     red, blue = matrix
-    bars = COLOURS.repeat(32, 0) / 255
+    bars = COLORS.repeat(32, 0) / 255
     y = luma(bars, matrix)
     u, v = (bars[:, 2] - y) / (2 - 2 * blue), (bars[:, 0] - y) / (2 - 2 * red)
     bits = 10 if "10" in layout else 8
@@ -252,16 +253,16 @@ CODINGS = [
 
 
 @pytest.mark.parametrize(("coding", "matrix", "full_range"), CODINGS, ids=str)
-def test_colours_and_greys_come_back_whatever_range_and_matrix(tmp_path, coding, matrix, full_range):
+def test_colors_and_grays_come_back_whatever_range_and_matrix(tmp_path, coding, matrix, full_range):
     codec, layout = coding
     options = {"libx264": {"qp": "1"}, "mjpeg": {"qmin": "1", "qmax": "1"}}.get(codec, {})
     path = encode(tmp_path / "video.mkv", [yuv_frame(layout, matrix, full_range)], codec=codec, options=options)
     # In the middle of each bar, since those of chroma are wider where they meet.
-    colours, greys = read(path, 16, 128)[0, 8, 8::16], read(path, 16, 128, channels=1)[0, 8, 8::16]
-    assert np.abs(colours - COLOURS).max() <= 3
-    assert np.abs(greys[:, 0] - luma(COLOURS, matrix)).max() <= 2
-    assert greys[0] <= 1
-    assert greys[1] >= 254
+    colors, grays = read(path, 16, 128)[0, 8, 8::16], read(path, 16, 128, channels=1)[0, 8, 8::16]
+    assert np.abs(colors - COLORS).max() <= 3
+    assert np.abs(grays[:, 0] - luma(COLORS, matrix)).max() <= 2
+    assert grays[0] <= 1
+    assert grays[1] >= 254
 
 
 @pytest.mark.parametrize(
@@ -269,13 +270,13 @@ def test_colours_and_greys_come_back_whatever_range_and_matrix(tmp_path, coding,
     [("ffv1", "gray"), ("ffv1", "gray10le"), ("ffv1", "bgr0"), ("ffv1", "gbrp10le"), ("libx264rgb", "rgb24")],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_lossless_greys_and_colours_come_back(tmp_path, codec, layout, channels):
-    bars = np.broadcast_to(COLOURS.repeat(32, 0).astype(np.uint8), (1, 32, 256, 3))
+def test_lossless_grays_and_colors_come_back(tmp_path, codec, layout, channels):
+    bars = np.broadcast_to(COLORS.repeat(32, 0).astype(np.uint8), (1, 32, 256, 3))
     options = {"qp": "0"} if codec == "libx264rgb" else {}
     path = encode(tmp_path / "video.mkv", bars, codec=codec, pix_fmt=layout, options=options)
     found = read(path, 16, 128, channels)[0, 8, 8::16]
-    grey = channels == 1 or layout.startswith("gray")
-    assert np.abs(found - (luma(COLOURS)[:, None] if grey else COLOURS)).max() <= 1.5
+    gray = channels == 1 or layout.startswith("gray")
+    assert np.abs(found - (luma(COLORS)[:, None] if gray else COLORS)).max() <= 1.5
 
 
 def test_a_matrix_that_is_reserved_is_taken_for_none():
@@ -284,3 +285,26 @@ def test_a_matrix_that_is_reserved_is_taken_for_none():
     frame.colorspace = 3
     assert np.array_equal(fitted(frame, 16, 128), expected[0])
     assert np.array_equal(fitted(frame, 16, 128, 1), expected[1])
+
+
+def test_a_form_reaches_other_processes():
+    form = Form(64, 85, 3, stride=2, fps=12.5)
+    assert pickle.loads(pickle.dumps(form)) == form
+    assert form.shape == (64, 85, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0, 64, 3), "at least one pixel, not 0 rows of 64"),
+        ((64, -1, 3), "at least one pixel, not 64 rows of -1"),
+        ((64, 64, 2), "1 or 3 channels, not 2"),
+        ((64, 64, 3, 0), "at least 1, not 0"),
+        ((64, 64, 3, 1, 0), "more than 0, not 0"),
+        ((64, 64, 3, 1, float("nan")), "more than 0, not nan"),
+        ((64, 64, 3, 1, float("inf")), "more than 0, not inf"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Form(*values)

@@ -31,7 +31,7 @@ def test_larger_frames_are_fitted_one_by_one(channels):
         assert np.array_equal(fitted(frame[None], Form(24, 32, channels))[0], found)
 
 
-def test_a_stride_takes_the_first_frame_and_every_so_manieth():
+def test_a_stride_takes_every_stride_th_frame_from_the_first_on():
     assert numbers_of(fitted(numbered_frames(50), Form(24, 32, 3, stride=7))) == list(range(0, 50, 7))
 
 

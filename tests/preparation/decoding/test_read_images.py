@@ -27,11 +27,11 @@ def saved(folder, frames, suffix=".png", **options):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".tif", ".jpg", ".webp", ".gif", ".jp2"])
-@pytest.mark.parametrize("colours", [True, False])
-def test_images_are_fitted_as_arrays_are(tmp_path, suffix, colours):
+@pytest.mark.parametrize("colors", [True, False])
+def test_images_are_fitted_as_arrays_are(tmp_path, suffix, colors):
     frames = moving_picture(5, 48, 64)
-    frames = frames if colours else frames[..., 0]
-    suffix = ".pgm" if suffix == ".ppm" and not colours else suffix
+    frames = frames if colors else frames[..., 0]
+    suffix = ".pgm" if suffix == ".ppm" and not colors else suffix
     paths = saved(tmp_path, frames, suffix)
     exact = suffix in (".png", ".bmp", ".ppm", ".pgm", ".tif")
     for channels in (1, 3):
@@ -80,7 +80,7 @@ def test_transparency_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
-def test_greys_of_16_bits_become_the_nearest_of_8(tmp_path, suffix):
+def test_grays_of_16_bits_become_the_nearest_of_8(tmp_path, suffix):
     levels = np.linspace(0, 65535, 24 * 32).round().astype(np.uint16).reshape(24, 32)
     (path,) = saved(tmp_path, levels[None], suffix)
     expected = np.floor(levels / 257 + 0.5)

@@ -99,7 +99,7 @@ def test_odd_sizes(tmp_path, codec, suffix, pix_fmt, size):
 
 
 @pytest.mark.parametrize("kind", SOME)
-def test_a_stride_takes_the_first_frame_and_every_so_manieth(tmp_path, kind):
+def test_a_stride_takes_every_stride_th_frame_from_the_first_on(tmp_path, kind):
     path = encode_kind(tmp_path, kind, numbered_frames(50))
     for stride in (1, 2, 7, 49, 50, 1000):
         form = Form(24, 32, 3, stride=stride)

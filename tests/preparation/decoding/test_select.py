@@ -84,7 +84,7 @@ def test_durations_count_only_at_the_end():
 
 
 @pytest.mark.parametrize("reach", [1, 2, 4])
-def test_neighbours_that_have_each_other_s_times_are_put_in_order(reach):
+def test_neighbors_that_have_each_other_s_times_are_put_in_order(reach):
     places = np.argsort(np.arange(200) + np.random.default_rng(reach).uniform(0, reach, 200), kind="stable")
     assert reach == 1 or (np.diff(places) < 0).any()
     times = [3 + place / 25 for place in places]

@@ -7,7 +7,7 @@ import pytest
 
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation.decoding import Form
-from tgan_fast.preparation.sources import recognise
+from tgan_fast.preparation.sources import recognize
 
 
 def noise(*shape):
@@ -36,7 +36,7 @@ CLIPS = noise(3, 5, 64, 64, 3)
 )
 def test_clips_of_every_usual_layout_are_read_as_they_are(tmp_path, array, expected):
     np.save(tmp_path / "clips.npy", array)
-    collection = recognise(tmp_path / "clips.npy")
+    collection = recognize(tmp_path / "clips.npy")
     assert collection.channels == expected.shape[-1]
     assert len(collection.videos) == len(expected)
     for video, clip in zip(collection.videos, expected, strict=True):
@@ -49,7 +49,7 @@ def test_clips_of_every_usual_layout_are_read_as_they_are(tmp_path, array, expec
 def test_moving_mnist_has_time_before_videos(tmp_path):
     array = noise(20, 7, 64, 64)
     np.save(tmp_path / "mnist_test_seq.npy", array)
-    collection = recognise(tmp_path / "mnist_test_seq.npy")
+    collection = recognize(tmp_path / "mnist_test_seq.npy")
     assert [video.name for video in collection.videos] == [f"mnist_test_seq.npy/{i:05d}" for i in range(7)]
     assert collection.channels == 1
     for number, video in enumerate(collection.videos):
@@ -65,12 +65,12 @@ def test_a_part_of_moving_mnist_under_another_name_needs_its_axes(tmp_path, coun
         "say which with --axes NTHW, for instance"
     )
     with pytest.raises(InputError, match=message):
-        recognise(tmp_path / "digits.npy")
-    videos = recognise(tmp_path / "digits.npy", "TNHW").videos
+        recognize(tmp_path / "digits.npy")
+    videos = recognize(tmp_path / "digits.npy", "TNHW").videos
     assert len(videos) == count
     for number, video in enumerate(videos):
         assert np.array_equal(read(video, 1, 8)[..., 0], array[:, number])
-    assert len(recognise(tmp_path / "digits.npy", "NTHW").videos) == 20
+    assert len(recognize(tmp_path / "digits.npy", "NTHW").videos) == 20
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_part_of_moving_mnist_under_another_name_needs_its_axes(tmp_path, coun
 def test_axes_that_shapes_do_not_tell_are_asked_for(tmp_path, array, orders):
     np.save(tmp_path / "clips.npy", array)
     with pytest.raises(InputError, match=rf"whose axes may be {orders} \(N"):
-        recognise(tmp_path / "clips.npy")
+        recognize(tmp_path / "clips.npy")
 
 
 @pytest.mark.parametrize("axes", ["NTHW", "TNHW", "NTCHW", "NCTHW", "TNHWC", "TCHW", "CTHW", "HWT", "HWCTN"])
@@ -96,7 +96,7 @@ def test_axes_that_are_told_count(tmp_path, axes):
     array = clips[tuple(slice(None) if axis in axes else 0 for axis in "NTHWC")]
     left = [axis for axis in "NTHWC" if axis in axes]
     np.save(tmp_path / "clips.npy", array.transpose([left.index(axis) for axis in axes]))
-    collection = recognise(tmp_path / "clips.npy", axes)
+    collection = recognize(tmp_path / "clips.npy", axes)
     expected = clips[: None if "N" in axes else 1, ..., : None if "C" in axes else 1]
     for video, clip in zip(collection.videos, expected, strict=True):
         form = Form(8, 9, clip.shape[-1])
@@ -116,34 +116,34 @@ def test_axes_that_are_told_count(tmp_path, axes):
 def test_axes_that_do_not_fit_are_refused(tmp_path, axes, message):
     np.save(tmp_path / "clips.npy", CLIPS[..., 0])
     with pytest.raises(InputError, match=message):
-        recognise(tmp_path / "clips.npy", axes)
+        recognize(tmp_path / "clips.npy", axes)
 
 
 def test_axes_are_not_told_of_videos(tmp_path):
     (tmp_path / "1.mp4").write_bytes(b"")
     with pytest.raises(InputError, match=r"--axes tells how arrays lie, but .*1.mp4 is a video file: leave it out"):
-        recognise(tmp_path / "1.mp4", "NTHW")
+        recognize(tmp_path / "1.mp4", "NTHW")
 
 
 @pytest.mark.parametrize(("labels", "count"), [(3, 3), (5, 5)])
 def test_the_number_of_labels_tells_axes(tmp_path, labels, count):
     np.savez(tmp_path / "clips.npz", clips=CLIPS[..., 0], labels=np.arange(labels))
-    assert len(recognise(tmp_path / "clips.npz").videos) == count
+    assert len(recognize(tmp_path / "clips.npz").videos) == count
     np.savez(tmp_path / "square.npz", clips=CLIPS[:, :3, ..., 0], labels=np.arange(3))
     with pytest.raises(InputError, match="NTHW or TNHW"):
-        recognise(tmp_path / "square.npz")
+        recognize(tmp_path / "square.npz")
 
 
 def test_moving_mnist_has_twenty_frames_whatever_its_name(tmp_path):
     np.save(tmp_path / "mnist_test_seq.npy", noise(7, 20, 8, 8))
     with pytest.raises(InputError, match="NTHW or TNHW"):
-        recognise(tmp_path / "mnist_test_seq.npy")
+        recognize(tmp_path / "mnist_test_seq.npy")
 
 
 def test_npz_files_hold_arrays_of_any_sizes_and_labels(tmp_path):
     clips = {"a": noise(4, 40, 50, 3), "b": noise(2, 5, 64, 64, 3), "labels": np.array([10, 2, 2])}
     np.savez_compressed(tmp_path / "clips.npz", **clips)
-    collection = recognise(tmp_path / "clips.npz")
+    collection = recognize(tmp_path / "clips.npz")
     assert [(video.name, video.label) for video in collection.videos] == [
         ("clips.npz/a", "10"),
         ("clips.npz/b/00000", "02"),
@@ -154,9 +154,9 @@ def test_npz_files_hold_arrays_of_any_sizes_and_labels(tmp_path):
     assert read(collection.videos[0], 3).shape == (4, 64, 64, 3)
 
 
-def test_grey_clips_among_coloured_ones_get_equal_channels(tmp_path):
+def test_gray_clips_among_colored_ones_get_equal_channels(tmp_path):
     np.savez(tmp_path / "clips.npz", a=noise(4, 64, 64), b=noise(4, 64, 64, 3))
-    collection = recognise(tmp_path / "clips.npz")
+    collection = recognize(tmp_path / "clips.npz")
     assert collection.channels == 3
     assert np.array_equal(read(collection.videos[0], 3), noise(4, 64, 64)[..., None].repeat(3, -1))
 
@@ -174,30 +174,30 @@ def test_grey_clips_among_coloured_ones_get_equal_channels(tmp_path):
 def test_other_arrays_are_refused(tmp_path, array, message):
     np.save(tmp_path / "clips.npy", array)
     with pytest.raises(InputError, match=message):
-        recognise(tmp_path / "clips.npy")
+        recognize(tmp_path / "clips.npy")
 
 
 def test_objects_are_not_loaded_since_that_would_run_code(tmp_path):
     np.save(tmp_path / "clips.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"cannot read the array in .*clips.npy: .*Python objects"):
-        recognise(tmp_path / "clips.npy")
+        recognize(tmp_path / "clips.npy")
 
 
 def test_broken_files_and_wrong_labels_are_named(tmp_path):
     (tmp_path / "clips.npz").write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(InputError, match=r"cannot read the array in .*clips.npz"):
-        recognise(tmp_path / "clips.npz")
+        recognize(tmp_path / "clips.npz")
     np.savez(tmp_path / "clips.npz", a=noise(2, 5, 8, 8, 1), labels=np.array([1, 2, 3]))
     with pytest.raises(InputError, match=r"has labels int64 \[3\], but there are 2 clips: each needs an integer"):
-        recognise(tmp_path / "clips.npz")
+        recognize(tmp_path / "clips.npz")
     np.savez(tmp_path / "clips.npz", labels=np.array([1, 2, 3]))
     with pytest.raises(InputError, match=r"clips.npz holds no array of clips"):
-        recognise(tmp_path / "clips.npz")
+        recognize(tmp_path / "clips.npz")
 
 
-def test_a_file_that_changes_after_it_was_recognised_is_unreadable(tmp_path):
+def test_a_file_that_changes_after_it_was_recognized_is_unreadable(tmp_path):
     np.save(tmp_path / "unlike_any_other.npy", noise(2, 5, 8, 8, 1))
-    videos = recognise(tmp_path / "unlike_any_other.npy").videos
+    videos = recognize(tmp_path / "unlike_any_other.npy").videos
     (tmp_path / "unlike_any_other.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(UnreadableVideoError, match="it cannot be read"):
         videos[0].digest()

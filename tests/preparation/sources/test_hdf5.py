@@ -10,7 +10,7 @@ import pytest
 
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.decoding import Form
-from tgan_fast.preparation.sources import recognise
+from tgan_fast.preparation.sources import recognize
 
 IMAGES = np.random.default_rng(0).integers(256, size=(30, 3, 64, 85), dtype=np.uint8)
 ROWS = [
@@ -42,7 +42,7 @@ def read(video, width=85):
 @pytest.mark.parametrize("name", ["train.json", "train_conf.json", "train_conf_pd.json"])
 def test_a_table_of_pandas_tells_where_videos_begin_and_what_they_are(file, table, name):
     file.with_name(name).write_text(json.dumps(table))
-    collection = recognise(file)
+    collection = recognize(file)
     assert [(v.name, v.label, v.group, v.scene) for v in collection.videos] == [
         ("Archery/v_Archery_g01_c02", "Archery", 1, 2),
         ("Bowling/v_Bowling_g10_c01", "Bowling", 10, 1),
@@ -58,7 +58,7 @@ def test_a_table_of_pandas_tells_where_videos_begin_and_what_they_are(file, tabl
 
 def test_pairs_are_enough(file):
     file.with_suffix(".json").write_text(json.dumps([[0, 18], [18, 30]]))
-    collection = recognise(file)
+    collection = recognize(file)
     assert [(v.name, v.label) for v in collection.videos] == [("train.h5/00000", None), ("train.h5/00001", None)]
     assert np.array_equal(read(collection.videos[1]), IMAGES[18:].transpose(0, 2, 3, 1))
 
@@ -66,7 +66,7 @@ def test_pairs_are_enough(file):
 @pytest.mark.parametrize("names", [("start", "end"), ("starts", "ends")])
 def test_arrays_in_the_same_file_are_enough(tmp_path, names):
     file = write(tmp_path / "own.hdf5", **dict(zip(names, ([0, 18], [18, 30]), strict=True)))
-    assert [video.count(Form(64, 64, 3)) for video in recognise(file).videos] == [18, 12]
+    assert [video.count(Form(64, 64, 3)) for video in recognize(file).videos] == [18, 12]
 
 
 def test_frames_may_be_compressed_and_have_their_channels_last(tmp_path):
@@ -74,14 +74,14 @@ def test_frames_may_be_compressed_and_have_their_channels_last(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("image", data=IMAGES.transpose(0, 2, 3, 1), compression="gzip", chunks=(4, 64, 85, 3))
         file["start"], file["end"] = [3], [20]
-    (video,) = recognise(path).videos
+    (video,) = recognize(path).videos
     assert np.array_equal(read(video), IMAGES[3:20].transpose(0, 2, 3, 1))
 
 
 def test_columns_of_other_types_name_no_videos(file):
     row = {"start": 0, "end": 5, "category": 3, "group": "1", "scene": "2"}
     file.with_suffix(".json").write_text(json.dumps([row, {**row, "start": 5, "end": 9}]))
-    assert [(v.name, v.label) for v in recognise(file).videos] == [("train.h5/00000", "3"), ("train.h5/00001", "3")]
+    assert [(v.name, v.label) for v in recognize(file).videos] == [("train.h5/00000", "3"), ("train.h5/00001", "3")]
 
 
 def test_a_pickle_is_not_loaded_but_its_conversion_is_told(file):
@@ -90,7 +90,7 @@ def test_a_pickle_is_not_loaded_but_its_conversion_is_told(file):
         r"train_conf_pd.pkl is a pickle.* python -c \"import pandas; pandas.read_pickle\('.*'\).to_json\('.*train.json"
     )
     with pytest.raises(InputError, match=message):
-        recognise(file)
+        recognize(file)
 
 
 @pytest.mark.parametrize(
@@ -113,27 +113,27 @@ def test_a_pickle_is_not_loaded_but_its_conversion_is_told(file):
 def test_tables_that_do_not_fit_are_named(file, table, message):
     file.with_suffix(".json").write_text(json.dumps(table))
     with pytest.raises(InputError, match=message):
-        recognise(file)
+        recognize(file)
 
 
 def test_files_that_do_not_fit_are_named(tmp_path):
     path = tmp_path / "x.h5"
     path.write_bytes(b"no HDF5")
     with pytest.raises(InputError, match=r"x.h5 cannot be read as HDF5 with a data set 'image'"):
-        recognise(path)
+        recognize(path)
     with h5py.File(path, "w") as file:
         file["other"] = IMAGES
     with pytest.raises(InputError, match="cannot be read as HDF5 with a data set 'image'"):
-        recognise(path)
+        recognize(path)
     write(path, IMAGES.astype(np.float32))
     with pytest.raises(InputError, match=r"'image' of .* is float32 \[30, 3, 64, 85\], but frames are uint8"):
-        recognise(path)
+        recognize(path)
     write(path)
     with pytest.raises(InputError, match=r"nothing tells where the videos of .*x.h5 begin: .* x.json, or arrays start"):
-        recognise(path)
+        recognize(path)
 
 
 def test_without_h5py_it_is_told_what_is_missing(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(InputError, match="HDF5 files need h5py: pip install h5py"):
-        recognise(file)
+        recognize(file)

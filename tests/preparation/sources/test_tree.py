@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from tgan_fast.errors import InputError, UnreadableVideoError
-from tgan_fast.preparation.sources import recognise
+from tgan_fast.preparation.sources import recognize
 from tgan_fast.preparation.sources.files import ImageSequence, VideoFile
 
 CLASSES = "1 Archery\r\n2 Bowling\r\n3 HandstandPushups\r\n"
 
 
 def touch(root, *names):
-    """Recognising opens no videos."""
+    """Recognizing opens no videos."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def ucf(tmp_path):
 
 
 def test_a_tree_of_ucf_101_tells_class_group_and_scene(ucf):
-    collection = recognise(ucf)
+    collection = recognize(ucf)
     assert collection.description == "UCF-101: 4 video files"
     assert facts(collection) == [
         ("Archery/v_Archery_g01_c02.avi", "Archery", 1, 2),
@@ -57,13 +57,13 @@ def test_a_tree_of_ucf_101_tells_class_group_and_scene(ucf):
 
 def test_the_class_index_has_classes_that_no_video_has(ucf):
     (ucf.parent / "ucfTrainTestlist" / "classInd.txt").write_text("1 Aaa\n2 Archery\n3 Bowling\n4 HandstandPushups\n")
-    assert recognise(ucf).classes == ("Aaa", "Archery", "Bowling", "HandstandPushups")
+    assert recognize(ucf).classes == ("Aaa", "Archery", "Bowling", "HandstandPushups")
 
 
 def test_file_names_alone_tell_the_class_where_there_are_no_folders(tmp_path):
     touch(tmp_path / "flat", "v_HandStandPushups_g01_c01.avi", "v_Archery_g01_c01.avi")
     (tmp_path / "flat" / "classInd.txt").write_text(CLASSES)
-    assert [video.label for video in recognise(tmp_path / "flat").videos] == ["Archery", "HandstandPushups"]
+    assert [video.label for video in recognize(tmp_path / "flat").videos] == ["Archery", "HandstandPushups"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_file_names_alone_tell_the_class_where_there_are_no_folders(tmp_path):
 def test_a_class_index_of_other_videos_is_not_used(ucf, content, reason):
     index = ucf.parent / "ucfTrainTestlist" / "classInd.txt"
     index.write_text(content)
-    collection = recognise(ucf)
+    collection = recognize(ucf)
     assert collection.classes == ("Archery", "Bowling", "HandstandPushups")
     assert collection.notices == (f"the class index is not used: {reason.format(index)}",)
 
@@ -87,7 +87,7 @@ def test_a_class_index_of_other_videos_is_not_used(ucf, content, reason):
 def test_a_video_that_cannot_be_read_does_not_hide_the_class_index(ucf):
     touch(ucf, "Archery/v_Archery_g25_c07.avi.part", "Streams/v_Archery_g25_c08.h264")
     (ucf.parent / "ucfTrainTestlist" / "classInd.txt").write_text("1 Bowling\n2 Archery\n3 HandstandPushups\n")
-    collection = recognise(ucf)
+    collection = recognize(ucf)
     assert (collection.description, collection.notices) == ("UCF-101: 6 video files", ())
     assert collection.classes == ("Bowling", "Archery", "HandstandPushups")
 
@@ -95,7 +95,7 @@ def test_a_video_that_cannot_be_read_does_not_hide_the_class_index(ucf):
 def test_folders_are_classes_in_any_other_tree(tmp_path):
     touch(tmp_path, "train/cat/1.mp4", "train/dog/a/2.MKV", "val/cat/3.webm", "4.mov")
     touch(tmp_path, "notes.txt", "train/cat/thumbnail.jpg", "train/cat/._1.mp4", ".cache/5.mp4")
-    collection = recognise(tmp_path)
+    collection = recognize(tmp_path)
     assert [(video.name, video.label) for video in collection.videos] == [
         ("4.mov", "unclassified"),
         ("train/cat/1.mp4", "cat"),
@@ -115,17 +115,17 @@ def reasons(videos):
 @pytest.mark.parametrize("name", ["1.h264", "1.264", "1.hevc", "1.H265"])
 def test_raw_streams_are_told_to_lack_times(tmp_path, name):
     touch(tmp_path, "cat/2.mp4", f"streams/{name}")
-    stream = recognise(tmp_path).videos[1]
+    stream = recognize(tmp_path).videos[1]
     with pytest.raises(UnreadableVideoError, match="does not tell when its frames are shown: put it into a container"):
         stream.digest()
-    assert recognise(tmp_path).classes == ("cat",)
+    assert recognize(tmp_path).classes == ("cat",)
 
 
 def test_a_download_that_goes_on_is_a_video_that_cannot_be_read(tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4.part", "3.crdownload")
     with pytest.raises(UnreadableVideoError, match="its download is not finished"):
-        recognise(tmp_path).videos[1].digest()
-    assert len(recognise(tmp_path).videos) == 3
+        recognize(tmp_path).videos[1].digest()
+    assert len(recognize(tmp_path).videos) == 3
 
 
 def test_files_of_other_kinds_are_named_unless_they_are_company(tmp_path):
@@ -135,7 +135,7 @@ def test_files_of_other_kinds_are_named_unless_they_are_company(tmp_path):
     (tmp_path / "video.xyz").write_bytes(b"\0\1\2")
     (tmp_path / "dQw4w9WgXcQ").write_bytes(b"\0\1\2")
     (tmp_path / "subtitles.srt").write_text("utf-16", "utf-16")
-    collection = recognise(tmp_path)
+    collection = recognize(tmp_path)
     assert (collection.description, collection.classes) == ("a folder: 1 video file", ("cat",))
     assert collection.notices == ("only the videos count: left out are 1 .h5, 2 .npy, 1 .png",)
     archive, unknown = (
@@ -155,11 +155,11 @@ def test_files_of_other_kinds_are_named_unless_they_are_company(tmp_path):
 
 def test_raw_streams_beside_arrays_and_images_are_named(tmp_path):
     touch(tmp_path / "images", "1.png", "2.h264")
-    assert list(reasons(recognise(tmp_path / "images").left_out)) == ["2.h264"]
+    assert list(reasons(recognize(tmp_path / "images").left_out)) == ["2.h264"]
     (tmp_path / "arrays").mkdir()
     np.save(tmp_path / "arrays" / "1.npy", np.zeros((5, 8, 9), np.uint8))
     touch(tmp_path / "arrays", "2.h264", "3.png")
-    collection = recognise(tmp_path / "arrays")
+    collection = recognize(tmp_path / "arrays")
     assert collection.notices == ("only the arrays count: left out are 1 .png",)
     assert list(reasons(collection.left_out)) == ["2.h264"]
 
@@ -180,16 +180,16 @@ ODD = [
 def test_names_are_any_bytes(tmp_path, odd):
     odd = os.fsdecode(odd)
     touch(tmp_path, f"{odd}/{odd}.mp4")
-    (video,) = recognise(tmp_path).videos
+    (video,) = recognize(tmp_path).videos
     assert (video.name, video.label) == (f"{odd}/{odd}.mp4", odd)
     assert video.path.exists()
     touch(tmp_path / "images", f"{odd}1.png", f"{odd}2.png")
-    assert len(recognise(tmp_path / "images").videos[0].paths) == 2
+    assert len(recognize(tmp_path / "images").videos[0].paths) == 2
 
 
 def test_without_folders_there_are_no_classes(tmp_path):
     touch(tmp_path, "2.gif", "1.avi")
-    collection = recognise(tmp_path)
+    collection = recognize(tmp_path)
     assert [(video.name, video.label) for video in collection.videos] == [("1.avi", None), ("2.gif", None)]
     assert collection.classes == ()
 
@@ -199,9 +199,9 @@ def test_pipes_are_no_videos_and_links_to_nothing_are_told(tmp_path):
     os.mkfifo(tmp_path / "2.mp4")
     os.mkfifo(tmp_path / "3.xyz")
     (tmp_path / "4.mp4").symlink_to(tmp_path / "nothing")
-    assert [video.name for video in recognise(tmp_path).videos] == ["1.mp4", "4.mp4"]
+    assert [video.name for video in recognize(tmp_path).videos] == ["1.mp4", "4.mp4"]
     with pytest.raises(InputError, match=r"2.mp4 is neither a file nor a folder"):
-        recognise(tmp_path / "2.mp4")
+        recognize(tmp_path / "2.mp4")
 
 
 def test_a_link_that_leads_back_does_not_go_on_for_ever(tmp_path):
@@ -209,7 +209,7 @@ def test_a_link_that_leads_back_does_not_go_on_for_ever(tmp_path):
     touch(tmp_path / "elsewhere", "2.mp4")
     (tmp_path / "root" / "cat" / "up").symlink_to(tmp_path / "root")
     (tmp_path / "root" / "dog").symlink_to(tmp_path / "elsewhere")
-    assert [video.name for video in recognise(tmp_path / "root").videos] == ["cat/1.mp4", "dog/2.mp4"]
+    assert [video.name for video in recognize(tmp_path / "root").videos] == ["cat/1.mp4", "dog/2.mp4"]
 
 
 def write_images(folder, names, size=(70, 66)):
@@ -222,7 +222,7 @@ def test_folders_of_images_are_videos_in_the_order_of_their_numbers(tmp_path):
     root = tmp_path / "images"
     write_images(root / "cat" / "first", [f"frame{i}.png" for i in (10, 9, 2)])
     write_images(root / "second", [f"{i}.bmp" for i in range(3)])
-    collection = recognise(root)
+    collection = recognize(root)
     assert [(video.name, video.label) for video in collection.videos] == [
         ("cat/first", "cat"),
         ("second", "unclassified"),
@@ -235,7 +235,7 @@ def test_folders_of_images_are_videos_in_the_order_of_their_numbers(tmp_path):
 
 def test_a_folder_with_images_of_its_own_is_one_video(tmp_path):
     write_images(tmp_path / "walk", ["1.png", "2.png"])
-    (video,) = recognise(tmp_path / "walk").videos
+    (video,) = recognize(tmp_path / "walk").videos
     assert (video.name, video.label) == ("walk", None)
 
 
@@ -244,7 +244,7 @@ def test_folders_of_arrays_have_the_videos_of_all_of_them(tmp_path):
     np.save(tmp_path / "dog" / "one.npy", np.zeros((5, 8, 9), np.uint8))
     np.save(tmp_path / "many.npy", np.zeros((2, 5, 8, 9, 1), np.uint8))
     (tmp_path / "broken.npy").write_bytes(b"not an array")
-    collection = recognise(tmp_path)
+    collection = recognize(tmp_path)
     assert [(video.name, video.label) for video in collection.videos] == [
         ("broken.npy", "unclassified"),
         ("dog/one.npy", "dog"),
@@ -260,8 +260,8 @@ def test_the_axes_of_arrays_in_a_folder_are_asked_for(tmp_path):
     np.save(tmp_path / "1.npy", np.zeros((2, 5, 8, 9), np.uint8))
     np.save(tmp_path / "2.npy", np.zeros((2, 5, 8, 9, 1), np.uint8))
     with pytest.raises(InputError, match=r"1.npy holds uint8 \[2, 5, 8, 9\], whose axes may be NTHW or TNHW"):
-        recognise(tmp_path)
-    collection = recognise(tmp_path, "NTHW")
+        recognize(tmp_path)
+    collection = recognize(tmp_path, "NTHW")
     assert [video.name for video in collection.videos] == ["1.npy/00000", "1.npy/00001", "2.npy/00000", "2.npy/00001"]
 
 
@@ -270,31 +270,31 @@ def test_where_there_is_nothing_it_is_told_what_was_looked_for(tmp_path):
     with pytest.raises(
         InputError, match=r"no videos in .*: looked at 2 files for videos \(.*\.avi .*\), arrays \(.npy"
     ):
-        recognise(tmp_path)
+        recognize(tmp_path)
     with pytest.raises(InputError, match=r"there is no .*nothing"):
-        recognise(tmp_path / "nothing")
+        recognize(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"readme.txt names no videos|none of the"):
-        recognise(tmp_path / "readme.txt")
+        recognize(tmp_path / "readme.txt")
     (tmp_path / "sub" / "1.h264").write_bytes(b"")
     with pytest.raises(
         InputError, match=r"looked at 3 files .*; .*1\.h264: a raw stream does not tell when its frames"
     ):
-        recognise(tmp_path)
+        recognize(tmp_path)
     for name in ("1.zip", "1.tar.gz", "1.RAR", "1.7z"):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(
             InputError, match=f"{name} cannot be prepared: it is an archive: unpack it, and give the fo"
         ):
-            recognise(tmp_path / name)
+            recognize(tmp_path / name)
     (tmp_path / "file.xyz").write_text("")
     with pytest.raises(InputError, match=r"file.xyz is nothing that is known: give a folder, a list"):
-        recognise(tmp_path / "file.xyz")
+        recognize(tmp_path / "file.xyz")
     (tmp_path / "conf.pkl").write_bytes(b"")
     with pytest.raises(InputError, match=r"is a pickle, and loading one runs code: give the .h5 file"):
-        recognise(tmp_path / "conf.pkl")
+        recognize(tmp_path / "conf.pkl")
 
 
 def test_a_clip_store_is_not_prepared_again(tmp_path):
     (tmp_path / "index.jsonl").write_text("")
     with pytest.raises(InputError, match=r"is a clip store already: python -m tgan_fast.train --data .* uses it"):
-        recognise(tmp_path)
+        recognize(tmp_path)

@@ -21,7 +21,7 @@ def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
 
     Returns:
         uint8 of the shape and memory format of `x`: 0 for -inf and for NaN, 255 for inf. "torch" gives exactly what
-        `tgan_fast.data.to_clips` gives for the float32 tanh; "triton" has a tanh of its own, so that a value within
+        `tgan_fast.pixels.to_clips` gives for the float32 tanh; "triton" has a tanh of its own, so that a value within
         1e-4 of the middle between two levels may become either.
 
     Raises:

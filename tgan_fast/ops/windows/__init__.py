@@ -6,9 +6,9 @@ or -1 where the clip is the mirror image. A clip may lie in several layers, of w
 
 import torch
 
-from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.ops.dispatch import triton_or_torch
-from tgan_fast.pixels import scaled
+from tgan_fast.pixels import to_videos
+from tgan_fast.sizes import FRAMES, IMAGE_SIZE
 
 
 def read_windows(
@@ -23,19 +23,19 @@ def read_windows(
     """Cut clips out of frames and scale them to [-1, 1].
 
     Args:
-        frames: uint8 [F, H, W, C], contiguous.
-        windows: int64 [N, layers, T, 4] on the same device. They must lie within the frames; this is not checked.
-        image_size: of the videos, in pixels.
-        dtype: of the videos.
-        channels: makes that many equal ones of a single channel.
-        backend: "triton" reads and writes in one pass, for float32, float16 and bfloat16; "auto" takes it where there
-            is a GPU; "torch" for the rest.
+        frames: Frames uint8 [F, H, W, C], contiguous.
+        windows: Windows int64 [N, layers, T, 4] on the same device. They must lie within the frames, unchecked.
+        image_size: Pixels of a side of the videos.
+        dtype: Type of the videos.
+        channels: Channels of the videos, to which a single one is repeated; None: those of the frames.
+        backend: Implementation: "triton" reads and writes in one pass, for float32, float16 and bfloat16; "torch"
+            takes all; "auto" takes "triton" on a GPU and "torch" elsewhere.
 
     Returns:
         Videos [N, C, T, image_size, image_size], channels last in memory.
 
     Raises:
-        ValueError: there is no backend of that name.
+        ValueError: There is no backend of that name.
         BackendError: "triton" was asked for and cannot run here, or not on these tensors.
     """
     backend = triton_or_torch("read_windows", backend, frames, lambda: _why_not_triton(frames, dtype))
@@ -49,7 +49,7 @@ def read_windows(
 
 
 def whole_frames(n: int, clip_frames: int = FRAMES) -> torch.Tensor:
-    """Windows int64 [n, 1, clip_frames, 4] of all frames of `n` clips that lie one after another.
+    """Return windows int64 [n, 1, clip_frames, 4] of all frames of `n` clips that lie one after another.
 
     The frames are as large as those of the videos.
     """
@@ -68,4 +68,4 @@ def _read_windows_torch(frames, windows, image_size, dtype, channels):
     frame, top, left, step = windows[..., None, None].unbind(3)
     ramp = torch.arange(image_size, device=frames.device)
     layers = frames[frame, top + ramp[:, None], left + step * ramp]
-    return scaled(layers.amax(1), dtype, channels)
+    return to_videos(layers.amax(1), dtype, channels)

@@ -19,7 +19,7 @@ def read_windows_kernel(
     frames, windows, videos, height, width, clip_frames,
     LAYERS: tl.constexpr, CHANNELS: tl.constexpr, VIDEO_CHANNELS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK divides SIZE·SIZE·VIDEO_CHANNELS."""
+    """Write BLOCK values of a frame of a clip. BLOCK divides SIZE·SIZE·VIDEO_CHANNELS."""
     clip, clip_frame = tl.program_id(0) // clip_frames, tl.program_id(0) % clip_frames
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     pixel = place // VIDEO_CHANNELS
@@ -45,7 +45,7 @@ INTERPRETED = not isinstance(read_windows_kernel, triton.JITFunction)
 
 
 def why_not(frames: torch.Tensor, dtype: torch.dtype) -> str | None:
-    """Why the kernel cannot read these frames into videos of this dtype; None if it can."""
+    """Return why the kernel cannot read these frames into videos of this dtype; None if it can."""
     if dtype not in _DTYPES:
         return f"it writes float32, float16 and bfloat16, and not {dtype}"
     if not (frames.is_cuda or INTERPRETED):
@@ -54,19 +54,19 @@ def why_not(frames: torch.Tensor, dtype: torch.dtype) -> str | None:
 
 
 def block_of(values: int) -> int:
-    """How many of the `values` of a frame a program writes: the largest power of two that divides them, up to 1024."""
+    """Return how many of a frame's `values` a program writes: the largest power of two that divides them, to 1024."""
     return math.gcd(values, _LARGEST_BLOCK)
 
 
 def warps_of(block: int) -> int:
-    """How many warps write a block."""
+    """Return how many warps write a block."""
     return max(1, block // _VALUES_OF_WARP)
 
 
 def read_windows(
     frames: torch.Tensor, windows: torch.Tensor, image_size: int, dtype: torch.dtype, channels: int
 ) -> torch.Tensor:
-    """As `tgan_fast.ops.windows.read_windows`."""
+    """Cut clips out of frames, as the public `read_windows` does, in one pass."""
     n, layers, clip_frames, _ = windows.shape
     videos = frames.new_empty((n, clip_frames, image_size, image_size, channels), dtype=dtype)
     values = image_size * image_size * channels

@@ -1,11 +1,10 @@
-"""From a source to stored frames: video files, sequences of images, and arrays, all fitted by one rule.
+"""Decoding of video files, sequences of images, and arrays into frames that are all fitted by one rule.
 
-`select` tells which frames are taken, `fit` how each becomes as large as is asked for, and `batches` collects them.
-`container` opens files, and `truncation` finds what is missing in them.
+`container` opens video files, `truncation` finds missing frames in them, `select` resamples their frames in time, and
+`fit` makes frames as large as is asked for.
 """
 
-from tgan_fast.preparation.decoding.arrays import fit_frames
-from tgan_fast.preparation.decoding.form import Form
+from tgan_fast.preparation.decoding.fit import Form, fit_frames
 from tgan_fast.preparation.decoding.images import read_images
 from tgan_fast.preparation.decoding.video import count_frames, read_video
 

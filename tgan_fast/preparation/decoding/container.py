@@ -27,7 +27,7 @@ _DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A video file and its first video stream that is no picture on a cover.
+    """Open a video file and its first video stream that is no picture on a cover.
 
     Raises:
         UnreadableVideoError: there is no such file, or none that can be opened, or it has no video.
@@ -43,7 +43,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def promised_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    """How long a video is by the header of its file; None where that has nothing to tell, or nothing to rely on."""
+    """Return the duration in seconds by the header of a file; None where the header has none that is reliable."""
     match container.format.name.split(","):
         case ["avi"] if stream.average_rate:
             # Its duration is one that FFmpeg shortens to fit the bytes that are there.
@@ -87,7 +87,7 @@ def _video_stream(container):
 
 
 def _matroska_seconds(container, stream):
-    """From the stream's own tag, as FFmpeg and mkvmerge write it; the file's duration may be that of its sound."""
+    """Return the stream's own tag, as FFmpeg and mkvmerge write it; the file's duration may be that of its sound."""
     for name, value in stream.metadata.items():
         if name.startswith("DURATION") and (found := _DURATION.fullmatch(value)):
             hours, minutes, seconds = map(float, found.groups())

@@ -1,6 +1,9 @@
-"""How a frame becomes as large as is asked for: scaled until it just covers that, then cut out of the middle."""
+"""Stored frames: scaled until they just cover the form, cropped to its size in the middle, and put into batches."""
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -13,23 +16,72 @@ _INTERPOLATION = Interpolation.AREA | 0x40000 | 0x80000
 # AVCOL_SPC_RESERVED, which FFmpeg refuses to convert.
 _RESERVED = 3
 
-# In planes, since FFmpeg scales to interleaved colours three times as slowly.
+# In planes, since FFmpeg scales to interleaved colors three times as slowly.
 _FORMATS = {1: "gray", 3: "gbrp"}
 # The place of each plane's channel among red, green and blue.
 _PLANES = {1: (0,), 3: (1, 2, 0)}
+
+_BATCH = 64
+
+Frame = TypeVar("Frame")
+
+
+@dataclass(frozen=True)
+class Form:
+    """Form of stored frames, and the choice of those of a video that are stored.
+
+    Attributes:
+        height: Rows of a frame.
+        width: Columns of a frame.
+        channels: 3 for red, green and blue, or 1 for gray.
+        stride: Step between stored frames: keep every stride-th one from the first on.
+        fps: Frames per second to which a video is resampled by the times at which its frames are shown, before `stride`
+            chooses; None: all frames.
+
+    Raises:
+        ValueError: A value that makes no sense.
+    """
+
+    height: int
+    width: int
+    channels: int
+    stride: int = 1
+    fps: float | None = None
+
+    def __post_init__(self):
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"frames have at least one pixel, not {self.height} rows of {self.width}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"frames have 1 or 3 channels, not {self.channels}")
+        if self.stride < 1:
+            raise ValueError(f"a stride is at least 1, not {self.stride}")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ValueError(f"frames a second are more than 0, not {self.fps}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of a frame."""
+        return self.height, self.width, self.channels
+
+    def refuse_fps(self) -> None:
+        """Raise a ValueError for `fps`, where frames have no times."""
+        if self.fps is not None:
+            raise ValueError(f"{self.fps:g} frames a second cannot be taken of frames without times: choose a stride")
 
 
 def covering_size(
     height: int, width: int, form_height: int, form_width: int, pixel_aspect: Fraction = Fraction(1)
 ) -> tuple[int, int]:
-    """Rows and columns to which a frame is scaled so that it just covers a form.
+    """Return the rows and columns to which a frame is scaled so that it just covers a form.
 
     One of them is the form's, and the other is rounded to the nearest pixel.
 
     Args:
-        height, width: of the frame.
-        form_height, form_width: what it is to cover.
-        pixel_aspect: width of a pixel of the frame by its height.
+        height: Rows of the frame.
+        width: Columns of the frame.
+        form_height: Rows to cover.
+        form_width: Columns to cover.
+        pixel_aspect: Width of a pixel of the frame by its height.
     """
     across, down = width * pixel_aspect.numerator, height * pixel_aspect.denominator
     if form_height * across >= form_width * down:
@@ -40,12 +92,12 @@ def covering_size(
 class Fitter:
     """Fits the frames of a video, one after another, into the place that each is given.
 
-    A frame is scaled so that it just covers the place, by means over areas where it shrinks, and its centre is cut
-    out. Levels go from 0 to 255, whatever the range of the source. Grey is its luma, or where it has red, green and
+    A frame is scaled so that it just covers the place, by means over areas where it shrinks, and its center is cut
+    out. Levels go from 0 to 255, whatever the range of the source. Gray is its luma, or where it has red, green and
     blue, that of BT.601.
 
     Args:
-        pixel_aspect: width of a pixel of the frames by its height.
+        pixel_aspect: Width of a pixel of the frames by its height.
     """
 
     def __init__(self, pixel_aspect: Fraction = Fraction(1)):
@@ -62,7 +114,7 @@ class Fitter:
         if frame.format.name == _FORMATS[channels] and frame.planes[0].line_size < 0:
             # PyAV before version 18 cannot copy lines that go upwards.
             frame = frame.reformat(format="rgb24", threads=1)
-        # Of grey the luma is taken as it is, and FFmpeg would make it that of another matrix.
+        # Of gray the luma is taken as it is, and FFmpeg would make it that of another matrix.
         matrix = Colorspace.ITU601 if channels == 1 or frame.colorspace == _RESERVED else None
         scaled = self._reformatter.reformat(
             frame,
@@ -93,6 +145,43 @@ class Fitter:
             self.fit(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[..., 0]), "gray"), out)
         else:
             self.fit(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24"), out)
+
+
+def in_batches(frames: Iterable[Frame], fit: Callable[[Frame, np.ndarray], None], form: Form) -> Iterator[np.ndarray]:
+    """Yield frames as uint8 [n, H, W, C], n at most 64; each batch is memory of its own.
+
+    Args:
+        frames: Frames, as `fit` takes them.
+        fit: Function that writes a frame into its place, uint8 [H, W, C].
+        form: Form of the stored frames.
+    """
+    batch, filled = None, 0
+    for frame in frames:
+        if batch is None:
+            batch = np.empty((_BATCH, *form.shape), np.uint8)
+        fit(frame, batch[filled])
+        filled += 1
+        if filled == _BATCH:
+            yield batch
+            batch, filled = None, 0
+    if filled:
+        yield batch[:filled]
+
+
+def fit_frames(frames: np.ndarray, form: Form) -> Iterator[np.ndarray]:
+    """Yield the frames of an array as they are stored: batches uint8 [n, H, W, C], n at most 64.
+
+    Args:
+        frames: Frames uint8 [T, H', W'], [T, H', W', 1] or [T, H', W', 3].
+        form: Form of the stored frames.
+
+    Raises:
+        ValueError: An array of another dtype or shape, or a form with `fps`, since arrays have no times.
+    """
+    form.refuse_fps()
+    if frames.dtype != np.uint8 or not (frames.ndim == 3 or (frames.ndim == 4 and frames.shape[3] in (1, 3))):
+        raise ValueError(f"frames are uint8 [T, H, W] or [T, H, W, C], C of 1 or 3, not {frames.dtype} {frames.shape}")
+    return in_batches(frames[:: form.stride], Fitter().fit_array, form)
 
 
 def _nearest(numerator, denominator):

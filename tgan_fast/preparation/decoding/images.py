@@ -8,15 +8,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tgan_fast.errors import UnreadableVideoError
-from tgan_fast.preparation.decoding.batches import in_batches
-from tgan_fast.preparation.decoding.fit import Fitter
-from tgan_fast.preparation.decoding.form import Form
+from tgan_fast.preparation.decoding.fit import Fitter, Form, in_batches
 
 # Others that Pillow reads start programs, or are no pictures.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
-_GREY = ("1", "L", "LA", "La")
-_GREY_OF_16_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_GRAY = ("1", "L", "LA", "La")
+_GRAY_OF_16_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
@@ -25,15 +23,15 @@ def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
     Images are turned as their orientation tells, and transparency is left out.
 
     Args:
-        paths: of the files, in the order in which they are shown; those that `form.stride` passes over are not opened.
-        form: see `Form`.
+        paths: Files, in the order in which they are shown; those that `form.stride` passes over are not opened.
+        form: Form of the stored frames.
 
     Yields:
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
-        ValueError: a form with `fps`, since images have no times.
-        UnreadableVideoError: there are no images, one cannot be read, or they have different sizes.
+        ValueError: A form with `fps`, since images have no times.
+        UnreadableVideoError: There are no images, one cannot be read, or they have different sizes.
     """
     form.refuse_fps()
     if not paths:
@@ -42,7 +40,7 @@ def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
 
 
 def _of_one_size(paths):
-    """The images as arrays uint8, [H, W] of grey or [H, W, 3] of colours."""
+    """Yield the images as arrays uint8, [H, W] of gray or [H, W, 3] of colors."""
     first = None
     for path in paths:
         image = _read(path)
@@ -77,7 +75,7 @@ def _read(path):
 
 
 def _levels(image):
-    if image.mode in _GREY_OF_16_BITS:
+    if image.mode in _GRAY_OF_16_BITS:
         # 257 is 65535 / 255, so that white remains white.
         return ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
+    return np.asarray(image.convert("L" if image.mode in _GRAY else "RGB"))

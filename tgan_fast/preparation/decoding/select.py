@@ -1,4 +1,4 @@
-"""Which frames of a video are taken, by the times at which they are shown."""
+"""Resampling of a video's frames by the times at which they are shown."""
 
 import heapq
 import itertools
@@ -27,11 +27,11 @@ def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -
     rounded up, and at least one.
 
     Args:
-        frames: of each, in the order in which they are shown: the frame, its time, and its duration, in seconds. Where
-            times are not in that order, neighbours have each other's. A frame without a time (None) begins when the one
+        frames: Frames in the order in which they are shown, each with its time and its duration in seconds. Where times
+            are not in that order, neighbors have each other's. A frame without a time (None) begins when the one
             before it ends. So does one whose time is more than a second before or a minute after that one's, as where
             recordings are joined, and the times of those that follow count from there.
-        fps: frames a second.
+        fps: Frames per second.
     """
     held, start, end, ticks = None, None, 0.0, 0
     for frame, time, duration in _in_order(_of_one_clock(frames)):
@@ -45,7 +45,7 @@ def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -
 
 
 def _of_one_clock(frames):
-    """The same, each with a time; no frame is shown for more than a minute."""
+    """Yield the same, each with a time; no frame is shown for more than a minute."""
     shift, last, end = 0.0, None, 0.0
     for frame, time, duration in frames:
         if time is None:
@@ -60,7 +60,7 @@ def _of_one_clock(frames):
 
 
 def _in_order(frames):
-    """The same, with the times of neighbours in order."""
+    """Yield the same, with the times of neighbors in order."""
     waiting, times = deque(), []
     for frame, time, duration in frames:
         waiting.append((frame, duration))

@@ -1,4 +1,4 @@
-"""Whether a video file tells of more than comes out of it."""
+"""Detection of video files that are cut off: their headers promise more than they hold."""
 
 import math
 from pathlib import Path
@@ -14,12 +14,12 @@ _SEGMENT, _BEFORE = bytes.fromhex("18538067"), 4096
 
 
 class Extent:
-    """How much of a video has come out of its file.
+    """Amount of a video that has come out of its file.
 
     Attributes:
-        packets: how many are whole; most often each is a frame.
-        frames: how many have been decoded.
-        is_cut: the file ends within a packet.
+        packets: Number of whole packets; most often each is a frame.
+        frames: Number of decoded frames.
+        is_cut: True where the file ends within a packet.
     """
 
     def __init__(self):
@@ -41,12 +41,12 @@ class Extent:
                 self._end = max(self._end, packet.dts + (packet.duration or 0))
 
     def missing(self, path: Path, stream: VideoStream, promised: float | None) -> int:
-        """About how many frames are missing of a video that has been read; 0 if it may well be whole.
+        """Estimate how many frames are missing of a video that has been read; 0 if it may well be whole.
 
         Args:
-            path: of its file.
-            stream: the video.
-            promised: how long it is by the file's header, in seconds; None where that does not tell.
+            path: File.
+            stream: Video.
+            promised: Duration by the file's header, in seconds; None where that does not tell.
         """
         seconds = float(self._end * stream.time_base)
         if not promised or not seconds:
@@ -60,7 +60,7 @@ class Extent:
         return missing
 
     def _ends_with_a_long_frame(self, path, stream, share):
-        """Whether the last frame is shown for all the time that is missing, which Matroska keeps to itself.
+        """Return whether the last frame is shown for all the missing time, which Matroska does not record.
 
         Then the file is as long as it should be, and little comes after that frame: tags, and an index.
         """
@@ -71,7 +71,7 @@ class Extent:
 
 
 def _told_size(path):
-    """How many bytes a Matroska file should have; more than any has where it does not tell."""
+    """Return how many bytes a Matroska file should have; infinity where it does not tell."""
     with path.open("rb") as file:
         before, _, rest = file.read(_BEFORE).partition(_SEGMENT)
     if not rest:

@@ -1,4 +1,4 @@
-"""Frames of video files."""
+"""Decoding of video files."""
 
 import contextlib
 import itertools
@@ -11,10 +11,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from tgan_fast.errors import UnreadableVideoError
-from tgan_fast.preparation.decoding.batches import in_batches
 from tgan_fast.preparation.decoding.container import opened, promised_seconds
-from tgan_fast.preparation.decoding.fit import Fitter
-from tgan_fast.preparation.decoding.form import Form
+from tgan_fast.preparation.decoding.fit import Fitter, Form, in_batches
 from tgan_fast.preparation.decoding.select import resampled
 from tgan_fast.preparation.decoding.truncation import Extent
 
@@ -26,15 +24,15 @@ def read_video(path: Path, form: Form, *, threads: int = 1) -> Iterator[np.ndarr
     """Yield the frames of a video file as they are stored, in the order in which they are shown.
 
     Args:
-        path: of the file.
-        form: see `Form`.
-        threads: for decoding; 0 for as many as there are processors.
+        path: File.
+        form: Form of the stored frames.
+        threads: Threads for decoding; 0: one for each processor.
 
     Yields:
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
-        UnreadableVideoError: the file cannot be read, is no video, is damaged, or is cut off. What is wrong with its
+        UnreadableVideoError: The file cannot be read, is no video, is damaged, or is cut off. What is wrong with its
             end shows only after all batches have been yielded.
     """
     with opened(path) as (container, stream):
@@ -50,9 +48,7 @@ def read_video(path: Path, form: Form, *, threads: int = 1) -> Iterator[np.ndarr
 
 
 def count_frames(path: Path, form: Form) -> int:
-    """About how many frames `read_video` will yield.
-
-    It is found without decoding any, and from the header alone where that tells.
+    """Estimate how many frames `read_video` will yield, without decoding any, from the header alone where that tells.
 
     Raises:
         UnreadableVideoError: the file cannot be opened, or has no video.
@@ -64,11 +60,11 @@ def count_frames(path: Path, form: Form) -> int:
 
 
 class _DamageError(Exception):
-    """A frame is there, but not all of it."""
+    """Error of a frame of which only a part is there."""
 
 
 def _whole(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """All frames of a video, of which nothing may be missing."""
+    """Yield all frames of a video, of which nothing may be missing."""
     extent, damaged = Extent(), False
     try:
         yield from _intact(container, stream, extent)
@@ -86,7 +82,7 @@ def _whole(path: Path, container: InputContainer, stream: VideoStream) -> Iterat
 
 
 def _intact(container: InputContainer, stream: VideoStream, extent: Extent) -> Iterator[av.VideoFrame]:
-    """The frames of a video until one is damaged."""
+    """Yield the frames of a video until one is damaged."""
     begun = False
     for packet in _packets(container, stream):
         if packet.has_sidedata("encryption_info"):
@@ -119,7 +115,7 @@ def _of_one_size(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
 
 
 def _timed(frames: Iterable[av.VideoFrame], stream: VideoStream) -> Iterator[tuple[av.VideoFrame, float | None, float]]:
-    """Each with its time and its duration, in seconds."""
+    """Yield each frame with its time and its duration, in seconds."""
     usual, unit = 1 / _rate(stream), float(stream.time_base)
     for frame in frames:
         yield frame, frame.time, frame.duration * unit or usual
@@ -130,7 +126,7 @@ def _rate(stream: VideoStream) -> float:
 
 
 def _count_packets(container: InputContainer, stream: VideoStream) -> int:
-    """All that can be read."""
+    """Count the packets that can be read."""
     count = 0
     with contextlib.suppress(av.error.FFmpegError):
         for packet in _packets(container, stream):
@@ -139,7 +135,7 @@ def _count_packets(container: InputContainer, stream: VideoStream) -> int:
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Those of a stream, and an empty one, with which a decoder gives what it holds back."""
+    """Yield the packets of a stream, and an empty one, for which a decoder gives what it holds back."""
     for packet in container.demux(stream):
         yield packet
         if not packet.size:

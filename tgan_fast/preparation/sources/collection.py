@@ -1,4 +1,4 @@
-"""What all kinds of sources have in common."""
+"""Videos of a source, whatever its kind, and their collection."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -9,11 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from tgan_fast.data.clip_store import UNCLASSIFIED
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation.decoding import Form
-
-# Of videos without a class among others that have one.
-UNCLASSIFIED = "unclassified"
 
 _AT_ONCE = 1 << 20
 
@@ -23,11 +21,12 @@ class SourceVideo(ABC):
     """A video that can be prepared. It is sent to other processes.
 
     Attributes:
-        name: unlike that of any other video of the source.
-        nbytes: of what it is made of.
-        label: name of its class, or None.
-        group, scene: as in UCF-101's file names, or None.
-        has_times: whether it is known when a frame is shown, so that it can be resampled.
+        name: Name, unlike that of any other video of the source.
+        nbytes: Bytes of its files, or of its array.
+        label: Name of its class, or None.
+        group: Group in UCF-101's file names, or None.
+        scene: Scene in UCF-101's file names, or None.
+        has_times: True where its frames have times, so that it can be resampled.
     """
 
     name: str
@@ -48,16 +47,20 @@ class SourceVideo(ABC):
 
     @abstractmethod
     def count(self, form: Form) -> int:
-        """About how many frames `read` will yield, found without decoding any; raises as it does."""
+        """Estimate how many frames `read` will yield, without decoding any; raise as it does."""
 
     @abstractmethod
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of what it is made of; raises as `read` does."""
+        """Return the SHA-256 of its files or its array, in hexadecimal; raise as `read` does."""
 
 
 @dataclass(frozen=True)
 class UnreadableSource(SourceVideo):
-    """A file that is known not to be readable as a video, and why. Its label is no class."""
+    """A file that is known not to be readable as a video. Its label is no class.
+
+    Attributes:
+        reason: Reason why.
+    """
 
     reason: str
 
@@ -76,12 +79,12 @@ class Collection:
     """All videos of a source.
 
     Attributes:
-        description: what the source was taken for.
-        videos: in the order in which they are stored.
-        classes: their names, in order of their numbers.
-        channels: 1 where no video has colours by its very format, else 3.
-        notices: lines on what may surprise, such as files of other kinds beside the videos.
-        left_out: files beside the videos that cannot be prepared; sound, text and the like are not among them.
+        description: Kind that the source was taken for.
+        videos: Videos in the order in which they are stored.
+        classes: Names of the classes, in order of their numbers.
+        channels: 1 where no video has colors by its very format, else 3.
+        notices: Lines on what may surprise, such as files of other kinds beside the videos.
+        left_out: Files beside the videos that cannot be prepared; sound, text and the like are not among them.
     """
 
     description: str
@@ -103,14 +106,14 @@ def collect(
     """Return a collection of videos.
 
     Args:
-        description: what the source was taken for.
-        videos: in the order in which they are stored.
-        classes: the official ones, if there are any; otherwise those of the videos, sorted.
-        channels: 1 or 3, as in `Collection`.
-        notices: lines, as in `Collection`.
+        description: Kind that the source was taken for.
+        videos: Videos in the order in which they are stored.
+        classes: Official classes; None: those of the videos, sorted.
+        channels: 1 where no video has colors by its very format, else 3.
+        notices: Lines on what may surprise.
 
     Raises:
-        InputError: two videos of one name, or a class that is not an official one.
+        InputError: Two videos of one name, or a class that is not an official one.
     """
     videos = tuple(videos)
     _refuse_equal_names(videos)
@@ -137,10 +140,10 @@ def unofficial(labels: Iterable[str], classes: Iterable[str]) -> list[str]:
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:
-    """SHA-256 of files one after another, in hexadecimal.
+    """Return the SHA-256 of files one after another, in hexadecimal.
 
     Raises:
-        UnreadableVideoError: one of them cannot be read.
+        UnreadableVideoError: One of them cannot be read.
     """
     digest = hashlib.sha256()
     try:

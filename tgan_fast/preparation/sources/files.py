@@ -88,20 +88,20 @@ class ImageSequence(SourceVideo):
 
 
 def video_file(path: Path, name: str, label: str | None = None) -> VideoFile:
-    """The video in a file; what UCF-101's naming tells of it counts unless a label is given."""
+    """Return the video in a file, labeled by UCF-101's naming unless a label is given."""
     ucf = _UCF.fullmatch(text_of(path.stem))
     group, scene = (int(ucf["group"]), int(ucf["scene"])) if ucf else (None, None)
     return VideoFile(name, size_of(path), label or (ucf["label"] if ucf else None), group, scene, path)
 
 
 def image_sequence(paths: Iterable[Path], name: str, label: str | None = None) -> ImageSequence:
-    """The video whose frames are images, in the order of the numbers in their names."""
+    """Return the video whose frames are images, in the order of the numbers in their names."""
     paths = tuple(sorted(paths, key=_natural))
     return ImageSequence(name, sum(map(size_of, paths)), label, None, None, paths)
 
 
 def is_of_ucf_101(video: SourceVideo) -> bool:
-    """Whether a video is named as those of UCF-101."""
+    """Return whether a video is named as those of UCF-101."""
     return video.scene is not None and _UCF.fullmatch(Path(video.name).stem) is not None
 
 
@@ -127,7 +127,7 @@ def path_of(text: str) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, 0 where it cannot be told: that is found when it is read."""
+    """Return the bytes of a file; 0 where they are unknown, which its reader will find."""
     try:
         return path.stat().st_size
     except OSError:
@@ -135,5 +135,5 @@ def size_of(path: Path) -> int:
 
 
 def _natural(path):
-    """frame2 before frame10."""
+    """Return a key that sorts frame2 before frame10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name)]

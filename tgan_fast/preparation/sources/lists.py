@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tgan_fast.data.clip_store import UNCLASSIFIED
 from tgan_fast.errors import InputError, counted
-from tgan_fast.preparation.sources.collection import UNCLASSIFIED, Collection, SourceVideo, collect, unofficial
+from tgan_fast.preparation.sources.collection import Collection, SourceVideo, collect, unofficial
 from tgan_fast.preparation.sources.files import path_of, video_file
 
 CLASS_INDEX = "classInd.txt"
@@ -109,7 +110,7 @@ def read_class_index(path: Path) -> tuple[str, ...]:
 
 
 def _lines(path):
-    """Pairs of a path and a class, or None."""
+    """Return pairs of a path and a class, or None."""
     lines = [line.strip() for line in _text(path).split("\n")]
     pairs = [_pair(line, path.parent) for line in lines if line and not line.startswith("#")]
     if not pairs:
@@ -125,7 +126,7 @@ def _pair(line, folder):
 
 
 def _text(path):
-    """The content of a text file, in which names of files may be bytes that are no UTF-8; see `text_of`."""
+    """Return the content of a text file, in which bytes of file names that are no UTF-8 become surrogates."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from tgan_fast.data.array_files import ARRAY_SUFFIXES, AmbiguousAxesError
+from tgan_fast.data.hdf5_files import HDF5_SUFFIXES
 from tgan_fast.errors import InputError, counted
-from tgan_fast.preparation.sources.arrays import ARRAY_SUFFIXES, AmbiguousAxesError, array_videos, channels_of
+from tgan_fast.preparation.sources.arrays import array_videos, channels_of
 from tgan_fast.preparation.sources.collection import Collection, UnreadableSource, collect
 from tgan_fast.preparation.sources.files import (
     IMAGE_SUFFIXES,
@@ -21,7 +23,6 @@ from tgan_fast.preparation.sources.files import (
     text_of,
     video_file,
 )
-from tgan_fast.preparation.sources.hdf5 import HDF5_SUFFIXES
 from tgan_fast.preparation.sources.lists import official_classes
 
 _KNOWN = VIDEO_SUFFIXES | ARRAY_SUFFIXES | IMAGE_SUFFIXES | HDF5_SUFFIXES

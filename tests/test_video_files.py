@@ -6,12 +6,12 @@ import pytest
 from PIL import Image, ImageSequence
 
 from tgan_fast.data.moving_digits import MovingDigits
-from tgan_fast.data.video_files import arrangement, check_videos, write_videos
 from tgan_fast.errors import InputError
+from tgan_fast.video_files import arrangement, check_videos, write_videos
 
 
 def smooth_clips(n, channels):
-    """Grey levels that differ by video and rise by frame, so that a misplaced one shows; even codecs keep them."""
+    """Gray levels that differ by video and rise by frame, so that a misplaced one shows; even codecs keep them."""
     levels = 30 * np.arange(n)[:, None] + 3 * np.arange(16)[None, :] + 20
     clips = np.broadcast_to(levels[:, :, None, None, None], (n, 16, 64, 64, channels))
     return np.ascontiguousarray(clips).astype(np.uint8)
@@ -88,7 +88,7 @@ def test_sixteen_frames_of_a_gif_take_a_second(tmp_path):
 @pytest.mark.parametrize("suffix", ANIMATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("frames", [1, 16])
-def test_grey_levels_are_exact(tmp_path, suffix, channels, frames):
+def test_gray_levels_are_exact(tmp_path, suffix, channels, frames):
     clips = np.random.default_rng(0).integers(256, size=(1, frames, 64, 64, 1), dtype=np.uint8)
     clips = np.repeat(clips, channels, axis=-1)
     write_videos(tmp_path / f"x{suffix}", clips)
@@ -126,7 +126,7 @@ def test_a_frame_of_256_colors_keeps_them(tmp_path):
     assert np.array_equal(played(tmp_path / "x.gif")[0], clips[0])
 
 
-def test_grey_gifs_have_one_palette(tmp_path):
+def test_gray_gifs_have_one_palette(tmp_path):
     digits = MovingDigits(16, digits=2)
     clips = np.stack([digits[number][0] for number in range(16)])
     sizes = {}

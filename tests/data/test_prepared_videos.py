@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from support.stores import append, video_of
 
-from tgan_fast.data import open_feed
-from tgan_fast.data.clip_store import ClipStore
-from tgan_fast.data.loading import channels_of, open_videos, read_prepared
-from tgan_fast.data.store_index import Header
+from tgan_fast.data import VideoFrames, open_feed, read_videos
+from tgan_fast.data.clip_store import ClipStore, Header
 from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 
@@ -42,18 +40,18 @@ def frames_of(videos, number):
 
 
 def test_a_store_is_opened_without_reading_it_and_short_videos_are_counted(store):
-    opened = open_videos(store)
+    opened = VideoFrames(read_videos(store))
     assert opened.summary == (f"{store}: videos: 4; frames: 72; classes: 3; shorter than a clip and left out: 1")
-    assert opened.classes == ("a", "b", "c")
-    assert opened.videos.labels.tolist() == [1, 1, 2]
+    assert opened.videos.class_names == ("a", "b", "c")
+    assert opened.labels.tolist() == [1, 1, 2]
     for number, frames in enumerate((VIDEOS[0], VIDEOS[2], VIDEOS[3])):
-        assert np.array_equal(frames_of(opened.videos, number), frames)
+        assert np.array_equal(frames_of(opened, number), frames)
 
 
 def test_the_checksum_of_a_store_is_that_of_its_index_and_others_have_none(store, tmp_path):
-    assert open_videos(store).checksum == ClipStore(store).fingerprint
+    assert read_videos(store).checksum == ClipStore(store).fingerprint
     np.save(tmp_path / "clips.npy", np.zeros((2, 16, 64, 64, 1), np.uint8))
-    assert open_videos(tmp_path / "clips.npy").checksum is None
+    assert read_videos(tmp_path / "clips.npy").checksum is None
 
 
 def test_videos_of_one_group_are_known(tmp_path):
@@ -61,40 +59,40 @@ def test_videos_of_one_group_are_known(tmp_path):
     for number, (frames, group) in enumerate(zip(VIDEOS, (7, 7, None, 7), strict=True)):
         append(writer, tmp_path / "spool", f"{number}.avi", frames, label="a", group=group)
     writer.close()
-    first, lonely, other = open_videos(tmp_path / "store").groups.tolist()
+    first, lonely, other = VideoFrames(read_videos(tmp_path / "store")).videos.groups.tolist()
     assert first == other != lonely
-    assert len(set(open_videos(tmp_path / "store", short="loop").groups.tolist())) == 2
+    assert len(set(read_videos(tmp_path / "store").groups.tolist())) == 2
 
 
 def test_short_videos_are_looped_on_request(store):
-    opened = open_videos(store, short="loop")
+    opened = VideoFrames(read_videos(store), short="loop")
     assert opened.summary.endswith("; shorter than a clip and looped: 1")
-    assert opened.videos.labels.tolist() == [1, 0, 1, 2]
-    windows = opened.videos.windows(np.array([1]), np.random.default_rng(0))
+    assert opened.labels.tolist() == [1, 0, 1, 2]
+    windows = opened.windows(np.array([1]), np.random.default_rng(0))
     clips = np.empty((1, 16, 64, 64, 3), np.uint8)
-    opened.videos.cut(windows, clips)
+    opened.cut(windows, clips)
     assert np.array_equal(clips[0], VIDEOS[1][np.arange(16) % 5][:, :, 10:74])
 
 
 def test_a_stride_makes_more_videos_too_short(store):
-    assert open_videos(store, stride=2).videos.labels.tolist() == [2]
+    assert VideoFrames(read_videos(store), stride=2).labels.tolist() == [2]
     with pytest.raises(
         InputError, match=r"none of the 4 videos of .*store has the 46 frames of a clip: choose short_vid"
     ):
-        open_videos(store, stride=3)
+        VideoFrames(read_videos(store), stride=3)
 
 
 @pytest.mark.parametrize(("clip_frames", "size", "labels"), [(8, 16, [1, 1, 2]), (20, 32, [1, 2]), (31, 64, [2])])
 def test_clips_of_other_sizes_are_cut_out_of_what_is_long_enough(store, clip_frames, size, labels):
-    opened = open_videos(store, clip_frames=clip_frames, image_size=size)
-    assert opened.videos.labels.tolist() == labels
-    assert len(opened.groups) == len(labels)
+    opened = VideoFrames(read_videos(store), clip_frames=clip_frames, image_size=size)
+    assert opened.labels.tolist() == labels
+    assert len(opened.videos.groups) == len(labels)
     assert opened.summary.endswith(f"; shorter than a clip and left out: {4 - len(labels)}")
-    assert opened.videos.clip_shape == (clip_frames, size, size, 3)
-    clips = np.empty((1, *opened.videos.clip_shape), np.uint8)
-    windows = opened.videos.windows(np.array([len(labels) - 1]), np.random.default_rng(0))
-    opened.videos.cut(windows, clips)
-    start, top, left = windows[0, 0, 0, 0] - opened.videos.first[-1], (64 - size) // 2, (85 - size) // 2
+    assert opened.clip_shape == (clip_frames, size, size, 3)
+    clips = np.empty((1, *opened.clip_shape), np.uint8)
+    windows = opened.windows(np.array([len(labels) - 1]), np.random.default_rng(0))
+    opened.cut(windows, clips)
+    start, top, left = windows[0, 0, 0, 0] - opened.first[-1], (64 - size) // 2, (85 - size) // 2
     assert np.array_equal(clips[0], VIDEOS[3][start : start + clip_frames, top : top + size, left : left + size])
 
 
@@ -102,14 +100,14 @@ def test_clips_that_are_longer_than_all_videos_are_named(store):
     with pytest.raises(
         InputError, match=r"none of the 4 videos .* has the 32 frames of a clip: .* or clips of fewer frames"
     ):
-        open_videos(store, clip_frames=32)
+        VideoFrames(read_videos(store), clip_frames=32)
     with pytest.raises(InputError, match="are 64 pixels high and 85 wide, but a clip needs 128 of each"):
-        open_videos(store, image_size=128)
+        VideoFrames(read_videos(store), image_size=128)
 
 
 def test_batches_are_those_of_the_definition(store):
-    opened = open_videos(store, crop="random", flip=True, weighting="windows")
-    feed = open_feed(opened.videos, batch_size=4, channels=3, device="cpu", seed=7)
+    opened = VideoFrames(read_videos(store), crop="random", flip=True, weighting="windows")
+    feed = open_feed(opened, batch_size=4, channels=3, device="cpu", seed=7)
     batches = feed.batches()
     first = [feed.read(next(batches).clips).clone() for _ in range(3)]
     batches.close()
@@ -128,17 +126,17 @@ def test_hdf5_of_the_authors_is_mapped_into_memory(tmp_path):
         for label, group, length, end in zip(LABELS, ("g1", "g1", None, "g1"), LENGTHS, ends, strict=True)
     ]
     path.with_suffix(".json").write_text(json.dumps(rows))
-    opened = open_videos(path)
-    assert opened.classes == ("a", "b", "c")
-    assert opened.videos.labels.tolist() == [1, 1, 2]
-    assert opened.groups[0] == opened.groups[2] != opened.groups[1]
-    assert np.array_equal(frames_of(opened.videos, 2), VIDEOS[3])
+    opened = VideoFrames(read_videos(path))
+    assert opened.videos.class_names == ("a", "b", "c")
+    assert opened.labels.tolist() == [1, 1, 2]
+    assert opened.videos.groups[0] == opened.videos.groups[2] != opened.videos.groups[1]
+    assert np.array_equal(frames_of(opened, 2), VIDEOS[3])
     clips = np.empty((1, 16, 64, 64, 3), np.uint8)
-    opened.videos.cut(opened.videos.windows(np.array([1]), np.random.default_rng(0)), clips)
+    opened.cut(opened.windows(np.array([1]), np.random.default_rng(0)), clips)
     assert np.array_equal(clips[0], VIDEOS[2][:, :, 10:74])
     other = dict(rows[0], end=19)
     path.with_suffix(".json").write_text(json.dumps([other, *rows[1:]]))
-    assert open_videos(path).fingerprint != opened.fingerprint
+    assert read_videos(path).fingerprint != opened.fingerprint
 
 
 def test_compressed_hdf5_has_to_be_prepared(tmp_path):
@@ -149,26 +147,26 @@ def test_compressed_hdf5_has_to_be_prepared(tmp_path):
     with pytest.raises(
         InputError, match=r"compressed or in chunks: make .* python -m tgan_fast prepare .*train.h5 STORE"
     ):
-        open_videos(path)
+        read_videos(path)
 
 
 def test_moving_mnist_is_trained_on_as_it_is(tmp_path):
     array = noise(20, 6, 64, 64)
     np.save(tmp_path / "mnist_test_seq.npy", array)
-    opened = open_videos(tmp_path / "mnist_test_seq.npy")
-    assert channels_of(tmp_path / "mnist_test_seq.npy") == 1
-    assert len(opened.videos) == 6
-    assert opened.classes == ()
-    assert len(set(opened.groups.tolist())) == 6
+    opened = VideoFrames(read_videos(tmp_path / "mnist_test_seq.npy"))
+    assert opened.frames.shape[3] == 1
+    assert len(opened) == 6
+    assert opened.videos.class_names == ()
+    assert len(set(opened.videos.groups.tolist())) == 6
     for number in range(6):
-        assert np.array_equal(frames_of(opened.videos, number)[..., 0], array[:, number])
+        assert np.array_equal(frames_of(opened, number)[..., 0], array[:, number])
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 64, 64, 1), (3, 20, 64, 64, 3), (20, 64, 64, 3)], ids=str)
 def test_arrays_that_lie_as_training_reads_them_are_mapped_into_memory(tmp_path, shape):
     array = noise(*shape)
     np.save(tmp_path / "clips.npy", array)
-    prepared = read_prepared(tmp_path / "clips.npy")
+    prepared = read_videos(tmp_path / "clips.npy")
     assert np.array_equal(prepared.frames.ravel(), array.ravel())
     # A copy could be written to.
     assert not prepared.frames.flags.writeable
@@ -177,31 +175,31 @@ def test_arrays_that_lie_as_training_reads_them_are_mapped_into_memory(tmp_path,
 def test_axes_that_are_not_known_are_asked_for(tmp_path):
     np.save(tmp_path / "clips.npy", noise(20, 16, 64, 64))
     with pytest.raises(InputError, match=r"say which with --axes NTHW, for instance, which prepare and train take"):
-        open_videos(tmp_path / "clips.npy")
-    assert len(open_videos(tmp_path / "clips.npy", axes="nthw").videos) == 20
-    assert len(open_videos(tmp_path / "clips.npy", axes="TNHW").videos) == 16
+        read_videos(tmp_path / "clips.npy")
+    assert len(read_videos(tmp_path / "clips.npy", "nthw").first) == 20
+    assert len(read_videos(tmp_path / "clips.npy", "TNHW").first) == 16
     with pytest.raises(InputError, match=r"--axes is 'NHW', but must have the letters T"):
-        open_videos(tmp_path / "clips.npy", axes="NHW")
+        read_videos(tmp_path / "clips.npy", "NHW")
 
 
 def test_labels_of_arrays_are_their_classes(tmp_path):
     np.savez(tmp_path / "clips.npz", clips=noise(3, 20, 64, 64), labels=np.array([7, 2, 7]))
-    opened = open_videos(tmp_path / "clips.npz")
-    assert (opened.classes, opened.videos.labels.tolist()) == (("2", "7"), [1, 0, 1])
+    opened = VideoFrames(read_videos(tmp_path / "clips.npz"))
+    assert (opened.videos.class_names, opened.labels.tolist()) == (("2", "7"), [1, 0, 1])
 
 
 def test_arrays_of_different_sizes_have_to_be_prepared(tmp_path):
     np.savez(tmp_path / "clips.npz", a=noise(20, 64, 64, 3), b=noise(2, 20, 64, 70, 3))
     with pytest.raises(InputError, match=r"different sizes: make a clip store of it with python -m tgan_fast prepare"):
-        open_videos(tmp_path / "clips.npz")
+        read_videos(tmp_path / "clips.npz")
 
 
 def test_what_is_not_prepared_is_told_how(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*nothing"):
-        open_videos(tmp_path / "nothing")
+        read_videos(tmp_path / "nothing")
     (tmp_path / "UCF-101").mkdir()
     with pytest.raises(InputError, match=r"UCF-101 is no clip store: make one of it with python -m tgan_fast prepare"):
-        open_videos(tmp_path / "UCF-101")
+        read_videos(tmp_path / "UCF-101")
 
 
 def test_small_frames_have_to_be_prepared_anew(tmp_path):
@@ -209,4 +207,4 @@ def test_small_frames_have_to_be_prepared_anew(tmp_path):
     append(writer, tmp_path / "spool", "1", video_of(20, 0), label=None)
     writer.close()
     with pytest.raises(InputError, match="are 6 pixels high and 8 wide, but a clip needs 64 of each"):
-        open_videos(tmp_path / "store")
+        VideoFrames(read_videos(tmp_path / "store"))

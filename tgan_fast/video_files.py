@@ -26,7 +26,7 @@ def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int |
     Args:
         path: File name. `.gif`, `.mp4`, `.webp` and `.apng` show the clips side by side in a grid, `.png` shows a row
             of frames for each clip, and `.npy` holds the array. A GIF has at most 256 colors a frame and MP4 is lossy;
-            the others are exact, and so are GIFs of grey clips.
+            the others are exact, and so are GIFs of gray clips.
         clips: Clips uint8 [N, T, H, W, C] with C = 1 or 3; `.npy` takes any C.
         fps: Frames per second.
         columns: Columns of the grid; None: as many as rows, or one more.
@@ -114,7 +114,7 @@ def _encode_gif(clips, fps, columns):
     header, _ = GifImagePlugin.getheader(frames[0].copy(), info={"loop": 0})
     content = [*header]
     for frame, duration in zip(frames, _durations(len(frames), fps, 100), strict=True):
-        # Grey frames share the palette in the header.
+        # Gray frames share the palette in the header.
         content += GifImagePlugin.getdata(frame, duration=10 * duration, include_color_table=frame.mode == "P")
     return b"".join([*content, b";"])
 
