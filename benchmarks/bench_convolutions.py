@@ -92,7 +92,7 @@ class Layer(NamedTuple):
         return self.name
 
 
-class Feed(NamedTuple):
+class LayerInputs(NamedTuple):
     """A layer's tensors, with channels last in memory, and x as rearranged by each `Algorithm.prepare`."""
 
     x: torch.Tensor
@@ -116,7 +116,7 @@ def layers_for(batch: int, width: float = 1.0) -> list[Layer]:
     return layers
 
 
-def feed_of(layer: Layer, dtype: torch.dtype, device: str, samples: int | None = None) -> Feed:
+def layer_inputs(layer: Layer, dtype: torch.dtype, device: str, samples: int | None = None) -> LayerInputs:
     """Return random tensors; weights of such a size that y is about as large as x."""
 
     def random(shape, scale=1.0):
@@ -128,10 +128,10 @@ def feed_of(layer: Layer, dtype: torch.dtype, device: str, samples: int | None =
     weight = random(layer.weight, (2 * math.prod(layer.y) / layer.flops) ** 0.5)
     bias = random(layer.y[1:2]) if layer.with_bias else None
     prepared = {each.prepare: each.prepare(x) if each.prepare else x for each in layer.algorithms.values()}
-    return Feed(x, weight, bias, random((count, *layer.y[1:])), prepared)
+    return LayerInputs(x, weight, bias, random((count, *layer.y[1:])), prepared)
 
 
-def directions_of(layer: Layer) -> dict[str, dict[str, Callable[[Feed], list[torch.Tensor]]]]:
+def directions_of(layer: Layer) -> dict[str, dict[str, Callable[[LayerInputs], list[torch.Tensor]]]]:
     """Return for each direction the algorithms that have it, as functions of a feed."""
 
     def forward(algorithm, feed):
@@ -156,9 +156,9 @@ def check(layer: Layer, part: str, calls: dict[str, Callable], dtype: torch.dtyp
 
     An algorithm may have twice the error of the library's.
     """
-    feed = feed_of(layer, dtype, device, CHECKED_SAMPLES)
+    feed = layer_inputs(layer, dtype, device, CHECKED_SAMPLES)
     x, weight, bias, dy = (None if t is None else t.double() for t in feed[:4])
-    truth = calls["direct"](Feed(x, weight, bias, dy, {None: x}))
+    truth = calls["direct"](LayerInputs(x, weight, bias, dy, {None: x}))
 
     def allowed(_, errors):
         return 2 * errors["direct"] + ROUNDINGS * torch.finfo(dtype).eps
@@ -175,13 +175,13 @@ def measure(run: Run, layer: Layer) -> dict:
     torch.manual_seed(0)
     rows, left_out = [], {}
     with arithmetic(precision), torch.no_grad():
-        first = feed_of(layer, dtype, run.device)
+        first = layer_inputs(layer, dtype, run.device)
         # Each direction reads or writes every tensor of its equation once.
         nbytes = first.x.nbytes + first.weight.nbytes + first.dy.nbytes
         count = run.input_set_count(nbytes)
         if run.device == "cpu":  # so many exceed the cache once, and a layer takes seconds
             count = max(1, count // 2)
-        feeds = [first, *(feed_of(layer, dtype, run.device) for _ in range(count - 1))]
+        feeds = [first, *(layer_inputs(layer, dtype, run.device) for _ in range(count - 1))]
         for part, calls in directions_of(layer).items():
             # cuDNN would also measure its algorithms for the two samples of a check, which takes longer than the rest.
             torch.backends.cudnn.benchmark = False

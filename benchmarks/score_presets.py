@@ -23,7 +23,7 @@ from tgan_fast.metrics.protocols import PROTOCOLS
 from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.training import PRESETS, TrainingConfig, train
-from tgan_fast.training.data import open_data
+from tgan_fast.training.dataset import open_data
 from tgan_fast.training.devices import resolve_device
 from tgan_fast.video_files import write_videos
 

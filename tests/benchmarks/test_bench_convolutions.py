@@ -28,7 +28,7 @@ def test_layers_are_those_of_the_networks(monkeypatch):
 
 @pytest.mark.parametrize("layer", SMALL.values(), ids=str)
 def test_flops_are_those_that_pytorch_counts(layer):
-    feed = bench.feed_of(layer, torch.float32, "cpu")
+    feed = bench.layer_inputs(layer, torch.float32, "cpu")
     assert all(tensor.movedim(1, -1).is_contiguous() for tensor in (feed.x, feed.weight, feed.dy))
     # The library also multiplies by what pads two frames.
     algorithm = "inner" if layer.operation == "conv3d_two_frames" else "direct"

@@ -10,7 +10,7 @@ from support.graphs import captured
 from support.pairwise import covering
 
 from tgan_fast.data import MovingDigits, PreparedVideos, VideoFrames, open_feed
-from tgan_fast.data.feed import fits
+from tgan_fast.data.feed import fits_memory
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.errors import InputError
 from tgan_fast.pixels import to_videos
@@ -323,9 +323,9 @@ def test_clips_of_a_derived_data_set_are_its_own(device):
 
 
 def test_frames_take_at_most_half_of_the_free_memory():
-    assert fits(40 * 2**30, 80 * 2**30)
-    assert not fits(40 * 2**30 + 1, 80 * 2**30)
-    assert fits(0, 0)
+    assert fits_memory(40 * 2**30, 80 * 2**30)
+    assert not fits_memory(40 * 2**30 + 1, 80 * 2**30)
+    assert fits_memory(0, 0)
 
 
 def test_one_line_says_where_clips_live(device, make_videos):

@@ -61,7 +61,7 @@ class Gpus:
 @pytest.fixture
 def use_extension(monkeypatch):
     """Put a function in the place of the one that loads the extension; nothing is known before and after."""
-    caches = [cuda_extension.extension, cuda_extension.prepare, cuda_extension._why_not_loaded, _warn_of_gemm]
+    caches = [cuda_extension.extension, cuda_extension.prepare_gpu, cuda_extension._why_not_loaded, _warn_of_gemm]
 
     def use(load):
         monkeypatch.setattr(cuda_extension, "extension", load)

@@ -177,7 +177,7 @@ def _protocol(command, classifier):
 
 def _dataset(command, checkpoint, metrics):
     from tgan_fast.training import TrainingConfig
-    from tgan_fast.training.data import open_data, with_data
+    from tgan_fast.training.dataset import open_data, with_data
 
     if command.data is None and checkpoint.config is None:
         if metrics == ("is",):

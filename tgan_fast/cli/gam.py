@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _real(command, config):
     from tgan_fast.training import TrainingConfig
-    from tgan_fast.training.data import open_data, with_data
+    from tgan_fast.training.dataset import open_data, with_data
 
     if config is None and command.data is None:
         raise InputError(f"{command.checkpoints[0]} does not tell what it was trained on: give --data")

@@ -151,7 +151,7 @@ def open_feed(
     return Feed(read, description, filling, device, workers)
 
 
-def fits(nbytes: int, free: int) -> bool:
+def fits_memory(nbytes: int, free: int) -> bool:
     """Return whether frames of `nbytes` are to live on a device that has `free` bytes."""
     return nbytes <= RESIDENT_SHARE * free
 
@@ -208,7 +208,7 @@ def _is_resident(residence, dataset, device):
         raise InputError(
             f"the frames take {_gigabytes(nbytes)}, but {device} has {_gigabytes(free)} free: choose resident='auto'"
         )
-    return residence == "on" or fits(nbytes, free)
+    return residence == "on" or fits_memory(nbytes, free)
 
 
 def _windows(dataset, order, labeled, device, dtype, channels):

@@ -33,7 +33,7 @@ def extension() -> ModuleType:
 
 
 @functools.cache
-def prepare(index: int) -> Prepared:
+def prepare_gpu(index: int) -> Prepared:
     """Ready the kernels on the GPU `index`, once in a process.
 
     Raises:
@@ -49,7 +49,7 @@ def why_not(device: torch.device) -> str | None:
         return reason
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
-        error = prepare(index).error
+        error = prepare_gpu(index).error
         return f"the CUDA extension cannot run on {device}: {error}" if error else None
     if torch.cuda.is_available():
         return f"the CUDA extension runs on a GPU, not on {device}"
@@ -58,7 +58,7 @@ def why_not(device: torch.device) -> str | None:
         if torch.version.cuda is None
         else "PyTorch finds none, as with too old a driver"
     )
-    return f"the CUDA extension finds no GPU: {prepare(0).error or hidden}"
+    return f"the CUDA extension finds no GPU: {prepare_gpu(0).error or hidden}"
 
 
 @functools.cache

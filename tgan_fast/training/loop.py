@@ -14,7 +14,7 @@ from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.data import classes_of, open_data
+from tgan_fast.training.dataset import classes_of, open_data
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore_step, take_over

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation.sources import recognize
-from tgan_fast.preparation.sources.files import ImageSequence, VideoFile
+from tgan_fast.preparation.sources.media import ImageSequence, VideoFile
 
 CLASSES = "1 Archery\r\n2 Bowling\r\n3 HandstandPushups\r\n"
 

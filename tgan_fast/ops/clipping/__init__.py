@@ -136,7 +136,7 @@ def _fastest(weight):
         _warn_of_gemm(weight.device, reason)
         return "gemm"
     rows = weight.shape[0] if weight.dim() > 1 else 1
-    largest_side = cuda_extension.prepare(weight.device.index).largest_side
+    largest_side = cuda_extension.prepare_gpu(weight.device.index).largest_side
     return "cuda" if min(rows, weight.numel() // rows) <= largest_side else "gemm"
 
 

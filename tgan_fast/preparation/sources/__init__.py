@@ -8,9 +8,9 @@ from tgan_fast.data.hdf5_files import HDF5_SUFFIXES
 from tgan_fast.errors import InputError, counted
 from tgan_fast.preparation.sources.arrays import ArrayVideo, array_videos, channels_of
 from tgan_fast.preparation.sources.collection import Collection, SourceVideo, collect
-from tgan_fast.preparation.sources.files import REFUSED, UNREADABLE, VIDEO_SUFFIXES, text_of, video_file
 from tgan_fast.preparation.sources.hdf5 import read_hdf5
 from tgan_fast.preparation.sources.lists import only_of_split, read_list
+from tgan_fast.preparation.sources.media import REFUSED, UNREADABLE, VIDEO_SUFFIXES, text_of, video_file
 from tgan_fast.preparation.sources.tree import read_tree
 
 __all__ = ["Collection", "SourceVideo", "only_of_split", "recognize"]

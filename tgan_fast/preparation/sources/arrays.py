@@ -11,7 +11,7 @@ from tgan_fast.data.array_files import load_videos, read_arrays
 from tgan_fast.errors import UnreadableVideoError, first_line
 from tgan_fast.preparation.decoding import Form, fit_frames
 from tgan_fast.preparation.sources.collection import SourceVideo
-from tgan_fast.preparation.sources.files import text_of
+from tgan_fast.preparation.sources.media import text_of
 
 
 @dataclass(frozen=True)

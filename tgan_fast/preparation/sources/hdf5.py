@@ -12,7 +12,7 @@ from tgan_fast.data.hdf5_files import frames_last, open_images, read_table
 from tgan_fast.errors import UnreadableVideoError, counted
 from tgan_fast.preparation.decoding import Form, fit_frames
 from tgan_fast.preparation.sources.collection import Collection, SourceVideo, collect
-from tgan_fast.preparation.sources.files import text_of
+from tgan_fast.preparation.sources.media import text_of
 
 _AT_ONCE = 256
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tgan_fast.data.clip_store import UNCLASSIFIED
 from tgan_fast.errors import InputError, counted
 from tgan_fast.preparation.sources.collection import Collection, SourceVideo, collect, unofficial
-from tgan_fast.preparation.sources.files import path_of, video_file
+from tgan_fast.preparation.sources.media import path_of, video_file
 
 CLASS_INDEX = "classInd.txt"
 

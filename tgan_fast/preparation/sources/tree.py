@@ -11,7 +11,8 @@ from tgan_fast.data.hdf5_files import HDF5_SUFFIXES
 from tgan_fast.errors import InputError, counted
 from tgan_fast.preparation.sources.arrays import array_videos, channels_of
 from tgan_fast.preparation.sources.collection import Collection, UnreadableSource, collect
-from tgan_fast.preparation.sources.files import (
+from tgan_fast.preparation.sources.lists import official_classes
+from tgan_fast.preparation.sources.media import (
     IMAGE_SUFFIXES,
     REFUSED,
     UNREADABLE,
@@ -23,7 +24,6 @@ from tgan_fast.preparation.sources.files import (
     text_of,
     video_file,
 )
-from tgan_fast.preparation.sources.lists import official_classes
 
 _KNOWN = VIDEO_SUFFIXES | ARRAY_SUFFIXES | IMAGE_SUFFIXES | HDF5_SUFFIXES
 

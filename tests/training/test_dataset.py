@@ -16,7 +16,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read_run
-from tgan_fast.training.data import classes_of, open_data
+from tgan_fast.training.dataset import classes_of, open_data
 from tgan_fast.training.resume import changed_settings
 
 SMALL = {
