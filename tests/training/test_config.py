@@ -2,6 +2,7 @@
 
 import random
 from contextlib import suppress
+from typing import get_args
 
 import pytest
 import yaml
@@ -38,6 +39,7 @@ def test_every_system_has_a_preset_for_gpus_and_one_for_cpus():
 
 def test_all_variants_are_settings():
     for setting, variants in REGISTRY.items():
+        assert get_args(TrainingConfig.model_fields[setting].annotation) == tuple(variants)
         for name in variants:
             options = {"frames": 16, setting: name}
             assert getattr(TrainingConfig(**options), setting) == name

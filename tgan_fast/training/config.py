@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tgan_fast.choices import CudaGraphMode, PrecisionOption
 from tgan_fast.errors import InputError, nearest
 from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
-from tgan_fast.training.registry import REGISTRY
 
 # Largest number of iterations and frames, so that sums of them stay exact. The bounds of sizes are far beyond what fits
 # into a machine: they report a typing error before it takes all memory.
@@ -32,18 +31,18 @@ class TrainingConfig(BaseModel):
     channels: int = Field(3, ge=1, le=1024, description="Color channels of the videos.")
     frames: int = Field(FRAMES, ge=FEWEST_FRAMES, le=MOST_FRAMES, description="Frames of a video.")
     image_size: int = Field(IMAGE_SIZE, description="Height and width of a frame, a power of two from 16 to 128.")
-    temporal_generator: Literal[tuple(REGISTRY["temporal_generator"])] = Field(
+    temporal_generator: Literal["deconv", "gru", "lstm"] = Field(
         "deconv",
         description="Network from the latent to a latent per frame: transposed convolutions or a recurrent cell.",
     )
-    image_generator: Literal[tuple(REGISTRY["image_generator"])] = Field(
+    image_generator: Literal["two-latent", "frame"] = Field(
         "two-latent",
         description="Latents that a frame is generated from: the frame's and the video's, or the frame's alone.",
     )
-    discriminator: Literal[tuple(REGISTRY["discriminator"])] = Field(
+    discriminator: Literal["conv3d", "frames2d"] = Field(
         "conv3d", description="3D convolutions, or 2D convolutions over all frames as channels of one image."
     )
-    latent: Literal[tuple(REGISTRY["latent"])] = Field(
+    latent: Literal["uniform", "normal"] = Field(
         "uniform", description="Distribution of the latent: uniform in (-1, 1), or standard normal."
     )
     conditional: bool = Field(False, description="Condition both networks on the videos' classes.")
@@ -77,8 +76,8 @@ class TrainingConfig(BaseModel):
         32, le=2**20, description="Videos in a batch, at least 2; several processes share it evenly."
     )
     steps: int = Field(81_000, ge=1, le=_MOST, description="Number of iterations.")
-    objective: Literal[tuple(REGISTRY["objective"])] = Field("wgan", description="Losses of both networks.")
-    constraint: Literal[tuple(REGISTRY["constraint"])] = Field(
+    objective: Literal["wgan", "vanilla", "lsgan"] = Field("wgan", description="Losses of both networks.")
+    constraint: Literal["svc", "weight-clip", "gradient-penalty", "spectral-norm", "none"] = Field(
         "svc", description="Constraint of the discriminator; svc: singular value clipping."
     )
     clip_interval: int = Field(
@@ -89,7 +88,7 @@ class TrainingConfig(BaseModel):
         1, ge=1, le=1024, description="Discriminator steps per iteration, each on a batch of its own."
     )
     input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise added to the discriminator's input.")
-    optimizer: Literal[tuple(REGISTRY["optimizer"])] = Field("rmsprop", description="Optimizer of both networks.")
+    optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="Optimizer of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Learning rate of both optimizers.")
     lr_decay: Literal["none", "linear"] = Field(
         "none", description="Decay of the learning rate; linear: to 0 at the last iteration."
