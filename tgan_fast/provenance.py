@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def package_version() -> str:
-    """Return the installed version, or "unknown" in a source tree that was never installed."""
-    try:
-        return metadata.version("tgan_fast")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+try:
+    __version__ = metadata.version("tgan_fast")
+except metadata.PackageNotFoundError:
+    # A source tree that was never installed.
+    __version__ = "unknown"
 
 
 def commit_of(tree: Path) -> str | None:
@@ -40,7 +39,7 @@ def provenance(device: "torch.device") -> dict[str, str | int | None]:
 
     installed = _PACKAGE / "commit.txt"
     return {
-        "tgan_fast": package_version(),
+        "tgan_fast": __version__,
         "commit": installed.read_text().strip() if installed.exists() else commit_of(_PACKAGE.parent),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

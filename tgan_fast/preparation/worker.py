@@ -14,7 +14,7 @@ from tgan_fast.data.clip_store import Entry
 from tgan_fast.errors import UnreadableVideoError, counted
 from tgan_fast.preparation.decoding import Form
 from tgan_fast.preparation.sources import SourceVideo
-from tgan_fast.provenance import package_version
+from tgan_fast.provenance import __version__
 
 
 @dataclass(frozen=True)
@@ -174,4 +174,4 @@ def _reason(error):
 
 
 def _tool():
-    return f"tgan_fast {package_version()}, PyAV {importlib.metadata.version('av')}"
+    return f"tgan_fast {__version__}, PyAV {importlib.metadata.version('av')}"
