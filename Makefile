@@ -3,7 +3,7 @@
 # make test-all   run all tests, also those that take long
 # make bench      measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options
 # make gpu        check, test and benchmark on a GPU in ten minutes, important parts first; ARGS="--help" lists options
-# make lint       check the code's style
+# make lint       check the code's style, and the types of the public interface
 #
 # Each makes its own virtual environment in .venv once, with the versions of constraints.txt.
 
@@ -36,6 +36,7 @@ gpu: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # PyTorch first: what is installed decides which build of it everything else uses.
 .venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)

@@ -4,11 +4,13 @@ import copy
 import functools
 import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from tgan_fast.choices import Backend, ClippingBackend
 from tgan_fast.ops import batch_norm_act, constrain_layers_
 
 
@@ -192,7 +194,7 @@ def is_watched(module: nn.Module) -> bool:
     return any(getattr(module, name) for name in hooks)
 
 
-def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = "auto") -> nn.Module:
+def convert_batch_norm(module: nn.Module, *, process_group=None, backend: Backend = "auto") -> nn.Module:
     """Turn every `nn.BatchNorm1d/2d/3d` of a network into a `BatchNormAct1d/2d/3d`.
 
     Every module stays the same object, with its parameters, attributes and hooks; only its class changes. An
@@ -213,17 +215,19 @@ def convert_batch_norm(module: nn.Module, *, process_group=None, backend: str = 
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"convert_batch_norm takes an nn.Module and got an object of type {type(module).__name__}")
+    child: Any
     for child in module.modules():
         if type(child) in _FUSED:
             child.__class__ = _FUSED[type(child)]
             child.negative_slope, child.process_group, child.backend = 1.0, process_group, backend
     for child in module.modules():
-        if _is_sequential(type(child)) and any(itertools.starmap(_is_pair, itertools.pairwise(child))):
-            child.__class__ = _fused_class(type(child))
+        kind: Any = type(child)
+        if _is_sequential(kind) and any(itertools.starmap(_is_pair, itertools.pairwise(child))):
+            child.__class__ = _fused_class(kind)
     return module
 
 
-def constrain_(network: nn.Module, max_singular_value: float = 1.0, *, backend: str = "auto") -> None:
+def constrain_(network: nn.Module, max_singular_value: float = 1.0, *, backend: ClippingBackend = "auto") -> None:
     """Make every layer of a network a contraction, in place.
 
     The singular values of the weights of `nn.Linear` and `nn.Conv1d/2d/3d`, as matrices [out, everything else], are
@@ -249,4 +253,4 @@ def scales_of(network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor
     """Return the scales and the running variances of all batch norms that have both."""
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     norms = [norm for norm in norms if norm.affine and norm.track_running_stats]
-    return [norm.weight for norm in norms], [norm.running_var for norm in norms]
+    return [norm.weight for norm in norms], [norm.running_var for norm in norms if norm.running_var is not None]

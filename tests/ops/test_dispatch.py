@@ -1,5 +1,7 @@
 """What backends() says is what the operations do."""
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -36,6 +38,13 @@ def test_an_available_backend_runs_and_another_says_why_not():
             else:
                 with pytest.raises(BackendError, match=state):
                     CALLS[operation](backend)
+
+
+def test_the_types_of_backends_name_those_that_there_are():
+    functions = {"adam": adam_, "batch_norm_act": batch_norm_act, "read_windows": read_windows, "rmsprop": rmsprop_}
+    functions |= {"singular_value_clip": singular_value_clip, "tanh_to_levels": tanh_to_levels}
+    for operation, states in backends().items():
+        assert set(get_args(functions[operation].__annotations__["backend"])) == {"auto", *states}
 
 
 def test_the_answer_is_a_copy():

@@ -3,9 +3,11 @@
 import importlib.util
 import os
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 
+from tgan_fast.choices import Backend
 from tgan_fast.ops import cuda_extension
 
 AVAILABLE = "available"
@@ -44,7 +46,9 @@ def require(operation: str, backend: str, devices: Iterable[torch.device]) -> No
             raise BackendError(f"{operation}: backend {backend!r} cannot be used: {state}")
 
 
-def triton_or_torch(operation: str, backend: str, x: torch.Tensor, why_not: Callable[[], str | None]) -> str:
+def triton_or_torch(
+    operation: str, backend: Backend, x: torch.Tensor, why_not: Callable[[], str | None]
+) -> Literal["triton", "torch"]:
     """Return "triton" or "torch": the backend asked for, or for "auto" Triton on a GPU if its kernels take `x`.
 
     Args:
@@ -85,7 +89,7 @@ def _cuda_extension_state(device):
 
 
 # operation → backend → AVAILABLE, the reason why it cannot be used, or a function of the device that returns either
-_REGISTRY = {
+_REGISTRY: dict[str, dict[str, str | Callable[[torch.device], str]]] = {
     "adam": {
         "triton": _triton_state,
         "torch": AVAILABLE,

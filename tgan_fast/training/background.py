@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ class Background:
 
     def __init__(self, active: bool):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="background") if active else None
-        self._pending = deque()
+        self._pending: deque[Future] = deque()
 
     def submit(self, job: Callable, *arguments) -> None:
         """Schedule `job(*arguments)`; wait while two others are pending, since each may hold much memory."""

@@ -99,7 +99,7 @@ class CheckpointFolder:
 
     def newest_intact(self) -> tuple[Path | None, list[Path]]:
         """Return the newest checkpoint that is not damaged, or None, and the damaged ones that are newer."""
-        damaged = []
+        damaged: list[Path] = []
         for path in reversed(self.paths()):
             if not is_damaged(path):
                 return path, damaged
@@ -150,7 +150,7 @@ def is_damaged(path: Path) -> bool:
 
 def iteration_of(path: Path) -> int:
     """Return the iteration in the name of a numbered checkpoint."""
-    return int(_NAME.fullmatch(path.name)[1])
+    return int(path.stem.rpartition("-")[2])
 
 
 def run_folder_of(path: Path) -> Path | None:
@@ -354,7 +354,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Pa
     """
     expected = module.state_dict()
     counts = {key: tensor for key, tensor in expected.items() if key.endswith("num_batches_tracked")}
-    state = counts | state
+    state = {**counts, **state}
     for key, tensor in expected.items():
         if key not in state:
             raise InputError(f"{path} is of another architecture: it has no {key}, here of {list(tensor.shape)}")

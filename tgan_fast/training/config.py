@@ -199,7 +199,7 @@ def _why_not(config):
 OF_VIDEOS = ("axes", "crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
 
 # Two minutes on a CPU.
-_TINY = {
+_TINY: dict[str, Any] = {
     "width": 0.125,
     "channels": 1,
     "digits": 1,
@@ -214,11 +214,11 @@ _TINY = {
     "checkpoint_interval": 100,
 }
 
-_ADAM = {"optimizer": "adam", "learning_rate": 2e-4, "adam_beta1": 0.5}
+_ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-4, "adam_beta1": 0.5}
 
 # Systems of the papers and of public code and summaries, besides the paper's own: settings, and those that a narrow
 # model needs instead.
-_SYSTEMS = {
+_SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "authors": ({"shared_fakes": True}, {}),
     "weight-clip": ({"constraint": "weight-clip", "clip_interval": 1}, {"learning_rate": 2e-4}),
     "vanilla": ({"objective": "vanilla", "constraint": "none", "input_noise": 0.3, **_ADAM}, {"learning_rate": 1e-3}),

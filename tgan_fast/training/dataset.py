@@ -45,11 +45,13 @@ def classes_of(config: TrainingConfig, dataset: ClipDataset | VideoFrames) -> in
     Raises:
         InputError: The data has no classes, or more than the config says.
     """
-    found = getattr(dataset, "classes", None)
-    if found is None and config.classes is None:
-        raise InputError("the data set does not tell its number of classes: set classes")
-    if found is not None and found < 2:
+    found: int | None = getattr(dataset, "classes", None)
+    if found is None:
+        if config.classes is None:
+            raise InputError("the data set does not tell its number of classes: set classes")
+        return config.classes
+    if found < 2:
         raise InputError("conditional needs videos of two classes or more, and the data tells of none: leave it out")
-    if found is not None and config.classes is not None and found > config.classes:
+    if config.classes is not None and found > config.classes:
         raise InputError(f"classes is {config.classes}, but the data has {found}: leave it out")
     return config.classes or found

@@ -77,7 +77,7 @@ class FlatParameters:
             smaller_than: Number of elements from which a parameter is left alone.
         """
         sources = self.parameters if sources is None else sources
-        copies = {}
+        copies: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         for parameter, source, view in zip(self.parameters, sources, self._gradient_views, strict=True):
             gradient = source.grad
             if parameter.numel() >= smaller_than or gradient is view:

@@ -6,7 +6,7 @@ The classes at the end take the place of NumPy's while such a file is read: numb
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def is_state_dict(state: Any) -> bool:
 
 def notebook_iteration(content: Mapping[str, Any]) -> int | None:
     """Return the number of iterations in a notebook's checkpoint, or None if it has no valid one."""
-    epoch = content.get("epoch")
+    epoch: Any = content.get("epoch")
     try:
         iteration = int(epoch) if isinstance(epoch, float) and epoch.is_integer() else operator.index(epoch)
     except TypeError:
@@ -81,7 +81,7 @@ def _number(dtype: _DType, content: bytes = b"") -> int | float | bool | None:
     return np.frombuffer(content, dtype.order + dtype.code)[0].item()
 
 
-_STAND_INS = {
+_STAND_INS: dict[str, Callable[..., Any]] = {
     "dtype": _DType,
     "ndarray": _Array,
     **{f"{core}.multiarray.scalar": _number for core in ("core", "_core")},

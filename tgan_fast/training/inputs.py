@@ -36,7 +36,8 @@ class Inputs:
         self._device, self._classes = next(generator.parameters()).device, generator.classes
         self._discriminator, self._read, self._critic_steps = discriminator, read, critic_steps
         self._processes, self._static = processes, static
-        self._batch = self.labels = None
+        self._batch: torch.Tensor | None = None
+        self.labels: torch.Tensor | None = None
 
     def check(self, batch: torch.Tensor, labels: torch.Tensor | None) -> None:
         """Raise a ValueError if a batch does not fit, before random numbers are drawn and running statistics moved."""
@@ -67,11 +68,12 @@ class Inputs:
             self._batch, self.labels = batch.clone(), None if labels is None else labels.clone()
         else:
             self._batch.copy_(batch)
-            if labels is not None:
+            if labels is not None and self.labels is not None:
                 self.labels.copy_(labels)
 
     def videos(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the real videos, [N, C, T, H, W] in [-1, 1]."""
+        assert self._batch is not None, "load comes first"
         videos = self._batch if self._read is None else self._read(self._batch)
         return videos.to(dtype)
 
@@ -104,12 +106,12 @@ class Draws:
         self._generator, self._random, self._noise, self._mixes = generator, random, noise, mixes
         self._kinds = 2 if real else 1
         self._processes = processes
-        self._latents = None
+        self._latents = torch.empty(0)
 
     def draw(self, count: int) -> None:
         """Draw for a step on `count` videos in each process."""
         count *= self._processes.size
-        if self._latents is None or len(self._latents) != count:
+        if len(self._latents) != count:
             self._allocate(count)
         self._generator.latent.fill_(self._latents, self._random)
         if self._noise:

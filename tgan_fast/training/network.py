@@ -103,7 +103,7 @@ class TrainedNetwork:
 def running_statistics(module: nn.Module) -> list[torch.Tensor]:
     """Return the running means and variances of all batch norms."""
     norms = [child for child in module.modules() if isinstance(child, BATCH_NORMS) and child.track_running_stats]
-    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var) if statistic is not None]
 
 
 def _compute_copy(module, copies):

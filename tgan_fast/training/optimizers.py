@@ -44,7 +44,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         # PyTorch's own optimizer expects all of its options in a state that it loads.
         super().__init__(flat.parameters, torchs_own.defaults)
         self._flat = flat
-        self._learning_rate = None
+        self._learning_rate: torch.Tensor | None = None
         self._averages = {name: torch.zeros_like(flat.data) for name in self._AVERAGES}
         self._steps = torch.zeros(len(flat.parameters), dtype=torch.float32, device=flat.data.device)
         self._set_steps([0.0] * len(flat.parameters))

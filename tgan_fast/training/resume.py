@@ -54,7 +54,7 @@ def open_saved(path: Path, device: torch.device) -> dict[str, Any]:
     return saved
 
 
-def restore_step(step: TrainingStep, state: Mapping[str, Any], path: Path) -> None:
+def restore_step(step: TrainingStep, state: dict[str, Any], path: Path) -> None:
     """Load the state of a step, or raise an InputError if it is damaged or does not fit."""
     load_strictly(step.generator, state["generator"], path)
     load_strictly(step.discriminator, state["discriminator"], path)

@@ -45,7 +45,7 @@ class RunFolder:
             raise InputError(f"another process trains in {path}: wait for it, or choose another --out")
         self.checkpoints = CheckpointFolder(path / "checkpoints", keep)
         self._stats = path / "stats.jsonl"
-        self._tensorboard = None
+        self._tensorboard: SummaryWriter | None = None
 
     def start(self, config: TrainingConfig, environment: dict[str, Any], iteration: int) -> None:
         """Write the settings and the environment, and drop statistics after `iteration`, which training will repeat."""
@@ -59,7 +59,7 @@ class RunFolder:
         with suppress(UnicodeEncodeError):
             self._tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=iteration + 1)
 
-    def stats(self) -> list[dict[str, float | str]]:
+    def stats(self) -> list[dict[str, Any]]:
         """Return the lines of stats.jsonl, without lines that a crash cut short or a disk garbled."""
         if not self._stats.exists():
             return []
@@ -69,10 +69,12 @@ class RunFolder:
                 lines.append(json.loads(line))
         return [line for line in lines if _is_of_an_iteration(line)]
 
-    def record(self, line: dict[str, float | str]) -> None:
+    def record(self, line: dict[str, Any]) -> None:
         """Append a line to stats.jsonl, and its numbers to TensorBoard."""
         append_line(self._stats, json.dumps(line))
-        for name, value in line.items() if self._tensorboard else ():
+        if self._tensorboard is None:
+            return
+        for name, value in line.items():
             if name != "iteration" and not isinstance(value, str):
                 self._tensorboard.add_scalar(name, value, line["iteration"])
 

@@ -37,6 +37,7 @@ def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, d
         InputError: The classifier is missing, damaged or for videos of other channels, or there are too few real clips.
     """
     check_size(config.frames, config.image_size)
+    assert config.classifier is not None
     classifier = load_classifier(Path(config.classifier))
     if config.channels not in (1, classifier.channels):
         raise InputError(
@@ -65,8 +66,9 @@ def class_names(dataset: ClipDataset | VideoFrames) -> tuple[str, ...]:
     """Return the names of the classes of a run's clips; none if they are not known."""
     if isinstance(dataset, MovingDigits):
         return tuple(map(str, range(dataset.classes)))
-    names = dataset.videos.class_names if isinstance(dataset, VideoFrames) else ()
-    return tuple(names[number] for number in np.unique(dataset.labels)) if names else ()
+    if not isinstance(dataset, VideoFrames) or not dataset.videos.class_names:
+        return ()
+    return tuple(dataset.videos.class_names[number] for number in np.unique(dataset.labels))
 
 
 def is_better(scores: Mapping[str, float], best: Mapping[str, float], metric: Literal["is", "fid"]) -> bool:

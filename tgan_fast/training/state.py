@@ -40,7 +40,8 @@ class TrainingState:
         self.precision = resolve_precision(precision, self.device)
         self.dtype = compute_dtype(self.precision, weight.dtype)
         self.learning_rate, self._decay_steps = learning_rate, decay_steps
-        self.iteration, self.scalars = 0, None
+        self.iteration = 0
+        self.scalars: torch.Tensor | None = None
         self.non_finite = torch.zeros((), dtype=torch.int32, device=self.device)
         self._processes = processes or Processes()
         if sync_batch_norm:

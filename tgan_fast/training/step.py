@@ -147,9 +147,9 @@ class TrainingStep(TrainingState):
         with arithmetic(self._constraint.float32_precision(self.precision)):
             self._iterate(self, batch, labels)
             # The next iteration overwrites them.
-            self.scalars = self._scalars.clone()
+            scalars = self.scalars = self._scalars.clone()
         self.iteration += 1
-        return dict(zip(SCALARS, self.scalars.unbind(), strict=True))
+        return dict(zip(SCALARS, scalars.unbind(), strict=True))
 
     def _run_iteration(self, batch, labels):
         """Run the iteration in the usual order; `variants.py` has others."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from tgan_fast.choices import Backend
 from tgan_fast.ops.arguments import check_tensor
 from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
 from tgan_fast.ops.dispatch import BackendError, triton_or_torch
@@ -35,7 +36,7 @@ def batch_norm_act(
     groups: int = 1,
     num_batches_tracked: torch.Tensor | None = None,
     process_group: "ProcessGroup | None" = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> torch.Tensor:
     """Normalize every channel of `x`, scale and shift it, and apply a leaky ReLU.
 

@@ -21,8 +21,8 @@ class Geometry(NamedTuple):
     rows: int
     cols: int
     channels: int
-    count: int  # values a channel and group
-    inner: int  # values a channel in what the small kernels take for a sample
+    values: int  # of a channel and group
+    inner: int  # values of a channel in what the small kernels take for a sample
     dense: bool
 
 

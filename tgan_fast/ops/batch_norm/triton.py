@@ -94,7 +94,7 @@ def _train(
     if momentum is None and batches is not None:
         batches.add_(groups)
     geometry = geometry_of(x, groups)
-    if small_rows_for(geometry.count, geometry.channels_last) is not None:
+    if small_rows_for(geometry.values, geometry.channels_last) is not None:
         results = _small_forward(x, weight, bias, *running, eps, negative_slope, geometry)
     else:
         rstd = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
@@ -137,14 +137,14 @@ def _backward(
     training = var is None
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     arguments = dy, x, mean, rstd, weight, bias, negative_slope
-    if training and small_rows_for(geometry.count, geometry.channels_last) is not None:
+    if training and small_rows_for(geometry.values, geometry.channels_last) is not None:
         return _small_backward(*arguments, want_x, want_weight, want_bias, geometry)
     sums, dweight, dbias = None, x.new_empty(0), x.new_empty(0)
     if training or want_weight or want_bias:
         sums, dweight, dbias = gradient_sums(*arguments, want_weight, want_bias, var, eps)
     if not want_x:
         return x.new_empty(0), dweight, dbias
-    dx = input_gradient(*arguments, sums if training else None, geometry.count, var, eps)
+    dx = input_gradient(*arguments, sums if training else None, geometry.values, var, eps)
     return dx, dweight, dbias
 
 
@@ -166,7 +166,7 @@ def _statistics(x, groups, rstd, var, eps=None, running_mean=None, running_var=N
             **launch.options,
         )  # fmt: skip
         kernels.combine_statistics_kernel[_combine_grid(x)](
-            partials, mean, rstd, var, running_mean, running_var, batches, momentum, eps, geometry.count,
+            partials, mean, rstd, var, running_mean, running_var, batches, momentum, eps, geometry.values,
             geometry.channels, launch.splits, groups, num_warps=4,
         )  # fmt: skip
     return mean
@@ -233,7 +233,7 @@ def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum
     grid, options = _small_launch_for("small_forward", x.element_size(), geometry)
     with torch.cuda.device_of(x):
         kernels.small_forward_kernel[grid](
-            x, y, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.count,
+            x, y, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.values,
             geometry.inner, geometry.channels, geometry.groups, *small_strides_of(geometry, x, y),
             NEGATIVE_SLOPE=negative_slope, **options,
         )  # fmt: skip
@@ -248,7 +248,7 @@ def _small_backward(dy, x, mean, rstd, weight, bias, negative_slope, want_x, wan
     with torch.cuda.device_of(x):
         kernels.small_backward_kernel[grid](
             x, dy, dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
-            mean, rstd, weight, bias, geometry.count, geometry.inner, geometry.channels, geometry.groups,
+            mean, rstd, weight, bias, geometry.values, geometry.inner, geometry.channels, geometry.groups,
             *small_strides_of(geometry, x, dy, dx), NEGATIVE_SLOPE=negative_slope, **options,
         )  # fmt: skip
     return dx if want_x else x.new_empty(0), dweight, dbias
@@ -298,7 +298,7 @@ def _launch_for(kernel, itemsize, device, geometry, strides):
 
 @functools.lru_cache(maxsize=4096)
 def _small_launch_for(kernel, itemsize, geometry):
-    rows = small_rows_for(geometry.count, geometry.channels_last)
+    rows = small_rows_for(geometry.values, geometry.channels_last)
     tile = tile_for(kernel, itemsize, geometry.channels_last, rows)
     options = {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.columns, "num_warps": tile.warps}
     return (triton.cdiv(geometry.channels, tile.columns),), options

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from tgan_fast.choices import ClippingBackend
 from tgan_fast.ops import cuda_extension
 from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor_list
 from tgan_fast.ops.clipping import cuda, torch_impl
@@ -28,7 +29,7 @@ from tgan_fast.ops.dispatch import BackendError, require
 
 @torch.no_grad()
 def singular_value_clip(
-    weight: torch.Tensor, max_singular_value: float = 1.0, *, backend: str = "auto"
+    weight: torch.Tensor, max_singular_value: float = 1.0, *, backend: ClippingBackend = "auto"
 ) -> torch.Tensor:
     """Return `weight` with every singular value above `max_singular_value` lowered to it.
 
@@ -73,7 +74,7 @@ def singular_value_clip_(
     *,
     copies: torch.Tensor | Iterable[torch.Tensor | None] | None = None,
     non_finite: torch.Tensor | None = None,
-    backend: str = "auto",
+    backend: ClippingBackend = "auto",
 ) -> None:
     """Clip the singular values of several weights in place, with "cuda" all of them in one batch.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
+from tgan_fast.choices import ClippingBackend
 from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor_list
 from tgan_fast.ops.clipping import checked_weights, choose_backends, cuda, singular_value_clip_
 
@@ -26,7 +27,7 @@ def constrain_layers_(
     eps: float = 0.0,
     copies: torch.Tensor | Iterable[torch.Tensor | None] | None = None,
     non_finite: torch.Tensor | None = None,
-    backend: str = "auto",
+    backend: ClippingBackend = "auto",
 ) -> None:
     """Clip weights and clamp batch-norm scales in place.
 
@@ -85,7 +86,7 @@ def _clamp_scales_(scales, running_vars, lowest, eps):
         scale.clamp_(min=lowest * deviation, max=deviation)
 
 
-def _checked_scales(scales, running_vars, lowest, eps):
+def _checked_scales(scales, running_vars, lowest, eps) -> tuple[list[torch.Tensor], list[torch.Tensor], float, float]:
     """Return scales and running variances as lists of one length, and both numbers as floats."""
     scales, running_vars = tensor_list("scales", scales), tensor_list("running_vars", running_vars)
     if len(scales) != len(running_vars):

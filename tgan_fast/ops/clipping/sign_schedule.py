@@ -46,7 +46,7 @@ def sign_schedule(lower: float, deviation: float = 1e-14) -> tuple[SignPolynomia
     """
     if not 0 < lower < 1:
         raise ValueError(f"lower must lie between 0 and 1, and is {lower}")
-    schedule = []
+    schedule: list[SignPolynomial] = []
     upper = 1.0
     while 1.0 - lower > deviation:
         if upper - lower <= _NEARLY_ONE:

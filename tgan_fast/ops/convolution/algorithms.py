@@ -120,7 +120,9 @@ def convolve(
     if uses_native_ops():
         if algorithm not in ("auto", "direct", DIRECT):
             raise ValueError(f"{operation}: algorithm {algorithm!r} cannot be used within native_ops")
-        return algorithms["direct"].forward(x, weight, bias)
+        direct = algorithms["direct"].forward
+        assert direct is not None
+        return direct(x, weight, bias)
     chosen = choose(operation, algorithms, algorithm, x, weight)
     return _Convolution.apply(x, weight, bias, *(algorithms[name] for name in chosen))
 

@@ -7,11 +7,12 @@ Halves are rounded to even, as `torch.round` does.
 
 import torch
 
+from tgan_fast.choices import Backend
 from tgan_fast.ops.arguments import check_tensor
 from tgan_fast.ops.dispatch import triton_or_torch
 
 
-def tanh_to_levels(x: torch.Tensor, backend: str = "auto") -> torch.Tensor:
+def tanh_to_levels(x: torch.Tensor, backend: Backend = "auto") -> torch.Tensor:
     """Return the levels of tanh(x), computed in float32 whatever the dtype of `x`.
 
     Args:

@@ -14,6 +14,7 @@ matrix products read it, is written in the same pass.
 
 import torch
 
+from tgan_fast.choices import Backend
 from tgan_fast.ops.arguments import check_tensor, check_writable, number
 from tgan_fast.ops.dispatch import triton_or_torch
 
@@ -32,7 +33,7 @@ def rmsprop_(
     alpha: float = 0.99,
     eps: float = 1e-8,
     copy: torch.Tensor | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> None:
     """Take one step of RMSprop in place. Moves 20 bytes an element in float32, 22 with a copy in half precision.
 
@@ -72,7 +73,7 @@ def adam_(
     beta2: float = 0.999,
     eps: float = 1e-8,
     copy: torch.Tensor | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> None:
     """Take one step of Adam in place. Moves 28 bytes an element in float32, 30 with a copy in half precision.
 

@@ -6,6 +6,7 @@ or -1 where the clip is the mirror image. A clip may lie in several layers, of w
 
 import torch
 
+from tgan_fast.choices import Backend
 from tgan_fast.ops.dispatch import triton_or_torch
 from tgan_fast.pixels import to_videos
 from tgan_fast.sizes import FRAMES, IMAGE_SIZE
@@ -18,7 +19,7 @@ def read_windows(
     image_size: int = IMAGE_SIZE,
     dtype: torch.dtype = torch.float32,
     channels: int | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> torch.Tensor:
     """Cut clips out of frames and scale them to [-1, 1].
 
