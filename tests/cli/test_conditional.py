@@ -39,8 +39,8 @@ def clips_of(count, seed):
     return np.stack([clip for clip, _ in map(digits.__getitem__, range(count))]), digits.labels_of(np.arange(count))
 
 
-def centred(clips):
-    """[N, n]: the mean of all frames, each moved so that its centre of mass is in the middle."""
+def centered(clips):
+    """[N, n]: the mean of all frames, each moved so that its center of mass is in the middle."""
     frames = clips[..., 0] / 255.0
     mass = frames**2 + 1e-9
     rows, columns = (mass.sum(axis) @ np.arange(SIZE) / mass.sum((2, 3)) for axis in (3, 2))
@@ -55,12 +55,12 @@ def centred(clips):
 def classifier():
     """Of all handwritings."""
     clips, labels = clips_of(2000, seed=1)
-    return SVC(C=10).fit(centred(clips), labels)
+    return SVC(C=10).fit(centered(clips), labels)
 
 
 def test_the_classifier_reads_real_clips(classifier):
     clips, labels = clips_of(500, seed=2)
-    assert classifier.score(centred(clips), labels) > 0.97
+    assert classifier.score(centered(clips), labels) > 0.97
 
 
 @pytest.mark.slow
@@ -76,6 +76,6 @@ def test_samples_are_of_the_class_that_was_asked_for(classifier, tmp_path):
     for label in range(CLASSES):
         out = tmp_path / f"{label}.npy"
         sample.main(["--checkpoint", str(tmp_path / "run"), "--out", str(out), "--class", str(label), "--grid", "5"])
-        right += (classifier.predict(centred(np.load(out))) == label).tolist()
+        right += (classifier.predict(centered(np.load(out))) == label).tolist()
     # By chance it would be one in ten.
     assert np.mean(right) > 0.5

@@ -32,7 +32,7 @@ FAULTS = [
     "copy_beyond",
     "write_by_all",
     "write_by_blocks",
-    "write_neighbours",
+    "write_neighbors",
     "index_beyond",
     "vector_misaligned",
 ]
@@ -225,8 +225,8 @@ def test_blocks_are_unordered_without_a_grid_barrier(checked):
     assert checked.faulty("write_by_blocks", blocks=1) == ""  # launches are ordered
 
 
-def test_neighbours_in_a_word_do_not_race(checked):
-    assert checked.faulty("write_neighbours") == ""
+def test_neighbors_in_a_word_do_not_race(checked):
+    assert checked.faulty("write_neighbors") == ""
 
 
 def test_a_race_names_its_source_lines(checked):

@@ -14,7 +14,7 @@ _SOUND = {".avi": "mp2", ".webm": "libopus"}
 
 
 def moving_picture(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth waves of colour that wander: uint8 [count, height, width, 3]."""
+    """Smooth waves of color that wander: uint8 [count, height, width, 3]."""
     choices = np.random.default_rng(seed)
     t, y, x = np.ogrid[:count, :height, :width]
     channels = []

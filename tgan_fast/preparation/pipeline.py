@@ -194,11 +194,11 @@ def _store(job, outcomes: list[Outcome] | None, writer, result, strict):
         job.spool.touch()
     with job.spool.open("rb", buffering=0) as spool:
         for outcome in outcomes:
-            _take(outcome, spool.fileno(), writer, result, strict)
+            _store_outcome(outcome, spool.fileno(), writer, result, strict)
     job.spool.unlink()
 
 
-def _take(outcome, spool, writer, result, strict):
+def _store_outcome(outcome, spool, writer, result, strict):
     match outcome:
         case Entry():
             writer.append(outcome, spool)

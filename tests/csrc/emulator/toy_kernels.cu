@@ -121,7 +121,7 @@ enum Fault : int {
     copy_beyond,
     write_by_all,
     write_by_blocks,
-    write_neighbours,
+    write_neighbors,
     index_beyond,
     vector_misaligned,
 };
@@ -159,7 +159,7 @@ __device__ void wrong_access(const Faulty& f) {
     if (f.fault == write_far_behind) shared[20000] = 0;
     if (f.fault == write_by_all) shared[0] = 0;
     if (f.fault == write_by_blocks) f.memory[threadIdx.x] = 0;
-    if (f.fault == write_neighbours) reinterpret_cast<unsigned short*>(f.memory)[threadIdx.x] = 0;
+    if (f.fault == write_neighbors) reinterpret_cast<unsigned short*>(f.memory)[threadIdx.x] = 0;
     int table[4] = {};
     if (f.fault == index_beyond) f.memory[threadIdx.x] = table[threadIdx.x + blockDim.x];
     if (f.fault == vector_misaligned) *reinterpret_cast<float4*>(shared + 1) = float4{0, 0, 0, 0};

@@ -38,7 +38,7 @@ def read_video(path: Path, form: Form, *, threads: int = 1) -> Iterator[np.ndarr
     with opened(path) as (container, stream):
         stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", threads
         fitter = Fitter(stream.sample_aspect_ratio or 1)
-        frames = _of_one_size(_whole(path, container, stream))
+        frames = _of_one_size(_undamaged(path, container, stream))
         if form.fps:
             frames = resampled(_timed(frames, stream), form.fps)
         try:
@@ -63,7 +63,7 @@ class _DamageError(Exception):
     """Error of a frame of which only a part is there."""
 
 
-def _whole(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+def _undamaged(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
     """Yield all frames of a video, of which nothing may be missing."""
     extent, damaged = Extent(), False
     try:
