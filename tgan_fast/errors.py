@@ -17,12 +17,12 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that the memory of a CPU or GPU ran out, in PyTorch's words or a library's."""
-    return isinstance(error, MemoryError) or _says(error, _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or _message_matches(error, _OUT_OF_MEMORY)
 
 
 def may_be_too_large(error: BaseException) -> bool:
     """Return whether an error may come from tensors of 2³¹ elements or more, which some operations do not take."""
-    return _says(error, _TOO_LARGE)
+    return _message_matches(error, _TOO_LARGE)
 
 
 def first_line(error: BaseException) -> str:
@@ -63,7 +63,7 @@ def _escaped(character):
     return f"\\x{ord(character) & 0xFF:02x}" if is_byte else ascii(character)[1:-1]
 
 
-def _says(error, pattern):
+def _message_matches(error, pattern):
     return isinstance(error, RuntimeError) and pattern.search(str(error)) is not None
 
 

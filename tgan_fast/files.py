@@ -15,11 +15,11 @@ def write_atomically(path: Path, content: bytes | BytesIO) -> None:
     view = content.getbuffer() if isinstance(content, BytesIO) else memoryview(content)
     try:
         # Released before an error can keep it: as garbage, a view and its BytesIO crash Python 3.12.1 and 3.13.0.
-        with view, _naming(path), temporary.open("wb") as file:
+        with view, _with_file_name(path), temporary.open("wb") as file:
             file.write(view)
             file.flush()
             os.fsync(file.fileno())
-        with _naming(path):
+        with _with_file_name(path):
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes | BytesIO) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file; a crash can leave the last line unfinished."""
-    with _naming(path), path.open("a", encoding="utf-8") as file:
+    with _with_file_name(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
@@ -56,7 +56,7 @@ def is_whole_zip(content: bytes) -> bool:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _with_file_name(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -155,7 +155,7 @@ def content_of(folder):
 @pytest.mark.parametrize("seed", range(20))
 def test_damaged_stores(tmp_path, seed, monkeypatch):
     def done_here(jobs, workers, stop, progress):
-        return ((job, worker.do(job)) for job in jobs)
+        return ((job, worker.run_job(job)) for job in jobs)
 
     # A process takes seconds to start.
     monkeypatch.setattr("tgan_fast.preparation.pipeline.done_in_order", done_here)

@@ -241,7 +241,7 @@ def test_a_full_disk_keeps_what_was_stored_and_says_how_to_go_on(source, tmp_pat
 def test_a_full_disk_is_not_taken_for_a_damaged_video(source, tmp_path):
     job = worker.Job(recognize(source).videos[:1], {}, FORM, 1, 1, tmp_path / "spool")
     with pytest.raises(worker.SpoolError, match="File too large"), largest_file(1000):
-        worker.do(job)
+        worker.run_job(job)
 
 
 @pytest.mark.parametrize("form", [FORM, replace(FORM, stride=3), replace(FORM, fps=10.0)], ids=str)

@@ -62,7 +62,7 @@ def run(name: str | None, arguments: Sequence[str]) -> None:
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
         # A pipe's reader, such as `head`, has closed it, or a disk is full: the rest of the output is dropped.
-        code = 1 if error.errno == errno.EPIPE else _told(f"cannot write the output: {error.strerror}", 2)
+        code = 1 if error.errno == errno.EPIPE else _print_error(f"cannot write the output: {error.strerror}", 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
@@ -101,21 +101,23 @@ def _exit_code(name, arguments):
         print(_overview())
         return 0
     if name not in COMMANDS:
-        return _told(f"there is no command {name}{nearest(name, COMMANDS) or ': choose ' + ', '.join(COMMANDS)}", 2)
+        remedy = nearest(name, COMMANDS) or f": choose {', '.join(COMMANDS)}"
+        return _print_error(f"there is no command {name}{remedy}", 2)
     try:
         importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main(arguments)
     except InputError as error:
-        return _told(error, 2)
+        return _print_error(error, 2)
     except NonFiniteError as error:
-        return _told(error, 1)
+        return _print_error(error, 1)
     except KeyboardInterrupt:
-        return _told("interrupted", INTERRUPTED)
+        return _print_error("interrupted", INTERRUPTED)
     except SystemExit as end:
         return end.code
     return 0
 
 
-def _told(problem, code):
+def _print_error(problem, code):
+    """Print an error, and return the exit code."""
     # Processes of torchrun say which one failed.
     rank = int(os.environ.get("RANK", "0"))
     sys.stderr.write(f"error{f' of process {rank}' if rank else ''}: {printable(str(problem))}\n")

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
             stop=stop,
             progress=lambda result, nbytes: _show(bar, result, nbytes),
         )
-    _conclude(command, collection, result)
+    _print_result(command, collection, result)
 
 
 def _check(command):
@@ -145,7 +145,7 @@ def _show(bar, result, nbytes):
     bar.update(nbytes)
 
 
-def _conclude(command, collection, result):
+def _print_result(command, collection, result):
     from tgan_fast.preparation import REPORT
 
     known = f", {result.known:,} stored before" if result.known else ""

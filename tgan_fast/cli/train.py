@@ -192,12 +192,12 @@ def _new_folder(preset: str) -> Path:
             _RUNS.mkdir(exist_ok=True)
             # Another command may meanwhile remove the folder it has made without use.
             with suppress(FileNotFoundError, FileExistsError):
-                return _made_alone(preset)
+                return _make_next_folder(preset)
     except OSError as error:
         raise InputError(f"cannot make a folder for the run in {_RUNS}: {error.strerror}; choose --out") from None
 
 
-def _made_alone(preset):
+def _make_next_folder(preset):
     runs = os.open(_RUNS, os.O_RDONLY)
     try:
         while not lock(runs):

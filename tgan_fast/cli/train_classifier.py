@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     from tgan_fast.training.devices import resolve_device
 
     device = resolve_device(command.device)
-    architecture, recipe = _recipe(command)
+    architecture, recipe = _architecture_and_recipe(command)
     clips = _clips(command)
     for line in (clips.summary, *clips.notices):
         print(line)
@@ -95,7 +95,7 @@ def _check(command):
         pass
 
 
-def _recipe(command):
+def _architecture_and_recipe(command):
     from tgan_fast.metrics.classifier_training import RECIPES
 
     architecture = command.architecture

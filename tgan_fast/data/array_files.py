@@ -20,7 +20,7 @@ _LABELS = "labels"
 # Of NumPy's and zipfile's messages, some of which quote the file.
 _LONGEST_REASON = 200
 _CHANNELS = (1, 3)
-# Videos, their frames, rows, columns, channels: how arrays lie after `_in_order`.
+# Videos, their frames, rows, columns, channels: how arrays lie after `_split_videos`.
 _AXES = "NTHWC"
 
 
@@ -65,10 +65,10 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
     labels = arrays.pop(_LABELS, None)
     if not arrays:
         raise InputError(f"{path} holds no array of clips")
-    readings = {key: _readings(array, path, key, axes) for key, array in arrays.items()}
+    readings = {key: _possible_orders(array, path, key, axes) for key, array in arrays.items()}
     if any(len(some) > 1 for some in readings.values()):
-        readings = _told_by_labels(arrays, labels, readings, path)
-    clips = [ClipArray(key, readings[key][0], _in_order(array, readings[key][0])) for key, array in arrays.items()]
+        readings = _choose_order_by_labels(arrays, labels, readings, path)
+    clips = [ClipArray(key, readings[key][0], _split_videos(array, readings[key][0])) for key, array in arrays.items()]
     return clips, _classes(labels, sum(len(array.videos) for array in clips), path)
 
 
@@ -83,9 +83,9 @@ def load_videos(path: Path, key: str | None, axes: str) -> Sequence[np.ndarray]:
     """
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if key is None:
-        return _in_order(loaded, axes)
+        return _split_videos(loaded, axes)
     with loaded:
-        return _in_order(loaded[key], axes)
+        return _split_videos(loaded[key], axes)
 
 
 def checked_axes(axes: str | None) -> str | None:
@@ -107,7 +107,7 @@ def checked_axes(axes: str | None) -> str | None:
 
 def _open(path) -> Mapping[str | None, np.ndarray]:
     """Return the arrays of an .npz file by name, or that of an .npy file, memory-mapped, under None."""
-    with _naming(path):
+    with _as_input_error(path):
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.memmap):
             # NumPy accepts a damaged header that announces fewer numbers than the file holds.
@@ -120,7 +120,7 @@ def _open(path) -> Mapping[str | None, np.ndarray]:
 
 
 @contextmanager
-def _naming(path):
+def _as_input_error(path):
     """Make an error in reading `path` the user's."""
     try:
         with warnings.catch_warnings():
@@ -137,7 +137,7 @@ def _naming(path):
         raise InputError(f"cannot read the array in {path}: {reason}") from None
 
 
-def _readings(array, path, key, axes) -> tuple[str, ...]:
+def _possible_orders(array, path, key, axes) -> tuple[str, ...]:
     """Return the orders that an array's axes can have."""
     shape, name = array.shape, "" if key is None else f"{key}, "
     described = f"{path} holds {name}{array.dtype.name} {list(shape)}"
@@ -146,7 +146,7 @@ def _readings(array, path, key, axes) -> tuple[str, ...]:
     if not array.size:
         raise InputError(f"{described}, which is empty: it has no clips")
     given = axes is not None and len(axes) == len(shape)
-    readings = (axes,) if given else _orders(shape, path)
+    readings = (axes,) if given else _orders_of_shape(shape, path)
     readings = tuple(order for order in readings if "C" not in order or shape[order.index("C")] in _CHANNELS)
     if not readings:
         if given:
@@ -155,7 +155,7 @@ def _readings(array, path, key, axes) -> tuple[str, ...]:
     return readings
 
 
-def _orders(shape, path):
+def _orders_of_shape(shape, path):
     if not 3 <= len(shape) <= 5:
         return ()
     if len(shape) == 3:
@@ -172,12 +172,12 @@ def _orders(shape, path):
     return ("NTHWC",) if last else ("NTCHW", "NCTHW")
 
 
-def _told_by_labels(arrays, labels, readings, path):
+def _choose_order_by_labels(arrays, labels, readings, path):
     """Return the one order of all arrays for which there are as many clips as labels."""
     fitting = []
     for order in dict.fromkeys(order for some in readings.values() if len(some) > 1 for order in some):
         chosen = {key: (order,) if order in some else some for key, some in readings.items()}
-        clips = sum(len(_in_order(array, chosen[key][0])) for key, array in arrays.items())
+        clips = sum(len(_split_videos(array, chosen[key][0])) for key, array in arrays.items())
         if labels is not None and all(len(some) == 1 for some in chosen.values()) and labels.shape == (clips,):
             fitting.append(chosen)
     if len(fitting) == 1:
@@ -189,7 +189,7 @@ def _told_by_labels(arrays, labels, readings, path):
     )
 
 
-def _in_order(array, axes) -> Sequence[np.ndarray]:
+def _split_videos(array, axes) -> Sequence[np.ndarray]:
     """Return the videos of an array whose axes lie in the order of `axes`, without a copy."""
     array = array.transpose([axes.index(axis) for axis in _AXES if axis in axes])
     return array if "N" in axes else [array]

@@ -143,10 +143,10 @@ def open_feed(
     if not in_windows and resident == "on":
         raise InputError("clips that a data set makes one by one cannot be resident: choose resident='auto'")
     if in_windows and _is_resident(resident, dataset, device):
-        filling, read = _windows(dataset, order, labeled, device, dtype, channels)
+        filling, read = _window_filling(dataset, order, labeled, device, dtype, channels)
         description = _resident_description(dataset, device)
     else:
-        filling, read = _clips(dataset, order, labeled, device, dtype, channels)
+        filling, read = _clip_filling(dataset, order, labeled, device, dtype, channels)
         description = _host_description(dataset, device, workers)
     return Feed(read, description, filling, device, workers)
 
@@ -211,7 +211,7 @@ def _is_resident(residence, dataset, device):
     return residence == "on" or fits_memory(nbytes, free)
 
 
-def _windows(dataset, order, labeled, device, dtype, channels):
+def _window_filling(dataset, order, labeled, device, dtype, channels):
     """Return a filling of windows, and the function that reads them from frames on the device."""
 
     def fill(k, windows, labels=None):
@@ -241,7 +241,7 @@ def _uploaded(frames, device):
     return uploaded
 
 
-def _clips(dataset, order, labeled, device, dtype, channels):
+def _clip_filling(dataset, order, labeled, device, dtype, channels):
     """Return a filling of clips, put together in host memory, and the function that makes videos of them."""
 
     def fill_with_windows(k, clips, labels=None):
@@ -289,7 +289,7 @@ def _checked_label(label, index):
 
 def _resident_description(dataset, device):
     if isinstance(dataset, VideoFrames):
-        return f"{_videos(dataset)} live on {device}: {_gigabytes(dataset.frames.nbytes)} of frames"
+        return f"{_describe_videos(dataset)} live on {device}: {_gigabytes(dataset.frames.nbytes)} of frames"
     return f"{len(dataset):,} clips of moving digits are drawn on {device}"
 
 
@@ -297,12 +297,12 @@ def _host_description(dataset, device, workers):
     threads = f"{workers} thread{'s' if workers > 1 else ''}"
     ahead = "made ahead of time" if device.type == "cpu" else f"copied to {device} ahead of time"
     if isinstance(dataset, VideoFrames):
-        of_frames = _gigabytes(dataset.frames.nbytes)
-        return f"{_videos(dataset)} live in host memory: {of_frames} of frames; batches are {ahead} by {threads}"
+        videos, size = _describe_videos(dataset), _gigabytes(dataset.frames.nbytes)
+        return f"{videos} live in host memory: {size} of frames; batches are {ahead} by {threads}"
     return f"{len(dataset):,} clips are made in host memory, one by one; batches are {ahead} by {threads}"
 
 
-def _videos(dataset):
+def _describe_videos(dataset):
     windows = f" ({len(dataset):,} windows)" if dataset.weighting == "windows" else ""
     return f"{len(dataset.first):,} videos{windows}"
 

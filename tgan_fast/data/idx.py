@@ -45,7 +45,7 @@ def read_digits(images: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: a file that is missing or not what it should be; fewer than two handwritings of a digit.
     """
-    with _naming(images):
+    with _as_input_error(images):
         images = _training_images(images) if images.is_dir() else images
     pixels = read_idx(images)
     if pixels.ndim != 3 or pixels.shape[1:] != (DIGIT_SIZE, DIGIT_SIZE):
@@ -53,7 +53,7 @@ def read_digits(images: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{images} holds an array {list(pixels.shape)}, not images [n, {DIGIT_SIZE}, {DIGIT_SIZE}]: "
             f"give MNIST's, {_TRAINING_IMAGES[0]}"
         )
-    labels_path = _beside(images)
+    labels_path = _labels_path(images)
     labels = read_idx(labels_path)
     if labels.shape != pixels.shape[:1]:
         raise InputError(
@@ -76,7 +76,7 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         InputError: missing, damaged, another format, or other numbers than unsigned bytes.
     """
-    with _naming(path), path.open("rb") as file, _decompressed(file) as content:
+    with _as_input_error(path), path.open("rb") as file, _decompressed(file) as content:
         shape = _read_shape(content, path)
         count = math.prod(shape)
         # One more shows whether it goes on, and makes gzip come to its checksum.
@@ -89,7 +89,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 @contextmanager
-def _naming(path):
+def _as_input_error(path):
     """Make an error in reading `path` the user's."""
     try:
         yield
@@ -137,7 +137,7 @@ def _training_images(folder):
     raise InputError(f"{folder} has no {' or '.join(_TRAINING_IMAGES)}: download MNIST's files into it")
 
 
-def _beside(images):
+def _labels_path(images):
     """Return the file of the labels that belong to `images`."""
     name = images.name.removesuffix(".gz")
     name_of_labels = name.replace("images", "labels").replace("idx3", "idx1")

@@ -48,7 +48,7 @@ class PreparedVideos:
         if self.groups is None:
             self.groups = np.arange(len(self.first))
         for name in ("first", "length", "labels", "groups"):
-            setattr(self, name, self._vector(name))
+            setattr(self, name, self._checked_vector(name))
         if not len(self.first):
             raise InputError(f"{self.name} has no videos")
         frames = len(self.frames)
@@ -70,7 +70,7 @@ class PreparedVideos:
         vectors = {name: getattr(self, name)[chosen] for name in ("first", "length", "labels", "groups")}
         return replace(self, **vectors)
 
-    def _vector(self, name):
+    def _checked_vector(self, name):
         vector = np.asarray(getattr(self, name))
         if vector.dtype.kind not in "iu" or vector.ndim != 1 or len(vector) != len(self.first):
             raise ValueError(
@@ -111,7 +111,7 @@ def _store(path):
         [entry.start for entry in store.entries],
         [entry.length for entry in store.entries],
         [numbers.get(entry.label, 0) for entry in store.entries],
-        _groups([entry.group for entry in store.entries]),
+        _number_groups([entry.group for entry in store.entries]),
         store.header.classes,
         str(path),
         store.fingerprint,
@@ -129,13 +129,13 @@ def _hdf5(path):
             f"python -m tgan_fast prepare {path} STORE, and give that"
         )
     frames = frames_last(np.memmap(path, np.uint8, "r", offset, images.shape))
-    labels, classes = _numbered(table.category)
+    labels, classes = _number_classes(table.category)
     return PreparedVideos(
         frames,
         table.start,
         table.end - table.start,
         labels,
-        _groups(table.group),
+        _number_groups(table.group),
         classes,
         str(path),
         _digest(path.stat().st_size, images.shape, table.start.tobytes(), table.end.tobytes()),
@@ -144,14 +144,14 @@ def _hdf5(path):
 
 def _arrays(path, axes):
     arrays, names = read_arrays(path, axes)
-    frames = [_joined(array.videos) for array in arrays]
+    frames = [_join_frames(array.videos) for array in arrays]
     if len({part.shape[1:] for part in frames}) > 1:
         raise InputError(
             f"the clips of {path} have different sizes: make a clip store of it with "
             f"python -m tgan_fast prepare {path} STORE, and give that"
         )
     length = np.array([len(video) for array in arrays for video in array.videos])
-    labels, classes = _numbered(names)
+    labels, classes = _number_classes(names)
     return PreparedVideos(
         frames[0] if len(frames) == 1 else np.concatenate(frames),
         np.cumsum(length) - length,
@@ -164,13 +164,13 @@ def _arrays(path, axes):
     )
 
 
-def _joined(videos):
+def _join_frames(videos):
     """Return the frames [F, H, W, C] of an array's videos, without a copy where these lie one after another."""
     frames = videos.reshape(-1, *videos.shape[2:]) if isinstance(videos, np.ndarray) else videos[0]
     return frames if frames.ndim == 4 else frames[..., None]
 
 
-def _numbered(names):
+def _number_classes(names):
     """Return numbers of classes int64 [V], and the classes' names."""
     if not any(names):
         return np.zeros(len(names), np.int64), ()
@@ -178,7 +178,7 @@ def _numbered(names):
     return numbers, tuple(classes.tolist())
 
 
-def _groups(names):
+def _number_groups(names):
     """Return numbers int64 [V] that tell groups apart within a class; a video without a group is one of its own."""
     numbers = {}
     keys = [(place, None) if name is None else (None, str(name)) for place, name in enumerate(names)]

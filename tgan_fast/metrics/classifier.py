@@ -71,11 +71,11 @@ def notice_on_classes(classifier: Classifier, names: Collection[str]) -> str | N
     if not unknown or (classifier.architecture == "c3d" and classifier.classes == numbers):
         return None
     return (
-        f"the classifier knows {_named(classifier.classes)}, but not {_named(unknown)}, which the videos are of: "
+        f"the classifier knows {_listed(classifier.classes)}, but not {_listed(unknown)}, which the videos are of: "
         "scores say little of videos that it does not know, so train one on the same data"
     )
 
 
-def _named(classes):
+def _listed(classes):
     further = len(classes) - _NAMED
     return ", ".join(classes[:_NAMED]) + (f" and {further:,} more" if further > 0 else "")

@@ -70,14 +70,14 @@ def train_classifier(
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), arithmetic("tf32"):
         torch.manual_seed(seed)
-        classifier = _untrained(clips.training, clips.classes, architecture, seed)
+        classifier = _new_classifier(clips.training, clips.classes, architecture, seed)
         network, protocol = classifier.network.to(device), PROTOCOLS[protocol_for(classifier)]
         mean = None if classifier.mean is None else classifier.mean.to(device)
 
         def classify(clips: torch.Tensor) -> torch.Tensor:
             videos = protocol.scaled(clips.to(device)).expand(-1, classifier.channels, -1, -1, -1)
             if network.training and architecture == "small":
-                videos = _disturbed(videos)
+                videos = _augment(videos)
             return network(protocol.prepare(videos, mean))["logits"]
 
         _train(network, classify, clips.training, recipe, seed, progress)
@@ -86,17 +86,17 @@ def train_classifier(
     return dataclasses.replace(classifier, accuracy=accuracy)
 
 
-def _untrained(dataset, classes, architecture, seed):
+def _new_classifier(dataset, classes, architecture, seed):
     if architecture == "c3d":
         network, mean = build_network("c3d", len(classes), 3), _mean_of(dataset, seed)
-        _start_evenly(network)
+        _initialize_c3d(network)
         return Classifier("c3d", network, classes, 3, mean)
     ((first, _),) = draw_clips(dataset, 1, seed=seed, batch_size=1)
     channels = first.shape[-1]
     return Classifier(architecture, build_network(architecture, len(classes), channels), classes, channels)
 
 
-def _start_evenly(network):
+def _initialize_c3d(network):
     """Initialize C3D so that activations keep their size: without batch norm, PyTorch's weights make them fade."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv3d | nn.Linear):
@@ -107,7 +107,7 @@ def _start_evenly(network):
     nn.init.zeros_(network.fc8.weight)
 
 
-def _disturbed(videos):
+def _augment(videos):
     """Return videos with random amounts of contrast, brightness and noise.
 
     Generated videos are never as dark and clean as real ones; a network that has seen only real ones is overconfident.

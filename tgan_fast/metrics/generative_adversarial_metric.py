@@ -173,7 +173,7 @@ def errors_of_both(
         return sampler.on_device(draw_inputs(generator, count, seed))
 
     def scores(discriminator, batches):
-        return scores_of(discriminator, _counted(batches, progress))
+        return scores_of(discriminator, _with_progress(batches, progress))
 
     thresholds = [
         best_threshold(scores(d, clips(real, 0)), scores(d, videos(g, seed)))
@@ -189,7 +189,7 @@ def errors_of_both(
     return test, samples
 
 
-def _counted(batches, progress):
+def _with_progress(batches, progress):
     for videos in batches:
         yield videos
         progress(len(videos))

@@ -121,12 +121,12 @@ def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int,
 def _notices(of_store, classes, tested, unit):
     absent = [name for name in of_store if name not in classes]
     if absent:
-        yield f"classes without a video, which are left out: {_named(absent)}"
+        yield f"classes without a video, which are left out: {_join_names(absent)}"
     alone = [name for name, is_tested in zip(classes, tested, strict=True) if not is_tested]
     if alone:
-        yield f"classes with only one {unit}, which is not held out: {_named(alone)}"
+        yield f"classes with only one {unit}, which is not held out: {_join_names(alone)}"
 
 
-def _named(names):
+def _join_names(names):
     further = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + further

@@ -90,7 +90,7 @@ def _cubic_rows():
 def _prepare_tgan2(videos, mean):
     """Resize levels to 112 linearly with aligned corners as Chainer does, subtract the middle of the mean; BGR."""
     levels = videos.flip(1) * 128
-    resized = _of_frames(
+    resized = _map_frames(
         levels, lambda frames: F.interpolate(frames, size=(C3D_SIZE, C3D_SIZE), mode="bilinear", align_corners=True)
     )
     return resized + (128 - mean[..., _TOP, _TOP].to(videos))
@@ -105,7 +105,7 @@ def _scaled_as_the_authors(clips):
     return (clips.permute(0, 4, 1, 2, 3).float() - 128) / 128
 
 
-def _of_frames(videos, function):
+def _map_frames(videos, function):
     frames = function(videos.transpose(1, 2).flatten(0, 1))
     return frames.unflatten(0, (len(videos), -1)).transpose(1, 2)
 

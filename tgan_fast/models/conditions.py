@@ -46,11 +46,11 @@ def convolved_labels(labels: torch.Tensor, weight: torch.Tensor, size: torch.Siz
     maps = one_hot(labels, weight.shape[1], weight.dtype) @ sums.movedim(1, 0).flatten(1)
     maps = maps.unflatten(1, (weight.shape[0], *sums.shape[2:]))
     for dim, length in enumerate(places, 2):
-        maps = _stretched(maps, dim, length)
+        maps = _repeat_middle(maps, dim, length)
     return maps
 
 
-def _stretched(maps, dim, length):
+def _repeat_middle(maps, dim, length):
     """Return the three places along a dimension as `length` ones, the middle one repeated."""
     first, middle, last = maps.split(1, dim)
     sizes = list(middle.shape)

@@ -84,8 +84,9 @@ def estimated_frames(videos: Sequence[SourceVideo], form: Form) -> Estimate:
     step = max(1, len(by_size) // _LOOKED_AT)
     # From the middle of each group of alike sizes.
     sample = by_size[step // 2 :: step]
-    counts = _plausible([_count(video, form) for video in sample], [video.nbytes for video in sample])
-    nbytes = sum(video.nbytes for video in sample)
+    sizes = [video.nbytes for video in sample]
+    counts = _replace_implausible([_estimated_count(video, form) for video in sample], sizes)
+    nbytes = sum(sizes)
     frames = sum(counts) / nbytes * sum(video.nbytes for video in videos) if nbytes else sum(counts)
     return Estimate(round(frames), max(counts, default=0))
 
@@ -123,23 +124,23 @@ def prepare(
     header = Header(form.height, form.width, form.channels, form.stride, form.fps, collection.classes)
     stop = stop or threading.Event()
     try:
-        with closing(StoreWriter(folder, header)) as writer, _spools(folder) as spools:
+        with closing(StoreWriter(folder, header)) as writer, _spool_folder(folder) as spools:
             left_out = [Skipped(video.name, video.reason, failed=False) for video in collection.left_out]
-            write_atomically(folder / REPORT, "".join(f"{_line(video)}\n" for video in left_out).encode())
-            result, done = Result(), _Bytes()
+            write_atomically(folder / REPORT, "".join(f"{_report_line(video)}\n" for video in left_out).encode())
+            result, done = Result(), _ByteCounter()
             jobs = _jobs(collection.videos, writer, form, fewest, workers, spools)
             for job, outcomes in done_in_order(jobs, workers, stop, done.add):
-                _store(job, outcomes, writer, result, strict)
+                _store_job(job, outcomes, writer, result, strict)
                 progress(result, done.take())
             # A thread may tell of a job after its outcomes have arrived; by now all have.
             progress(result, done.take())
     except OSError as error:
-        raise InputError(_problem(error, folder)) from error
+        raise InputError(_error_message(error, folder)) from error
     result.finished = result.done == len(collection.videos)
     return result
 
 
-class _Bytes:
+class _ByteCounter:
     """Counter of the bytes of videos that are done, fed by several threads."""
 
     def __init__(self):
@@ -156,7 +157,7 @@ class _Bytes:
 
 
 @contextmanager
-def _spools(folder):
+def _spool_folder(folder):
     """Make a folder for decoded frames that are not yet in the store."""
     spools = folder / _SPOOLS
     shutil.rmtree(spools, ignore_errors=True)
@@ -188,7 +189,7 @@ def _groups(videos) -> Iterator[list[SourceVideo]]:
         yield group
 
 
-def _store(job, outcomes: list[Outcome] | None, writer, result, strict):
+def _store_job(job, outcomes: list[Outcome] | None, writer, result, strict):
     if outcomes is None:
         outcomes = [Skipped(video.name, "the decoder crashed", failed=True) for video in job.videos]
         job.spool.touch()
@@ -214,14 +215,14 @@ def _store_outcome(outcome, spool, writer, result, strict):
             if strict and outcome.failed:
                 raise InputError(f"{outcome.video}: {outcome.reason}; leave out --strict to go on without it")
             result.skipped.append(outcome)
-            append_line(writer.folder / REPORT, _line(outcome))
+            append_line(writer.folder / REPORT, _report_line(outcome))
 
 
-def _line(skipped):
+def _report_line(skipped):
     return json_bytes(asdict(skipped)).decode()
 
 
-def _problem(error, folder):
+def _error_message(error, folder):
     if error.errno == errno.ENOSPC:
         free = shutil.disk_usage(folder).free
         return (
@@ -231,7 +232,7 @@ def _problem(error, folder):
     return f"cannot write to {folder}: {error.strerror or error}; what was stored is kept, and the same command goes on"
 
 
-def _plausible(counts, nbytes):
+def _replace_implausible(counts, nbytes):
     """Return the counts with usual ones in place of those of damaged headers."""
     ratios = [count / max(1, size) for count, size in zip(counts, nbytes, strict=True)]
     usual = statistics.median(ratios) if ratios else 0
@@ -243,7 +244,7 @@ def _plausible(counts, nbytes):
     ]
 
 
-def _count(video, form):
+def _estimated_count(video, form):
     try:
         return video.count(form)
     except UnreadableVideoError:

@@ -35,10 +35,10 @@ def done_in_order(
     """
     jobs, again = iter(jobs), deque()
     while True:
-        with _processes(workers) as (pool, interrupt):
+        with _process_pool(workers) as (pool, interrupt):
             begun = deque()
             try:
-                for job, outcomes in _until_broken(pool, jobs, begun, _AHEAD * workers, stop, progress):
+                for job, outcomes in _run_until_crash(pool, jobs, begun, _AHEAD * workers, stop, progress):
                     yield job, outcomes
                 if stop.is_set():
                     interrupt.set()
@@ -47,19 +47,19 @@ def done_in_order(
                 again.extend(begun)
         while again:
             job, future = again.popleft()
-            outcomes = _result(future)
+            outcomes = _finished_outcomes(future)
             if outcomes is not None:
                 yield job, outcomes
             else:
-                yield from ((part, _alone(part, progress)) for part in job.parts())
+                yield from ((part, _run_alone(part, progress)) for part in job.split())
 
 
-def _until_broken(pool, jobs, begun, most, stop, progress):
+def _run_until_crash(pool, jobs, begun, most, stop, progress):
     while not stop.is_set():
         while len(begun) < most and (job := next(jobs, None)) is not None:
             begun.append((job, Future()))
-            begun[-1] = job, pool.submit(worker.do, job)
-            begun[-1][1].add_done_callback(functools.partial(_tell, progress, job))
+            begun[-1] = job, pool.submit(worker.run_job, job)
+            begun[-1][1].add_done_callback(functools.partial(_report_done, progress, job))
         if not begun:
             return
         try:
@@ -69,20 +69,20 @@ def _until_broken(pool, jobs, begun, most, stop, progress):
         yield begun.popleft()[0], outcomes
 
 
-def _tell(progress, job, future):
+def _report_done(progress, job, future):
     if not future.cancelled() and future.exception() is None:
         progress(job)
 
 
-def _result(future):
+def _finished_outcomes(future):
     """Return the outcomes of a job that was done before the processes died, else None."""
     return future.result() if future.done() and future.exception() is None else None
 
 
-def _alone(job, progress):
-    with _processes(1) as (pool, _):
+def _run_alone(job, progress):
+    with _process_pool(1) as (pool, _):
         try:
-            return pool.submit(worker.do, job).result()
+            return pool.submit(worker.run_job, job).result()
         except BrokenProcessPool:
             return None
         finally:
@@ -90,13 +90,13 @@ def _alone(job, progress):
 
 
 @contextmanager
-def _processes(count):
+def _process_pool(count):
     # A fork of a process that has threads can hang, and every fresh Python takes seconds to import PyTorch: so these
     # are forks of one fresh Python.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
     interrupt = context.Event()
-    with ProcessPoolExecutor(count, context, worker.begin, (interrupt,)) as pool:
+    with ProcessPoolExecutor(count, context, worker.initialize, (interrupt,)) as pool:
         try:
             yield pool, interrupt
         except BaseException:

@@ -52,7 +52,7 @@ class StoreWriter:
             OSError: The disk is full, for instance. What was appended before is safe after `close`.
         """
         start = self._frames.tell()
-        with _all_or_nothing(self._frames):
+        with _undo_on_error(self._frames):
             _copy(source, self._frames, entry.length * self.header.frame_bytes)
         entry = replace(entry, start=start // self.header.frame_bytes)
         self._pending.append(entry)
@@ -64,7 +64,7 @@ class StoreWriter:
         """Make what was appended part of the store."""
         if self._pending:
             os.fsync(self._frames.fileno())
-            with _all_or_nothing(self._index):
+            with _undo_on_error(self._index):
                 _write(self._index, b"".join(map(line_of, self._pending)))
                 os.fsync(self._index.fileno())
             self._pending.clear()
@@ -87,7 +87,7 @@ class StoreWriter:
                 raise InputError(f"another process is writing to {self.folder}: wait for it, or end it")
             path, end = self.folder / INDEX_NAME, 0
             if path.exists():
-                end = self._continue(path)
+                end = self._resume_index(path)
             else:
                 write_atomically(path, line_of(self.header))
             self._frames.truncate(end)
@@ -107,12 +107,12 @@ class StoreWriter:
             if other:
                 raise InputError(f"{self.folder} holds something else, {other[0]} for instance: choose another folder")
 
-    def _continue(self, path):
+    def _resume_index(self, path):
         """Bring an index up to date, and return how many bytes of frames it tells of."""
         index = read_index(self.folder)
         mine, there = (replace(header, classes=()) for header in (self.header, index.header))
         if mine != there:
-            raise InputError(f"{self.folder} has {_described(there)}, not {_described(mine)}: choose another folder")
+            raise InputError(f"{self.folder} has {_describe(there)}, not {_describe(mine)}: choose another folder")
         end = index.frames * there.frame_bytes
         if (self.folder / FRAMES_NAME).stat().st_size < end:
             raise InputError(f"{self.folder / FRAMES_NAME} is shorter than its index tells: prepare the videos anew")
@@ -126,14 +126,14 @@ class StoreWriter:
         return end
 
 
-def _described(header):
+def _describe(header):
     rate = "" if header.fps is None else f", {header.fps:g} a second"
     stride = "" if header.stride == 1 else f", stride {header.stride}"
     return f"frames of {header.height}×{header.width}×{header.channels}{rate}{stride}"
 
 
 @contextmanager
-def _all_or_nothing(file):
+def _undo_on_error(file):
     """Remove what an error leaves unfinished at the end of a file."""
     end = file.tell()
     try:

@@ -41,7 +41,7 @@ class Job:
     def nbytes(self) -> int:
         return sum(video.nbytes for video in self.videos)
 
-    def parts(self) -> Iterator["Job"]:
+    def split(self) -> Iterator["Job"]:
         """Yield a job for each of the videos."""
         for number, video in enumerate(self.videos):
             yield replace(self, videos=(video,), spool=self.spool.with_suffix(f".{number}"))
@@ -89,15 +89,15 @@ class SpoolError(OSError):
     """Error of a disk that takes no more frames."""
 
 
-def begin(interrupt: threading.Event) -> None:
+def initialize(interrupt: threading.Event) -> None:
     """Set a process up: Ctrl-C is its parent's to see, `interrupt` breaks jobs off, and it ends with its parent."""
     global _interrupt
     _interrupt = interrupt
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def do(job: Job) -> list[Outcome]:
+def run_job(job: Job) -> list[Outcome]:
     """Decode the videos of a job into its spool, one after another, and return what has become of each.
 
     Raises:
@@ -105,15 +105,15 @@ def do(job: Job) -> list[Outcome]:
         SpoolError: The spool cannot be written.
     """
     with job.spool.open("wb", buffering=0) as spool:
-        return [_prepare(video, job, spool) for video in job.videos]
+        return [_decode_video(video, job, spool) for video in job.videos]
 
 
-def _end_with(parent):
+def _exit_with_parent(parent):
     parent.join()
     os._exit(1)
 
 
-def _prepare(video, job, spool):
+def _decode_video(video, job, spool):
     before = spool.tell()
     try:
         source = video.digest()
@@ -124,9 +124,9 @@ def _prepare(video, job, spool):
         raise
     # Whatever it is that a file among thousands does to its decoder, the others are to be prepared.
     except Exception as error:
-        return _skipped(video, _reason(error), spool, before, failed=True)
+        return _skip(video, _reason(error), spool, before, failed=True)
     if length < job.fewest:
-        return _skipped(
+        return _skip(
             video, f"it has {counted(length, 'frame')}, fewer than {job.fewest:,}", spool, before, failed=False
         )
     return Entry(
@@ -139,7 +139,7 @@ def _prepare(video, job, spool):
         source_bytes=video.nbytes,
         source_sha256=source,
         sha256=frames,
-        tool=_tool(),
+        tool=_tool_name(),
     )
 
 
@@ -163,7 +163,7 @@ def _write(content, spool):
         raise SpoolError(error.errno, error.strerror) from None
 
 
-def _skipped(video, reason, spool, before, *, failed):
+def _skip(video, reason, spool, before, *, failed):
     spool.truncate(before)
     spool.seek(before)
     return Skipped(video.name, reason, failed)
@@ -173,5 +173,5 @@ def _reason(error):
     return str(error) if isinstance(error, UnreadableVideoError) else f"{type(error).__name__}: {error}"
 
 
-def _tool():
+def _tool_name():
     return f"tgan_fast {__version__}, PyAV {importlib.metadata.version('av')}"

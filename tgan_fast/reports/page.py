@@ -45,7 +45,7 @@ def page_of(run: RecordedRun, defaults: Mapping[str, Any]) -> str:
         scores=list(_scores(run)),
         notices=list(dict.fromkeys(notice for record in run.scores for notice in record.notices)),
         settings=_settings(run.config, defaults),
-        starts=_starts(run.starts),
+        starts=_start_rows(run.starts),
     )
 
 
@@ -106,7 +106,7 @@ def _settings(config, defaults):
     ]
 
 
-def _starts(starts):
+def _start_rows(starts):
     """Return a row for each recorded value, with a column for each start of the run."""
     names = dict.fromkeys(name for start in starts for name in start)
     return [[name, *(_text(start.get(name)) for start in starts)] for name in names]

@@ -196,7 +196,7 @@ def last_of(evaluations: list[Evaluation], kind: ScoreKind) -> Evaluation | None
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the place of each line, in words, and its values."""
     # Split before decoding, since a crash can leave half of a character.
-    for number, line in enumerate(_content(path).split(b"\n")[:-1], start=1):
+    for number, line in enumerate(_read_or_empty(path).split(b"\n")[:-1], start=1):
         where = f"{path}, line {number}"
         try:
             values = json.loads(line.decode())
@@ -207,7 +207,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, values
 
 
-def _content(path: Path) -> bytes:
+def _read_or_empty(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -218,7 +218,7 @@ def _content(path: Path) -> bytes:
 
 def _read_config(path):
     try:
-        values = yaml.safe_load(_content(path).decode())
+        values = yaml.safe_load(_read_or_empty(path).decode())
     except InputError:
         raise
     except Exception as error:  # PyYAML raises errors of many types for invalid values

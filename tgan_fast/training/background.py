@@ -54,7 +54,7 @@ class Snapshot:
     """
 
     def __init__(self, state: Any):
-        self._state = _each(torch.Tensor.clone, state)
+        self._state = _map_tensors(torch.Tensor.clone, state)
         self._made = None
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             self._made = torch.cuda.current_stream().record_event()
@@ -62,18 +62,18 @@ class Snapshot:
     def on_cpu(self) -> Any:
         """Return the state with its tensors on the CPU."""
         if self._made is None:
-            return _each(torch.Tensor.cpu, self._state)
+            return _map_tensors(torch.Tensor.cpu, self._state)
         # On a stream of its own, since the copy would hold up training on its stream.
         with torch.cuda.stream(torch.cuda.Stream(self._made.device)):
             torch.cuda.current_stream().wait_event(self._made)
-            return _each(torch.Tensor.cpu, self._state)
+            return _map_tensors(torch.Tensor.cpu, self._state)
 
 
-def _each(function, value):
+def _map_tensors(function, value):
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, dict):
-        return {key: _each(function, item) for key, item in value.items()}
+        return {key: _map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_each(function, item) for item in value]
+        return [_map_tensors(function, item) for item in value]
     return value

@@ -41,7 +41,7 @@ class FlatParameters:
         self.parameters = list(parameters)
         _check(self.parameters)
         first = self.parameters[0]
-        self.starts = _starts(self.parameters, _ALIGNMENT // first.element_size())
+        self.starts = _aligned_starts(self.parameters, _ALIGNMENT // first.element_size())
         self.data = first.new_zeros(self.starts[-1])
         self.allreduce_buffer = self.data.new_zeros(self.starts[-1] + allreduce_extra)
         self.gradient, self.allreduce_extra = self.allreduce_buffer.split([self.starts[-1], allreduce_extra])
@@ -87,7 +87,7 @@ class FlatParameters:
             if gradient is not None:
                 targets, values = copies.setdefault(gradient.dtype, ([], []))
                 targets.append(view)
-                values.append(_laid_out_as(view, gradient))
+                values.append(_match_strides(view, gradient))
         for targets, values in copies.values():
             torch._foreach_copy_(targets, values)
 
@@ -97,7 +97,7 @@ class FlatParameters:
 
     def gradient_row(self, index: int) -> torch.Tensor:
         """Return the gradient of a parameter, flat and in the order of `data`; a view unless strides differ."""
-        gradient = _laid_out_as(self._gradient_views[index], self.parameters[index].grad)
+        gradient = _match_strides(self._gradient_views[index], self.parameters[index].grad)
         return gradient.as_strided((gradient.numel(),), (1,))
 
     def check(self) -> None:
@@ -129,14 +129,14 @@ def _check(parameters):
             raise ValueError(f"parameter {index} has gaps or overlaps in memory: assign it .data.contiguous()")
 
 
-def _starts(parameters, alignment):
+def _aligned_starts(parameters, alignment):
     starts = [0]
     for parameter in parameters:
         starts.append(starts[-1] + -(-parameter.numel() // alignment) * alignment)
     return starts
 
 
-def _laid_out_as(view, gradient):
+def _match_strides(view, gradient):
     """Return the gradient with the strides of the view, as a copy only where they differ.
 
     Autograd matches strides except in dimensions of size 1, where they mean nothing; but there too, different strides

@@ -121,17 +121,17 @@ class Draws:
 
     def latents(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the latents, [count, latent_dim]."""
-        return self._own(self._latents, 0).to(dtype)
+        return self._rank_rows(self._latents, 0).to(dtype)
 
     def mix(self) -> torch.Tensor | None:
         """Return numbers uniform in [0, 1), float32 [count, 1, 1, 1, 1], or None where nothing is mixed."""
-        return self._own(self._shares, 0) if self._mixes else None
+        return self._rank_rows(self._shares, 0) if self._mixes else None
 
     def add_noise(self, videos: torch.Tensor) -> torch.Tensor:
         """Return videos [count or 2·count, C, T, H, W], the real ones first, with their noise."""
         if not self._noise:
             return videos
-        deviations = self._own(self._deviations, 1).flatten(0, 1).movedim(-1, 1)
+        deviations = self._rank_rows(self._deviations, 1).flatten(0, 1).movedim(-1, 1)
         return torch.add(videos, deviations.to(videos.dtype), alpha=self._noise)
 
     def _allocate(self, count):
@@ -143,5 +143,5 @@ class Draws:
         if self._mixes:
             self._shares = torch.empty(count, 1, 1, 1, 1, device=device)
 
-    def _own(self, drawn, dim):
+    def _rank_rows(self, drawn, dim):
         return drawn.chunk(self._processes.size, dim)[self._processes.rank]

@@ -72,9 +72,9 @@ class FlatOptimizer(torch.optim.Optimizer):
         flat.check()
         given = [parameter.grad is not None for parameter in flat.parameters]
         flat.gather(smaller_than=_LARGE if flat.data.is_cpu else math.inf)
-        for first, end in self._runs(given):
+        for first, end in self._runs_of_equal_steps(given):
             self._steps[first:end].add_(1)
-            for part, gradient in self._parts(first, end):
+            for part, gradient in self._slices(first, end):
                 averages = [average[part] for average in self._averages.values()]
                 copy = None if flat.copy is None else flat.copy[part]
                 self._update(flat.data[part], gradient, averages, self._steps[first], copy)
@@ -87,7 +87,7 @@ class FlatOptimizer(torch.optim.Optimizer):
     def _rate(self):
         return self.param_groups[0]["lr"] if self._learning_rate is None else self._learning_rate
 
-    def _runs(self, given):
+    def _runs_of_equal_steps(self, given):
         """Return the first index and the end of every run of parameters with gradients and equal step counts."""
         # Once apart, always apart: the host does not know how many steps a CUDA graph has done.
         for index in range(1, len(given)):
@@ -95,7 +95,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         bounds = [*(index for index, apart in enumerate(self._apart) if apart), len(given)]
         return [(first, end) for first, end in pairwise(bounds) if given[first]]
 
-    def _parts(self, first, end) -> Iterator[tuple[slice, torch.Tensor]]:
+    def _slices(self, first, end) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield the slices in which a run of parameters is updated, and the gradient of each."""
         flat = self._flat
         for gathered, group in groupby(range(first, end), flat.gathered):

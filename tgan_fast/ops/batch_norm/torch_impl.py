@@ -14,7 +14,7 @@ def to_walkable(x):
 
 def statistics(x, groups):
     """Return mean and biased variance [groups, C] of x [N, C, *]; zeros if x is empty."""
-    grouped = _grouped(x, groups)
+    grouped = _split_groups(x, groups)
     if x.numel() == 0:
         zeros = grouped.new_zeros(groups, x.shape[1])
         return zeros, zeros
@@ -25,13 +25,13 @@ def statistics(x, groups):
 def normalize(x, mean, rstd, weight, bias, negative_slope):
     """Return y from x, mean and rstd = 1 / sqrt(var + eps), [groups, C] each."""
     _, v, _ = _affine(x, mean, rstd, weight, bias)
-    return _as(x, activate_(v, negative_slope))
+    return _restore_layout(x, activate_(v, negative_slope))
 
 
 def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias):
     """Return sums of g and g·(x - mean) [groups, 2, C], dweight and dbias (None where not wanted)."""
     centered, v, _ = _affine(x, mean, rstd, weight, bias)
-    g = activation_backward(_grouped(dy, len(mean)), v, negative_slope)
+    g = activation_backward(_split_groups(dy, len(mean)), v, negative_slope)
     sums = torch.stack([g.sum((1, 3)), (g * centered).sum((1, 3))], 1)
     dweight = (sums[:, 1] * rstd).sum(0).to(weight.dtype) if want_weight else None
     return sums, dweight, sums[:, 0].sum(0).to(bias.dtype) if want_bias else None
@@ -40,20 +40,20 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
 def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count):
     """Return dx; `sums` [groups, 2, C] are over `count` values a channel and group."""
     centered, v, scale = _affine(x, mean, rstd, weight, bias)
-    g = activation_backward(_grouped(dy, len(mean)), v, negative_slope)
+    g = activation_backward(_split_groups(dy, len(mean)), v, negative_slope)
     mean_g, mean_gx = (sums / count).unbind(1)
-    return _as(x, (g - _by_channel(mean_g) - centered * _by_channel(mean_gx * rstd**2)) * scale)
+    return _restore_layout(x, (g - _by_channel(mean_g) - centered * _by_channel(mean_gx * rstd**2)) * scale)
 
 
 def _affine(x, mean, rstd, weight, bias):
     """Return x - mean, v and scale, [groups, N / groups, C, pixels] or broadcastable to it."""
-    centered = _grouped(x, len(mean)) - _by_channel(mean)
+    centered = _split_groups(x, len(mean)) - _by_channel(mean)
     scale = _by_channel(rstd if weight is None else rstd * weight)
     v = centered * scale
     return centered, v if bias is None else v + bias[:, None], scale
 
 
-def _grouped(x, groups):
+def _split_groups(x, groups):
     """Return x [N, C, *] as [groups, N / groups, C, pixels], in float32 at least."""
     shape = groups, x.shape[0] // groups, x.shape[1], math.prod(x.shape[2:])
     return x.to(torch.promote_types(x.dtype, torch.float32)).reshape(shape)
@@ -64,6 +64,6 @@ def _by_channel(vector):
     return vector[:, None, :, None]
 
 
-def _as(x, grouped):
+def _restore_layout(x, grouped):
     """Return `grouped` in the shape, dtype and memory format of x."""
     return torch.empty_like(x).copy_(grouped.reshape(x.shape))

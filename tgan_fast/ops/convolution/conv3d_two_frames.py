@@ -38,20 +38,20 @@ def conv3d_two_frames(
     return convolve("conv3d_two_frames", ALGORITHMS, algorithm, x, weight, bias)
 
 
-def _inner(weight):
+def _inner_weight(weight):
     return weight[:, :, 1:3].contiguous(memory_format=torch.channels_last_3d)
 
 
 def _inner_forward(x, weight, bias):
-    return _INNER.forward(x, _inner(weight), bias)
+    return _INNER.forward(x, _inner_weight(weight), bias)
 
 
 def _inner_input_gradient(dy, x, weight):
-    return _INNER.input_gradient(dy, x, _inner(weight))
+    return _INNER.input_gradient(dy, x, _inner_weight(weight))
 
 
 def _inner_gradients(dy, x, weight, wanted):
-    inner, dbias = _INNER.parameter_gradients(dy, x, _inner(weight), wanted)
+    inner, dbias = _INNER.parameter_gradients(dy, x, _inner_weight(weight), wanted)
     if not wanted[0]:
         return None, dbias
     dweight = torch.zeros_like(weight)

@@ -58,9 +58,9 @@ def _grouped_forward(pixels, x, weight, bias):
     channels, out, k, _ = weight.shape
     # Each of the pixels has the turned kernel at its own place in one that is as much wider.
     kernel = weight.new_zeros(pixels, out, k, k + pixels - 1, channels)
-    _shifted(kernel, k).copy_(weight.flip(2, 3).movedim(0, -1))
+    _shifted_view(kernel, k).copy_(weight.flip(2, 3).movedim(0, -1))
     kernel = kernel.flatten(0, 1).movedim(-1, 1)
-    y = _of_groups(pixels, k).forward(x, kernel, None if bias is None else bias.repeat(pixels))
+    y = _grouped_library(pixels, k).forward(x, kernel, None if bias is None else bias.repeat(pixels))
     return _regrouped(y, out)
 
 
@@ -68,7 +68,7 @@ def _grouped_input_gradient(pixels, dy, x, weight):
     channels, out, k, _ = weight.shape
     # Every pixel sees its group and those on both sides.
     kernel = weight.new_zeros(pixels, channels, k, 3 * pixels, out)
-    _shifted(kernel[..., pixels - k // 2 :, :], k).copy_(weight.movedim(1, -1))
+    _shifted_view(kernel[..., pixels - k // 2 :, :], k).copy_(weight.movedim(1, -1))
     kernel = kernel.view(pixels * channels, k, 3, pixels * out).movedim(-1, 1)
     return _regrouped(F.conv2d(_regrouped(dy, pixels * out), kernel, padding=(k // 2, 1)), channels)
 
@@ -80,8 +80,8 @@ def _grouped_gradients(pixels, dy, x, weight, wanted):
     channels, out, k, _ = weight.shape
     kernel = weight.new_empty(pixels * out, k, k + pixels - 1, channels).movedim(-1, 1)
     groups = _regrouped(dy, pixels * out)
-    dkernel, _ = _of_groups(pixels, k).parameter_gradients(groups, x, kernel, (True, False))
-    dkernel = _shifted(dkernel.movedim(1, -1).unflatten(0, (pixels, out)), k).sum(0)
+    dkernel, _ = _grouped_library(pixels, k).parameter_gradients(groups, x, kernel, (True, False))
+    dkernel = _shifted_view(dkernel.movedim(1, -1).unflatten(0, (pixels, out)), k).sum(0)
     return torch.empty_like(weight).copy_(dkernel.movedim(-1, 0).flip(2, 3)), dbias
 
 
@@ -90,11 +90,11 @@ def _sum(dy):
     return dy.sum((0, 2, 3))
 
 
-def _of_groups(pixels, k):
+def _grouped_library(pixels, k):
     return library([1, pixels], [k // 2, k // 2], [1, 1], False, [0, 0], 1)
 
 
-def _shifted(kernel, k):
+def _shifted_view(kernel, k):
     """View [pixels, out, rows, columns, C] as [pixels, out, rows, k, C]: k columns of each pixel, one further each."""
     strides = list(kernel.stride())
     strides[0] += strides[3]

@@ -36,10 +36,10 @@ def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
     form.refuse_fps()
     if not paths:
         raise UnreadableVideoError("it has no images")
-    return in_batches(_of_one_size(paths[:: form.stride]), Fitter().fit_array, form)
+    return in_batches(_images_of_equal_size(paths[:: form.stride]), Fitter().fit_array, form)
 
 
-def _of_one_size(paths):
+def _images_of_equal_size(paths):
     """Yield the images as arrays uint8, [H, W] of gray or [H, W, 3] of colors."""
     first = None
     for path in paths:
@@ -61,7 +61,7 @@ def _read(path):
             # It would fill the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
-                return _levels(ImageOps.exif_transpose(image))
+                return _to_uint8(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableVideoError(f"{path.name} has too many pixels") from None
     except UnidentifiedImageError:
@@ -74,7 +74,7 @@ def _read(path):
         raise UnreadableVideoError(f"{path.name} is damaged") from None
 
 
-def _levels(image):
+def _to_uint8(image):
     if image.mode in _GRAY_OF_16_BITS:
         # 257 is 65535 / 255, so that white remains white.
         return ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)

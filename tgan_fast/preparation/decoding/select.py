@@ -34,7 +34,7 @@ def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -
         fps: Frames per second.
     """
     held, start, end, ticks = None, None, 0.0, 0
-    for frame, time, duration in _in_order(_of_one_clock(frames)):
+    for frame, time, duration in _sort_times(_repair_clock(frames)):
         start = time if start is None else start
         due = math.ceil((time - start - ROUNDING) * fps)
         yield from itertools.repeat(held, due - ticks)
@@ -44,7 +44,7 @@ def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -
         yield from itertools.repeat(held, due - ticks)
 
 
-def _of_one_clock(frames):
+def _repair_clock(frames):
     """Yield the same, each with a time; no frame is shown for more than a minute."""
     shift, last, end = 0.0, None, 0.0
     for frame, time, duration in frames:
@@ -59,7 +59,7 @@ def _of_one_clock(frames):
         last, end = time, time + duration
 
 
-def _in_order(frames):
+def _sort_times(frames):
     """Yield the same, with the times of neighbors in order."""
     waiting, times = deque(), []
     for frame, time, duration in frames:

@@ -67,10 +67,10 @@ class Extent:
         if not stream.container.format.name.startswith("matroska"):
             return False
         size = path.stat().st_size
-        return size >= _told_size(path) and size - self._last_byte < share / 2 * size
+        return size >= _promised_size(path) and size - self._last_byte < share / 2 * size
 
 
-def _told_size(path):
+def _promised_size(path):
     """Return how many bytes a Matroska file should have; infinity where it does not tell."""
     with path.open("rb") as file:
         before, _, rest = file.read(_BEFORE).partition(_SEGMENT)

@@ -38,9 +38,9 @@ def read_video(path: Path, form: Form, *, threads: int = 1) -> Iterator[np.ndarr
     with opened(path) as (container, stream):
         stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", threads
         fitter = Fitter(stream.sample_aspect_ratio or 1)
-        frames = _of_one_size(_undamaged(path, container, stream))
+        frames = _require_equal_size(_decode_or_refuse(path, container, stream))
         if form.fps:
-            frames = resampled(_timed(frames, stream), form.fps)
+            frames = resampled(_with_times(frames, stream), form.fps)
         try:
             yield from in_batches(itertools.islice(frames, 0, None, form.stride), fitter.fit, form)
         except av.error.FFmpegError as error:
@@ -63,11 +63,11 @@ class _DamageError(Exception):
     """Error of a frame of which only a part is there."""
 
 
-def _undamaged(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+def _decode_or_refuse(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
     """Yield all frames of a video, of which nothing may be missing."""
     extent, damaged = Extent(), False
     try:
-        yield from _intact(container, stream, extent)
+        yield from _decode_until_damaged(container, stream, extent)
     except (av.error.FFmpegError, _DamageError):
         damaged = True
     if extent.is_cut or not damaged:
@@ -81,7 +81,7 @@ def _undamaged(path: Path, container: InputContainer, stream: VideoStream) -> It
         raise UnreadableVideoError("none of its frames can be decoded" if extent.packets else "it has no frames")
 
 
-def _intact(container: InputContainer, stream: VideoStream, extent: Extent) -> Iterator[av.VideoFrame]:
+def _decode_until_damaged(container: InputContainer, stream: VideoStream, extent: Extent) -> Iterator[av.VideoFrame]:
     """Yield the frames of a video until one is damaged."""
     begun = False
     for packet in _packets(container, stream):
@@ -103,7 +103,7 @@ def _intact(container: InputContainer, stream: VideoStream, extent: Extent) -> I
             yield frame
 
 
-def _of_one_size(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+def _require_equal_size(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     size = None
     for frame in frames:
         size = size or (frame.width, frame.height)
@@ -114,7 +114,9 @@ def _of_one_size(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         yield frame
 
 
-def _timed(frames: Iterable[av.VideoFrame], stream: VideoStream) -> Iterator[tuple[av.VideoFrame, float | None, float]]:
+def _with_times(
+    frames: Iterable[av.VideoFrame], stream: VideoStream
+) -> Iterator[tuple[av.VideoFrame, float | None, float]]:
     """Yield each frame with its time and its duration, in seconds."""
     usual, unit = 1 / _rate(stream), float(stream.time_base)
     for frame in frames:

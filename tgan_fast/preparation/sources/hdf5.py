@@ -29,18 +29,18 @@ class HDF5Video(SourceVideo):
     length: int
 
     def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
-        return fit_frames(np.concatenate(list(self._parts())), form)
+        return fit_frames(np.concatenate(list(self._frame_chunks())), form)
 
     def count(self, form: Form) -> int:
         return -(-self.length // form.stride)
 
     def digest(self) -> str:
         digest = hashlib.sha256()
-        for part in self._parts():
+        for part in self._frame_chunks():
             digest.update(np.ascontiguousarray(part))
         return digest.hexdigest()
 
-    def _parts(self):
+    def _frame_chunks(self):
         images = _kept_open(self.path)
         end = self.start + self.length
         try:

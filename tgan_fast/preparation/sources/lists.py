@@ -112,13 +112,13 @@ def read_class_index(path: Path) -> tuple[str, ...]:
 def _lines(path):
     """Return pairs of a path and a class, or None."""
     lines = [line.strip() for line in _text(path).split("\n")]
-    pairs = [_pair(line, path.parent) for line in lines if line and not line.startswith("#")]
+    pairs = [_split_line(line, path.parent) for line in lines if line and not line.startswith("#")]
     if not pairs:
         raise InputError(f"the list {path} names no videos")
     return pairs
 
 
-def _pair(line, folder):
+def _split_line(line, folder):
     """Paths may contain spaces: the last word is a class only behind the name of a file."""
     entry, *label = line.rsplit(maxsplit=1)
     whole = (folder / path_of(line)).exists() or not Path(entry.rstrip(",")).suffix

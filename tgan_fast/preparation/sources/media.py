@@ -96,7 +96,7 @@ def video_file(path: Path, name: str, label: str | None = None) -> VideoFile:
 
 def image_sequence(paths: Iterable[Path], name: str, label: str | None = None) -> ImageSequence:
     """Return the video whose frames are images, in the order of the numbers in their names."""
-    paths = tuple(sorted(paths, key=_natural))
+    paths = tuple(sorted(paths, key=_natural_key))
     return ImageSequence(name, sum(map(size_of, paths)), label, None, None, paths)
 
 
@@ -134,6 +134,6 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def _natural(path):
+def _natural_key(path):
     """Return a key that sorts frame2 before frame10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name)]

@@ -51,13 +51,13 @@ def read_tree(root: Path, axes: str | None = None) -> Collection:
         collection = _READERS[kind](root, found, axes)
         return replace(
             collection,
-            notices=(*_known_kinds(others, kind), *collection.notices),
-            left_out=tuple(_left_out(others, root)),
+            notices=(*_notice_of_other_kinds(others, kind), *collection.notices),
+            left_out=tuple(_files_left_out(others, root)),
         )
     refused = next((f"; {path}: {reason}" for path in files if (reason := _why_refused(path))), "")
     raise InputError(
-        f"no videos in {root}: looked at {counted(len(files), 'file')} for videos ({_listed(VIDEO_SUFFIXES)}), "
-        f"arrays ({_listed(ARRAY_SUFFIXES)}) and images ({_listed(IMAGE_SUFFIXES)}){refused}"
+        f"no videos in {root}: looked at {counted(len(files), 'file')} for videos ({_join_suffixes(VIDEO_SUFFIXES)}), "
+        f"arrays ({_join_suffixes(ARRAY_SUFFIXES)}) and images ({_join_suffixes(IMAGE_SUFFIXES)}){refused}"
     )
 
 
@@ -125,14 +125,14 @@ def _image_folders(root, paths, axes):
 _READERS = {"videos": _video_files, "arrays": _arrays, "images": _image_folders}
 
 
-def _known_kinds(paths, kind):
+def _notice_of_other_kinds(paths, kind):
     """Yield a line on files of other kinds, which could be prepared by themselves."""
     counts = Counter(suffix for suffix in map(_suffix, paths) if suffix in _KNOWN)
     if counts:
         yield f"only the {kind} count: left out are " + ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
 
 
-def _left_out(paths, root) -> Iterator[UnreadableSource]:
+def _files_left_out(paths, root) -> Iterator[UnreadableSource]:
     """Yield the files that are no company of videos, and that are of no known kind."""
     for path in paths:
         reason = _why_refused(path)
@@ -160,5 +160,5 @@ def _class_of(path, root):
     return None if root in (path, path.parent) else text_of(path.parent.name)
 
 
-def _listed(suffixes):
+def _join_suffixes(suffixes):
     return " ".join(sorted(suffixes))
