@@ -1,6 +1,6 @@
 """Decoding of video files, sequences of images, and arrays into frames that are all fitted by one rule.
 
-`container` opens video files, `truncation` finds missing frames in them, `select` resamples their frames in time, and
+`container` opens video files, `truncation` finds missing frames in them, `resample` resamples their frames in time, and
 `fit` makes frames as large as is asked for.
 """
 

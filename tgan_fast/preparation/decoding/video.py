@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from tgan_fast.errors import UnreadableVideoError
 from tgan_fast.preparation.decoding.container import opened, promised_seconds
 from tgan_fast.preparation.decoding.fit import Fitter, Form, in_batches
-from tgan_fast.preparation.decoding.select import resampled
+from tgan_fast.preparation.decoding.resample import resampled
 from tgan_fast.preparation.decoding.truncation import Extent
 
 # Of streams that tell neither times nor a rate.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tgan_fast.preparation.decoding.select import ROUNDING, resampled
+from tgan_fast.preparation.decoding.resample import ROUNDING, resampled
 
 
 def by_definition(times, durations, fps):
