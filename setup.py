@@ -1,4 +1,4 @@
-"""Builds the CUDA extension and records the git commit; everything else is in pyproject.toml.
+"""Build the CUDA extension and record the git commit; everything else is in pyproject.toml.
 
 TGAN_FAST_CUDA_ARCHS   the GPUs to compile for; "80;9.0a;100+PTX" are compute capabilities 8.0, 9.0 and 10.0
 TGAN_FAST_NO_CUDA=1    installs without the extension, as happens by itself where there is no nvcc

@@ -1,1 +1,1 @@
-"""Measurements of what the package claims; every file runs by itself: `python -m benchmarks.bench_step --help`."""
+"""Benchmarks of all that the README claims; each file runs by itself: `python -m benchmarks.bench_step --help`."""

@@ -1,4 +1,4 @@
-"""All benchmarks: `python -m benchmarks`; afterwards the tables and pictures are made anew."""
+"""Run all benchmarks and render their tables and pictures: `python -m benchmarks`."""
 
 from benchmarks import render, suite
 from benchmarks.sections import SECTIONS

@@ -1,4 +1,4 @@
-"""Every convolution of both networks, forward and backward, by each algorithm that the package uses for it.
+"""Every convolution of both networks, forward and backward, with each algorithm of the package that fits it.
 
     python -m benchmarks.bench_convolutions --device cuda
 

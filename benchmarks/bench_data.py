@@ -1,4 +1,4 @@
-"""From a data set to the training step, a batch at a time, against what a GPU's step needs.
+"""Batches from a data set to the training step, compared with the rate that a GPU step needs.
 
     python -m benchmarks.bench_data --device cuda
 

@@ -1,4 +1,4 @@
-"""Scores of videos: Fréchet distances, and all from latents to the inception score and the Fréchet distance.
+"""Scores of videos: Fréchet distances, and a whole evaluation from latents to inception score and Fréchet distance.
 
     python -m benchmarks.bench_metrics --device cuda
 

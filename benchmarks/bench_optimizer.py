@@ -1,4 +1,4 @@
-"""A step of the optimizers of the paper's two networks, against PyTorch's own.
+"""One step of RMSprop and of Adam on the paper's two networks, against PyTorch's optimizers.
 
     python -m benchmarks.bench_optimizer --device cuda
 

@@ -1,4 +1,4 @@
-"""Sampling clips: Sampler against the eager reference, and against plain PyTorch tuned in every usual way.
+"""Sampling of clips: Sampler against the eager reference and against tuned PyTorch.
 
     python -m benchmarks.bench_sampling --device cuda
 

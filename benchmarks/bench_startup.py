@@ -1,4 +1,4 @@
-"""Import and start-up: what users wait for before anything is trained.
+"""Import and start-up times, which users wait for before training begins.
 
     python -m benchmarks.bench_startup --device cuda
 

@@ -1,4 +1,4 @@
-"""A whole training iteration: TrainingStep against the notebook's, and against plain PyTorch tuned in every usual way.
+"""A whole training iteration: TrainingStep against the notebook's and against tuned PyTorch.
 
     python -m benchmarks.bench_step --device cuda
 

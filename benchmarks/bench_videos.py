@@ -1,4 +1,4 @@
-"""From video files to clips: decoding, cutting batches out of a clip store, feeding the training step.
+"""Video files to clips: decoding, cutting batches from a clip store, and feeding the training step.
 
     python -m benchmarks.bench_videos --device cpu
 

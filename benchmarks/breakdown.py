@@ -1,4 +1,4 @@
-"""Where the time of a training iteration goes: groups of its operations, each beside its floor (floors.py).
+"""Breakdown of the time of a training iteration by groups of operations, each beside its floor (floors.py).
 
     python -m benchmarks.breakdown --device cuda
 

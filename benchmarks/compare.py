@@ -1,4 +1,4 @@
-"""Comparison of the working tree with another revision: the same benchmarks of both, in turns."""
+"""Comparison of the working tree with another revision: both run the same benchmarks in turns."""
 
 import shutil
 import statistics

@@ -1,4 +1,4 @@
-"""`pytest benchmarks`: tests of pytest-benchmark for the calls that sections name; writes nothing into results."""
+"""pytest-benchmark tests for the calls that sections name: `pytest benchmarks`; writes no results."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A training iteration of TGAN as its users would write it in plain PyTorch: what tgan_fast is measured against.
+"""Training iterations in plain PyTorch, as users would write them: the contenders that tgan_fast is compared with.
 
 All begin with the same weights, draw the same latents and compute the iteration of tgan_fast/reference.py with its
 networks, without singular value clipping, which is called by itself. Each class adds something to the one before.

@@ -1,4 +1,4 @@
-"""Lower bounds of the time of a training iteration: what each group of operations has to compute and to move.
+"""Lower bounds of the time of a training iteration, from the FLOPs and bytes of each group of operations.
 
 Operations are those of the mathematics, multiplications and additions each counted, whatever algorithm computes a
 convolution. Bytes are each operation's tensors read and written once; batch norm and activation are one operation. The

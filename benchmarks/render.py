@@ -1,4 +1,4 @@
-"""Tables and pictures from the files of results, for README.md and benchmarks/README.md.
+"""Tables and pictures from the result files, for README.md and benchmarks/README.md.
 
 python -m benchmarks.render            # writes both texts and the pictures
 python -m benchmarks.render --check    # only checks that both texts match the files of results

@@ -1,4 +1,4 @@
-"""Files of results: one for each device, made of sections, each with the machine and the command that it comes from."""
+"""Result files: one for each device, with the machine and the command beside every section."""
 
 import functools
 import json

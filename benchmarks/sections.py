@@ -1,4 +1,4 @@
-"""All sections of benchmarks, in the order in which they are run and reported."""
+"""List of all benchmark sections, in the order in which they run and are reported."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Two trainings at once on a CPU: how much longer does an iteration take than alone?
+"""Slowdown of a training iteration on a CPU while a second training runs.
 
     python -m benchmarks.side_by_side
 

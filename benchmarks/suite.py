@@ -1,4 +1,4 @@
-"""Sections of benchmarks, and their command line.
+"""Benchmark sections and their command line.
 
 A section's cases have contenders, which are compared with the truth and then timed in turns. The record of a case:
 

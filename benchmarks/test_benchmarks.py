@@ -1,4 +1,4 @@
-"""Measures calls by pytest-benchmark: its tables, its JSON, its comparison with earlier runs."""
+"""Time single calls with pytest-benchmark."""
 
 
 def test_call(make, benchmark):

@@ -1,4 +1,4 @@
-"""CUDA graphs: a function of static tensors is captured once, then replayed without Python and without gaps."""
+"""CUDA graphs: capture a function of static tensors once, then replay it without Python."""
 
 import functools
 import gc

@@ -1,4 +1,4 @@
-"""Errors that the user can fix, each one sentence that names the problem and the remedy; kinds of PyTorch errors."""
+"""Errors that users can fix, with a problem and a remedy in one sentence; classification of PyTorch errors."""
 
 import difflib
 import re

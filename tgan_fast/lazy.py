@@ -1,4 +1,4 @@
-"""Names of packages that are imported on first use, so that the help of a command needs no PyTorch."""
+"""Lazy imports of the names of a package, so that the help of a command needs no PyTorch."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Conversion between the bytes of clips and the numbers of videos, from -1 to 1."""
+"""Conversion between clips (uint8) and videos (floating point, from -1 to 1)."""
 
 import torch
 

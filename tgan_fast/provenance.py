@@ -1,4 +1,4 @@
-"""What a run was made with: the package's version and commit, PyTorch, Python and the machine.
+"""Provenance of a run: the versions of the package, PyTorch and Python, the commit, and the machine.
 
 Imports only the standard library at the top, so that setup.py can run it.
 """

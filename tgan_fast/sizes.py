@@ -1,4 +1,4 @@
-"""Sizes of videos and of the layers that make and judge them."""
+"""Sizes of videos, and the layer sizes that follow from them."""
 
 FRAMES = 16
 IMAGE_SIZE = 64

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: Ctrl-C, a system's SIGTERM, and a closed terminal."""
+"""Handling of signals that ask a process to stop: Ctrl-C, SIGTERM, and a closed terminal."""
 
 import signal
 import threading

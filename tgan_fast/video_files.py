@@ -1,4 +1,4 @@
-"""Clips as files to look at: GIF, MP4, WebP, APNG, a PNG strip of frames, or the raw array."""
+"""Writers of clips as files to look at: GIF, MP4, WebP, APNG, a PNG strip of frames, or the raw array."""
 
 import io
 import math

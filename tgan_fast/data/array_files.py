@@ -1,4 +1,4 @@
-"""Clips in NumPy's files: .npy, .npz, and Moving MNIST's mnist_test_seq.npy."""
+"""Readers of clips in NumPy's files: .npy, .npz, and Moving MNIST's mnist_test_seq.npy."""
 
 import functools
 import warnings

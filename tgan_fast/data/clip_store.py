@@ -1,4 +1,4 @@
-"""A clip store, opened for reading: its index, of a line for each video, and the frames of all of them."""
+"""Clip stores, opened for reading: an index with one line per video, and one file with the frames of all videos."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The feed: shuffled batches of a data set, made ahead of time, as the videos that a training step reads."""
+"""The feed: shuffled batches of a data set, prepared ahead of time, and their conversion to videos for a step."""
 
 import functools
 import operator

@@ -1,4 +1,4 @@
-"""Prepared videos in HDF5: `image`, uint8 (frames, 3, rows, columns), as TGAN's authors and their followers have it.
+"""Reader of prepared videos in the HDF5 format of TGAN's authors: `image`, uint8 (frames, 3, rows, columns).
 
 Where each video begins and ends (one frame behind its last) is told by arrays `start` and `end` in the same file, or by
 a JSON file beside it, NAME.json or NAME_conf.json: a table as pandas' `to_json` writes it, by columns or by records,

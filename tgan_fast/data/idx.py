@@ -1,4 +1,4 @@
-"""MNIST's files: arrays of bytes in the format IDX, as they are or compressed by gzip.
+"""Reader of MNIST's files: arrays of bytes in the IDX format, plain or compressed by gzip.
 
 An IDX file begins with two zero bytes, a byte for the type of the numbers and one for how many dimensions there are.
 The size of each follows, 4 bytes with the highest first, and then the numbers, the last dimension running fastest.

@@ -1,4 +1,4 @@
-"""Moving digits: real handwritten digits that bounce around in a frame, made on the fly.
+"""The moving-digits data set: handwritten digits that bounce around in a frame, drawn when they are asked for.
 
 The digits are the 1,797 of scikit-learn (the test set of "Optical Recognition of Handwritten Digits", E. Alpaydin and
 C. Kaynak, UCI Machine Learning Repository), which are part of that package, or others that are given, such as MNIST's;

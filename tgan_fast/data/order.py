@@ -1,4 +1,4 @@
-"""The order of clips: a batch is a function of the seed and of its number alone, so that any run can go on."""
+"""Order of clips in training: each batch depends only on the seed and its number, so that any run can resume."""
 
 import functools
 

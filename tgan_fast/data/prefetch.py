@@ -1,4 +1,4 @@
-"""Batches made by threads, and copied to a GPU, before they are asked for."""
+"""Prefetching: threads make batches, and copy them to a GPU, before they are asked for."""
 
 import itertools
 from collections import deque

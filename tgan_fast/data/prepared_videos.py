@@ -1,4 +1,4 @@
-"""Videos that can be trained on as they lie on a disk: clip stores, and the files of others."""
+"""Prepared videos on disk, opened for training: clip stores, NumPy arrays and HDF5 files."""
 
 import hashlib
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The data set of prepared videos, out of which training cuts its clips at random."""
+"""The data set of prepared videos: clips are cut from them at random."""
 
 import warnings
 from typing import Literal

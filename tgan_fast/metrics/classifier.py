@@ -1,4 +1,4 @@
-"""Classifiers of videos: a network together with everything that its scores depend on."""
+"""Classifiers of videos: a network and everything else that its scores depend on."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""The networks of classifiers: C3D, which the papers' scores are computed from, and a small one for moving digits.
+"""Networks of classifiers: C3D, which the papers' scores are computed with, and a small one for moving digits.
 
 Source of C3D: Tran et al., "Learning Spatiotemporal Features with 3D Convolutional Networks", arXiv:1412.0767, in the
 form that was fine-tuned to UCF-101 and that TGAN's authors load (`conv3d_deepnetA_ucf.npz`).

@@ -1,4 +1,4 @@
-"""Class probabilities and features that networks compute from generated videos and real clips."""
+"""Feature extractors: networks that compute class probabilities and features of generated videos and real clips."""
 
 import copy
 import hashlib

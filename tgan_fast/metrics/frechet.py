@@ -1,4 +1,4 @@
-"""Fréchet distance between features, as if both sets were normally distributed.
+"""Fréchet distance between two sets of features, each taken to be normally distributed.
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½)
 

@@ -1,4 +1,4 @@
-"""Statistics of real clips, which generated videos are compared with, and their cache."""
+"""Statistics of real clips, to which generated videos are compared, and their cache."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""A generator for sampling only, with its batch norms folded into the layers before them.
+"""Generators for sampling, with batch norms folded into the layers before them.
 
 In evaluation mode batch norm scales and shifts each channel by constants, which the layer before it can absorb:
 

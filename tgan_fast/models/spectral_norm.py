@@ -1,4 +1,4 @@
-"""Spectral normalization: weights divided by their largest singular value wherever they are used.
+"""Spectral normalization: weights divided by their largest singular value in every forward pass.
 
 PyTorch's own is a parametrization as well, but computes in the dtype of the weights, which is too coarse in bfloat16.
 """

@@ -1,4 +1,4 @@
-"""Checks of the arguments that several operations share. Each raises before anything is changed."""
+"""Checks of arguments that several operations share; each raises before anything is changed."""
 
 import math
 import numbers

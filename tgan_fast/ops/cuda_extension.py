@@ -1,4 +1,4 @@
-"""The compiled CUDA part of the package, loaded where it is first needed: the package works without it."""
+"""Loader of the compiled CUDA extension, which is optional and loaded on first use."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""A switch to PyTorch's own operations, where the faster implementations cannot be used.
+"""Switch to PyTorch's own operations, for what the fast ones do not support: double backward and export.
 
 The fast convolutions and the fast batch norm can be differentiated once, and `torch.export` does not know them. A
 gradient penalty differentiates twice, and an exported network must run without this package.

@@ -1,4 +1,4 @@
-"""A clip store as HDF5, in the form of TGAN's authors."""
+"""Export of a clip store to HDF5, in the format of TGAN's authors."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Preparing, from beginning to end: jobs for processes, their frames into the store, a report of what was skipped."""
+"""The preparation pipeline: split videos into jobs, decode in processes, store frames, report skipped videos."""
 
 import errno
 import shutil

@@ -1,4 +1,4 @@
-"""Processes that do jobs, and may die of one."""
+"""Pool of decoding processes that survives a crash in one of them."""
 
 import functools
 import multiprocessing

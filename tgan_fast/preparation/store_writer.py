@@ -1,4 +1,4 @@
-"""A clip store, opened for writing: append-only, one writer at a time."""
+"""Clip stores, opened for writing: append-only, one writer at a time."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The work of a process: decode some videos into a file."""
+"""Jobs of a decoding process: decode some videos into a spool file."""
 
 import hashlib
 import importlib.metadata

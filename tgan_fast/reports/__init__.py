@@ -1,1 +1,1 @@
-"""What a run left, shown: its curves, and a page of all of it."""
+"""Reports on training runs: curves, and one page with everything."""

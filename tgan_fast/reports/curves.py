@@ -1,4 +1,4 @@
-"""Plots of runs: losses, and scores during training."""
+"""Plots of losses, and of scores during training."""
 
 from __future__ import annotations
 

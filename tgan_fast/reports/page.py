@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run, which opens in any browser without a network."""
+"""One self-contained HTML page about a run, which any browser opens without a network."""
 
 import base64
 from collections.abc import Mapping

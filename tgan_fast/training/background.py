@@ -1,4 +1,4 @@
-"""Work beside the training loop: files are written while the GPU trains."""
+"""Background thread that writes files while training goes on."""
 
 from collections import deque
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Shorter waits of PyTorch's threads on a CPU while other programs use it.
+"""Shorter spinning of PyTorch's CPU threads while other programs need the CPUs.
 
 Between two parallel regions the threads of GNU OpenMP, on which PyTorch's Linux builds run, wait in a loop for
 milliseconds before they sleep. Nothing is faster on idle CPUs. Beside another program, however, a waiting thread keeps

@@ -1,4 +1,4 @@
-"""The networks and the step of a run, built from its config."""
+"""Construction of the networks and the training step from a config."""
 
 from collections.abc import Callable
 from functools import partial

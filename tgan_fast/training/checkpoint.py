@@ -1,4 +1,4 @@
-"""Checkpoints, ours and the PyTorch notebook's: written atomically, and read without running code."""
+"""Checkpoint files, including the PyTorch notebook's: written atomically, and read without running code."""
 
 import io
 import os

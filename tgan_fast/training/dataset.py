@@ -1,4 +1,4 @@
-"""The data set of a training run, as its config tells."""
+"""Opening of the data set that a training config names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Devices by the names that users give them."""
+"""Lookup of a device by its name, with errors that say why it cannot be used."""
 
 import torch
 

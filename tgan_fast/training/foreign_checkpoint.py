@@ -1,4 +1,4 @@
-"""Checkpoints of others: the PyTorch notebook's, and state dicts as people save them.
+"""Readers of checkpoints from other programs: the PyTorch notebook's, and bare state dicts.
 
 PyTorch's safe loading refuses NumPy objects, but many checkpoints have a NumPy loss or iteration beside their tensors.
 The classes at the end take the place of NumPy's while such a file is read: numbers become Python's, arrays are dropped.

@@ -1,4 +1,4 @@
-"""The batch and the random numbers of an iteration, in the same memory every time for a CUDA graph to read."""
+"""The batch and random numbers of an iteration, kept at fixed addresses for CUDA graphs."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The largest batch that fits into memory, estimated from iterations on small ones."""
+"""Estimate of the largest batch that fits into memory, from iterations on small ones."""
 
 import gc
 import os

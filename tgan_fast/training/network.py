@@ -1,4 +1,4 @@
-"""A network in training: its float32 weights, which the optimizer updates, and the network that computes."""
+"""A network in training: its float32 weights, its optimizer, and the copy that computes in lower precision."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence

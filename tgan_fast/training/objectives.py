@@ -1,4 +1,4 @@
-"""The losses of the two networks, as functions of the discriminator's scores."""
+"""Losses of the two networks, as functions of the discriminator's scores."""
 
 from abc import ABC, abstractmethod
 

@@ -1,4 +1,4 @@
-"""RMSprop and Adam over flat parameters: PyTorch's optimizers in one launch a step, with PyTorch's checkpoints."""
+"""RMSprop and Adam over flat parameters: one launch per step, with state dicts in PyTorch's format."""
 
 import math
 from collections import defaultdict

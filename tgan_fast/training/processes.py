@@ -1,4 +1,4 @@
-"""The processes that train together, one for each GPU, as torchrun starts them; most often there is only one."""
+"""Processes that train together, one for each GPU, started by torchrun; usually only one."""
 
 import os
 from collections.abc import Iterator, Sequence

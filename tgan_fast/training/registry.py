@@ -1,4 +1,4 @@
-"""The variants that a training run is put together from.
+"""Registry of the variants that a training run can choose from.
 
 A new variant is one class and one line here, and for a latent one more line in `tgan_fast.models.latents.LATENTS`. The
 command line, YAML files and the test that combines all variants then know it by its name. Classes are imported when a

@@ -1,4 +1,4 @@
-"""Evaluation during training: the evaluator of a run, and which scores are better."""
+"""Evaluation during training: opening the evaluator of a run, and comparing scores."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The state of a training run: networks with their optimizers, the average of the generator, random numbers."""
+"""State of a training run: networks with their optimizers, averaged generator, random numbers."""
 
 import copy
 from collections.abc import Callable

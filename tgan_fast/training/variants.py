@@ -1,4 +1,4 @@
-"""Iterations in another order than `TrainingStep`'s own: several critic steps, or fakes shared by both steps."""
+"""Iterations in another order than `TrainingStep`'s: several critic steps, or fakes shared by both networks' steps."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""Geometry of a tensor as the kernels walk it: layout, rows, columns and strides.
+"""Memory layout of a tensor for the batch norm kernels: rows, columns and strides.
 
 Shapes repeat from one training step to the next, and computing the geometry takes longer than launching a kernel, so
 it is cached. While torch.compile traces, sizes may be symbols, and nothing is cached.

@@ -1,4 +1,4 @@
-"""Block sizes of the batch norm kernels, from a table: nothing is tuned while a network trains.
+"""Block sizes of the batch norm kernels, from a table, so that nothing is tuned during training.
 
 The table, tiles.json, is written by `python -m benchmarks.tune_batch_norm_act` on a GPU.
 """

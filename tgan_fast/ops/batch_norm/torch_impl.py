@@ -1,4 +1,4 @@
-"""The torch implementation of batch norm + activation, stage by stage, with the arguments of triton.py."""
+"""The PyTorch implementation of batch norm + activation, stage by stage, with the same functions as triton.py."""
 
 import math
 

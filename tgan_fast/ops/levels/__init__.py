@@ -1,4 +1,4 @@
-"""The last step from a generator's output to pixels: tanh and 256 levels, as one operation.
+"""Conversion of a generator's output to pixels: tanh and rounding to 256 levels, as one operation.
 
     level = round((tanh(x) + 1) · 127.5)
 

@@ -1,4 +1,4 @@
-"""Clips as windows of frames, cut out and scaled where the frames lie.
+"""Clips cut out of frames by windows and scaled to [-1, 1], on the device where the frames are.
 
 A window of one frame is four numbers: which frame, the row of its top, the column of the clip's leftmost pixel, and 1,
 or -1 where the clip is the mirror image. A clip may lie in several layers, of which the brightest counts.

@@ -1,4 +1,4 @@
-"""Decoding of video files, sequences of images, and arrays into frames that are all fitted by one rule.
+"""Decoding of video files, image sequences and arrays into frames of one size.
 
 `container` opens video files, `truncation` finds missing frames in them, `resample` resamples their frames in time, and
 `fit` makes frames as large as is asked for.

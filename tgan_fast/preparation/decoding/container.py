@@ -1,4 +1,4 @@
-"""Opening video files, with what goes wrong told as a reason."""
+"""Opening of video files with PyAV; failures become sentences for the user."""
 
 import re
 from collections.abc import Iterator

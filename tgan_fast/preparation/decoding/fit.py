@@ -1,4 +1,4 @@
-"""Stored frames: scaled until they just cover the form, cropped to its size in the middle, and put into batches."""
+"""Fitting of frames to their stored size: scale until they just cover it, crop to the center, put into batches."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

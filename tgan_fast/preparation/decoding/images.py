@@ -1,4 +1,4 @@
-"""Videos that are images, one for each frame."""
+"""Decoding of image sequences: videos with one image file for each frame."""
 
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Where videos come from: files, folders, lists and arrays, recognized by looking at them."""
+"""Sources of videos: files, folders, lists and arrays, recognized by their names and contents."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Clips in NumPy's files as videos of a source."""
+"""NumPy arrays as a source of videos."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Videos of a source, whatever its kind, and their collection."""
+"""Interface of a video in a source, and collections of such videos."""
 
 import hashlib
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""Prepared videos in HDF5, as TGAN's authors and their followers have them, as videos of a source."""
+"""HDF5 files of TGAN's authors as a source of videos."""
 
 import functools
 import hashlib

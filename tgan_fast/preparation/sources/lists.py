@@ -1,4 +1,4 @@
-"""Lists of videos: official splits, class indices, and lists of one's own."""
+"""Lists of videos as a source: official splits, class indices, and lists written by hand."""
 
 from collections.abc import Sequence
 from dataclasses import replace

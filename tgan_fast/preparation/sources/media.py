@@ -1,4 +1,4 @@
-"""Videos as files, and as folders of images."""
+"""Video files and folders of images as videos of a source."""
 
 import os
 import re

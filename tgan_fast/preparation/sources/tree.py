@@ -1,4 +1,4 @@
-"""A folder and all below it: video files, or arrays, or folders of images."""
+"""Folders, with all folders below them, as a source: of video files, of arrays, or of image sequences."""
 
 import os
 from collections import Counter, defaultdict
