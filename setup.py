@@ -30,14 +30,14 @@ LINK_FLAGS = ["-shared", "-cudart", "static"]
 
 
 def find_nvcc():
-    """The path of nvcc, or None."""
+    """Return the path of nvcc, or None."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     folders = [f"{home}/bin" for home in homes if home]
     return shutil.which("nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]))
 
 
 def why_without_cuda():
-    """Why the extension is not built; None if it is."""
+    """Return why the extension is not built; None if it is."""
     if os.environ.get("TGAN_FAST_NO_CUDA", "0") not in ("", "0"):
         return "TGAN_FAST_NO_CUDA is set"
     if sys.platform != "linux":
@@ -48,7 +48,7 @@ def why_without_cuda():
 
 
 def known_archs(nvcc):
-    """The architectures that this nvcc compiles for, as in ["80", "90"]."""
+    """Return the architectures that this nvcc compiles for, such as ["80", "90"]."""
     command = [nvcc, "--list-gpu-arch"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -57,7 +57,7 @@ def known_archs(nvcc):
 
 
 def arch_flags(nvcc):
-    """For each architecture the flags for its machine code; for those marked +PTX also for what newer GPUs compile."""
+    """Return the flags for machine code of each architecture, and for PTX of those marked +PTX."""
     known = known_archs(nvcc)
     default = ";".join(arch for arch in DEFAULT_ARCHS if arch in known) + "+PTX"
     flags = []
@@ -81,7 +81,7 @@ def arch_flags(nvcc):
 
 
 def ninja_script(nvcc, sources, folder, library):
-    """What ninja does to compile each source into `folder` and to link them into `library`."""
+    """Return the ninja file that compiles each source into `folder` and links them into `library`."""
     import pybind11  # a build requirement that only the extension has
 
     # As system folders, whose warnings do not count.

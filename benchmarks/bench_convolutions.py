@@ -71,7 +71,7 @@ class Layer(NamedTuple):
 
     @property
     def algorithms(self) -> dict[str, Algorithm]:
-        """Algorithms in the table that can compute this, "direct" first."""
+        """Return the algorithms in the table that can compute this, "direct" first."""
         used = {"direct", *itertools.chain.from_iterable(TABLE[self.operation].values())}
         tensors = [torch.empty(shape, device="meta") for shape in (self.x, self.weight)]
         return {
@@ -82,7 +82,7 @@ class Layer(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of one direction."""
+        """Return the multiplications and additions of one direction."""
         places = self.x if "transpose" in self.operation else self.y
         # Of an input of two frames half of the kernel meets the padding.
         halves = 2 if self.operation == "conv3d_two_frames" else 1

@@ -141,12 +141,12 @@ def starting_point(run: Run) -> tuple[Start, list]:
 
 
 def call(contender, batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do an iteration; return its losses."""
+    """Run an iteration, and return its losses."""
     return contender(batch[contender.memory_format])
 
 
 def iterate(contender, batches, count) -> torch.Tensor:
-    """Do iterations; return their losses [count, 2] on the CPU."""
+    """Run iterations, and return their losses [count, 2] on the CPU."""
     return torch.stack([torch.stack(call(contender, batches[i % CLIP_INTERVAL])).double().cpu() for i in range(count)])
 
 

@@ -70,7 +70,7 @@ class Notebook:
         self._random = torch.Generator(start.device).manual_seed(SEED)
 
     def __call__(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Do one iteration on videos [N, 3, 16, 64, 64] in [-1, 1]; return the losses of both networks, D's first."""
+        """Run one iteration on videos [N, 3, 16, 64, 64] in [-1, 1], and return both losses, D's first."""
         with cudnn_for(self.precision, self._chooses_algorithms):
             return self._iterate(real, *self._latents(len(real)))
 

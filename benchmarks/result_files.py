@@ -45,7 +45,7 @@ class Goal(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Whether it is met; a goal without a measurement is neither met nor missed."""
+        """Whether the goal is met; without a measurement it is neither met nor missed."""
         if self.measured is None:
             return NOT_MEASURED
         met = self.measured <= self.bound if self.at_most else self.measured >= self.bound

@@ -87,7 +87,7 @@ def device(request):
 
 @pytest.fixture(params=[pytest.param("cpu", id="interpreter"), GPU])
 def triton_device(request):
-    """Where the Triton kernels run."""
+    """Device on which the Triton kernels run."""
     if request.param == "cpu" and torch.cuda.is_available():
         pytest.skip("Triton's interpreter stands in only where there is no GPU")
     return torch.device(request.param)

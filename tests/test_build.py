@@ -1,4 +1,4 @@
-"""How setup.py builds; a shell script stands in for nvcc."""
+"""Build of the extension by setup.py, with a shell script in place of nvcc."""
 
 import os
 import shlex
@@ -37,7 +37,7 @@ def setup_py():
 
 @pytest.fixture
 def source(tmp_path):
-    """What the build reads, in a folder of its own."""
+    """Copy of the files that the build reads."""
     folder = tmp_path / "source"
     folder.mkdir()
     for name in ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"):

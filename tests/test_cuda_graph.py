@@ -252,7 +252,7 @@ except Exception as error:
 @pytest.mark.gpu
 @pytest.mark.alone
 def test_a_process_in_which_a_capture_failed_goes_on_without_graphs():
-    """In a process of its own: PyTorch captures nothing reliably afterwards."""
+    """A separate process runs this, since PyTorch captures nothing reliably afterwards."""
     result = subprocess.run([sys.executable, "-c", FAILS_ON_PURPOSE], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     first, second, third, error = result.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote at commit b25d8c8 still loads and means the same: a run, its clip store, benchmark results.
+"""Files of version 0.1.0 at commit b25d8c8 still load and mean the same: a run, its clip store, benchmark results.
 
 Made there with
 

@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Atomic writes: a file is complete or absent."""
 
 import errno
 from io import BytesIO

@@ -74,7 +74,7 @@ def test_other_layers_stay_as_they_are():
 
 
 def test_a_transposed_convolution_has_the_matrix_of_the_convolution_that_it_transposes():
-    """Both have the same weight and the same norm: [in, …] of the one is [out, …] of the other."""
+    """The two have the same weight and norm: [in, …] of one is [out, …] of the other."""
     transposed, convolution = nn.ConvTranspose2d(6, 4, 3, bias=False), nn.Conv2d(4, 6, 3, bias=False)
     nn.init.normal_(transposed.weight)
     convolution.weight = nn.Parameter(transposed.weight.detach().clone())

@@ -1,4 +1,4 @@
-"""What a user gets from pip."""
+"""The package as pip installs it."""
 
 import ast
 import importlib
@@ -32,7 +32,7 @@ BELOW = {
 
 @pytest.mark.slow
 def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
-    """In a build environment of its own, which holds neither PyTorch nor anything else of this one."""
+    """The build environment has neither PyTorch nor any other package of this one."""
     source = tmp_path / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "build", "*.egg-info", "*.so"))
     git = ["git", "-C", source, "-c", "user.name=x", "-c", "user.email=x@x"]

@@ -1,4 +1,4 @@
-"""Bytes to numbers and back."""
+"""Conversion of clips to videos and back."""
 
 import pytest
 import torch

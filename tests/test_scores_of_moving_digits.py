@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scores(folder):
-    """Of the first and of the best checkpoint."""
+    """Scores of the first and of the best checkpoint."""
     arguments = ["--classifier", str(folder / "classifier.pt"), "--samples", "256", "--runs", "2", "--device", "cpu"]
     for name in ("iteration-00000001.pt", "best.pt"):
         evaluate.main(["--checkpoint", str(folder / "run" / "checkpoints" / name), *arguments])

@@ -31,7 +31,7 @@ def videos(count, frames, image_size, device="cpu"):
 
 
 def plain_scores(network, videos):
-    """What a `VideoDiscriminator` in training mode is to compute, in PyTorch's own operations."""
+    """Return the scores of a `VideoDiscriminator` in training mode, computed by PyTorch's own operations."""
 
     def convolved(x, layer):
         frames = {"stride": 2, "padding": 1} if x.shape[2] > 1 else {"stride": (1, 2, 2), "padding": (0, 1, 1)}
@@ -50,7 +50,7 @@ def plain_scores(network, videos):
 
 @pytest.mark.parametrize(("frames", "image_size"), SIZES)
 def test_latents_become_videos_and_these_become_scores(frames, image_size, device):
-    """In training mode, with gradients back to every parameter."""
+    """Training mode is tested, with gradients for every parameter."""
     for pair in PAIRS.values():
         generator, discriminator = (network.to(device) for network in networks(frames, image_size, *pair))
         made = generator(latents(3, device).float())

@@ -88,7 +88,7 @@ def _rows_and_columns(n, columns):
 
 
 def _grid(clips, columns):
-    """[N, T, H, W, C] → [T, rows·H, columns·W, C], empty places black."""
+    """Arrange clips [N, T, H, W, C] in a grid [T, rows·H, columns·W, C], with empty places black."""
     n, t, h, w, c = clips.shape
     rows, columns = _rows_and_columns(n, columns)
     places = np.zeros((rows * columns, t, h, w, c), clips.dtype)
@@ -98,7 +98,7 @@ def _grid(clips, columns):
 
 
 def _image(frame):
-    """[H, W, C] → Pillow image."""
+    """Return a frame [H, W, C] as a Pillow image."""
     return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
 
 
@@ -120,7 +120,7 @@ def _encode_gif(clips, fps, columns):
 
 
 def _with_palette(frame):
-    """[H, W, C] → Pillow image of at most 256 colors, exact if the frame has no more."""
+    """Return a frame [H, W, C] as a Pillow image of at most 256 colors, exact if the frame has no more."""
     image = _image(frame)
     if image.mode == "L":
         return image

@@ -36,7 +36,7 @@ def test_contenders_begin_alike_see_the_same_and_are_scored_without_a_trace(conf
 
 
 def test_one_of_two_clips(config):
-    """Without clipping the critic's estimate soon is a larger one."""
+    """Without clipping, the critic's estimate soon grows larger."""
     clipped, free = (trained(contender, 8) for contender in bench.make_contenders("svc", config))
     assert clipped[0]["loss_discriminator"] == pytest.approx(free[0]["loss_discriminator"], rel=1e-4)
     assert free[-1]["loss_discriminator"] < 1.5 * clipped[-1]["loss_discriminator"] < 0

@@ -53,7 +53,7 @@ def centered(clips):
 
 @pytest.fixture(scope="module")
 def classifier():
-    """Of all handwritings."""
+    """Classifier that knows all handwritings."""
     clips, labels = clips_of(2000, seed=1)
     return SVC(C=10).fit(centered(clips), labels)
 

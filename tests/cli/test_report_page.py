@@ -14,7 +14,7 @@ VOID = {"meta", "img", "link", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser makes of it: its text, its attributes, the elements that are open at the end."""
+    """Parsed page: its text, its attributes, and the elements that are open at the end."""
 
     def __init__(self, path):
         super().__init__()

@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
-    """With ten classes, of normal latents, and of another size."""
+    """Checkpoint with ten classes, normal latents and another size."""
     folder = tmp_path_factory.mktemp("conditional")
     values = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2, "image_size": 16}
     parts = {"temporal_generator": "gru", "latent": "normal", "conditional": True, "frames": 9}

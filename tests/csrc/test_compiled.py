@@ -1,4 +1,4 @@
-"""What nvcc makes of csrc/, where it is there; no GPU is needed."""
+"""Compilation of csrc/ with nvcc, where it is installed; no GPU is needed."""
 
 import ctypes
 import json
@@ -86,7 +86,7 @@ def has_driver():
     ],
 )
 def test_without_the_extension_the_error_names_the_remedy(tmp_path, folders, reason):
-    """In a folder that Python finds before what is installed."""
+    """The package is copied to a folder that Python finds before the installed one."""
     for folder in folders:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     program = (

@@ -1,4 +1,4 @@
-"""Clip stores: what was written is read, and damage is seen wherever it is."""
+"""Clip stores: everything written is read back, and damage is detected anywhere."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Feeds: the same videos from every kind of them, from wherever a run goes on, however many processes share them."""
+"""Feeds of every kind give the same videos, from any resumed position and for any number of processes."""
 
 import itertools
 import threading
@@ -184,7 +184,7 @@ LABELED = {
 
 
 def label_of(dataset, clip):
-    """By the definition: that of the video which has the window of this number, or of the clip itself."""
+    """Return the label by definition: that of the video with the window of this number, or of the clip."""
     if not isinstance(dataset, VideoFrames):
         return dataset[clip][1]
     videos = np.arange(len(dataset.first))
@@ -299,7 +299,7 @@ def test_weighted_by_windows_an_epoch_takes_every_window_once(make_videos):
 
 
 def test_memory_mapped_frames_with_the_channels_first(tmp_path, make_videos, device):
-    """As prepared UCF-101 holds them."""
+    """Prepared UCF-101 has this layout."""
     videos = make_videos()
     frames = np.ascontiguousarray(videos.frames.numpy().transpose(0, 3, 1, 2))
     np.save(tmp_path / "frames.npy", frames)

@@ -1,4 +1,4 @@
-"""MNIST's files: what was written is read, whatever the file's name and compression, and what is wrong is named."""
+"""MNIST's files: read back under any name and compression, with errors that name what is wrong."""
 
 import gzip
 import struct
@@ -25,7 +25,7 @@ def write_idx(path, array, compress=bytes):
 
 
 def scikit_learns():
-    """Its digits uint8 [1797, 28, 28], enlarged without smoothing, and their labels."""
+    """Return scikit-learn's digits, uint8 [1797, 28, 28], enlarged without smoothing, and their labels."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()

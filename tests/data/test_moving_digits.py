@@ -83,7 +83,7 @@ def test_clips_of_other_sizes_are_as_asked_for(clip_frames, image_size, digits):
 
 @pytest.mark.parametrize("image_size", [16, 32, 128])
 def test_in_images_of_other_sizes_a_digit_takes_the_same_way(image_size):
-    """Up to the rounding to pixels."""
+    """Paths are equal up to the rounding to pixels."""
     scale, scans = image_size / 64, [np.full((10, 28, 28), 255, np.uint8), np.arange(10)]
     usual, scaled = (MovingDigits(20, seed=1, scans=scans, image_size=size) for size in (64, image_size))
     for i in range(20):
@@ -188,7 +188,7 @@ def test_two_scans_of_a_class_are_enough_for_two_digits():
 
 
 def test_many_scans_are_fed_from_where_they_lie():
-    """Neither are they copied nor, on a CPU, put amid black."""
+    """Scans are not copied, and on a CPU not padded with black."""
     images, labels = scans_of(20_000)
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Threads and copies that run ahead: everything in its turn, nothing overwritten too early, nothing left behind."""
+"""Prefetching by threads and copies: in order, nothing overwritten too early, nothing left behind."""
 
 import functools
 import itertools
@@ -22,7 +22,7 @@ def pattern(k, size=1000):
 
 
 def filling_of(fill, size, dtype=torch.uint8):
-    """Of a vector."""
+    """Return the filling of one vector."""
     return Filling(fill, (TensorSpec((size,), dtype),))
 
 
@@ -98,7 +98,7 @@ def test_a_batch_can_be_of_several_tensors():
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(("producer", "consumer"), [(0, 0), (3e-3, 0), (0, 3e-3), (3e-3, 3e-3)])
 def test_the_ring_on_simulated_streams(monkeypatch, workers, producer, consumer):
-    """Without any one of its three waits, these batches are torn; each is of a long tensor and a short one."""
+    """Each of the three waits is needed: without one, batches of a long and a short tensor are torn."""
     current, count, torn = simulated_streams.simulate(monkeypatch, torch.cuda), 60, []
 
     def fill(k, *arrays):
@@ -124,7 +124,7 @@ def test_the_ring_on_simulated_streams(monkeypatch, workers, producer, consumer)
 
 
 def cycles(milliseconds):
-    """What `torch.cuda._sleep` takes for a time of that order."""
+    """Return the argument of `torch.cuda._sleep` for about this time."""
     return int(milliseconds * 1e6)
 
 
@@ -180,7 +180,7 @@ def test_the_host_does_not_wait_for_the_gpu():
 @pytest.mark.gpu
 @pytest.mark.parametrize("taken", [1, 9])
 def test_a_ring_that_is_closed_leaves_nothing_that_writes(taken):
-    """Its memory, taken again at once, keeps what is written into it."""
+    """Memory that is allocated at once afterwards keeps its values."""
     filling = filling_of(lambda k, out: np.copyto(out, 1), 4 << 20)
     batches = uploaded_ahead(filling, 0, 2, torch.device("cuda"))
     for _ in itertools.islice(batches, taken):

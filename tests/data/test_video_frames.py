@@ -1,4 +1,4 @@
-"""Windows of videos: every one that there is comes up, none that there is not."""
+"""Windows of videos: all windows that exist come up, and no others."""
 
 import itertools
 import warnings
@@ -164,7 +164,7 @@ def mapped(frames, path):
 
 
 def mapped_with_the_channels_first(frames, path):
-    """As the HDF5 file of TGAN's authors holds them."""
+    """Return memory-mapped frames in the layout of the authors' HDF5 file."""
     np.save(path, np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
     return np.load(path, mmap_mode="r").transpose(0, 2, 3, 1)
 

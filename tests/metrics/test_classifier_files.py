@@ -18,7 +18,7 @@ def small_classifier():
 
 
 class Scripted(nn.Module):
-    """As others write C3D as TorchScript: a layer before it, other names, probabilities at the end."""
+    """C3D as others export it to TorchScript: a layer before it, other names, probabilities at the end."""
 
     def __init__(self, weights):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What networks see, against the networks called by hand."""
+"""Features of networks, against direct calls of the networks."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which clips a classifier is judged by: none that it was trained on, nor any that looks like one of those."""
+"""Held-out clips of a classifier: none that it was trained on, and none that looks like one of those."""
 
 import numpy as np
 import pytest

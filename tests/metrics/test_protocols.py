@@ -1,4 +1,4 @@
-"""What each protocol makes of videos, step by step in float64, with the mean file's layout."""
+"""Preprocessing of each protocol, step by step in float64, with the mean file's layout."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which real clips are drawn, and what identifies them."""
+"""Choice of real clips, and their fingerprint."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the tests of several networks share."""
+"""Fixtures that the tests of several networks share."""
 
 import copy
 

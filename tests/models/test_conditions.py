@@ -244,7 +244,7 @@ def test_classes_change_the_state_of_the_layers_that_see_labels_alone(before, no
 
 @pytest.mark.parametrize(("before", "now", "_"), STATES.values(), ids=STATES)
 def test_without_classes_new_networks_are_those_of_before(before, now, _):
-    """From the same random numbers the same state."""
+    """The same random numbers give the same state."""
     states = []
     for network in (before, now):
         torch.manual_seed(1)
@@ -256,7 +256,7 @@ def test_without_classes_new_networks_are_those_of_before(before, now, _):
 @pytest.mark.gpu
 @pytest.mark.parametrize("network", DISCRIMINATORS.values(), ids=DISCRIMINATORS)
 def test_labels_do_not_wait_for_the_gpu(network):
-    """Nor could they be part of a CUDA graph if they did."""
+    """Labels that waited could not be part of a CUDA graph."""
     discriminator = network(WIDTH, classes=CLASSES, **SMALL).cuda()
     x, labels = videos(4, "cuda").float(), labels_of(4, "cuda")
     discriminator(x, labels=labels).sum().backward()

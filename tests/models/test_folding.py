@@ -83,7 +83,7 @@ def test_refresh_takes_over_everything_into_the_same_memory(device):
 
 
 def test_refresh_finds_parameters_that_have_moved():
-    """As they do when a training step puts all of them into one buffer."""
+    """A training step moves all parameters into one buffer."""
     generator, z = trained_generator(torch.float64), latents(3, torch.float64)
     folded = FoldedGenerator(generator, torch.float64)
     for parameter in generator.parameters():

@@ -111,7 +111,7 @@ def test_layers_are_the_framework_s(fast, baseline, shape, device, assert_same_m
 
 
 def test_biases_that_the_paper_does_not_have_are_added(device):
-    """As if batch norms had been folded into the layers before them."""
+    """Folding a batch norm into the layer before it adds such a bias."""
     baseline, fast = both_generators(device=device)
     names = ("fast.0", "slow.0", "model.0", "model.3", "model.6", "model.9")
     for name in names:
@@ -128,7 +128,7 @@ def test_biases_that_the_paper_does_not_have_are_added(device):
 @pytest.mark.usefixtures("every_table")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channels_stay_last_in_memory(channels, device):
-    """Only the features of both linear layers, channels first as in the notebook, are turned, and their gradients."""
+    """Only the features of both linear layers and their gradients are copied to another layout."""
     generator = to_channels_last_(VideoGenerator(0.25, 12, channels).to(device))
     z = latents(VIDEOS, dtype=torch.float32, device=device)
     with watched(generator) as transposed:

@@ -59,7 +59,7 @@ def test_a_limit_that_hardly_anything_exceeds_changes_hardly_anything(name):
 
 
 def test_normal_latents_within_a_limit_between_are_told_from_clamped_and_from_scaled_ones():
-    """What the test of truncation can see."""
+    """The test of truncation can tell these apart."""
     latents, within = drawn("normal", 3), expected_within("normal", 1.5)
     assert p_value(LATENTS["normal"].truncated(latents, 1.5), within) > SIGNIFICANCE
     assert p_value(latents.clamp(-1.5, 1.5), within) < SIGNIFICANCE
@@ -68,7 +68,7 @@ def test_normal_latents_within_a_limit_between_are_told_from_clamped_and_from_sc
 
 @pytest.mark.parametrize("name", LATENTS)
 def test_truncation_keeps_signs_and_order(name):
-    """So that a latent stays recognizable at every limit."""
+    """A latent then stays recognizable at every limit."""
     latents, truncated = drawn(name).flatten(), drawn(name, truncation=0.7).flatten()
     assert torch.equal(truncated.sign(), latents.sign())
     assert (truncated[latents.argsort()].diff() >= 0).all()
@@ -86,7 +86,7 @@ def test_extreme_latents_are_truncated_to_finite_ones(name, device):
 
 @pytest.mark.parametrize("name", LATENTS)
 def test_a_seed_is_a_draw(name):
-    """Whatever else draws random numbers."""
+    """The draw does not depend on other random numbers."""
     before = torch.get_rng_state()
     first = drawn(name, 5)
     assert torch.equal(torch.get_rng_state(), before)
@@ -157,7 +157,7 @@ def test_a_way_from_a_latent_to_itself_stays_there(name, dtype):
 
 @pytest.mark.parametrize("distance", [1e-7, 1e-5, 1e-3])
 def test_ways_between_neighbors_lie_between_them(distance):
-    """Where the cosine of the angle is 1 in float32, and hardly another number."""
+    """The cosine of the angle between neighbors rounds to 1 in float32."""
     begin, end = ends(torch.float32)
     end = begin + distance * end
     share = torch.linspace(0, 1, 9)

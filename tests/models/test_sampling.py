@@ -165,7 +165,7 @@ def test_what_the_device_does_not_have_is_refused():
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])
 def test_a_graph_gives_the_same_clips_bit_for_bit(precision):
-    """In enough batches for the graph to be recorded and replayed, and after a refresh."""
+    """There are enough batches to record and replay the graph, also after a refresh."""
     generator, z = trained_generator(device="cuda"), latents(23)
     samplers = [Sampler(generator, batch_size=3, precision=precision, cuda_graph=mode) for mode in ("on", "off")]
     replayed, eager = (sampler(z) for sampler in samplers)
@@ -180,7 +180,7 @@ def test_a_graph_gives_the_same_clips_bit_for_bit(precision):
 
 @pytest.mark.gpu
 def test_what_arrives_on_the_cpu_is_what_was_computed():
-    """Through two buffers that are written and read in turns, for many batches of a size that takes a while."""
+    """Many large batches pass through two buffers that are written and read in turns."""
     frames, image_size = PAPERS
     generator = trained_generator(device="cuda", clip_frames=frames, image_size=image_size)
     sampler = Sampler(generator, batch_size=32)

@@ -133,7 +133,7 @@ def test_iterations_on_a_weight_that_stays_find_what_they_lost(device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_backward_through_two_uses_has_the_vectors_of_each(dtype, device):
-    """As of a discriminator that judges twice before its gradients are taken."""
+    """A discriminator may score twice before its backward pass."""
     weight = spectrum(3.0, 2.5, 0.5, 0.2, device=device).to(dtype)
     module = layer(weight)
     original = module.parametrizations.weight.original
@@ -186,7 +186,7 @@ def test_the_state_has_the_weight_and_two_vectors_for_every_weight():
 
 
 def test_scores_are_those_of_a_network_with_the_quotients_for_weights(device):
-    """In evaluation mode, also with the weights' channels last in memory."""
+    """Scores are compared in evaluation mode, also with weights that are channels-last in memory."""
     baseline = NETWORKS["video"]().double().to(device).eval()
     network = to_channels_last_(copy.deepcopy(baseline))
     normalize_spectra_(network)

@@ -35,7 +35,7 @@ def test_a_latent_becomes_one_for_every_frame_and_every_parameter_learns(tempora
 
 @pytest.mark.parametrize("frames", [8, 64])
 def test_deconvolved_latents_lie_within_the_unit_interval(frames, device):
-    """Also where the last layer's outputs are far beyond it."""
+    """The last layer's outputs may lie far outside of it."""
     network = TemporalGenerator(INPUTS, OUTPUTS, frames, WIDTH).double().to(device)
     z = torch.randn(4, INPUTS, dtype=torch.float64, device=device)
     outside = network.model(z.unsqueeze(2))

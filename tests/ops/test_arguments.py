@@ -1,4 +1,4 @@
-"""Every operation takes a tensor for what it is, and names what it cannot take before it changes anything."""
+"""Checks of the arguments of every operation, before anything is changed."""
 
 from fractions import Fraction
 

@@ -153,7 +153,7 @@ def test_it_is_pytorchs_convolution_in_float64(case, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("case", "algorithm"), OWN_ALGORITHMS.values(), ids=OWN_ALGORITHMS)
 def test_it_is_as_accurate_as_pytorchs(case, algorithm, dtype, device):
-    """Over several draws together: a single result may be exact by chance."""
+    """Errors are taken over several draws, since a single result may be exact by chance."""
     errors, norms = [], []
     for _ in range(8):
         leaves = inputs(case, dtype, device, channels_last)

@@ -1,4 +1,4 @@
-"""Which GPU is asked whether the CUDA extension runs there, and how often; a stand-in takes the extension's place."""
+"""Loading of the CUDA extension, and which GPU it is prepared on, with a stand-in for it."""
 
 import contextlib
 import re
@@ -144,7 +144,7 @@ def test_auto_does_not_warn_of_what_the_extension_would_not_take(gpus):
 
 
 def test_auto_warns_once_of_an_extension_that_was_not_built(use_extension):
-    """Here tgan_fast lies in its source tree, as where that hides an installed one."""
+    """The package is imported from its source tree, which may hide an installed one."""
     attempts = []
 
     def load():

@@ -1,4 +1,4 @@
-"""What backends() says is what the operations do."""
+"""The operations do what backends() says."""
 
 from typing import get_args
 

@@ -132,7 +132,7 @@ for architecture in (80, 90, 100):
 
 @pytest.mark.slow
 def test_it_compiles_without_a_gpu():
-    """In a process of its own, since this one may have decided for Triton's interpreter."""
+    """A separate process compiles, since this one may have decided for Triton's interpreter."""
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)

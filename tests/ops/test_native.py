@@ -261,7 +261,7 @@ def _precision_as_in_a_new_process():
 @pytest.mark.usefixtures("_precision_as_in_a_new_process")
 @pytest.mark.parametrize("slope", [0.0, 0.2])
 def test_a_network_in_evaluation_mode_can_be_exported(slope):
-    """As operations of PyTorch alone, for any number of images."""
+    """The exported program has only PyTorch's operations and takes any number of images."""
     layers = DoublingConvTranspose2d(3, 4), BatchNormAct2d(4, slope), SameConvTranspose2d(4, 2, 3)
     network = to_channels_last_(nn.Sequential(*layers).double())
     for _ in range(3):

@@ -190,7 +190,7 @@ def test_gradients_in_half_precision_are_what_they_are_in_float32(name, device):
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
 def test_bias_correction_keeps_its_digits(backend, triton_device):
-    """In float32 1 - 0.999 alone is off by 5e-5, and 1 - 0.9999 by 5e-4."""
+    """A correction in float32 would lose them: 1 - 0.999 is off by 5e-5, and 1 - 0.9999 by 5e-4."""
     g = torch.tensor([1e-3, -2.0, 30.0], device=triton_device)
     for beta1, number in product((0.0, 0.5, 0.9, 0.99), (1, 2, 40, 693, 10**7)):
         beta2 = 1 - (1 - beta1) / 100
@@ -294,7 +294,7 @@ def test_the_kernels_refuse_what_they_cannot_take(parameter, gradient, copy, mes
 @needs_triton
 @pytest.mark.slow
 def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
-    """In a process of its own, since this one may have decided for Triton's interpreter."""
+    """A separate process compiles, since this one may have decided for Triton's interpreter."""
     program = (
         "import json\n"
         "from benchmarks.kernel_resources import GPU_ARCHITECTURES, compile_ahead, launches\n"

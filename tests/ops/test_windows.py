@@ -168,7 +168,7 @@ BACKENDS = ["torch", pytest.param("triton", marks=needs_triton)]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("clip_frames", "size"), [(16, 64), (8, 16), (9, 32)])
 def test_whole_frames_are_clips_as_they_are(backend, clip_frames, size):
-    """On the CPU the kernel runs in Triton's interpreter."""
+    """The kernel runs in Triton's interpreter on a CPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clips = random_frames(2, clip_frames, size, size, 1).to(device)
     windows = whole_frames(2, clip_frames).to(device)
@@ -239,7 +239,7 @@ for dtype in ("fp32", "bf16"):
 @needs_triton
 @pytest.mark.slow
 def test_the_kernel_compiles_for_gpus_that_are_not_there():
-    """In a process of its own, since this one may have decided for Triton's interpreter, which forgives a lot."""
+    """A separate process compiles, since this one may have decided for Triton's interpreter, which forgives a lot."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
         [sys.executable, "-c", COMPILE],

@@ -17,7 +17,7 @@ def evaluations(lines=EVALUATIONS):
 
 
 def points_of(axes):
-    """Of the curves, not of the marks of the best."""
+    """Return the points of the curves, without the marks of the best ones."""
     return [list(zip(*line.get_data(), strict=True)) for line in axes.lines if len(line.get_xdata()) > 1]
 
 

@@ -30,17 +30,17 @@ def random_weights(seed=0, classes=101):
 
 
 def random_mean(seed=0):
-    """As in mean2.npz: [3, 16, 128, 171] about 100."""
+    """Return a random mean like that of mean2.npz: [3, 16, 128, 171] about 100."""
     return 100 + 10 * np.random.default_rng(seed).standard_normal((3, 16, 128, 171), np.float32)
 
 
 def write_chainer(path, weights):
-    """As conv3d_deepnetA_ucf.npz."""
+    """Write weights in the layout of conv3d_deepnetA_ucf.npz."""
     np.savez(path, **weights)
     return path
 
 
 def write_mean(path, mean):
-    """As mean2.npz."""
+    """Write a mean in the layout of mean2.npz."""
     np.savez(path, mean=mean)
     return path

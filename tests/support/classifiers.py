@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def random_classifier(channels=1, classes=5, seed=0):
-    """Of running statistics that fit, and sure of itself."""
+    """Return a classifier with fitting running statistics and confident predictions."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_network("small", classes, channels)
@@ -28,7 +28,7 @@ def seen_by(classifier, precision="fp32"):
 
 
 def small_generator(seed=0):
-    """In training mode, as if it had been trained: its videos differ."""
+    """Return a generator in training mode whose videos differ, as if it had been trained."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         generator = VideoGenerator(width=0.0625, latent_dim=6, channels=1)

@@ -28,7 +28,7 @@ def covering(values: Mapping[str, Sequence], fits: Callable[[Row], bool]) -> lis
 
 
 def _pairs_of_values(values):
-    """As ((name, index of a value), (name, index of a value)): values need not be hashable."""
+    """Return pairs as ((name, index of a value), (name, index of a value)), since values need not be hashable."""
     for first, second in combinations(values, 2):
         for a in range(len(values[first])):
             yield from (((first, a), (second, b)) for b in range(len(values[second])))

@@ -17,7 +17,7 @@ _current = threading.local()
 
 
 class Stream:
-    """As `torch.cuda.Stream`, as far as it is used."""
+    """Stand-in for `torch.cuda.Stream`, as far as it is used."""
 
     def __init__(self, device=None):
         self._work = queue.Queue()
@@ -39,7 +39,7 @@ class Stream:
 
 
 class Event:
-    """As `torch.cuda.Event`: waiting for it is waiting for what was recorded last, if anything was."""
+    """Stand-in for `torch.cuda.Event`: a wait lasts until the last recorded work is done, if there is any."""
 
     def __init__(self, blocking=False):
         self.last = threading.Event()
@@ -83,7 +83,7 @@ class SimulatedFilling(Filling):
 
 
 def write_slowly(target, source, seconds):
-    """Up to so many seconds lie between the halves."""
+    """Write an array in two halves, with a random pause of at most `seconds` between them."""
     half = len(target) // 2
     np.copyto(target[:half], source[:half])
     time.sleep(random.uniform(0, seconds))
@@ -92,7 +92,7 @@ def write_slowly(target, source, seconds):
 
 @contextmanager
 def on_stream(stream):
-    """As `torch.cuda.stream`."""
+    """Stand in for `torch.cuda.stream`."""
     _current.stream = stream
     yield
 

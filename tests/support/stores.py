@@ -18,7 +18,7 @@ def video_of(length, seed):
 
 
 def entry_of(name, frames, **changes):
-    """Of a video that is yet to be stored."""
+    """Return the entry of a video that is not stored yet."""
     values = {
         "video": name,
         "start": -1,

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 
 
 def outcomes_of_two(outcome: Callable[[int], Any], folder: Path) -> list:
-    """What `outcome(rank)`, a function of a module, returns in each of two processes; they leave files in `folder`."""
+    """Return the results of `outcome(rank)`, a function of a module, in two processes that leave files in `folder`."""
     mp.spawn(_process, (outcome, folder), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 

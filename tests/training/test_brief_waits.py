@@ -1,3 +1,5 @@
+"""Brief waits: when they begin and end, and that training is left as it is."""
+
 import os
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every pair of parts and settings that fit each other, in combinations that train for an iteration."""
+"""Every pair of variants and settings that fit each other, in combinations that train for an iteration."""
 
 import copy
 import io

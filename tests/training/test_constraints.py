@@ -28,7 +28,7 @@ def step_of(constraint, kind=VideoDiscriminator, device="cpu", **options):
 
 
 def test_the_gradient_penalty_and_its_gradients_are_the_definitions(device):
-    """In the reference's network, by PyTorch alone."""
+    """The definition is computed by PyTorch alone, in the reference's network."""
     plain = reference.Discriminator(WIDTH, 3).to(device, torch.float64)
     fast = VideoDiscriminator(WIDTH, 3).to(device, torch.float64)
     fast.load_state_dict(plain.state_dict())

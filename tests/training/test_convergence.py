@@ -32,7 +32,7 @@ def test_the_curves_of_the_reference_are_those_of_different_runs():
 def test_a_run_is_nearer_to_the_references_than_the_references_runs_with_other_seeds(
     device, precision, seeds, iterations
 ):
-    """Than they are typically: than the median of the distances of all their pairs."""
+    """The limit is the median distance between all pairs of the reference's runs."""
     curves = curves_of_reference()[..., : iterations // convergence.WINDOW]
     spread = statistics.median(convergence.distance(a, b) for a, b in itertools.combinations(curves, 2))
     for seed in seeds:

@@ -1,4 +1,4 @@
-"""The data of a run: what the config names is what is trained on, and a resumed run is told when it has changed."""
+"""The data set that a config names, and the notice of a resumed run that it has changed."""
 
 import gzip
 import struct

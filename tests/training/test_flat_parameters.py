@@ -170,7 +170,7 @@ def test_gradients_of_a_compute_copy_in_half_precision_are_gathered(device):
 
 
 def test_gathering_takes_one_copy_for_each_dtype():
-    """Also where autograd gives dimensions of size 1 strides of their own."""
+    """Autograd may choose any strides for dimensions of size 1."""
     masters = parameters_of()
     flat = FlatParameters(masters)
     copies = [nn.Parameter(view) for view in flat.views(flat.data.bfloat16())]

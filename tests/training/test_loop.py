@@ -305,7 +305,7 @@ def test_what_changed_since_the_checkpoint_is_one_line(whole, tmp_path, capsys):
 
 
 class FillsTheDisk(MovingDigits):
-    """From the first clip that training asks for, the next checkpoint leads to a full disk."""
+    """Data set that fills the disk: once training has asked for a clip, the next checkpoint finds it full."""
 
     trap = None
 

@@ -1,4 +1,4 @@
-"""How large a batch fits: the estimate against what is really used."""
+"""Estimate of the largest batch that fits, against the memory really used."""
 
 import pytest
 import torch

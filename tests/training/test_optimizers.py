@@ -24,7 +24,7 @@ double_and_single = pytest.mark.parametrize("dtype", [torch.float64, torch.float
 
 @pytest.fixture(params={"gathered": 0, "small ones gathered": 20, "apart": 0}.items(), ids=lambda item: item[0])
 def gathered(request, monkeypatch):
-    """Whether all gradients are gathered before the step; otherwise it gathers on a CPU itself what is small."""
+    """Whether all gradients are gathered before the step; otherwise a CPU's step gathers only small ones."""
     monkeypatch.setattr(optimizers, "_LARGE", request.param[1])
     return request.param[0] == "gathered"
 
@@ -46,7 +46,7 @@ def gradients_of(step, dtype=torch.float32, device="cpu"):
 
 
 def give(parameters, gradients, without=()):
-    """As autograd does: the strides are the parameter's."""
+    """Set gradients with the parameters' strides, as autograd does."""
     for index, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
         parameter.grad = None if index in without else torch.empty_like(parameter).copy_(gradient)
 
@@ -86,7 +86,7 @@ def assert_same(a, b):
 
 
 def way(optimizer):
-    """What all parameters have moved, in float64."""
+    """Return the movement of all parameters, in float64."""
     moved = zip(optimizer.parameters, parameters_of(torch.float64), strict=True)
     return torch.cat([(p.detach().double().cpu() - start).flatten() for p, start in moved]).detach()
 
@@ -161,7 +161,7 @@ def test_a_compute_copy_in_half_precision_steps_its_master(name, device):
 
 @both
 def test_parameters_without_gradients_stay_as_they_are(name, gathered, device):
-    """And when they get one, Adam corrects the bias of their own few steps."""
+    """Once they get a gradient, Adam corrects the bias by their own number of steps."""
     ours, torchs = (kind(name, device=device, dtype=torch.float64) for kind in (Ours, Torchs))
     ours.gathered = gathered
     frozen = [(), (2, 3), (0,), (7,), (0, 2, 4), tuple(range(len(SHAPES))), (), ()]
@@ -335,7 +335,7 @@ def test_a_state_of_the_cpu_continues_on_the_gpu_and_back(name):
 
 
 def old_state(name, steps=3):
-    """As PyTorch 1.4 of 2020 saved it: keys that are addresses, steps that are ints, few settings."""
+    """Return a state as PyTorch 1.4 of 2020 saved it: keys are addresses, steps are ints, few settings."""
     torchs = Torchs(name)
     for number in range(steps):
         torchs.step(number)

@@ -1,4 +1,4 @@
-"""Several processes train what one trains: here two on a CPU, through gloo."""
+"""Training in several processes equals training in one: two on a CPU, joined by gloo."""
 
 import json
 import os
@@ -39,7 +39,7 @@ CASES = {
 
 
 def step_of(processes, **options):
-    """In float64, so that nothing hides behind rounding."""
+    """Return a step in float64, so that rounding hides nothing."""
     torch.manual_seed(0)
     networks = VideoGenerator(WIDTH, LATENT, 1, **SIZES).double(), VideoDiscriminator(WIDTH, 1, **SIZES).double()
     # A batch norm's running variance must not be what it is at the start, or the constraint would hide differences.
@@ -137,7 +137,7 @@ def test_with_synchronized_batch_norm_they_train_as_one_process_does(results, na
 
 
 def test_without_it_statistics_differ_from_those_of_one_process(results):
-    """So that the test above shows something."""
+    """Otherwise the test above would show nothing."""
     expected, _ = trained(Processes())
     assert (results[0]["own statistics"][0] - expected).abs().max() > 1e-4
 

@@ -101,7 +101,7 @@ def assert_same_in_float64(got, expected):
 
 
 def test_iterations_in_float64_are_the_references(device):
-    """From one clipping to the next."""
+    """The iterations go from one clipping to the next."""
     assert_same_in_float64(*(trace(torch.float64, device, 6) for trace in (trace_of_step, trace_of_reference)))
 
 
@@ -136,7 +136,7 @@ def test_twenty_iterations_are_the_references_in_float64_and_as_accurate_in_floa
 
 
 def first_bf16_gradients_of_reference(seed, device):
-    """As its users take bfloat16: by autocast."""
+    """Return gradients under autocast, which users of the reference take for bfloat16."""
     generator, discriminator = references(torch.float32, device)
     optimizers = reference.make_optimizers(generator, discriminator, RATE)
     z = latents(device)
@@ -405,7 +405,7 @@ def test_wasted_work_is_left_out(monkeypatch):
 
 
 def test_shared_fakes_are_the_authors_order(device):
-    """Both losses from one forward pass; G is updated first."""
+    """One forward pass gives both losses, and G is updated first."""
     step = fast_step(torch.float64, device, shared_fakes=True, clip_interval=0)
     generator, discriminator = references(torch.float64, device)
     optimizers = reference.make_optimizers(generator, discriminator, RATE)

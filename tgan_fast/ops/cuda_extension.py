@@ -34,7 +34,7 @@ def extension() -> ModuleType:
 
 @functools.cache
 def prepare_gpu(index: int) -> Prepared:
-    """Ready the kernels on the GPU `index`, once in a process.
+    """Prepare the kernels on the GPU `index`, once in a process.
 
     Raises:
         ImportError: as `extension`.

@@ -312,7 +312,7 @@ def test_what_is_no_tensor_is_named(value):
 
 
 def test_shapes_are_known_without_values():
-    """On the device meta."""
+    """Tensors are on the meta device."""
     with torch.device("meta"):
         x, statistics, count = (
             torch.ones(4, 3, 5),
@@ -326,7 +326,7 @@ def test_shapes_are_known_without_values():
 
 @pytest.mark.parametrize(("hidden", "reason"), [("gpu", "PyTorch finds no GPU"), ("triton", "Triton is not installed")])
 def test_a_backend_asked_for_by_name_never_falls_back(hidden, reason):
-    """In a process that sees neither a GPU nor, in one case, Triton."""
+    """The process sees no GPU and, in one case, no Triton."""
     program = (
         "import importlib.util, sys, torch\n"
         "find = importlib.util.find_spec\n"

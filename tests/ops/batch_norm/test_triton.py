@@ -361,7 +361,7 @@ def test_frozen_parameters_in_evaluation_cost_no_sums(device, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(4, 6, 5), (2, 3, 64, 64)], ids=str)
 def test_parameters_of_half_precision(shape, dtype, device):
-    """As after model.half(): gradients come in the parameters' dtype."""
+    """Gradients have the parameters' dtype, for instance after model.half()."""
     x = values(shape, dtype, device)
     weight, bias = (p.to(dtype).requires_grad_() for p in parameters(shape[1], device))
     mean, var = (s.to(dtype) for s in running(shape[1], device))
@@ -391,7 +391,7 @@ def test_results_repeat_bit_for_bit(shape, layout, device):
 
 @pytest.mark.parametrize("shape", [(4, 6, 5, 3), (2, 3, 64, 64)], ids=str)
 def test_not_a_number_and_infinity_come_through(shape, device):
-    """In evaluation as torch has it: relu(-inf) is 0, and NaN stays."""
+    """The result in evaluation is PyTorch's: relu(-inf) is 0, and NaN stays."""
     x = values(shape, torch.float32, device)
     x[0, 0, 0] = torch.tensor([torch.nan, torch.inf, -torch.inf], device=device).repeat(shape[-1])[: shape[-1]]
     statistics = running(shape[1], device)
@@ -574,7 +574,7 @@ def test_dtypes_that_the_kernels_do_not_take(device):
 
 
 def test_an_expanded_tensor(device):
-    """Its samples are one and the same memory; the results are not."""
+    """All samples share one memory; the results do not."""
     x = values((1, 3, 5), torch.float32, device).expand(4, -1, -1)
     assert_as_accurate_as_eager(x.contiguous(), x)
 

@@ -1,4 +1,4 @@
-"""What the kernels become on GPUs that need not be there: compiled ahead of time for three of them."""
+"""Kernels compiled ahead of time for three GPU architectures, without a GPU."""
 
 import json
 import os

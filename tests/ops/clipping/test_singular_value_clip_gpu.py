@@ -1,4 +1,4 @@
-"""What the "cuda" backend promises of a GPU; tests/csrc has its accuracy, on CPUs too."""
+"""The "cuda" backend on a GPU; tests/csrc tests its accuracy, on CPUs too."""
 
 import subprocess
 import sys
@@ -146,7 +146,7 @@ def test_streams_do_not_disturb_each_other():
 
 @pytest.mark.alone
 def test_in_a_green_context_it_clips_or_raises_but_never_hangs():
-    """In a process of its own, which is killed if its blocks wait for others that have no multiprocessor."""
+    """A separate process is killed if its blocks wait for others that have no multiprocessor."""
     if not pytest.importorskip("torch.cuda.green_contexts").SUPPORTED:
         pytest.skip("needs a PyTorch with green contexts")
     program = (

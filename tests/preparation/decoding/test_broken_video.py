@@ -1,4 +1,4 @@
-"""What cannot be read as a whole is refused, with the reason."""
+"""Videos that cannot be read completely are refused with a reason."""
 
 import itertools
 import os

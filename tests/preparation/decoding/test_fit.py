@@ -1,4 +1,4 @@
-"""How frames become as large as is asked for: compared with means over areas, computed exactly in float64."""
+"""Fitting of frames to a size, compared with means over areas in float64."""
 
 import itertools
 import pickle

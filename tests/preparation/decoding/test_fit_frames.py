@@ -1,4 +1,4 @@
-"""Videos that are arrays."""
+"""Fitting of the frames of arrays."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Videos that are images: files that Pillow wrote, of all its modes."""
+"""Decoding of image sequences, from files that Pillow wrote in all its modes."""
 
 import struct
 import warnings

@@ -1,4 +1,4 @@
-"""Reading video files: real ones, encoded here, and compared with a plain decode."""
+"""Decoding of real video files, encoded here, compared with direct decoding by PyAV."""
 
 import itertools
 from fractions import Fraction
@@ -279,7 +279,7 @@ def test_packed_frames_of_old_avi_files(tmp_path, between):
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "ffv1"), (".mkv", "libx264"), (".mp4", "libx264")])
 def test_the_last_frame_may_be_shown_for_long(tmp_path, suffix, codec):
-    """In Matroska the duration of the whole file alone tells that, as if frames were missing."""
+    """Matroska records this only in the duration of the whole file, as if frames were missing."""
     short = encode(tmp_path / f"short{suffix}", numbered_frames(50), codec=codec)
     path = tmp_path / f"long{suffix}"
     with av.open(str(short)) as given, av.open(str(path), "w") as made:
@@ -295,7 +295,7 @@ def test_the_last_frame_may_be_shown_for_long(tmp_path, suffix, codec):
 
 
 def test_sound_that_goes_on_is_no_promise_of_frames(tmp_path):
-    """Without the tag that tells the duration of the video, there is that of the file."""
+    """A file without a tag for the duration of its video has only its own duration, which includes sound."""
     path = encode(tmp_path / "video.mkv", numbered_frames(50), audio=5)
     content = path.read_bytes()
     assert b"DURATION" in content

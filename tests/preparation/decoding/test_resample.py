@@ -1,4 +1,4 @@
-"""Which frames are taken: compared with the definition, tick by tick."""
+"""Resampling in time, compared with the definition tick by tick."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_where_recordings_are_joined_neither_pauses_nor_losses_arise(second):
 
 
 def test_durations_count_only_at_the_end():
-    """Where frames are reordered, MP4 gives a pause's duration to another frame than the one that is shown."""
+    """MP4 with reordered frames gives a pause's duration to another frame than the one that is shown."""
     times = [k / 25 + (10 if k >= 25 else 0) for k in range(50)]
     durations = [1 / 25] * 50
     durations[26] = 10

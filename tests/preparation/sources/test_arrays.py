@@ -1,4 +1,4 @@
-"""Clips in NumPy's files."""
+"""NumPy arrays as a source of videos."""
 
 import hashlib
 

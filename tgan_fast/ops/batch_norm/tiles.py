@@ -17,7 +17,7 @@ SMALL_ROWS = {True: (16, 64, 256, 1024), False: (16, 64, 256, 1024, 4096)}
 
 
 class Key(NamedTuple):
-    """What a table entry is for."""
+    """Key of a table entry."""
 
     kernel: str
     itemsize: int
@@ -26,7 +26,7 @@ class Key(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """How a kernel is launched."""
+    """Launch configuration of a kernel."""
 
     rows: int
     columns: int

@@ -23,7 +23,7 @@ _KEPT_WORKSPACES = 8
 
 
 def has_memory(weight: torch.Tensor) -> bool:
-    """Whether there is an address behind the tensor, unlike a FakeTensor or another class with its own dispatch."""
+    """Return whether the tensor has an address, unlike a FakeTensor or another class with its own dispatch."""
     return type(weight).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
 
 
@@ -112,7 +112,7 @@ class _Operand(NamedTuple):
         return cls(weight, copy, clipped, matrix)
 
     def finish(self):
-        """What the kernels could not write: weights and copies of another layout or dtype."""
+        """Write what the kernels could not: weights and copies of another layout or dtype."""
         if self.clipped.data_ptr() != self.weight.data_ptr():
             self.weight.copy_(self.clipped)
         if self.copy is not None:
@@ -120,7 +120,7 @@ class _Operand(NamedTuple):
 
 
 def _operands(weights, copies):
-    """What the kernels work on, and weights listed again, with copies of their own.
+    """Return the operands of the kernels, and (weight, copy) pairs of weights that are listed again.
 
     A weight that two layers share is clipped once: twice at the same time would be a race.
     """
@@ -136,7 +136,7 @@ def _operands(weights, copies):
 
 
 def _column_stride(weight):
-    """The distance of a row's elements in memory, or None where they have no common one.
+    """Return the stride of a row's elements in memory, or None where they have no common one.
 
     The order of a matrix's columns does not matter to its singular values, so the dimensions behind the first may lie
     in memory in any order, as in channels-last layouts.
@@ -157,7 +157,7 @@ _workspaces: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
 
 
 def _workspace(device, size):
-    """At least `size` bytes on the device, kept for the next call on the same stream.
+    """Return at least `size` bytes on the device, kept for the next call on the same stream.
 
     While a CUDA graph is captured they come from the graph's own memory: the graph may be replayed on another stream.
     """

@@ -119,7 +119,7 @@ def _lines(path):
 
 
 def _split_line(line, folder):
-    """Paths may contain spaces: the last word is a class only behind the name of a file."""
+    """Return the path and the class, or None, of a line. Paths may have spaces: a class only follows a file name."""
     entry, *label = line.rsplit(maxsplit=1)
     whole = (folder / path_of(line)).exists() or not Path(entry.rstrip(",")).suffix
     return (line, None) if whole or not label else (entry.rstrip(","), label[0])
