@@ -96,7 +96,7 @@ def test_after_a_capture_that_could_not_be_ended_none_is_begun_and_the_reason_is
     assert stand_in_graphs.cache_is_emptied == 0
 
 
-def test_an_error_of_pytorch_that_does_not_spoil_the_capture_is_told_and_others_are_captured(stand_in_graphs):
+def test_an_error_of_pytorch_that_does_not_spoil_the_capture_is_reported_and_others_are_captured(stand_in_graphs):
     calls = []
 
     def fails_at_first():
@@ -251,7 +251,7 @@ except Exception as error:
 
 @pytest.mark.gpu
 @pytest.mark.alone
-def test_a_process_in_which_a_capture_failed_goes_on_without_graphs():
+def test_a_process_in_which_a_capture_failed_continues_without_graphs():
     """A separate process runs this, since PyTorch captures nothing reliably afterwards."""
     result = subprocess.run([sys.executable, "-c", FAILS_ON_PURPOSE], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]

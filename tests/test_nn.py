@@ -44,7 +44,7 @@ def test_without_running_statistics_it_uses_the_batch_in_evaluation_too():
     assert torch.equal(module.train()(x), module.eval()(x))
 
 
-def test_groups_update_the_running_statistics_once_a_part():
+def test_groups_update_the_running_statistics_once_each():
     together, apart = BatchNormAct2d(4), BatchNormAct2d(4)
     x = torch.randn(6, 4, 3, 3)
     got = together(x, groups=2)

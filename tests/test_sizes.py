@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_framework_s_layers(frames, image_size, device):
 
 
 @pytest.mark.parametrize(("frames", "image_size"), [(8, 128), (64, 16), (12, 16)])
-def test_groups_are_calls_part_by_part(frames, image_size, device):
+def test_groups_equal_separate_calls(frames, image_size, device):
     together, apart = (networks(frames, image_size)[1].double().to(device) for _ in range(2))
     apart.load_state_dict(together.state_dict())
     x = videos(4, frames, image_size, device)

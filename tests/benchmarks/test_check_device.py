@@ -5,7 +5,7 @@ import pytest
 from benchmarks import check_device
 
 
-def test_what_is_wrong_is_told_of_and_the_rest_is_checked_all_the_same(monkeypatch, capsys):
+def test_a_failed_check_is_reported_and_the_others_still_run(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.bench_step.Fast.__call__", lambda self, real: (self.step.non_finite + 1.0,) * 2)
     with pytest.raises(SystemExit) as ended:
         check_device.main("step", device="cpu")

@@ -27,7 +27,7 @@ def test_contenders_take_turns_in_a_changing_order_on_prepared_inputs():
     assert len(set(rounds)) > 2
 
 
-def test_slow_contenders_take_part_in_fewer_rounds_that_are_spread_evenly(monkeypatch):
+def test_slow_contenders_run_in_fewer_rounds_at_equal_distances(monkeypatch):
     monkeypatch.setitem(harness.SECONDS, "cpu", 0.5)
     seen = []
     contenders = {"fast": lambda _: seen.append("fast"), "slow": lambda _: (seen.append("slow"), time.sleep(0.2))}
@@ -89,7 +89,7 @@ def test_a_real_gpu_is_watched():
 
 
 @pytest.mark.skipif(not device_state._STAT.exists(), reason="there is no /proc/stat")
-def test_other_processes_are_told_from_what_this_one_waited_for():
+def test_other_processes_are_distinguished_from_children():
     spin = [sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"]
     waited_for, others = CpuWatch(), CpuWatch()
     with waited_for:

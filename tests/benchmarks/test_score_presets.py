@@ -20,7 +20,7 @@ def test_every_system_is_a_preset_and_has_a_narrow_one():
 
 
 @pytest.mark.slow
-def test_a_system_is_trained_scored_and_told_of_in_the_readme(tmp_path, monkeypatch):
+def test_a_system_is_trained_scored_and_listed_in_the_readme(tmp_path, monkeypatch):
     classifier, folder = tmp_path / "digits.pt", tmp_path / "results"
     save_classifier(classifier, random_classifier(classes=10))
     folder.mkdir()

@@ -157,7 +157,7 @@ def test_a_stream_that_is_closed_does_not_change_the_exit_code(closed, argument,
 
 
 @pytest.mark.slow
-def test_a_training_without_stdout_goes_on_when_nobody_reads_its_messages_any_more(tmp_path):
+def test_a_training_without_stdout_continues_when_nobody_reads_its_messages(tmp_path):
     command = ["sh", "-c", 'exec "$@" 1>&-', "sh", sys.executable, "-m", "tgan_fast", "train", *SMALL]
     arguments = ["--steps", "20", "--out", "run"]
     process = subprocess.Popen([*command, *arguments], cwd=tmp_path, stderr=subprocess.PIPE)

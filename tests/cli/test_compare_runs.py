@@ -40,7 +40,7 @@ def test_one_run_alone_and_vector_graphics(runs, capsys):
     assert (runs / "one.svg").read_bytes().startswith(b"<?xml")
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_paths(runs, capsys):
+def test_runs_of_the_same_name_are_distinguished_by_their_paths(runs, capsys):
     write_run(runs / "other" / "svc")
     command.main(["svc", "other/svc"])
     assert "other/svc" in capsys.readouterr().out

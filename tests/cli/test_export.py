@@ -94,7 +94,7 @@ def test_a_loaded_program_makes_the_generators_videos(trained, tmp_path, capfd):
     check_export(out, path, "torch-export", step, videos)
 
 
-def test_the_notebooks_checkpoint_is_told_apart_by_content(tmp_path):
+def test_the_notebooks_checkpoint_is_recognized_by_content(tmp_path):
     generator = reference.Generator()
     content = {"model_state_dict": [generator.state_dict(), reference.Discriminator().state_dict()]}
     torch.save(content, tmp_path / "state_normal81000.ckpt")
@@ -135,7 +135,7 @@ def test_a_broken_generator_is_refused(trained, tmp_path, form):
     assert not out.exists()
 
 
-def test_a_missing_package_is_told_before_the_checkpoint_is_read(tmp_path, monkeypatch):
+def test_a_missing_package_is_reported_before_the_checkpoint_is_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(InputError, match=r"onnx files need onnx: pip install '\.\[export\]'"):
         exported("nothing.pt", tmp_path / "x.onnx", "onnx")

@@ -84,7 +84,7 @@ def test_videos_become_a_store_that_training_takes(run, source, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_kill_9_at_random_moments_leaves_a_store_that_goes_on_to_the_same_end(run, source, tmp_path):
+def test_after_kill_9_at_random_moments_a_rerun_resumes_to_the_same_store(run, source, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(source, whole, "--workers", "1")
     delay = random.SystemRandom()
@@ -102,7 +102,7 @@ def test_kill_9_at_random_moments_leaves_a_store_that_goes_on_to_the_same_end(ru
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(run, long, tmp_path):
+def test_ctrl_c_ends_with_130_and_a_rerun_resumes(run, long, tmp_path):
     process = start(long, "store", cwd=tmp_path)
     wait_for_decoding(process, tmp_path / "store")
     process.send_signal(signal.SIGINT)
@@ -209,7 +209,7 @@ LATIN_1_OUTPUT = {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "latin-1"}
 
 
 @pytest.mark.slow
-def test_names_of_any_bytes_are_stored_and_told_alike_in_every_locale(source, tmp_path):
+def test_names_of_any_bytes_are_stored_and_printed_alike_in_every_locale(source, tmp_path):
     content = (source / "cat" / "000.mp4").read_bytes()
     names = [
         b"d\xffg/\xff\n\x1b[31m.mp4",
@@ -244,7 +244,7 @@ def test_names_of_any_bytes_are_stored_and_told_alike_in_every_locale(source, tm
     assert "0 videos of 0 frames stored, 2 stored before" in out
 
 
-def test_what_is_left_out_is_told(run, source, tmp_path, capsys):
+def test_files_that_are_left_out_are_reported(run, source, tmp_path, capsys):
     shutil.copytree(source / "cat", tmp_path / "videos" / "cat")
     (tmp_path / "videos" / "stream.h264").write_bytes(b"\0")
     (tmp_path / "videos" / "other").mkdir()
@@ -264,7 +264,7 @@ def test_what_is_left_out_is_told(run, source, tmp_path, capsys):
         run("videos", "strict", "--workers", "1", "--strict")
 
 
-def test_too_small_a_disk_is_told_before_anything_is_written(run, source, tmp_path):
+def test_too_small_a_disk_is_reported_before_anything_is_written(run, source, tmp_path):
     with pytest.raises(InputError, match=r"store needs about \d+,\d+\.\d GB, but only .* GB are free: make room, or"):
         run(source, "store", "--size", 200_000)
     assert not list(tmp_path.iterdir())

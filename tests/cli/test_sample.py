@@ -86,7 +86,7 @@ def test_files_to_look_at(trained, tmp_path, capsys, name):
     assert (tmp_path / name).stat().st_size > 0
 
 
-def test_the_notebooks_checkpoint_is_told_apart_by_content(tmp_path):
+def test_the_notebooks_checkpoint_is_recognized_by_content(tmp_path):
     generator = reference.Generator()
     content = {
         "epoch": 1,

@@ -68,7 +68,7 @@ def test_previews_are_files_to_look_at(store, tmp_path):
         assert container.streams.video[0].average_rate == 8
 
 
-def test_an_export_is_the_authors_form_and_can_be_prepared_again(store, tmp_path):
+def test_an_export_has_the_authors_format_and_can_be_prepared_again(store, tmp_path):
     run("export", store, "--out", tmp_path / "train.h5")
     with h5py.File(tmp_path / "train.h5") as file:
         assert file["image"].shape == (65, 3, 64, 85)

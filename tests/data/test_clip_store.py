@@ -85,7 +85,7 @@ def test_a_last_line_that_was_not_finished_is_not_there(store):
         assert len(opened.frames) == 6
 
 
-def test_what_is_no_store_is_told_what_makes_one(tmp_path):
+def test_a_path_that_is_no_store_raises_an_error_with_the_command_that_makes_one(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InputError, match=r"is no clip store: make one with python -m tgan_fast prepare SOURCE "):
             ClipStore(path)
@@ -111,7 +111,7 @@ def test_a_store_of_a_newer_version_asks_for_a_newer_tgan_fast(store):
         ClipStore(store)
 
 
-def test_lost_frames_are_told_by_their_number_of_bytes(store):
+def test_lost_frames_are_detected_by_the_file_size(store):
     path = store / "frames.bin"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"frames.bin has 3,311 bytes, but its index tells of 3,312"):

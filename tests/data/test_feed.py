@@ -114,7 +114,7 @@ residences = pytest.mark.parametrize("resident", ["auto", "off"])
 
 @datasets
 @residences
-def test_any_start_goes_on_with_the_same_videos(device, make_videos, dataset, resident):
+def test_any_start_continues_with_the_same_videos(device, make_videos, dataset, resident):
     options = OPTIONS | {"device": device, "resident": resident}
     whole = first_videos(open_feed(dataset(make_videos), **options), 9)
     for start in (1, 2, 5):

@@ -194,7 +194,7 @@ def test_arrays_of_different_sizes_have_to_be_prepared(tmp_path):
         read_videos(tmp_path / "clips.npz")
 
 
-def test_what_is_not_prepared_is_told_how(tmp_path):
+def test_files_that_are_not_prepared_raise_an_error_with_the_command(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*nothing"):
         read_videos(tmp_path / "nothing")
     (tmp_path / "UCF-101").mkdir()

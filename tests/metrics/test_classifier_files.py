@@ -70,7 +70,7 @@ def test_the_fingerprint_tells_weights_and_means_apart():
     assert len({Classifier("small", first.network, ("a",), 1, mean).fingerprint for mean in means}) == 3
 
 
-def test_the_own_format_keeps_everything(tmp_path):
+def test_the_packages_own_format_keeps_everything(tmp_path):
     classifier = small_classifier()
     save_classifier(tmp_path / "c.pt", classifier)
     got = load_classifier(tmp_path / "c.pt")

@@ -91,7 +91,7 @@ def test_the_seed_decides_everything_and_the_global_state_nothing(clips):
     assert fingerprint(1) != first
 
 
-def test_progress_is_told_of_every_loss(clips):
+def test_progress_is_called_with_every_loss(clips):
     losses = []
     train_classifier(clips, "small", Recipe(5, 8, 1e-3), progress=losses.append)
     assert len(losses) == 5

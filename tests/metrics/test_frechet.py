@@ -75,7 +75,7 @@ def test_equal_sets_have_no_distance(n, _m, d):
 
 
 @pytest.mark.parametrize("parts", [1, 3, 50])
-def test_moments_of_parts_are_those_of_the_whole_also_far_from_0(parts):
+def test_moments_of_batches_combine_to_those_of_the_whole_also_far_from_0(parts):
     features = features_of(100, 7, 3).float() + 1000
     gaussian = gaussian_of(features, parts)
     assert gaussian.mean.dtype == gaussian.covariance.dtype == torch.float64

@@ -31,7 +31,7 @@ def test_no_threshold_makes_fewer_errors(seed):
     assert got == pytest.approx(min(share_of_errors(real, generated, c) for c in candidates.tolist()))
 
 
-def test_scores_that_are_apart_are_told_apart_and_equal_ones_are_not():
+def test_different_scores_are_distinguished_and_equal_ones_are_not():
     low, high = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 9.0, 7.0])
     assert best_threshold(high, low) == 3.5
     assert share_of_errors(low, high, best_threshold(low, high)) == pytest.approx(1)

@@ -80,7 +80,7 @@ def test_real_clips_arrive_with_their_own_levels(name):
     assert torch.equal(videos.permute(0, 2, 3, 4, 1) * 128 + 128, clips.float())
 
 
-def test_a_plain_protocol_shows_videos_as_training_sees_them():
+def test_the_plain_protocol_shows_videos_as_training_sees_them():
     clips = torch.randint(256, (2, 16, 64, 64, 1), dtype=torch.uint8)
     videos = PROTOCOLS["plain"].scaled(clips)
     assert torch.equal(videos, to_videos(clips))

@@ -113,7 +113,7 @@ def test_in_bf16_it_is_as_accurate_as_the_reference(assert_bf16_copy_is_as_accur
     assert_bf16_copy_is_as_accurate(fast, baseline, videos(8, device=device).bfloat16().double())
 
 
-def test_groups_are_calls_part_by_part(device):
+def test_groups_equal_separate_calls(device):
     together, apart = (VideoDiscriminator(0.125).double().to(device) for _ in range(2))
     apart.load_state_dict(together.state_dict())
     x = videos(6, device=device)

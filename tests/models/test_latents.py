@@ -58,7 +58,7 @@ def test_a_limit_that_hardly_anything_exceeds_changes_hardly_anything(name):
         torch.testing.assert_close(truncated, latents, rtol=1e-6, atol=1e-7)
 
 
-def test_normal_latents_within_a_limit_between_are_told_from_clamped_and_from_scaled_ones():
+def test_truncated_normal_latents_differ_from_clamped_and_from_scaled_ones():
     """The test of truncation can tell these apart."""
     latents, within = drawn("normal", 3), expected_within("normal", 1.5)
     assert p_value(LATENTS["normal"].truncated(latents, 1.5), within) > SIGNIFICANCE

@@ -107,7 +107,7 @@ def _nan_in_new_memory():
     torch.use_deterministic_algorithms(False)
 
 
-def test_no_form_makes_a_gpu_wait():
+def test_no_algorithm_makes_a_gpu_wait():
     for case in CASES.values():
         leaves = inputs(case)
         for algorithm in algorithms_of(case):

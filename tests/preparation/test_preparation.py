@@ -71,7 +71,7 @@ def test_the_store_does_not_depend_on_how_many_processes_there_are(source, whole
 
 
 @pytest.mark.slow
-def test_what_is_stopped_goes_on_to_the_same_store(source, whole, tmp_path, monkeypatch):
+def test_a_stopped_preparation_resumes_to_the_same_store(source, whole, tmp_path, monkeypatch):
     # A job a video.
     monkeypatch.setattr("tgan_fast.preparation.pipeline._JOB_VIDEOS", 1)
     stop, collection, folder = threading.Event(), recognize(source), tmp_path / "store"
@@ -85,7 +85,7 @@ def test_what_is_stopped_goes_on_to_the_same_store(source, whole, tmp_path, monk
     assert content_of(folder) == content_of(whole)
 
 
-def test_progress_tells_of_all_bytes_in_the_end(source, tmp_path):
+def test_progress_counts_all_bytes_in_the_end(source, tmp_path):
     told = []
     prepare(recognize(source), tmp_path / "store", FORM, progress=lambda result, nbytes: told.append(nbytes))
     assert sum(told) == sum(path.stat().st_size for path in source.rglob("*.*"))
@@ -229,7 +229,7 @@ def test_what_nobody_foresaw_costs_only_its_own_video(source, tmp_path):
 
 
 @pytest.mark.usefixtures("whole")  # The server of forks, which lives on, has begun without a limit.
-def test_a_full_disk_keeps_what_was_stored_and_says_how_to_go_on(source, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_what_was_stored_and_says_how_to_resume(source, tmp_path, monkeypatch):
     monkeypatch.setattr("tgan_fast.preparation.pipeline._JOB_VIDEOS", 1)
     message = r"cannot write to .*store: File too large; what was stored is kept, and the same command goes on"
     with pytest.raises(InputError, match=message), largest_file(60 * 32 * 40 * 3):

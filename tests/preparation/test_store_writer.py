@@ -76,7 +76,7 @@ while True:
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_leaves_a_whole_store_that_goes_on(tmp_path):
+def test_kill_9_at_any_moment_leaves_a_whole_store_that_can_be_continued(tmp_path):
     folder, counts = tmp_path / "store", [0]
     script = WRITES_FOREVER.format(paths=sys.path, folder=str(folder))
     for seconds in (0.05, 0.2, 0.4, 0.1):
@@ -148,7 +148,7 @@ def test_classes_keep_their_numbers_and_new_ones_come_after_them(tmp_path, store
         ({"fps": 12.5}, "frames of 6×8×3, 12.5 a second"),
     ],
 )
-def test_frames_of_another_form_are_refused(store, changes, described):
+def test_frames_of_another_size_or_rate_are_refused(store, changes, described):
     before = content_of(store)
     with pytest.raises(InputError, match=f"has frames of 6×8×3, not {described}.*: choose another folder"):
         StoreWriter(store, replace(HEADER, **changes))

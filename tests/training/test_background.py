@@ -23,7 +23,7 @@ def test_jobs_are_done_in_order(background):
     assert done == list(range(5))
 
 
-def test_the_caller_goes_on_until_two_jobs_wait():
+def test_the_caller_continues_until_two_jobs_wait():
     background, gate, done = Background(True), threading.Event(), []
 
     def job(number):

@@ -181,7 +181,7 @@ def _narrow_notebook(monkeypatch):
 @pytest.mark.parametrize(
     "form", [as_tuples, with_prefix("module."), with_prefix("_orig_mod."), with_numpy_values, copy.copy]
 )
-def test_forms_in_which_people_have_the_notebooks_checkpoint(tmp_path, form, legacy):
+def test_variants_of_the_notebooks_checkpoint_that_circulate(tmp_path, form, legacy):
     content, generator = small_notebook_checkpoint()
     torch.save(form(content), tmp_path / "x.ckpt", _use_new_zipfile_serialization=not legacy)
     opened = open_checkpoint(tmp_path / "x.ckpt")
@@ -296,7 +296,7 @@ def assert_damage_is_noticed(folder, count, chances):
         assert equal(got, right) if error is None else re.fullmatch(".*(damaged|neither|is refused).*", error)
 
 
-def test_one_wrong_bit_or_part_anywhere_is_noticed(tmp_path):
+def test_one_wrong_bit_or_missing_piece_anywhere_is_noticed(tmp_path):
     assert_damage_is_noticed(tmp_path, 150, random.Random(0))
 
 

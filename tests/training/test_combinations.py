@@ -109,7 +109,7 @@ def assert_goes_on_exactly(settings, config, step, batch, labels):
 
 
 @pytest.mark.parametrize("settings", COMBINATIONS, ids=name_of)
-def test_every_combination_trains_and_goes_on_from_a_checkpoint_exactly(settings):
+def test_every_combination_trains_and_resumes_from_a_checkpoint_exactly(settings):
     config, step, batch, labels = step_and_batch(settings)
     before = copy.deepcopy(step.generator.state_dict())
     with Gradients() as gradients:

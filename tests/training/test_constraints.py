@@ -110,7 +110,7 @@ def test_the_gradient_penalty_pulls_norms_towards_one(kind):
     assert distance() < 0.5 * before
 
 
-def test_without_a_constraint_norms_go_their_way():
+def test_without_the_penalty_gradient_norms_are_far_from_1():
     step = step_of(Constraint(), optimizer=Adam, learning_rate=1e-3)
     mix = torch.full((BATCH, 1, 1, 1, 1), 0.5)
     for number in range(40):

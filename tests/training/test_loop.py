@@ -137,7 +137,7 @@ def test_what_was_recorded_after_the_checkpoint_is_dropped_and_a_torn_line_too(t
     assert seconds[-1] < 1e8
 
 
-def test_a_run_goes_on_in_another_folder_but_not_behind_a_newer_checkpoint(whole, tmp_path):
+def test_a_run_resumes_in_another_folder_but_not_behind_a_newer_checkpoint(whole, tmp_path):
     older = whole / "checkpoints" / "iteration-00000006.pt"
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"has come further, to iteration-00000007\.pt"):
@@ -155,7 +155,7 @@ def test_the_global_random_state_is_neither_used_nor_changed(whole, tmp_path):
     assert_same_state(tmp_path, whole)
 
 
-def test_previews_do_not_disturb_training(whole, tmp_path):
+def test_samples_do_not_disturb_training(whole, tmp_path):
     trained(tmp_path, sample_interval=1, checkpoint_interval=1, log_interval=1)
     assert_same_state(tmp_path, whole)
 
@@ -203,7 +203,7 @@ def test_weights_that_break_later_keep_the_last_good_checkpoint(tmp_path):
     assert CheckpointFolder(tmp_path / "checkpoints", keep=1).paths() == [checkpoint]
 
 
-def test_a_run_that_diverges_is_told_so_once_and_the_checkpoint_before_is_kept(tmp_path, capsys):
+def test_a_run_that_diverges_warns_once_and_keeps_the_checkpoint_before(tmp_path, capsys):
     trained(tmp_path, steps=6)
     checkpoints = tmp_path / "checkpoints"
     before = (checkpoints / "iteration-00000006.pt").read_bytes()
@@ -275,7 +275,7 @@ def test_a_folder_is_written_to_by_one_process_and_a_dead_one_does_not_keep_it(t
     assert trained(tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000002.pt").iteration == 7
 
 
-def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(whole, tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_resumes_from_the_one_before(whole, tmp_path, capsys):
     trained(tmp_path, steps=6)
     newest = tmp_path / "checkpoints" / "iteration-00000006.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])

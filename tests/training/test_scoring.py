@@ -74,7 +74,7 @@ def assert_same_state(first, second):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-def test_training_goes_the_same_way_with_evaluations_and_without(tmp_path, classifier):
+def test_training_is_the_same_with_evaluations_and_without(tmp_path, classifier):
     random = torch.get_rng_state()
     without = trained(tmp_path / "without")
     assert torch.equal(torch.get_rng_state(), random)
@@ -85,7 +85,7 @@ def test_training_goes_the_same_way_with_evaluations_and_without(tmp_path, class
     assert [line["iteration"] for line in evaluations_of(tmp_path / "with")] == [2, 4]
 
 
-def test_an_average_of_the_weights_goes_the_same_way_too(tmp_path, averaged):
+def test_an_average_of_the_weights_is_the_same_too(tmp_path, averaged):
     _, with_them = averaged
     assert_same_state(trained(tmp_path, ema_decay=0.5), with_them)
 

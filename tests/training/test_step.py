@@ -275,7 +275,7 @@ def test_what_the_step_cannot_do_is_refused(device):
             fast_step(torch.float32, device, shared_fakes=True, **options)
 
 
-def test_the_notebooks_state_goes_on_as_the_notebook_does(device):
+def test_the_notebooks_state_continues_as_the_notebook_does(device):
     """Networks and optimizers as it saves them, into the middle of a run."""
     generator, discriminator = references(torch.float64, device)
     optimizers = reference.make_optimizers(generator, discriminator, RATE)

@@ -219,7 +219,7 @@ def test_the_memory_format_is_kept(shape, device):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_groups_are_calls_part_by_part(groups, device):
+def test_groups_equal_separate_calls(groups, device):
     x, weight, bias = inputs((8, 3, 5, 5), torch.float64, device)
     together = [torch.zeros(3, device=device).double(), torch.ones(3, device=device).double()]
     apart = [statistic.clone() for statistic in together]

@@ -197,7 +197,7 @@ def test_every_slope(shape, slopes, layout, device):
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize(("shape", "groups"), [((6, 5), 2), ((6, 5, 3), 3), ((4, 3, 64, 64), 2)], ids=str)
-def test_groups_are_as_accurate_as_eager_part_by_part(shape, groups, layout, device):
+def test_groups_are_as_accurate_as_separate_eager_calls(shape, groups, layout, device):
     scale = torch.arange(1, 1 + shape[0], device=device).view(-1, *[1] * (len(shape) - 1))
     x = values(shape, torch.float32, device) * scale
     assert_as_accurate_as_eager(x, layout(x), groups=groups)

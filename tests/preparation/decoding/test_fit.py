@@ -73,11 +73,11 @@ def decoded(path):
         ((576, 720), (64, 64), Fraction(64, 45), (64, 114)),
     ],
 )
-def test_a_frame_just_covers_the_form_and_keeps_its_proportions(size, form, aspect, expected):
+def test_a_frame_just_covers_its_stored_size_and_keeps_its_proportions(size, form, aspect, expected):
     assert covering_size(*size, *form, Fraction(aspect)) == expected
 
 
-def test_every_size_covers_every_form_as_closely_as_whole_pixels_can():
+def test_every_size_is_covered_as_closely_as_whole_pixels_can():
     for height, width, *form, across, down in np.random.default_rng(0).integers(1, 400, (500, 6)).tolist():
         size = covering_size(height, width, *form, Fraction(across, down))
         shown_width = width * Fraction(across, down)

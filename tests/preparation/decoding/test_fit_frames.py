@@ -14,7 +14,7 @@ def fitted(frames, form):
 
 
 @pytest.mark.parametrize("shape", [(150, 24, 32), (150, 24, 32, 1), (150, 24, 32, 3)])
-def test_frames_that_have_the_form_pass_bit_for_bit_in_batches(shape):
+def test_frames_of_the_stored_size_stay_bit_for_bit_in_batches(shape):
     frames = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     batches = list(fit_frames(frames, Form(24, 32, 3)))
     assert [batch.shape for batch in batches] == [(64, 24, 32, 3), (64, 24, 32, 3), (22, 24, 32, 3)]

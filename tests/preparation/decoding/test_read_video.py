@@ -234,7 +234,7 @@ def test_a_recording_may_begin_in_the_middle(tmp_path, codec):
     assert 20 < numbers[0] < 60
 
 
-def test_recordings_that_are_joined_go_on(tmp_path):
+def test_joined_recordings_continue(tmp_path):
     """Times start anew in the second part."""
     parts = [encode(tmp_path / f"{seed}.ts", numbered_frames(40)) for seed in range(2)]
     path = tmp_path / "joined.ts"
@@ -294,7 +294,7 @@ def test_the_last_frame_may_be_shown_for_long(tmp_path, suffix, codec):
     assert numbers_of(read(path)) == list(range(50))
 
 
-def test_sound_that_goes_on_is_no_promise_of_frames(tmp_path):
+def test_sound_that_is_longer_than_the_video_does_not_count_as_missing_frames(tmp_path):
     """A file without a tag for the duration of its video has only its own duration, which includes sound."""
     path = encode(tmp_path / "video.mkv", numbered_frames(50), audio=5)
     content = path.read_bytes()

@@ -83,14 +83,14 @@ def test_a_part_of_moving_mnist_under_another_name_needs_its_axes(tmp_path, coun
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_axes_that_shapes_do_not_tell_are_asked_for(tmp_path, array, orders):
+def test_ambiguous_axes_are_asked_for(tmp_path, array, orders):
     np.save(tmp_path / "clips.npy", array)
     with pytest.raises(InputError, match=rf"whose axes may be {orders} \(N"):
         recognize(tmp_path / "clips.npy")
 
 
 @pytest.mark.parametrize("axes", ["NTHW", "TNHW", "NTCHW", "NCTHW", "TNHWC", "TCHW", "CTHW", "HWT", "HWCTN"])
-def test_axes_that_are_told_count(tmp_path, axes):
+def test_given_axes_count(tmp_path, axes):
     # Three of everything but rows and columns, so that the shape tells nothing.
     clips = noise(3, 3, 8, 9, 3)
     array = clips[tuple(slice(None) if axis in axes else 0 for axis in "NTHWC")]
@@ -119,14 +119,14 @@ def test_axes_that_do_not_fit_are_refused(tmp_path, axes, message):
         recognize(tmp_path / "clips.npy", axes)
 
 
-def test_axes_are_not_told_of_videos(tmp_path):
+def test_axes_are_refused_for_videos(tmp_path):
     (tmp_path / "1.mp4").write_bytes(b"")
     with pytest.raises(InputError, match=r"--axes tells how arrays lie, but .*1.mp4 is a video file: leave it out"):
         recognize(tmp_path / "1.mp4", "NTHW")
 
 
 @pytest.mark.parametrize(("labels", "count"), [(3, 3), (5, 5)])
-def test_the_number_of_labels_tells_axes(tmp_path, labels, count):
+def test_the_number_of_labels_decides_the_axes(tmp_path, labels, count):
     np.savez(tmp_path / "clips.npz", clips=CLIPS[..., 0], labels=np.arange(labels))
     assert len(recognize(tmp_path / "clips.npz").videos) == count
     np.savez(tmp_path / "square.npz", clips=CLIPS[:, :3, ..., 0], labels=np.arange(3))

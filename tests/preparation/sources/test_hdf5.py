@@ -40,7 +40,7 @@ def read(video, width=85):
 
 @pytest.mark.parametrize("table", [ROWS, COLUMNS, LISTS], ids=["records", "columns", "lists"])
 @pytest.mark.parametrize("name", ["train.json", "train_conf.json", "train_conf_pd.json"])
-def test_a_table_of_pandas_tells_where_videos_begin_and_what_they_are(file, table, name):
+def test_a_table_of_pandas_gives_the_starts_and_classes_of_videos(file, table, name):
     file.with_name(name).write_text(json.dumps(table))
     collection = recognize(file)
     assert [(v.name, v.label, v.group, v.scene) for v in collection.videos] == [
@@ -84,7 +84,7 @@ def test_columns_of_other_types_name_no_videos(file):
     assert [(v.name, v.label) for v in recognize(file).videos] == [("train.h5/00000", "3"), ("train.h5/00001", "3")]
 
 
-def test_a_pickle_is_not_loaded_but_its_conversion_is_told(file):
+def test_a_pickle_is_not_loaded_and_the_error_says_how_to_convert_it(file):
     (file.parent / "train_conf_pd.pkl").write_bytes(b"code")
     message = (
         r"train_conf_pd.pkl is a pickle.* python -c \"import pandas; pandas.read_pickle\('.*'\).to_json\('.*train.json"
@@ -133,7 +133,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
         recognize(path)
 
 
-def test_without_h5py_it_is_told_what_is_missing(file, monkeypatch):
+def test_the_error_names_h5py_where_it_is_missing(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(InputError, match="HDF5 files need h5py: pip install h5py"):
         recognize(file)

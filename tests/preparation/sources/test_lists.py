@@ -91,7 +91,7 @@ def test_a_list_with_numbers_needs_the_class_index(tmp_path, tree):
 
 
 @pytest.mark.parametrize("index", ["1 Diving\n", "no index\n"])
-def test_a_list_without_numbers_goes_on_without_a_class_index(tmp_path, tree, index):
+def test_a_list_without_numbers_needs_no_class_index(tmp_path, tree, index):
     (tmp_path / "classInd.txt").write_text(index)
     videos = tmp_path / "videos.txt"
     videos.write_text("UCF-101/Bowling/v_Bowling_g01_c01.avi\nUCF-101/Archery/v_Archery_g01_c01.avi sport\n")
@@ -113,7 +113,7 @@ def test_lists_name_files_by_their_bytes(tmp_path):
     assert sorted(map(os.fsencode, (video.name for video in chosen.videos))) == sorted(names)
 
 
-def test_an_official_list_far_from_its_videos_is_told_how_to_use_it(tmp_path, tree):
+def test_an_official_list_far_from_its_videos_raises_an_error_with_the_remedy(tmp_path, tree):
     folder = tmp_path / "lists"
     folder.mkdir()
     (folder / "trainlist01.txt").write_text("Archery/v_Archery_g01_c01.avi 1\n")

@@ -41,7 +41,7 @@ def ucf(tmp_path):
     return root
 
 
-def test_a_tree_of_ucf_101_tells_class_group_and_scene(ucf):
+def test_a_folder_of_ucf_101_gives_class_group_and_scene(ucf):
     collection = recognize(ucf)
     assert collection.description == "UCF-101: 4 video files"
     assert facts(collection) == [
@@ -60,7 +60,7 @@ def test_the_class_index_has_classes_that_no_video_has(ucf):
     assert recognize(ucf).classes == ("Aaa", "Archery", "Bowling", "HandstandPushups")
 
 
-def test_file_names_alone_tell_the_class_where_there_are_no_folders(tmp_path):
+def test_file_names_alone_give_the_class_where_there_are_no_folders(tmp_path):
     touch(tmp_path / "flat", "v_HandStandPushups_g01_c01.avi", "v_Archery_g01_c01.avi")
     (tmp_path / "flat" / "classInd.txt").write_text(CLASSES)
     assert [video.label for video in recognize(tmp_path / "flat").videos] == ["Archery", "HandstandPushups"]
@@ -113,7 +113,7 @@ def reasons(videos):
 
 
 @pytest.mark.parametrize("name", ["1.h264", "1.264", "1.hevc", "1.H265"])
-def test_raw_streams_are_told_to_lack_times(tmp_path, name):
+def test_the_reason_for_raw_streams_is_their_lack_of_times(tmp_path, name):
     touch(tmp_path, "cat/2.mp4", f"streams/{name}")
     stream = recognize(tmp_path).videos[1]
     with pytest.raises(UnreadableVideoError, match="does not tell when its frames are shown: put it into a container"):
@@ -121,7 +121,7 @@ def test_raw_streams_are_told_to_lack_times(tmp_path, name):
     assert recognize(tmp_path).classes == ("cat",)
 
 
-def test_a_download_that_goes_on_is_a_video_that_cannot_be_read(tmp_path):
+def test_an_unfinished_download_is_a_video_that_cannot_be_read(tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4.part", "3.crdownload")
     with pytest.raises(UnreadableVideoError, match="its download is not finished"):
         recognize(tmp_path).videos[1].digest()
@@ -194,7 +194,7 @@ def test_without_folders_there_are_no_classes(tmp_path):
     assert collection.classes == ()
 
 
-def test_pipes_are_no_videos_and_links_to_nothing_are_told(tmp_path):
+def test_pipes_are_no_videos_and_broken_links_are_reported(tmp_path):
     touch(tmp_path, "1.mp4")
     os.mkfifo(tmp_path / "2.mp4")
     os.mkfifo(tmp_path / "3.xyz")
@@ -265,7 +265,7 @@ def test_the_axes_of_arrays_in_a_folder_are_asked_for(tmp_path):
     assert [video.name for video in collection.videos] == ["1.npy/00000", "1.npy/00001", "2.npy/00000", "2.npy/00001"]
 
 
-def test_where_there_is_nothing_it_is_told_what_was_looked_for(tmp_path):
+def test_an_empty_folder_raises_an_error_that_lists_what_was_looked_for(tmp_path):
     touch(tmp_path, "readme.txt", "sub/data.csv")
     with pytest.raises(
         InputError, match=r"no videos in .*: looked at 2 files for videos \(.*\.avi .*\), arrays \(.npy"
