@@ -108,7 +108,7 @@ class ClipStore:
         frames: Frames uint8 [F, H, W, C], memory-mapped.
 
     Raises:
-        InputError: there is no store, it is damaged or of a newer version, or holds no video.
+        InputError: There is no store, it is damaged or of a newer version, or holds no video.
     """
 
     def __init__(self, folder: Path):
@@ -133,7 +133,7 @@ class ClipStore:
         """Yield the videos whose frames are not those that were written; `progress` is told of bytes as they are read.
 
         Raises:
-            OSError: the disk cannot read them.
+            OSError: The disk cannot read them.
         """
         with ThreadPoolExecutor(workers) as pool:
             digests = pool.map(lambda entry: self._digest(entry, progress), self.entries)
@@ -185,7 +185,7 @@ def read_index(folder: Path) -> Index:
     """Read the index of the store in `folder`, all of whose lines are checked.
 
     Raises:
-        InputError: there is no store, it is damaged, or of a newer version.
+        InputError: There is no store, it is damaged, or of a newer version.
     """
     path = folder / INDEX_NAME
     try:

@@ -21,7 +21,7 @@ from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST
 
 Residence = Literal["auto", "on", "off"]
 
-# Of the device's free memory. Networks, gradients and activations of training take what is left.
+# Share of the device's free memory that frames may take. Networks, gradients and activations need the rest.
 RESIDENT_SHARE = 0.5
 
 _FRAMES_AT_ONCE = 4096
@@ -104,7 +104,7 @@ def open_feed(
     image_size: int = IMAGE_SIZE,
     labeled: bool = False,
 ) -> Feed:
-    """Feed a training step with shuffled batches; batch k is a function of the data set, `seed` and k alone.
+    """Return a feed of shuffled batches for a training step; batch k depends only on the data set, `seed` and k.
 
     Frames that fit the device live there, and moving digits are drawn there; a batch then only says where its clips
     are. Other clips are put together in host memory by threads, and copied to the device ahead of time.
@@ -112,19 +112,20 @@ def open_feed(
     Args:
         dataset: Data set of clips.
         batch_size: Clips of the whole batch; each of `world_size` processes gets an equal consecutive part of it.
-        batches_per_step: Batches that come as one, one after another; `Feed.read` takes one at a time.
-        channels: Channels of the videos; a single channel of a data set is repeated.
+        batches_per_step: Number of batches that a step takes: they come concatenated, and `Feed.read` takes one of them
+            at a time.
+        channels: Number of channels of the videos; a single channel of a data set is repeated.
         device: Device of the step.
-        dtype: Type of the videos.
+        dtype: Floating-point dtype of the videos.
         seed: Seed of the order, and of windows, crops and flips.
         workers: Number of threads.
         rank: Number of this process.
         world_size: Number of processes.
-        resident: "on" puts frames on the device, "off" leaves them in host memory, and "auto" puts them on a GPU where
-            they take at most half of its free memory.
-        frames: Frames of a video.
-        image_size: Pixels of a side of the videos.
-        labeled: True gives batches their labels.
+        resident: Place of the frames: "on" puts them on the device, "off" leaves them in host memory, and "auto"
+            puts them on a GPU where they take at most half of its free memory.
+        frames: Number of frames of a video.
+        image_size: Side of the videos in pixels.
+        labeled: Whether batches have labels.
 
     Raises:
         InputError: A data set that does not fit the model or the batch, labels that are no class numbers, or frames

@@ -43,7 +43,7 @@ def read_digits(images: Path) -> tuple[np.ndarray, np.ndarray]:
         Images uint8 [n, 28, 28] and their labels int64 [n], from 0 to 9.
 
     Raises:
-        InputError: a file that is missing or not what it should be; fewer than two handwritings of a digit.
+        InputError: A file that is missing or not what it should be; fewer than two handwritings of a digit.
     """
     with _as_input_error(images):
         images = _training_images(images) if images.is_dir() else images
@@ -74,7 +74,7 @@ def read_idx(path: Path) -> np.ndarray:
         uint8, of the shape that the header gives.
 
     Raises:
-        InputError: missing, damaged, another format, or other numbers than unsigned bytes.
+        InputError: Missing, damaged, another format, or other numbers than unsigned bytes.
     """
     with _as_input_error(path), path.open("rb") as file, _decompressed(file) as content:
         shape = _read_shape(content, path)

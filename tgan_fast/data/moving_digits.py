@@ -28,13 +28,13 @@ class MovingDigits:
 
     Args:
         size: Number of clips.
-        digits: Digits that move in a clip, 1 or 2.
+        digits: Number of digits that move in a clip, 1 or 2.
         channels: Number of equal channels.
         seed: Seed of handwritings, places and speeds.
         scans: Handwritten digits, images uint8 [n, 28, 28] and their labels, integers [n], with `digits` or more of
             each class from 0 to 9; none is copied, unless they have to be resized. scikit-learn's where none are given.
-        clip_frames: Frames of a clip, 8 to 64.
-        image_size: Pixels of a side: 16, 32, 64 or 128. Digits and speeds scale with it.
+        clip_frames: Number of frames of a clip, 8 to 64.
+        image_size: Side of a frame in pixels: 16, 32, 64 or 128. Digits and speeds scale with it.
 
     Attributes:
         classes: Number of classes, whichever come up.
@@ -42,7 +42,7 @@ class MovingDigits:
         layers: Layers of the windows that `read_windows` takes, one for each digit.
 
     Raises:
-        ValueError: neither one digit nor two; scans of another dtype or shape, or too few of a class; other sizes.
+        ValueError: Neither one digit nor two; scans of another dtype or shape, or too few of a class; other sizes.
     """
 
     classes = 10

@@ -11,18 +11,18 @@ _CHOICES = (1,)
 
 
 class BatchOrder:
-    """Endless batches of a data set, shuffled anew in every epoch; what does not fill a batch is left out of it.
+    """Endless batches of a data set, shuffled anew in every epoch; clips that do not fill a batch are left out of it.
 
     Args:
         count: Number of clips in the data set.
         batch_size: Clips of a whole batch, which the processes share.
-        batches_per_step: Batches that come one after another as one, each shared by the processes.
+        batches_per_step: Number of batches that a step takes, each shared by the processes.
         seed: Seed of the order, at least 0.
         rank: Number of this process.
         world_size: Number of processes.
 
     Attributes:
-        batches_per_step: Batches that come as one.
+        batches_per_step: Number of batches that a step takes.
         rank_rows: Rows of this process, int64 [batches_per_step·batch_size / world_size], consecutive in each batch.
 
     Raises:

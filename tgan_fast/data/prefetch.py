@@ -70,8 +70,8 @@ def filled_ahead(filling: Filling, start: int, workers: int) -> Generator[Tensor
 def uploaded_ahead(filling: Filling, start: int, workers: int, device: torch.device) -> Generator[Tensors, None, None]:
     """Yield batches start, start + 1, … on a GPU without end, each valid until the next one is asked for.
 
-    What the caller does with a batch, it launches on the stream that is current when it asks for the next one. Its
-    thread never waits for the GPU, unless it is `batches_ahead` in front of it.
+    The caller must launch its work on a batch on the stream that is current when it asks for the next one. Its thread
+    waits for the GPU only when it is `batches_ahead` in front of it.
     """
     slots = [_Slot(filling, device) for _ in range(batches_ahead(workers))]
     copies = torch.cuda.Stream(device)
@@ -100,7 +100,7 @@ def uploaded_ahead(filling: Filling, start: int, workers: int, device: torch.dev
 
 
 class _Slot:
-    """Memory for one batch on both sides, and what has been done with it."""
+    """Memory for one batch on the host and the device, and the events of its use."""
 
     def __init__(self, filling, device):
         self.host = filling.empty(pin_memory=True)

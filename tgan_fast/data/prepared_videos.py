@@ -80,7 +80,7 @@ class PreparedVideos:
 
 
 def read_videos(path: Path, axes: str | None = None) -> PreparedVideos:
-    """Open prepared videos, whose frames are not read but where the file leaves no other way.
+    """Open prepared videos; frames are memory-mapped unless the file's format does not allow it.
 
     Args:
         path: Clip store; the HDF5 file of TGAN's authors, not compressed; or NumPy arrays such as Moving MNIST's.

@@ -25,20 +25,21 @@ class VideoFrames:
     Args:
         videos: Videos.
         stride: Step from one frame of a clip to the next.
-        weighting: What an epoch has once each: "videos", from a start at random, or their "windows", one from every
-            start of every video, so that longer videos come up more often.
-        last_start: False leaves out the last start of videos that have more than one, as the authors' code does.
-        short: What becomes of videos with fewer frames than `clip_span(stride, clip_frames)`: "skip" leaves them out,
+        weighting: Content of an epoch: one clip of each of the "videos", from a random start, or all "windows", one
+            from every start of every video, so that longer videos come up more often.
+        last_start: Whether clips may end with the last frame; the authors' code leaves that start out, unless a video
+            has no other.
+        short: Treatment of videos with fewer frames than `clip_span(stride, clip_frames)`: "skip" leaves them out,
             "loop" repeats them from their beginning.
         crop: Place of a clip's pixels in larger frames: their center, or one at random.
-        flip: Mirror half of the clips, at random, left to right.
-        clip_frames: Frames of a clip, 8 to 64.
-        image_size: Pixels of a side of its images: 16, 32, 64 or 128.
+        flip: Whether to mirror half of the clips, at random, left to right.
+        clip_frames: Number of frames of a clip, 8 to 64.
+        image_size: Side of its images in pixels: 16, 32, 64 or 128.
 
     Attributes:
         videos: Videos that clips are cut out of.
-        frames: Their frames, uint8 tensor [F, H, W, C] in host memory.
-        first, length, labels: Theirs, int64 [V].
+        frames: Frames of all videos, uint8 tensor [F, H, W, C] in host memory.
+        first, length, labels: First frame, number of frames and class of each video, int64 [V].
         starts: Number of starts that a clip of each video may have, int64 [V].
         summary: One line on the videos and on those that are too short.
         layers: Layers of the windows that `read_windows` takes.
@@ -107,7 +108,7 @@ class VideoFrames:
 
     @property
     def classes(self) -> int:
-        """Number of classes, counted from 0; none where all videos are of the same one."""
+        """Number of classes, 0 where all videos are of the same class."""
         alike = self.labels.min() == self.labels.max()
         return 0 if alike else int(self.labels.max()) + 1
 

@@ -219,7 +219,8 @@ def sample_videos(
         generator: Generator in any mode; its mode and running statistics are restored afterwards.
         inputs: Inputs [N, inputs] on any device, as for `Sampler`.
         batch_size: Largest number of videos in a batch.
-        batch_statistics: Flag: normalize with each batch's own statistics, as in training, not with the running ones.
+        batch_statistics: Whether to normalize with each batch's own statistics, as in training, instead of the running
+            ones.
         interpolate: Factor by which to increase the number of frames.
 
     Returns:

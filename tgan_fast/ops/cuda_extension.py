@@ -27,7 +27,7 @@ def extension() -> ModuleType:
     """Load the module.
 
     Raises:
-        ImportError: it was not built, or was built for another Python.
+        ImportError: It was not built, or was built for another Python.
     """
     return importlib.import_module("tgan_fast._cuda")
 
@@ -37,7 +37,7 @@ def prepare_gpu(index: int) -> Prepared:
     """Prepare the kernels on the GPU `index`, once in a process.
 
     Raises:
-        ImportError: as `extension`.
+        ImportError: As `extension`.
     """
     with torch.cuda.device(index) if torch.cuda.is_available() else contextlib.nullcontext():
         return Prepared(*extension().prepare(index))

@@ -21,14 +21,14 @@ from tgan_fast.preparation.worker import Changed, Job, Known, Outcome, Skipped
 
 REPORT = "skipped.jsonl"
 
-# A job is one video, or small ones up to so many bytes.
+# A job is one video, or several small ones with at most so many bytes and videos.
 _JOB_BYTES = 1 << 20
 _JOB_VIDEOS = 64
 _SPOOLS = ".spools"
 
-# Of more videos than these, so many are looked at, and stand for the rest.
+# Videos that are looked at, as a sample of larger collections.
 _LOOKED_AT = 256
-# Times as many frames a byte as half of the videos have at most.
+# Largest plausible number of frames per byte, relative to the median.
 _MOST_UNUSUAL = 100
 
 
@@ -41,7 +41,7 @@ class Result:
         frames: Number of their frames.
         known: Number of videos that the store had already.
         skipped: Videos that are not in the store.
-        finished: True when all videos have had their turn.
+        finished: Whether all videos have been processed.
     """
 
     stored: int = 0
@@ -57,7 +57,7 @@ class Result:
 
     @property
     def done(self) -> int:
-        """Number of videos that have had their turn."""
+        """Number of videos that have been processed."""
         return self.stored + self.known + len(self.skipped)
 
 
@@ -113,7 +113,7 @@ def prepare(
         form: Form of the stored frames.
         workers: Number of processes.
         fewest: Frames of a video; shorter ones are left out.
-        strict: True makes the first video that cannot be read an error.
+        strict: Whether the first video that cannot be read is an error.
         stop: Event that ends it early.
         progress: Function that is called with the result so far and the bytes of videos done since the last call.
 
@@ -233,7 +233,7 @@ def _error_message(error, folder):
 
 
 def _replace_implausible(counts, nbytes):
-    """Return the counts with usual ones in place of those of damaged headers."""
+    """Return the counts, with usual ones in place of those from damaged headers."""
     ratios = [count / max(1, size) for count, size in zip(counts, nbytes, strict=True)]
     usual = statistics.median(ratios) if ratios else 0
     if not usual:

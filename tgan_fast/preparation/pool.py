@@ -13,19 +13,19 @@ from contextlib import contextmanager
 from tgan_fast.preparation import worker
 from tgan_fast.preparation.worker import Job, Outcome
 
-# Jobs for each process that have begun while the first of them takes its time.
+# Jobs for each process that may be under way while the oldest of them is not done.
 _AHEAD = 4
-# Between looks at whether to stop.
+# Seconds between checks whether to stop.
 _PATIENCE = 0.1
 
 
 def done_in_order(
     jobs: Iterable[Job], workers: int, stop: threading.Event, progress: Callable[[Job], object]
 ) -> Iterator[tuple[Job, list[Outcome] | None]]:
-    """Yield jobs and what they gave, in their order; None where the process died of a job, as a decoder's crash does.
+    """Yield jobs with their outcomes, in order; None for the outcomes where the process crashed.
 
-    Such a process takes all others with it. Jobs that were being done are then done again, each of their videos in a
-    process of its own, which tells whose crash it was.
+    A crash of one process, such as a decoder's, ends all of them. Jobs that were under way then run again, each of
+    their videos in a separate process, which shows the one that crashes.
 
     Args:
         jobs: Jobs, of which at most `4 · workers` have begun and have not been yielded.

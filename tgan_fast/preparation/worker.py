@@ -54,7 +54,7 @@ class Skipped:
     Attributes:
         video: Name of the video.
         reason: Reason why.
-        failed: True where it could not be read; otherwise it is too short.
+        failed: Whether it could not be read; otherwise it is too short.
     """
 
     video: str
@@ -90,7 +90,7 @@ class SpoolError(OSError):
 
 
 def initialize(interrupt: threading.Event) -> None:
-    """Set a process up: Ctrl-C is its parent's to see, `interrupt` breaks jobs off, and it ends with its parent."""
+    """Set up a process that ignores Ctrl-C, breaks jobs off when `interrupt` is set, and ends with its parent."""
     global _interrupt
     _interrupt = interrupt
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -98,10 +98,10 @@ def initialize(interrupt: threading.Event) -> None:
 
 
 def run_job(job: Job) -> list[Outcome]:
-    """Decode the videos of a job into its spool, one after another, and return what has become of each.
+    """Decode the videos of a job into its spool, one after another, and return the outcome of each.
 
     Raises:
-        InterruptedJobError: The job is to be broken off.
+        InterruptedJobError: The job was broken off.
         SpoolError: The spool cannot be written.
     """
     with job.spool.open("wb", buffering=0) as spool:
@@ -122,7 +122,7 @@ def _decode_video(video, job, spool):
         length, frames = _write_frames(video, job, spool)
     except (InterruptedJobError, SpoolError):
         raise
-    # Whatever it is that a file among thousands does to its decoder, the others are to be prepared.
+    # A file may make its decoder raise anything, and the other videos must still be prepared.
     except Exception as error:
         return _skip(video, _reason(error), spool, before, failed=True)
     if length < job.fewest:

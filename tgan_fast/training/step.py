@@ -49,10 +49,10 @@ class TrainingStep(TrainingState):
         ema_decay: Decay of the running average of the generator's weights; None: there is no average.
         seed: Seed of the latents and the noise.
         precision: Precision of convolutions and matrix products; weights, statistics, losses and optimizers are always
-            float32. auto: bf16 on a GPU that has it, otherwise fp32, the networks' own dtype without TF32.
-        cuda_graph: Whether to capture CUDA graphs; auto: where possible, with a warning that says why not.
-        read: Function that makes videos [N, C, T, H, W] in [-1, 1] of a batch, as part of the iteration; None: batches
-            are such videos.
+            float32. "auto" is bf16 on a GPU that has it, otherwise fp32: the networks' own dtype without TF32.
+        cuda_graph: Use of CUDA graphs: "on", "off", or "auto": where possible, with a warning where not.
+        read: Function that turns a batch into videos [N, C, T, H, W] in [-1, 1], as part of the iteration; None:
+            batches are such videos.
         processes: Processes that train together, each calling its own step with an equal part of every batch.
             Gradients, running statistics and scalars are averaged, so that their networks stay equal; None: this one.
         sync_batch_norm: Whether to take batch statistics over all processes, so that they train exactly as one process
@@ -137,7 +137,7 @@ class TrainingStep(TrainingState):
 
         Returns:
             `loss_discriminator`, `loss_generator`, `score_real` and `score_fake` (means of D), float32 tensors [] on
-            the device, so that only reading them waits for it. Of several critic steps they tell the last one.
+            the device, so that only reading them waits for it. With several critic steps they describe the last one.
 
         Raises:
             ValueError: The batch does not fit the networks, or the CUDA graph.
@@ -152,7 +152,7 @@ class TrainingStep(TrainingState):
         return dict(zip(SCALARS, scalars.unbind(), strict=True))
 
     def _run_iteration(self, batch, labels):
-        """Run the iteration in the usual order; `variants.py` has others."""
+        """Run the iteration in the usual order; `variants.py` has the others."""
         self._load_inputs(batch, labels)
         # On a GPU the runner replays a function as a CUDA graph.
         self._runner(self._update_networks)

@@ -48,7 +48,7 @@ def batch_norm_act(
         weight, bias: Scale and shift [C], or None for 1 and 0.
         running_mean, running_var: Running statistics [C]. In training they are updated in place as `nn.BatchNorm*`
             does (with the unbiased variance); otherwise they normalize `x`.
-        training: Flag: normalize with the statistics of `x`, not with the running ones.
+        training: Whether to normalize with the statistics of `x` instead of the running ones.
         momentum: Weight of the new statistics in the running ones; None for the mean over all batches.
         eps: Number added to the variance.
         negative_slope: Finite slope of the activation below zero; 0 is ReLU, 1 is no activation.

@@ -26,11 +26,11 @@ def read_windows(
     Args:
         frames: Frames uint8 [F, H, W, C], contiguous.
         windows: Windows int64 [N, layers, T, 4] on the same device. They must lie within the frames, unchecked.
-        image_size: Pixels of a side of the videos.
-        dtype: Type of the videos.
-        channels: Channels of the videos, to which a single one is repeated; None: those of the frames.
-        backend: Implementation: "triton" reads and writes in one pass, for float32, float16 and bfloat16; "torch"
-            takes all; "auto" takes "triton" on a GPU and "torch" elsewhere.
+        image_size: Side of the videos in pixels.
+        dtype: Floating-point dtype of the videos.
+        channels: Number of channels of the videos, to which a single one is repeated; None: as many as the frames have.
+        backend: Name of an implementation: "triton" reads and writes in one pass, for float32, float16 and bfloat16;
+            "torch" takes every dtype; "auto" picks "triton" on a GPU where it fits, and "torch" otherwise.
 
     Returns:
         Videos [N, C, T, image_size, image_size], channels last in memory.

@@ -30,7 +30,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video file and its first video stream that is no picture on a cover.
 
     Raises:
-        UnreadableVideoError: there is no such file, or none that can be opened, or it has no video.
+        UnreadableVideoError: There is no such file, or none that can be opened, or it has no video.
     """
     head = _head(path)
     try:

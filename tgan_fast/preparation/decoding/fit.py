@@ -33,7 +33,7 @@ class Form:
     Attributes:
         height: Rows of a frame.
         width: Columns of a frame.
-        channels: 3 for red, green and blue, or 1 for gray.
+        channels: Number of channels: 3 for red, green and blue, or 1 for gray.
         stride: Step between stored frames: keep every stride-th one from the first on.
         fps: Frames per second to which a video is resampled by the times at which its frames are shown, before `stride`
             chooses; None: all frames.

@@ -45,7 +45,7 @@ def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -
 
 
 def _repair_clock(frames):
-    """Yield the same, each with a time; no frame is shown for more than a minute."""
+    """Yield all frames with times on one clock; no frame is shown for more than a minute."""
     shift, last, end = 0.0, None, 0.0
     for frame, time, duration in frames:
         if time is None:
@@ -60,7 +60,7 @@ def _repair_clock(frames):
 
 
 def _sort_times(frames):
-    """Yield the same, with the times of neighbors in order."""
+    """Yield all frames, with the times of neighbors in order."""
     waiting, times = deque(), []
     for frame, time, duration in frames:
         waiting.append((frame, duration))

@@ -19,7 +19,7 @@ class Extent:
     Attributes:
         packets: Number of whole packets; most often each is a frame.
         frames: Number of decoded frames.
-        is_cut: True where the file ends within a packet.
+        is_cut: Whether the file ends within a packet.
     """
 
     def __init__(self):

@@ -51,7 +51,7 @@ def count_frames(path: Path, form: Form) -> int:
     """Estimate how many frames `read_video` will yield, without decoding any, from the header alone where that tells.
 
     Raises:
-        UnreadableVideoError: the file cannot be opened, or has no video.
+        UnreadableVideoError: The file cannot be opened, or has no video.
     """
     with opened(path) as (container, stream):
         rate = _rate(stream)

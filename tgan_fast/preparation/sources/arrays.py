@@ -23,7 +23,7 @@ class ArrayVideo(SourceVideo):
         key: Name of the array in an .npz file; None in an .npy file.
         axes: Order of the array's axes, such as "NTHW".
         number: Index of the video among those of the array.
-        channels: 1 or 3.
+        channels: Number of channels, 1 or 3.
     """
 
     path: Path

@@ -26,7 +26,7 @@ class SourceVideo(ABC):
         label: Name of its class, or None.
         group: Group in UCF-101's file names, or None.
         scene: Scene in UCF-101's file names, or None.
-        has_times: True where its frames have times, so that it can be resampled.
+        has_times: Whether its frames have times, so that it can be resampled.
     """
 
     name: str
@@ -42,7 +42,7 @@ class SourceVideo(ABC):
         """Yield its frames as they are stored: batches uint8 [n, H, W, C].
 
         Raises:
-            UnreadableVideoError: at the latest when the last batch is asked for.
+            UnreadableVideoError: At the latest when the last batch is asked for.
         """
 
     @abstractmethod
@@ -82,7 +82,7 @@ class Collection:
         description: Kind that the source was taken for.
         videos: Videos in the order in which they are stored.
         classes: Names of the classes, in order of their numbers.
-        channels: 1 where no video has colors by its very format, else 3.
+        channels: Number of channels: 1 where the format of every video is gray, else 3.
         notices: Lines on what may surprise, such as files of other kinds beside the videos.
         left_out: Files beside the videos that cannot be prepared; sound, text and the like are not among them.
     """
@@ -109,7 +109,7 @@ def collect(
         description: Kind that the source was taken for.
         videos: Videos in the order in which they are stored.
         classes: Official classes; None: those of the videos, sorted.
-        channels: 1 where no video has colors by its very format, else 3.
+        channels: Number of channels: 1 where the format of every video is gray, else 3.
         notices: Lines on what may surprise.
 
     Raises:

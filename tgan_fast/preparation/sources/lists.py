@@ -16,7 +16,7 @@ def read_list(path: Path) -> Collection:
     """Return the videos of a list file: on each line a path, from the list's folder on, and perhaps its class.
 
     Raises:
-        InputError: the list is empty or no text, or none of its videos is there; a class is a number that the class
+        InputError: The list is empty or no text, or none of its videos is there; a class is a number that the class
             index near the list does not have, or the index is damaged.
     """
     videos = []
@@ -45,7 +45,7 @@ def only_of_split(collection: Collection, path: Path) -> Collection:
     A video is named by its path below the source, or where that is nowhere, by the name of its file.
 
     Raises:
-        InputError: a video of the list is not in the collection.
+        InputError: A video of the list is not in the collection.
     """
     by_path = {video.name: video for video in collection.videos}
     by_file = {Path(video.name).name: video for video in collection.videos}
@@ -96,7 +96,7 @@ def read_class_index(path: Path) -> tuple[str, ...]:
     """Read the names of classes, by number.
 
     Raises:
-        InputError: it is no list of consecutive numbers from 1 and names.
+        InputError: It is no list of consecutive numbers from 1 and names.
     """
     names = []
     for number, line in enumerate(_text(path).split("\n"), 1):

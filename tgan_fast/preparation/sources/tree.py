@@ -103,7 +103,7 @@ def _videos_of_array(path, root, axes):
     try:
         return array_videos(path, name=name, label=_class_of(path, root), axes=axes)
     except AmbiguousAxesError:
-        # One answer serves all files, so that none is left out for want of it.
+        # The order that the user gives applies to all files, so the error is about all of them.
         raise
     except InputError as error:
         return [UnreadableSource(name, size_of(path), None, None, None, str(error))]
