@@ -27,12 +27,12 @@ from benchmarks.suite import Run, Section
 from tgan_fast.data import VideoFrames, read_videos
 from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.preparation import prepare
-from tgan_fast.preparation.decoding import Form, read_video
+from tgan_fast.preparation.decoding import FrameFormat, read_video
 from tgan_fast.preparation.sources import recognize
 from tgan_fast.training import PRESETS, TrainingConfig
 from tgan_fast.training.build import build_step
 
-FORM = Form(HEIGHT, WIDTH, CHANNELS)
+FRAME_FORMAT = FrameFormat(HEIGHT, WIDTH, CHANNELS)
 # FFmpeg's zoom into the Mandelbrot set, in which all moves, with a camera's noise; and about the bits of UCF-101's.
 SCENE, BIT_RATE = "mandelbrot=size=320x240:rate=25,noise=alls=4:allf=t", 500_000
 
@@ -85,7 +85,7 @@ def to_store_size(image: Image.Image) -> np.ndarray:
 
 
 DECODERS: dict[str, Callable[[Path], Iterable]] = {
-    OURS: lambda path: itertools.chain.from_iterable(read_video(path, FORM)),
+    OURS: lambda path: itertools.chain.from_iterable(read_video(path, FRAME_FORMAT)),
     ARRAYS: rgb_arrays,
     NDARRAY: lambda path: (frame.to_ndarray(format="rgb24") for frame in decoded(path)),
     PILLOW: lambda path: (to_store_size(frame.to_image()) for frame in decoded(path)),
@@ -97,7 +97,7 @@ def levels_off(expected: np.ndarray, frames: Iterable[np.ndarray]) -> float:
     frames = list(frames)
     if len(frames) != len(expected):
         return float("inf")
-    small = [frame if frame.shape == FORM.shape else to_store_size(Image.fromarray(frame)) for frame in frames]
+    small = [frame if frame.shape == FRAME_FORMAT.shape else to_store_size(Image.fromarray(frame)) for frame in frames]
     return rounded(float(abs(np.stack(small).astype(np.int16) - expected).mean()))
 
 
@@ -119,9 +119,9 @@ def measure_decoding(run: Run, case: str, folder: Path) -> list[dict]:
 def write_store(run: Run, folder: Path) -> Path:
     """Prepare a clip store of videos of noise, larger than the last cache; return its folder."""
     count, length = (BATCH, 36) if run.smoke else ({"cpu": 128, "cuda": 360}[run.device], 180)
-    noise = np.random.default_rng(0).integers(256, size=(count, length, *FORM.shape), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(256, size=(count, length, *FRAME_FORMAT.shape), dtype=np.uint8)
     np.save(folder / "noise.npy", noise)
-    prepare(recognize(folder / "noise.npy"), folder / "store", FORM, workers=2)
+    prepare(recognize(folder / "noise.npy"), folder / "store", FRAME_FORMAT, workers=2)
     return folder / "store"
 
 

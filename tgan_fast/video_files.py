@@ -41,11 +41,11 @@ def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int |
 
 def check_format(path: Path, fps: int) -> None:
     """Raise an InputError unless the name of the file ends as a format's does that plays `fps` frames per second."""
-    form = _FORMATS.get(path.suffix.lower())
-    if form is None:
+    file_format = _FORMATS.get(path.suffix.lower())
+    if file_format is None:
         raise InputError(f"cannot write {path}: its name must end in {', '.join(_FORMATS)}")
-    if not 1 <= fps <= form.fastest:
-        raise InputError(f"fps is {fps}, but must be 1 to {form.fastest:,} for {path.suffix}")
+    if not 1 <= fps <= file_format.fastest:
+        raise InputError(f"fps is {fps}, but must be 1 to {file_format.fastest:,} for {path.suffix}")
 
 
 def check_videos(path: Path, shape: tuple[int, ...], *, fps: int = 16, columns: int | None = None) -> None:
@@ -62,16 +62,16 @@ def check_videos(path: Path, shape: tuple[int, ...], *, fps: int = 16, columns: 
     """
     check_format(path, fps)
     n, t, h, w, c = shape
-    form = _FORMATS[path.suffix.lower()]
-    if form.layout == "array":
+    file_format = _FORMATS[path.suffix.lower()]
+    if file_format.layout == "array":
         return
     if c not in (1, 3):
         raise InputError(f"{path} cannot show videos of {c} channels; only .npy holds them")
-    rows, columns = (n, t) if form.layout == "strip" else _rows_and_columns(n, columns)
-    if max(rows * h, columns * w) > form.largest:
+    rows, columns = (n, t) if file_format.layout == "strip" else _rows_and_columns(n, columns)
+    if max(rows * h, columns * w) > file_format.largest:
         raise InputError(
             f"cannot write {path}: {n:,} videos make a picture of {columns * w:,}×{rows * h:,} pixels, but "
-            f"{path.suffix} takes {form.largest:,} at most: choose fewer, or .npy"
+            f"{path.suffix} takes {file_format.largest:,} at most: choose fewer, or .npy"
         )
 
 

@@ -14,11 +14,11 @@ from tgan_fast.data.clip_store import ClipStore
 from tgan_fast.data.prepared_videos import read_videos
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.preparation import prepare, worker
-from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.decoding import FrameFormat
 from tgan_fast.preparation.sources import recognize
 from tgan_fast.preparation.store_writer import StoreWriter
 
-FORM = Form(6, 8, 3)
+FRAME_FORMAT = FrameFormat(6, 8, 3)
 CLIPS = np.stack([video_of(17, seed) for seed in range(2)])
 
 
@@ -77,7 +77,7 @@ def try_array(path):
     with suppress(InputError, UnreadableVideoError):
         for video in recognize(path).videos:
             assert len(video.digest()) == 64
-            assert all(frames.dtype == np.uint8 for frames in video.read(FORM))
+            assert all(frames.dtype == np.uint8 for frames in video.read(FRAME_FORMAT))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -172,7 +172,7 @@ def test_damaged_stores(tmp_path, seed, monkeypatch):
     np.save(tmp_path / "more.npy", CLIPS)
     before, refused = content_of(folder), True
     with suppress(InputError):
-        prepare(recognize(tmp_path / "more.npy"), folder, FORM)
+        prepare(recognize(tmp_path / "more.npy"), folder, FRAME_FORMAT)
         refused = False
     if refused:
         assert content_of(folder) == before

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(PrepareCommand, arguments, prog="python -m tgan_fast prepare")
     _check(command)
     from tgan_fast.preparation import prepare
-    from tgan_fast.preparation.decoding import Form
+    from tgan_fast.preparation.decoding import FrameFormat
     from tgan_fast.preparation.sources import only_of_split, recognize
 
     collection = recognize(command.source, command.axes)
@@ -69,16 +69,16 @@ def main(arguments: Sequence[str]) -> None:
     if command.fps is not None and not all(video.has_times for video in collection.videos):
         raise InputError("images and arrays have no frame times, which --fps needs: use --stride instead")
     channels = _channels(collection, command.store)
-    form = Form(command.size, command.columns or command.size, channels, command.stride, command.fps)
+    frame_format = FrameFormat(command.size, command.columns or command.size, channels, command.stride, command.fps)
     print(printable(f"{collection.description}; classes: {len(collection.classes):,}"))
     for notice in collection.notices:
         print(printable(notice))
-    _check_space(collection, command.store, form, command.workers)
+    _check_space(collection, command.store, frame_format, command.workers)
     with stop_signals() as stop, _progress(collection, command.store) as bar:
         result = prepare(
             collection,
             command.store,
-            form,
+            frame_format,
             workers=command.workers,
             fewest=command.frames,
             strict=command.strict,
@@ -106,14 +106,14 @@ def _channels(collection, folder):
     return channels
 
 
-def _check_space(collection, folder: Path, form, workers: int) -> None:
+def _check_space(collection, folder: Path, frame_format, workers: int) -> None:
     from tgan_fast.data.clip_store import ClipStore, read_index
     from tgan_fast.preparation import estimated_frames
 
     known = {entry.video for entry in read_index(folder).entries} if ClipStore.is_at(folder) else set()
     new = [video for video in collection.videos if video.name not in known]
-    frame = form.height * form.width * form.channels
-    estimate = estimated_frames(new, form)
+    frame = frame_format.height * frame_format.width * frame_format.channels
+    estimate = estimated_frames(new, frame_format)
     # Each process decodes into a file of its own, which is then copied to the end of the store.
     needed, meanwhile = estimate.frames * frame, min(estimate.frames, workers * estimate.longest) * frame
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())

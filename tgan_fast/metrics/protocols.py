@@ -43,7 +43,7 @@ class Protocol:
         splits: Number of groups of a run whose inception scores are averaged.
         epsilon: Number added to probabilities before their logarithms are taken.
         real_clips: Number of real clips for the statistics of real data.
-        passes: Number of clips from each video of a data set of videos, instead of `real_clips`; None: `real_clips`.
+        clips_per_video: Number of real clips from each video of a data set of videos; None: `real_clips` in all.
     """
 
     name: ProtocolName
@@ -56,7 +56,7 @@ class Protocol:
     splits: int
     epsilon: float
     real_clips: int
-    passes: int | None = None
+    clips_per_video: int | None = None
 
 
 def protocol_for(classifier: Classifier) -> ProtocolName:
@@ -136,7 +136,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
             splits=1,
             epsilon=1e-20,
             real_clips=10 * 2048,
-            passes=10,
+            clips_per_video=10,
         ),
         Protocol(
             name="plain",

@@ -121,8 +121,8 @@ class RealClips:
         """Return the number of clips for the statistics."""
         if self.count is not None:
             return self.count
-        if protocol.passes is not None and isinstance(self.dataset, VideoFrames):
-            return protocol.passes * len(self.dataset)
+        if protocol.clips_per_video is not None and isinstance(self.dataset, VideoFrames):
+            return protocol.clips_per_video * len(self.dataset)
         return min(protocol.real_clips, distinct_clips(self.dataset))
 
     def bias(self, protocol: Protocol) -> str | None:

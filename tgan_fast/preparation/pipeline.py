@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tgan_fast.data.clip_store import Entry, Header, json_bytes
 from tgan_fast.errors import InputError, UnreadableVideoError
 from tgan_fast.files import append_line, write_atomically
-from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.decoding import FrameFormat
 from tgan_fast.preparation.pool import done_in_order
 from tgan_fast.preparation.sources import Collection, SourceVideo
 from tgan_fast.preparation.store_writer import StoreWriter
@@ -73,19 +73,19 @@ class Estimate(NamedTuple):
     longest: int
 
 
-def estimated_frames(videos: Sequence[SourceVideo], form: Form) -> Estimate:
+def estimated_frames(videos: Sequence[SourceVideo], frame_format: FrameFormat) -> Estimate:
     """Estimate the frames of videos from the headers of their files.
 
     Args:
         videos: Videos, of which a sample stands for many.
-        form: Form of the stored frames.
+        frame_format: Format of the stored frames.
     """
     by_size = sorted(videos, key=lambda video: video.nbytes)
     step = max(1, len(by_size) // _LOOKED_AT)
     # From the middle of each group of alike sizes.
     sample = by_size[step // 2 :: step]
     sizes = [video.nbytes for video in sample]
-    counts = _replace_implausible([_estimated_count(video, form) for video in sample], sizes)
+    counts = _replace_implausible([_estimated_count(video, frame_format) for video in sample], sizes)
     nbytes = sum(sizes)
     frames = sum(counts) / nbytes * sum(video.nbytes for video in videos) if nbytes else sum(counts)
     return Estimate(round(frames), max(counts, default=0))
@@ -94,7 +94,7 @@ def estimated_frames(videos: Sequence[SourceVideo], form: Form) -> Estimate:
 def prepare(
     collection: Collection,
     folder: Path,
-    form: Form,
+    frame_format: FrameFormat,
     *,
     workers: int = 1,
     fewest: int = 1,
@@ -104,13 +104,13 @@ def prepare(
 ) -> Result:
     """Store the videos of a source that a clip store does not have yet.
 
-    The store depends on the source and the form alone, not on `workers`, and not on how often preparing was
+    The store depends on the source and the frame format alone, not on `workers`, and not on how often preparing was
     interrupted: an interrupted one goes on where it was. A report beside it names what was skipped or left out.
 
     Args:
         collection: Videos of the source.
         folder: Folder of the store, made where it is missing.
-        form: Form of the stored frames.
+        frame_format: Format of the stored frames.
         workers: Number of processes.
         fewest: Frames of a video; shorter ones are left out.
         strict: Whether the first video that cannot be read is an error.
@@ -121,14 +121,21 @@ def prepare(
         InputError: The folder does not fit; a video has changed since it was stored; a video cannot be read, if
             `strict`; the disk is full. What was stored before is kept.
     """
-    header = Header(form.height, form.width, form.channels, form.stride, form.fps, collection.classes)
+    header = Header(
+        frame_format.height,
+        frame_format.width,
+        frame_format.channels,
+        frame_format.stride,
+        frame_format.fps,
+        collection.classes,
+    )
     stop = stop or threading.Event()
     try:
         with closing(StoreWriter(folder, header)) as writer, _spool_folder(folder) as spools:
             left_out = [Skipped(video.name, video.reason, failed=False) for video in collection.left_out]
             write_atomically(folder / REPORT, "".join(f"{_report_line(video)}\n" for video in left_out).encode())
             result, done = Result(), _ByteCounter()
-            jobs = _jobs(collection.videos, writer, form, fewest, workers, spools)
+            jobs = _jobs(collection.videos, writer, frame_format, fewest, workers, spools)
             for job, outcomes in done_in_order(jobs, workers, stop, done.add):
                 _store_job(job, outcomes, writer, result, strict)
                 progress(result, done.take())
@@ -168,13 +175,13 @@ def _spool_folder(folder):
         shutil.rmtree(spools, ignore_errors=True)
 
 
-def _jobs(videos, writer, form, fewest, workers, spools) -> Iterator[Job]:
+def _jobs(videos, writer, frame_format, fewest, workers, spools) -> Iterator[Job]:
     known = {name: entry.source_sha256 for name, entry in writer.entries.items()}
     # More than one for a decoder only where there are too few videos for all processes.
     threads = max(1, workers // max(1, len(videos)))
     for number, group in enumerate(_groups(videos)):
         mine = {video.name: known[video.name] for video in group if video.name in known}
-        yield Job(tuple(group), mine, form, fewest, threads, spools / str(number))
+        yield Job(tuple(group), mine, frame_format, fewest, threads, spools / str(number))
 
 
 def _groups(videos) -> Iterator[list[SourceVideo]]:
@@ -244,8 +251,8 @@ def _replace_implausible(counts, nbytes):
     ]
 
 
-def _estimated_count(video, form):
+def _estimated_count(video, frame_format):
     try:
-        return video.count(form)
+        return video.count(frame_format)
     except UnreadableVideoError:
         return 0

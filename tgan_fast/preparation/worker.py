@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tgan_fast.data.clip_store import Entry
 from tgan_fast.errors import UnreadableVideoError, counted
-from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.decoding import FrameFormat
 from tgan_fast.preparation.sources import SourceVideo
 from tgan_fast.provenance import __version__
 
@@ -24,7 +24,7 @@ class Job:
     Attributes:
         videos: Videos.
         known: SHA-256 of the sources of those that the store has already, by name.
-        form: Form of the stored frames.
+        frame_format: Format of the stored frames.
         fewest: Frames of a video; shorter ones are skipped.
         threads: Threads of a decoder.
         spool: File for the decoded frames.
@@ -32,7 +32,7 @@ class Job:
 
     videos: tuple[SourceVideo, ...]
     known: Mapping[str, str]
-    form: Form
+    frame_format: FrameFormat
     fewest: int
     threads: int
     spool: Path
@@ -145,7 +145,7 @@ def _decode_video(video, job, spool):
 
 def _write_frames(video, job, spool):
     length, digest = 0, hashlib.sha256()
-    for frames in video.read(job.form, job.threads):
+    for frames in video.read(job.frame_format, job.threads):
         if _interrupt is not None and _interrupt.is_set():
             raise InterruptedJobError
         content = memoryview(frames).cast("B")

@@ -11,9 +11,9 @@ from PIL import Image
 from support.encoding import encode, moving_picture, numbered_frames
 
 from tgan_fast.errors import UnreadableVideoError
-from tgan_fast.preparation.decoding import Form, count_frames, read_video
+from tgan_fast.preparation.decoding import FrameFormat, count_frames, read_video
 
-FORM = Form(24, 32, 3)
+FRAME_FORMAT = FrameFormat(24, 32, 3)
 
 NO_VIDEO = "it is not a video, or in no known format"
 
@@ -25,7 +25,7 @@ LIST = "ffconcat version 1.0\nfile {}\n"
 
 def refused(path, **options):
     """The reason for which reading a file fails, and how many frames came before."""
-    counts, reading = [], read_video(path, FORM, **options)
+    counts, reading = [], read_video(path, FRAME_FORMAT, **options)
     with pytest.raises(UnreadableVideoError) as caught:
         counts.extend(map(len, reading))
     assert re.fullmatch(r"[a-z][^\n]*[^\n. ]", str(caught.value))
@@ -67,7 +67,7 @@ def test_what_is_no_video(tmp_path, suffix, content, expected):
     path = written(tmp_path / f"file{suffix}", content)
     assert refused(path) == (expected, 0)
     with pytest.raises(UnreadableVideoError, match=expected):
-        count_frames(path, FORM)
+        count_frames(path, FRAME_FORMAT)
 
 
 def test_an_image_is_no_video(tmp_path):
@@ -180,7 +180,7 @@ def test_an_mp4_file_without_its_end_has_no_index(tmp_path, share):
     expected = "its index is damaged or missing, as in a file that was cut off"
     assert refused(path)[0] == expected
     with pytest.raises(UnreadableVideoError, match=expected):
-        count_frames(path, FORM)
+        count_frames(path, FRAME_FORMAT)
 
 
 @pytest.mark.parametrize(

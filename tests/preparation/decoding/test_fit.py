@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.encoding import encode, moving_picture
 
-from tgan_fast.preparation.decoding import Form, fit_frames, read_video
+from tgan_fast.preparation.decoding import FrameFormat, fit_frames, read_video
 from tgan_fast.preparation.decoding.fit import Fitter, covering_size
 
 # Luma of red and of blue.
@@ -49,7 +49,7 @@ def fitted_array(frame, height, width, channels=3):
 
 
 def read(path, height, width, channels=3):
-    return np.concatenate(list(read_video(path, Form(height, width, channels))))
+    return np.concatenate(list(read_video(path, FrameFormat(height, width, channels))))
 
 
 def decoded(path):
@@ -58,7 +58,7 @@ def decoded(path):
 
 
 @pytest.mark.parametrize(
-    ("size", "form", "aspect", "expected"),
+    ("size", "frame_format", "aspect", "expected"),
     [
         ((240, 320), (64, 85), 1, (64, 85)),
         ((240, 320), (64, 64), 1, (64, 85)),
@@ -73,18 +73,18 @@ def decoded(path):
         ((576, 720), (64, 64), Fraction(64, 45), (64, 114)),
     ],
 )
-def test_a_frame_just_covers_its_stored_size_and_keeps_its_proportions(size, form, aspect, expected):
-    assert covering_size(*size, *form, Fraction(aspect)) == expected
+def test_a_frame_just_covers_its_stored_size_and_keeps_its_proportions(size, frame_format, aspect, expected):
+    assert covering_size(*size, *frame_format, Fraction(aspect)) == expected
 
 
 def test_every_size_is_covered_as_closely_as_whole_pixels_can():
-    for height, width, *form, across, down in np.random.default_rng(0).integers(1, 400, (500, 6)).tolist():
-        size = covering_size(height, width, *form, Fraction(across, down))
+    for height, width, *frame_format, across, down in np.random.default_rng(0).integers(1, 400, (500, 6)).tolist():
+        size = covering_size(height, width, *frame_format, Fraction(across, down))
         shown_width = width * Fraction(across, down)
-        scale = max(Fraction(form[0], height), form[1] / shown_width)
-        assert size[0] >= form[0]
-        assert size[1] >= form[1]
-        assert size[0] == form[0] or size[1] == form[1]
+        scale = max(Fraction(frame_format[0], height), frame_format[1] / shown_width)
+        assert size[0] >= frame_format[0]
+        assert size[1] >= frame_format[1]
+        assert size[0] == frame_format[0] or size[1] == frame_format[1]
         assert abs(size[0] - height * scale) <= Fraction(1, 2)
         assert abs(size[1] - shown_width * scale) <= Fraction(1, 2)
 
@@ -94,31 +94,31 @@ def test_a_square_of_320_by_240_is_columns_10_to_74_of_the_authors_form(tmp_path
     whole, square = read(path, 64, 85), read(path, 64, 64)
     assert np.array_equal(square, whole[:, :, 10:74])
     frames = moving_picture(5, 240, 320, seed=1)
-    (whole,), (square,) = (fit_frames(frames, Form(64, width, 3)) for width in (85, 64))
+    (whole,), (square,) = (fit_frames(frames, FrameFormat(64, width, 3)) for width in (85, 64))
     assert np.array_equal(square, whole[:, :, 10:74])
 
 
 def test_of_a_portrait_the_middle_rows_are_taken():
     frames = moving_picture(5, 320, 240)
-    (whole,), (square,) = (fit_frames(frames, Form(height, 64, 3)) for height in (85, 64))
+    (whole,), (square,) = (fit_frames(frames, FrameFormat(height, 64, 3)) for height in (85, 64))
     assert np.array_equal(square, whole[:, 10:74])
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "form"),
+    ("height", "width", "frame_format"),
     [(240, 320, (64, 85)), (360, 640, (64, 64)), (241, 321, (64, 64)), (320, 240, (85, 64)), (70, 66, (64, 60))],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_pixel_is_the_mean_over_its_area(height, width, form, channels):
+def test_each_pixel_is_the_mean_over_its_area(height, width, frame_format, channels):
     picture = moving_picture(1, height, width)[0]
     # Fine patterns, of which a filter that is no mean over areas would make others.
     picture[::2, : width // 2] = 255 - picture[::2, : width // 2]
-    rows, columns = covering_size(height, width, *form)
-    top, left = (rows - form[0]) // 2, (columns - form[1]) // 2
+    rows, columns = covering_size(height, width, *frame_format)
+    top, left = (rows - frame_format[0]) // 2, (columns - frame_format[1]) // 2
     colors = np.stack([shrunk(picture[..., channel], rows, columns) for channel in range(3)], -1)
     expected = colors if channels == 3 else luma(colors)[..., None]
-    expected = expected[top : top + form[0], left : left + form[1]]
-    assert np.abs(fitted_array(picture, *form, channels) - expected).max() < 2
+    expected = expected[top : top + frame_format[0], left : left + frame_format[1]]
+    assert np.abs(fitted_array(picture, *frame_format, channels) - expected).max() < 2
 
 
 def test_decoded_luma_is_the_mean_over_areas_of_what_the_decoder_gives(tmp_path):
@@ -288,9 +288,9 @@ def test_a_matrix_that_is_reserved_is_taken_for_none():
 
 
 def test_a_form_reaches_other_processes():
-    form = Form(64, 85, 3, stride=2, fps=12.5)
-    assert pickle.loads(pickle.dumps(form)) == form
-    assert form.shape == (64, 85, 3)
+    frame_format = FrameFormat(64, 85, 3, stride=2, fps=12.5)
+    assert pickle.loads(pickle.dumps(frame_format)) == frame_format
+    assert frame_format.shape == (64, 85, 3)
 
 
 @pytest.mark.parametrize(
@@ -307,4 +307,4 @@ def test_a_form_reaches_other_processes():
 )
 def test_what_makes_no_sense_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
-        Form(*values)
+        FrameFormat(*values)

@@ -10,13 +10,13 @@ from PIL import Image
 from support.encoding import moving_picture, numbered_frames, numbers_of
 
 from tgan_fast.errors import UnreadableVideoError
-from tgan_fast.preparation.decoding import Form, fit_frames, read_images
+from tgan_fast.preparation.decoding import FrameFormat, fit_frames, read_images
 
-FORM = Form(24, 32, 3)
+FRAME_FORMAT = FrameFormat(24, 32, 3)
 
 
-def read(paths, form=FORM):
-    return np.concatenate(list(read_images(paths, form)))
+def read(paths, frame_format=FRAME_FORMAT):
+    return np.concatenate(list(read_images(paths, frame_format)))
 
 
 def saved(folder, frames, suffix=".png", **options):
@@ -35,15 +35,15 @@ def test_images_are_fitted_as_arrays_are(tmp_path, suffix, colors):
     paths = saved(tmp_path, frames, suffix)
     exact = suffix in (".png", ".bmp", ".ppm", ".pgm", ".tif")
     for channels in (1, 3):
-        form = Form(24, 32, channels)
-        expected = np.concatenate(list(fit_frames(frames, form)))
-        difference = np.abs(read(paths, form).astype(int) - expected)
+        frame_format = FrameFormat(24, 32, channels)
+        expected = np.concatenate(list(fit_frames(frames, frame_format)))
+        difference = np.abs(read(paths, frame_format).astype(int) - expected)
         assert difference.max() == 0 if exact else difference.mean() < 8
 
 
 def test_images_come_in_the_order_that_is_given_in_batches(tmp_path):
     paths = saved(tmp_path, numbered_frames(150))
-    batches = list(read_images(paths[::-1], FORM))
+    batches = list(read_images(paths[::-1], FRAME_FORMAT))
     assert [batch.shape for batch in batches] == [(64, 24, 32, 3), (64, 24, 32, 3), (22, 24, 32, 3)]
     assert numbers_of(np.concatenate(batches)) == list(range(149, -1, -1))
 
@@ -53,7 +53,7 @@ def test_a_stride_passes_over_images_without_opening_them(tmp_path):
     for number in range(20):
         if number % 7:
             paths[number].unlink()
-    assert numbers_of(read(paths, Form(24, 32, 3, stride=7))) == [0, 7, 14]
+    assert numbers_of(read(paths, FrameFormat(24, 32, 3, stride=7))) == [0, 7, 14]
 
 
 def test_palettes_and_bits(tmp_path):
@@ -85,7 +85,7 @@ def test_grays_of_16_bits_become_the_nearest_of_8(tmp_path, suffix):
     (path,) = saved(tmp_path, levels[None], suffix)
     expected = np.floor(levels / 257 + 0.5)
     assert np.array_equal(read([path])[0], expected[..., None].repeat(3, -1))
-    assert np.array_equal(read([path], Form(24, 32, 1))[0], expected[..., None])
+    assert np.array_equal(read([path], FrameFormat(24, 32, 1))[0], expected[..., None])
 
 
 def test_what_is_more_than_16_bits_can_hold_is_white(tmp_path):
@@ -186,7 +186,7 @@ def test_what_is_not_there_or_no_file(tmp_path):
 
 def test_no_images_and_no_times(tmp_path):
     with pytest.raises(UnreadableVideoError, match="it has no images"):
-        read_images([], FORM)
+        read_images([], FRAME_FORMAT)
     paths = saved(tmp_path, moving_picture(1, 24, 32))
     with pytest.raises(ValueError, match="10 frames a second cannot be taken of frames without times: choose a stride"):
-        read_images(paths, Form(24, 32, 3, fps=10))
+        read_images(paths, FrameFormat(24, 32, 3, fps=10))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from support.encoding import encode, moving_picture, numbered_frames, numbers_of
 
-from tgan_fast.preparation.decoding import Form, count_frames, read_video
+from tgan_fast.preparation.decoding import FrameFormat, count_frames, read_video
 from tgan_fast.preparation.decoding.fit import Fitter
 
-FORM = Form(24, 32, 3)
+FRAME_FORMAT = FrameFormat(24, 32, 3)
 
 # The suffix of the file, and how it is encoded.
 KINDS = {
@@ -48,8 +48,8 @@ def encode_kind(folder, kind, frames, **changes):
     return encode(folder / f"video{suffix}", frames, **how, **changes)
 
 
-def read(path, form=FORM, **options):
-    return np.concatenate(list(read_video(path, form, **options)))
+def read(path, frame_format=FRAME_FORMAT, **options):
+    return np.concatenate(list(read_video(path, frame_format, **options)))
 
 
 def plainly_decoded(path):
@@ -57,8 +57,8 @@ def plainly_decoded(path):
         return list(container.decode(video=0))
 
 
-def fitted(frames, form=FORM):
-    out = np.empty((len(frames), *form.shape), np.uint8)
+def fitted(frames, frame_format=FRAME_FORMAT):
+    out = np.empty((len(frames), *frame_format.shape), np.uint8)
     fitter = Fitter()
     for frame, place in zip(frames, out, strict=True):
         fitter.fit(frame, place)
@@ -72,7 +72,7 @@ def test_every_frame_is_read_once_and_in_order(tmp_path, kind):
     assert frames.shape == (75, 24, 32, 3)
     assert numbers_of(frames) == list(range(75))
     assert np.array_equal(frames, fitted(plainly_decoded(path)))
-    assert count_frames(path, FORM) == pytest.approx(75, rel=0.03)
+    assert count_frames(path, FRAME_FORMAT) == pytest.approx(75, rel=0.03)
 
 
 @pytest.mark.parametrize("fps", [8, Fraction(24000, 1001), 60])
@@ -80,8 +80,8 @@ def test_every_frame_is_read_once_and_in_order(tmp_path, kind):
 def test_every_frame_is_read_at_any_rate(tmp_path, kind, fps):
     path = encode_kind(tmp_path, kind, numbered_frames(50), fps=fps)
     assert numbers_of(read(path)) == list(range(50))
-    assert numbers_of(read(path, Form(24, 32, 3, fps=float(fps)))) == list(range(50))
-    assert count_frames(path, FORM) == pytest.approx(50, abs=1)
+    assert numbers_of(read(path, FrameFormat(24, 32, 3, fps=float(fps)))) == list(range(50))
+    assert count_frames(path, FRAME_FORMAT) == pytest.approx(50, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_every_frame_is_read_at_any_rate(tmp_path, kind, fps):
 )  # fmt: skip
 @pytest.mark.parametrize("size", [(241, 321), (5, 7), (17, 15)], ids=str)
 def test_odd_sizes(tmp_path, codec, suffix, pix_fmt, size):
-    form = Form(8, 8, 3)
+    frame_format = FrameFormat(8, 8, 3)
     path = encode(tmp_path / f"video{suffix}", moving_picture(10, *size), codec=codec, pix_fmt=pix_fmt)
-    frames = read(path, form)
-    assert np.array_equal(frames, fitted(plainly_decoded(path), form))
+    frames = read(path, frame_format)
+    assert np.array_equal(frames, fitted(plainly_decoded(path), frame_format))
     assert len(frames) == 10
 
 
@@ -102,18 +102,18 @@ def test_odd_sizes(tmp_path, codec, suffix, pix_fmt, size):
 def test_a_stride_takes_every_stride_th_frame_from_the_first_on(tmp_path, kind):
     path = encode_kind(tmp_path, kind, numbered_frames(50))
     for stride in (1, 2, 7, 49, 50, 1000):
-        form = Form(24, 32, 3, stride=stride)
-        assert numbers_of(read(path, form)) == list(range(0, 50, stride))
-        assert count_frames(path, form) == pytest.approx(len(range(0, 50, stride)), abs=1)
+        frame_format = FrameFormat(24, 32, 3, stride=stride)
+        assert numbers_of(read(path, frame_format)) == list(range(0, 50, stride))
+        assert count_frames(path, frame_format) == pytest.approx(len(range(0, 50, stride)), abs=1)
 
 
 @pytest.mark.parametrize("kind", [*SOME, "MPEG-2 in a program stream", "H.264 in a transport stream"])
 def test_frames_a_second_are_taken_by_time(tmp_path, kind):
     path = encode_kind(tmp_path, kind, numbered_frames(50))
-    assert numbers_of(read(path, Form(24, 32, 3, fps=10))) == [k * 5 // 2 for k in range(20)]
-    assert numbers_of(read(path, Form(24, 32, 3, stride=3, fps=10))) == [k * 5 // 2 for k in range(0, 20, 3)]
-    assert numbers_of(read(path, Form(24, 32, 3, fps=40))) == [k * 5 // 8 for k in range(80)]
-    assert count_frames(path, Form(24, 32, 3, stride=3, fps=10)) == pytest.approx(7, abs=1)
+    assert numbers_of(read(path, FrameFormat(24, 32, 3, fps=10))) == [k * 5 // 2 for k in range(20)]
+    assert numbers_of(read(path, FrameFormat(24, 32, 3, stride=3, fps=10))) == [k * 5 // 2 for k in range(0, 20, 3)]
+    assert numbers_of(read(path, FrameFormat(24, 32, 3, fps=40))) == [k * 5 // 8 for k in range(80)]
+    assert count_frames(path, FrameFormat(24, 32, 3, stride=3, fps=10)) == pytest.approx(7, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_frames_of_variable_rate_are_taken_by_time(tmp_path, codec, suffix, pix_
     times = np.array([0, *np.cumsum(np.random.default_rng(0).integers(2, 9, 99))]) / 100
     path = encode(tmp_path / f"video{suffix}", numbered_frames(100), codec=codec, pix_fmt=pix_fmt, times=times)
     assert numbers_of(read(path)) == list(range(100))
-    numbers = numbers_of(read(path, Form(24, 32, 3, fps=12)))
+    numbers = numbers_of(read(path, FrameFormat(24, 32, 3, fps=12)))
     expected = [int(np.flatnonzero(times <= k / 12 + 1e-3)[-1]) for k in range(int(times[-1] * 12) + 1)]
     assert numbers[: len(expected)] == expected
     # The last frame's duration is the container's to guess.
@@ -138,7 +138,7 @@ def test_a_pause_is_filled_with_the_frame_that_is_shown(tmp_path):
     times = [k / 25 + (10 if k >= 25 else 0) for k in range(50)]
     path = encode(tmp_path / "video.mp4", numbered_frames(50), times=times, options={"bf": "3"})
     assert numbers_of(read(path)) == list(range(50))
-    numbers = numbers_of(read(path, Form(24, 32, 3, fps=25)))
+    numbers = numbers_of(read(path, FrameFormat(24, 32, 3, fps=25)))
     assert [(number, len(list(group))) for number, group in itertools.groupby(numbers)] == [
         *((number, 1) for number in range(24)),
         (24, 251),
@@ -157,7 +157,7 @@ def test_batches_are_small_and_the_receiver_s_own(tmp_path):
     path = encode(tmp_path / "video.mp4", numbered_frames(150))
     expected = read(path)
     batches = []
-    for batch in read_video(path, FORM):
+    for batch in read_video(path, FRAME_FORMAT):
         batches.append(batch.copy())
         assert batch.flags.c_contiguous
         batch[:] = 99
@@ -167,7 +167,7 @@ def test_batches_are_small_and_the_receiver_s_own(tmp_path):
 
 def test_reading_may_stop_early_and_closes_the_file(tmp_path):
     path = encode(tmp_path / "video.mp4", numbered_frames(150))
-    reading = read_video(path, FORM)
+    reading = read_video(path, FRAME_FORMAT)
     assert numbers_of(next(reading)) == list(range(64))
     reading.close()
     with pytest.raises(StopIteration):
@@ -196,7 +196,7 @@ def test_what_an_edit_list_cuts_off_is_not_missing(tmp_path, codec):
     frames = read(path)
     assert np.array_equal(frames, fitted(plainly_decoded(path)))
     assert numbers_of(frames) == list(range(18, 75))
-    assert count_frames(path, FORM) == pytest.approx(57, abs=1)
+    assert count_frames(path, FRAME_FORMAT) == pytest.approx(57, abs=1)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".flv"])
@@ -204,7 +204,7 @@ def test_a_video_may_begin_late(tmp_path, suffix):
     whole = encode(tmp_path / f"whole{suffix}", numbered_frames(50), options={"bf": "0"})
     path = remuxed(whole, tmp_path / f"late{suffix}", shift=7)
     assert numbers_of(read(path)) == list(range(50))
-    assert numbers_of(read(path, Form(24, 32, 3, fps=12.5))) == list(range(0, 50, 2))
+    assert numbers_of(read(path, FrameFormat(24, 32, 3, fps=12.5))) == list(range(0, 50, 2))
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
@@ -240,7 +240,7 @@ def test_joined_recordings_continue(tmp_path):
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert numbers_of(read(path)) == [*range(40), *range(40)]
-    assert numbers_of(read(path, Form(24, 32, 3, fps=25))) == [*range(40), *range(40)]
+    assert numbers_of(read(path, FrameFormat(24, 32, 3, fps=25))) == [*range(40), *range(40)]
 
 
 @pytest.mark.parametrize("between", [1, 2])
@@ -273,8 +273,8 @@ def test_packed_frames_of_old_avi_files(tmp_path, between):
     times = [frame.time for frame in plainly_decoded(path)]
     assert times != sorted(times)
     assert numbers_of(read(path)) == list(range(61))
-    assert numbers_of(read(path, Form(24, 32, 3, fps=25))) == list(range(61))
-    assert count_frames(path, FORM) == 61
+    assert numbers_of(read(path, FrameFormat(24, 32, 3, fps=25))) == list(range(61))
+    assert count_frames(path, FRAME_FORMAT) == 61
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "ffv1"), (".mkv", "libx264"), (".mp4", "libx264")])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tgan_fast.errors import InputError, UnreadableVideoError
-from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.decoding import FrameFormat
 from tgan_fast.preparation.sources import recognize
 
 
@@ -15,7 +15,7 @@ def noise(*shape):
 
 
 def read(video, channels, size=64):
-    return np.concatenate(list(video.read(Form(size, size, channels))))
+    return np.concatenate(list(video.read(FrameFormat(size, size, channels))))
 
 
 CLIPS = noise(3, 5, 64, 64, 3)
@@ -43,7 +43,7 @@ def test_clips_of_every_usual_layout_are_read_as_they_are(tmp_path, array, expec
         assert np.array_equal(read(video, expected.shape[-1]), clip)
         assert video.nbytes == clip.nbytes
         assert video.digest() == hashlib.sha256(np.ascontiguousarray(clip)).hexdigest()
-        assert video.count(Form(64, 64, expected.shape[-1], stride=2)) == -(-len(clip) // 2)
+        assert video.count(FrameFormat(64, 64, expected.shape[-1], stride=2)) == -(-len(clip) // 2)
 
 
 def test_moving_mnist_has_time_before_videos(tmp_path):
@@ -99,8 +99,8 @@ def test_given_axes_count(tmp_path, axes):
     collection = recognize(tmp_path / "clips.npy", axes)
     expected = clips[: None if "N" in axes else 1, ..., : None if "C" in axes else 1]
     for video, clip in zip(collection.videos, expected, strict=True):
-        form = Form(8, 9, clip.shape[-1])
-        assert np.array_equal(np.concatenate(list(video.read(form))), clip)
+        frame_format = FrameFormat(8, 9, clip.shape[-1])
+        assert np.array_equal(np.concatenate(list(video.read(frame_format))), clip)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tgan_fast.errors import InputError
-from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.decoding import FrameFormat
 from tgan_fast.preparation.sources import recognize
 
 IMAGES = np.random.default_rng(0).integers(256, size=(30, 3, 64, 85), dtype=np.uint8)
@@ -35,7 +35,7 @@ def file(tmp_path):
 
 
 def read(video, width=85):
-    return np.concatenate(list(video.read(Form(64, width, 3))))
+    return np.concatenate(list(video.read(FrameFormat(64, width, 3))))
 
 
 @pytest.mark.parametrize("table", [ROWS, COLUMNS, LISTS], ids=["records", "columns", "lists"])
@@ -53,7 +53,7 @@ def test_a_table_of_pandas_gives_the_starts_and_classes_of_videos(file, table, n
         # The columns that training takes of the authors' frames.
         assert np.array_equal(read(video, 64), frames[:, :, 10:74])
         assert video.digest() == hashlib.sha256(np.ascontiguousarray(frames)).hexdigest()
-        assert video.count(Form(64, 85, 3)) == end - start
+        assert video.count(FrameFormat(64, 85, 3)) == end - start
 
 
 def test_pairs_are_enough(file):
@@ -66,7 +66,7 @@ def test_pairs_are_enough(file):
 @pytest.mark.parametrize("names", [("start", "end"), ("starts", "ends")])
 def test_arrays_in_the_same_file_are_enough(tmp_path, names):
     file = write(tmp_path / "own.hdf5", **dict(zip(names, ([0, 18], [18, 30]), strict=True)))
-    assert [video.count(Form(64, 64, 3)) for video in recognize(file).videos] == [18, 12]
+    assert [video.count(FrameFormat(64, 64, 3)) for video in recognize(file).videos] == [18, 12]
 
 
 def test_frames_may_be_compressed_and_have_their_channels_last(tmp_path):

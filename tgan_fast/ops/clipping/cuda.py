@@ -84,7 +84,7 @@ def _current_gpu(device: torch.device) -> Iterator[dict]:
 
 
 class _Operand(NamedTuple):
-    """A weight as the float32 matrix that the kernels clip: itself where it has that form, else a copy."""
+    """A weight as the float32 matrix that the kernels clip: itself where it is one, else a copy."""
 
     weight: torch.Tensor
     copy: torch.Tensor | None  # only where the kernels do not write it

@@ -4,8 +4,8 @@
 `fit` makes frames as large as is asked for.
 """
 
-from tgan_fast.preparation.decoding.fit import Form, fit_frames
+from tgan_fast.preparation.decoding.fit import FrameFormat, fit_frames
 from tgan_fast.preparation.decoding.images import read_images
 from tgan_fast.preparation.decoding.video import count_frames, read_video
 
-__all__ = ["Form", "count_frames", "fit_frames", "read_images", "read_video"]
+__all__ = ["FrameFormat", "count_frames", "fit_frames", "read_images", "read_video"]

@@ -27,8 +27,8 @@ Frame = TypeVar("Frame")
 
 
 @dataclass(frozen=True)
-class Form:
-    """Form of stored frames, and the choice of those of a video that are stored.
+class FrameFormat:
+    """Size and channels of stored frames, and the choice of frames to store.
 
     Attributes:
         height: Rows of a frame.
@@ -70,23 +70,23 @@ class Form:
 
 
 def covering_size(
-    height: int, width: int, form_height: int, form_width: int, pixel_aspect: Fraction = Fraction(1)
+    height: int, width: int, target_height: int, target_width: int, pixel_aspect: Fraction = Fraction(1)
 ) -> tuple[int, int]:
-    """Return the rows and columns to which a frame is scaled so that it just covers a form.
+    """Return the rows and columns to which a frame is scaled so that it just covers the target.
 
-    One of them is the form's, and the other is rounded to the nearest pixel.
+    One of them is the target's, and the other is rounded to the nearest pixel.
 
     Args:
         height: Rows of the frame.
         width: Columns of the frame.
-        form_height: Rows to cover.
-        form_width: Columns to cover.
+        target_height: Rows to cover.
+        target_width: Columns to cover.
         pixel_aspect: Width of a pixel of the frame by its height.
     """
     across, down = width * pixel_aspect.numerator, height * pixel_aspect.denominator
-    if form_height * across >= form_width * down:
-        return form_height, _nearest(form_height * across, down)
-    return _nearest(form_width * down, across), form_width
+    if target_height * across >= target_width * down:
+        return target_height, _nearest(target_height * across, down)
+    return _nearest(target_width * down, across), target_width
 
 
 class Fitter:
@@ -147,18 +147,20 @@ class Fitter:
             self.fit(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24"), out)
 
 
-def in_batches(frames: Iterable[Frame], fit: Callable[[Frame, np.ndarray], None], form: Form) -> Iterator[np.ndarray]:
+def in_batches(
+    frames: Iterable[Frame], fit: Callable[[Frame, np.ndarray], None], frame_format: FrameFormat
+) -> Iterator[np.ndarray]:
     """Yield frames as uint8 [n, H, W, C], n at most 64; each batch is memory of its own.
 
     Args:
         frames: Frames, as `fit` takes them.
         fit: Function that writes a frame into its place, uint8 [H, W, C].
-        form: Form of the stored frames.
+        frame_format: Format of the stored frames.
     """
     batch, filled = None, 0
     for frame in frames:
         if batch is None:
-            batch = np.empty((_BATCH, *form.shape), np.uint8)
+            batch = np.empty((_BATCH, *frame_format.shape), np.uint8)
         fit(frame, batch[filled])
         filled += 1
         if filled == _BATCH:
@@ -168,20 +170,20 @@ def in_batches(frames: Iterable[Frame], fit: Callable[[Frame, np.ndarray], None]
         yield batch[:filled]
 
 
-def fit_frames(frames: np.ndarray, form: Form) -> Iterator[np.ndarray]:
+def fit_frames(frames: np.ndarray, frame_format: FrameFormat) -> Iterator[np.ndarray]:
     """Yield the frames of an array as they are stored: batches uint8 [n, H, W, C], n at most 64.
 
     Args:
         frames: Frames uint8 [T, H', W'], [T, H', W', 1] or [T, H', W', 3].
-        form: Form of the stored frames.
+        frame_format: Format of the stored frames.
 
     Raises:
-        ValueError: An array of another dtype or shape, or a form with `fps`, since arrays have no times.
+        ValueError: An array of another dtype or shape, or a frame format with `fps`, since arrays have no times.
     """
-    form.refuse_fps()
+    frame_format.refuse_fps()
     if frames.dtype != np.uint8 or not (frames.ndim == 3 or (frames.ndim == 4 and frames.shape[3] in (1, 3))):
         raise ValueError(f"frames are uint8 [T, H, W] or [T, H, W, C], C of 1 or 3, not {frames.dtype} {frames.shape}")
-    return in_batches(frames[:: form.stride], Fitter().fit_array, form)
+    return in_batches(frames[:: frame_format.stride], Fitter().fit_array, frame_format)
 
 
 def _nearest(numerator, denominator):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tgan_fast.errors import UnreadableVideoError
-from tgan_fast.preparation.decoding.fit import Fitter, Form, in_batches
+from tgan_fast.preparation.decoding.fit import Fitter, FrameFormat, in_batches
 
 # Others that Pillow reads start programs, or are no pictures.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -17,26 +17,26 @@ _GRAY = ("1", "L", "LA", "La")
 _GRAY_OF_16_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def read_images(paths: Sequence[Path], form: Form) -> Iterator[np.ndarray]:
+def read_images(paths: Sequence[Path], frame_format: FrameFormat) -> Iterator[np.ndarray]:
     """Yield the frames that are stored of a video whose frames are image files.
 
     Images are turned as their orientation tells, and transparency is left out.
 
     Args:
-        paths: Files, in the order in which they are shown; those that `form.stride` passes over are not opened.
-        form: Form of the stored frames.
+        paths: Files, in the order in which they are shown; those that `frame_format.stride` passes over are not opened.
+        frame_format: Format of the stored frames.
 
     Yields:
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
-        ValueError: A form with `fps`, since images have no times.
+        ValueError: A frame format with `fps`, since images have no times.
         UnreadableVideoError: There are no images, one cannot be read, or they have different sizes.
     """
-    form.refuse_fps()
+    frame_format.refuse_fps()
     if not paths:
         raise UnreadableVideoError("it has no images")
-    return in_batches(_images_of_equal_size(paths[:: form.stride]), Fitter().fit_array, form)
+    return in_batches(_images_of_equal_size(paths[:: frame_format.stride]), Fitter().fit_array, frame_format)
 
 
 def _images_of_equal_size(paths):

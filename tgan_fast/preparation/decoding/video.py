@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 
 from tgan_fast.errors import UnreadableVideoError
 from tgan_fast.preparation.decoding.container import opened, promised_seconds
-from tgan_fast.preparation.decoding.fit import Fitter, Form, in_batches
+from tgan_fast.preparation.decoding.fit import Fitter, FrameFormat, in_batches
 from tgan_fast.preparation.decoding.resample import resampled
 from tgan_fast.preparation.decoding.truncation import Extent
 
@@ -20,12 +20,12 @@ from tgan_fast.preparation.decoding.truncation import Extent
 _USUAL_RATE = 25
 
 
-def read_video(path: Path, form: Form, *, threads: int = 1) -> Iterator[np.ndarray]:
+def read_video(path: Path, frame_format: FrameFormat, *, threads: int = 1) -> Iterator[np.ndarray]:
     """Yield the frames of a video file as they are stored, in the order in which they are shown.
 
     Args:
         path: File.
-        form: Form of the stored frames.
+        frame_format: Format of the stored frames.
         threads: Threads for decoding; 0: one for each processor.
 
     Yields:
@@ -39,15 +39,15 @@ def read_video(path: Path, form: Form, *, threads: int = 1) -> Iterator[np.ndarr
         stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", threads
         fitter = Fitter(stream.sample_aspect_ratio or 1)
         frames = _require_equal_size(_decode_or_refuse(path, container, stream))
-        if form.fps:
-            frames = resampled(_with_times(frames, stream), form.fps)
+        if frame_format.fps:
+            frames = resampled(_with_times(frames, stream), frame_format.fps)
         try:
-            yield from in_batches(itertools.islice(frames, 0, None, form.stride), fitter.fit, form)
+            yield from in_batches(itertools.islice(frames, 0, None, frame_format.stride), fitter.fit, frame_format)
         except av.error.FFmpegError as error:
             raise UnreadableVideoError(f"its frames cannot be converted: {error.strerror}") from None
 
 
-def count_frames(path: Path, form: Form) -> int:
+def count_frames(path: Path, frame_format: FrameFormat) -> int:
     """Estimate how many frames `read_video` will yield, without decoding any, from the header alone where that tells.
 
     Raises:
@@ -56,7 +56,7 @@ def count_frames(path: Path, form: Form) -> int:
     with opened(path) as (container, stream):
         rate = _rate(stream)
         seconds = promised_seconds(container, stream) or _count_packets(container, stream) / rate
-        return -(-round(seconds * (form.fps or rate)) // form.stride)
+        return -(-round(seconds * (frame_format.fps or rate)) // frame_format.stride)
 
 
 class _DamageError(Exception):

@@ -9,7 +9,7 @@ import numpy as np
 
 from tgan_fast.data.array_files import load_videos, read_arrays
 from tgan_fast.errors import UnreadableVideoError, first_line
-from tgan_fast.preparation.decoding import Form, fit_frames
+from tgan_fast.preparation.decoding import FrameFormat, fit_frames
 from tgan_fast.preparation.sources.collection import SourceVideo
 from tgan_fast.preparation.sources.media import text_of
 
@@ -32,11 +32,11 @@ class ArrayVideo(SourceVideo):
     number: int
     channels: int
 
-    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
-        return fit_frames(self._frames(), form)
+    def read(self, frame_format: FrameFormat, threads: int = 1) -> Iterator[np.ndarray]:
+        return fit_frames(self._frames(), frame_format)
 
-    def count(self, form: Form) -> int:
-        return -(-len(self._frames()) // form.stride)
+    def count(self, frame_format: FrameFormat) -> int:
+        return -(-len(self._frames()) // frame_format.stride)
 
     def digest(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self._frames())).hexdigest()

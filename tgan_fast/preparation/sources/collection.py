@@ -11,7 +11,7 @@ import numpy as np
 
 from tgan_fast.data.clip_store import UNCLASSIFIED
 from tgan_fast.errors import InputError, UnreadableVideoError
-from tgan_fast.preparation.decoding import Form
+from tgan_fast.preparation.decoding import FrameFormat
 
 _AT_ONCE = 1 << 20
 
@@ -38,7 +38,7 @@ class SourceVideo(ABC):
     has_times: ClassVar[bool] = False
 
     @abstractmethod
-    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
+    def read(self, frame_format: FrameFormat, threads: int = 1) -> Iterator[np.ndarray]:
         """Yield its frames as they are stored: batches uint8 [n, H, W, C].
 
         Raises:
@@ -46,7 +46,7 @@ class SourceVideo(ABC):
         """
 
     @abstractmethod
-    def count(self, form: Form) -> int:
+    def count(self, frame_format: FrameFormat) -> int:
         """Estimate how many frames `read` will yield, without decoding any; raise as it does."""
 
     @abstractmethod
@@ -64,10 +64,10 @@ class UnreadableSource(SourceVideo):
 
     reason: str
 
-    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
+    def read(self, frame_format: FrameFormat, threads: int = 1) -> Iterator[np.ndarray]:
         raise UnreadableVideoError(self.reason)
 
-    def count(self, form: Form) -> int:
+    def count(self, frame_format: FrameFormat) -> int:
         raise UnreadableVideoError(self.reason)
 
     def digest(self) -> str:

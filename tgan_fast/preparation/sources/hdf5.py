@@ -10,7 +10,7 @@ import numpy as np
 
 from tgan_fast.data.hdf5_files import frames_last, open_images, read_table
 from tgan_fast.errors import UnreadableVideoError, counted
-from tgan_fast.preparation.decoding import Form, fit_frames
+from tgan_fast.preparation.decoding import FrameFormat, fit_frames
 from tgan_fast.preparation.sources.collection import Collection, SourceVideo, collect
 from tgan_fast.preparation.sources.media import text_of
 
@@ -28,11 +28,11 @@ class HDF5Video(SourceVideo):
     start: int
     length: int
 
-    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
-        return fit_frames(np.concatenate(list(self._frame_chunks())), form)
+    def read(self, frame_format: FrameFormat, threads: int = 1) -> Iterator[np.ndarray]:
+        return fit_frames(np.concatenate(list(self._frame_chunks())), frame_format)
 
-    def count(self, form: Form) -> int:
-        return -(-self.length // form.stride)
+    def count(self, frame_format: FrameFormat) -> int:
+        return -(-self.length // frame_format.stride)
 
     def digest(self) -> str:
         digest = hashlib.sha256()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tgan_fast.preparation.decoding import Form, count_frames, read_images, read_video
+from tgan_fast.preparation.decoding import FrameFormat, count_frames, read_images, read_video
 from tgan_fast.preparation.sources.collection import SourceVideo, digest_of_files
 
 VIDEO_SUFFIXES = frozenset(
@@ -61,11 +61,11 @@ class VideoFile(SourceVideo):
 
     has_times = True
 
-    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
-        return read_video(self.path, form, threads=threads)
+    def read(self, frame_format: FrameFormat, threads: int = 1) -> Iterator[np.ndarray]:
+        return read_video(self.path, frame_format, threads=threads)
 
-    def count(self, form: Form) -> int:
-        return count_frames(self.path, form)
+    def count(self, frame_format: FrameFormat) -> int:
+        return count_frames(self.path, frame_format)
 
     def digest(self) -> str:
         return digest_of_files([self.path])
@@ -77,11 +77,11 @@ class ImageSequence(SourceVideo):
 
     paths: tuple[Path, ...]
 
-    def read(self, form: Form, threads: int = 1) -> Iterator[np.ndarray]:
-        return read_images(self.paths, form)
+    def read(self, frame_format: FrameFormat, threads: int = 1) -> Iterator[np.ndarray]:
+        return read_images(self.paths, frame_format)
 
-    def count(self, form: Form) -> int:
-        return -(-len(self.paths) // form.stride)
+    def count(self, frame_format: FrameFormat) -> int:
+        return -(-len(self.paths) // frame_format.stride)
 
     def digest(self) -> str:
         return digest_of_files(self.paths)
