@@ -99,7 +99,7 @@ class Section:
 
 
 class Suite:
-    """Runs cases and keeps their records; writes them into `path`, if there is one, after every case."""
+    """Runner of cases that keeps their records and writes them to `path`, if there is one, after every case."""
 
     def __init__(self, run: Run, path: Path | None = None):
         self.run, self.path = run, path

@@ -1,3 +1,4 @@
+// The host side of singular_value_clip.h: prepares devices, plans the work of a call, and launches the kernels.
 #include "singular_value_clip.h"
 
 #include <algorithm>

@@ -30,7 +30,7 @@ def videos(count, frames, image_size, device="cpu"):
     return torch.rand(count, 2, frames, image_size, image_size, dtype=torch.float64, device=device) * 2 - 1
 
 
-def plain_scores(network, videos):
+def native_scores(network, videos):
     """Return the scores of a `VideoDiscriminator` in training mode, computed by PyTorch's own operations."""
 
     def convolved(x, layer):
@@ -71,7 +71,7 @@ def test_scores_are_those_of_the_framework_s_layers(frames, image_size, device):
     _, network = networks(frames, image_size)
     network.double().to(device)
     x = videos(2, frames, image_size, device)
-    torch.testing.assert_close(network(x), plain_scores(network, x), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(network(x), native_scores(network, x), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize(("frames", "image_size"), [(8, 128), (64, 16), (12, 16)])

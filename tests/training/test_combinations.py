@@ -136,8 +136,8 @@ def test_no_pair_is_missing_but_those_that_are_refused():
 def test_a_cuda_graph_changes_nothing_in_any_combination(settings, monkeypatch):
     # Only algorithms whose results repeat.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    _, plain, batch, labels = step_and_batch({**settings, "cuda_graph": "off", "device": "cuda"}, "cuda")
+    _, ungraphed, batch, labels = step_and_batch({**settings, "cuda_graph": "off", "device": "cuda"}, "cuda")
     _, replayed, _, _ = step_and_batch({**settings, "cuda_graph": "on", "device": "cuda"}, "cuda")
     for _ in range(6):
-        torch.testing.assert_close(replayed(batch, labels), plain(batch, labels), rtol=0, atol=0)
-    torch.testing.assert_close(replayed.state_dict(), plain.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(replayed(batch, labels), ungraphed(batch, labels), rtol=0, atol=0)
+    torch.testing.assert_close(replayed.state_dict(), ungraphed.state_dict(), rtol=0, atol=0)

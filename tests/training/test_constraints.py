@@ -29,21 +29,21 @@ def step_of(constraint, kind=VideoDiscriminator, device="cpu", **options):
 
 def test_the_gradient_penalty_and_its_gradients_are_the_definitions(device):
     """The definition is computed by PyTorch alone, in the reference's network."""
-    plain = reference.Discriminator(WIDTH, 3).to(device, torch.float64)
+    eager = reference.Discriminator(WIDTH, 3).to(device, torch.float64)
     fast = VideoDiscriminator(WIDTH, 3).to(device, torch.float64)
-    fast.load_state_dict(plain.state_dict())
+    fast.load_state_dict(eager.state_dict())
     before = {name: buffer.clone() for name, buffer in fast.named_buffers()}
     real, fake = (videos(seed, torch.float64, device, shape=(16, 64, 64)) for seed in (1, 2))
     mix = torch.rand(BATCH, 1, 1, 1, 1, device=device, dtype=torch.float32)
 
     between = (mix * real + (1 - mix.double()) * fake).requires_grad_()
-    (gradient,) = torch.autograd.grad(plain(between).sum(), between, create_graph=True)
+    (gradient,) = torch.autograd.grad(eager(between).sum(), between, create_graph=True)
     norms = gradient.flatten(1).norm(dim=1)
     expected = 3 * ((norms - 1) ** 2).mean()
 
     got = GradientPenalty(3).penalty(fast, real, fake, mix, None)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
-    wanted = torch.autograd.grad(expected, list(plain.parameters()), allow_unused=True)
+    wanted = torch.autograd.grad(expected, list(eager.parameters()), allow_unused=True)
     found = torch.autograd.grad(got, list(fast.parameters()), allow_unused=True)
     scale = max(gradient.abs().max() for gradient in wanted if gradient is not None)
     for a, b in zip(found, wanted, strict=True):

@@ -88,16 +88,16 @@ def test_what_lies_between_is_zero():
 
 def test_a_network_computes_and_loads_as_before():
     network = small_network()
-    other, plain = small_network().state_dict(), copy.deepcopy(network)
+    other, expected = small_network().state_dict(), copy.deepcopy(network)
     flat = FlatParameters(network.parameters())
     x = torch.randn(2, 3, 3, 3, 3)
     for state in (None, other):
         if state is not None:
-            network.load_state_dict(state), plain.load_state_dict(state)
-        network.zero_grad(), plain.zero_grad()
-        for model in (network, plain):
+            network.load_state_dict(state), expected.load_state_dict(state)
+        network.zero_grad(), expected.zero_grad()
+        for model in (network, expected):
             model(x).square().sum().backward()
-        for a, b in zip(network.parameters(), plain.parameters(), strict=True):
+        for a, b in zip(network.parameters(), expected.parameters(), strict=True):
             assert torch.equal(a, b)
             assert torch.equal(a.grad, b.grad)
             assert a.stride() == b.stride()

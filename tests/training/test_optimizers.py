@@ -118,8 +118,8 @@ def test_options_are_pytorchs(name):
     ours, torchs = Ours(name, **options[name]), Torchs(name, **options[name])
     ours.step(0), torchs.step(0)
     assert_same(ours, torchs)
-    plain = PAIRS[name][0](FlatParameters(parameters_of())), PAIRS[name][1](parameters_of())
-    assert plain[0].defaults == plain[1].defaults
+    created = PAIRS[name][0](FlatParameters(parameters_of())), PAIRS[name][1](parameters_of())
+    assert created[0].defaults == created[1].defaults
     with pytest.raises(ValueError, match="Invalid learning rate: -1"):
         PAIRS[name][0](FlatParameters(parameters_of()), lr=-1)
 
@@ -455,7 +455,7 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing(name, change, mes
 @both
 def test_a_cuda_graph_of_gathering_and_stepping_continues_a_loaded_state(name):
     """Replays after `load_state_dict`, with a frozen parameter, against the same steps without a graph."""
-    plain, replayed = (Ours(name, device="cuda", copy_dtype=torch.bfloat16, gathered=True) for _ in range(2))
+    ungraphed, replayed = (Ours(name, device="cuda", copy_dtype=torch.bfloat16, gathered=True) for _ in range(2))
     copies = [nn.Parameter(view) for view in replayed.flat.views(replayed.flat.copy)]
     static = [torch.zeros_like(parameter) for parameter in replayed.parameters]
 
@@ -467,21 +467,21 @@ def test_a_cuda_graph_of_gathering_and_stepping_continues_a_loaded_state(name):
 
     graph, _ = captured(iteration)
     for number in range(3):
-        plain.step(number, without=(2,))
-    replayed.optimizer.load_state_dict(plain.optimizer.state_dict())
-    replayed.flat.data.copy_(plain.flat.data)
+        ungraphed.step(number, without=(2,))
+    replayed.optimizer.load_state_dict(ungraphed.optimizer.state_dict())
+    replayed.flat.data.copy_(ungraphed.flat.data)
     for number in range(3, 6):
         halves = [gradient.bfloat16() for gradient in gradients_of(number, device="cuda")]
-        give(plain.parameters, halves, without=(2,))
-        plain.flat.gather()
-        plain.optimizer.step()
+        give(ungraphed.parameters, halves, without=(2,))
+        ungraphed.flat.gather()
+        ungraphed.optimizer.step()
         for target, half in zip(static, halves, strict=True):
             target.copy_(half)
         graph.replay()
-    assert torch.equal(plain.flat.data, replayed.flat.data)
-    assert torch.equal(plain.flat.copy, replayed.flat.copy)
+    assert torch.equal(ungraphed.flat.data, replayed.flat.data)
+    assert torch.equal(ungraphed.flat.copy, replayed.flat.copy)
     torch.testing.assert_close(
-        plain.optimizer.state_dict()["state"], replayed.optimizer.state_dict()["state"], rtol=0, atol=0
+        ungraphed.optimizer.state_dict()["state"], replayed.optimizer.state_dict()["state"], rtol=0, atol=0
     )
 
 

@@ -29,9 +29,9 @@ def references(dtype, device, width=WIDTH):
 
 
 def fast_step(dtype, device, width=WIDTH, **options):
-    plain = references(dtype, device, width)
+    eager = references(dtype, device, width)
     networks = (VideoGenerator(width, LATENT, 3), VideoDiscriminator(width, 3))
-    for network, other in zip(networks, plain, strict=True):
+    for network, other in zip(networks, eager, strict=True):
         network.to(device, dtype).load_state_dict(other.state_dict())
     return TrainingStep(*networks, **({"learning_rate": RATE, "seed": 7, "precision": "fp32"} | options))
 
@@ -117,9 +117,9 @@ def test_the_first_losses_and_gradients_in_float32_are_as_accurate_as_the_refere
             (trace_of_step, torch.float32),
         ):
             traces.append(trace(dtype, device, 1, seed))
-        exact, plain, fast = traces
+        exact, eager, fast = traces
         for name in names:
-            errors[name].append((relative_error(fast[name], exact[name]), relative_error(plain[name], exact[name])))
+            errors[name].append((relative_error(fast[name], exact[name]), relative_error(eager[name], exact[name])))
     for name, pairs in errors.items():
         got, own = (sum(column) for column in zip(*pairs, strict=True))
         assert got <= 2 * own, name
@@ -155,9 +155,9 @@ def test_the_first_gradients_in_bf16_are_as_accurate_as_autocast_makes_them(devi
         with Gradients() as gradients:
             step(batches(torch.float32, device, 1, seed)[0])
         autocast = first_bf16_gradients_of_reference(seed, device)
-        for name, fast, plain in zip(("discriminator", "generator"), gradients.flat(), autocast, strict=True):
+        for name, fast, eager in zip(("discriminator", "generator"), gradients.flat(), autocast, strict=True):
             truth = exact[f"{name} gradients"]
-            errors.append((relative_error(fast, truth), relative_error(plain, truth)))
+            errors.append((relative_error(fast, truth), relative_error(eager, truth)))
     for pairs in (errors[::2], errors[1::2]):
         got, own = (sum(column) for column in zip(*pairs, strict=True))
         assert got <= 2 * own
@@ -325,11 +325,11 @@ REPLAYED = [
 def test_cuda_graphs_change_nothing(precision, options):
     options = options | {"precision": precision, "clip_interval": 2}
     with repeatable_cudnn():
-        plain = fast_step(torch.float32, "cuda", cuda_graph="off", **options)
+        ungraphed = fast_step(torch.float32, "cuda", cuda_graph="off", **options)
         replayed = fast_step(torch.float32, "cuda", cuda_graph="on", **options)
         for real in batches(torch.float32, "cuda", 9):
-            torch.testing.assert_close(replayed(real), plain(real), rtol=0, atol=0)
-    torch.testing.assert_close(replayed.state_dict(), plain.state_dict(), rtol=0, atol=0)
+            torch.testing.assert_close(replayed(real), ungraphed(real), rtol=0, atol=0)
+    torch.testing.assert_close(replayed.state_dict(), ungraphed.state_dict(), rtol=0, atol=0)
 
 
 @contextlib.contextmanager
@@ -390,17 +390,17 @@ def test_wasted_work_is_left_out(monkeypatch):
         generator, discriminator = reference.Generator(1.0, LATENT), reference.Discriminator()
     optimizers = reference.make_optimizers(generator, discriminator)
     z = torch.rand(2, LATENT, device="meta")
-    with FlopCounterMode(display=False) as plain:
+    with FlopCounterMode(display=False) as eager:
         reference.training_iteration(generator, discriminator, *optimizers, real.to("meta"), z, z, iteration=1)
     step = TrainingStep(VideoGenerator(1.0, LATENT), VideoDiscriminator(), precision="fp32", clip_interval=0)
     with FlopCounterMode(display=False) as chosen:
         step(real)
-    # Forms of convolutions that are faster although they multiply by zeros are not the count's business.
+    # Algorithms that are faster although they multiply by zeros would change the count.
     for operation in TABLE.keys() - {"conv3d_two_frames"}:
         monkeypatch.setitem(TABLE[operation], "cpu", DIRECT)
     with FlopCounterMode(display=False) as fast:
         step(real)
-    assert fast.get_total_flops() / plain.get_total_flops() == pytest.approx(988 / 1449, abs=0.005)
+    assert fast.get_total_flops() / eager.get_total_flops() == pytest.approx(988 / 1449, abs=0.005)
     assert chosen.get_total_flops() <= 1.02 * fast.get_total_flops()
 
 
@@ -424,8 +424,8 @@ def test_shared_fakes_are_the_authors_order(device):
         scalars = step(real)
         torch.testing.assert_close(scalars["loss_discriminator"], (score_fake - score_real).detach())
         torch.testing.assert_close(scalars["loss_generator"], -score_fake.detach())
-    for network, plain in ((step.generator, generator), (step.discriminator, discriminator)):
-        assert relative_error(flat(network.state_dict()), flat(plain.state_dict())) < 1e-9
+    for network, eager in ((step.generator, generator), (step.discriminator, discriminator)):
+        assert relative_error(flat(network.state_dict()), flat(eager.state_dict())) < 1e-9
 
 
 @pytest.mark.parametrize(("interval", "clipped"), [(0, []), (1, [0, 1, 2, 3]), (3, [0, 3])])

@@ -27,7 +27,7 @@ Command = TypeVar("Command")
 
 
 class OptionError(InputError):
-    """An option is unknown or missing, or its value has the wrong type."""
+    """Error in an option: it is unknown or missing, or its value has the wrong type."""
 
 
 def parse(command: type[Command], arguments: Sequence[str], *, default: Command | None = None, prog: str) -> Command:

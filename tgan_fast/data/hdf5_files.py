@@ -24,7 +24,7 @@ IMAGES = "image"
 
 @dataclass(frozen=True)
 class Table:
-    """Columns on the videos of a file: first frame, one behind the last, and whatever is known besides."""
+    """Columns on the videos of a file: first frame, one past the last, and further columns where they are known."""
 
     start: np.ndarray
     end: np.ndarray

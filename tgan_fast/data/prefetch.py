@@ -20,7 +20,7 @@ class TensorSpec(NamedTuple):
 
 
 class Filling(NamedTuple):
-    """A way to make batches of tensors: `fill(k, *arrays)` writes batch `k` into an array for each of `specs`."""
+    """Recipe for batches of tensors: `fill(k, *arrays)` writes batch `k` into an array for each of `specs`."""
 
     fill: Callable[..., None]
     specs: tuple[TensorSpec, ...]

@@ -170,7 +170,7 @@ class _StaticBatch:
 
 
 class _Download:
-    """Copies batches from a GPU through two buffers of pinned memory: one is filled while the other is emptied."""
+    """Download of batches from a GPU through two buffers of pinned memory: one is filled while the other is emptied."""
 
     def __init__(self, shape: tuple[int, ...]):
         self._stream = torch.cuda.Stream()

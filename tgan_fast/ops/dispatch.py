@@ -15,7 +15,7 @@ TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 class BackendError(RuntimeError):
-    """A backend was asked for by name and cannot run; the message says why."""
+    """Error of a backend that was asked for by name and cannot run; the message says why."""
 
 
 def backends() -> dict[str, dict[str, str]]:

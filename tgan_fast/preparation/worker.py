@@ -71,7 +71,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Changed:
-    """A video that the store has, made from something else."""
+    """A video that the store has under this name, made from another file."""
 
     video: str
 

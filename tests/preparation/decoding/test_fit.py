@@ -200,10 +200,10 @@ def test_frames_are_turned_as_a_player_turns_them(tmp_path, degrees, corner):
 
 def test_a_turned_video_is_cut_as_it_is_shown(tmp_path):
     frames = moving_picture(3, 240, 320)
-    plain = encode(tmp_path / "plain.mp4", frames)
+    unrotated = encode(tmp_path / "unrotated.mp4", frames)
     turned = encode(tmp_path / "turned.mp4", frames, rotation=90)
-    assert np.array_equal(read(turned, 85, 64), np.rot90(read(plain, 64, 85), axes=(1, 2)))
-    assert np.array_equal(read(turned, 32, 64), np.rot90(read(plain, 64, 32), axes=(1, 2)))
+    assert np.array_equal(read(turned, 85, 64), np.rot90(read(unrotated, 64, 85), axes=(1, 2)))
+    assert np.array_equal(read(turned, 32, 64), np.rot90(read(unrotated, 64, 32), axes=(1, 2)))
 
 
 @pytest.mark.parametrize(("layout", "suffix"), [("gray", ".mkv"), ("bgr24", ".mov")])

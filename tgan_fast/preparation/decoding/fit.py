@@ -90,7 +90,7 @@ def covering_size(
 
 
 class Fitter:
-    """Fits the frames of a video, one after another, into the place that each is given.
+    """Fitter of the frames of a video, one after another, into the array that each is given.
 
     A frame is scaled so that it just covers the place, by means over areas where it shrinks, and its center is cut
     out. Levels go from 0 to 255, whatever the range of the source. Gray is its luma, or where it has red, green and
