@@ -122,7 +122,7 @@ def test_a_smaller_batch_that_needs_more_is_no_obstacle(monkeypatch):
     """cuDNN may choose an algorithm with a larger workspace for it."""
     needs = iter([memory.Need(3 << 30, 1 << 20), memory.Need(2 << 30, 1 << 21)])
     monkeypatch.setattr(memory, "need_of", lambda *_: next(needs))
-    monkeypatch.setattr(memory, "_available", lambda device: 80 << 30)
+    monkeypatch.setattr(memory, "_available_bytes", lambda device: 80 << 30)
     assert 600 < largest_batch(CONFIG, torch.device("cpu"), lambda *_: None) < 900
 
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError("gam compares runs without classes, and a conditional discriminator needs them")
     for checkpoint, generator in zip(checkpoints, generators, strict=True):
         refuse_non_finite(generator, checkpoint.path)
-    real, unseen = _real(command, checkpoints[0].config)
+    real, unseen = _real_and_unseen(command, checkpoints[0].config)
 
     with tqdm(desc="videos scored", total=8 * command.samples, unit="video", dynamic_ncols=True) as bar:
         test, samples = errors_of_both(
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     _print([checkpoint.path for checkpoint in checkpoints], test, samples, battle(test, samples))
 
 
-def _real(command, config):
+def _real_and_unseen(command, config):
     from tgan_fast.training import TrainingConfig
     from tgan_fast.training.dataset import open_data, with_data
 

@@ -56,10 +56,10 @@ class _Sources:
 
 
 def main(arguments: Sequence[str]) -> None:
-    command, checkpoint = _read(arguments)
+    command, checkpoint = _read_command(arguments)
     from tgan_fast.training.loop import train
 
-    with _folder(command, checkpoint) as out:
+    with _output_folder(command, checkpoint) as out:
         step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
     if os.environ.get("RANK", "0") != "0":
         return
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         print(printable(f"done: {done}; look at {out / 'samples'} and {out / 'loss.png'}"))
 
 
-def _read(arguments) -> tuple[TrainCommand, Path | None]:
+def _read_command(arguments) -> tuple[TrainCommand, Path | None]:
     """Return the options, and the checkpoint to resume."""
     known = [argument for argument in arguments if argument not in ("-h", "--help")]
     sources, _ = parse_known(_Sources, known, prog=_PROGRAM)
@@ -80,24 +80,24 @@ def _read(arguments) -> tuple[TrainCommand, Path | None]:
     preset = "paper" if sources.preset == "auto" else sources.preset
     given = {} if sources.config is None else read_yaml(sources.config)
     try:
-        _parsed_with(_checked(PRESETS.get(preset, {}) | given, sources), arguments)
+        _parse_with_defaults(_build_config(PRESETS.get(preset, {}) | given, sources), arguments)
     except OptionError:
         raise
     except InputError:
         # What does not fit these defaults may fit the right ones.
         pass
     checkpoint = _find_checkpoint(sources)
-    command = _parsed(sources, checkpoint, arguments)
+    command = _parse_command(sources, checkpoint, arguments)
     if checkpoint is not None and sources.preset != "auto":
-        _refuse_another_preset(command.training, _parsed(sources, None, arguments).training, sources.preset)
+        _refuse_another_preset(command.training, _parse_command(sources, None, arguments).training, sources.preset)
     return command, checkpoint
 
 
-def _parsed(sources, checkpoint, arguments) -> TrainCommand:
-    return _parsed_with(_defaults(sources, checkpoint), arguments)
+def _parse_command(sources, checkpoint, arguments) -> TrainCommand:
+    return _parse_with_defaults(_default_config(sources, checkpoint), arguments)
 
 
-def _parsed_with(defaults, arguments) -> TrainCommand:
+def _parse_with_defaults(defaults, arguments) -> TrainCommand:
     return parse(TrainCommand, arguments, default=TrainCommand(defaults), prog=_PROGRAM)
 
 
@@ -113,7 +113,7 @@ def _refuse_another_preset(resumed, new, preset):
 
 
 @contextmanager
-def _folder(command, checkpoint) -> Iterator[Path]:
+def _output_folder(command, checkpoint) -> Iterator[Path]:
     """Yield the folder of the run; a new one is removed afterwards if nothing was written to it."""
     from tgan_fast.training.checkpoint import run_folder_of
 
@@ -148,7 +148,7 @@ def _find_checkpoint(sources: _Sources) -> Path | None:
     return find(Path(sources.resume))
 
 
-def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
+def _default_config(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
     given = {} if sources.config is None else read_yaml(sources.config)
     for name in ("data", "axes"):
         if getattr(sources, name) is not None:
@@ -166,10 +166,10 @@ def _defaults(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
 
             channels = read_videos(Path(given["data"]), given.get("axes")).frames.shape[3]
             values["channels"] = max(values.get("channels", 3), channels)
-    return _checked(values | given, sources)
+    return _build_config(values | given, sources)
 
 
-def _checked(values, sources) -> TrainingConfig:
+def _build_config(values, sources) -> TrainingConfig:
     try:
         return TrainingConfig(**values)
     except InputError as error:

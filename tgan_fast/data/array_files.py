@@ -61,7 +61,7 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
         AmbiguousAxesError: Nothing tells the order of axes.
         InputError: The file cannot be read, holds no clips, or its labels are not one integer for each clip.
     """
-    arrays = dict(_open(path))
+    arrays = dict(_open_arrays(path))
     labels = arrays.pop(_LABELS, None)
     if not arrays:
         raise InputError(f"{path} holds no array of clips")
@@ -69,7 +69,7 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
     if any(len(some) > 1 for some in readings.values()):
         readings = _choose_order_by_labels(arrays, labels, readings, path)
     clips = [ClipArray(key, readings[key][0], _split_videos(array, readings[key][0])) for key, array in arrays.items()]
-    return clips, _classes(labels, sum(len(array.videos) for array in clips), path)
+    return clips, _class_names(labels, sum(len(array.videos) for array in clips), path)
 
 
 @functools.lru_cache(maxsize=1)
@@ -105,7 +105,7 @@ def checked_axes(axes: str | None) -> str | None:
     return axes
 
 
-def _open(path) -> Mapping[str | None, np.ndarray]:
+def _open_arrays(path) -> Mapping[str | None, np.ndarray]:
     """Return the arrays of an .npz file by name, or that of an .npy file, memory-mapped, under None."""
     with _as_input_error(path):
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -195,7 +195,7 @@ def _split_videos(array, axes) -> Sequence[np.ndarray]:
     return array if "N" in axes else [array]
 
 
-def _classes(labels, count, path):
+def _class_names(labels, count, path):
     """Return the name of each clip's class."""
     if labels is None:
         return [None] * count

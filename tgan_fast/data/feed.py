@@ -132,7 +132,7 @@ def open_feed(
             that are to be resident and cannot.
     """
     device = torch.device(device)
-    _check(dataset, (frames, image_size, image_size, channels))
+    _check_clips(dataset, (frames, image_size, image_size, channels))
     _check_size(dataset, batches_per_step * batch_size)
     if labeled:
         _check_labels(dataset)
@@ -157,7 +157,7 @@ def fits_memory(nbytes: int, free: int) -> bool:
     return nbytes <= RESIDENT_SHARE * free
 
 
-def _check(dataset, wanted):
+def _check_clips(dataset, wanted):
     """Raise unless clips are uint8 of the `wanted` shape, or of a single channel that can be repeated."""
     if isinstance(dataset, VideoFrames):
         dtype, shape = "uint8", dataset.clip_shape

@@ -68,13 +68,13 @@ class MovingDigits:
         images, scanned = self.scans
         _check_scans(images, scanned, digits)
         self._digit_size = DIGIT_SIZE * image_size // IMAGE_SIZE
-        self._images = _all_resized(images, self._digit_size)
+        self._images = _resize_all(images, self._digit_size)
         self._room = image_size - self._digit_size
         fastest = FASTEST * image_size / IMAGE_SIZE
         # A stream each, so that a clip does not depend on how many there are.
         of_labels, of_handwritings, of_starts, of_speeds = np.random.default_rng(seed).spawn(4)
         self._labels = of_labels.integers(10, size=size)
-        self._handwritings = _different_handwritings(of_handwritings, self._labels, digits, scanned)
+        self._handwritings = _choose_handwritings(of_handwritings, self._labels, digits, scanned)
         self._starts = of_starts.uniform(0, self._room, (size, digits, 2))
         self._speeds = of_speeds.uniform(-fastest, fastest, (size, digits, 2))
 
@@ -163,7 +163,7 @@ def _enlarged(image):
     return _resized((image * (255 / 16)).astype(np.uint8), DIGIT_SIZE)
 
 
-def _all_resized(images, size):
+def _resize_all(images, size):
     """Return images uint8 [n, 28, 28] as [n, size, size]."""
     return images if size == DIGIT_SIZE else np.stack([_resized(image, size) for image in images])
 
@@ -172,7 +172,7 @@ def _resized(image, size):
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _different_handwritings(random, labels, digits, scanned):
+def _choose_handwritings(random, labels, digits, scanned):
     """Return for each of `labels` [n] `digits` different images that `scanned` names alike: int64 [n, digits]."""
     counts = np.bincount(scanned)
     before = np.cumsum(counts) - counts

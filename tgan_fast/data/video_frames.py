@@ -78,7 +78,7 @@ class VideoFrames:
         self.stride, self.weighting, self.loop = stride, weighting, short == "loop"
         self.crop, self.flip = crop, flip
         self.clip_frames, self.image_size = clip_frames, image_size
-        self.videos = self._long_enough(videos)
+        self.videos = self._videos_long_enough(videos)
         self.first, self.length, self.labels = self.videos.first, self.videos.length, self.videos.labels
         self.summary = self._summary(videos)
         self.starts = np.maximum(self.length - clip_span(stride, clip_frames) + int(last_start), 1)
@@ -118,7 +118,7 @@ class VideoFrames:
         Starts, where an epoch does not have all of them, crops and flips are chosen at random.
         """
         videos = self._videos_of(clips)
-        start, top, left, mirrored = choices.integers(self._options(videos)).T
+        start, top, left, mirrored = choices.integers(self._choice_counts(videos)).T
         if self.weighting == "windows":
             start = clips - self._windows_up_to[videos] + self.starts[videos]
         if self.crop == "center":
@@ -145,7 +145,7 @@ class VideoFrames:
         for clip, of_clip, (_, top, left, step) in zip(out, numbers, first_windows, strict=True):
             leftmost = min(left, left + step * (size - 1))
             rows, columns = slice(top, top + size), slice(leftmost, leftmost + size)
-            pixels = frames[self._index(of_clip), rows, columns]
+            pixels = frames[self._frame_index(of_clip), rows, columns]
             if in_rows and step > 0:
                 clip[...] = pixels
             else:
@@ -158,7 +158,7 @@ class VideoFrames:
             return clips
         return np.searchsorted(self._windows_up_to, clips, side="right")
 
-    def _options(self, videos):
+    def _choice_counts(self, videos):
         """Return how many starts, tops, lefts and directions there are to choose from: int64 [n, 4]."""
         options = np.ones((len(videos), 4), np.int64)
         if self.weighting == "videos":
@@ -168,12 +168,12 @@ class VideoFrames:
         options[:, 3] += self.flip
         return options
 
-    def _index(self, numbers):
+    def _frame_index(self, numbers):
         """Return an index of a clip's frames: a slice unless the video is repeated, since NumPy copies for a list."""
         first, end = numbers[0], numbers[-1] + 1
         return slice(first, end, self.stride) if end - first == clip_span(self.stride, self.clip_frames) else numbers
 
-    def _long_enough(self, videos):
+    def _videos_long_enough(self, videos):
         """Return the videos that clips can be cut out of."""
         span = clip_span(self.stride, self.clip_frames)
         chosen = videos.length >= (1 if self.loop else span)

@@ -113,7 +113,7 @@ class Evaluator:
             return
         for name, network in self._networks.items():
             total = self._real.count_for(self.protocol) + self.protocol.samples
-            with self._bar(f"real clips, {name}", total) as bar:
+            with self._progress_bar(f"real clips, {name}", total) as bar:
                 self._statistics[name] = self._real.statistics(network, self.protocol, self._cache, bar.update)
             self._gaussians[name] = self._statistics[name].gaussian.to(self._device)
 
@@ -131,7 +131,7 @@ class Evaluator:
         """
         self._load(generator)
         results = {kind: [] for kind in self._kinds}
-        with self._bar("generated videos", self.protocol.runs * self.protocol.samples) as bar:
+        with self._progress_bar("generated videos", self.protocol.runs * self.protocol.samples) as bar:
             for run in range(self.protocol.runs):
                 by_network = self._compute_features(run, bar.update)
                 for kind, of_runs in results.items():
@@ -155,7 +155,7 @@ class Evaluator:
             for name, network in self._networks.items():
                 batches[name].append(network.of_generated(videos))
             advance(len(videos))
-        return {name: _concatenated(found) for name, found in batches.items()}
+        return {name: _concatenate(found) for name, found in batches.items()}
 
     def _result(self, kind: ScoreKind, features: Features) -> float:
         """Return the score of one run."""
@@ -171,13 +171,13 @@ class Evaluator:
         layer = self.protocol.layer if kind.metric == "fid" else "logits"
         return Score(mean, std, real.frechet_distance, real.clips, layer)
 
-    def _bar(self, description, total):
+    def _progress_bar(self, description, total):
         return tqdm(
             desc=description, total=total, unit="clip", leave=False, dynamic_ncols=True, disable=not self._progress
         )
 
 
-def _concatenated(batches: list[Features]) -> Features:
+def _concatenate(batches: list[Features]) -> Features:
     has_probabilities = batches[0].probabilities is not None
     probabilities = torch.cat([batch.probabilities for batch in batches]) if has_probabilities else None
     features = torch.cat([batch.features for batch in batches])

@@ -168,7 +168,7 @@ class RealClips:
         known = cache.read(key, _ARRAYS)
         if known is None:
             known = self._compute(network, protocol, advance)
-            _keep(cache, key, known)
+            _write_or_warn(cache, key, known)
         return _from_arrays(known)
 
     def _key(self, network, protocol) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class RealClips:
             advance(len(clips))
 
 
-def _keep(cache, key, arrays):
+def _write_or_warn(cache, key, arrays):
     try:
         cache.write(key, arrays)
     except OSError as error:

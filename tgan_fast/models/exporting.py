@@ -59,11 +59,11 @@ def to_onnx(generator: Generator, metadata: Mapping[str, str]) -> bytes:
         generator: Generator on the CPU, in any mode; it is only read.
         metadata: Entries of the model's `metadata_props`.
     """
-    with _quiet():
+    with _silenced():
         from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 
         exported = torch.onnx.export(
-            _program(generator),
+            _exported_program(generator),
             dynamo=True,
             dynamic_shapes={name: {0: "N"} for name in _examples(generator)},
             output_names=["videos"],
@@ -82,8 +82,10 @@ def to_torch_export(generator: Generator, metadata: Mapping[str, str]) -> bytes:
         metadata: Entries of its extra file "metadata.json".
     """
     content = io.BytesIO()
-    with _quiet():
-        torch.export.save(_program(generator), content, extra_files={"metadata.json": json.dumps(dict(metadata))})
+    with _silenced():
+        torch.export.save(
+            _exported_program(generator), content, extra_files={"metadata.json": json.dumps(dict(metadata))}
+        )
     return content.getvalue()
 
 
@@ -108,7 +110,7 @@ FORMATS: dict[ExportFormat, Format] = {
 }
 
 
-class _Videos(nn.Module):
+class _NamedInputs(nn.Module):
     """The generator with its inputs named as in the exported file."""
 
     def __init__(self, generator: Generator):
@@ -119,13 +121,13 @@ class _Videos(nn.Module):
         return self.generator(latents, labels)
 
 
-def _program(generator) -> torch.export.ExportedProgram:
+def _exported_program(generator) -> torch.export.ExportedProgram:
     """Return a folded generator as an exported program, for any number of videos."""
     examples = _examples(generator)
     count = torch.export.Dim("N", min=1)
     with native_ops():
         program = torch.export.export(
-            _Videos(generator),
+            _NamedInputs(generator),
             tuple(examples.values()),
             dynamic_shapes={name: {0: count} for name in examples},
             strict=True,  # otherwise len() of a tensor would make N a constant
@@ -145,7 +147,7 @@ def _examples(generator) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """Suppress logs and warnings: those of PyTorch's exporters are for their authors."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -97,7 +97,7 @@ def _fold(live, own, index, dtype):
         shift = layer.bias
     elif _adds_bias_for_free(layer):
         layer.bias = nn.Parameter(layer.weight.new_empty(norm.num_features), requires_grad=False)
-        own[index + 1] = _in_place(norm.negative_slope)
+        own[index + 1] = _activation_in_place(norm.negative_slope)
         shift = layer.bias
     else:
         # The rest of the batch norm, shift and activation, is one pass.
@@ -115,6 +115,6 @@ def _adds_bias_for_free(layer):
     return not layer.weight.is_cuda
 
 
-def _in_place(negative_slope):
+def _activation_in_place(negative_slope):
     """Return the activation in place: nothing else reads a convolution's output."""
     return nn.ReLU(inplace=True) if negative_slope == 0 else nn.LeakyReLU(negative_slope, inplace=True)

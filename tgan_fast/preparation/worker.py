@@ -124,7 +124,7 @@ def _decode_video(video, job, spool):
         raise
     # A file may make its decoder raise anything, and the other videos must still be prepared.
     except Exception as error:
-        return _skip(video, _reason(error), spool, before, failed=True)
+        return _skip(video, _failure_reason(error), spool, before, failed=True)
     if length < job.fewest:
         return _skip(
             video, f"it has {counted(length, 'frame')}, fewer than {job.fewest:,}", spool, before, failed=False
@@ -150,12 +150,12 @@ def _write_frames(video, job, spool):
             raise InterruptedJobError
         content = memoryview(frames).cast("B")
         digest.update(content)
-        _write(content, spool)
+        _write_to_spool(content, spool)
         length += len(frames)
     return length, digest.hexdigest()
 
 
-def _write(content, spool):
+def _write_to_spool(content, spool):
     try:
         while content:
             content = content[spool.write(content) :]
@@ -169,7 +169,7 @@ def _skip(video, reason, spool, before, *, failed):
     return Skipped(video.name, reason, failed)
 
 
-def _reason(error):
+def _failure_reason(error):
     return str(error) if isinstance(error, UnreadableVideoError) else f"{type(error).__name__}: {error}"
 
 

@@ -63,7 +63,7 @@ def largest_batch(config: TrainingConfig, device: torch.device, build: BuildStep
     if a_video <= 0:  # cuDNN chose an algorithm with a larger workspace for the smaller batch
         a_video = needs[1].bytes / many
     fixed = needs[0].bytes - few * a_video
-    fitting = max(0, int((_USABLE * _available(device) - fixed) / a_video))
+    fitting = max(0, int((_USABLE * _available_bytes(device) - fixed) / a_video))
     if device.type != "cuda":
         return fitting
     return processes * min(fitting, _LARGEST_TENSOR * many // needs[1].elements)
@@ -138,14 +138,14 @@ class _LiveBytes(TorchDispatchMode):
             self._known.add(address)
             self.now += size
             self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._forget, address, size)
+            weakref.finalize(storage, self._release, address, size)
 
-    def _forget(self, address, size):
+    def _release(self, address, size):
         self._known.discard(address)
         self.now -= size
 
 
-def _available(device):
+def _available_bytes(device):
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not _MEMINFO.exists():

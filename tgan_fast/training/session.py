@@ -72,7 +72,7 @@ class Session:
         self.step(*batch)
         self.scalars.append(self.step.scalars)
         self.bar.update()
-        self._record(self.scalars.take())
+        self._record_interval(self.scalars.take())
         self.background.check()
 
     def stops(self, requested: threading.Event) -> bool:
@@ -87,18 +87,18 @@ class Session:
     def log(self) -> None:
         """End an interval: copy its scalars to the host, and record the interval before."""
         # The interval before has long arrived: waiting for it only keeps the host from running far ahead of the GPU.
-        self._record(self.scalars.take(wait=True))
+        self._record_interval(self.scalars.take(wait=True))
         self.scalars.end_interval(self.step.iteration, self.step.non_finite, self.step.largest_weight())
-        self._record(self.scalars.take())
+        self._record_interval(self.scalars.take())
         if self.processes.size > 1:
             self.step.check_equality()
 
     def flush(self) -> None:
         """Record all iterations so far, waiting for the device."""
         self.log()
-        self._record(self.scalars.take(wait=True))
+        self._record_interval(self.scalars.take(wait=True))
 
-    def _record(self, interval: Interval | None) -> None:
+    def _record_interval(self, interval: Interval | None) -> None:
         if interval is None:
             return
         interval.check(SCALARS)
@@ -171,13 +171,13 @@ class Session:
         self.saved = self.step.iteration
 
     def _write_checkpoint(self, snapshot, iteration):
-        self.folder.checkpoints.save(self._content(snapshot, iteration), iteration)
+        self.folder.checkpoints.save(self._checkpoint_content(snapshot, iteration), iteration)
 
     def _write_best(self, snapshot, iteration, scores):
-        content = self._content(snapshot, iteration)
+        content = self._checkpoint_content(snapshot, iteration)
         self.folder.checkpoints.save_best(content, scores, self.evaluator.description)
 
-    def _content(self, snapshot, iteration):
+    def _checkpoint_content(self, snapshot, iteration):
         state = snapshot.on_cpu()
         if broken := first_not_finite(state):
             raise NonFiniteError(f"{broken} is not finite after {counted(iteration, 'iteration')}")
