@@ -93,7 +93,7 @@ def test_the_kernel_reads_what_a_plain_loop_reads(triton_device, shape, size, ch
     windows = random_windows(frames, *size)
     placed = frames.to(triton_device), windows.to(triton_device)
     videos = read_windows(*placed, dtype=dtype, channels=channels, backend="triton")
-    # Triton's interpreter rounds bfloat16 towards zero.
+    # Triton's interpreter rounds bfloat16 toward zero.
     in_interpreter = triton_device.type == "cpu" and dtype == torch.bfloat16
     check(videos, plain_loop(frames, windows, channels), dtype, rounds_twice=in_interpreter)
 

@@ -1,4 +1,4 @@
-"""The commands, one module each, and their common frame: signals, exit codes, errors in one sentence.
+"""The commands, one module each, and what they share: signals, exit codes, errors in one sentence.
 
 This module imports no library, so that Ctrl-C ends a command quietly from the start. A command's module imports only
 what its options need; its functions import the rest, so that help and wrong options are answered without PyTorch.

@@ -17,7 +17,7 @@ from tgan_fast.ops.batch_norm.geometry import to_walkable
 
 EPS = 1e-5
 # Errors may be twice those of separate eager layers in the same dtype, and this on top, since few values may happen to
-# round well. Triton's interpreter needs more: it rounds bfloat16 towards zero, and adds float32 one after another where
+# round well. Triton's interpreter needs more: it rounds bfloat16 toward zero, and adds float32 one after another where
 # a CPU's eager layers have float64.
 TOLERANCES = {torch.float32: 2e-7, torch.float16: 1e-4, torch.bfloat16: 2**-7 if launch.INTERPRETED else 1e-3}
 SUM_TOLERANCE = 1e-6 if launch.INTERPRETED else 2e-7
