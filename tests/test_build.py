@@ -147,7 +147,7 @@ def test_a_wheel_with_the_extension_is_of_one_platform_and_holds_no_sources(sour
     with zipfile.ZipFile(wheel) as archive:
         names = [Path(name) for name in archive.namelist()]
     assert [str(name.parent) for name in names if name.suffix == ".so"] == ["tgan_fast"]
-    assert {name.suffix for name in names if name.parts[0] == "tgan_fast"} == {".so", ".py", ".json", ".html"}
+    assert {name.suffix for name in names if name.parts[0] == "tgan_fast"} == {".so", ".py", ".json", ".html", ".typed"}
 
 
 def test_a_compile_error_fails_the_build_and_names_the_way_round(source, tmp_path):
