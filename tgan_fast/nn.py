@@ -4,7 +4,7 @@ import copy
 import functools
 import itertools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,9 @@ from torch import fx, nn
 
 from tgan_fast.choices import Backend, ClippingBackend
 from tgan_fast.ops import batch_norm_act, constrain_layers_
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
@@ -98,15 +101,15 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
 
 
 class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):
-    """`nn.BatchNorm1d` and (leaky) ReLU: [N, C] or [N, C, L]."""
+    """`nn.BatchNorm1d` and a leaky ReLU of slope `negative_slope` (0: ReLU, 1: none), on [N, C] or [N, C, L]."""
 
 
 class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
-    """`nn.BatchNorm2d` and (leaky) ReLU: [N, C, H, W]."""
+    """`nn.BatchNorm2d` and a leaky ReLU of slope `negative_slope` (0: ReLU, 1: none), on [N, C, H, W]."""
 
 
 class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
-    """`nn.BatchNorm3d` and (leaky) ReLU: [N, C, D, H, W]."""
+    """`nn.BatchNorm3d` and a leaky ReLU of slope `negative_slope` (0: ReLU, 1: none), on [N, C, D, H, W]."""
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # the classes above are derived from them
@@ -194,7 +197,9 @@ def is_watched(module: nn.Module) -> bool:
     return any(getattr(module, name) for name in hooks)
 
 
-def convert_batch_norm(module: nn.Module, *, process_group=None, backend: Backend = "auto") -> nn.Module:
+def convert_batch_norm(
+    module: nn.Module, *, process_group: "ProcessGroup | None" = None, backend: Backend = "auto"
+) -> nn.Module:
     """Turn every `nn.BatchNorm1d/2d/3d` of a network into a `BatchNormAct1d/2d/3d`.
 
     Every module stays the same object, with its parameters, attributes and hooks; only its class changes. An

@@ -1,4 +1,7 @@
-"""Train TGAN: `python -m tgan_fast.train`, the same as `python -m tgan_fast train`."""
+"""Train TGAN: `python -m tgan_fast.train`, the same as `python -m tgan_fast train`.
+
+To run, not to import: `tgan_fast.train` is the function of `tgan_fast.training.loop`.
+"""
 
 import sys
 
