@@ -16,7 +16,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read_run
-from tgan_fast.training.dataset import classes_of, open_data
+from tgan_fast.training.dataset import classes_of, described, open_data
 from tgan_fast.training.resume import changed_settings
 
 SMALL = {
@@ -192,3 +192,14 @@ def test_labels_that_are_missing_are_one_sentence_before_anything_is_written(dat
     with pytest.raises(InputError, match=message):
         train(config, tmp_path / "run", dataset=dataset)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_of_others_is_not_asked_what_it_is():
+    class Clips:
+        def fingerprint(self):
+            raise AssertionError
+
+        summary = fingerprint
+
+    assert described(Clips()) == (None, None)
+    assert described(MovingDigits(8))[1] == "1,797 handwritten digits"

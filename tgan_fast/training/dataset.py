@@ -39,6 +39,11 @@ def open_data(config: TrainingConfig) -> MovingDigits | VideoFrames:
     )
 
 
+def described(dataset: ClipDataset | VideoFrames) -> tuple[str | None, str | None]:
+    """Return the fingerprint and the summary of a data set of this package, and None for both of any other."""
+    return (dataset.fingerprint, dataset.summary) if isinstance(dataset, MovingDigits | VideoFrames) else (None, None)
+
+
 def classes_of(config: TrainingConfig, dataset: ClipDataset | VideoFrames) -> int:
     """Return the number of classes of a conditional run: the config's, or else the data set's.
 

@@ -14,7 +14,7 @@ from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.dataset import classes_of, open_data
+from tgan_fast.training.dataset import classes_of, described, open_data
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore_step, take_over
@@ -71,6 +71,7 @@ def _train(config, out, dataset, resume, processes, device):
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     saved = None if resume is None else open_saved(resume, device)
     dataset = open_data(config) if dataset is None else dataset
+    data_fingerprint, summary = described(dataset)
     if config.conditional:
         config = config.model_copy(update={"classes": classes_of(config, dataset)})
     changes = [] if saved is None else changed_settings(config, saved["config"])
@@ -100,7 +101,7 @@ def _train(config, out, dataset, resume, processes, device):
         if processes.rank == 0:
             evaluator = open_evaluator(config, dataset, device) if config.evaluate_every else None
             folder = RunFolder(out, config.keep_checkpoints)
-    session = Session(config, step, folder, evaluator, processes, getattr(dataset, "fingerprint", None))
+    session = Session(config, step, folder, evaluator, processes, data_fingerprint)
     try:
         with _agreed(processes, device):
             if folder is not None:
@@ -112,7 +113,7 @@ def _train(config, out, dataset, resume, processes, device):
             BriefWaits(device),
             closing(feed.batches(step.iteration)) as batches,
         ):
-            session.begin(bar, filter(None, (getattr(dataset, "summary", None), feed.description, *notices)))
+            session.begin(bar, filter(None, (summary, feed.description, *notices)))
             for batch in batches:
                 if step.iteration >= config.steps or session.stops(stop):
                     break
