@@ -1,11 +1,15 @@
 """Train TGAN: `python -m tgan_fast.train`, the same as `python -m tgan_fast train`.
 
-To run, not to import: `tgan_fast.train` is the function of `tgan_fast.training.loop`.
+Imported, it is the function `train`, since a package has one thing of each name.
 """
 
 import sys
 
-from tgan_fast.cli import run
-
 if __name__ == "__main__":
+    from tgan_fast.cli import run
+
     run("train", sys.argv[1:])
+elif __name__ == "tgan_fast.train":
+    from tgan_fast.training.loop import train
+
+    sys.modules[__name__] = train  # type: ignore[assignment]
