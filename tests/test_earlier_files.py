@@ -51,7 +51,9 @@ def test_its_generator_samples_the_same_videos(tmp_path):
 def test_its_report_and_its_settings_in_yaml_are_read(tmp_path):
     run = shutil.copytree(EARLIER / "run", tmp_path / "run")
     tgan_fast("report", run, folder=tmp_path)
-    assert "spectral-norm" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "spectral-norm" in page
+    assert "centre" not in page, "its crop is the default, which is now spelled center"
     store = EARLIER / "store"
     tgan_fast("train", "--config", run / "config.yaml", "--data", store, "--out", "new", "--steps", 1, folder=tmp_path)
 

@@ -1,7 +1,7 @@
 """Make one HTML page of a training run: `python -m tgan_fast report --help`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
 from tgan_fast.reports.page import page_of
 from tgan_fast.reports.recorded_run import open_run
-from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.config import TrainingConfig, in_current_words
 
 
 @dataclass
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"cannot write {out}: its name must end in .html")
     check_folder(out)
+    recorded = replace(recorded, config=in_current_words(recorded.config))
     page = page_of(recorded, TrainingConfig().model_dump())
     with writing(out):
         write_atomically(out, page.encode("utf-8", "backslashreplace"))

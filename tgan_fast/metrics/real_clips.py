@@ -46,7 +46,9 @@ def fingerprint_of(dataset: ClipDataset | VideoFrames) -> str | None:
     Frames of videos are read if their checksum is not known.
     """
     if isinstance(dataset, VideoFrames):
-        options = dataset.stride, dataset.weighting, dataset.loop, dataset.crop, dataset.flip, dataset.clip_shape
+        # Spelled as in 0.1.0, so that statistics in a cache are found.
+        crop = "centre" if dataset.crop == "center" else dataset.crop
+        options = dataset.stride, dataset.weighting, dataset.loop, crop, dataset.flip, dataset.clip_shape
         arrays = dataset.first, dataset.length, dataset.labels, dataset.starts
         checksum = dataset.videos.checksum
         if checksum is None:
