@@ -80,6 +80,7 @@ def iteration(batch_size: int, itemsize: int, width: float = 1.0) -> dict[str, l
     Args:
         batch_size: N.
         itemsize: Bytes of an activation, and of a weight that computes; 2 in bfloat16.
+        width: Multiplier of the channel counts.
     """
     with torch.device("meta"):
         networks = reference.Generator(width, LATENT_DIM).eval(), reference.Discriminator(width).eval()

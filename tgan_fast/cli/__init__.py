@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TextIO
@@ -45,8 +46,9 @@ def run(name: str | None, arguments: Sequence[str]) -> None:
         name: One of `COMMANDS`; None lists them.
         arguments: Arguments of the command.
     """
-    # Where SIGINT is ignored, as in a shell's background, it stays ignored.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Where SIGINT is ignored, as in a shell's background, it stays ignored. Only a main thread may handle signals.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     # A shell can close both streams.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115

@@ -233,10 +233,10 @@ def _error_message(error, folder):
     if error.errno == errno.ENOSPC:
         free = shutil.disk_usage(folder).free
         return (
-            f"no space is left for {folder}, {free / 1e9:.1f} GB free: what was stored is kept; make room, and the "
-            "same command goes on"
+            f"no space is left for {folder}, {free / 1e9:.1f} GB free: what was stored is kept; make room, and "
+            "rerun to resume"
         )
-    return f"cannot write to {folder}: {error.strerror or error}; what was stored is kept, and the same command goes on"
+    return f"cannot write to {folder}: {error.strerror or error}; what was stored is kept: rerun to resume"
 
 
 def _replace_implausible(counts, nbytes):

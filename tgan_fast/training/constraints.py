@@ -86,7 +86,8 @@ class GradientPenalty(Constraint):
     The norm is over the gradient of a whole video. It is differentiated once more, which the fast operations do not
     support, so this pass uses PyTorch's own (`tgan_fast.ops.native_ops`). Where the rest is bfloat16, it computes
     in float32, or TF32, because cuDNN may lack the second derivative's convolutions in bfloat16: dilated, with kernels
-    as large as the gradients. Running statistics of batch norms do not see these videos.
+    as large as the gradients; other float32 operations of such an iteration may use TF32, too. Running statistics of
+    batch norms do not see these videos.
 
     Args:
         weight: Weight λ of the penalty, > 0.

@@ -106,12 +106,12 @@ class Draws:
         self._generator, self._random, self._noise, self._mixes = generator, random, noise, mixes
         self._kinds = 2 if real else 1
         self._processes = processes
-        self._latents = torch.empty(0)
+        self._latents = torch.empty(0, 0)
 
     def draw(self, count: int) -> None:
         """Draw for a step on `count` videos in each process."""
         count *= self._processes.size
-        if len(self._latents) != count:
+        if self._latents.shape != (count, self._generator.latent_dim):
             self._allocate(count)
         self._generator.latent.fill_(self._latents, self._random)
         if self._noise:

@@ -96,6 +96,9 @@ class TrainingStep(TrainingState):
         processes: Processes | None = None,
         sync_batch_norm: bool = False,
     ):
+        self._objective, self._constraint = objective or Wasserstein(), constraint or SingularValueClipping()
+        # A function, since a bound method would be a reference cycle, which keeps CUDA graphs alive.
+        self._iterate = variant_of(self._objective, critic_steps, shared_fakes) or TrainingStep._run_iteration
         super().__init__(
             generator,
             discriminator,
@@ -109,9 +112,6 @@ class TrainingStep(TrainingState):
             sync_batch_norm=sync_batch_norm,
         )
         self.clip_interval = clip_interval
-        self._objective, self._constraint = objective or Wasserstein(), constraint or SingularValueClipping()
-        # A function, since a bound method would be a reference cycle, which keeps CUDA graphs alive.
-        self._iterate = variant_of(self._objective, critic_steps, shared_fakes) or TrainingStep._run_iteration
         replays = use_cuda_graph(cuda_graph, self.device, (generator, discriminator), backend=self._processes.backend)
         self._runner = GraphRunner(self.device, required=cuda_graph == "on") if replays else run_eagerly
         self._inputs = Inputs(
