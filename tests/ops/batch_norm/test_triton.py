@@ -541,8 +541,9 @@ def test_registered_operations_keep_their_promises(layout, device):
     check(torch.ops.tgan_fast.batch_norm_act_train, (x, None, None, None, None, None, None, EPS, 0.2, 1))
     check(torch.ops.tgan_fast.batch_norm_act_evaluate, (x, mean, var, weight, bias, 0.2, EPS))
     for wanted in ((True, True, True), (True, False, False), (False, True, False)):
-        arguments = x, x, mean[None], var[None], weight, bias, 0.2, None, *wanted
-        check(torch.ops.tgan_fast.batch_norm_act_backward, arguments)
+        for rstd_or_var in ((var[None], None), (None, var[None])):
+            arguments = x, x, mean[None], *rstd_or_var, weight, bias, 0.2, EPS, *wanted
+            check(torch.ops.tgan_fast.batch_norm_act_backward, arguments)
 
 
 @pytest.mark.gpu
