@@ -139,6 +139,13 @@ def test_one_process_is_ordinary_batch_norm(alone):
         batch_norm_act(torch.ones(1, 3), None, None, process_group=alone)
 
 
+def test_gradients_without_values_are_zero_where_rstd_is_infinite(alone):
+    weight, bias = (torch.ones(CHANNELS, requires_grad=True) for _ in range(2))
+    batch_norm_act(torch.empty(0, CHANNELS, 3, 3), weight, bias, eps=0.0, process_group=alone).sum().backward()
+    for gradient in (weight.grad, bias.grad):
+        assert torch.equal(gradient, torch.zeros(CHANNELS))
+
+
 def test_a_copy_works_with_the_same_processes(alone):
     module = BatchNormAct2d(CHANNELS, process_group=alone)
     clone = copy.deepcopy(torch.nn.Sequential(module))[0]

@@ -33,7 +33,9 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
     centered, v, _ = _affine(x, mean, rstd, weight, bias)
     g = activation_backward(_split_groups(dy, len(mean)), v, negative_slope)
     sums = torch.stack([g.sum((1, 3)), (g * centered).sum((1, 3))], 1)
-    dweight = (sums[:, 1] * rstd).sum(0).to(weight.dtype) if want_weight else None
+    # An infinite rstd, as of eps = 0 without values in any process, must not make 0 · rstd of an empty x a NaN.
+    weighted = sums[:, 1] * rstd if x.numel() else sums[:, 1]
+    dweight = weighted.sum(0).to(weight.dtype) if want_weight else None
     return sums, dweight, sums[:, 0].sum(0).to(bias.dtype) if want_bias else None
 
 
