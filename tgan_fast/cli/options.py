@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from itertools import groupby
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
+from tgan_fast.choices import WeightsOption
 from tgan_fast.errors import InputError, nearest
 
 # PyTorch takes larger ones, but commands also use seeds just above the given one.
@@ -18,7 +19,7 @@ LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES = 1_000_000
 
 Weights = Annotated[
-    Literal["auto", "live", "ema"],
+    WeightsOption,
     tyro.conf.arg(help="Weights of a run with ema_decay: averaged or live; auto: averaged if there are any."),
 ]
 Device = Annotated[str, tyro.conf.arg(help="auto (a GPU if there is one), cpu, cuda, cuda:1, …")]

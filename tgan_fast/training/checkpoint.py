@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tgan_fast.choices import WeightsOption
 from tgan_fast.errors import InputError, printable
 from tgan_fast.files import is_whole_zip, write_atomically
 from tgan_fast.models import Discriminator, Generator
@@ -287,13 +288,13 @@ class Checkpoint:
     states: Mapping[str, Any]
     iteration: int | None
 
-    def kind(self, weights: Literal["auto", "live", "ema"]) -> Literal["live", "ema"]:
+    def kind(self, weights: WeightsOption) -> Literal["live", "ema"]:
         """Return the kind of weights to use; "auto" is the averaged weights if there are any."""
         if weights == "auto":
             return "ema" if "ema" in self.states else "live"
         return weights
 
-    def generator(self, weights: Literal["auto", "live", "ema"] = "auto") -> Generator:
+    def generator(self, weights: WeightsOption = "auto") -> Generator:
         """Return the generator on the CPU, in evaluation mode.
 
         Args:
@@ -336,7 +337,7 @@ def first_not_finite(state: Mapping[str, Any]) -> str | None:
     return None
 
 
-def load_generator(path: Path, *, weights: Literal["auto", "live", "ema"] = "auto") -> Generator:
+def load_generator(path: Path, *, weights: WeightsOption = "auto") -> Generator:
     """Return the generator of a checkpoint, with the weights and errors of `Checkpoint.generator`."""
     return open_checkpoint(path).generator(weights)
 
