@@ -16,7 +16,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read_run
-from tgan_fast.training.dataset import classes_of, described, open_data
+from tgan_fast.training.dataset import classes_of, fingerprint_and_summary, open_data
 from tgan_fast.training.resume import changed_settings
 
 SMALL = {
@@ -201,5 +201,5 @@ def test_a_data_set_of_others_is_not_asked_what_it_is():
 
         summary = fingerprint
 
-    assert described(Clips()) == (None, None)
-    assert described(MovingDigits(8))[1] == "1,797 handwritten digits"
+    assert fingerprint_and_summary(Clips()) == (None, None)
+    assert fingerprint_and_summary(MovingDigits(8))[1] == "1,797 handwritten digits"

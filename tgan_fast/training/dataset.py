@@ -39,7 +39,7 @@ def open_data(config: TrainingConfig) -> MovingDigits | VideoFrames:
     )
 
 
-def described(dataset: ClipDataset | VideoFrames) -> tuple[str | None, str | None]:
+def fingerprint_and_summary(dataset: ClipDataset | VideoFrames) -> tuple[str | None, str | None]:
     """Return the fingerprint and the summary of a data set of this package, and None for both of any other."""
     return (dataset.fingerprint, dataset.summary) if isinstance(dataset, MovingDigits | VideoFrames) else (None, None)
 

@@ -14,7 +14,7 @@ from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.dataset import classes_of, described, open_data
+from tgan_fast.training.dataset import classes_of, fingerprint_and_summary, open_data
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore_step, take_over
@@ -71,7 +71,7 @@ def _train(config, out, dataset, resume, processes, device):
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     saved = None if resume is None else open_saved(resume, device)
     dataset = open_data(config) if dataset is None else dataset
-    data_fingerprint, summary = described(dataset)
+    data_fingerprint, summary = fingerprint_and_summary(dataset)
     if config.conditional:
         config = config.model_copy(update={"classes": classes_of(config, dataset)})
     changes = [] if saved is None else changed_settings(config, saved["config"])
@@ -96,7 +96,7 @@ def _train(config, out, dataset, resume, processes, device):
         restore_step(step, saved["step"], resume)
 
     folder = evaluator = None
-    notices = [*changes, *notices_on_data(config, dataset, saved)]
+    notices = [*changes, *notices_on_data(config, dataset, data_fingerprint, saved)]
     with _agreed(processes, device):
         if processes.rank == 0:
             evaluator = open_evaluator(config, dataset, device) if config.evaluate_every else None

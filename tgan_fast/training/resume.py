@@ -11,7 +11,6 @@ from tgan_fast.errors import InputError, is_out_of_memory
 from tgan_fast.training.build import GENERATOR_SETTINGS
 from tgan_fast.training.checkpoint import first_not_finite, iteration_of, load_strictly, read_run, run_folder_of
 from tgan_fast.training.config import TrainingConfig, in_current_words
-from tgan_fast.training.dataset import described
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.step import TrainingStep
 
@@ -76,11 +75,13 @@ def restore_step(step: TrainingStep, state: dict[str, Any], path: Path) -> None:
 
 
 def notices_on_data(
-    config: TrainingConfig, dataset: ClipDataset | VideoFrames, saved: Mapping[str, Any] | None
+    config: TrainingConfig,
+    dataset: ClipDataset | VideoFrames,
+    data_fingerprint: str | None,
+    saved: Mapping[str, Any] | None,
 ) -> Iterator[str]:
     """Yield a notice if the data has changed since the checkpoint, or has classes that the run does not use."""
-    data_fingerprint = None if saved is None else saved.get("data")
-    if data_fingerprint not in (None, described(dataset)[0]):
+    if saved is not None and saved.get("data") not in (None, data_fingerprint):
         yield "the data has changed since the checkpoint was made: the run continues, but not as it would have"
     names = dataset.videos.class_names if isinstance(dataset, VideoFrames) else ()
     if names and not config.conditional:
