@@ -18,7 +18,7 @@ class PreparedVideos:
     """Videos of any length that lie one after another, or anywhere, in one array of frames.
 
     Attributes:
-        frames: Frames uint8 [F, H, W, C] in host memory: an array, a memory-mapped one, or a tensor. None is copied.
+        frames: Frames uint8 [F, H, W, C] in host memory, never copied: an array, a memory-mapped one, or a tensor.
         first: First frame of each video, integers [V].
         length: Number of frames of each video, integers [V].
         labels: Class of each video, integers [V].

@@ -155,9 +155,9 @@ def errors_of_both(
 
     Args:
         generators: Both generators, on one device.
-        discriminators: Their discriminators, in the same order, on that device.
+        discriminators: Discriminators trained with them, in the same order, on that device.
         real: Clips that thresholds are set with.
-        unseen: Clips that are judged.
+        unseen: Clips that errors are counted on.
         count: Number of generated videos of each, and of real clips of each kind.
         seed: Seed of the latents and of the choice of real clips.
         progress: Function called with the number of videos in every batch that was scored.

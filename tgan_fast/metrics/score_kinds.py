@@ -30,7 +30,7 @@ class ScoreKind(NamedTuple):
 
     @property
     def direction(self) -> str:
-        """Which scores are better, in words."""
+        """Direction of better scores, in words."""
         return "the higher the better" if self.best is max else "the lower the better"
 
     def is_better(self, score: float, than: float) -> bool:
