@@ -39,7 +39,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 # PyTorch first: what is installed decides which build of it everything else uses.
-.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'

@@ -127,7 +127,7 @@ class BuildPackage(build_py):
 
 
 if __name__ == "__main__":
-    extension = Extension("tgan_fast._cuda", ["csrc/singular_value_clip.cu", "csrc/bindings.cpp"])
+    extension = Extension("tgan_fast._cuda", ["csrc/cuda/singular_value_clip.cu", "csrc/cuda/bindings.cpp"])
     setup(
         ext_modules=[] if why_without_cuda() else [extension],
         cmdclass={"build_ext": BuildCuda, "build_py": BuildPackage},

@@ -4,7 +4,7 @@
     python -m benchmarks.kernel_resources cuda
 
 The launchers of Triton's kernels run on tensors without memory, for every tile of the table; what Triton would compile
-for them is compiled ahead of time. The CUDA kernels in csrc/ are compiled with the flags of setup.py; their shared
+for them is compiled ahead of time. The CUDA kernels in csrc/cuda are compiled with the flags of setup.py; their shared
 memory is that of a launch for TGAN's largest weight.
 """
 
@@ -205,7 +205,7 @@ def cuda_resources() -> Iterator[dict]:
     if reason := setup["why_without_cuda"]():
         sys.exit(f"the CUDA extension cannot be built here: {reason}")
     shared = dict(extension().shared_bytes(SIDE))
-    source, command = ROOT / "csrc" / "singular_value_clip.cu", [setup["find_nvcc"](), *setup["COMPILE_FLAGS"]]
+    source, command = ROOT / "csrc" / "cuda" / "singular_value_clip.cu", [setup["find_nvcc"](), *setup["COMPILE_FLAGS"]]
     for architecture in GPU_ARCHITECTURES:
         with tempfile.NamedTemporaryFile(suffix=".o") as file:
             options = [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c", "-o", file.name, str(source)]

@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 touch "$output"
-test -z "$dependencies" || echo "$output: $source csrc/singular_value_clip.h" > "$dependencies"
+test -z "$dependencies" || echo "$output: $source csrc/cuda/singular_value_clip.h" > "$dependencies"
 """
 FAILS = "echo 'error: a semicolon is missing' >&2; exit 1"
 
@@ -192,7 +192,7 @@ def test_a_changed_header_compiles_anew_and_nothing_else_does(source, tmp_path):
 
     assert commands() == 3  # two sources, one library
     assert commands() == 0
-    (source / "csrc" / "singular_value_clip.h").touch()
+    (source / "csrc" / "cuda" / "singular_value_clip.h").touch()
     assert commands() == 3
     assert len(list((source / "tgan_fast").glob("_cuda.*.so"))) == 1
 

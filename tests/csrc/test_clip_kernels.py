@@ -18,7 +18,7 @@ from tgan_fast.ops.clipping import cuda as singular_value_clip_cuda
 from tgan_fast.ops.clipping.constrain import clamp_batch_norm_scale_
 from tgan_fast.ops.dispatch import BackendError
 
-CSRC = Path(__file__).resolve().parents[2] / "csrc"
+CSRC = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 SOURCES = [CSRC / "singular_value_clip.cu", CSRC / "bindings.cpp"]
 SQRT = 3e-7  # PyTorch's square root on CPUs is not always the nearest number
 H100, CONSUMER = 232448, 101376  # bytes of shared memory that a block may have
@@ -140,7 +140,7 @@ def assert_clipped(got, before, threshold=1.0, bound=1e-7):
 
 
 # float32 rounding alone is 3e-8. At the edge of what the kernels tell from the threshold (kResolution in
-# csrc/program.cuh) a singular value may stay 4e-7 too large.
+# csrc/cuda/program.cuh) a singular value may stay 4e-7 too large.
 BOUNDS = {"cluster-1e-6": 4e-7, "all-1.5e-6-above": 4e-7}
 
 

@@ -1,4 +1,4 @@
-"""Compilation of csrc/ with nvcc, where it is installed; no GPU is needed."""
+"""Compilation of csrc/cuda with nvcc, where it is installed; no GPU is needed."""
 
 import ctypes
 import json

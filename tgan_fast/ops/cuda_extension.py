@@ -76,7 +76,7 @@ def _not_built(package):
     """Return why there is no extension beside the Python files in the folder `package`, and what helps."""
     tree = package.parent
     needs = "nvcc on PATH or CUDA_HOME set, and TGAN_FAST_NO_CUDA unset"
-    if not (tree / "csrc" / "bindings.cpp").exists():
+    if not (tree / "csrc" / "cuda" / "bindings.cpp").exists():
         return f"the CUDA extension was not built: install tgan_fast again with {needs}"
     return (
         f"Python imports tgan_fast from the source tree {tree}, where the CUDA extension was not built: run "

@@ -1,4 +1,4 @@
-// What csrc/*.cu and csrc/*.cuh need of CUDA, on a CPU: every thread of a kernel is a fiber, and all fibers share one
+// What csrc/cuda/*.cu and csrc/cuda/*.cuh need of CUDA, on a CPU: every thread of a kernel is a fiber, and all fibers share one
 // thread of the process. Blocks, warps, barriers and shared memory are what they are on a GPU, in an order that can be
 // chosen.
 //

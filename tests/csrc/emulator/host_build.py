@@ -15,7 +15,7 @@ import pybind11
 import pytest
 
 HERE = Path(__file__).parent
-CSRC = HERE.parents[2] / "csrc"
+CSRC = HERE.parents[2] / "csrc" / "cuda"
 RUNTIME = ["cuda_on_host.cpp", "race_check.cpp"]
 
 FLAGS = [

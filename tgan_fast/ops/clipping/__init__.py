@@ -4,7 +4,7 @@
 
 R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W needs no decomposition of its own: `eigh`
 decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `cuda` does the same for a whole list of weights
-in three kernels (csrc/), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but `svd`
+in three kernels (csrc/cuda), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but `svd`
 computes it and R in float64, whatever the dtype of W. Even so it blurs singular values near t by some 2⁻⁵²·σ₁²/t,
 where σ₁ is the largest one: `eigh` takes the SVD where that would show.
 
@@ -48,7 +48,7 @@ def singular_value_clip(
             "gemm": matrix products only, in float64, without synchronization with the host. The result is right to
             1e-6·t up to σ₁ = 1000·t. A larger weight is clipped at σ₁/1000 or less, and further by the next call; one
             above 1e150 (float64) stays as it is.
-            "cuda": the kernels of csrc/ for float32, float16 and bfloat16 on a GPU, without synchronization, the same
+            "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization, the same
             bits every time. They take what lies within 3e-6·t below the threshold for too large as well, clip a weight
             of ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leave a smaller side above 1024 to "gemm".
             "auto": "eigh" on a CPU, "cuda" or else "gemm" on a GPU.
