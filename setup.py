@@ -1,18 +1,23 @@
-"""Build the CUDA extension and record the git commit; everything else is in pyproject.toml.
+"""Build the two extensions and record the git commit; everything else is in pyproject.toml.
 
+CXX                    the C++ compiler of the CPU kernels
+TGAN_FAST_NO_CPU=1     installs without the CPU kernels, as happens by itself where there is no C++ compiler
 TGAN_FAST_CUDA_ARCHS   the GPUs to compile for; "80;9.0a;100+PTX" are compute capabilities 8.0, 9.0 and 10.0
-TGAN_FAST_NO_CUDA=1    installs without the extension, as happens by itself where there is no nvcc
+TGAN_FAST_NO_CUDA=1    installs without the CUDA kernels, as happens by itself where there is no nvcc
 """
 
 import os
+import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from runpy import run_path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -21,12 +26,54 @@ from setuptools.errors import CompileError, OptionError
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_ARCHS = ("80", "90", "100")
-WAY_ROUND = "TGAN_FAST_NO_CUDA=1 installs tgan_fast without its CUDA extension"
+WAY_ROUND = "TGAN_FAST_NO_{0}=1 installs tgan_fast without its {0} extension"
 
 # Warnings are errors in .ci/run only: a newer compiler may have new ones.
 COMPILE_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden"]
 # With a CUDA runtime of its own one build fits every PyTorch, and imports where there is no driver.
 LINK_FLAGS = ["-shared", "-cudart", "static"]
+
+# A comparison that selects elements becomes vector code only if it may not trap, a root only if it sets no errno.
+CPU_COMPILE_FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
+CPU_COMPILE_FLAGS += ["-fno-trapping-math", "-ffp-contract=fast"]
+# kernels.cpp is compiled for each, and the CPU decides when it runs.
+INSTRUCTION_SETS = {"baseline": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
+    INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+
+
+class Unit(NamedTuple):
+    """One call of a compiler."""
+
+    name: str  # of the object file
+    source: str
+    flags: Sequence[str] = ()
+
+
+CPU_UNITS = [Unit(name, f"csrc/cpu/{name}.cpp") for name in ("bindings", "instruction_sets", "team")]
+CPU_UNITS += [
+    Unit(name, "csrc/cpu/kernels.cpp", [f"-DKERNELS={name}", *INSTRUCTION_SETS[name]]) for name in INSTRUCTION_SETS
+]
+CUDA_UNITS = [Unit(name, f"csrc/cuda/{name}") for name in ("singular_value_clip.cu", "bindings.cpp")]
+
+
+def cpp_compiler():
+    """Return the command of the C++ compiler, as a list."""
+    return shlex.split(os.environ.get("CXX") or "c++")
+
+
+def why_without_cpu():
+    """Return why the CPU extension is not built; None if it is."""
+    if os.environ.get("TGAN_FAST_NO_CPU", "0") not in ("", "0"):
+        return "TGAN_FAST_NO_CPU is set"
+    if sys.platform != "linux":
+        return "it is for Linux only"
+    if shutil.which(cpp_compiler()[0]) is None:
+        return f"there is no C++ compiler {cpp_compiler()[0]}, and CXX names no other"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return f"there is no Python.h in {sysconfig.get_path('include')}, which Debian has in python3-dev"
+    return None
 
 
 def find_nvcc():
@@ -37,7 +84,7 @@ def find_nvcc():
 
 
 def why_without_cuda():
-    """Return why the extension is not built; None if it is."""
+    """Return why the CUDA extension is not built; None if it is."""
     if os.environ.get("TGAN_FAST_NO_CUDA", "0") not in ("", "0"):
         return "TGAN_FAST_NO_CUDA is set"
     if sys.platform != "linux":
@@ -52,7 +99,7 @@ def known_archs(nvcc):
     command = [nvcc, "--list-gpu-arch"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        raise CompileError(f"{shlex.join(command)} failed: {result.stderr.strip()}; {WAY_ROUND}")
+        raise CompileError(f"{shlex.join(command)} failed: {result.stderr.strip()}; {WAY_ROUND.format('CUDA')}")
     return re.findall(r"compute_(\d+)", result.stdout)
 
 
@@ -80,38 +127,49 @@ def arch_flags(nvcc):
     return flags
 
 
-def ninja_script(nvcc, sources, folder, library):
-    """Return the ninja file that compiles each source into `folder` and links them into `library`."""
-    import pybind11  # a build requirement that only the extension has
+def ninja_script(compiler, linker, units, folder, library):
+    """Return the ninja file that compiles the units into `folder` and links them into `library`."""
+    import pybind11  # a build requirement that only the extensions have
 
     # As system folders, whose warnings do not count.
     includes = ["-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include()]
-    compiler = shlex.join([nvcc, *COMPILE_FLAGS, *arch_flags(nvcc), *includes]).replace("$", "$$")
-    linker = shlex.join([nvcc, *LINK_FLAGS]).replace("$", "$$")
+    compiler, linker = (shlex.join(command).replace("$", "$$") for command in ([*compiler, *includes], linker))
     folder, library = (re.sub("([$ :])", r"$\1", path) for path in (folder, library))
-    objects = {f"{folder}/{Path(source).stem}.o": source for source in sources}
+    objects = [f"{folder}/{unit.name}.o" for unit in units]
     return f"""
 builddir = {folder}
 rule compile
-  command = {compiler} -MD -MF $out.d -c $in -o $out
+  command = {compiler} $flags -MD -MF $out.d -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link
   command = {linker} $in -o $out
 build {library}: link {" ".join(objects)}
-""" + "".join(f"build {name}: compile {source}\n" for name, source in objects.items())
+""" + "".join(
+        f"build {name}: compile {unit.source}\n  flags = {shlex.join(unit.flags)}\n"
+        for name, unit in zip(objects, units, strict=True)
+    )
 
 
-class BuildCuda(build_ext):
-    """Compiles with nvcc, of which setuptools knows nothing."""
+class BuildExtensions(build_ext):
+    """Compiles with ninja: setuptools knows nothing of nvcc, nor of flags for one file."""
 
     def build_extension(self, ext):
-        script = Path(self.build_temp, "build.ninja")
-        script.parent.mkdir(parents=True, exist_ok=True)
-        text = ninja_script(find_nvcc(), ext.sources, self.build_temp, self.get_ext_fullpath(ext.name))
+        if ext.name == "tgan_fast._cuda":
+            nvcc = find_nvcc()
+            kind, units = "CUDA", CUDA_UNITS
+            compiler, linker = [nvcc, *COMPILE_FLAGS, *arch_flags(nvcc)], [nvcc, *LINK_FLAGS]
+        else:
+            kind, units = "CPU", CPU_UNITS
+            compiler, linker = [*cpp_compiler(), *CPU_COMPILE_FLAGS], [*cpp_compiler(), "-shared"]
+        folder = Path(self.build_temp, kind.lower())
+        folder.mkdir(parents=True, exist_ok=True)
+        script = folder / "build.ninja"
+        text = ninja_script(compiler, linker, units, str(folder), self.get_ext_fullpath(ext.name))
         script.write_text(text, encoding="utf-8")
         if subprocess.run([sys.executable, "-m", "ninja", "--verbose", "-f", script]).returncode:
-            raise CompileError(f"the CUDA extension does not compile, for the reason above; {WAY_ROUND}")
+            way_round = WAY_ROUND.format(kind)
+            raise CompileError(f"the {kind} extension does not compile, for the reason above; {way_round}")
 
 
 class BuildPackage(build_py):
@@ -122,13 +180,18 @@ class BuildPackage(build_py):
         commit = None if self.editable_mode else run_path(str(HERE / "tgan_fast" / "provenance.py"))["commit_of"](HERE)
         if commit:
             Path(self.build_lib, "tgan_fast", "commit.txt").write_text(commit + "\n", encoding="utf-8")
-        if reason := why_without_cuda():
-            self.warn(f"tgan_fast is built without its CUDA extension: {reason}")
+        for kind, reason in (("CPU", why_without_cpu()), ("CUDA", why_without_cuda())):
+            if reason:
+                self.warn(f"tgan_fast is built without its {kind} extension: {reason}")
 
 
 if __name__ == "__main__":
-    extension = Extension("tgan_fast._cuda", ["csrc/cuda/singular_value_clip.cu", "csrc/cuda/bindings.cpp"])
+    wanted = {"cpu": (CPU_UNITS, why_without_cpu()), "cuda": (CUDA_UNITS, why_without_cuda())}
     setup(
-        ext_modules=[] if why_without_cuda() else [extension],
-        cmdclass={"build_ext": BuildCuda, "build_py": BuildPackage},
+        ext_modules=[
+            Extension(f"tgan_fast._{name}", sorted({unit.source for unit in units}))
+            for name, (units, why_without) in wanted.items()
+            if not why_without
+        ],
+        cmdclass={"build_ext": BuildExtensions, "build_py": BuildPackage},
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tgan_fast.ops import BackendError, backends, cuda_extension, singular_value_clip_
+from tgan_fast.ops import BackendError, backends, cuda_extension, extensions, singular_value_clip_
 from tgan_fast.ops.clipping import _warn_of_gemm, choose_backends
 from tgan_fast.ops.clipping import cuda as singular_value_clip_cuda
 
@@ -61,10 +61,11 @@ class Gpus:
 @pytest.fixture
 def use_extension(monkeypatch):
     """Put a function in the place of the one that loads the extension; nothing is known before and after."""
-    caches = [cuda_extension.extension, cuda_extension.prepare_gpu, cuda_extension._why_not_loaded, _warn_of_gemm]
+    caches = [cuda_extension.prepare_gpu, extensions.why_not_loaded, _warn_of_gemm]
 
     def use(load):
         monkeypatch.setattr(cuda_extension, "extension", load)
+        monkeypatch.setattr(extensions, "load", lambda kind: load())
         monkeypatch.setattr(singular_value_clip_cuda, "extension", load)
 
     for cache in caches:

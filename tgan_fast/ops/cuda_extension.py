@@ -1,13 +1,13 @@
-"""Loader of the compiled CUDA extension, which is optional and loaded on first use."""
+"""The CUDA extension: whether it can be used, and what it takes on each GPU."""
 
 import contextlib
 import functools
-import importlib
-from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import torch
+
+from tgan_fast.ops.extensions import load, why_not_loaded
 
 
 class Prepared(NamedTuple):
@@ -22,14 +22,13 @@ class Prepared(NamedTuple):
     error: str
 
 
-@functools.cache
 def extension() -> ModuleType:
     """Load the module.
 
     Raises:
         ImportError: It was not built, or was built for another Python.
     """
-    return importlib.import_module("tgan_fast._cuda")
+    return load("CUDA")
 
 
 @functools.cache
@@ -45,7 +44,7 @@ def prepare_gpu(index: int) -> Prepared:
 
 def why_not(device: torch.device) -> str | None:
     """Return why the extension cannot be used on the device, and what helps; None if it can."""
-    if reason := _why_not_loaded():
+    if reason := why_not_loaded("CUDA"):
         return reason
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
@@ -59,27 +58,3 @@ def why_not(device: torch.device) -> str | None:
         else "PyTorch finds none, as with too old a driver"
     )
     return f"the CUDA extension finds no GPU: {prepare_gpu(0).error or hidden}"
-
-
-@functools.cache
-def _why_not_loaded():
-    try:
-        extension()
-    except ModuleNotFoundError:
-        return _not_built(Path(__file__).resolve().parents[1])
-    except ImportError as error:
-        return f"the CUDA extension does not load, so install tgan_fast again: {error}"
-    return None
-
-
-def _not_built(package):
-    """Return why there is no extension beside the Python files in the folder `package`, and what helps."""
-    tree = package.parent
-    needs = "nvcc on PATH or CUDA_HOME set, and TGAN_FAST_NO_CUDA unset"
-    if not (tree / "csrc" / "cuda" / "bindings.cpp").exists():
-        return f"the CUDA extension was not built: install tgan_fast again with {needs}"
-    return (
-        f"Python imports tgan_fast from the source tree {tree}, where the CUDA extension was not built: run "
-        f"`pip install --no-build-isolation -e .` there with {needs}, or run from another folder if tgan_fast is "
-        "installed elsewhere"
-    )

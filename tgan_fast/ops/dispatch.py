@@ -2,13 +2,12 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from tgan_fast.choices import Backend
-from tgan_fast.ops import cuda_extension
+from tgan_fast.ops import cpu_extension, cuda_extension
+from tgan_fast.ops.extensions import why_not_loaded
 
 AVAILABLE = "available"
 TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -46,28 +45,33 @@ def require(operation: str, backend: str, devices: Iterable[torch.device]) -> No
             raise BackendError(f"{operation}: backend {backend!r} cannot be used: {state}")
 
 
-def triton_or_torch(
-    operation: str, backend: Backend, x: torch.Tensor, why_not: Callable[[], str | None]
-) -> Literal["triton", "torch"]:
-    """Return "triton" or "torch": the backend asked for, or for "auto" Triton on a GPU if its kernels take `x`.
+def choose(operation: str, backend: str, x: torch.Tensor, why_not: Mapping[str, Callable[[], str | None]]) -> str:
+    """Return the backend asked for, or for "auto" the kernels of the tensor's device if they take it, else "torch".
 
     Args:
         operation: Name in the registry.
         backend: Name of the backend, or "auto".
         x: Tensor whose device decides.
-        why_not: Function that returns why Triton's kernels cannot take the tensors, or None. Called only where Triton
-            is installed.
+        why_not: Function for "triton", and for "cpu" if there are such kernels, that returns why the kernels cannot
+            take the tensors, or None. Called only where the kernels are installed.
 
     Raises:
-        ValueError, BackendError: As `require`; Triton was asked for and cannot take the tensors.
+        ValueError, BackendError: As `require`; the backend asked for cannot take the tensors.
     """
     if backend == "auto":
-        return "triton" if TRITON_IS_INSTALLED and x.is_cuda and why_not() is None else "torch"
+        kernels = "triton" if x.is_cuda else "cpu" if x.is_cpu else "torch"
+        if kernels not in why_not or not _is_installed(kernels) or why_not[kernels]() is not None:
+            return "torch"
+        return kernels
     require(operation, backend, [x.device])
-    reason = why_not() if backend == "triton" else None
+    reason = why_not[backend]() if backend in why_not else None
     if reason is not None:
-        raise BackendError(f"{operation}: backend 'triton' cannot be used: {reason}")
+        raise BackendError(f"{operation}: backend {backend!r} cannot be used: {reason}")
     return backend
+
+
+def _is_installed(kernels):
+    return TRITON_IS_INSTALLED if kernels == "triton" else why_not_loaded("CPU") is None
 
 
 def backend_state(operation: str, backend: str, device: torch.device) -> str:
@@ -84,6 +88,10 @@ def _triton_state(_device):
     return AVAILABLE
 
 
+def _cpu_extension_state(device):
+    return cpu_extension.why_not(device) or AVAILABLE
+
+
 def _cuda_extension_state(device):
     return cuda_extension.why_not(device) or AVAILABLE
 
@@ -92,10 +100,12 @@ def _cuda_extension_state(device):
 _REGISTRY: dict[str, dict[str, str | Callable[[torch.device], str]]] = {
     "adam": {
         "triton": _triton_state,
+        "cpu": _cpu_extension_state,
         "torch": AVAILABLE,
     },
     "batch_norm_act": {
         "triton": _triton_state,
+        "cpu": _cpu_extension_state,
         "torch": AVAILABLE,
     },
     "read_windows": {
@@ -104,6 +114,7 @@ _REGISTRY: dict[str, dict[str, str | Callable[[torch.device], str]]] = {
     },
     "rmsprop": {
         "triton": _triton_state,
+        "cpu": _cpu_extension_state,
         "torch": AVAILABLE,
     },
     "singular_value_clip": {

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 
 from tgan_fast.choices import Backend
 from tgan_fast.ops.arguments import check_tensor
-from tgan_fast.ops.batch_norm.cpu import activate_, batch_norm_act_cpu, fits
-from tgan_fast.ops.dispatch import BackendError, triton_or_torch
+from tgan_fast.ops.batch_norm import cpu
+from tgan_fast.ops.batch_norm.torch_impl import activate_
+from tgan_fast.ops.dispatch import BackendError, choose
 from tgan_fast.ops.native import uses_native_ops
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def batch_norm_act(
 
     Args:
         x: Input [N, C, *] in float16, bfloat16, float32 or float64 and any memory format; an empty one leaves the
-            running statistics unchanged. The "triton" kernels take all dtypes but float64, and read dense tensors and
-            slices of samples or channels, channels-last (fastest) or channels-first; a view that skips pixels is
-            copied first.
+            running statistics unchanged. The kernels ("triton", "cpu") read dense tensors and slices of samples or
+            channels, channels-last (fastest) or channels-first; a view that skips pixels is copied first. "triton"
+            takes all dtypes but float64.
         weight, bias: Scale and shift [C], or None for 1 and 0.
         running_mean, running_var: Running statistics [C]. In training they are updated in place as `nn.BatchNorm*`
             does (with the unbiased variance); otherwise they normalize `x`.
@@ -57,7 +58,8 @@ def batch_norm_act(
         num_batches_tracked: Counter, [] int64, to which `groups` is added in training. A momentum of None needs it.
         process_group: Processes whose statistics are combined in training, as `nn.SyncBatchNorm` does; the gradients
             of `weight` and `bias` remain each process's own. Not for torch.compile.
-        backend: Name of an implementation, "triton" or "torch"; "auto" picks the fastest that fits the input.
+        backend: Name of an implementation: "triton" (GPUs), "cpu" (C++ kernels) or "torch"; "auto" picks the fastest
+            that fits the input.
 
     Returns:
         A tensor of the shape, dtype and memory format of `x`. Only inside `tgan_fast.ops.native_ops` can its gradients
@@ -75,9 +77,10 @@ def batch_norm_act(
         raise ValueError(f"negative_slope must be finite and is {negative_slope}")
     if uses_native_ops():
         backend = _native_backend(backend, training, process_group)
-    backend = triton_or_torch("batch_norm_act", backend, x, lambda: _why_not_triton(x))
-    options = training, momentum, eps, negative_slope, groups
     synchronized = training and process_group is not None
+    why_not = {"triton": lambda: _why_not_triton(x), "cpu": lambda: _why_not_cpu(x, synchronized)}
+    backend = choose("batch_norm_act", backend, x, why_not)
+    options = training, momentum, eps, negative_slope, groups
     if x.numel() == 0 and not (synchronized and x.shape[1]):
         return _empty(x, weight, bias, num_batches_tracked if training else None, groups)
     if synchronized:
@@ -85,16 +88,18 @@ def batch_norm_act(
 
         tensors = x, weight, bias, running_mean, running_var, num_batches_tracked
         return batch_norm_act_sync(*tensors, *options[1:], process_group, backend)
-    if backend == "triton":
-        from tgan_fast.ops.batch_norm.triton import batch_norm_act_triton
+    if backend != "torch":
+        from tgan_fast.ops.batch_norm.autograd import batch_norm_act_by_kernels
 
-        return batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
+        return batch_norm_act_by_kernels(
+            backend, x, weight, bias, running_mean, running_var, num_batches_tracked, *options
+        )
     return _torch_impl(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
 
 
 def _native_backend(backend, training, process_group):
-    if backend == "triton":
-        raise BackendError("batch_norm_act: backend 'triton' cannot be used within native_ops")
+    if backend not in ("auto", "torch"):
+        raise BackendError(f"batch_norm_act: backend {backend!r} cannot be used within native_ops")
     if training and process_group is not None:
         raise BackendError("batch_norm_act: statistics over several processes cannot be taken within native_ops")
     return "torch" if backend == "auto" else backend
@@ -104,6 +109,10 @@ def _why_not_triton(x):
     from tgan_fast.ops.batch_norm.triton import why_not
 
     return why_not(x)
+
+
+def _why_not_cpu(x, synchronized):
+    return "it cannot take statistics over several processes" if synchronized else cpu.why_not(x)
 
 
 def _empty(x, weight, bias, num_batches_tracked, groups):
@@ -136,8 +145,6 @@ def _torch_impl(
 
 
 def _torch_group(x, weight, bias, running_mean, running_var, training, momentum, eps, negative_slope):
-    if training and fits(x) and not uses_native_ops():
-        return batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope)
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum or 0.0, eps)
     # In place: batch norm's backward reads its input, never its output, so the activation needs no memory of its own.
     return activate_(y, negative_slope)

@@ -1,148 +1,103 @@
-"""Training-mode batch norm + activation on a CPU for tensors with their channels last in memory.
+"""Launchers of the C++ kernels of batch norm + (leaky) ReLU, csrc/cpu/batch_norm.h."""
 
-PyTorch's own kernel for this layout adds up a channel in float32, one value after another: with millions of
-values a channel, half of the digits are lost, in the statistics and again in the gradients. It is also slow for few
-channels. Here the tensor is walked through in chunks that stay in the cache, each summed by `torch.sum` (which adds
-pairwise) and the chunks' sums in float64. The activation's mask is recomputed from x, so only x is kept for backward.
-
-    y = act(v),  v = (x - mean)·scale + bias,  scale = weight·rstd,  rstd = 1 / sqrt(var + eps)
-    dx = scale·(g - mean(g) - (x - mean)·mean(g·(x - mean))·rstd²),  g = act'(v)·dy
-    dweight = sum(g·(x - mean))·rstd,  dbias = sum(g)
-"""
-
-import math
+import functools
 
 import torch
-import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
-_CHUNK = 1 << 18  # elements
-# Rows of fewer elements than this would not fill the vector loops, so several are laid side by side.
-_ROW = 256
+from tgan_fast.ops.batch_norm.geometry import empty_output, geometry_of, strides_of, to_layout
+from tgan_fast.ops.cpu_extension import extension, why_not_tensor
 
-
-def fits(x: torch.Tensor) -> bool:
-    """Return whether x [N, C, *] is a dense channels-last tensor on the CPU, and not contiguous as well."""
-    return x.device.type == "cpu" and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+_TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+STATISTICS_DTYPE = torch.float64  # of mean and rstd
 
 
-def batch_norm_act_cpu(x, weight, bias, running_mean, running_var, momentum, eps, negative_slope):
-    """Return `batch_norm_act` in training, for an x that `fits`; differentiable once."""
-    y, mean, var = _BatchNormAct.apply(x, weight, bias, eps, negative_slope)
-    if running_mean is not None:
-        count = x.numel() // x.shape[1]
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
-    return y
+def why_not(x: Tensor) -> str | None:
+    """Return why the kernels cannot take `x`, or None if they can."""
+    if x.dtype not in _TYPES:
+        return f"it takes {', '.join(_TYPES.values())}, and x is {x.dtype}"
+    return why_not_tensor(x)
 
 
-class _BatchNormAct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias, eps, negative_slope):
-        mean, var = _statistics(x)
-        affine = _Affine(x, mean, var, weight, bias, eps)
-        y = torch.empty_like(x)
-        for chunk, out in zip(_chunks(x), _chunks(y), strict=True):
-            out.copy_(activate_(affine.of(affine.centered(chunk)), negative_slope))
-        ctx.save_for_backward(x, weight, bias, mean, var)
-        ctx.eps, ctx.negative_slope = eps, negative_slope
-        ctx.mark_non_differentiable(mean, var)
-        return y, mean, var
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy, *_):
-        x, weight, bias, mean, var = ctx.saved_tensors
-        affine = _Affine(x, mean, var, weight, bias, ctx.eps)
-        dy = dy.movedim(1, -1).contiguous().movedim(-1, 1)
-
-        def gradients():
-            """Yield x - mean and the gradient behind the activation, chunk by chunk."""
-            for chunk, upstream in zip(_chunks(x), _chunks(dy), strict=True):
-                centered = affine.centered(chunk)
-                yield centered, activation_backward(upstream, affine.of(centered), ctx.negative_slope)
-
-        sum_g, sum_gx = _sums(((g, g * centered) for centered, g in gradients()), x)
-        # `centered` is x less the mean rounded to x's dtype.
-        sum_gx = sum_gx - affine.rounding * sum_g
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.empty_like(x)
-            factor, offset = affine.input_gradient(sum_g, sum_gx)
-            for (centered, g), out in zip(gradients(), _chunks(dx), strict=True):
-                out.copy_(torch.addcmul(g, centered, factor).add_(offset).mul_(affine.scale))
-        dweight = (sum_gx * affine.rstd).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        dbias = sum_g.to(bias.dtype) if ctx.needs_input_grad[2] else None
-        return dx, dweight, dbias, None, None
+def channels_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that weight, bias and running statistics must have."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-class _Affine:
-    """The map from x to v by channel, its vectors repeated to the length of a chunk's rows."""
-
-    def __init__(self, x, mean, var, weight, bias, eps):
-        self.dtype = torch.promote_types(x.dtype, torch.float32)
-        self.fold, self.count = _fold(x), x.numel() // x.shape[1]
-        rounded = mean.to(self.dtype)
-        self.rounding = mean - rounded.double()
-        self.rstd = (var + eps).rsqrt()
-        scale = self.rstd if weight is None else self.rstd * weight.double()
-        shift = -self.rounding * scale if bias is None else bias.double() - self.rounding * scale
-        self.mean, self.scale, self.shift = (self._row(vector) for vector in (rounded, scale, shift))
-
-    def centered(self, chunk):
-        return chunk.to(self.dtype) - self.mean
-
-    def of(self, centered):
-        return torch.addcmul(self.shift, centered, self.scale)
-
-    def input_gradient(self, sum_g, sum_gx):
-        """dx = scale·(g + centered·factor + offset)"""
-        factor = -sum_gx * self.rstd**2 / self.count
-        return self._row(factor), self._row(-sum_g / self.count - self.rounding * factor)
-
-    def _row(self, vector):
-        return vector.to(self.dtype).repeat(self.fold)
+def train(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, groups):
+    """Return y, mean and rstd [groups, C] in float64, and update the running statistics."""
+    running = running_mean, running_var, batches
+    return _forward(x, weight, bias, *running, True, momentum, eps, negative_slope, groups)
 
 
-def _statistics(x):
-    """Return mean and biased variance of every channel, in float64, computed in two passes."""
-    dtype, count = torch.promote_types(x.dtype, torch.float32), x.numel() // x.shape[1]
-    mean = _sums(((chunk.to(dtype),) for chunk in _chunks(x)), x)[0] / count
-    rounded = mean.to(dtype)
-    row = rounded.repeat(_fold(x))
-    squares = _sums((((chunk.to(dtype) - row).square_(),) for chunk in _chunks(x)), x)[0] / count
-    return mean, squares - (mean - rounded.double()) ** 2
+def evaluate(x, mean, var, weight, bias, negative_slope, eps):
+    """Return y from running statistics [C]."""
+    return _forward(x, weight, bias, mean, var, None, False, 0.0, eps, negative_slope, 1)[0]
 
 
-def _sums(terms, x):
-    """Return sums by channel in float64; `terms` yields the tensors to sum, a tuple for each chunk of x."""
-    totals = [sum(columns) for columns in zip(*([t.sum(0).double() for t in chunk] for chunk in terms), strict=True)]
-    return [total.view(_fold(x), x.shape[1]).sum(0) for total in totals]
+def backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
+    """Return dx, dweight and dbias, empty where not wanted: of training given rstd, of evaluation given var."""
+    training = var is None
+    if not training:
+        mean, rstd = mean.double(), (var.double() + eps).rsqrt()
+    geometry = geometry_of(x, mean.numel() // x.shape[1])
+    dy, dx = to_layout(dy, geometry.channels_last), empty_output(x, geometry) if want_x else x.new_empty(0)
+    dweight, dbias = (
+        torch.empty_like(parameter) if want else x.new_empty(0)
+        for parameter, want in ((weight, want_weight), (bias, want_bias))
+    )
+    extension().batch_norm_backward(
+        _layout(x, dy, dx if want_x else x, geometry),
+        x.data_ptr(),
+        dy.data_ptr(),
+        dx.data_ptr() if want_x else 0,
+        mean.data_ptr(),
+        rstd.data_ptr(),
+        _address(weight),
+        _address(bias),
+        dweight.data_ptr() if want_weight else 0,
+        dbias.data_ptr() if want_bias else 0,
+        training,
+        negative_slope,
+        torch.get_num_threads(),
+    )
+    return dx, dweight, dbias
 
 
-def _chunks(x):
-    """Split x into chunks of rows, views of `_fold(x)` pixels each."""
-    width = _fold(x) * x.shape[1]
-    return x.movedim(1, -1).view(-1, width).split(max(1, _CHUNK // width))
+def _forward(x, weight, bias, running_mean, running_var, batches, training, momentum, eps, negative_slope, groups):
+    geometry = geometry_of(x, groups)
+    y = empty_output(x, geometry)
+    mean, rstd = (x.new_empty((groups, x.shape[1]), dtype=STATISTICS_DTYPE) for _ in range(2))
+    extension().batch_norm_forward(
+        _layout(x, y, y, geometry),
+        x.data_ptr(),
+        y.data_ptr(),
+        mean.data_ptr(),
+        rstd.data_ptr(),
+        _address(weight),
+        _address(bias),
+        _address(running_mean),
+        _address(running_var),
+        _address(batches),
+        training,
+        momentum,
+        eps,
+        negative_slope,
+        torch.get_num_threads(),
+    )
+    return y, mean, rstd
 
 
-def _fold(x):
-    """Return the number of pixels in a row: a power of two that divides the number of pixels."""
-    largest = max(1, _ROW // x.shape[1])
-    return math.gcd(x.numel() // x.shape[1], 1 << largest.bit_length() - 1)
+def _address(tensor):
+    return 0 if tensor is None else tensor.data_ptr()
 
 
-def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
-    """Return the leaky ReLU of v, computed in place where autograd can differentiate it so."""
-    if negative_slope < 0:
-        # The in-place operation's backward infers the input's sign from the output's.
-        return F.leaky_relu(v, negative_slope)
-    if negative_slope == 0:
-        return F.relu_(v)
-    return v if negative_slope == 1 else F.leaky_relu_(v, negative_slope)
+def _layout(x, second, third, geometry):
+    return _cached_layout(x.dtype, geometry, *strides_of(geometry, x, second, third))
 
 
-def activation_backward(dy: torch.Tensor, v: torch.Tensor, negative_slope: float) -> torch.Tensor:
-    """Return g from dy, in v's dtype."""
-    dy = dy.to(v.dtype)
-    return dy if negative_slope == 1 else torch.ops.aten.leaky_relu_backward(dy, v, negative_slope, False)
+@functools.lru_cache(maxsize=4096)
+def _cached_layout(dtype, geometry, *strides):
+    module, cols = extension(), 1 if geometry.channels_last else geometry.cols
+    shape = geometry.channels_last, geometry.groups, geometry.rows, cols, geometry.channels
+    return module.Layout(getattr(module.Type, _TYPES[dtype]), *shape, strides)

@@ -3,8 +3,7 @@
 import math
 
 import torch
-
-from tgan_fast.ops.batch_norm.cpu import activate_, activation_backward
+import torch.nn.functional as F
 
 
 def to_walkable(x):
@@ -69,3 +68,19 @@ def _by_channel(vector):
 def _restore_layout(x, grouped):
     """Return `grouped` in the shape, dtype and memory format of x."""
     return torch.empty_like(x).copy_(grouped.reshape(x.shape))
+
+
+def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
+    """Return the leaky ReLU of v, computed in place where autograd can differentiate it so."""
+    if negative_slope < 0:
+        # The in-place operation's backward infers the input's sign from the output's.
+        return F.leaky_relu(v, negative_slope)
+    if negative_slope == 0:
+        return F.relu_(v)
+    return v if negative_slope == 1 else F.leaky_relu_(v, negative_slope)
+
+
+def activation_backward(dy: torch.Tensor, v: torch.Tensor, negative_slope: float) -> torch.Tensor:
+    """Return g from dy, in v's dtype."""
+    dy = dy.to(v.dtype)
+    return dy if negative_slope == 1 else torch.ops.aten.leaky_relu_backward(dy, v, negative_slope, False)

@@ -1,8 +1,4 @@
-"""Launchers of the Triton kernels of batch norm + (leaky) ReLU, and their registration with autograd and torch.compile.
-
-Forward, backward and evaluation are custom operators for torch.compile. Outside of it they are called directly, which
-saves the dispatcher's time.
-"""
+"""Launchers of the Triton kernels of batch norm + (leaky) ReLU."""
 
 import functools
 import math
@@ -11,7 +7,6 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tgan_fast.ops.batch_norm import triton_kernels as kernels
 from tgan_fast.ops.batch_norm.geometry import (
@@ -20,11 +15,11 @@ from tgan_fast.ops.batch_norm.geometry import (
     small_strides_of,
     strides_of,
     to_layout,
-    to_walkable,
 )
 from tgan_fast.ops.batch_norm.tiles import columns_for, small_rows_for, tile_for
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+STATISTICS_DTYPE = torch.float32  # of mean and rstd
 
 # Triton decides when it decorates the kernels whether its interpreter runs them on a CPU, slowly, for tests.
 INTERPRETED = not isinstance(kernels.normalize_kernel, triton.JITFunction)
@@ -41,43 +36,11 @@ def why_not(x: Tensor) -> str | None:
     return None
 
 
-def batch_norm_act_triton(x, weight, bias, running_mean, running_var, num_batches_tracked, training, *options):
-    """Return `batch_norm_act`, the options in the order of `_BatchNormAct`; differentiable once."""
-    given = weight, bias, running_mean, running_var
-    dense = [None if vector is None else vector.contiguous() for vector in given]
-    y = _BatchNormAct.apply(to_walkable(x), *dense, num_batches_tracked, training, *options)
-    for running, moved in zip(given[2:], dense[2:], strict=True):
-        if training and running is not moved:
-            running.copy_(moved)
-    return y
+def channels_dtype(x: Tensor) -> None:
+    """Return the dtype that weight, bias and running statistics must have; None for any."""
 
 
-class _BatchNormAct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias, running_mean, running_var, batches, training, momentum, eps, slope, groups):
-        compiling = torch.compiler.is_compiling()
-        if training:
-            forward = _train_operation if compiling else _train
-            running = running_mean, running_var, batches
-            y, mean, rstd = forward(x, weight, bias, *running, momentum, eps, slope, groups)
-            var = None
-        else:
-            mean, rstd, var = running_mean, None, running_var
-            y = (_evaluate_operation if compiling else _evaluate)(x, mean, var, weight, bias, slope, eps)
-        ctx.save_for_backward(x, mean, rstd, var, weight, bias)
-        ctx.options = slope, eps
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        wanted = ctx.needs_input_grad[:3]
-        backward = _backward_operation if torch.compiler.is_compiling() else _backward
-        grads = backward(dy, *ctx.saved_tensors, *ctx.options, *wanted)
-        return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 8
-
-
-def _train(
+def train(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -100,13 +63,10 @@ def _train(
         rstd = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
         mean = _statistics(x, groups, rstd, None, eps, *running)
         results = normalize(x, mean, rstd, weight, bias, negative_slope), mean, rstd
-    for changed in (running_mean, running_var, batches):
-        if changed is not None and not changed.is_inference():
-            torch.autograd.graph.increment_version(changed)
     return results
 
 
-def _evaluate(
+def evaluate(
     x: Tensor,
     mean: Tensor,
     var: Tensor,
@@ -119,7 +79,7 @@ def _evaluate(
     return normalize(x, mean, None, weight, bias, negative_slope, var, eps)
 
 
-def _backward(
+def backward(
     dy: Tensor,
     x: Tensor,
     mean: Tensor,
@@ -319,27 +279,3 @@ def _multiprocessors(device):
 
 def _combine_grid(x):
     return (triton.cdiv(x.shape[1], kernels.COMBINED_CHANNELS.value),)
-
-
-_train_operation = torch.library.custom_op(
-    "tgan_fast::batch_norm_act_train", _train, mutates_args=("running_mean", "running_var", "batches")
-)
-_evaluate_operation = torch.library.custom_op("tgan_fast::batch_norm_act_evaluate", _evaluate, mutates_args=())
-_backward_operation = torch.library.custom_op("tgan_fast::batch_norm_act_backward", _backward, mutates_args=())
-
-
-@_train_operation.register_fake
-def _(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, groups):
-    mean, rstd = (x.new_empty((groups, x.shape[1]), dtype=torch.float32) for _ in range(2))
-    return empty_output(x), mean, rstd
-
-
-@_evaluate_operation.register_fake
-def _(x, mean, var, weight, bias, negative_slope, eps):
-    return empty_output(x)
-
-
-@_backward_operation.register_fake
-def _(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
-    dx = empty_output(x) if want_x else x.new_empty(0)
-    return dx, _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)

@@ -7,12 +7,12 @@ Halves are rounded to even, as `torch.round` does.
 
 import torch
 
-from tgan_fast.choices import Backend
+from tgan_fast.choices import TritonBackend
 from tgan_fast.ops.arguments import check_tensor
-from tgan_fast.ops.dispatch import triton_or_torch
+from tgan_fast.ops.dispatch import choose
 
 
-def tanh_to_levels(x: torch.Tensor, backend: Backend = "auto") -> torch.Tensor:
+def tanh_to_levels(x: torch.Tensor, backend: TritonBackend = "auto") -> torch.Tensor:
     """Return the levels of tanh(x), computed in float32 whatever the dtype of `x`.
 
     Args:
@@ -31,7 +31,7 @@ def tanh_to_levels(x: torch.Tensor, backend: Backend = "auto") -> torch.Tensor:
         BackendError: "triton" was asked for and cannot run here, or not on this tensor.
     """
     check_tensor("x", x, float8=True)
-    if triton_or_torch("tanh_to_levels", backend, x, lambda: _why_not_triton(x)) == "triton":
+    if choose("tanh_to_levels", backend, x, {"triton": lambda: _why_not_triton(x)}) == "triton":
         from tgan_fast.ops.levels import triton as levels_kernels
 
         return levels_kernels.tanh_to_levels(x)

@@ -16,7 +16,8 @@ import torch
 
 from tgan_fast.choices import Backend
 from tgan_fast.ops.arguments import check_tensor, check_writable, number
-from tgan_fast.ops.dispatch import triton_or_torch
+from tgan_fast.ops.dispatch import choose
+from tgan_fast.ops.optimizer import cpu
 
 # Elements that the "torch" backend works on at a time on a CPU: what it touches, 4 MB in float32, stays in the cache
 # between its operations. Smaller chunks are slower, since every operation has a fixed cost.
@@ -39,14 +40,14 @@ def rmsprop_(
 
     Args:
         parameter, square_average: Flat tensors p and v, [n] each, contiguous, both float64, float32, float16 or
-            bfloat16; "triton" takes float32.
-        gradient: Flat tensor g, [n], contiguous, floating point; "triton" takes float32, bfloat16 and float16.
+            bfloat16; the kernels ("triton", "cpu") take float32.
+        gradient: Flat tensor g, [n], contiguous, floating point; the kernels take float32, bfloat16 and float16.
         learning_rate: Number lr ≥ 0, or one float32 on the same device, which the host never reads where that is a GPU.
         alpha, eps: Numbers α, 0 to 1, and ε ≥ 0.
-        copy: Flat tensor, [n], contiguous, of any floating-point dtype ("triton": bfloat16 and float16), that becomes
-            the new p, rounded.
-        backend: Name of an implementation, "triton" or "torch"; "auto" picks the fastest that fits. On a CPU "torch"
-            gives the very numbers of torch.optim.RMSprop.
+        copy: Flat tensor, [n], contiguous, of any floating-point dtype (the kernels: bfloat16 and float16), that
+            becomes the new p, rounded.
+        backend: Name of an implementation: "triton" (GPUs), "cpu" (C++ kernels) or "torch"; "auto" picks the fastest
+            that fits. On a CPU "torch" gives the very numbers of torch.optim.RMSprop.
 
     Raises:
         TypeError: An argument is no tensor, or no number.
@@ -96,9 +97,14 @@ def adam_(
 
 
 def _implementation(operation, backend, parameter, gradient, copy):
-    backend = triton_or_torch(operation, backend, parameter, lambda: _why_not_triton(parameter, gradient, copy))
+    """Return the function of a backend that takes the step."""
+    tensors = parameter, gradient, copy
+    why_not = {"triton": lambda: _why_not_triton(*tensors), "cpu": lambda: cpu.why_not(*tensors)}
+    backend = choose(operation, backend, parameter, why_not)
     if backend == "torch":
         return {"rmsprop": _rmsprop_torch, "adam": _adam_torch}[operation]
+    if backend == "cpu":
+        return {"rmsprop": cpu.rmsprop, "adam": cpu.adam}[operation]
     from tgan_fast.ops.optimizer import triton as optimizer_kernels
 
     return {"rmsprop": optimizer_kernels.rmsprop, "adam": optimizer_kernels.adam}[operation]

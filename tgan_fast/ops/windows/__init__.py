@@ -6,8 +6,8 @@ or -1 where the clip is the mirror image. A clip may lie in several layers, of w
 
 import torch
 
-from tgan_fast.choices import Backend
-from tgan_fast.ops.dispatch import triton_or_torch
+from tgan_fast.choices import TritonBackend
+from tgan_fast.ops.dispatch import choose
 from tgan_fast.pixels import to_videos
 from tgan_fast.sizes import FRAMES, IMAGE_SIZE
 
@@ -19,7 +19,7 @@ def read_windows(
     image_size: int = IMAGE_SIZE,
     dtype: torch.dtype = torch.float32,
     channels: int | None = None,
-    backend: Backend = "auto",
+    backend: TritonBackend = "auto",
 ) -> torch.Tensor:
     """Cut clips out of frames and scale them to [-1, 1].
 
@@ -39,7 +39,7 @@ def read_windows(
         ValueError: There is no backend of that name.
         BackendError: "triton" was asked for and cannot run here, or not on these tensors.
     """
-    backend = triton_or_torch("read_windows", backend, frames, lambda: _why_not_triton(frames, dtype))
+    backend = choose("read_windows", backend, frames, {"triton": lambda: _why_not_triton(frames, dtype)})
     channels = channels or frames.shape[-1]
     if backend == "torch":
         return _read_windows_torch(frames, windows, image_size, dtype, channels)

@@ -1,0 +1,190 @@
+// Vectors as wide as the registers of the instruction set that is compiled for, and tiles of several of them.
+//
+// Everything here has internal linkage and nothing comes from the standard library's templates: a function that the
+// linker merges could bring AVX-512 instructions to a CPU that lacks them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "team.h"
+
+namespace tgan_fast::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+typedef float Floats __attribute__((vector_size(kVectorBytes)));
+typedef double Doubles __attribute__((vector_size(kVectorBytes)));
+typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
+typedef std::uint16_t HalfWords __attribute__((vector_size(kVectorBytes / 2)));
+
+struct BFloat16 {
+    std::uint16_t bits;
+};
+struct Float16 {
+    std::uint16_t bits;
+};
+
+template <typename To, typename From>
+INLINE To same_bits(const From& from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+// A stored dtype: what it is computed in, and how a vector is read from and written to memory, which need not be aligned.
+template <typename T>
+struct Stored {
+    using Value = T;
+    using Vector = Floats;
+    static INLINE Vector load(const void* from) {
+        Vector vector;
+        std::memcpy(&vector, from, sizeof vector);
+        return vector;
+    }
+    static INLINE void store(void* to, const Vector& vector) { std::memcpy(to, &vector, sizeof vector); }
+};
+
+template <>
+struct Stored<double> {
+    using Value = double;
+    using Vector = Doubles;
+    static INLINE Vector load(const void* from) {
+        Vector vector;
+        std::memcpy(&vector, from, sizeof vector);
+        return vector;
+    }
+    static INLINE void store(void* to, const Vector& vector) { std::memcpy(to, &vector, sizeof vector); }
+};
+
+INLINE Words load_halves(const void* from) {
+    HalfWords halves;
+    std::memcpy(&halves, from, sizeof halves);
+    return __builtin_convertvector(halves, Words);
+}
+
+INLINE void store_halves(void* to, const Words& words) {
+    const HalfWords halves = __builtin_convertvector(words, HalfWords);
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+template <>
+struct Stored<BFloat16> {
+    using Value = float;
+    using Vector = Floats;
+    static INLINE Vector load(const void* from) { return same_bits<Floats>(load_halves(from) << 16); }
+    static INLINE void store(void* to, const Vector& vector) {
+        const Words bits = same_bits<Words>(vector);
+        // To nearest, ties to even.
+        const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        const Words is_nan = same_bits<Words>(vector != vector);
+        store_halves(to, (is_nan & 0x7fc0) | (~is_nan & rounded));
+    }
+};
+
+template <>
+struct Stored<Float16> {
+    using Value = float;
+    using Vector = Floats;
+    static INLINE Vector load(const void* from) {
+        const Words bits = load_halves(from), magnitude = (bits & 0x7fff) << 13;
+        // The exponent's bias is 15 there and 127 here, which also makes subnormal numbers normal ones.
+        const Words finite = same_bits<Words>(same_bits<Floats>(magnitude) * 0x1p112f);
+        const Words is_special = same_bits<Words>(magnitude >= 0x7c00u << 13);
+        return same_bits<Floats>(finite | (is_special & 0x7f800000) | (bits & 0x8000) << 16);
+    }
+    static INLINE void store(void* to, const Vector& vector) {
+        const Words bits = same_bits<Words>(vector), magnitude = bits & 0x7fffffff;
+        // To nearest, ties to even; adding 0.5 rounds a number that is subnormal there at its last bit.
+        const Words normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+        const Words subnormal = same_bits<Words>(same_bits<Floats>(magnitude) + 0.5f) - same_bits<Words>(Floats{} + 0.5f);
+        const Words is_subnormal = same_bits<Words>(magnitude < 113u << 23);
+        const Words is_infinite = same_bits<Words>(magnitude >= 0x477ff000u);
+        const Words is_nan = same_bits<Words>(magnitude > 0x7f800000u);
+        Words rounded = (is_subnormal & subnormal) | (~is_subnormal & normal);
+        rounded = (is_infinite & 0x7c00) | (~is_infinite & rounded);
+        store_halves(to, rounded | (is_nan & 0x0200) | (bits & 0x80000000) >> 16);
+    }
+};
+
+// Several vectors side by side, so that sums need not wait for each other.
+template <typename T>
+struct Tile {
+    using Value = typename Stored<T>::Value;
+    using Vector = typename Stored<T>::Vector;
+    static constexpr int kVectors = 4;
+    static constexpr int kLanes = sizeof(Vector) / sizeof(Value);
+    static constexpr int kWidth = kVectors * kLanes;
+
+    Vector vectors[kVectors];
+
+    // Reads the first `count` elements of a row, all kWidth if kFull; zeros otherwise.
+    template <bool kFull>
+    static INLINE Tile load(const T* from, std::int64_t count) {
+        return make([&](int k) {
+            const std::int64_t left = count - k * kLanes;
+            if (kFull || left >= kLanes) return Stored<T>::load(from + k * kLanes);
+            T row[kLanes] = {};
+            if (left > 0) std::memcpy(row, from + k * kLanes, left * sizeof(T));
+            return Stored<T>::load(row);
+        });
+    }
+
+    template <bool kFull>
+    INLINE void store(T* to, std::int64_t count) const {
+        for_each([&](int k) {
+            const std::int64_t left = count - k * kLanes;
+            if (kFull || left >= kLanes) return Stored<T>::store(to + k * kLanes, vectors[k]);
+            T row[kLanes];
+            Stored<T>::store(row, vectors[k]);
+            if (left > 0) std::memcpy(to + k * kLanes, row, left * sizeof(T));
+        });
+    }
+
+    // The same for values that are stored as they are computed with.
+    static INLINE Tile load_values(const Value* from) {
+        return make([&](int k) { return Stored<Value>::load(from + k * kLanes); });
+    }
+    INLINE void store_values(Value* to) const {
+        for_each([&](int k) { Stored<Value>::store(to + k * kLanes, vectors[k]); });
+    }
+
+    INLINE Tile operator+(const Tile& other) const {
+        return make([&](int k) { return vectors[k] + other.vectors[k]; });
+    }
+    INLINE Tile operator-(const Tile& other) const {
+        return make([&](int k) { return vectors[k] - other.vectors[k]; });
+    }
+    INLINE Tile operator*(const Tile& other) const {
+        return make([&](int k) { return vectors[k] * other.vectors[k]; });
+    }
+    INLINE Tile operator*(Value factor) const {
+        return make([&](int k) { return vectors[k] * factor; });
+    }
+
+    // The tile of function(index of a vector).
+    template <typename Function>
+    static INLINE Tile make(const Function& function) {
+        Tile tile;
+        for_each([&](int k) { tile.vectors[k] = function(k); });
+        return tile;
+    }
+
+  private:
+    template <typename Function>
+    static INLINE void for_each(const Function& function) {
+#pragma GCC unroll 4
+        for (int k = 0; k < kVectors; ++k) function(k);
+    }
+};
+
+}  // namespace
+}  // namespace tgan_fast::cpu

@@ -1,0 +1,148 @@
+"""Batch norm + (leaky) ReLU by kernels, registered with autograd and torch.compile.
+
+The launchers are triton.py and cpu.py. Forward, backward and evaluation are custom operators for torch.compile. Outside
+of it they are called directly, which saves the dispatcher's time.
+"""
+
+import importlib
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tgan_fast.ops.batch_norm.geometry import empty_output, to_walkable
+
+_LAUNCHERS = {}
+
+
+def launchers(backend: str):
+    """Return the module of a backend, "triton" or "cpu"."""
+    if backend not in _LAUNCHERS:
+        _LAUNCHERS[backend] = importlib.import_module(f"tgan_fast.ops.batch_norm.{backend}")
+    return _LAUNCHERS[backend]
+
+
+def batch_norm_act_by_kernels(
+    backend, x, weight, bias, running_mean, running_var, num_batches_tracked, training, *options
+):
+    """Return `batch_norm_act`, the options in the order of `_BatchNormAct`; differentiable once."""
+    given, dtype = (weight, bias, running_mean, running_var), launchers(backend).channels_dtype(x)
+    dense = [None if vector is None else vector.to(dtype or vector.dtype).contiguous() for vector in given]
+    y = _BatchNormAct.apply(backend, to_walkable(x), *dense, num_batches_tracked, training, *options)
+    for running, moved in zip(given[2:], dense[2:], strict=True):
+        if training and running is not moved:
+            running.copy_(moved)
+    return y
+
+
+class _BatchNormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, backend, x, weight, bias, running_mean, running_var, batches, training, momentum, eps, slope, groups
+    ):
+        compiling = torch.compiler.is_compiling()
+        if training:
+            forward = _train_operation if compiling else _train
+            running = running_mean, running_var, batches
+            y, mean, rstd = forward(backend, x, weight, bias, *running, momentum, eps, slope, groups)
+            var = None
+        else:
+            mean, rstd, var = running_mean, None, running_var
+            evaluate = _evaluate_operation if compiling else _evaluate
+            y = evaluate(backend, x, mean, var, weight, bias, slope, eps)
+        ctx.save_for_backward(x, mean, rstd, var, weight, bias)
+        ctx.backend, ctx.options = backend, (slope, eps)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        wanted = ctx.needs_input_grad[1:4]
+        backward = _backward_operation if torch.compiler.is_compiling() else _backward
+        grads = backward(ctx.backend, dy, *ctx.saved_tensors, *ctx.options, *wanted)
+        return None, *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 8
+
+
+def _train(
+    backend: str,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    batches: Tensor | None,
+    momentum: float | None,
+    eps: float,
+    negative_slope: float,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, mean and rstd [groups, C], and update the running statistics."""
+    running = running_mean, running_var, batches
+    results = launchers(backend).train(x, weight, bias, *running, momentum, eps, negative_slope, groups)
+    for changed in running:
+        if changed is not None and not changed.is_inference():
+            torch.autograd.graph.increment_version(changed)
+    return results
+
+
+def _evaluate(
+    backend: str,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    negative_slope: float,
+    eps: float,
+) -> Tensor:
+    """Return y from running statistics [C]."""
+    return launchers(backend).evaluate(x, mean, var, weight, bias, negative_slope, eps)
+
+
+def _backward(
+    backend: str,
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    negative_slope: float,
+    eps: float,
+    want_x: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dx, dweight and dbias, empty where not wanted: of training given rstd, of evaluation given var."""
+    wanted = want_x, want_weight, want_bias
+    return launchers(backend).backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, *wanted)
+
+
+_train_operation = torch.library.custom_op(
+    "tgan_fast::batch_norm_act_train", _train, mutates_args=("running_mean", "running_var", "batches")
+)
+_evaluate_operation = torch.library.custom_op("tgan_fast::batch_norm_act_evaluate", _evaluate, mutates_args=())
+_backward_operation = torch.library.custom_op("tgan_fast::batch_norm_act_backward", _backward, mutates_args=())
+
+
+@_train_operation.register_fake
+def _(backend, x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, groups):
+    dtype = launchers(backend).STATISTICS_DTYPE
+    mean, rstd = (x.new_empty((groups, x.shape[1]), dtype=dtype) for _ in range(2))
+    return empty_output(x), mean, rstd
+
+
+@_evaluate_operation.register_fake
+def _(backend, x, mean, var, weight, bias, negative_slope, eps):
+    return empty_output(x)
+
+
+@_backward_operation.register_fake
+def _(backend, dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
+    dx = empty_output(x) if want_x else x.new_empty(0)
+    dweight, dbias = (
+        torch.empty_like(parameter) if want else x.new_empty(0)
+        for parameter, want in ((weight, want_weight), (bias, want_bias))
+    )
+    return dx, dweight, dbias

@@ -1,0 +1,42 @@
+"""The CPU kernels' extension: whether it can be used, and the threads that it shares with PyTorch."""
+
+import ctypes
+import functools
+from types import ModuleType
+
+import torch
+
+from tgan_fast.ops.extensions import load, why_not_loaded
+
+_OPENMP = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
+
+
+@functools.cache
+def extension() -> ModuleType:
+    """Load the module, and give it PyTorch's OpenMP runtime; where PyTorch has none, the kernels use one thread.
+
+    Raises:
+        ImportError: It was not built, or was built for another Python.
+    """
+    module = load("CPU")
+    # The symbols of a library are also looked for in those that it was linked with.
+    pytorch = ctypes.CDLL(torch._C.__file__)
+    if all(hasattr(pytorch, name) for name in _OPENMP):
+        module.use_openmp(*(ctypes.cast(getattr(pytorch, name), ctypes.c_void_p).value for name in _OPENMP))
+    return module
+
+
+def why_not(device: torch.device) -> str | None:
+    """Return why the kernels cannot be used on the device, and what helps; None if they can."""
+    if reason := why_not_loaded("CPU"):
+        return reason
+    return None if device.type == "cpu" else f"the CPU extension runs on a CPU, not on {device}"
+
+
+def why_not_tensor(x: torch.Tensor) -> str | None:
+    """Return why the kernels cannot read the memory of a CPU's tensor, or None if they can."""
+    if type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return f"it takes plain tensors, not a {type(x).__name__}"
+    if torch._C._are_functorch_transforms_active():
+        return "it cannot be used within torch.func's transforms"
+    return None
