@@ -8,6 +8,8 @@ import torch
 
 from tgan_fast.ops.extensions import load, why_not_loaded
 
+# Found out here, in a millisecond, and not by what torch.compile traces.
+WHY_NOT_LOADED = why_not_loaded("CPU")
 _OPENMP = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
 
 
@@ -28,8 +30,8 @@ def extension() -> ModuleType:
 
 def why_not(device: torch.device) -> str | None:
     """Return why the kernels cannot be used on the device, and what helps; None if they can."""
-    if reason := why_not_loaded("CPU"):
-        return reason
+    if WHY_NOT_LOADED:
+        return WHY_NOT_LOADED
     return None if device.type == "cpu" else f"the CPU extension runs on a CPU, not on {device}"
 
 

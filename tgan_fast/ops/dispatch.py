@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from tgan_fast.ops import cpu_extension, cuda_extension
-from tgan_fast.ops.extensions import why_not_loaded
 
 AVAILABLE = "available"
 TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -71,7 +70,7 @@ def choose(operation: str, backend: str, x: torch.Tensor, why_not: Mapping[str, 
 
 
 def _is_installed(kernels):
-    return TRITON_IS_INSTALLED if kernels == "triton" else why_not_loaded("CPU") is None
+    return TRITON_IS_INSTALLED if kernels == "triton" else cpu_extension.WHY_NOT_LOADED is None
 
 
 def backend_state(operation: str, backend: str, device: torch.device) -> str:

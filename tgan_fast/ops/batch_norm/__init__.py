@@ -22,6 +22,10 @@ from tgan_fast.ops.native import uses_native_ops
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+# Elements up to which PyTorch's own operations, in the layout that they are made for, take less time than it takes to
+# call the CPU kernels from Python.
+_SMALL = 1 << 13
+
 
 def batch_norm_act(
     x: torch.Tensor,
@@ -77,6 +81,8 @@ def batch_norm_act(
         raise ValueError(f"negative_slope must be finite and is {negative_slope}")
     if uses_native_ops():
         backend = _native_backend(backend, training, process_group)
+    elif backend == "auto" and x.is_cpu and x.numel() <= _SMALL and groups == 1 and x.is_contiguous():
+        backend = "torch"
     synchronized = training and process_group is not None
     why_not = {"triton": lambda: _why_not_triton(x), "cpu": lambda: _why_not_cpu(x, synchronized)}
     backend = choose("batch_norm_act", backend, x, why_not)

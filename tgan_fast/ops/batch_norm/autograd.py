@@ -4,55 +4,69 @@ The launchers are triton.py and cpu.py. Forward, backward and evaluation are cus
 of it they are called directly, which saves the dispatcher's time.
 """
 
-import importlib
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tgan_fast.ops.batch_norm import cpu
 from tgan_fast.ops.batch_norm.geometry import empty_output, to_walkable
 
-_LAUNCHERS = {}
 
-
-def launchers(backend: str):
+def launchers(backend: str) -> ModuleType:
     """Return the module of a backend, "triton" or "cpu"."""
-    if backend not in _LAUNCHERS:
-        _LAUNCHERS[backend] = importlib.import_module(f"tgan_fast.ops.batch_norm.{backend}")
-    return _LAUNCHERS[backend]
+    if backend == "cpu":
+        return cpu
+    # Not at the top, since importing Triton takes a while.
+    from tgan_fast.ops.batch_norm import triton
+
+    return triton
 
 
 def batch_norm_act_by_kernels(
-    backend, x, weight, bias, running_mean, running_var, num_batches_tracked, training, *options
+    backend, x, weight, bias, running_mean, running_var, num_batches_tracked, training, momentum, eps, slope, groups
 ):
-    """Return `batch_norm_act`, the options in the order of `_BatchNormAct`; differentiable once."""
-    given, dtype = (weight, bias, running_mean, running_var), launchers(backend).channels_dtype(x)
-    dense = [None if vector is None else vector.to(dtype or vector.dtype).contiguous() for vector in given]
-    y = _BatchNormAct.apply(backend, to_walkable(x), *dense, num_batches_tracked, training, *options)
-    for running, moved in zip(given[2:], dense[2:], strict=True):
-        if training and running is not moved:
-            running.copy_(moved)
+    """Return `batch_norm_act`; differentiable once."""
+    dtype, given = launchers(backend).channels_dtype(x), (weight, bias, running_mean, running_var)
+    weight, bias, *running = (_dense(vector, dtype) for vector in given)
+    x = to_walkable(x)
+    # Sums, because torch.compile with dynamic=True cannot pass the same symbol to two functions.
+    momentum = None if momentum is None else momentum + 0.0
+    options = training, momentum, eps + 0.0, slope + 0.0, groups
+    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    apply = _BatchNormAct.apply if differentiable else _compute
+    y, *_ = apply(backend, x, weight, bias, *running, num_batches_tracked, *options)
+    for vector, moved in zip(given[2:], running, strict=True):
+        if training and vector is not moved:
+            vector.copy_(moved)
     return y
+
+
+def _dense(vector, dtype):
+    if vector is None or (vector.dtype == (dtype or vector.dtype) and vector.is_contiguous()):
+        return vector
+    return vector.to(dtype or vector.dtype).contiguous()
+
+
+def _compute(backend, x, weight, bias, running_mean, running_var, batches, training, momentum, eps, slope, groups):
+    """Return y and the statistics that backward needs: mean, rstd (None in evaluation) and var (None in training)."""
+    compiling = torch.compiler.is_compiling()
+    if training:
+        train, running = _train_operation if compiling else _train, (running_mean, running_var, batches)
+        return *train(backend, x, weight, bias, *running, momentum, eps, slope, groups), None
+    evaluate = _evaluate_operation if compiling else _evaluate
+    return evaluate(backend, x, running_mean, running_var, weight, bias, slope, eps), running_mean, None, running_var
 
 
 class _BatchNormAct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx, backend, x, weight, bias, running_mean, running_var, batches, training, momentum, eps, slope, groups
-    ):
-        compiling = torch.compiler.is_compiling()
-        if training:
-            forward = _train_operation if compiling else _train
-            running = running_mean, running_var, batches
-            y, mean, rstd = forward(backend, x, weight, bias, *running, momentum, eps, slope, groups)
-            var = None
-        else:
-            mean, rstd, var = running_mean, None, running_var
-            evaluate = _evaluate_operation if compiling else _evaluate
-            y = evaluate(backend, x, mean, var, weight, bias, slope, eps)
-        ctx.save_for_backward(x, mean, rstd, var, weight, bias)
+    def forward(ctx, backend, x, weight, bias, *others):
+        y, *statistics = _compute(backend, x, weight, bias, *others)
+        ctx.save_for_backward(x, *statistics, weight, bias)
+        *_, eps, slope, _ = others
         ctx.backend, ctx.options = backend, (slope, eps)
-        return y
+        return (y,)
 
     @staticmethod
     @once_differentiable
