@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from support import c3d_weights
 from support.stand_in_graphs import stand_in_graphs  # noqa: F401  a fixture
 
+from tgan_fast import allocator
 from tgan_fast.cuda_graph import capture_failure
 from tgan_fast.metrics.classifier_files import load_classifier
 
@@ -101,6 +103,13 @@ def _reproducible():
     before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
     yield
     convolutions.fp32_precision = before
+
+
+@pytest.fixture(autouse=True)
+def keep_memory():
+    """A mock in the place of `allocator.keep_memory`, which would hold for all tests that follow."""
+    with mock.patch.object(allocator, "keep_memory", return_value=False) as mocked:
+        yield mocked
 
 
 @pytest.fixture(scope="session")

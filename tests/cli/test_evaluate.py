@@ -72,6 +72,13 @@ def test_scores_are_printed_and_kept_with_all_they_depend_on(run, classifier, ca
     assert scores_in(run)[-1]["inception_score"]["mean"] != record["inception_score"]["mean"]
 
 
+@pytest.mark.parametrize(("option", "calls"), [([], 1), (["--no-keep-memory"], 0)])
+def test_memory_is_kept_unless_it_must_not(run, classifier, tmp_path, keep_memory, option, calls):
+    arguments = ["--checkpoint", str(run), "--classifier", str(classifier), "--metrics", "is", *QUICK]
+    command.main([*arguments, "--out", str(tmp_path / "scores.json"), *option])
+    assert keep_memory.call_count == calls
+
+
 def test_scores_go_into_a_file_that_is_named(run, classifier, tmp_path):
     before = len(scores_in(run)) if (run / "scores.jsonl").exists() else 0
     out = tmp_path / "scores.json"

@@ -62,6 +62,12 @@ def test_batch_statistics_on_request(trained, tmp_path):
     assert np.abs(got.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize(("option", "calls"), [([], 1), (["--no-keep-memory"], 0)])
+def test_memory_is_kept_unless_it_must_not(trained, tmp_path, keep_memory, option, calls):
+    sampled(trained[0], tmp_path / "x.npy", "--grid", "1", *option)
+    assert keep_memory.call_count == calls
+
+
 def test_the_precision_asked_for(trained, tmp_path):
     folder, step = trained
     exact, rounded = (

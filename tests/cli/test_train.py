@@ -73,6 +73,13 @@ def test_a_run_from_start_to_end_and_its_resumption_with_more_steps(run, tmp_pat
     assert "look at runs/00001-tiny/samples" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("option", "calls"), [([], 1), (["--no-keep-memory"], 0)])
+def test_memory_is_kept_unless_it_must_not_and_checkpoints_do_not_tell(run, tmp_path, keep_memory, option, calls):
+    run("--steps", "1", "--out", "run", *option)
+    assert keep_memory.call_count == calls
+    assert "keep_memory" not in read_run(checkpoints(tmp_path / "run").latest())["config"]
+
+
 def test_a_signal_ends_with_0_and_the_command_that_resumes(run, tmp_path, capsys):
     process = start([*SMALL, "--steps", "100000", "--out", "my run"], tmp_path)
     wait_for_line(tmp_path / "my run" / "stats.jsonl", process)

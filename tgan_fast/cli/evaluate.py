@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, Device, Weights, check_range, parse
+from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, Device, KeepMemory, Weights, check_range, parse
 from tgan_fast.cli.outputs import check_folder
 from tgan_fast.errors import InputError, nearest, refuse_out_of_memory
 from tgan_fast.files import append_line, write_atomically
@@ -55,6 +55,7 @@ class EvaluateCommand:
     precision: PrecisionOption = "auto"
     """Precision of sampling and of the classifier; auto: tf32 on GPUs that have it, else fp32."""
     device: Device = "auto"
+    keep_memory: KeepMemory = True
     out: Path | None = None
     """JSON file for the scores; by default they are appended to scores.jsonl in the checkpoint's run folder, if any."""
 
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     _check(command, metrics)
     from tqdm import tqdm
 
+    from tgan_fast import allocator
     from tgan_fast.metrics.classifier import notice_on_classes
     from tgan_fast.metrics.classifier_files import load_classifier
     from tgan_fast.metrics.evaluator import Evaluator
@@ -79,6 +81,8 @@ def main(arguments: Sequence[str]) -> None:
     from tgan_fast.training.scoring import class_names
 
     device = resolve_device(command.device)
+    if command.keep_memory and device.type == "cpu":
+        allocator.keep_memory()
     precision = resolve_evaluation_precision(command.precision, device)
     checkpoint = open_checkpoint(find(command.checkpoint))
     generator = checkpoint.generator(command.weights).to(device)

@@ -23,6 +23,12 @@ Weights = Annotated[
     tyro.conf.arg(help="Weights of a run with ema_decay: averaged or live; auto: averaged if there are any."),
 ]
 Device = Annotated[str, tyro.conf.arg(help="auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
+KeepMemory = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="On a CPU, with glibc: keep freed memory for what comes next; it returns to the system at exit."
+    ),
+]
 
 Command = TypeVar("Command")
 

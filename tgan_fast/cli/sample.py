@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import LARGEST_SEED, Device, Weights, check_range, parse
+from tgan_fast.cli.options import LARGEST_SEED, Device, KeepMemory, Weights, check_range, parse
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, NonFiniteError, printable, refuse_out_of_memory
 
@@ -50,11 +50,13 @@ class SampleCommand:
     fps: int = 16
     """Frames per second; at most 50 in .gif."""
     device: Device = "auto"
+    keep_memory: KeepMemory = True
 
 
 def main(arguments: Sequence[str]) -> None:
     command = parse(SampleCommand, arguments, prog="python -m tgan_fast sample")
     _check(command)
+    from tgan_fast import allocator
     from tgan_fast.precision import resolve_precision
     from tgan_fast.training.checkpoint import find, load_generator
     from tgan_fast.training.devices import resolve_device
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str]) -> None:
 
     check_format(command.out, command.fps)
     device = resolve_device(command.device)
+    if command.keep_memory and device.type == "cpu":
+        allocator.keep_memory()
     precision = resolve_precision(command.precision, device)
     checkpoint = find(command.checkpoint)
     generator = load_generator(checkpoint, weights=command.weights).to(device)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from tgan_fast.cli.options import OptionError, parse, parse_known
+from tgan_fast.cli.options import KeepMemory, OptionError, parse, parse_known
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import lock
 from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
@@ -41,6 +41,7 @@ class TrainCommand:
     """Folder of the run; by default the next number in runs/."""
     resume: str | None = None
     """Run folder or checkpoint to resume exactly; auto: the newest in --out, or in runs/, if any."""
+    keep_memory: KeepMemory = True
 
 
 @dataclass
@@ -57,8 +58,12 @@ class _Sources:
 
 def main(arguments: Sequence[str]) -> None:
     command, checkpoint = _read_command(arguments)
+    from tgan_fast import allocator
+    from tgan_fast.training.devices import resolve_device
     from tgan_fast.training.loop import train
 
+    if command.keep_memory and resolve_device(command.training.device).type == "cpu":
+        allocator.keep_memory()
     with _output_folder(command, checkpoint) as out:
         step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
     if os.environ.get("RANK", "0") != "0":
