@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks import accuracy, harness, suite
 from benchmarks.ceilings import Work
-from benchmarks.result_files import rounded
+from benchmarks.result_files import Goal, rounded
 from benchmarks.suite import Run, Section
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.models.layout import to_channels_last_
@@ -173,12 +173,27 @@ def calls_for(run: Run, case: Case) -> dict[str, Callable]:
     return {name: lambda make=make: make(make_problem(run, case)).step for name, make in makers_for(case).items()}
 
 
+def goals_for(records: list[dict], device: str) -> list[Goal]:
+    """Return the goals of a CPU."""
+    if device != "cpu":
+        return []
+    goals = []
+    for optimizer in KINDS:
+        rows = [row for record in records if record["case"].startswith(optimizer) for row in record["timings"]]
+        ratios = [row["ratio"] for row in rows if OURS not in row["contender"]]
+        text = f"times as fast as PyTorch's fastest, {optimizer}"
+        goals.append(Goal(text, min(ratios, default=None), 2, at_most=False))
+    return goals
+
+
 SECTION = Section(
     name="optimizer",
     title="a step of the optimizers; error: of the distance that the weights move, against float64",
     cases=cases_for,
     measure=measure,
     calls=calls_for,
+    goals=goals_for,
+    both_ways=True,
 )
 
 if __name__ == "__main__":

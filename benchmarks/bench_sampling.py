@@ -185,6 +185,7 @@ SECTION = Section(
     measure=measure,
     calls=calls_for,
     goals=goals_for,
+    both_ways=True,
 )
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tyro
 
 from benchmarks import result_files
 from benchmarks.result_files import rounded
+from tgan_fast import allocator
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import load_classifier
 from tgan_fast.metrics.evaluator import Evaluator
@@ -65,6 +66,9 @@ def main(classifier: Path) -> None:
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     path, found = result_files.file_of(device.type), {}
+    if device.type == "cpu":
+        # As the command trains.
+        allocator.keep_memory()
     for name in SYSTEMS:
         config = TrainingConfig(**PRESETS[tiny(name)], device=str(device))
         with tempfile.TemporaryDirectory() as folder:

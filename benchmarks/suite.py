@@ -11,11 +11,14 @@ A section's cases have contenders, which are compared with the truth and then ti
 """
 
 import gc
+import multiprocessing
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +30,7 @@ from benchmarks.ceilings import Ceilings, Work
 from benchmarks.device_state import CpuWatch, GpuWatch
 from benchmarks.harness import Timing
 from benchmarks.result_files import Goal, Label, rounded
+from tgan_fast import allocator
 from tgan_fast.cuda_graph import capture_failure, empty_cache
 from tgan_fast.ops import cuda_extension
 from tgan_fast.precision import Precision
@@ -36,10 +40,13 @@ LARGEST_SPREAD = 10  # percent, between both timings of the first contender
 
 
 class Run:
-    """One run on a device, "cpu" or "cuda"; `smoke` and `own_only` are those of `Options`."""
+    """One run on a device, "cpu" or "cuda"; `smoke` and `own_only` are those of `Options`.
 
-    def __init__(self, device: str, *, smoke: bool = False, own_only: bool = False):
-        self.device, self.smoke, self.own_only = device, smoke, own_only
+    With `rivals_only`, no contender of the package's own is timed where there are rivals.
+    """
+
+    def __init__(self, device: str, *, smoke: bool = False, own_only: bool = False, rivals_only: bool = False):
+        self.device, self.smoke, self.own_only, self.rivals_only = device, smoke, own_only, rivals_only
         self.ceilings = Ceilings(device)
         self.rivals: set[str] = set()  # of the case in progress
         self.watch = GpuWatch() if device == "cuda" else CpuWatch()  # for what `measure` does not time, too
@@ -49,6 +56,8 @@ class Run:
         self.rivals.update(rivals)
         if self.own_only:
             contenders = {name: call for name, call in contenders.items() if name not in set(rivals)}
+        if self.rivals_only and rivals:
+            contenders = {name: call for name, call in contenders.items() if name in set(rivals)}
         rounds = SMOKE_ROUNDS if self.smoke else rounds
         with self.watch:
             return harness.measure(contenders, input_sets, device or self.device, rounds, **options)
@@ -96,13 +105,18 @@ class Section:
     conclusion: Callable[[dict], Iterable[str]] = lambda payload: ()  # lines at the section's end
     # Goals for a device; without a measurement where there is no record.
     goals: Callable[[list[dict], str], list[Goal]] = lambda records, device: []
+    # Whether rivals on a CPU are timed as people run them and in a process that keeps its memory, as the package does.
+    both_ways: bool = False
 
 
 class Suite:
-    """Runner of cases that keeps their records and writes them to `path`, if there is one, after every case."""
+    """Runner of cases that keeps their records and writes them to `path`, if there is one, after every case.
 
-    def __init__(self, run: Run, path: Path | None = None):
-        self.run, self.path = run, path
+    With `keeps_memory`, `allocator.keep_memory` was called in this process.
+    """
+
+    def __init__(self, run: Run, path: Path | None = None, *, keeps_memory: bool = False):
+        self.run, self.path, self.keeps_memory = run, path, keeps_memory
         self.records: dict[str, list[dict]] = defaultdict(list)  # by section
 
     def record(self, section: Section, case: Any) -> dict:
@@ -120,6 +134,8 @@ class Suite:
         flags += spread_flags(record["timings"])
         if capture_failure() is not None:
             flags.append(f"timed without CUDA graphs from some time on, because a capture failed: {capture_failure()}")
+        if section.both_ways and self.keeps_memory and not self.run.own_only:
+            flags += self._add_rivals_as_run(section, case, record)
         first: dict[str | None, float] = {}
         for row in record["timings"]:
             row["ratio"] = rounded(row["seconds"] / first.setdefault(row["part"], row["seconds"]))
@@ -131,6 +147,25 @@ class Suite:
             result_files.write_section(section.name, self.payload(section), self.run.device, self.path)
         return record
 
+    def _add_rivals_as_run(self, section, case, record) -> list[str]:
+        """Add the timings of rivals as people run them to a record, and return the flags of these timings."""
+        arguments = section.name, str(case), self.run.smoke, self.run.ceilings
+        other = self._other_process.submit(measure_rivals, *arguments).result()
+        as_run, rows, rivals = {Label.of(row): row for row in other["timings"]}, [], sorted(self.run.rivals)
+        for row in record["timings"]:
+            if row["contender"] in rivals:
+                rows += filter(None, [as_run.get(Label.of(row))])
+                row["contender"] = memory_kept(row["contender"])
+            rows.append(row)
+        record["timings"] = rows
+        self.run.rivals.update(map(memory_kept, rivals))
+        return [f"rivals as people run them: {flag}" for flag in other["flags"]]
+
+    @cached_property
+    def _other_process(self):
+        # One for all cases: like a process that trains, it has already freed tensors of many sizes.
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
     def payload(self, section: Section) -> dict:
         """Return what goes into the file of results of the cases so far."""
         records = self.records[section.name]
@@ -141,6 +176,22 @@ class Suite:
             "goals": [goal.record() for goal in section.goals(records, self.run.device)],
             "cases": records,
         }
+
+
+def memory_kept(name: str) -> str:
+    """Return the name of a rival in a process that keeps its memory."""
+    return f"{name}, memory kept"
+
+
+def measure_rivals(section_name: str, case_name: str, smoke: bool, ceilings: Ceilings) -> dict:
+    """Return the record of a case on a CPU in which only rivals are timed, in this process as it is."""
+    from benchmarks.sections import SECTIONS
+
+    run = Run("cpu", smoke=smoke, rivals_only=True)
+    run.ceilings = ceilings
+    (section,) = (each for each in SECTIONS if each.name == section_name)
+    (case,) = (each for each in section.cases(run) if str(each) == case_name)
+    return Suite(run).record(section, case)
 
 
 def spread_flags(timings: list[dict]) -> list[str]:
@@ -225,6 +276,8 @@ def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> 
         compare.main(options.compare, device, options.only, options.smoke)
         return
     refuse_without_extension(device)
+    # Before anything is measured: the package is timed as its commands run it.
+    keeps_memory = device == "cpu" and allocator.keep_memory()
     run = Run(device, smoke=options.smoke, own_only=options.own_only)
     if not list(chosen(sections, run, options.only)):
         names = ", ".join(section.name for section in sections)
@@ -236,7 +289,7 @@ def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> 
         for name in ("copy", *harness.precisions_for(device)):
             run.ceilings.rate(name)
         print(formatting.ceilings_text(run.ceilings.record()))
-    failed = run_sections(sections, Suite(run, path), options.only)
+    failed = run_sections(sections, Suite(run, path, keeps_memory=keeps_memory), options.only)
     if path is not None:
         print(f"\nwritten to {path}")
     if whole and options.out is None:

@@ -70,7 +70,6 @@ def test_a_wrong_result_is_not_timed_and_a_wrong_rival_is_left_out(case):
 
 
 def test_goals_are_those_of_the_largest_and_of_the_worst_image():
-    assert bench.goals_for([], "cpu") == []
     assert [goal.verdict for goal in bench.goals_for([], "cuda")] == [result_files.NOT_MEASURED] * 4
 
     def measured(worst, rivals=("eager", "cudnn")):
@@ -86,6 +85,21 @@ def test_goals_are_those_of_the_largest_and_of_the_worst_image():
 
     assert measured(0.8) == [0.9, 0.9, 0.8, 0.8]
     assert measured(0.8, rivals=()) == [0.9, 0.9, None, None]
+
+
+def test_goals_of_a_cpu_are_those_of_the_worst_case_of_each_kind():
+    assert [goal.verdict for goal in bench.goals_for([], "cpu")] == [result_files.NOT_MEASURED] * 5
+    records = []
+    for case in bench.CPU_CASES:
+        record = case._asdict() | {"timings": []}
+        for part in bench.PASSES:
+            ratios = {"tgan_fast": 1.0, "eager": 3.0, "eager, memory kept": 2.0, "tgan_fast again": 0.5}
+            ratios["eager"] = 0.8 if case.name == "large" or case.shape == (2, 128, 8) else 3.0
+            errors = {"y": 1e-8, "dx": 2e-7 if part == "backward" else 1e-8, "dweight": 1.0}
+            row = {"part": part, "error": errors}
+            record["timings"] += [row | {"contender": name, "ratio": ratio} for name, ratio in ratios.items()]
+        records.append(record)
+    assert [goal.measured for goal in bench.goals_for(records, "cpu")] == [2.0, 2.0, 2.0, 0.8, 2e-7]
 
 
 @pytest.mark.parametrize("section", [m.SECTION for m in (bench, bench_singular_value_clip, bench_optimizer)])

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks import bench_optimizer as bench
+from benchmarks.result_files import NOT_MEASURED
 from benchmarks.suite import Run
 from tgan_fast.training.optimizers import RMSprop
 
@@ -55,6 +56,13 @@ def test_another_rate_and_weights_that_are_not_rounded_anew_are_not_timed(monkey
     monkeypatch.setitem(bench.KINDS, "rmsprop", (Faster, *bench.KINDS["rmsprop"][1:]))
     with pytest.raises(SystemExit, match=r"rmsprop, bfloat16: tgan_fast is off by 1\.0e-03, .*: nothing is timed"):
         bench.check(HALF, problem)
+
+
+def test_goals_are_those_of_a_cpu():
+    assert bench.goals_for([], "cuda") == []
+    ratios = {"tgan_fast": 1.0, "torch foreach": 3.0, "torch foreach, memory kept": 1.9}
+    record = {"case": str(CASES[-1]), "timings": [{"contender": name, "ratio": x} for name, x in ratios.items()]}
+    assert [goal.verdict for goal in bench.goals_for([record], "cpu")] == [NOT_MEASURED, "SHORT"]
 
 
 def test_a_rival_that_computes_something_else_is_left_out(monkeypatch):

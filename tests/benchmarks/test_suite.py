@@ -114,6 +114,21 @@ def test_a_whole_run_is_written_and_finished_whatever_fails(main, capsys):
     assert written["environment"]["device"] == result_files.device_name("cpu")
 
 
+@pytest.mark.slow
+def test_rivals_are_timed_as_people_run_them_and_with_memory_kept(main, tmp_path, keep_memory):
+    keep_memory.return_value = True
+    (section,) = (each for each in SECTIONS if each.name == "optimizer")
+    main(section, "--smoke", "--out", str(tmp_path / "out.json"), "--only", "rmsprop, float32")
+    (record,) = result_files.sections_of(tmp_path / "out.json")["optimizer"]["cases"]
+    rivals = ["torch for-loop", "torch for-loop, memory kept", "torch foreach", "torch foreach, memory kept"]
+    assert [row["contender"] for row in record["timings"]] == ["tgan_fast", *rivals, "tgan_fast again"]
+    assert record["rivals"] == rivals
+    own = record["timings"][0]["seconds"]
+    assert [row["ratio"] for row in record["timings"]] == [
+        pytest.approx(row["seconds"] / own, rel=1e-2) for row in record["timings"]
+    ]
+
+
 def test_a_part_of_a_run_writes_nothing(main, capsys):
     main(SUMS, "--only", "sums ad", "--own-only")
     assert "rival" not in capsys.readouterr().out
