@@ -215,7 +215,7 @@ def calls_for(run: Run, case: Case) -> dict[str, Callable]:
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
-    """Return the goals: of a GPU for images, the model's largest tensors."""
+    """Return the goals; those of a GPU are about images, the model's largest tensors."""
     if device == "cpu":
         return _goals_on_cpu(records)
     cases, largest = [str(case) for case in GPU_CASES if case.name == "image"], str(images(64)[0])
@@ -248,9 +248,10 @@ def _goals_on_cpu(records):
         rows = [row for record in records if matches(record) for row in record["timings"] if row["part"] in parts]
         lead = min((row["ratio"] for row in rows if OURS not in row["contender"]), default=None)
         goals.append(Goal(f"times as fast as the fastest rival, {text}", lead, bound, at_most=False))
-    own = [row["error"] for record in records for row in record["timings"] if row["contender"] == OURS]
-    error = max((errors[name] for errors in own for name in ("y", "dx")), default=None)
-    return [*goals, Goal("error of y and dx", error, 1e-7, at_most=True)]
+    # In two samples of a vector any rounding counts.
+    rows = [row for record in records if is_image(record) for row in record["timings"] if row["contender"] == OURS]
+    error = max((row["error"][name] for row in rows for name in ("y", "dx")), default=None)
+    return [*goals, Goal("error of y and dx of every image and discriminator", error, 1e-7, at_most=True)]
 
 
 SECTION = Section(
@@ -260,7 +261,6 @@ SECTION = Section(
     measure=measure,
     calls=calls_for,
     goals=goals_for,
-    both_ways=True,
 )
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def makers_for(run: Run) -> dict[str, Callable[[Start], Any]]:
     precisions = harness.precisions_for(run.device)
     own = {fast(precision): partial(Fast, precision=precision) for precision in precisions}
     own[CLIPPED] = partial(Fast, precision=precisions[0], clip_interval=CLIP_INTERVAL)
-    # On a CPU what differs where all is float32, as far as there is time.
+    # On a CPU, where all is float32, what users have and the fastest.
     names = (NOTEBOOK, TUNED) if run.device == "cpu" else set(RIVALS).difference(APART if run.smoke else ())
     return own | {name: rival for name, rival in RIVALS.items() if name in names and not run.own_only}
 

@@ -92,14 +92,14 @@ def test_goals_of_a_cpu_are_those_of_the_worst_case_of_each_kind():
     records = []
     for case in bench.CPU_CASES:
         record = case._asdict() | {"timings": []}
+        ignored = case.name == "large"
+        ratios = {"tgan_fast": 1.0, "eager": 0.8 if ignored or case.shape == (2, 128, 8) else 3.0, "other": 2.0}
+        errors = {"y": 1e-8 if case.name == "image" else 1e-7, "dx": 1.0 if case.name == "vector" else 2e-8}
         for part in bench.PASSES:
-            ratios = {"tgan_fast": 1.0, "eager": 3.0, "eager, memory kept": 2.0, "tgan_fast again": 0.5}
-            ratios["eager"] = 0.8 if case.name == "large" or case.shape == (2, 128, 8) else 3.0
-            errors = {"y": 1e-8, "dx": 2e-7 if part == "backward" else 1e-8, "dweight": 1.0}
             row = {"part": part, "error": errors}
             record["timings"] += [row | {"contender": name, "ratio": ratio} for name, ratio in ratios.items()]
         records.append(record)
-    assert [goal.measured for goal in bench.goals_for(records, "cpu")] == [2.0, 2.0, 2.0, 0.8, 2e-7]
+    assert [goal.measured for goal in bench.goals_for(records, "cpu")] == [2.0, 2.0, 2.0, 0.8, 1e-7]
 
 
 @pytest.mark.parametrize("section", [m.SECTION for m in (bench, bench_singular_value_clip, bench_optimizer)])
