@@ -10,6 +10,7 @@ from support.spectra import (
     clipped_by_svd,
     cluster,
     exactly_clipped,
+    gaussian,
     relative_error,
     topped,
     with_spectrum,
@@ -38,6 +39,44 @@ def test_float32_is_clipped_to_rounding_and_by_the_gram_matrix_better_than_by_an
             assert relative_error(got, expected) <= 1e-7, (backend, threshold)
             assert relative_error(got, expected) < by_svd, (backend, threshold)
             assert torch.linalg.svdvals(got.double()).max() <= threshold * (1 + 2e-7), (backend, threshold)
+
+
+@pytest.mark.parametrize("top", [1.001, 1.02, 1.1, 1.4, 1.6, 30, 1000])
+@pytest.mark.parametrize("shape", [(8, 256), (96, 2048), (130, 2100), (2100, 130)], ids=str)
+def test_wide_and_tall_weights_are_clipped_to_rounding_by_eigh(shape, top, device):
+    rows, columns = min(shape), max(shape)
+    for lowest in (0.0, 0.9):
+        for threshold in (1.0, 1e-25, 1e25):
+            s = torch.linspace(lowest, 1.02, rows).clamp(max=top)
+            s[-1] = top
+            weight = (threshold * with_spectrum(s, columns)).float().to(device)
+            weight = weight.mT.contiguous() if shape[0] > shape[1] else weight
+            for dtype, error in ((torch.float32, 1e-7), (torch.bfloat16, torch.finfo(torch.bfloat16).eps)):
+                rounded = weight.to(dtype)
+                got = singular_value_clip(rounded, threshold, backend="eigh").double() / threshold
+                expected = clipped_by_svd(rounded, threshold) / threshold
+                assert relative_error(got, expected) <= error, (lowest, threshold, dtype)
+                if dtype == torch.float32:
+                    assert torch.linalg.matrix_norm(got, ord=2) <= 1 + 2e-7, (lowest, threshold)
+
+
+def of_equal_terms(rows, columns):
+    """Yield weights whose products round in one direction, so that float32 would be off by much more than rounding."""
+    signs = torch.randn(rows, columns).sign()
+    row = torch.randn(1, columns)
+    partly = gaussian(rows, columns, top=1)
+    partly[:4] = 1.3 / (4 * columns) ** 0.5
+    for weight in (torch.ones(rows, columns), signs, row.expand(rows, columns), torch.rand(rows, columns)):
+        yield 1.4 * weight / torch.linalg.matrix_norm(weight.double(), ord=2).float()
+    yield partly
+
+
+@pytest.mark.parametrize("shape", [(6, 4096), (64, 1024), (128, 4096)], ids=str)
+def test_equal_terms_do_not_add_up_their_rounding(shape, device):
+    for i, weight in enumerate(of_equal_terms(*shape)):
+        got = singular_value_clip(weight.to(device), backend="eigh")
+        assert relative_error(got, clipped_by_svd(weight, 1.0)) <= 1e-7, i
+        assert torch.linalg.matrix_norm(got.double(), ord=2) <= 1 + 2e-7, i
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -145,8 +184,9 @@ def test_gemm_lowers_larger_singular_values_a_thousandfold_a_call(count, device)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_within_the_threshold_stay_bit_for_bit(backend, device):
     for dtype in (torch.float32, torch.float64):
-        weight = with_spectrum(0.999 * torch.rand(ROWS)).to(device, dtype)
-        assert torch.equal(singular_value_clip(weight, backend=backend), weight), dtype
+        for columns in (160, 20 * ROWS):  # the second is wide enough for a Gram matrix of float32 products
+            weight = with_spectrum(0.999 * torch.rand(ROWS), columns).to(device, dtype)
+            assert torch.equal(singular_value_clip(weight, backend=backend), weight), dtype
         zero = torch.zeros_like(weight)
         assert torch.equal(singular_value_clip(zero, backend=backend), zero), dtype
 

@@ -6,7 +6,9 @@ R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W nee
 decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `cuda` does the same for a whole list of weights
 in three kernels (csrc/cuda), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but `svd`
 computes it and R in float64, whatever the dtype of W. Even so it blurs singular values near t by some 2⁻⁵²·σ₁²/t,
-where σ₁ is the largest one: `eigh` takes the SVD where that would show.
+where σ₁ is the largest one: `eigh` takes the SVD where that would show. On a CPU `eigh` takes float32 for what it
+moves by no more than rounding of float32: products for the Gram matrix of a wide weight up to σ₁ = 1.5·t, and the
+eigenvectors of G/t² − I where σ₁ is near t. A row needs its norm only.
 
 W' is the point nearest to W in a convex set, the matrices with singular values of at most t. Such a projection moves no
 two points apart, so an error in W, such as the rounding of a decomposition, is no larger in W'.
@@ -26,6 +28,8 @@ from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor
 from tgan_fast.ops.clipping import cuda, torch_impl
 from tgan_fast.ops.dispatch import BackendError, require
 
+_SMALLEST_THRESHOLD, _LARGEST_THRESHOLD = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+
 
 @torch.no_grad()
 def singular_value_clip(
@@ -42,9 +46,9 @@ def singular_value_clip(
 
             "svd": `torch.linalg.svd` in the weight's dtype, float32 at least. No singular value of the result exceeds
             t by more than rounding in that dtype; the error of the result is rounding of the weight's largest one, σ₁.
-            "eigh": eigenvalues of the Gram matrix in float64; where σ₁ exceeds 8192·t (float64: 4·t), the SVD in
-            float64. No singular value of the result exceeds t by more than rounding in the weight's dtype; the error
-            is that of rounding the result to this dtype and σ₁ in float64.
+            "eigh": eigenvalues of the Gram matrix, in float64 unless float32 on a CPU is as good; where σ₁ exceeds
+            8192·t (float64: 4·t), the SVD in float64. No singular value of the result exceeds t by more than rounding
+            in the weight's dtype; the error is that of rounding the result to this dtype and σ₁ in float64.
             "gemm": matrix products only, in float64, without synchronization with the host. The result is right to
             1e-6·t up to σ₁ = 1000·t. A larger weight is clipped at σ₁/1000 or less, and further by the next call; one
             above 1e150 (float64) stays as it is.
@@ -156,8 +160,7 @@ def checked_weights(weights, threshold, copies, non_finite) -> tuple[list[torch.
     """
     weights = tensor_list("weights", weights)
     copies = [None] * len(weights) if copies is None else tensor_list("copies", copies)
-    range_of_float32 = torch.finfo(torch.float32)
-    threshold = number("max_singular_value", threshold, range_of_float32.tiny, range_of_float32.max)
+    threshold = number("max_singular_value", threshold, _SMALLEST_THRESHOLD, _LARGEST_THRESHOLD)
     if len(copies) != len(weights):
         raise ValueError(f"{len(weights)} weights, but {len(copies)} copies")
     if non_finite is not None:

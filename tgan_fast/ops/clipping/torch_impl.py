@@ -21,10 +21,22 @@ _LARGEST_FOR_GRAM_FLOAT64 = 4.0
 # Largest bound on σ₁/t for which `gemm` clips at t. The bound, the root of ‖W·Wᵀ‖∞, is at most m^¼ times too large for
 # m rows: ten times for 10,000, so that 1000·t is within.
 _LARGEST_FOR_GEMM = 1e4
-# Columns of W that are converted to float64 at a time, so that they stay in the cache.
+# Columns of W that are multiplied at a time, so that they and their float64 copy stay in the cache.
 _COLUMNS = 2048
-# Up to this times the threshold, the rounding of R·W in float32 is as small as that of the result.
+# Rows of the Gram matrix that are computed at a time, at least: products of fewer rows are slow.
+_ROWS = 128
+# Largest σ₁/t up to which `eigh` may compute R·W of a weight of at most float32 in float32, since its rounding is then
+# as small as that of the result, and on a CPU the Gram matrix.
 _LARGEST_FOR_FLOAT32 = 1.5
+# That Gram matrix must have so many times as many columns as rows: its rounding grows with the root of rows / columns.
+# At 1.5·t and this shape it moves no σ by more than 2⁻²⁴·t.
+_WIDE = 16
+_BLUR = 2.0**-23  # in σ²/t²
+# Largest σ₁²/t² up to which the eigenvectors may be those of float32. Their error counts only as far as 1 − t/σ does:
+# some 1e-7·t in σ at this limit, and at σ₁ = 1.4·t some 1e-6·t.
+_LARGEST_SQUARE_FOR_FLOAT32_VECTORS = 1.02
+# Largest error of R·W in float32, of the norm of W: as much as rounding of W.
+_LARGEST_ERROR = 6e-8
 
 
 def clip_(
@@ -52,8 +64,8 @@ def _rows_in_memory_order(weight):
 
     The order of a matrix's columns does not matter to its singular values.
     """
-    if weight.dim() == 1:
-        return weight[None]
+    if weight.dim() <= 2:
+        return torch.atleast_2d(weight)
     return weight.permute(0, *sorted(range(1, weight.dim()), key=weight.stride, reverse=True))
 
 
@@ -71,22 +83,84 @@ def _svd(wide, threshold, least_dtype=torch.float32):
 
 
 def _eigh(wide, threshold):
-    gram = _gram(wide) / threshold**2
-    if not gram.isfinite().all():
-        # An entry of the weight is not finite, or only its square.
+    if wide.shape[0] == 1:
+        _clip_row(wide, threshold)
+        return
+    gram = _gram_of_float32(wide, threshold)
+    if gram is not None and _clip_by_gram(wide, gram, _LARGEST_FOR_FLOAT32, _BLUR):
+        return
+    largest = _LARGEST_FOR_GRAM_FLOAT64 if wide.dtype == torch.float64 else _LARGEST_FOR_GRAM
+    if not _clip_by_gram(wide, _gram(wide) / threshold**2, largest):
         _svd(wide, threshold, torch.float64)
-        return
-    squared, u = torch.linalg.eigh(gram)
-    if squared[-1] <= 1:
-        return
-    if squared[-1] > (_LARGEST_FOR_GRAM_FLOAT64 if wide.dtype == torch.float64 else _LARGEST_FOR_GRAM) ** 2:
-        _svd(wide, threshold, torch.float64)
-        return
-    r = (u * (1 - squared.clamp(min=1).rsqrt())) @ u.mT
-    single = wide.dtype != torch.float64 and squared[-1] <= _LARGEST_FOR_FLOAT32**2
-    r = r.float() if single else r
+
+
+def _clip_row(row, threshold):
+    in_float64 = row.double()
+    norm = torch.linalg.vector_norm(in_float64).item()
+    if not math.isfinite(norm):
+        _svd(row, threshold, torch.float64)
+    elif norm > threshold:
+        torch.mul(in_float64, threshold / norm, out=row)
+
+
+def _clip_by_gram(wide, gram, largest, blur=0.0):
+    """Clip by the Gram matrix G/t², which is overwritten, and return True; False where σ₁ is above `largest`·t.
+
+    Args:
+        blur: Bound on the error of the Gram matrix: eigenvalues up to 1 + `blur` count as 1.
+    """
+    # A row's norm is a lower bound for σ₁. It is not finite if an entry, or only its square, is not.
+    longest = gram.diagonal().max().item()
+    if not longest <= largest**2:
+        return False
+    gram.diagonal().sub_(1)
+    if longest <= 1 and _is_below(gram, blur):
+        return True
+    # Eigenvalues are those of G/t² − I from here on: float32 then rounds those near the threshold least.
+    in_float32 = _is_single_on_cpu(wide) and longest <= _LARGEST_SQUARE_FOR_FLOAT32_VECTORS
+    eigenvalues, u = torch.linalg.eigh(gram.float() if in_float32 else gram)
+    top = 1 + eigenvalues[-1].item()
+    if in_float32 and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
+        eigenvalues, u = torch.linalg.eigh(gram)
+        top = 1 + eigenvalues[-1].item()
+    if top > largest**2:
+        return False
+    if top > 1:
+        _subtract(wide, eigenvalues, u, top)
+    return True
+
+
+def _is_below(a, bound):
+    """Return whether all eigenvalues of `a` are below `bound`, by a Cholesky factorization, which costs far less."""
+    difference = -a
+    difference.diagonal().add_(bound)
+    return torch.linalg.cholesky_ex(difference).info.item() == 0
+
+
+def _subtract(wide, eigenvalues, u, top):
+    """Subtract R·W, from the eigenvalues and vectors of G/t² − I; `top` is σ₁²/t²."""
+    count = eigenvalues.gt(0).sum().item()
+    v = u[:, -count:]
+    # t/σ − 1 = (1 + x)^(-1/2) − 1, without the cancellation that float32 would show.
+    scaled = v * torch.expm1(-0.5 * torch.log1p(eigenvalues[-count:]))
+    # −R = V·D·Vᵀ is cheaper in two factors where few singular values are too large.
+    factors = [v.mT, scaled] if 2 * count <= len(v) else [scaled @ v.mT]
+    single = wide.dtype != torch.float64 and top <= _LARGEST_FOR_FLOAT32**2
+    if single and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
+        # Sums of equal terms round in one direction, which some columns show.
+        sample = wide[:, :: wide.shape[1] // 32 + 1]
+        error = _product([factor.float() for factor in factors], sample) - _product(factors, sample)
+        single = error.norm() <= _LARGEST_ERROR * sample.norm()
+    factors = [factor.to(torch.float32 if single else torch.float64) for factor in factors]
     for columns in wide.split(_COLUMNS, dim=1):
-        columns.sub_(r @ columns.to(r.dtype))
+        columns.add_(_product(factors, columns))
+
+
+def _product(factors, columns):
+    product = columns.to(factors[0].dtype)
+    for factor in factors:
+        product = factor @ product
+    return product
 
 
 def _gemm(wide, threshold):
@@ -103,16 +177,42 @@ def _gemm(wide, threshold):
         columns.copy_(torch.where(clips, columns - r @ columns.double(), columns))
 
 
-def _gram(wide):
-    """Return W·Wᵀ in float64, computed in four bands of rows that end at the diagonal and mirrored."""
+def _gram(wide, dtype=torch.float64):
+    """Return W·Wᵀ in float64: products in `dtype` of up to four bands of rows that end at the diagonal, mirrored."""
     rows = wide.shape[0]
+    height = max(_ROWS, (rows + 3) // 4)
     gram = torch.zeros(rows, rows, dtype=torch.float64, device=wide.device)
-    bands = [slice(i, i + (rows + 3) // 4) for i in range(0, rows, (rows + 3) // 4)]
     for columns in wide.split(_COLUMNS, dim=1):
-        columns = columns.double()
-        for band in bands:
-            gram[band, : band.stop].addmm_(columns[band], columns[: band.stop].mT)
-    return gram.tril() + gram.tril(-1).mT
+        columns = columns.to(dtype)
+        for start in range(0, rows, height):
+            band = slice(start, start + height)
+            gram[band, : band.stop].add_(columns[band] @ columns[: band.stop].mT)
+    return gram.tril() + gram.tril(-1).mT if rows > height else gram
+
+
+def _gram_of_float32(wide, threshold):
+    """Return W·Wᵀ/t² from products in float32, its diagonal from float64; None where their rounding could show.
+
+    Independent rounding errors average out. Those of equal terms do not, and no bound but a useless one holds for both:
+    therefore the diagonal, which is computed in both ways, tells. Overflow, underflow and products of less than float32
+    show there, too.
+    """
+    if not _is_single_on_cpu(wide) or wide.shape[1] < _WIDE * wide.shape[0]:
+        return None
+    parts = wide.split(_COLUMNS, dim=1)
+    squares = sum(torch.linalg.vector_norm(part, dim=1, dtype=torch.float64).square() for part in parts)
+    if not squares.max().item() <= (_LARGEST_FOR_FLOAT32 * threshold) ** 2:
+        return None
+    gram = _gram(wide, torch.float32)
+    error = gram.diagonal() - squares
+    if (error.abs() > 3e-7 * squares).any() or error.sum().abs() > 3e-8 * squares.sum():
+        return None
+    gram.diagonal().copy_(squares)
+    return gram.div_(threshold**2)
+
+
+def _is_single_on_cpu(wide):
+    return wide.dtype != torch.float64 and wide.device.type == "cpu"
 
 
 def _max_with_identity(gram, identity):
