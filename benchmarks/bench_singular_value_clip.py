@@ -190,6 +190,8 @@ def goals_for(records: list[dict], device: str) -> list[Goal]:
         return [
             Goal(f"times as fast as torch.linalg.svd, {wanted}", best_svd, 4, at_most=False),
             Goal(f"times its error, {wanted}", errors and rounded(errors[0] / errors[1]), 1, at_most=True),
+            Goal(f"times as fast as {GRAM}, {wanted}", rows.get(GRAM, {}).get("ratio"), 1, at_most=False),
+            Goal(f"error, {wanted}", auto["error"]["norm"] if auto else None, 1e-7, at_most=True),
         ]
     text, step = f"of an iteration, clipping every {CLIP_INTERVAL}th, {wanted}", record.get("seconds_an_iteration")
     share = rounded(auto["seconds"] / CLIP_INTERVAL / step) if step else None
