@@ -85,7 +85,7 @@ def batch_norm_act(
         backend = "torch"
     synchronized = training and process_group is not None
     why_not = {"triton": lambda: _why_not_triton(x), "cpu": lambda: _why_not_cpu(x, synchronized)}
-    backend = choose("batch_norm_act", backend, x, why_not)
+    chosen = choose("batch_norm_act", backend, x, why_not)
     options = training, momentum, eps, negative_slope, groups
     if x.numel() == 0 and not (synchronized and x.shape[1]):
         return _empty(x, weight, bias, num_batches_tracked if training else None, groups)
@@ -93,12 +93,12 @@ def batch_norm_act(
         from tgan_fast.ops.batch_norm.sync import batch_norm_act_sync
 
         tensors = x, weight, bias, running_mean, running_var, num_batches_tracked
-        return batch_norm_act_sync(*tensors, *options[1:], process_group, backend)
-    if backend != "torch":
+        return batch_norm_act_sync(*tensors, *options[1:], process_group, chosen)
+    if chosen != "torch":
         from tgan_fast.ops.batch_norm.autograd import batch_norm_act_by_kernels
 
         return batch_norm_act_by_kernels(
-            backend, x, weight, bias, running_mean, running_var, num_batches_tracked, *options
+            chosen, x, weight, bias, running_mean, running_var, num_batches_tracked, *options
         )
     return _torch_impl(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
 

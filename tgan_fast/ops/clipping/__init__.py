@@ -4,11 +4,11 @@
 
 R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W needs no decomposition of its own: `eigh`
 decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `cuda` does the same for a whole list of weights
-in three kernels (csrc/cuda), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but `svd`
-computes it and R in float64, whatever the dtype of W. Even so it blurs singular values near t by some 2⁻⁵²·σ₁²/t,
-where σ₁ is the largest one: `eigh` takes the SVD where that would show. On a CPU `eigh` takes float32 for what it
-moves by no more than rounding of float32: products for the Gram matrix of a wide weight up to σ₁ = 1.5·t, and the
-eigenvectors of G/t² − I where σ₁ is near t. A row needs its norm only.
+in three kernels (csrc/cuda), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but
+`svd` computes it and R in float64, whatever the dtype of W. Even so it blurs singular values near t by some
+2⁻⁵²·σ₁²/t, where σ₁ is the largest one: `eigh` takes the SVD where that would show. On a CPU `eigh` computes in float32
+what that changes by no more than rounding: the Gram matrix of a wide weight up to σ₁ = 1.5·t, and the eigenvectors of
+G/t² − I where σ₁ is near t. A row needs only its norm.
 
 W' is the point nearest to W in a convex set, the matrices with singular values of at most t. Such a projection moves no
 two points apart, so an error in W, such as the rounding of a decomposition, is no larger in W'.
@@ -52,9 +52,9 @@ def singular_value_clip(
             "gemm": matrix products only, in float64, without synchronization with the host. The result is right to
             1e-6·t up to σ₁ = 1000·t. A larger weight is clipped at σ₁/1000 or less, and further by the next call; one
             above 1e150 (float64) stays as it is.
-            "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization, the same
-            bits every time. They take what lies within 3e-6·t below the threshold for too large as well, clip a weight
-            of ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leave a smaller side above 1024 to "gemm".
+            "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization, the
+            same bits every time. They take what lies within 3e-6·t below the threshold for too large as well, clip a
+            weight of ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leave a smaller side above 1024 to "gemm".
             "auto": "eigh" on a CPU, "cuda" or else "gemm" on a GPU.
 
     Returns:

@@ -1,7 +1,7 @@
 """Launcher of the CUDA kernels of singular value clipping: tensors in, addresses and strides out to csrc/cuda.
 
-One call clips all weights of a discriminator in three launches (csrc/cuda/singular_value_clip.h). It does not wait for the
-GPU, and can be captured in a CUDA graph after a first call outside of it, which loads the kernels.
+One call clips all weights of a discriminator in three launches (csrc/cuda/singular_value_clip.h). It does not wait for
+the GPU, and can be captured in a CUDA graph after a first call outside of it, which loads the kernels.
 """
 
 from collections import OrderedDict

@@ -39,9 +39,9 @@ def read_windows(
         ValueError: There is no backend of that name.
         BackendError: "triton" was asked for and cannot run here, or not on these tensors.
     """
-    backend = choose("read_windows", backend, frames, {"triton": lambda: _why_not_triton(frames, dtype)})
+    chosen = choose("read_windows", backend, frames, {"triton": lambda: _why_not_triton(frames, dtype)})
     channels = channels or frames.shape[-1]
-    if backend == "torch":
+    if chosen == "torch":
         return _read_windows_torch(frames, windows, image_size, dtype, channels)
     # Here, since Triton need not be installed.
     from tgan_fast.ops.windows import triton as kernels
