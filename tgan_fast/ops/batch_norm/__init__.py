@@ -22,9 +22,9 @@ from tgan_fast.ops.native import uses_native_ops
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-# Elements up to which PyTorch's own operations, in the layout that they are made for, take less time than it takes to
-# call the CPU kernels from Python.
-_SMALL = 1 << 13
+# Elements up to which PyTorch's own operations are faster on a contiguous tensor of a CPU: calling the kernels from
+# Python takes longer than computing.
+_SMALL = 1 << 17
 
 
 def batch_norm_act(
