@@ -36,6 +36,8 @@ LINK_FLAGS = ["-shared", "-cudart", "static"]
 # A comparison that selects elements becomes vector code only if it may not trap, a root only if it sets no errno.
 CPU_COMPILE_FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
 CPU_COMPILE_FLAGS += ["-fno-trapping-math", "-ffp-contract=fast"]
+# A thread's memory holds doubles at one time and floats at another.
+CPU_COMPILE_FLAGS += ["-fno-strict-aliasing"]
 # kernels.cpp is compiled for each, and the CPU decides when it runs.
 INSTRUCTION_SETS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):

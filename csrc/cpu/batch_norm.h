@@ -4,10 +4,10 @@
 //     dx = scale·(g − mean(g) − (x − mean)·mean(g·(x − mean))·rstd²),  g = act'(v)·dy
 //     dweight = Σ g·(x − mean)·rstd,  dbias = Σ g
 //
-// Forward reads x twice and writes y once; backward reads x and dy twice and writes dx once, and computes the mask of the
-// activation again from x. The second pass begins where the first has ended, with what is still in the cache.
+// Forward reads x twice and writes y once; backward reads x and dy twice and writes dx once, and computes the mask of
+// the activation again from x. The second pass begins where the first has ended, with what is still in the cache.
 //
-// Sums are taken in the tensor's arithmetic within a block of at most 64 rows, the variance's about the mean of the
+// Sums are taken in the tensor's arithmetic within a block of at most 128 rows, the variance's about the mean of the
 // block, and in float64 from block to block. Slices depend on nothing but the shape, so that every number of threads
 // gives the same bits.
 #pragma once
@@ -87,15 +87,17 @@ class BatchNormKernel {
     using Item = typename Slices<T>::Item;
     static constexpr int kWidth = Tile<T>::kWidth;
 
-    // Vectors of a thread with an entry for every column of the tensor's widest row: a channel's constants, and sums in
-    // float64.
+    // Vectors of a thread with an entry for every column of the tensor's widest row: a channel's constants, or sums in
+    // float64. Statistics need no constants, gradients need three.
     enum Row { kMean, kScale, kBias, kFactor, kOffset, kConstants, kFirst = 3, kSecond, kShift = 0, kTotal, kRows = 5 };
     static constexpr int kSums = 2;
 
     double* row_of_sums(const Team& team, Row row) const { return rows_ + (team.rank * kRows + row) * width_; }
-    Value* row_of_constants(const Team& team, Row row) const { return reinterpret_cast<Value*>(row_of_sums(team, row)); }
+    Value* row_of_constants(const Team& team, Row row) const {
+        return reinterpret_cast<Value*>(row_of_sums(team, row));
+    }
 
-    // Two sums of every channel in a slice, [2, channels].
+    // Two sums of every channel in a slice, [2, channels]; for statistics at last mean and Σ (x − mean)².
     double* sums(std::int64_t group, std::int64_t slice) const {
         return sums_ + kSums * (group * slices_.slices() + slice) * channels_;
     }
@@ -122,7 +124,7 @@ class BatchNormKernel {
     // Writes mean and Σ (x − mean)² of each of the item's channels.
     void add_statistics(const Operand& tensor, const Team& team, const Item& item) const {
         double *const shifts = sums(item.group, item.slice) + item.channel, *const squares = shifts + channels_;
-        double *const totals = row_of_sums(team, kTotal);
+        double* const totals = row_of_sums(team, kTotal);
         const double *const shift = row_of_sums(team, kShift), *const first = row_of_sums(team, kFirst);
         const double* const second = row_of_sums(team, kSecond);
         bool begins = true;
@@ -154,11 +156,13 @@ class BatchNormKernel {
         second += more_second + moved * (2 * more_first + count * moved);
     }
 
-    // Writes Σ (x − shift) and Σ (x − shift)² over the rows of a part, by column, and the shift, which is near the mean.
+    // Writes Σ (x − shift) and Σ (x − shift)² over the rows of a part, by column, and the shift, which is near the
+    // mean.
     void add_columns(const View<const T>& x, const Part& part, const Team& team) const {
         for_tiles<T>(part, [&](const Block& block, std::int64_t column, std::int64_t count, auto full) {
             Tile<T> mean = {}, sum = {}, squares = {};
-            block.for_rows([&](std::int64_t o, std::int64_t i) { mean = mean + load(full, x.at(o, i, column), count); });
+            block.for_rows(
+                [&](std::int64_t o, std::int64_t i) { mean = mean + load(full, x.at(o, i, column), count); });
             mean = mean * (Value(1) / static_cast<Value>(block.rows()));
             block.for_rows([&](std::int64_t o, std::int64_t i) {
                 const auto centered = load(full, x.at(o, i, column), count) - mean;
@@ -167,12 +171,13 @@ class BatchNormKernel {
             });
             Value means[kWidth], sums[kWidth], sums_of_squares[kWidth];
             mean.store_values(means), sum.store_values(sums), squares.store_values(sums_of_squares);
-            double *__restrict const shift = row_of_sums(team, kShift) + column;
-            double *__restrict const first = row_of_sums(team, kFirst) + column;
-            double *__restrict const second = row_of_sums(team, kSecond) + column;
+            double* __restrict const shift = row_of_sums(team, kShift) + column;
+            double* __restrict const first = row_of_sums(team, kFirst) + column;
+            double* __restrict const second = row_of_sums(team, kSecond) + column;
             const double rows = static_cast<double>(block.rows());
             if (block.begins())
-                for (int j = 0; j < kWidth; ++j) shift[j] = means[j], first[j] = sums[j], second[j] = sums_of_squares[j];
+                for (int j = 0; j < kWidth; ++j)
+                    shift[j] = means[j], first[j] = sums[j], second[j] = sums_of_squares[j];
             else
                 for (int j = 0; j < kWidth; ++j)
                     add_moved(first[j], second[j], means[j] - shift[j], rows, sums[j], sums_of_squares[j]);
@@ -183,11 +188,12 @@ class BatchNormKernel {
     void finish_statistics(const BatchNormForward& call, std::int64_t begin, std::int64_t end) const {
         const double values = static_cast<double>(slices_.values());
         for (std::int64_t group = 0; group < groups_; ++group) {
-            double *__restrict const mean = call_.mean + group * channels_;
-            double *__restrict const rstd = call_.rstd + group * channels_;  // Σ (x − mean)² until it is complete
+            double* __restrict const mean = call_.mean + group * channels_;
+            double* __restrict const rstd = call_.rstd + group * channels_;  // Σ (x − mean)² until it is complete
             double count = 0;
             for (std::int64_t slice = 0; slice < slices_.slices(); ++slice) {
-                const double *__restrict const means = sums(group, slice), *__restrict const squares = means + channels_;
+                const double* __restrict const means = sums(group, slice), * __restrict const squares =
+                                                                               means + channels_;
                 const double more = static_cast<double>(slices_.values(slice)), share = more / (count + more);
                 if (slice == 0)
                     for (std::int64_t c = begin; c < end; ++c) mean[c] = means[c], rstd[c] = squares[c];
@@ -202,8 +208,8 @@ class BatchNormKernel {
             if (call.running_mean != nullptr) {
                 const double momentum =
                     call.averages_batches ? 1 / static_cast<double>(*call.batches + group + 1) : call.momentum;
-                auto *__restrict const running_mean = static_cast<Value*>(call.running_mean);
-                auto *__restrict const running_var = static_cast<Value*>(call.running_var);
+                auto* __restrict const running_mean = static_cast<Value*>(call.running_mean);
+                auto* __restrict const running_var = static_cast<Value*>(call.running_var);
                 for (std::int64_t c = begin; c < end; ++c) {
                     const double old_mean = running_mean[c], old_var = running_var[c];
                     running_mean[c] = static_cast<Value>(old_mean + momentum * (mean[c] - old_mean));
@@ -216,9 +222,9 @@ class BatchNormKernel {
 
     // Takes the running statistics of these channels for those of the batch.
     void take_statistics(const BatchNormForward& call, std::int64_t begin, std::int64_t end) const {
-        double *__restrict const mean = call_.mean, *__restrict const rstd = call_.rstd;
-        const Value *__restrict const running_mean = static_cast<const Value*>(call.running_mean);
-        const Value *__restrict const running_var = static_cast<const Value*>(call.running_var);
+        double* __restrict const mean = call_.mean, * __restrict const rstd = call_.rstd;
+        const Value* __restrict const running_mean = static_cast<const Value*>(call.running_mean);
+        const Value* __restrict const running_var = static_cast<const Value*>(call.running_var);
         for (std::int64_t c = begin; c < end; ++c) {
             mean[c] = running_mean[c];
             rstd[c] = 1 / std::sqrt(static_cast<double>(running_var[c]) + call.eps);
@@ -229,12 +235,14 @@ class BatchNormKernel {
 
     // v = (x − mean)·scale + bias in the tensor's arithmetic. The mean is rounded, which the bias makes up for.
     void write_affine(std::int64_t begin, std::int64_t end) const {
-        const auto *const weight = static_cast<const Value*>(call_.weight), *const bias = static_cast<const Value*>(call_.bias);
+        const auto *const weight = static_cast<const Value*>(call_.weight), *const bias =
+                                                                                static_cast<const Value*>(call_.bias);
         for (std::int64_t group = 0; group < groups_; ++group) {
-            const double *__restrict const mean = call_.mean + group * channels_;
-            const double *__restrict const rstd = call_.rstd + group * channels_;
-            Value *__restrict const means = constants(group, kMean), *__restrict const scales = constants(group, kScale);
-            Value *__restrict const biases = constants(group, kBias);
+            const double* __restrict const mean = call_.mean + group * channels_;
+            const double* __restrict const rstd = call_.rstd + group * channels_;
+            Value* __restrict const means = constants(group, kMean), * __restrict const scales =
+                                                                         constants(group, kScale);
+            Value* __restrict const biases = constants(group, kBias);
             for (std::int64_t c = begin; c < end; ++c) {
                 const double scale = rstd[c] * (weight == nullptr ? 1.0 : static_cast<double>(weight[c]));
                 means[c] = static_cast<Value>(mean[c]);
@@ -248,9 +256,10 @@ class BatchNormKernel {
     // Copies a channel's constants, from one row to the last, into all of its columns.
     void copy_constants(const Team& team, const Item& item, int first, int last) const {
         for (int row = first; row <= last; ++row) {
-            const Value *__restrict const from = constants(item.group, row) + item.channel;
-            Value *__restrict const to = row_of_constants(team, static_cast<Row>(row));
-            slices_.for_columns(slices_.columns(), item.channels, [&](std::int64_t c, std::int64_t column) { to[column] = from[c]; });
+            const Value* __restrict const from = constants(item.group, row) + item.channel;
+            Value* __restrict const to = row_of_constants(team, static_cast<Row>(row));
+            slices_.for_columns(slices_.columns(), item.channels,
+                                [&](std::int64_t c, std::int64_t column) { to[column] = from[c]; });
         }
     }
 
@@ -271,8 +280,8 @@ class BatchNormKernel {
 
     // Writes Σ g and Σ g·(x − mean) of each of the item's channels, where the mean is rounded.
     void add_gradients(const Operand& input, const Operand& upstream, const Team& team, const Item& item) const {
-        double *__restrict const sums_g = sums(item.group, item.slice) + item.channel;
-        double *__restrict const sums_gx = sums_g + channels_;
+        double* __restrict const sums_g = sums(item.group, item.slice) + item.channel;
+        double* __restrict const sums_gx = sums_g + channels_;
         for (std::int64_t c = 0; c < item.channels; ++c) sums_g[c] = sums_gx[c] = 0;
         const double *const first = row_of_sums(team, kFirst), *const second = row_of_sums(team, kSecond);
         slices_.for_parts(item, [&](const Part& part) {
@@ -283,7 +292,8 @@ class BatchNormKernel {
         });
     }
 
-    void add_gradient_columns(const View<const T>& x, const View<const T>& dy, const Part& part, const Team& team) const {
+    void add_gradient_columns(const View<const T>& x, const View<const T>& dy, const Part& part,
+                              const Team& team) const {
         for_tiles<T>(part, [&](const Block& block, std::int64_t column, std::int64_t count, auto full) {
             const auto mean = constant(team, kMean, column), scale = constant(team, kScale, column);
             const auto bias = constant(team, kBias, column);
@@ -296,8 +306,8 @@ class BatchNormKernel {
             });
             Value sums_g[kWidth], sums_gx[kWidth];
             sum_g.store_values(sums_g), sum_gx.store_values(sums_gx);
-            double *__restrict const first = row_of_sums(team, kFirst) + column;
-            double *__restrict const second = row_of_sums(team, kSecond) + column;
+            double* __restrict const first = row_of_sums(team, kFirst) + column;
+            double* __restrict const second = row_of_sums(team, kSecond) + column;
             if (block.begins())
                 for (int j = 0; j < kWidth; ++j) first[j] = sums_g[j], second[j] = sums_gx[j];
             else
@@ -309,17 +319,18 @@ class BatchNormKernel {
     // dx = (g + (x − mean)·factor + offset)·scale.
     void finish_gradients(const BatchNormBackward& call, std::int64_t begin, std::int64_t end) const {
         const double inverse = call_.training ? 1 / static_cast<double>(slices_.values()) : 0;
-        double *__restrict const dbias = sums(0, 0), *__restrict const dweight = dbias + channels_;
+        double* __restrict const dbias = sums(0, 0), * __restrict const dweight = dbias + channels_;
         for (std::int64_t group = 0; group < groups_; ++group) {
             double *const sums_g = sums(group, 0), *const sums_gx = sums_g + channels_;
             for (std::int64_t slice = 1; slice < slices_.slices(); ++slice) {
-                const double *__restrict const more = sums(group, slice);
+                const double* __restrict const more = sums(group, slice);
                 for (std::int64_t c = begin; c < end; ++c) sums_g[c] += more[c], sums_gx[c] += more[channels_ + c];
             }
-            const double *__restrict const mean = call_.mean + group * channels_;
-            const double *__restrict const rstd = call_.rstd + group * channels_;
-            const Value *__restrict const means = constants(group, kMean);
-            Value *__restrict const factors = constants(group, kFactor), *__restrict const offsets = constants(group, kOffset);
+            const double* __restrict const mean = call_.mean + group * channels_;
+            const double* __restrict const rstd = call_.rstd + group * channels_;
+            const Value* __restrict const means = constants(group, kMean);
+            Value* __restrict const factors = constants(group, kFactor), * __restrict const offsets =
+                                                                             constants(group, kOffset);
             for (std::int64_t c = begin; c < end; ++c) {
                 const double rounding = mean[c] - means[c], sum_g = sums_g[c], sum_gx = sums_gx[c] - rounding * sum_g;
                 const double factor = -sum_gx * rstd[c] * rstd[c] * inverse;

@@ -44,20 +44,26 @@ struct Layout {
     Shape shape;
     Operand x, second, third;
 
-    static Operand at(Operand strides, Address address) { return {pointer<void>(address), strides.row, strides.channel}; }
+    static Operand at(Operand strides, Address address) {
+        return {pointer<void>(address), strides.row, strides.channel};
+    }
 };
 
 Layout make_layout(Type type, bool channels_last, std::int64_t groups, std::int64_t rows, std::int64_t cols,
                    std::int64_t channels, const std::vector<std::int64_t>& strides) {
     if (strides.size() != 6) throw py::value_error("a layout has the strides of a row and a channel for three tensors");
     const Shape shape = {channels_last, groups, rows, cols, channels};
-    return {type, shape, {nullptr, strides[0], strides[1]}, {nullptr, strides[2], strides[3]}, {nullptr, strides[4], strides[5]}};
+    return {type,
+            shape,
+            {nullptr, strides[0], strides[1]},
+            {nullptr, strides[2], strides[3]},
+            {nullptr, strides[4], strides[5]}};
 }
 
 BatchNorm batch_norm(const Layout& layout, Address mean, Address rstd, Address weight, Address bias, bool training,
                      double negative_slope) {
-    return {layout.shape,          layout.type,           pointer<void>(weight), pointer<void>(bias),
-            pointer<double>(mean), pointer<double>(rstd), training,              negative_slope};
+    return {layout.shape,          layout.type, pointer<void>(weight), pointer<void>(bias), pointer<double>(mean),
+            pointer<double>(rstd), training,    negative_slope};
 }
 
 void forward(const Layout& layout, Address x, Address y, Address mean, Address rstd, Address weight, Address bias,
@@ -77,8 +83,8 @@ void forward(const Layout& layout, Address x, Address y, Address mean, Address r
     kernels->batch_norm_forward(call, threads);
 }
 
-void backward(const Layout& layout, Address x, Address dy, Address dx, Address mean, Address rstd, Address weight, Address bias,
-              Address dweight, Address dbias, bool training, double negative_slope, int threads) {
+void backward(const Layout& layout, Address x, Address dy, Address dx, Address mean, Address rstd, Address weight,
+              Address bias, Address dweight, Address dbias, bool training, double negative_slope, int threads) {
     BatchNormBackward call;
     static_cast<BatchNorm&>(call) = batch_norm(layout, mean, rstd, weight, bias, training, negative_slope);
     call.x = Layout::at(layout.x, x);
@@ -92,8 +98,14 @@ void backward(const Layout& layout, Address x, Address dy, Address dx, Address m
 
 OptimizerStep optimizer_step(std::int64_t count, Address parameter, Address gradient, Type gradient_type,
                              Address square_average, Address copy, Type copy_type, float eps) {
-    return {count,     pointer<float>(parameter), pointer<void>(gradient), gradient_type, pointer<float>(square_average),
-            pointer<void>(copy), copy_type,       eps};
+    return {count,
+            pointer<float>(parameter),
+            pointer<void>(gradient),
+            gradient_type,
+            pointer<float>(square_average),
+            pointer<void>(copy),
+            copy_type,
+            eps};
 }
 
 void rmsprop(std::int64_t count, Address parameter, Address gradient, Type gradient_type, Address square_average,

@@ -1,4 +1,5 @@
-// The kernels for the instruction set that this file is compiled for, which KERNELS names: setup.py compiles it for each.
+// The kernels for the instruction set that this file is compiled for, which KERNELS names: setup.py compiles it for
+// each.
 #include "kernels.h"
 
 #include "batch_norm.h"
@@ -10,19 +11,27 @@ namespace {
 
 void forward(const BatchNormForward& call, int threads) {
     switch (call.type) {
-        case Type::float32: return batch_norm_forward<float>(call, threads);
-        case Type::float64: return batch_norm_forward<double>(call, threads);
-        case Type::bfloat16: return batch_norm_forward<BFloat16>(call, threads);
-        case Type::float16: return batch_norm_forward<Float16>(call, threads);
+        case Type::float32:
+            return batch_norm_forward<float>(call, threads);
+        case Type::float64:
+            return batch_norm_forward<double>(call, threads);
+        case Type::bfloat16:
+            return batch_norm_forward<BFloat16>(call, threads);
+        case Type::float16:
+            return batch_norm_forward<Float16>(call, threads);
     }
 }
 
 void backward(const BatchNormBackward& call, int threads) {
     switch (call.type) {
-        case Type::float32: return batch_norm_backward<float>(call, threads);
-        case Type::float64: return batch_norm_backward<double>(call, threads);
-        case Type::bfloat16: return batch_norm_backward<BFloat16>(call, threads);
-        case Type::float16: return batch_norm_backward<Float16>(call, threads);
+        case Type::float32:
+            return batch_norm_backward<float>(call, threads);
+        case Type::float64:
+            return batch_norm_backward<double>(call, threads);
+        case Type::bfloat16:
+            return batch_norm_backward<BFloat16>(call, threads);
+        case Type::float16:
+            return batch_norm_backward<Float16>(call, threads);
     }
 }
 

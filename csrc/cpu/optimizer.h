@@ -81,7 +81,8 @@ INLINE void finish(const OptimizerStep& step, const AnyElements& at, const Param
 
 void rmsprop(const RMSprop& step, int threads) {
     for_elements(step, threads, [&](const auto& at) {
-        const Parameters g = at.read(step.gradient, step.gradient_type), v = at.read(step.square_average, Type::float32);
+        const Parameters g = at.read(step.gradient, step.gradient_type),
+                         v = at.read(step.square_average, Type::float32);
         const Parameters new_v = v * step.alpha + g * g * step.one_minus_alpha;
         const Parameters p = at.read(step.parameter, Type::float32);
         finish(step, at, p - g * step.learning_rate / (square_root(new_v) + step.eps), new_v);
@@ -90,7 +91,8 @@ void rmsprop(const RMSprop& step, int threads) {
 
 void adam(const Adam& step, int threads) {
     for_elements(step, threads, [&](const auto& at) {
-        const Parameters g = at.read(step.gradient, step.gradient_type), v = at.read(step.square_average, Type::float32);
+        const Parameters g = at.read(step.gradient, step.gradient_type),
+                         v = at.read(step.square_average, Type::float32);
         const Parameters m = at.read(step.average, Type::float32), p = at.read(step.parameter, Type::float32);
         const Parameters new_m = m + (g - m) * step.one_minus_beta1;
         const Parameters new_v = v * step.beta2 + g * g * step.one_minus_beta2;

@@ -16,9 +16,11 @@ namespace tgan_fast::cpu {
 
 namespace {
 
-constexpr std::int64_t kSliceElements = 1 << 15;
-constexpr std::int64_t kMostSlices = 64;
-constexpr std::int64_t kWidestRow = 8192;
+constexpr std::int64_t kSliceElements = 1 << 15;  // at least, of most slices
+constexpr std::int64_t kMostSlices = 64;          // of a group
+constexpr std::int64_t kWidestRow = 8192;         // elements, of rows that are joined
+// A block of one tile takes 16 KB, half of the first cache. One of more tiles has fewer rows, but not so few that the
+// sums in float64, which come once a block, would take longer than those in the tensor's arithmetic.
 constexpr std::int64_t kBlockRows = 128;
 constexpr std::int64_t kFewestBlockRows = 8;
 
@@ -35,11 +37,11 @@ INLINE std::int64_t greatest_common_divisor(std::int64_t a, std::int64_t b) {
 
 // A part of a slice: `outer` times `inner` rows of `width` elements.
 struct Part {
-    std::int64_t row;      // where it begins
+    std::int64_t row;  // where it begins
     std::int64_t channel;
     std::int64_t column;
-    std::int64_t outer;    // a tensor's row apart
-    std::int64_t inner;    // `step` rows of the tensor apart, or a tile's width if that is 0
+    std::int64_t outer;  // a tensor's row apart
+    std::int64_t inner;  // `step` rows of the tensor apart, or a tile's width if that is 0
     std::int64_t step;
     std::int64_t width;
 

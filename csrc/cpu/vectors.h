@@ -40,7 +40,8 @@ INLINE To same_bits(const From& from) {
     return to;
 }
 
-// A stored dtype: what it is computed in, and how a vector is read from and written to memory, which need not be aligned.
+// A stored dtype: what it is computed in, and how a vector is read from and written to memory, which need not be
+// aligned.
 template <typename T>
 struct Stored {
     using Value = T;
@@ -105,7 +106,8 @@ struct Stored<Float16> {
         const Words bits = same_bits<Words>(vector), magnitude = bits & 0x7fffffff;
         // To nearest, ties to even; adding 0.5 rounds a number that is subnormal there at its last bit.
         const Words normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-        const Words subnormal = same_bits<Words>(same_bits<Floats>(magnitude) + 0.5f) - same_bits<Words>(Floats{} + 0.5f);
+        const Words subnormal =
+            same_bits<Words>(same_bits<Floats>(magnitude) + 0.5f) - same_bits<Words>(Floats{} + 0.5f);
         const Words is_subnormal = same_bits<Words>(magnitude < 113u << 23);
         const Words is_infinite = same_bits<Words>(magnitude >= 0x477ff000u);
         const Words is_nan = same_bits<Words>(magnitude > 0x7f800000u);
