@@ -41,13 +41,14 @@ def backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, 
     if not training:
         mean, rstd = mean.double(), (var.double() + eps).rsqrt()
     geometry = geometry_of(x, mean.numel() // x.shape[1])
-    dy, dx = to_layout(dy, geometry.channels_last), empty_output(x, geometry) if want_x else x.new_empty(0)
+    dy = to_layout(dy, geometry.channels_last)
+    dx = empty_output(x, geometry) if want_x else x.new_empty(0)
     dweight, dbias = (
         torch.empty_like(parameter) if want else x.new_empty(0)
         for parameter, want in ((weight, want_weight), (bias, want_bias))
     )
     extension().batch_norm_backward(
-        _layout(x, dy, dx if want_x else x, geometry),
+        _layout(geometry, x.dtype, x.shape, x.stride(), dy.stride()),
         x.data_ptr(),
         dy.data_ptr(),
         dx.data_ptr() if want_x else 0,
@@ -69,7 +70,7 @@ def _forward(x, weight, bias, running_mean, running_var, batches, training, mome
     y = empty_output(x, geometry)
     mean, rstd = (x.new_empty((groups, x.shape[1]), dtype=STATISTICS_DTYPE) for _ in range(2))
     extension().batch_norm_forward(
-        _layout(x, y, y, geometry),
+        _layout(geometry, x.dtype, x.shape, x.stride(), y.stride()),
         x.data_ptr(),
         y.data_ptr(),
         mean.data_ptr(),
@@ -92,12 +93,11 @@ def _address(tensor):
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _layout(x, second, third, geometry):
-    return _cached_layout(x.dtype, geometry, *strides_of(geometry, x, second, third))
-
-
 @functools.lru_cache(maxsize=4096)
-def _cached_layout(dtype, geometry, *strides):
+def _layout(geometry, dtype, shape, strides, other_strides):
+    """Return the kernels' description of x, of another tensor of its shape, and of dx."""
+    x, other = (torch.empty_strided(shape, s, dtype=dtype, device="meta") for s in (strides, other_strides))
     module, cols = extension(), 1 if geometry.channels_last else geometry.cols
-    shape = geometry.channels_last, geometry.groups, geometry.rows, cols, geometry.channels
-    return module.Layout(getattr(module.Type, _TYPES[dtype]), *shape, strides)
+    sizes = geometry.channels_last, geometry.groups, geometry.rows, cols, geometry.channels
+    of_tensors = strides_of(geometry, x, other, empty_output(x, geometry))
+    return module.Layout(getattr(module.Type, _TYPES[dtype]), *sizes, of_tensors)
