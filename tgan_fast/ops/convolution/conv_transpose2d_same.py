@@ -11,7 +11,15 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct, library
+from tgan_fast.ops.convolution.algorithms import (
+    Algorithm,
+    PerDirection,
+    check_shapes,
+    convolve,
+    direct,
+    library,
+    sum_of_channels,
+)
 
 
 def conv_transpose2d_same(
@@ -74,7 +82,7 @@ def _grouped_input_gradient(pixels, dy, x, weight):
 
 
 def _grouped_gradients(pixels, dy, x, weight, wanted):
-    dbias = _sum(dy) if wanted[1] else None
+    dbias = sum_of_channels(dy) if wanted[1] else None
     if not wanted[0]:
         return None, dbias
     channels, out, k, _ = weight.shape
@@ -83,11 +91,6 @@ def _grouped_gradients(pixels, dy, x, weight, wanted):
     dkernel, _ = _grouped_library(pixels, k).parameter_gradients(groups, x, kernel, (True, False))
     dkernel = _shifted_view(dkernel.movedim(1, -1).unflatten(0, (pixels, out)), k).sum(0)
     return torch.empty_like(weight).copy_(dkernel.movedim(-1, 0).flip(2, 3)), dbias
-
-
-def _sum(dy):
-    # oneDNN's own adds one value after another, and loses half of the digits.
-    return dy.sum((0, 2, 3))
 
 
 def _grouped_library(pixels, k):
