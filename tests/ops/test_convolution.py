@@ -53,6 +53,7 @@ CASES = {
     "odd videos": Case("conv3d_halving", F.conv3d, (2, 3, 5, 7, 9), (5, 3, 4, 4, 4), HALVING),
     "odd time and height": Case("conv3d_halving", F.conv3d, (2, 3, 5, 7, 8), (5, 3, 4, 4, 4), HALVING),
     "many channels": Case("conv3d_halving", F.conv3d, (2, 6, 4, 6, 8), (7, 6, 4, 4, 4), HALVING),
+    "wide videos": Case("conv3d_halving", F.conv3d, (2, 6, 4, 4, 4), (32, 6, 4, 4, 4), HALVING),
     "two frames": Case("conv3d_two_frames", F.conv3d, (2, 6, 2, 6, 10), (5, 6, 4, 4, 4), HALVING),
     "two odd frames": Case("conv3d_two_frames", F.conv3d, (3, 5, 2, 7, 5), (4, 5, 4, 4, 4), HALVING),
     "two small frames": Case("conv3d_two_frames", F.conv3d, (1, 1, 2, 2, 2), (1, 1, 4, 4, 4), HALVING),
@@ -264,9 +265,11 @@ def test_an_algorithm_leaves_the_directions_that_it_lacks_to_direct_and_algorith
 @pytest.mark.parametrize(
     ("name", "algorithm", "message"),
     [
-        ("videos", "fast", "conv3d_halving has no algorithm 'fast': choose auto, direct, pairs, blocks"),
+        ("videos", "fast", "conv3d_halving has no algorithm 'fast': choose auto, direct, pairs, blocks, images"),
         ("odd videos", "pairs", "algorithm 'pairs' cannot be used: rows of 9 are not pairs"),
         ("many channels", "pairs", "algorithm 'pairs' cannot be used: it has room for 3 channels, and x has 6"),
+        ("odd videos", "images", "algorithm 'images' cannot be used: 5 frames are not halves"),
+        ("wide videos", "images", "cannot be used: it is not for 6 channels and 32 output channels"),
         ("odd videos", "blocks", r"algorithm 'blocks' cannot be used: \[5, 7, 9\] are not blocks of 2"),
         ("many channels", "blocks", "algorithm 'blocks' cannot be used: it is for fewer than 4 channels, and x has 6"),
         ("odd rows", "eight pixels", "algorithm 'eight pixels' cannot be used: rows of 7 are not groups of 8"),
