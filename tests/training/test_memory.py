@@ -50,8 +50,8 @@ def test_the_need_grows_in_proportion_to_the_videos():
     step = build_step(HUGE.model_copy(update={"clip_interval": 0}), torch.device("cpu"))
     needs = [need_of(step, videos) for videos in (16, 32, 64)]
     assert needs[2].bytes - needs[1].bytes == pytest.approx(2 * (needs[1].bytes - needs[0].bytes), rel=0.05)
-    # The image generator's last hidden layer.
-    assert [need.elements for need in needs] == [videos * 16 * 4 * 32 * 32 for videos in (16, 32, 64)]
+    # The phases of the image generator's last hidden layer, with a row more at both ends of a frame.
+    assert [need.elements for need in needs] == [videos * 16 * 4 * 34 * 32 for videos in (16, 32, 64)]
 
 
 def test_a_batch_that_a_cpu_cannot_hold_is_refused_with_one_that_it_can(tmp_path):

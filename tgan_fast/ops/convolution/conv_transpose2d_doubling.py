@@ -1,13 +1,16 @@
 """Transposed 2D convolution with kernel 4, stride 2 and padding 1.
 
-"phases": the pixels in even and odd rows and columns are four 2×2 convolutions with stride 1. They are computed as one
-with four times the channels, then interleaved, which costs one more pass over y. This helps where the library is slow
-at a transposed convolution with stride 2. The gradients are ordinary convolutions in any case.
+"phases": even and odd rows are two convolutions with stride 1, and two neighbors in a row become the channels of one
+pixel. They are computed as one convolution with four times the channels and a 2×3 kernel, a third of it zeros; then the
+rows are interleaved, which costs one more pass over y. Only for few channels, with which the library is slow at a
+transposed convolution with stride 2. The gradients are ordinary convolutions in any case.
 """
 
 import torch
 
 from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct
+
+_MANY = 16  # output channels with which the library is as fast as "phases"
 
 
 def conv_transpose2d_doubling(
@@ -35,18 +38,24 @@ def _phases_forward(x, weight, bias):
     n, _, h, w = x.shape
     channels, out = weight.shape[:2]
     # y[2p] = x[p - 1]·w[3] + x[p]·w[1] and y[2p - 1] = x[p - 1]·w[2] + x[p]·w[0], in rows as in columns.
-    kernel = weight.flip(2, 3).reshape(channels, out, 2, 2, 2, 2).permute(3, 5, 1, 2, 4, 0)
-    kernel = kernel.reshape(4 * out, 2, 2, channels).movedim(-1, 1)
+    taps = weight.flip(2, 3).reshape(channels, out, 2, 2, 2, 2)
+    kernel = weight.new_zeros(2, 2, out, 2, 3, channels)
+    for column in range(2):
+        kernel[:, column, :, :, column : column + 2] = taps[..., column].permute(3, 1, 2, 4, 0)
+    kernel = kernel.flatten(0, 2).movedim(-1, 1)
     phases = torch.nn.functional.conv2d(x, kernel, None if bias is None else bias.repeat(4), padding=1)
-    phases = phases.movedim(1, -1).unflatten(-1, (2, 2, out))
-    y = x.new_empty(n, h, 2, w, 2, out)
-    for i in range(2):
-        for j in range(2):
-            y[:, :, i, :, j] = phases[:, i : i + h, j : j + w, i, j]
-    return y.view(n, 2 * h, 2 * w, out).movedim(-1, 1)
+    phases = phases.movedim(1, -1).contiguous()
+    sample, row, pair, _ = phases.stride()
+    y = phases.as_strided((n, h, 2, w, 2 * out), (sample, row, row + 2 * out, pair, 1))
+    return y.contiguous().view(n, 2 * h, 2 * w, out).movedim(-1, 1)
+
+
+def _not_phases(x, weight):
+    out = weight.shape[1]
+    return f"it is for fewer than {_MANY} output channels, and y has {out}" if out >= _MANY else None
 
 
 ALGORITHMS = {
     "direct": direct(2, stride=2, padding=1, transposed=True),
-    "phases": Algorithm(forward=_phases_forward),
+    "phases": Algorithm(forward=_phases_forward, why_not=_not_phases),
 }
