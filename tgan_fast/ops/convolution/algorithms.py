@@ -24,7 +24,7 @@ class PerDirection(NamedTuple):
 DIRECT = PerDirection("direct", "direct", "direct")
 
 # operation → device type → algorithms. benchmarks/bench_convolutions.py says what to change here.
-# cpu: measured, on two cores of an AMD EPYC with AVX-512, float32; "phases" and "images" with AVX2.
+# cpu: measured, on two cores of an AMD EPYC with AVX-512, float32; "phases", "images" and "four gray pixels" with AVX2.
 # cuda: not measured yet, chosen by reasoning for an H100: three channels are no multiple of the 16 bytes that cuDNN's
 # tensor core kernels load, so they are grouped into 8 or 24; a separate bias costs one more pass over y; a small
 # convolution should be a single kernel.
@@ -46,7 +46,7 @@ TABLE = {
         "cuda": DIRECT,
     },
     "conv_transpose2d_same": {
-        "cpu": PerDirection("four pixels", "direct", "direct"),
+        "cpu": PerDirection("four pixels", "four gray pixels", "direct"),
         "cuda": PerDirection("eight pixels", "eight pixels", "eight pixels"),
     },
 }

@@ -4,6 +4,8 @@
 become the channels of one pixel of y, which needs no copy if y is channels-last. Kernel and stride grow by as much. The
 added products with zero cost less than the idle units of so few channels. The gradient of x is an ordinary convolution
 of dy, with pixels grouped on both sides.
+
+"four gray pixels": "four pixels" where y has one channel, for which a CPU gains in the gradient of x too.
 """
 
 from functools import partial
@@ -31,7 +33,8 @@ def conv_transpose2d_same(
         x: Input [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
         weight: Kernel [C, out, k, k], k odd, likewise.
         bias: Vector [out], or None for none.
-        algorithm: Name, "direct", "four pixels" or "eight pixels", or one for each direction; "auto" chooses by device.
+        algorithm: Name, "direct", "four pixels", "eight pixels" or "four gray pixels", or one for each direction;
+            "auto" chooses by device.
 
     Returns:
         [N, out, H, W], differentiable once.
@@ -116,6 +119,11 @@ def _not_grouped(pixels, x, weight):
     return f"a kernel of {weight.shape[2]} reaches further than a group" if weight.shape[2] // 2 > pixels else None
 
 
+def _not_gray(x, weight):
+    out = weight.shape[1]
+    return _not_grouped(4, x, weight) if out == 1 else f"it is for one output channel, and y has {out}"
+
+
 def _grouped(pixels):
     functions = _grouped_forward, _grouped_input_gradient, _grouped_gradients
     forward, input_gradient, gradients = (partial(function, pixels) for function in functions)
@@ -126,4 +134,5 @@ ALGORITHMS = {
     "direct": Algorithm(_direct_forward, _direct_input_gradient, _direct_gradients),
     "four pixels": _grouped(4),
     "eight pixels": _grouped(8),
+    "four gray pixels": _grouped(4)._replace(why_not=_not_gray),
 }
