@@ -17,13 +17,21 @@ ALLOWED = {
     "input_gradient": "as gradient_sums",
     "normalize": "as gradient_sums",
     "statistics": "as gradient_sums",
-    "to_walkable": "as gradient_sums",
+    "train": "batch norm in Triton and in C++",
+    "evaluate": "as train",
+    "backward": "as train",
+    "channels_dtype": "as train",
+    "rmsprop": "the optimizer in Triton and in C++",
+    "adam": "as rmsprop",
+    "extension": "the loader of each extension",
+    "choose": "the backend of an operation, and the algorithm of a convolution",
     "read_windows": "the operation, and its Triton kernel's launcher",
     "tanh_to_levels": "the operation, and its Triton kernel's launcher",
 }
 ALLOWED_MODULES = {
     "train": "`python -m tgan_fast.train` is the command of cli/train.py",
     "triton": "the kernels of each operation in Triton",
+    "cpu": "the kernels of each operation in C++",
     "torch_impl": "an operation in PyTorch's own operations, as batch norm and clipping have it",
 }
 

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
+from tgan_fast.ops.batch_norm.geometry import to_walkable
+
 
 def batch_norm_act_sync(
     x, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps, negative_slope, groups,
@@ -21,7 +23,7 @@ def batch_norm_act_sync(
         from tgan_fast.ops.batch_norm import torch_impl as impl
     weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
     y, mean, var, count = _SyncBatchNormAct.apply(
-        impl.to_walkable(x), weight, bias, eps, negative_slope, groups, process_group, impl
+        to_walkable(x), weight, bias, eps, negative_slope, groups, process_group, impl
     )
     if num_batches_tracked is not None:
         num_batches_tracked.add_(groups)

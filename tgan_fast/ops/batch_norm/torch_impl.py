@@ -6,11 +6,6 @@ import torch
 import torch.nn.functional as F
 
 
-def to_walkable(x):
-    """Return x: any layout will do."""
-    return x
-
-
 def statistics(x, groups):
     """Return mean and biased variance [groups, C] of x [N, C, *]; zeros if x is empty."""
     grouped = _split_groups(x, groups)
