@@ -104,7 +104,7 @@ def batch_norm_act(
 
 
 def _native_backend(backend, training, process_group):
-    if backend not in ("auto", "torch"):
+    if backend in ("triton", "cpu"):
         raise BackendError(f"batch_norm_act: backend {backend!r} cannot be used within native_ops")
     if training and process_group is not None:
         raise BackendError("batch_norm_act: statistics over several processes cannot be taken within native_ops")
