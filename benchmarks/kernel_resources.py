@@ -123,8 +123,8 @@ def _tensors_of_every_kind() -> Iterator[torch.Tensor]:
 
 def _train_and_back(x, slope=0.2, parameters=torch.float32, momentum=MOMENTUM, groups=1) -> None:
     channel, statistics = _empty(x.shape[1], dtype=parameters), _empty(groups, x.shape[1])
-    launchers._train(x, *[channel] * 4, _empty(dtype=torch.int64), momentum, EPS, slope, groups)
-    launchers._backward(x, x, statistics, statistics, None, channel, channel, slope, EPS, True, True, True)
+    launchers.train(x, *[channel] * 4, _empty(dtype=torch.int64), momentum, EPS, slope, groups)
+    launchers.backward(x, x, statistics, statistics, None, channel, channel, slope, EPS, True, True, True)
 
 
 def _run_every_option(x: torch.Tensor) -> None:
@@ -132,15 +132,15 @@ def _run_every_option(x: torch.Tensor) -> None:
     for options in ({"slope": 0.0}, {"slope": 1.0}, {"parameters": x.dtype}, {"momentum": None}, {"groups": 2}):
         _train_and_back(x, **options)
     channel = _empty(x.shape[1])
-    launchers._train(x, None, None, None, None, None, None, EPS, 0.2, 1)
-    launchers._backward(x, x, channel, channel, None, None, None, 0.2, EPS, True, False, False)
+    launchers.train(x, None, None, None, None, None, None, EPS, 0.2, 1)
+    launchers.backward(x, x, channel, channel, None, None, None, 0.2, EPS, True, False, False)
     for part in (x, x[:1]):
         launchers.statistics(part, 1)
     for wanted in torch.eye(3, dtype=torch.bool).tolist():
         for rstd, var in ((channel, None), (None, channel)):
-            launchers._backward(x, x, channel, rstd, var, channel, channel, 0.2, EPS, *wanted)
+            launchers.backward(x, x, channel, rstd, var, channel, channel, 0.2, EPS, *wanted)
     for slope in (0.0, 0.2, 1.0):
-        launchers._evaluate(x, *[channel] * 4, slope, EPS)
+        launchers.evaluate(x, *[channel] * 4, slope, EPS)
 
 
 def _run_others() -> None:

@@ -67,8 +67,8 @@ def run_launcher(key: Key, tile: Tile, inputs: list[torch.Tensor]) -> list[torch
         "normalize": lambda: [launch.normalize(*forward)],
         "gradient_sums": lambda: launch.gradient_sums(dy, *forward, True, True),
         "input_gradient": lambda: [launch.input_gradient(dy, *forward, sums, x.numel() // x.shape[1])],
-        "small_forward": lambda: launch._train(x, weight, bias, *running, MOMENTUM, EPS, NEGATIVE_SLOPE, 1),
-        "small_backward": lambda: launch._backward(
+        "small_forward": lambda: launch.train(x, weight, bias, *running, MOMENTUM, EPS, NEGATIVE_SLOPE, 1),
+        "small_backward": lambda: launch.backward(
             dy, x, mean, rstd, None, weight, bias, NEGATIVE_SLOPE, EPS, True, True, True
         ),
     }

@@ -537,12 +537,12 @@ def test_registered_operations_keep_their_promises(layout, device):
     mean, var = running(6, device)
     count = torch.tensor(3, device=device)
     check = torch.library.opcheck
-    check(torch.ops.tgan_fast.batch_norm_act_train, (x, weight, bias, mean, var, count, 0.1, EPS, 0.2, 2))
-    check(torch.ops.tgan_fast.batch_norm_act_train, (x, None, None, None, None, None, None, EPS, 0.2, 1))
-    check(torch.ops.tgan_fast.batch_norm_act_evaluate, (x, mean, var, weight, bias, 0.2, EPS))
+    check(torch.ops.tgan_fast.batch_norm_act_train, ("triton", x, weight, bias, mean, var, count, 0.1, EPS, 0.2, 2))
+    check(torch.ops.tgan_fast.batch_norm_act_train, ("triton", x, None, None, None, None, None, None, EPS, 0.2, 1))
+    check(torch.ops.tgan_fast.batch_norm_act_evaluate, ("triton", x, mean, var, weight, bias, 0.2, EPS))
     for wanted in ((True, True, True), (True, False, False), (False, True, False)):
         for rstd_or_var in ((var[None], None), (None, var[None])):
-            arguments = x, x, mean[None], *rstd_or_var, weight, bias, 0.2, EPS, *wanted
+            arguments = "triton", x, x, mean[None], *rstd_or_var, weight, bias, 0.2, EPS, *wanted
             check(torch.ops.tgan_fast.batch_norm_act_backward, arguments)
 
 
