@@ -82,10 +82,10 @@ def error(got, exact, start):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
-def test_on_a_cpu_the_numbers_are_pytorchs_bit_for_bit(name, dtype):
+def test_on_a_cpu_the_torch_backend_has_pytorchs_numbers_bit_for_bit(name, dtype):
     for length in (*LENGTHS, 2 * optimizer._CHUNK + 5):
         start, gradients = start_and_gradients(length, "cpu", dtype)
-        own, torchs = Own(name, start), Torchs(name, start, lr=1e-2)
+        own, torchs = Own(name, start, "torch"), Torchs(name, start, lr=1e-2)
         for gradient in gradients:
             own.step(gradient, learning_rate=1e-2)
             torchs.step(gradient)

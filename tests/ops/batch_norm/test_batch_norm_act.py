@@ -227,8 +227,9 @@ def test_groups_equal_separate_calls(groups, device):
     got = batch_norm_act(x_together, weight, bias, *together, groups=groups)
     expected = torch.cat([batch_norm_act(part, weight, bias, *apart) for part in x_apart.chunk(groups)])
     upstream = torch.randn_like(x)
-    torch.testing.assert_close(got, expected, rtol=0, atol=0)
-    torch.testing.assert_close(together, apart, rtol=0, atol=0)
+    # On a CPU "auto" takes kernels for groups and PyTorch's operations for a small batch.
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
     got.backward(upstream)
     expected.backward(upstream)
     torch.testing.assert_close(x_together.grad, x_apart.grad, rtol=1e-12, atol=1e-12)
