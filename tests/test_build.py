@@ -1,4 +1,4 @@
-"""Build of the extension by setup.py, with a shell script in place of nvcc."""
+"""Build of the extensions by setup.py, with a shell script in place of the compiler."""
 
 import os
 import shlex
@@ -13,20 +13,23 @@ import pytest
 from setuptools.errors import CompileError, OptionError
 
 ROOT = Path(__file__).resolve().parent.parent
+INSTRUCTION_SETS = run_path(str(ROOT / "setup.py"))["INSTRUCTION_SETS"]
 COMPILES = """
 while [ $# -gt 0 ]; do
     case $1 in -c) source=$2 ;; -o) output=$2 ;; -MF) dependencies=$2 ;; esac
     shift
 done
 touch "$output"
-test -z "$dependencies" || echo "$output: $source csrc/cuda/singular_value_clip.h" > "$dependencies"
+test -z "$dependencies" || echo "$output: $source" "${source%/*}"/*.h > "$dependencies"
 """
 FAILS = "echo 'error: a semicolon is missing' >&2; exit 1"
+COMMANDS = {"CPU": 3 + len(INSTRUCTION_SETS) + 1, "CUDA": 2 + 1}  # sources, and one library
+every_kind = pytest.mark.parametrize("kind", COMMANDS)
 
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch):
-    for name in ("CUDA_HOME", "CUDA_PATH", "TGAN_FAST_CUDA_ARCHS", "TGAN_FAST_NO_CUDA"):
+    for name in ("CXX", "CUDA_HOME", "CUDA_PATH", "TGAN_FAST_CUDA_ARCHS", "TGAN_FAST_NO_CPU", "TGAN_FAST_NO_CUDA"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -55,6 +58,14 @@ def nvcc(folder, archs, script=FAILS):
     path.write_text(f'#!/bin/sh\nif [ "$1" = --list-gpu-arch ]; then printf "%s\\n" {listing}; exit; fi\n{script}\n')
     path.chmod(0o755)
     return str(path)
+
+
+def only(kind, folder, script=FAILS):
+    """The environment in which one extension is built, with the script for its compiler."""
+    path = nvcc(folder, "80", script)
+    if kind == "CUDA":
+        return {"CUDA_HOME": str(folder), "TGAN_FAST_NO_CPU": "1"}
+    return {"CXX": shlex.join([path, "-an-option"]), "TGAN_FAST_NO_CUDA": "1"}
 
 
 def run_hook(hook, source, out, **environment):
@@ -123,82 +134,112 @@ def test_where_nvcc_is_looked_for(setup_py, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "reason"),
+    ("environment", "cpu", "cuda"),
     [
-        pytest.param({"TGAN_FAST_NO_CUDA": "1"}, "TGAN_FAST_NO_CUDA is set", id="not wanted"),
-        pytest.param({"PATH": "/nowhere"}, "there is no nvcc in CUDA_HOME, CUDA_PATH or PATH", id="no nvcc"),
+        pytest.param(
+            {"TGAN_FAST_NO_CPU": "1", "TGAN_FAST_NO_CUDA": "1"},
+            "TGAN_FAST_NO_CPU is set",
+            "TGAN_FAST_NO_CUDA is set",
+            id="not wanted",
+        ),
+        pytest.param(
+            {"PATH": "/nowhere"},
+            "there is no C++ compiler c++, and CXX names no other",
+            "there is no nvcc in CUDA_HOME, CUDA_PATH or PATH",
+            id="no compiler",
+        ),
     ],
 )
-def test_without_the_extension_the_wheel_is_pure_python_and_says_so(source, tmp_path, environment, reason):
+def test_without_extensions_the_wheel_is_pure_python_and_says_so(source, tmp_path, environment, cpu, cuda):
     result = run_hook("build_wheel", source, tmp_path, **environment)
     assert result.returncode == 0, result.stdout
-    assert f"tgan_fast is built without its CUDA extension: {reason}" in result.stdout
+    assert f"tgan_fast is built without its CPU extension: {cpu}" in result.stdout
+    assert f"tgan_fast is built without its CUDA extension: {cuda}" in result.stdout
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
 
 
-def test_a_wheel_with_the_extension_is_of_one_platform_and_holds_no_sources(source, tmp_path):
-    nvcc(tmp_path / "cuda", "80", COMPILES)
-    result = run_hook("build_wheel", source, tmp_path, CUDA_HOME=str(tmp_path / "cuda"))
+def test_a_python_without_headers_takes_no_cpu_extension(setup_py, tmp_path, monkeypatch):
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert setup_py["why_without_cpu"]() == f"there is no Python.h in {tmp_path}, which Debian has in python3-dev"
+
+
+@every_kind
+def test_a_wheel_with_an_extension_is_of_one_platform_and_holds_no_sources(source, tmp_path, kind):
+    result = run_hook("build_wheel", source, tmp_path, **only(kind, tmp_path / "compiler", COMPILES))
     assert result.returncode == 0, result.stdout
-    assert "without its CUDA extension" not in result.stdout
+    assert f"without its {kind} extension" not in result.stdout
     (wheel,) = tmp_path.glob("*.whl")
     assert "-none-any" not in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         names = [Path(name) for name in archive.namelist()]
-    assert [str(name.parent) for name in names if name.suffix == ".so"] == ["tgan_fast"]
+    (library,) = (name for name in names if name.suffix == ".so")
+    assert (str(library.parent), library.name.split(".")[0]) == ("tgan_fast", f"_{kind.lower()}")
     assert {name.suffix for name in names if name.parts[0] == "tgan_fast"} == {".so", ".py", ".json", ".html", ".typed"}
 
 
-def test_a_compile_error_fails_the_build_and_names_the_way_round(source, tmp_path):
-    nvcc(tmp_path / "cuda", "80", FAILS)
-    result = run_hook("build_wheel", source, tmp_path, CUDA_HOME=str(tmp_path / "cuda"))
+@every_kind
+def test_a_compile_error_fails_the_build_and_names_the_way_round(source, tmp_path, kind):
+    result = run_hook("build_wheel", source, tmp_path, **only(kind, tmp_path / "compiler"))
     assert result.returncode != 0
     assert "error: a semicolon is missing" in result.stdout
-    assert "TGAN_FAST_NO_CUDA=1 installs tgan_fast without its CUDA extension" in result.stdout
+    assert f"TGAN_FAST_NO_{kind}=1 installs tgan_fast without its {kind} extension" in result.stdout
     assert not list(tmp_path.glob("*.whl"))
 
 
-def test_warnings_do_not_fail_a_users_build(source, tmp_path):
+@every_kind
+def test_warnings_do_not_fail_a_users_build(source, tmp_path, kind):
     """A newer compiler has warnings that nobody knew of."""
     log = tmp_path / "log"
-    nvcc(tmp_path / "cuda", "80", f'echo "$@" >> {shlex.quote(str(log))}\n{COMPILES}')
-    result = run_hook("build_wheel", source, tmp_path, CUDA_HOME=str(tmp_path / "cuda"))
+    script = f'echo "$@" >> {shlex.quote(str(log))}\n{COMPILES}'
+    result = run_hook("build_wheel", source, tmp_path, **only(kind, tmp_path / "compiler", script))
     assert result.returncode == 0, result.stdout
     commands = log.read_text()
-    assert "-Wall,-Wextra" in commands
+    assert {"CPU": "-Wall -Wextra", "CUDA": "-Wall,-Wextra"}[kind] in commands
     assert "-Werror" not in commands
+
+
+def test_the_cpu_kernels_are_compiled_for_every_instruction_set(source, tmp_path):
+    log = tmp_path / "log"
+    script = f'echo "$@" >> {shlex.quote(str(log))}\n{COMPILES}'
+    assert run_hook("build_wheel", source, tmp_path, **only("CPU", tmp_path / "compiler", script)).returncode == 0
+    commands = log.read_text().splitlines()
+    assert all(command.startswith("-an-option ") for command in commands)
+    for name, flags in INSTRUCTION_SETS.items():
+        (command,) = (shlex.split(command) for command in commands if f"-DKERNELS={name}" in command.split())
+        assert [flag for flag in command if flag.startswith("-m")] == flags
 
 
 def test_warnings_and_spills_are_errors_in_ci(tmp_path):
     make = tmp_path / "make"
-    make.write_text('#!/bin/sh\necho "$NVCC_APPEND_FLAGS"\n')
+    make.write_text('#!/bin/sh\necho "$1: $NVCC_APPEND_FLAGS, $CXX"\n')
     make.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     result = subprocess.run([ROOT / ".ci" / "run"], env=environment, check=True, capture_output=True, text=True)
-    assert set(result.stdout.splitlines()) == {"-Werror all-warnings -Xptxas -warn-spills -Xcompiler -Werror"}
+    of_nvcc = "-Werror all-warnings -Xptxas -warn-spills -Xcompiler -Werror"
+    assert result.stdout.splitlines() == [f"lint: {of_nvcc}, c++ -Werror", f"test-all: {of_nvcc}, "]
 
 
-def test_a_changed_header_compiles_anew_and_nothing_else_does(source, tmp_path):
+@every_kind
+def test_a_changed_header_compiles_anew_and_nothing_else_does(source, tmp_path, kind):
     log = tmp_path / "log"
-    nvcc(tmp_path / "cuda", "80", f'echo "$@" >> {shlex.quote(str(log))}\n{COMPILES}')
+    environment = only(kind, tmp_path / "compiler", f'echo "$@" >> {shlex.quote(str(log))}\n{COMPILES}')
 
     def commands():
         log.write_text("")
         build = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-        environment = {**os.environ, "CUDA_HOME": str(tmp_path / "cuda")}
-        subprocess.run(build, cwd=source, env=environment, check=True, capture_output=True)
+        subprocess.run(build, cwd=source, env={**os.environ, **environment}, check=True, capture_output=True)
         return len(log.read_text().splitlines())
 
-    assert commands() == 3  # two sources, one library
+    assert commands() == COMMANDS[kind]
     assert commands() == 0
-    (source / "csrc" / "cuda" / "singular_value_clip.h").touch()
-    assert commands() == 3
-    assert len(list((source / "tgan_fast").glob("_cuda.*.so"))) == 1
+    next((source / "csrc" / kind.lower()).glob("*.h")).touch()
+    assert commands() == COMMANDS[kind]
+    assert len(list((source / "tgan_fast").glob(f"_{kind.lower()}.*.so"))) == 1
 
 
-def test_the_source_distribution_builds_and_holds_every_cuda_source(source, tmp_path):
-    result = run_hook("build_sdist", source, tmp_path, TGAN_FAST_NO_CUDA="1")
+def test_the_source_distribution_builds_and_holds_every_source(source, tmp_path):
+    result = run_hook("build_sdist", source, tmp_path, TGAN_FAST_NO_CPU="1", TGAN_FAST_NO_CUDA="1")
     assert result.returncode == 0, result.stdout
     (archive,) = tmp_path.glob("*.tar.gz")
     shutil.unpack_archive(archive, tmp_path)
@@ -209,6 +250,6 @@ def test_the_source_distribution_builds_and_holds_every_cuda_source(source, tmp_
 
     assert files(unpacked) == files(ROOT) != set()
 
-    nvcc(tmp_path / "cuda", "80", COMPILES)
-    result = run_hook("build_wheel", unpacked, tmp_path, CUDA_HOME=str(tmp_path / "cuda"))
+    compiler = nvcc(tmp_path / "cuda", "80", COMPILES)
+    result = run_hook("build_wheel", unpacked, tmp_path, CUDA_HOME=str(tmp_path / "cuda"), CXX=compiler)
     assert result.returncode == 0, result.stdout

@@ -51,9 +51,12 @@ def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
     found = [path for suffix in ("py", "json", "html", "typed") for path in (ROOT / "tgan_fast").rglob(f"*.{suffix}")]
     files = {str(path.relative_to(ROOT)) for path in found}
     code = {name for name in names if ".dist-info" not in name}
-    extension = {name for name in code if name.startswith("tgan_fast/_cuda.") and name.endswith(".so")}
-    assert code - extension == files | {"tgan_fast/commit.txt"}
-    assert len(extension) == (0 if run_path(str(ROOT / "setup.py"))["why_without_cuda"]() else 1)
+    extensions = {name for name in code if name.startswith("tgan_fast/_") and name.endswith(".so")}
+    assert code - extensions == files | {"tgan_fast/commit.txt"}
+    build = run_path(str(ROOT / "setup.py"))
+    built = {kind for kind in ("cpu", "cuda") if not build[f"why_without_{kind}"]()}
+    assert {Path(name).name.split(".")[0] for name in extensions} == {f"_{kind}" for kind in built}
+    assert len(extensions) == len(built)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -72,28 +72,31 @@ def has_driver():
     [
         pytest.param(
             ["tgan_fast"],
-            "the CUDA extension was not built: install tgan_fast again with nvcc on PATH or CUDA_HOME set, and "
-            "TGAN_FAST_NO_CUDA unset",
+            "the {kind} extension was not built: install tgan_fast again with {needs}, and TGAN_FAST_NO_{kind} unset",
             id="installed",
         ),
         pytest.param(
             ["tgan_fast", "csrc"],
-            "Python imports tgan_fast from the source tree {tree}, where the CUDA extension was not built: run "
-            "`pip install --no-build-isolation -e .` there with nvcc on PATH or CUDA_HOME set, and TGAN_FAST_NO_CUDA "
-            "unset, or run from another folder if tgan_fast is installed elsewhere",
+            "Python imports tgan_fast from the source tree {tree}, where the {kind} extension was not built: run "
+            "`pip install --no-build-isolation -e .` there with {needs}, and TGAN_FAST_NO_{kind} unset, or run from "
+            "another folder if tgan_fast is installed elsewhere",
             id="source tree",
         ),
     ],
 )
-def test_without_the_extension_the_error_names_the_remedy(tmp_path, folders, reason):
+def test_without_the_extensions_the_error_names_the_remedy(tmp_path, folders, reason):
     """The package is copied to a folder that Python finds before the installed one."""
     for folder in folders:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     program = (
-        "import sys, torch; sys.modules['tgan_fast._cuda'] = None\n"
-        "from tgan_fast.ops import backends, singular_value_clip\n"
+        "import sys, torch; sys.modules['tgan_fast._cpu'] = sys.modules['tgan_fast._cuda'] = None\n"
+        "from tgan_fast.ops import backends, batch_norm_act, singular_value_clip\n"
+        "print(backends()['batch_norm_act']['cpu'])\n"
         "print(backends()['singular_value_clip']['cuda'])\n"
+        "assert batch_norm_act(torch.randn(64, 4, 8, 8), None, None).isfinite().all()\n"
         "print(torch.linalg.svdvals(singular_value_clip(torch.eye(3) * 2)).max().item())\n"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines() == [reason.format(tree=tmp_path), "1.0"]
+    needs = {"CPU": "a C++ compiler on PATH or in CXX and Python's headers", "CUDA": "nvcc on PATH or CUDA_HOME set"}
+    expected = [reason.format(kind=kind, needs=needs[kind], tree=tmp_path) for kind in needs]
+    assert result.stdout.splitlines() == [*expected, "1.0"]
