@@ -14,13 +14,28 @@ from support.graphs import captured
 from support.pairwise import covering
 
 from tgan_fast.ops import BackendError, adam_, optimizer, rmsprop_
+from tgan_fast.ops.cpu_extension import WHY_NOT_LOADED
 from tgan_fast.ops.dispatch import TRITON_IS_INSTALLED
 
 ROOT = Path(__file__).resolve().parents[2]
-LENGTHS = [1, 7, 1024, 3001]
+LENGTHS = [1, 7, 1024, 3001, 70_001]  # the last for two threads of a CPU
 STEPS = 6
 NAN = float("nan")
+every_backend = pytest.mark.parametrize("backend", ["torch", "triton", "cpu"])
 needs_triton = pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="needs Triton")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def backend_device(request, backend):
+    """Device on which the backend of a test runs."""
+    on_gpu = request.param == "cuda"
+    if backend == "triton" and not TRITON_IS_INSTALLED:
+        pytest.skip("needs Triton")
+    if backend == "triton" and not on_gpu and torch.cuda.is_available():
+        pytest.skip("Triton's interpreter stands in only where there is no GPU")
+    if backend == "cpu" and (WHY_NOT_LOADED or on_gpu):
+        pytest.skip(WHY_NOT_LOADED or "runs on a CPU only")
+    return torch.device(request.param)
 
 
 class Own:
@@ -111,6 +126,7 @@ def test_the_torch_backend_is_as_accurate_as_pytorch(name, dtype, device):
 COMPILED = covering(
     {
         "name": ["rmsprop", "adam"],
+        "backend": ["triton", "cpu"],
         "gradient_dtype": [torch.float32, torch.bfloat16, torch.float16],
         "length": LENGTHS,
         "shift": [16, 3],  # aligned and not
@@ -119,11 +135,10 @@ COMPILED = covering(
 )
 
 
-@needs_triton
 @pytest.mark.parametrize(COMPILED[0].keys(), [row.values() for row in COMPILED], ids=str)
-def test_the_kernels_are_as_accurate_as_pytorch(name, gradient_dtype, length, shift, triton_device):
-    start, gradients = start_and_gradients(length, triton_device, gradient_dtype=gradient_dtype)
-    own, torchs = Own(name, start, "triton", shift=shift), Torchs(name, start, lr=1e-2)
+def test_the_kernels_are_as_accurate_as_pytorch(name, backend, gradient_dtype, length, shift, backend_device):
+    start, gradients = start_and_gradients(length, backend_device, gradient_dtype=gradient_dtype)
+    own, torchs = Own(name, start, backend, shift=shift), Torchs(name, start, lr=1e-2)
     exact = Torchs(name, start.double(), lr=1e-2)
     for gradient in gradients:
         own.step(gradient, learning_rate=1e-2)
@@ -136,11 +151,11 @@ def test_the_kernels_are_as_accurate_as_pytorch(name, gradient_dtype, length, sh
     own.assert_nothing_else_was_written()
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@every_backend
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
-def test_a_learning_rate_in_the_devices_memory_is_that_of_every_step(name, backend, triton_device):
-    start, gradients = start_and_gradients(1001, triton_device)
-    rate, own = torch.tensor(0.0, device=triton_device), Own(name, start, backend)
+def test_a_learning_rate_in_the_devices_memory_is_that_of_every_step(name, backend, backend_device):
+    start, gradients = start_and_gradients(1001, backend_device)
+    rate, own = torch.tensor(0.0, device=backend_device), Own(name, start, backend)
     exact = Torchs(name, start.double(), lr=1.0)
     for number, gradient in enumerate(gradients):
         exact.optimizer.param_groups[0]["lr"] = 1e-2 / (1 + number)
@@ -163,12 +178,12 @@ def rounded(parameter, dtype, backend):
     return parameter.to(dtype)
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@every_backend
 @pytest.mark.parametrize("copy_dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
-def test_the_copy_is_the_rounded_parameter(name, copy_dtype, backend, triton_device):
+def test_the_copy_is_the_rounded_parameter(name, copy_dtype, backend, backend_device):
     for length in (1024, 3001):  # read and written 16 bytes at a time, and one by one
-        start, gradients = start_and_gradients(length, triton_device)
+        start, gradients = start_and_gradients(length, backend_device)
         own, without = Own(name, start, backend, copy_dtype), Own(name, start, backend)
         for gradient in gradients[:3]:
             own.step(gradient, learning_rate=1e-2)
@@ -188,14 +203,14 @@ def test_gradients_in_half_precision_are_what_they_are_in_float32(name, device):
     assert torch.equal(half.parameter, single.parameter)
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
-def test_bias_correction_keeps_its_digits(backend, triton_device):
+@every_backend
+def test_bias_correction_keeps_its_digits(backend, backend_device):
     """A correction in float32 would lose them: 1 - 0.999 is off by 5e-5, and 1 - 0.9999 by 5e-4."""
-    g = torch.tensor([1e-3, -2.0, 30.0], device=triton_device)
+    g = torch.tensor([1e-3, -2.0, 30.0], device=backend_device)
     for beta1, number in product((0.0, 0.5, 0.9, 0.99), (1, 2, 40, 693, 10**7)):
         beta2 = 1 - (1 - beta1) / 100
         parameter, average, square_average = (torch.zeros_like(g) for _ in range(3))
-        step = torch.tensor(float(number), device=triton_device)
+        step = torch.tensor(float(number), device=backend_device)
         options = {"learning_rate": 0.1, "beta1": beta1, "beta2": beta2, "backend": backend}
         adam_(parameter, g, average, square_average, step, **options)
         m, v = (1 - beta1) * g.double(), (1 - beta2) * g.double() ** 2
@@ -204,9 +219,9 @@ def test_bias_correction_keeps_its_digits(backend, triton_device):
         assert ((parameter.double() - expected) / expected).abs().max() <= 1e-6, (beta1, number)
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
-def test_every_option_is_obeyed(backend, triton_device):
-    start, gradients = start_and_gradients(100, triton_device)
+@every_backend
+def test_every_option_is_obeyed(backend, backend_device):
+    start, gradients = start_and_gradients(100, backend_device)
     gradients = gradients.clamp(-1, 1)
     for name, mine, torchs in (
         ("rmsprop", {"alpha": 0.6, "eps": 0.3}, {"alpha": 0.6, "eps": 0.3}),
@@ -219,17 +234,19 @@ def test_every_option_is_obeyed(backend, triton_device):
         torch.testing.assert_close(own.parameter.double(), exact.parameter.detach(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@every_backend
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
-def test_nothing_at_all(name, backend, triton_device):
-    Own(name, torch.zeros(0, device=triton_device), backend).step(torch.zeros(0, device=triton_device), learning_rate=1)
+def test_nothing_at_all(name, backend, backend_device):
+    Own(name, torch.zeros(0, device=backend_device), backend).step(
+        torch.zeros(0, device=backend_device), learning_rate=1
+    )
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
-def test_autograd_learns_of_the_change(backend, triton_device):
-    own = Own("rmsprop", torch.ones(5, device=triton_device), backend)
+@every_backend
+def test_autograd_learns_of_the_change(backend, backend_device):
+    own = Own("rmsprop", torch.ones(5, device=backend_device), backend)
     versions = [tensor._version for tensor in (own.parameter, *own.averages)]
-    own.step(torch.ones(5, device=triton_device), learning_rate=1.0)
+    own.step(torch.ones(5, device=backend_device), learning_rate=1.0)
     changed = [tensor._version for tensor in (own.parameter, *own.averages)]
     assert all(after > before for before, after in zip(versions, changed, strict=True))
 
@@ -278,7 +295,7 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize(
     ("parameter", "gradient", "copy", "message"),
     [
-        (torch.float64, torch.float32, None, "takes float32 parameters, and these are torch.float64"),
+        (torch.float64, torch.float32, None, "takes float32 parameters, and these"),
         (torch.float32, torch.float64, None, "takes gradients in float32, bfloat16 and float16"),
         (torch.float32, torch.float32, torch.float32, "writes copies in bfloat16 and float16"),
     ],
@@ -289,6 +306,25 @@ def test_the_kernels_refuse_what_they_cannot_take(parameter, gradient, copy, mes
     options = {"learning_rate": 1.0, "copy": c, "backend": "triton"}
     with pytest.raises(BackendError, match=message):
         rmsprop_(p, torch.zeros(6, dtype=gradient, device=triton_device), v, **options)
+
+
+@pytest.mark.skipif(WHY_NOT_LOADED is not None, reason=str(WHY_NOT_LOADED))
+@pytest.mark.parametrize(
+    ("parameter", "gradient", "copy", "message"),
+    [
+        (torch.float64, torch.float32, None, "takes float32 parameters, and these"),
+        (torch.float32, torch.float64, None, "takes gradients in float32, bfloat16, float16, and these"),
+        (torch.float32, torch.float32, torch.float64, "takes copies in float32, bfloat16, float16"),
+    ],
+)
+def test_the_cpu_kernels_leave_other_dtypes_to_pytorch(parameter, gradient, copy, message):
+    p, v, g = torch.zeros(6, dtype=parameter), torch.zeros(6, dtype=parameter), torch.ones(6, dtype=gradient)
+    options = {"learning_rate": 1.0, "copy": copy and torch.zeros(6, dtype=copy)}
+    with pytest.raises(BackendError, match=message):
+        rmsprop_(p, g, v, backend="cpu", **options)
+    assert torch.equal(p, torch.zeros(6, dtype=parameter))
+    rmsprop_(p, g, v, **options)
+    assert (p < 0).all()
 
 
 @needs_triton
