@@ -271,7 +271,7 @@ def test_an_algorithm_leaves_the_directions_that_it_lacks_to_direct_and_algorith
         ("many channels", "pairs", "algorithm 'pairs' cannot be used: it has room for 3 channels, and x has 6"),
         ("odd videos", "images", "algorithm 'images' cannot be used: 5 frames are not halves"),
         ("wide videos", "images", "cannot be used: it is not for 6 channels and 32 output channels"),
-        ("wide images", "phases", "cannot be used: it is for fewer than 16 output channels, and y has 16"),
+        ("wide images", "phases", "cannot be used: on a CPU it is for fewer than 16 output channels, and y has 16"),
         ("colors", "four gray pixels", "cannot be used: it is for one output channel, and y has 3"),
         ("odd videos", "blocks", r"algorithm 'blocks' cannot be used: \[5, 7, 9\] are not blocks of 2"),
         ("many channels", "blocks", "algorithm 'blocks' cannot be used: it is for fewer than 4 channels, and x has 6"),

@@ -10,7 +10,7 @@ import torch
 
 from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct
 
-_MANY = 16  # output channels with which the library is as fast as "phases"
+_MANY = 16  # output channels with which a CPU's library is as fast as "phases"
 
 
 def conv_transpose2d_doubling(
@@ -52,7 +52,9 @@ def _phases_forward(x, weight, bias):
 
 def _not_phases(x, weight):
     out = weight.shape[1]
-    return f"it is for fewer than {_MANY} output channels, and y has {out}" if out >= _MANY else None
+    if x.is_cpu and out >= _MANY:
+        return f"on a CPU it is for fewer than {_MANY} output channels, and y has {out}"
+    return None
 
 
 ALGORITHMS = {
