@@ -129,6 +129,7 @@ void adam(std::int64_t count, Address parameter, Address gradient, Type gradient
     step.average = pointer<float>(average);
     step.size = static_cast<float>(size);
     step.root = static_cast<float>(root);
+    step.beta1 = static_cast<float>(beta1);
     step.one_minus_beta1 = static_cast<float>(1 - beta1);
     step.beta2 = static_cast<float>(beta2);
     step.one_minus_beta2 = static_cast<float>(1 - beta2);

@@ -77,6 +77,7 @@ struct Adam : OptimizerStep {
     float* average;
     float size;  // learning rate / (1 − β₁ᵗ)
     float root;  // √(1 − β₂ᵗ)
+    float beta1;
     float one_minus_beta1;
     float beta2;
     float one_minus_beta2;

@@ -1,7 +1,7 @@
 // A step of RMSprop and of Adam, in place: each value is read and written once.
 //
 //     RMSprop   v ← α·v + (1 − α)·g²           p ← p − lr·g / (√v + ε)
-//     Adam      m ← m + (1 − β₁)·(g − m)
+//     Adam      m ← β₁·m + (1 − β₁)·g
 //               v ← β₂·v + (1 − β₂)·g²         p ← p − size·m / (√v / root + ε)
 #pragma once
 
@@ -94,7 +94,7 @@ void adam(const Adam& step, int threads) {
         const Parameters g = at.read(step.gradient, step.gradient_type),
                          v = at.read(step.square_average, Type::float32);
         const Parameters m = at.read(step.average, Type::float32), p = at.read(step.parameter, Type::float32);
-        const Parameters new_m = m + (g - m) * step.one_minus_beta1;
+        const Parameters new_m = m * step.beta1 + g * step.one_minus_beta1;
         const Parameters new_v = v * step.beta2 + g * g * step.one_minus_beta2;
         at.write(step.average, Type::float32, new_m);
         // Multiplied: a division less, and rounding as small as that of the quotient.

@@ -358,3 +358,16 @@ def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
         assert entry["registers"] <= 64, entry
         length = list(entry["signature"]).index("count")
         assert entry["widest_load"] == (16 if length in entry["divisible"] else 4), entry
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu", pytest.param("triton", marks=needs_triton)])
+def test_without_momentum_adam_forgets_large_gradients(backend, triton_device):
+    """A sum of a difference, m + (g - m), would keep the rounding of the largest gradient."""
+    device = triton_device if backend == "triton" else torch.device("cpu")
+    state = [torch.zeros(70, device=device) for _ in range(3)]
+    options = {"learning_rate": 0.1, "beta1": 0.0, "beta2": 0.9, "backend": backend}
+    for number, value in enumerate((1.2e4, 1.2, 1.2e-4), 1):
+        gradient = torch.full((70,), value, device=device)
+        step = torch.full((), float(number), device=device)
+        adam_(state[0], gradient, *state[1:], step, **options)
+        torch.testing.assert_close(state[1], gradient, rtol=1e-6, atol=0)

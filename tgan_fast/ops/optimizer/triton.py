@@ -46,7 +46,7 @@ def rmsprop_kernel(
 @triton.jit
 def adam_kernel(
     parameter, gradient, average, square_average, step, copy, count,
-    learning_rate, one_minus_beta1, beta2, one_minus_beta2, log_beta1, log_beta2, eps,
+    learning_rate, beta1, one_minus_beta1, beta2, one_minus_beta2, log_beta1, log_beta2, eps,
     RATE_IN_MEMORY: tl.constexpr,
 ):  # fmt: skip
     """Take a step with the arguments of `rmsprop_kernel`; `step` points to a float32."""
@@ -58,8 +58,7 @@ def adam_kernel(
     inside = offsets < count
     p = tl.load(parameter + offsets, inside)
     g = tl.load(gradient + offsets, inside).to(tl.float32)
-    m = tl.load(average + offsets, inside)
-    m += one_minus_beta1 * (g - m)
+    m = beta1 * tl.load(average + offsets, inside) + one_minus_beta1 * g
     v = beta2 * tl.load(square_average + offsets, inside) + one_minus_beta2 * g * g
     p -= tl.div_rn(size * m, tl.div_rn(tl.sqrt_rn(v), root) + eps)
     tl.store(average + offsets, m, inside)
@@ -111,7 +110,7 @@ def adam(parameter, gradient, average, square_average, step, copy, learning_rate
     """Take a step as `adam_` of the package."""
     tensors = parameter, gradient, average, square_average, step, copy
     logarithms = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
-    _launch(adam_kernel, parameter, tensors, learning_rate, 1 - beta1, beta2, 1 - beta2, *logarithms, eps)
+    _launch(adam_kernel, parameter, tensors, learning_rate, beta1, 1 - beta1, beta2, 1 - beta2, *logarithms, eps)
     torch.autograd.graph.increment_version([t for t in (parameter, average, square_average, copy) if t is not None])
 
 
