@@ -314,3 +314,13 @@ def test_a_backend_asked_for_by_name_never_falls_back():
 def test_auto_is_available_everywhere(device):
     weight = 3 * torch.randn(4, 9, device=device)
     assert relative_error(singular_value_clip(weight), clipped_by_svd(weight, 1.0)) <= 1e-7
+
+
+@pytest.mark.parametrize("largest", [1 + 1e-6, 1.001, 1.005, 1.2], ids=str)
+@pytest.mark.parametrize("shape", [(128, 2048), (256, 4096), (40, 90)], ids=str)
+def test_equal_entries_are_clipped_to_rounding(shape, largest):
+    """Their rounding errors add up, and the largest singular value may be just above the threshold."""
+    for weight in (torch.ones(shape), torch.ones(shape) + 0.01 * torch.randn(shape), torch.rand(shape)):
+        weight = weight * (largest / torch.linalg.matrix_norm(weight.double(), 2)).float()
+        clipped = singular_value_clip(weight).double()
+        assert abs(torch.linalg.matrix_norm(clipped, 2).item() - 1) <= 2e-7

@@ -33,8 +33,7 @@ _LARGEST_FOR_FLOAT32 = 1.5
 # 1.3e-7·t² at σ₁ = 1.4·t, which moves σ by half of that.
 _WIDE = 16
 _BLUR = 2.0**-23  # in σ²/t²; what lies less above the threshold may be such rounding, and stays
-# Largest σ₁²/t² up to which the eigenvectors may be those of float32. Their error counts only as far as 1 − t/σ does:
-# up to 1e-7·t in σ was measured below this limit, and up to 4e-7·t at σ₁ = 1.2·t.
+# Largest σ₁²/t² up to which the eigenvectors may be those of float32. Their error counts only as far as 1 − t/σ does.
 _LARGEST_SQUARE_FOR_FLOAT32_VECTORS = 1.02
 # Largest error of R·W in float32, of the norm of W: as much as rounding of W.
 _LARGEST_ERROR = 6e-8
@@ -120,10 +119,14 @@ def _clip_by_gram(wide, gram, largest, blur=0.0):
     # Eigenvalues are those of G/t² − I from here on: float32 then rounds those near the threshold least.
     in_float32 = _is_single_on_cpu(wide) and longest <= _LARGEST_SQUARE_FOR_FLOAT32_VECTORS
     eigenvalues, u = torch.linalg.eigh(gram.float() if in_float32 else gram)
-    top = 1 + eigenvalues[-1].item()
+    if in_float32:
+        # The vectors' Rayleigh quotients: the error of float32 eigenvalues is that of the largest one in magnitude.
+        v = u.double()
+        eigenvalues = (((gram @ v) * v).sum(0) / v.square().sum(0)).float()
+    top = 1 + eigenvalues.max().item()
     if in_float32 and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
         eigenvalues, u = torch.linalg.eigh(gram)
-        top = 1 + eigenvalues[-1].item()
+        top = 1 + eigenvalues.max().item()
     if top > largest**2:
         return False
     if top > 1:
@@ -140,12 +143,12 @@ def _is_below(a, bound):
 
 def _subtract(wide, eigenvalues, u, top):
     """Subtract R·W, from the eigenvalues and vectors of G/t² − I; `top` is σ₁²/t²."""
-    count = eigenvalues.gt(0).sum().item()
-    v = u[:, -count:]
+    too_large = eigenvalues > 0
+    v = u[:, too_large]
     # t/σ − 1 = (1 + x)^(-1/2) − 1, without the cancellation that float32 would show.
-    scaled = v * torch.expm1(-0.5 * torch.log1p(eigenvalues[-count:]))
+    scaled = v * torch.expm1(-0.5 * torch.log1p(eigenvalues[too_large]))
     # −R = V·D·Vᵀ is cheaper in two factors where few singular values are too large.
-    factors = [v.mT, scaled] if 2 * count <= len(v) else [scaled @ v.mT]
+    factors = [v.mT, scaled] if 2 * v.shape[1] <= len(v) else [scaled @ v.mT]
     single = wide.dtype != torch.float64 and top <= _LARGEST_FOR_FLOAT32**2
     if single and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
         # Sums of equal terms round in one direction, which some columns show.
