@@ -7,6 +7,12 @@ namespace tgan_fast::cpu {
 namespace {
 
 OpenMP openmp;
+bool is_forked = false;
+// From the beginning: the parent may have used its threads before it uses these kernels.
+const int registered = pthread_atfork(nullptr, nullptr, [] {
+    openmp = {};
+    is_forked = true;
+});
 
 struct Call {
     void (*body)(void*, const Team&);
@@ -16,9 +22,8 @@ struct Call {
 }  // namespace
 
 void use_openmp(const OpenMP& functions) {
-    openmp = functions;
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { openmp = {}; });
     (void)registered;
+    if (!is_forked) openmp = functions;
 }
 
 void run_team(int threads, void (*body)(void*, const Team&), void* argument) {
