@@ -62,7 +62,7 @@ CUDA_UNITS = [Unit(name, f"csrc/cuda/{name}") for name in ("singular_value_clip.
 
 def cpp_compiler():
     """Return the command of the C++ compiler, as a list."""
-    return shlex.split(os.environ.get("CXX") or "c++")
+    return shlex.split(os.environ.get("CXX", "")) or ["c++"]
 
 
 def why_without_cpu():

@@ -192,7 +192,7 @@ class BatchNormKernel {
             double* __restrict const rstd = call_.rstd + group * channels_;  // Σ (x − mean)² until it is complete
             double count = 0;
             for (std::int64_t slice = 0; slice < slices_.slices(); ++slice) {
-                const double* __restrict const means = sums(group, slice), * __restrict const squares =
+                const double* __restrict const means = sums(group, slice), *__restrict const squares =
                                                                                means + channels_;
                 const double more = static_cast<double>(slices_.values(slice)), share = more / (count + more);
                 if (slice == 0)
@@ -222,7 +222,7 @@ class BatchNormKernel {
 
     // Takes the running statistics of these channels for those of the batch.
     void take_statistics(const BatchNormForward& call, std::int64_t begin, std::int64_t end) const {
-        double* __restrict const mean = call_.mean, * __restrict const rstd = call_.rstd;
+        double* __restrict const mean = call_.mean, *__restrict const rstd = call_.rstd;
         const Value* __restrict const running_mean = static_cast<const Value*>(call.running_mean);
         const Value* __restrict const running_var = static_cast<const Value*>(call.running_var);
         for (std::int64_t c = begin; c < end; ++c) {
@@ -240,7 +240,7 @@ class BatchNormKernel {
         for (std::int64_t group = 0; group < groups_; ++group) {
             const double* __restrict const mean = call_.mean + group * channels_;
             const double* __restrict const rstd = call_.rstd + group * channels_;
-            Value* __restrict const means = constants(group, kMean), * __restrict const scales =
+            Value* __restrict const means = constants(group, kMean), *__restrict const scales =
                                                                          constants(group, kScale);
             Value* __restrict const biases = constants(group, kBias);
             for (std::int64_t c = begin; c < end; ++c) {
@@ -319,7 +319,7 @@ class BatchNormKernel {
     // dx = (g + (x − mean)·factor + offset)·scale.
     void finish_gradients(const BatchNormBackward& call, std::int64_t begin, std::int64_t end) const {
         const double inverse = call_.training ? 1 / static_cast<double>(slices_.values()) : 0;
-        double* __restrict const dbias = sums(0, 0), * __restrict const dweight = dbias + channels_;
+        double *const dbias = sums(0, 0), *const dweight = dbias + channels_;
         for (std::int64_t group = 0; group < groups_; ++group) {
             double *const sums_g = sums(group, 0), *const sums_gx = sums_g + channels_;
             for (std::int64_t slice = 1; slice < slices_.slices(); ++slice) {
@@ -329,7 +329,7 @@ class BatchNormKernel {
             const double* __restrict const mean = call_.mean + group * channels_;
             const double* __restrict const rstd = call_.rstd + group * channels_;
             const Value* __restrict const means = constants(group, kMean);
-            Value* __restrict const factors = constants(group, kFactor), * __restrict const offsets =
+            Value* __restrict const factors = constants(group, kFactor), *__restrict const offsets =
                                                                              constants(group, kOffset);
             for (std::int64_t c = begin; c < end; ++c) {
                 const double rounding = mean[c] - means[c], sum_g = sums_g[c], sum_gx = sums_gx[c] - rounding * sum_g;

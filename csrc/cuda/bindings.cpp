@@ -61,7 +61,7 @@ std::tuple<int, std::string> prepare(int device) {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
-    module.doc() = "CUDA kernels of tgan_fast; csrc/singular_value_clip.h describes them.";
+    module.doc() = "CUDA kernels of tgan_fast; csrc/cuda/singular_value_clip.h describes them.";
     module.def("prepare", &prepare, py::arg("device"),
                "Prepares the kernels on a device, once; returns the largest min(rows, columns) that they take, and why "
                "they cannot run there, or \"\".");

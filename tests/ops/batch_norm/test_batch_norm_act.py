@@ -10,7 +10,7 @@ import torch
 from support.pairwise import covering
 from torch import nn
 
-from tgan_fast.ops import BackendError, batch_norm_act
+from tgan_fast.ops import BackendError, backends, batch_norm_act
 
 SHAPES = {
     "two-rows": (2, 5),
@@ -357,3 +357,46 @@ def test_the_kernels_on_a_gpu_take_no_tensor_of_the_cpu():
         pytest.skip("without a GPU they run in Triton's interpreter, on the CPU")
     with pytest.raises(BackendError, match="it runs on a GPU, and x is on cpu"):
         batch_norm_act(torch.ones(4, 3), None, None, backend="triton")
+
+
+def large_inputs(*dtypes):
+    """Return more values than PyTorch's own operations take on a CPU, and the vectors of an evaluation."""
+    x_dtype, dtype = dtypes or (torch.float32, torch.float32)
+    x = torch.randn(64, 16, 16, 17).to(x_dtype)
+    return x, *((torch.rand(16) + 0.5).to(dtype) for _ in range(4))
+
+
+def test_what_reads_no_memory_takes_pytorchs_operations():
+    """A trace, a tangent and a view of negative numbers are not in the memory that the CPU kernels read."""
+    x, *vectors = large_inputs()
+
+    def evaluate(x):
+        return batch_norm_act(x, *vectors, training=False)
+
+    traced = torch.jit.trace(evaluate, x, check_trace=False)
+    other = torch.randn_like(x)
+    torch.testing.assert_close(traced(other), evaluate(other), rtol=1e-5, atol=1e-6)
+    with torch.autograd.forward_ad.dual_level():
+        dual = evaluate(torch.autograd.forward_ad.make_dual(x, other))
+        assert torch.autograd.forward_ad.unpack_dual(dual).tangent is not None
+    torch.testing.assert_close(evaluate(torch._neg_view(x)), evaluate(-x), rtol=1e-5, atol=1e-6)
+
+
+def test_batched_gradients_are_refused():
+    x, weight, bias, *_ = large_inputs()
+    y = batch_norm_act(x.requires_grad_(), weight, bias)
+    with pytest.raises(RuntimeError, match="one gradient at a time: use native_ops"):
+        torch.autograd.grad(y, x, torch.randn(2, *x.shape), is_grads_batched=True)
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float64, torch.float32), (torch.float32, torch.float64), (torch.bfloat16, torch.float64)], ids=str
+)
+def test_dtypes_may_differ_whatever_the_size(dtypes):
+    if backends()["batch_norm_act"]["cpu"] != "available":
+        pytest.skip("PyTorch's own operations take fewer dtypes")
+    x, *vectors = large_inputs(*dtypes)
+    y = batch_norm_act(x, *vectors, training=False)
+    few = batch_norm_act(x[:2], *vectors, training=False)
+    assert y.dtype == few.dtype == x.dtype
+    torch.testing.assert_close(few, y[:2])

@@ -81,7 +81,7 @@ def batch_norm_act(
         raise ValueError(f"negative_slope must be finite and is {negative_slope}")
     if uses_native_ops():
         backend = _native_backend(backend, training, process_group)
-    elif backend == "auto" and x.is_cpu and x.numel() <= _SMALL and groups == 1 and x.is_contiguous():
+    elif backend == "auto" and groups == 1 and _is_small(x, weight, bias, running_mean, running_var):
         backend = "torch"
     synchronized = training and process_group is not None
     why_not = {"triton": lambda: _why_not_triton(x), "cpu": lambda: _why_not_cpu(x, synchronized)}
@@ -101,6 +101,16 @@ def batch_norm_act(
             chosen, x, weight, bias, running_mean, running_var, num_batches_tracked, *options
         )
     return _torch_impl(x, weight, bias, running_mean, running_var, num_batches_tracked, *options)
+
+
+def _is_small(x, *vectors):
+    """Return whether PyTorch's own operations are faster than the CPU kernels; other dtypes they may not take."""
+    return (
+        x.is_cpu
+        and x.numel() <= _SMALL
+        and x.is_contiguous()
+        and all(vector is None or vector.dtype == x.dtype for vector in vectors)
+    )
 
 
 def _native_backend(backend, training, process_group):

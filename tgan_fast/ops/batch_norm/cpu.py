@@ -37,11 +37,15 @@ def evaluate(x, mean, var, weight, bias, negative_slope, eps):
 
 def backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
     """Return dx, dweight and dbias, empty where not wanted: of training given rstd, of evaluation given var."""
+    try:
+        dy.data_ptr()
+    except RuntimeError:
+        raise RuntimeError("batch_norm_act takes one gradient at a time: use native_ops for is_grads_batched") from None
     training = var is None
     if not training:
         mean, rstd = mean.double(), (var.double() + eps).rsqrt()
     geometry = geometry_of(x, mean.numel() // x.shape[1])
-    dy = to_layout(dy, geometry.channels_last)
+    dy = to_layout(dy.resolve_neg(), geometry.channels_last)
     dx = empty_output(x, geometry) if want_x else x.new_empty(0)
     dweight, dbias = (
         torch.empty_like(parameter) if want else x.new_empty(0)
