@@ -3,7 +3,8 @@
     python -m benchmarks.bench_batch_norm_act --device cuda
 
 GB/s count the bytes that two passes over the tensors need, whatever a contender really moves: forward reads x twice and
-writes y, backward reads x and dy twice and writes dx.
+writes y, backward reads x and dy twice and writes dx. On a CPU a call costs some 70 µs in Python before the kernel
+starts, where eager PyTorch needs half as much: tensors of less than 100,000 values show little else.
 """
 
 from collections.abc import Callable
