@@ -44,6 +44,11 @@ class Labeled:
         return np.zeros((16, 64, 64, 3), np.uint8), self.labels[index]
 
 
+def clip_threads():
+    """Return the threads of feeds: those of other tests may not have been collected yet."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("clips")}
+
+
 def first_videos(feed, count=7, start=0):
     return [feed.read(batch.clips).cpu() for batch in itertools.islice(feed.batches(start), count)]
 
@@ -249,10 +254,11 @@ def test_class_numbers_may_be_integers_of_any_kind(device, labels):
 )
 def test_a_label_that_is_no_class_number_is_named_where_labels_are_asked_for(device, label, message):
     dataset, options = Labeled([0, 1, 2, label]), OPTIONS | {"device": device}
+    before = clip_threads()
     feed = open_feed(dataset, **options, labeled=True)
     with pytest.raises(InputError, match=message):
         next(feed.batches())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
+    assert not clip_threads() - before
     assert len(first_videos(open_feed(dataset, **options), 2)) == 2
 
 
@@ -400,10 +406,11 @@ class Broken(Clips):
     ],
 )
 def test_a_clip_unlike_the_first_is_named_and_no_thread_is_left(device, clip, message):
+    before = clip_threads()
     feed = open_feed(Broken(clip), **(OPTIONS | {"device": device}), workers=2)
     with pytest.raises(InputError, match=message):
         first_videos(feed)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
+    assert not clip_threads() - before
 
 
 @pytest.mark.parametrize(

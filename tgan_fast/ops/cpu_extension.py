@@ -39,10 +39,10 @@ def why_not_tensor(x: torch.Tensor) -> str | None:
     """Return why the kernels cannot read the memory of a CPU's tensor, or None if they can."""
     if type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         return f"it takes plain tensors, not a {type(x).__name__}"
+    if torch.compiler.is_compiling():
+        return None
     if x.is_neg():
         return "it takes no views of negative numbers"
     if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         return "it cannot be used within torch.func's transforms or forward-mode differentiation"
-    if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
-        return "torch.jit cannot trace it"
-    return None
+    return None if torch._C._get_tracing_state() is None else "torch.jit cannot trace it"

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tgan_fast.ops import batch_norm_act
+from tgan_fast.ops.batch_norm.autograd import launchers
 from tgan_fast.ops.batch_norm.geometry import to_walkable
 from tgan_fast.ops.cpu_extension import WHY_NOT_LOADED
 from tgan_fast.ops.dispatch import TRITON_IS_INSTALLED
@@ -479,9 +480,11 @@ def test_registered_operations_keep_their_promises(layout, backend, device):
     check(torch.ops.tgan_fast.batch_norm_act_train, (backend, x, weight, bias, mean, var, count, 0.1, EPS, 0.2, 2))
     check(torch.ops.tgan_fast.batch_norm_act_train, (backend, x, None, None, None, None, None, None, EPS, 0.2, 1))
     check(torch.ops.tgan_fast.batch_norm_act_evaluate, (backend, x, mean, var, weight, bias, 0.2, EPS))
+    dtype = launchers(backend).STATISTICS_DTYPE
+    of_batch, of_running = (mean[None].to(dtype), var[None].to(dtype), None), (mean[None], None, var[None])
     for wanted in ((True, True, True), (True, False, False), (False, True, False)):
-        for rstd_or_var in ((var[None], None), (None, var[None])):
-            arguments = backend, x, x, mean[None], *rstd_or_var, weight, bias, 0.2, EPS, *wanted
+        for statistics in (of_batch, of_running):
+            arguments = backend, x, x, *statistics, weight, bias, 0.2, EPS, *wanted
             check(torch.ops.tgan_fast.batch_norm_act_backward, arguments)
 
 
