@@ -188,8 +188,9 @@ def _chapter(device, folder):
 
 def iteration_picture(name: str, groups: list[dict]) -> bytes:
     """Draw a bar for each group of a device's iteration, the longest at the top, its floor within it."""
-    groups = sorted((group for group in groups if group["seconds"]), key=lambda group: group["seconds"])
     total = sum(group["seconds"] for group in groups)
+    # Where a profiler slows down the operations, what is left for gaps is less than nothing.
+    groups = sorted((group for group in groups if group["seconds"] > 0), key=lambda group: group["seconds"])
     # So wide that text is about as large as around it in README.md.
     figure = Figure(figsize=(9, 0.34 * len(groups) + 1.2), dpi=150, layout="constrained")
     title = f"tgan_fast on {name}: {seconds(total)} an iteration"
