@@ -12,9 +12,18 @@ from support import simulated_streams
 
 from tgan_fast.data.prefetch import Filling, TensorSpec, batches_ahead, filled_ahead, made_ahead, uploaded_ahead
 
+OTHERS = set()
+
+
+@pytest.fixture(autouse=True)
+def _others():
+    """Remember the threads that tests before left, which may not have been collected yet."""
+    OTHERS.clear()
+    OTHERS.update(threads())
+
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("clips") and thread not in OTHERS]
 
 
 def pattern(k, size=1000):
