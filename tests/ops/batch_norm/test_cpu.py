@@ -1,4 +1,4 @@
-"""What only the C++ kernels of batch norm have: instruction sets, threads, float64, and memory of other strides."""
+"""Tests of the C++ kernels of batch norm alone: instruction sets, threads, float64, and memory of other strides."""
 
 from itertools import product
 

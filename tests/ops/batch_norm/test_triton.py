@@ -1,4 +1,4 @@
-"""What only the Triton kernels of batch norm have; natively on a GPU and in Triton's interpreter without one."""
+"""Tests of the Triton kernels of batch norm alone, natively on a GPU and in Triton's interpreter without one."""
 
 import pytest
 import torch
