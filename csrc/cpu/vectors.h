@@ -43,9 +43,12 @@ INLINE To same_bits(const From& from) {
 // A stored dtype: what it is computed in, and how a vector is read from and written to memory, which need not be
 // aligned.
 template <typename T>
-struct Stored {
+struct Stored;
+
+template <typename T, typename VectorOfT>
+struct StoredAsComputed {
     using Value = T;
-    using Vector = Floats;
+    using Vector = VectorOfT;
     static INLINE Vector load(const void* from) {
         Vector vector;
         std::memcpy(&vector, from, sizeof vector);
@@ -55,16 +58,10 @@ struct Stored {
 };
 
 template <>
-struct Stored<double> {
-    using Value = double;
-    using Vector = Doubles;
-    static INLINE Vector load(const void* from) {
-        Vector vector;
-        std::memcpy(&vector, from, sizeof vector);
-        return vector;
-    }
-    static INLINE void store(void* to, const Vector& vector) { std::memcpy(to, &vector, sizeof vector); }
-};
+struct Stored<float> : StoredAsComputed<float, Floats> {};
+
+template <>
+struct Stored<double> : StoredAsComputed<double, Doubles> {};
 
 INLINE Words load_halves(const void* from) {
     HalfWords halves;

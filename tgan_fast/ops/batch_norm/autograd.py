@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tgan_fast.ops.batch_norm import cpu
-from tgan_fast.ops.batch_norm.geometry import empty_output, to_walkable
+from tgan_fast.ops.batch_norm.geometry import empty_gradient, empty_output, to_walkable
 
 
 def launchers(backend: str) -> ModuleType:
@@ -155,8 +155,4 @@ def _(backend, x, mean, var, weight, bias, negative_slope, eps):
 @_backward_operation.register_fake
 def _(backend, dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
     dx = empty_output(x) if want_x else x.new_empty(0)
-    dweight, dbias = (
-        torch.empty_like(parameter) if want else x.new_empty(0)
-        for parameter, want in ((weight, want_weight), (bias, want_bias))
-    )
-    return dx, dweight, dbias
+    return dx, empty_gradient(x, weight, want_weight), empty_gradient(x, bias, want_bias)

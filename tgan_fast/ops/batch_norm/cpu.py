@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import Tensor
 
-from tgan_fast.ops.batch_norm.geometry import empty_output, geometry_of, strides_of, to_layout
+from tgan_fast.ops.batch_norm.geometry import empty_gradient, empty_output, geometry_of, strides_of, to_layout
 from tgan_fast.ops.cpu_extension import extension, why_not_tensor
 
 _TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -47,10 +47,7 @@ def backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, 
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     dy = to_layout(dy.resolve_neg(), geometry.channels_last)
     dx = empty_output(x, geometry) if want_x else x.new_empty(0)
-    dweight, dbias = (
-        torch.empty_like(parameter) if want else x.new_empty(0)
-        for parameter, want in ((weight, want_weight), (bias, want_bias))
-    )
+    dweight, dbias = empty_gradient(x, weight, want_weight), empty_gradient(x, bias, want_bias)
     extension().batch_norm_backward(
         _layout(geometry, x.dtype, x.shape, x.stride(), dy.stride()),
         x.data_ptr(),

@@ -52,6 +52,11 @@ def empty_output(x: torch.Tensor, geometry: Geometry | None = None) -> torch.Ten
     return x.new_empty(x.shape)
 
 
+def empty_gradient(x: torch.Tensor, parameter: torch.Tensor | None, wanted: bool) -> torch.Tensor:
+    """Return an uninitialized gradient of a parameter, or an empty tensor where it is not wanted."""
+    return torch.empty_like(parameter) if wanted and parameter is not None else x.new_empty(0)
+
+
 def strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
     """Return the strides of a row and of a channel for each tensor."""
     return [stride for t in tensors for stride in _walk(t.shape, t.stride(), geometry.channels_last)]

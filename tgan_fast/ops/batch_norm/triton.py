@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tgan_fast.ops.batch_norm import triton_kernels as kernels
 from tgan_fast.ops.batch_norm.geometry import (
+    empty_gradient,
     empty_output,
     geometry_of,
     small_strides_of,
@@ -40,59 +41,25 @@ def channels_dtype(x: Tensor) -> None:
     """Return the dtype that weight, bias and running statistics must have; None for any."""
 
 
-def train(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    batches: Tensor | None,
-    momentum: float | None,
-    eps: float,
-    negative_slope: float,
-    groups: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def train(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, groups):
     """Return y, mean and rstd [groups, C], and update the running statistics."""
     running = running_mean, running_var, batches, momentum
     if momentum is None and batches is not None:
         batches.add_(groups)
     geometry = geometry_of(x, groups)
     if small_rows_for(geometry.values, geometry.channels_last) is not None:
-        results = _small_forward(x, weight, bias, *running, eps, negative_slope, geometry)
-    else:
-        rstd = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
-        mean = _statistics(x, groups, rstd, None, eps, *running)
-        results = normalize(x, mean, rstd, weight, bias, negative_slope), mean, rstd
-    return results
+        return _small_forward(x, weight, bias, *running, eps, negative_slope, geometry)
+    rstd = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
+    mean = _statistics(x, groups, rstd, None, eps, *running)
+    return normalize(x, mean, rstd, weight, bias, negative_slope), mean, rstd
 
 
-def evaluate(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    negative_slope: float,
-    eps: float,
-) -> Tensor:
+def evaluate(x, mean, var, weight, bias, negative_slope, eps):
     """Return y from running statistics [C]."""
     return normalize(x, mean, None, weight, bias, negative_slope, var, eps)
 
 
-def backward(
-    dy: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor | None,
-    var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    negative_slope: float,
-    eps: float,
-    want_x: bool,
-    want_weight: bool,
-    want_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
     """Return dx, dweight and dbias, empty where not wanted: of training given rstd, of evaluation given var."""
     training = var is None
     geometry = geometry_of(x, mean.numel() // x.shape[1])
@@ -158,7 +125,7 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
     strides, launch = _launch("gradient_sums", x, geometry, dy)
     partials = x.new_empty((geometry.groups, launch.splits, 2, x.shape[1]), dtype=torch.float32)
     sums = x.new_empty((geometry.groups, 2, x.shape[1]), dtype=torch.float32)
-    dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
+    dweight, dbias = empty_gradient(x, weight, want_weight), empty_gradient(x, bias, want_bias)
     with torch.cuda.device_of(x):
         kernels.gradient_sums_kernel[launch.grid](
             x, dy, partials, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols, geometry.channels,
@@ -203,7 +170,7 @@ def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum
 def _small_backward(dy, x, mean, rstd, weight, bias, negative_slope, want_x, want_weight, want_bias, geometry):
     dy = to_layout(dy, geometry.channels_last)
     dx = empty_output(x, geometry)
-    dweight, dbias = _empty_gradient(x, weight, want_weight), _empty_gradient(x, bias, want_bias)
+    dweight, dbias = empty_gradient(x, weight, want_weight), empty_gradient(x, bias, want_bias)
     grid, options = _small_launch_for("small_backward", x.element_size(), geometry)
     with torch.cuda.device_of(x):
         kernels.small_backward_kernel[grid](
@@ -212,10 +179,6 @@ def _small_backward(dy, x, mean, rstd, weight, bias, negative_slope, want_x, wan
             *small_strides_of(geometry, x, dy, dx), NEGATIVE_SLOPE=negative_slope, **options,
         )  # fmt: skip
     return dx if want_x else x.new_empty(0), dweight, dbias
-
-
-def _empty_gradient(x, parameter, wanted):
-    return torch.empty_like(parameter) if wanted else x.new_empty(0)
 
 
 class _Launch(NamedTuple):
