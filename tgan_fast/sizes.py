@@ -7,6 +7,8 @@ FEWEST_FRAMES, MOST_FRAMES = 8, 64
 IMAGE_SIZES = (16, 32, 64, 128)
 # Pixels of the first image of generators, and of the last one of discriminators.
 SMALLEST_IMAGE = 4
+# Side of the smallest moving digits in pixels.
+SMALLEST_DIGIT = 4
 
 
 def scaled(channels: int, width: float) -> int:

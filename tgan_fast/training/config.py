@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgan_fast.choices import CudaGraphMode, PrecisionOption
 from tgan_fast.errors import InputError, nearest
-from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES
+from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES, SMALLEST_DIGIT
 
 # Largest number of iterations and frames, so that sums of them stay exact. The bounds of sizes are far beyond what fits
 # into a machine: they report a typing error before it takes all memory.
@@ -69,6 +69,12 @@ class TrainingConfig(BaseModel):
         True, description="Videos: allow the clip that ends with the last frame, which the authors' code leaves out."
     )
     digits: Literal[1, 2] = Field(2, description="Moving digits: number of digits in a clip.")
+    digit_size: int | None = Field(
+        None, ge=SMALLEST_DIGIT, description="Moving digits: side of a digit in pixels; none: 7/16 of image_size."
+    )
+    digit_speed: float | None = Field(
+        None, ge=0, description="Moving digits: largest speed per axis, in pixels per frame; none: 5/64 of image_size."
+    )
     digit_images: str | None = Field(
         None, description="Moving digits: MNIST's train-images-idx3-ubyte[.gz]; none: scikit-learn's digits."
     )

@@ -24,7 +24,15 @@ def open_data(config: TrainingConfig) -> MovingDigits | VideoFrames:
     sizes = {"clip_frames": config.frames, "image_size": config.image_size}
     if config.data is None:
         scans = None if config.digit_images is None else read_digits(Path(config.digit_images))
-        return MovingDigits(digits=config.digits, channels=config.channels, seed=config.seed, scans=scans, **sizes)
+        return MovingDigits(
+            digits=config.digits,
+            digit_size=config.digit_size,
+            digit_speed=config.digit_speed,
+            channels=config.channels,
+            seed=config.seed,
+            scans=scans,
+            **sizes,
+        )
     if not Path(config.data).exists():
         raise InputError(f"there is no {config.data}: if the data has moved, give its new place with --data")
     return VideoFrames(
