@@ -100,12 +100,12 @@ def assert_goes_on_exactly(settings, config, step, batch, labels):
     torch.testing.assert_close(resumed(batch, labels), step(batch, labels), rtol=0, atol=0)
     torch.testing.assert_close(resumed.state_dict(), step.state_dict(), rtol=0, atol=0)
 
-    loaded = Checkpoint("a file", config, state, 1).generator()
+    loaded = Checkpoint("a file", config, state, 1, tells_data=True).generator()
     inputs = torch.rand(2, config.latent_dim), None if labels is None else labels[:2]
     shape = 2, config.channels, config.frames, config.image_size, config.image_size
     with torch.no_grad():
         assert loaded(*inputs).shape == shape
-    Checkpoint("a file", config, state, 1).discriminator()
+    Checkpoint("a file", config, state, 1, tells_data=True).discriminator()
 
 
 @pytest.mark.parametrize("settings", COMBINATIONS, ids=name_of)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tgan_fast.training.objectives import LeastSquares, Vanilla, Wasserstein
+from tgan_fast.training.objectives import Hinge, LeastSquares, Vanilla, Wasserstein
 from tgan_fast.training.registry import REGISTRY, lookup
 
 
@@ -17,6 +17,15 @@ def test_wasserstein(scores):
     real, fake = scores
     assert Wasserstein().discriminator(real, fake) == fake.mean() - real.mean()
     assert Wasserstein().generator(fake) == -fake.mean()
+
+
+def test_hinge_is_the_margin_loss_of_both(scores):
+    real, fake = scores / 25
+    ones = torch.ones_like(real)
+    # hinge_embedding_loss with the target −1 is max(0, margin − x).
+    expected = F.hinge_embedding_loss(real, -ones) + F.hinge_embedding_loss(-fake, -ones)
+    torch.testing.assert_close(Hinge().discriminator(real, fake), expected)
+    assert Hinge().generator(fake) == -fake.mean()
 
 
 def test_vanilla_is_cross_entropy(scores):

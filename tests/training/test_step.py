@@ -12,6 +12,7 @@ from support.operations import RefusesHostCopies
 from torch.utils.flop_counter import FlopCounterMode
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
+from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.ops.convolution.algorithms import DIRECT, TABLE
 from tgan_fast.pixels import to_videos
 from tgan_fast.training import TrainingStep
@@ -248,6 +249,21 @@ def test_the_learning_rate_falls_to_nothing(device):
     assert changes[4] == 0
 
 
+def test_the_discriminator_has_a_learning_rate_of_its_own(device):
+    # RMSprop's first step moves a weight by ten times the rate, wherever its gradient is not tiny.
+    step = fast_step(torch.float64, device, learning_rate=1e-5, discriminator_learning_rate=4e-5, clip_interval=0)
+    networks = step.generator, step.discriminator
+    before = [flat(dict(network.named_parameters())).detach() for network in networks]
+    step(next(iter(batches(torch.float64, device, 1))))
+    after = [flat(dict(network.named_parameters())).detach() for network in networks]
+    assert [(b - a).abs().max().item() for a, b in zip(before, after, strict=True)] == pytest.approx([1e-4, 4e-4], 1e-3)
+    state = step.state_dict()
+    again = fast_step(torch.float64, device, learning_rate=1e-5, discriminator_learning_rate=2e-5)
+    again.load_state_dict(state)
+    optimizers = [again.state_dict()[f"{name}_optimizer"] for name in ("generator", "discriminator")]
+    assert [optimizer["param_groups"][0]["lr"] for optimizer in optimizers] == [1e-5, 2e-5]
+
+
 def test_all_that_the_discriminator_sees_is_noisy(device):
     step = fast_step(torch.float32, device, input_noise=0.3, cuda_graph="off")
     seen = []
@@ -451,10 +467,31 @@ def test_average_of_the_weights(device):
     for a, b in zip(step.ema.parameters(), expected, strict=True):
         torch.testing.assert_close(a.data, b.data, rtol=1e-5, atol=1e-7)
         assert not a.requires_grad
-    for (name, a), b in zip(step.ema.named_buffers(), step.generator.buffers(), strict=True):
-        assert torch.equal(a, b), name
     assert not any(module.training for module in step.ema.modules())
     assert fast_step(torch.float32, device).ema is None
+
+
+def test_the_average_has_the_statistics_of_its_own_videos(device):
+    step = fast_step(torch.float32, device, ema_decay=0.9)
+    for real in batches(torch.float32, device, 3):
+        step(real)
+    live = copy.deepcopy(step.generator.state_dict())
+    random = step.state_dict()["random"]
+    latents = torch.rand(256, step.generator.latent_dim, device=device) * 2 - 1
+    expected = copy.deepcopy(step.ema).train()
+    norms = [module for module in expected.modules() if isinstance(module, BATCH_NORMS)]
+    for norm in norms:
+        norm.momentum = 1.0
+    expected.frames(latents)
+    for norm, own in zip(norms, (m for m in step.ema.modules() if isinstance(m, BATCH_NORMS)), strict=True):
+        assert own.momentum == 0.1
+        # Means of 256 videos have an error of 1/16 of the standard deviation, each of the two.
+        errors = (own.running_mean - norm.running_mean) / norm.running_var.sqrt()
+        assert errors.square().mean().sqrt() < 2 * 2**0.5 / 16
+        assert (own.running_var / norm.running_var).log().abs().mean() < 0.2
+    for name, value in step.generator.state_dict().items():
+        assert torch.equal(value, live[name]), name
+    assert torch.equal(step.state_dict()["random"], random)
 
 
 @pytest.mark.parametrize("options", [{}, {"shared_fakes": True, "ema_decay": 0.9}], ids=str)

@@ -21,12 +21,14 @@ _MOST_RUNS = 1000
 class EvaluateCommand:
     """Compute the inception score, the Fréchet distance (FID) and the Fréchet video distance of a checkpoint.
 
-    The first two need a classifier: C3D's weights (conv3d_deepnetA_ucf.npz or c3d_ucf101.pt, with mean2.npz), or what
-    python -m tgan_fast train-classifier makes. Scores under different protocols are not comparable.
+    The first two need a classifier. The package has one of moving digits; for other videos give C3D's weights
+    (conv3d_deepnetA_ucf.npz or c3d_ucf101.pt, with mean2.npz), or what python -m tgan_fast train-classifier makes.
+    Scores under different protocols, or of different classifiers, are not comparable.
     """
 
     checkpoint: Path
-    """Checkpoint file of this package or of the PyTorch notebook, or a run folder for its newest one."""
+    """Checkpoint file of this package or of the PyTorch notebook, a run folder for its newest one, an exported
+    .safetensors file, or digits: the trained generator in the package."""
     data: Path | None = None
     """Real videos to compare with, as for train --data; by default the training data of the checkpoint."""
     metrics: str = "is,fid"
@@ -34,7 +36,7 @@ class EvaluateCommand:
     protocol: Literal["auto", "tgan", "tgan2", "plain"] = "auto"
     """tgan and tgan2, as in the papers' code, for C3D; plain for classifiers of this package; auto: whichever fits."""
     classifier: Path | None = None
-    """Classifier file, for is and fid."""
+    """Classifier file, for is and fid; by default the package's own, for moving digits."""
     mean: Path | None = None
     """mean2.npz, if --classifier is C3D's original weights."""
     i3d: Path | None = None
@@ -86,10 +88,15 @@ def main(arguments: Sequence[str]) -> None:
     precision = resolve_evaluation_precision(command.precision, device)
     checkpoint = open_checkpoint(find(command.checkpoint))
     generator = checkpoint.generator(command.weights).to(device)
-    check_size(generator.clip_frames, generator.image_size)
     refuse_non_finite(generator, checkpoint.path)
-    classifier = None if metrics == ("fvd",) else load_classifier(command.classifier, command.mean)
+    classifier = None
+    if metrics != ("fvd",):
+        classifier = load_classifier(_classifier_path(command, checkpoint), command.mean)
     protocol = _protocol(command, classifier)
+    if classifier is not None:
+        check_size(generator.clip_frames, generator.image_size, protocol)
+    if "fvd" in metrics:
+        check_size(generator.clip_frames, generator.image_size, None)
     seen_by = None if classifier is None else ClassifierFeatures(classifier, protocol, device, precision)
     if classifier is not None and generator.channels not in (1, classifier.channels):
         raise InputError(
@@ -155,15 +162,23 @@ def _check(command: EvaluateCommand, metrics) -> None:
     check_range(command, "runs", 1, _MOST_RUNS)
     check_range(command, "real_clips", 2, MOST_SAMPLES)
     check_range(command, "seed", 0, LARGEST_SEED)
-    if metrics != ("fvd",) and command.classifier is None:
-        raise InputError(
-            "is and fid need --classifier: conv3d_deepnetA_ucf.npz with --mean mean2.npz, or what "
-            "python -m tgan_fast train-classifier makes"
-        )
     if "fvd" in metrics and command.i3d is None:
         raise InputError("fvd needs --i3d i3d_torchscript.pt")
     if command.out is not None:
         check_folder(command.out)
+
+
+def _classifier_path(command, checkpoint) -> Path:
+    from tgan_fast.metrics.classifier_files import DIGITS_CLASSIFIER
+
+    if command.classifier is not None:
+        return command.classifier
+    if command.data is None and checkpoint.tells_data and checkpoint.config.data is None:
+        return DIGITS_CLASSIFIER
+    raise InputError(
+        "is and fid need --classifier, except for moving digits: conv3d_deepnetA_ucf.npz with --mean mean2.npz, or "
+        "what python -m tgan_fast train-classifier makes"
+    )
 
 
 def _protocol(command, classifier):
@@ -183,7 +198,7 @@ def _dataset(command, checkpoint, metrics):
     from tgan_fast.training import TrainingConfig
     from tgan_fast.training.dataset import open_data, with_data
 
-    if command.data is None and checkpoint.config is None:
+    if command.data is None and not checkpoint.tells_data:
         if metrics == ("is",):
             return None
         raise InputError(f"{checkpoint.path} does not tell what it was trained on: give --data")

@@ -29,22 +29,35 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(ExportCommand, arguments, prog="python -m tgan_fast export")
     from tgan_fast.models.exporting import FORMATS, describe
     from tgan_fast.models.sampling import refuse_non_finite
-    from tgan_fast.training import TrainingConfig
-    from tgan_fast.training.build import GENERATOR_SETTINGS
     from tgan_fast.training.checkpoint import find, open_checkpoint
 
     _check(command, FORMATS[command.format])
     checkpoint = open_checkpoint(find(command.checkpoint))
     generator = checkpoint.generator(command.weights)
     refuse_non_finite(generator, checkpoint.path)
-    settings = (checkpoint.config or TrainingConfig()).model_dump(include=GENERATOR_SETTINGS)
     facts = describe(generator)
-    metadata = {**facts, "settings": json.dumps(settings)}
+    metadata = {**facts, **_record(checkpoint)}
     content = FORMATS[command.format].write(generator, metadata)
     with writing(command.out):
         write_atomically(command.out, content)
     print(f"{command.format}, {len(content) / 1e6:.1f} MB: {printable(str(command.out))}")
     print(_signature(generator, facts))
+
+
+def _record(checkpoint) -> dict[str, str]:
+    """Return the metadata that `open_checkpoint` reads: settings of the run, and the number of iterations."""
+    from tgan_fast.training import TrainingConfig
+    from tgan_fast.training.build import GENERATOR_SETTINGS
+    from tgan_fast.training.config import PATHS
+
+    if checkpoint.tells_data:
+        # Names of files, since their folders are nobody else's business.
+        names = {name: Path(getattr(checkpoint.config, name) or "").name or None for name in PATHS}
+        settings = checkpoint.config.model_dump() | names
+    else:
+        settings = (checkpoint.config or TrainingConfig()).model_dump(include=GENERATOR_SETTINGS)
+    iteration = {} if checkpoint.iteration is None else {"iteration": str(checkpoint.iteration)}
+    return {"settings": json.dumps(settings), **iteration}
 
 
 def _signature(generator, facts) -> str:

@@ -25,7 +25,8 @@ class SampleCommand:
     """Sample videos from a checkpoint, of a run of this package or of the PyTorch notebook."""
 
     checkpoint: Path
-    """Checkpoint file, or a run folder for its newest one."""
+    """Checkpoint file, a run folder for its newest one, an exported .safetensors file, or digits: the trained generator
+    in the package."""
     out: Path
     """.gif, .mp4, .webp or .apng: a grid of videos; .png: a row of frames for each video; .npy: uint8 [N, T, H, W, C].
     .webp, .apng and .png are exact, and so are GIFs of gray videos."""

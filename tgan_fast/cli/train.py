@@ -15,7 +15,7 @@ import tyro
 from tgan_fast.cli.options import KeepMemory, OptionError, parse, parse_known
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import lock
-from tgan_fast.training.config import PRESETS, TrainingConfig, default_preset, read_yaml
+from tgan_fast.training.config import PATHS, PRESETS, TrainingConfig, default_preset, read_yaml
 
 _PROGRAM = "python -m tgan_fast.train"
 _RUNS = Path("runs")
@@ -138,7 +138,7 @@ def _output_folder(command, checkpoint) -> Iterator[Path]:
 
 def _with_absolute_paths(config):
     """Return settings with which a run can be resumed from anywhere."""
-    paths = {name: getattr(config, name) for name in ("data", "digit_images", "classifier")}
+    paths = {name: getattr(config, name) for name in PATHS}
     return config.model_copy(update={name: path and str(Path(path).absolute()) for name, path in paths.items()})
 
 

@@ -21,6 +21,9 @@ from tgan_fast.files import is_whole_zip, write_atomically
 from tgan_fast.metrics.classifier import ARCHITECTURES, MEAN_SHAPE, Classifier, build_network
 from tgan_fast.metrics.classifier_networks import C3D
 
+# Classifier of moving digits that comes with the package.
+DIGITS_CLASSIFIER = Path(__file__).parents[1] / "pretrained" / "digits-classifier.pt"
+
 CLASSIFIER_FORMAT = "tgan_fast classifier 1"
 UCF101_CLASSES = 101
 _MOST_CHANNELS = 1024

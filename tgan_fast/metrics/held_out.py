@@ -2,14 +2,20 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tgan_fast.data import MovingDigits, VideoFrames, read_videos
-from tgan_fast.data.moving_digits import scikit_learn_scans
+from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames, read_videos
+from tgan_fast.data.moving_digits import DIGIT_SIZE, FASTEST, scikit_learn_scans
 from tgan_fast.errors import InputError
+from tgan_fast.sizes import IMAGE_SIZE
 
 _HELD_OUT_DIGITS = 1024
+# Sizes of digits in frames of 64 pixels, from the paper's to the largest of the presets.
+_DIGIT_SIZES = (28, 40, 52)
+# Largest share of the free space that a digit crosses in a frame; the paper's digits do.
+_SPEED = FASTEST / (IMAGE_SIZE - DIGIT_SIZE)
 _NAMED = 3
 
 
@@ -25,15 +31,38 @@ class LabeledClips:
         notices: Sentences on classes that are left out, or have no held-out clip.
     """
 
-    training: MovingDigits | VideoFrames
-    held_out: MovingDigits | VideoFrames
+    training: ClipDataset | VideoFrames
+    held_out: ClipDataset | VideoFrames
     classes: tuple[str, ...]
     summary: str
     notices: tuple[str, ...] = ()
 
 
+class DigitsOfSizes:
+    """Data set of moving digits in frames of 64 pixels, of a size each in turn.
+
+    Args:
+        size: Number of clips.
+        options: Arguments of `MovingDigits`.
+    """
+
+    def __init__(self, size: int, **options: Any):
+        self._size = size
+        self._sets = [
+            MovingDigits(size, digit_size=side, digit_speed=_SPEED * (IMAGE_SIZE - side), **options)
+            for side in _DIGIT_SIZES
+        ]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Return clip `index`, uint8 [16, 64, 64, channels], and its digit."""
+        return self._sets[index % len(self._sets)][index]
+
+
 def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int = 0) -> LabeledClips:
-    """Return moving digits, split by handwriting: no handwriting in `held_out` is in `training`.
+    """Return moving digits of several sizes, split by handwriting: no handwriting in `held_out` is in `training`.
 
     Args:
         share: Share of each class's handwritings to hold out, more than 0 and less than 1.
@@ -45,9 +74,9 @@ def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int 
     held_out = hold_out(labels, np.arange(len(labels)), share, seed=seed, fewest=digits)
     options = {"digits": digits, "channels": channels}
     return LabeledClips(
-        MovingDigits(**options, seed=seed, scans=(images[~held_out], labels[~held_out])),
+        DigitsOfSizes(100_000, **options, seed=seed, scans=(images[~held_out], labels[~held_out])),
         # With another seed, since places and speeds would otherwise be those of training.
-        MovingDigits(_HELD_OUT_DIGITS, **options, seed=seed + 1, scans=(images[held_out], labels[held_out])),
+        DigitsOfSizes(_HELD_OUT_DIGITS, **options, seed=seed + 1, scans=(images[held_out], labels[held_out])),
         tuple(map(str, range(10))),
         f"moving digits: {(~held_out).sum():,} handwritings to train on, {held_out.sum():,} others held out",
     )

@@ -2,7 +2,7 @@
 
     tgan    as in the code of Saito et al., 2017 (github.com/pfnet-research/tgan, evaluation/calc_inception.py)
     tgan2   as in the code of Saito et al., 2020 (github.com/pfnet-research/tgan2)
-    plain   for classifiers that this package trains: videos as they are
+    plain   for classifiers that this package trains: videos scaled to 16 frames of 64×64 pixels
 
 Scores under different protocols, or with different classifiers, cannot be compared.
 """
@@ -34,9 +34,9 @@ class Protocol:
     Attributes:
         name: Name that is printed and stored with every score.
         architecture: Architecture of the classifiers that it is for.
-        prepare: Function from videos [N, C, 16, 64, 64] in [-1, 1], C as the classifier's, and the classifier's mean to
+        prepare: Function from videos [N, C, T, H, W] in [-1, 1], C as the classifier's, and the classifier's mean to
             its input.
-        scaled: Function from real clips uint8 [N, 16, 64, 64, C] to videos for `prepare`.
+        scaled: Function from real clips uint8 [N, T, H, W, C] to videos for `prepare`.
         layer: Layer of the features for Fréchet distances.
         samples: Number of generated videos in a run.
         runs: Number of runs for the mean and the standard deviation.
@@ -44,6 +44,7 @@ class Protocol:
         epsilon: Number added to probabilities before their logarithms are taken.
         real_clips: Number of real clips for the statistics of real data.
         clips_per_video: Number of real clips from each video of a data set of videos; None: `real_clips` in all.
+        any_size: Whether `prepare` takes videos of any length and size, instead of 16 frames of 64×64 pixels alone.
     """
 
     name: ProtocolName
@@ -57,6 +58,7 @@ class Protocol:
     epsilon: float
     real_clips: int
     clips_per_video: int | None = None
+    any_size: bool = False
 
 
 def protocol_for(classifier: Classifier) -> ProtocolName:
@@ -64,11 +66,13 @@ def protocol_for(classifier: Classifier) -> ProtocolName:
     return "tgan2" if classifier.architecture == "c3d" else "plain"
 
 
-def check_size(clip_frames: int, image_size: int) -> None:
-    """Raise an InputError unless videos of this size can be scored."""
-    if (clip_frames, image_size) != (FRAMES, IMAGE_SIZE):
+def check_size(clip_frames: int, image_size: int, protocol: Protocol | None) -> None:
+    """Raise an InputError unless videos of this size can be scored under a protocol, or by I3D, for None."""
+    any_size = protocol is not None and protocol.any_size
+    if not any_size and (clip_frames, image_size) != (FRAMES, IMAGE_SIZE):
+        name = "fvd" if protocol is None else f"protocol {protocol.name}"
         raise InputError(
-            f"scores need videos of {FRAMES} frames of {IMAGE_SIZE}×{IMAGE_SIZE} pixels, "
+            f"{name} needs videos of {FRAMES} frames of {IMAGE_SIZE}×{IMAGE_SIZE} pixels, "
             f"but these have {clip_frames} of {image_size}×{image_size}: train with the default frames and image_size"
         )
 
@@ -97,7 +101,14 @@ def _prepare_tgan2(videos, mean):
 
 
 def _prepare_plain(videos, mean):
-    return videos
+    if videos.shape[2] != FRAMES:
+        nearest = torch.arange(FRAMES) * videos.shape[2] // FRAMES
+        videos = videos[:, :, nearest]
+    if videos.shape[-1] == IMAGE_SIZE:
+        return videos
+    return _map_frames(
+        videos, lambda frames: F.interpolate(frames, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)
+    )
 
 
 def _scaled_as_the_authors(clips):
@@ -149,6 +160,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
             splits=1,
             epsilon=1e-20,
             real_clips=2 * 2048,
+            any_size=True,
         ),
     )
 }

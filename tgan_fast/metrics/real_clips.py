@@ -56,7 +56,8 @@ def fingerprint_of(dataset: ClipDataset | VideoFrames) -> str | None:
         return _digest((*options, tuple(dataset.frames.shape), checksum), arrays)
     # Not isinstance, since a subclass may yield other clips.
     if type(dataset) is MovingDigits:
-        options = dataset.size, dataset.digits, dataset.channels, dataset.seed, dataset.clip_frames, dataset.image_size
+        names = "size", "digits", "channels", "seed", "clip_frames", "image_size", "digit_size", "digit_speed"
+        options = tuple(getattr(dataset, name) for name in names)
         return _digest(options, dataset.scans)
     return None
 

@@ -43,6 +43,7 @@ def to_safetensors(generator: Generator, metadata: Mapping[str, str]) -> bytes:
         generator: Generator on any device, in any memory format.
         metadata: Entries of the file's header.
     """
+    # Here, since only this format needs it.
     from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
@@ -104,7 +105,7 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[ExportFormat, Format] = {
-    "safetensors": Format(".safetensors", to_safetensors, ("safetensors",)),
+    "safetensors": Format(".safetensors", to_safetensors),
     "onnx": Format(".onnx", to_onnx, ("onnx", "onnxscript")),
     "torch-export": Format(".pt2", to_torch_export),
 }

@@ -78,6 +78,7 @@ def build_step(
         constraint=_constraint(config),
         optimizer=_optimizer(config),
         learning_rate=config.learning_rate,
+        discriminator_learning_rate=config.discriminator_learning_rate,
         decay_steps=config.steps if config.lr_decay == "linear" else None,
         critic_steps=config.critic_steps,
         clip_interval=config.clip_interval,

@@ -1,6 +1,7 @@
 """Checkpoint files, including the PyTorch notebook's: written atomically, and read without running code."""
 
 import io
+import json
 import os
 import pickle
 import re
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from tgan_fast.choices import WeightsOption
-from tgan_fast.errors import InputError, printable
+from tgan_fast.errors import InputError, nearest, printable
 from tgan_fast.files import is_whole_zip, write_atomically
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.training.build import build_discriminator, build_generator
@@ -30,6 +31,8 @@ from tgan_fast.training.foreign_checkpoint import (
 
 CHECKPOINT_FORMAT = "tgan_fast checkpoint 1"
 _ZIP = b"PK"
+# Generators that come with the package, by name.
+PRETRAINED = {path.stem: path for path in (Path(__file__).parents[1] / "pretrained").glob("*.safetensors")}
 _BEFORE_DIVERGENCE = "before-divergence.pt"
 _NAME = re.compile(r"iteration-(\d{8})\.pt")
 
@@ -177,6 +180,8 @@ def read(path: Path) -> dict[str, Any]:
         InputError: The file is missing, unreadable or damaged, holds code (which is not run), or is something else.
     """
     raw = _bytes_of(path)
+    if _is_safetensors(raw):
+        raise InputError(f"{path} is an exported generator alone: videos can be sampled from it, but no run resumed")
     if raw.startswith(_ZIP) and not is_whole_zip(raw):
         raise InputError(f"{path} is not a checkpoint, or is damaged")
     try:
@@ -208,9 +213,14 @@ def _bytes_of(path):
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"there is no checkpoint {path}") from None
+        raise InputError(f"there is no checkpoint {path}{nearest(str(path), PRETRAINED)}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _is_safetensors(raw):
+    # The length of the header, eight bytes, and the header, which is JSON.
+    return raw[8:9] == b"{" and int.from_bytes(raw[:8], "little") <= len(raw) - 8
 
 
 def _is_complete(content):
@@ -247,13 +257,16 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def find(path: Path) -> Path:
-    """Return the newest intact checkpoint of a run folder; a file is returned as it is.
+    """Return the newest intact checkpoint of a run folder, or a generator of the package; files are returned as given.
 
-    Newer checkpoints that are damaged are named on stderr.
+    A file or folder takes precedence over the generator of that name in `PRETRAINED`. Newer checkpoints that are
+    damaged are named on stderr.
 
     Raises:
         InputError: The run folder has no intact checkpoint.
     """
+    if not path.exists():
+        return PRETRAINED.get(str(path), path)
     if not path.is_dir():
         return path
     folder = CheckpointFolder(path if path.name == "checkpoints" else path / "checkpoints", keep=1)
@@ -274,19 +287,21 @@ def find(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Content of a checkpoint, ours or the notebook's.
+    """Content of a checkpoint of this package or of the notebook, or of a generator exported as safetensors.
 
     Attributes:
         path: Path of the file.
         config: Settings of its run; None for the notebook's, which has none.
         states: State dicts of the networks by name.
-        iteration: Number of iterations done; None for a notebook's checkpoint without one.
+        iteration: Number of iterations done; None if the file does not tell.
+        tells_data: Whether `config` tells what the networks were trained on.
     """
 
     path: Path
     config: TrainingConfig | None
     states: Mapping[str, Any]
     iteration: int | None
+    tells_data: bool
 
     def kind(self, weights: WeightsOption) -> Literal["live", "ema"]:
         """Return the kind of weights to use; "auto" is the averaged weights if there are any."""
@@ -320,12 +335,33 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, ours or the notebook's, with the errors of `read`."""
+    """Read a checkpoint, ours or the notebook's, or a generator exported as safetensors, with the errors of `read`."""
+    raw = _bytes_of(path)
+    if _is_safetensors(raw):
+        return _from_safetensors(path, raw)
     content = read(path)
     if "model_state_dict" in content:
         states = dict(zip(NETWORKS, content["model_state_dict"], strict=False))
-        return Checkpoint(path, None, states, notebook_iteration(content))
-    return Checkpoint(path, TrainingConfig(**content["config"]), content["step"], content["step"]["iteration"])
+        return Checkpoint(path, None, states, notebook_iteration(content), tells_data=False)
+    config, step = TrainingConfig(**content["config"]), content["step"]
+    return Checkpoint(path, config, step, step["iteration"], tells_data=True)
+
+
+def _from_safetensors(path, raw):
+    import safetensors.torch
+
+    header = raw[8 : 8 + int.from_bytes(raw[:8], "little")]
+    try:
+        state = safetensors.torch.load(raw)
+        metadata = json.loads(header).get("__metadata__", {})
+        settings = json.loads(metadata.get("settings", "{}"))
+        iteration = int(metadata["iteration"]) if "iteration" in metadata else None
+    except (safetensors.SafetensorError, ValueError):
+        raise InputError(f"{path} is not a generator exported as safetensors, or is damaged") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} is not a generator exported as safetensors, or is damaged")
+    # Files of 0.1.0 have the settings of the generator alone.
+    return Checkpoint(path, TrainingConfig(**settings), {"generator": state}, iteration, tells_data="data" in settings)
 
 
 def first_not_finite(state: Mapping[str, Any]) -> str | None:

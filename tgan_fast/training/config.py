@@ -82,7 +82,7 @@ class TrainingConfig(BaseModel):
         32, le=2**20, description="Videos in a batch, at least 2; several processes share it evenly."
     )
     steps: int = Field(81_000, ge=1, le=_MOST, description="Number of iterations.")
-    objective: Literal["wgan", "vanilla", "lsgan"] = Field("wgan", description="Losses of both networks.")
+    objective: Literal["wgan", "hinge", "vanilla", "lsgan"] = Field("wgan", description="Losses of both networks.")
     constraint: Literal["svc", "weight-clip", "gradient-penalty", "spectral-norm", "none"] = Field(
         "svc", description="Constraint of the discriminator; svc: singular value clipping."
     )
@@ -96,6 +96,9 @@ class TrainingConfig(BaseModel):
     input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise added to the discriminator's input.")
     optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="Optimizer of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Learning rate of both optimizers.")
+    discriminator_learning_rate: float | None = Field(
+        None, gt=0, description="Learning rate of the discriminator's optimizer; none: learning_rate."
+    )
     lr_decay: Literal["none", "linear"] = Field(
         "none", description="Decay of the learning rate; linear: to 0 at the last iteration."
     )
@@ -124,7 +127,9 @@ class TrainingConfig(BaseModel):
         0, ge=0, le=_MOST, description="Iterations between evaluations of the generator; 0: none."
     )
     classifier: str | None = Field(
-        None, description="Evaluation: classifier file from train-classifier or convert-classifier."
+        None,
+        description="Evaluation: classifier file from train-classifier or convert-classifier; "
+        "none: the package's own, for moving digits.",
     )
     evaluate_samples: int = Field(2048, ge=2, le=_MOST, description="Evaluation: number of generated videos.")
     best_metric: Literal["is", "fid"] = Field("fid", description="Evaluation: metric by which best.pt is chosen.")
@@ -145,7 +150,7 @@ class TrainingConfig(BaseModel):
         reason = _why_not(self)
         if reason is not None:
             raise InputError(reason)
-        if self.evaluate_every and self.classifier is None:
+        if self.evaluate_every and self.classifier is None and self.data is not None:
             raise InputError("evaluate_every needs a classifier: python -m tgan_fast train-classifier makes one")
         if self.classifier is not None and not self.evaluate_every:
             raise InputError("a classifier is for evaluation in training, which needs evaluate_every as well")
@@ -200,6 +205,9 @@ def _why_not(config):
         )
     return None
 
+
+# Settings that name files.
+PATHS = ("data", "digit_images", "classifier")
 
 # Settings that apply to videos only.
 OF_VIDEOS = ("axes", "crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")

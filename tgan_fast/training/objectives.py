@@ -36,6 +36,16 @@ class Wasserstein(Objective):
         return -fake.mean()
 
 
+class Hinge(Objective):
+    """Hinge losses of real and fake videos, and −mean(D(fake)) for the generator (Lim and Ye, arXiv:1705.02894)."""
+
+    def discriminator(self, real, fake):
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+    def generator(self, fake):
+        return -fake.mean()
+
+
 class Vanilla(Objective):
     """Cross entropy, for the generator in the form that does not saturate (Goodfellow et al., arXiv:1406.2661)."""
 

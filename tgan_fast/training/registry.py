@@ -29,6 +29,7 @@ REGISTRY = {
     },
     "objective": {
         "wgan": "tgan_fast.training.objectives:Wasserstein",
+        "hinge": "tgan_fast.training.objectives:Hinge",
         "vanilla": "tgan_fast.training.objectives:Vanilla",
         "lsgan": "tgan_fast.training.objectives:LeastSquares",
     },

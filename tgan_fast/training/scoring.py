@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier import notice_on_classes
-from tgan_fast.metrics.classifier_files import load_classifier
+from tgan_fast.metrics.classifier_files import DIGITS_CLASSIFIER, load_classifier
 from tgan_fast.metrics.evaluator import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS, check_size, protocol_for
@@ -34,20 +34,21 @@ def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, d
         device: Device of the evaluation.
 
     Raises:
-        InputError: The classifier is missing, damaged or for videos of other channels, or there are too few real clips.
+        InputError: The classifier is missing, damaged or for videos of another size or of other channels, or there are
+            too few real clips.
     """
-    check_size(config.frames, config.image_size)
-    assert config.classifier is not None
-    classifier = load_classifier(Path(config.classifier))
+    path = DIGITS_CLASSIFIER if config.classifier is None else Path(config.classifier)
+    classifier = load_classifier(path)
+    protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)
+    check_size(config.frames, config.image_size, protocol)
     if config.channels not in (1, classifier.channels):
         raise InputError(
-            f"the classifier {config.classifier} takes videos of {classifier.channels} channels, "
+            f"the classifier {path} takes videos of {classifier.channels} channels, "
             f"but {config.channels} are trained: train one on the same data"
         )
     notice = notice_on_classes(classifier, class_names(dataset))
     if notice is not None:
         tqdm.write(notice, file=sys.stderr)
-    protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)
     precision = resolve_evaluation_precision("auto", device)
     return Evaluator(
         ("is", "fid"),

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tgan_fast.models import Discriminator, Generator
-from tgan_fast.precision import PrecisionOption, compute_dtype, resolve_precision
+from tgan_fast.models.batch_statistics import estimate_statistics_
+from tgan_fast.precision import PrecisionOption, arithmetic, compute_dtype, resolve_precision
 from tgan_fast.training.network import TrainedNetwork, running_statistics
 from tgan_fast.training.optimizers import FlatOptimizer
 from tgan_fast.training.processes import Processes
@@ -27,6 +28,7 @@ class TrainingState:
         *,
         optimizer: Callable[..., FlatOptimizer],
         learning_rate: float,
+        discriminator_learning_rate: float | None,
         decay_steps: int | None,
         ema_decay: float | None,
         seed: int,
@@ -39,7 +41,7 @@ class TrainingState:
         self.device = weight.device
         self.precision = resolve_precision(precision, self.device)
         self.dtype = compute_dtype(self.precision, weight.dtype)
-        self.learning_rate, self._decay_steps = learning_rate, decay_steps
+        self.decay_steps = decay_steps
         self.iteration = 0
         self.scalars: torch.Tensor | None = None
         self.non_finite = torch.zeros((), dtype=torch.int32, device=self.device)
@@ -56,29 +58,46 @@ class TrainingState:
         trained = partial(
             TrainedNetwork,
             precision=self.precision,
-            optimizer=partial(optimizer, lr=learning_rate),
             processes=self._processes,
         )
         # The generator's step moves the discriminator's statistics too.
-        self._generator = trained(generator, allreduce_extra=[*statistics[0], *statistics[1], self._scalars])
-        self._discriminator = trained(discriminator, allreduce_extra=statistics[1])
+        rates = learning_rate, discriminator_learning_rate or learning_rate
+        of_generator, of_discriminator = (partial(optimizer, lr=rate) for rate in rates)
+        extra = [*statistics[0], *statistics[1], self._scalars]
+        self._generator = trained(generator, optimizer=of_generator, allreduce_extra=extra)
+        self._discriminator = trained(discriminator, optimizer=of_discriminator, allreduce_extra=statistics[1])
+        self._learning_rates = [(self._generator.optimizer, rates[0]), (self._discriminator.optimizer, rates[1])]
         self._random = torch.Generator(self.device).manual_seed(seed)
-        self._ema_decay, self.ema = ema_decay, None
+        self._ema_decay = ema_decay
+        self._ema: Generator | None = None
+        # Number of iterations after which its running statistics were estimated.
+        self._ema_estimated: int | None = None
         if ema_decay is not None:
-            self.ema = copy.deepcopy(generator).requires_grad_(False).eval()
-            _set_process_group(self.ema, None)
+            self._ema = copy.deepcopy(generator).requires_grad_(False).eval()
+            _set_process_group(self._ema, None)
+
+    @property
+    def ema(self) -> Generator | None:
+        """Generator with averaged weights, in evaluation mode; None without `ema_decay`.
+
+        Its running statistics are those of its own videos, estimated where it is asked for after an iteration.
+        """
+        if self._ema is not None and self._ema_estimated != self.iteration:
+            with arithmetic(self.precision):
+                estimate_statistics_(self._ema)
+            self._ema_estimated = self.iteration
+        return self._ema
 
     def _decay_learning_rate(self):
-        if self._decay_steps is not None:
-            left = max(0.0, 1 - self.iteration / self._decay_steps)
-            for network in (self._generator, self._discriminator):
-                network.optimizer.set_learning_rate(self.learning_rate * left)
+        if self.decay_steps is not None:
+            left = max(0.0, 1 - self.iteration / self.decay_steps)
+            for optimizer, rate in self._learning_rates:
+                optimizer.set_learning_rate(rate * left)
 
     @torch.no_grad()
     def _update_ema(self):
-        if self.ema is not None:
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - self._ema_decay)
-            torch._foreach_copy_(list(self.ema.buffers()), list(self.generator.buffers()))
+        if self._ema is not None:
+            torch._foreach_lerp_(list(self._ema.parameters()), list(self.generator.parameters()), 1 - self._ema_decay)
 
     @torch.no_grad()
     def largest_weight(self) -> torch.Tensor:
@@ -129,13 +148,15 @@ class TrainingState:
         for name, network in (("generator", self._generator), ("discriminator", self._discriminator)):
             network.load_state_dict(state[name])
             network.optimizer.load_state_dict(state[f"{name}_optimizer"])
-            for group in network.optimizer.param_groups:
-                group["lr"] = self.learning_rate
+        for optimizer, rate in self._learning_rates:
+            (group,) = optimizer.param_groups
+            group["lr"] = rate
         if "random" in state:
             self._random.set_state(state["random"].cpu())
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
         self.iteration = state["iteration"]
+        if self._ema is not None:
+            self._ema.load_state_dict(state["ema"])
+            self._ema_estimated = self.iteration
         self.non_finite.zero_()
 
 

@@ -39,6 +39,7 @@ class TrainingStep(TrainingState):
             value clipping.
         optimizer: RMSprop or Adam, called with the flat parameters of a network and `lr`.
         learning_rate: Learning rate of both optimizers.
+        discriminator_learning_rate: Learning rate of the discriminator's optimizer; None: `learning_rate`.
         decay_steps: Iterations in which the learning rate falls linearly to 0; None: it is constant.
         critic_steps: Discriminator steps in an iteration, each on an equal part of the batch. If there are several, the
             constraint follows each of them and `clip_interval` counts them.
@@ -83,6 +84,7 @@ class TrainingStep(TrainingState):
         constraint: Constraint | None = None,
         optimizer: Callable[..., FlatOptimizer] = RMSprop,
         learning_rate: float = 5e-5,
+        discriminator_learning_rate: float | None = None,
         decay_steps: int | None = None,
         critic_steps: int = 1,
         clip_interval: int = 5,
@@ -104,6 +106,7 @@ class TrainingStep(TrainingState):
             discriminator,
             optimizer=optimizer,
             learning_rate=learning_rate,
+            discriminator_learning_rate=discriminator_learning_rate,
             decay_steps=decay_steps,
             ema_decay=ema_decay,
             seed=seed,
