@@ -1,35 +1,27 @@
-"""Table of scores: the preset of every system, trained for about two minutes on a CPU.
+"""Table of systems: the narrow preset of each trained for the same time with several seeds, and scored.
 
-    python -m benchmarks.score_presets --classifier digits.pt
+    python -m benchmarks.score_presets
 
-Scores come from a small classifier of moving digits (`python -m tgan_fast train-classifier --out digits.pt`). They hold
-for such short runs of narrow models only: with other seeds the systems rank differently.
+On CPUs, runs of one thread each work side by side. The classifier of moving digits that comes with the package scores
+them. Such short runs of narrow models tell which systems learn quickly, not which are best in the end.
 """
 
-import tempfile
-import time
-from dataclasses import replace
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import matplotlib.figure
 import tyro
 
 from benchmarks import result_files
 from benchmarks.result_files import rounded
-from tgan_fast import allocator
-from tgan_fast.errors import InputError
-from tgan_fast.metrics.classifier_files import load_classifier
-from tgan_fast.metrics.evaluator import Evaluator
-from tgan_fast.metrics.features import ClassifierFeatures
-from tgan_fast.metrics.protocols import PROTOCOLS
-from tgan_fast.metrics.real_statistics import RealClips
-from tgan_fast.models.sampling import Sampler, draw_inputs
-from tgan_fast.training import PRESETS, TrainingConfig, train
-from tgan_fast.training.dataset import open_data
+from benchmarks.timed_training import PROTOCOL, TimedRun, side_by_side, train_for
+from tgan_fast.training import PRESETS
 from tgan_fast.training.devices import resolve_device
 from tgan_fast.video_files import write_videos
 
 SECTION = "systems"
-PROTOCOL = replace(PROTOCOLS["plain"], samples=512, runs=4, real_clips=2048)
 # preset → title and source
 SYSTEMS = {
     "paper": "TGAN: WGAN, singular value clipping (arXiv:1611.06624), in the PyTorch notebook's order",
@@ -42,6 +34,11 @@ SYSTEMS = {
     "conditional": "conditional TGAN (arXiv:1611.06624)",
     "gru-summary": "GRU, frames of their own latents, frames as channels: the formulation of summaries",
 }
+# The systems that the paper compares, and their names in the figure.
+CONSTRAINTS = {"paper": "singular value clipping", "weight-clip": "weight clipping", "vanilla": "vanilla GAN"}
+SCORES = {"inception_score": "inception score", "frechet_distance": "Fréchet distance"}
+# Clips of a picture.
+_SHOWN = 4
 
 
 def tiny(name: str) -> str:
@@ -54,41 +51,75 @@ def picture_of(stem: str, name: str) -> str:
     return f"{stem}-system-{name}.png"
 
 
-def main(classifier: Path) -> None:
-    """Train and score every system, and write the section `systems` of the file of results and a picture of each.
+def median_run(runs: Sequence[Mapping[str, Any]]) -> int:
+    """Return the index of the run whose final Fréchet distance is the (lower) median."""
+    distances = [run["curve"][-1]["frechet_distance"] for run in runs]
+    return distances.index(statistics.median_low(distances))
+
+
+def draw(picture: Path, systems: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    """Draw the scores of `CONSTRAINTS` over time: a thin line for each run, a thick one for the median of all."""
+    figure = matplotlib.figure.Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle(title)
+    for axes, (key, label) in zip(figure.subplots(1, 2), SCORES.items(), strict=True):
+        for color, (name, legend) in zip(("#0072b2", "#d55e00", "#009e73"), CONSTRAINTS.items(), strict=True):
+            curves = [run["curve"] for run in systems[name]["runs"]]
+            seconds = [statistics.median(point["seconds"] for point in points) for points in zip(*curves, strict=True)]
+            for curve in curves:
+                axes.plot(seconds, [point[key] for point in curve], color=color, alpha=0.35, linewidth=1)
+            medians = [statistics.median(point[key] for point in points) for points in zip(*curves, strict=True)]
+            axes.plot(seconds, medians, color=color, linewidth=2.5, label=legend)
+        axes.axhline(systems["paper"]["real"][key], color="0.5", linestyle="--", label="real clips")
+        axes.set(xlabel="seconds of training", ylabel=label, xlim=(0, None))
+        axes.grid(alpha=0.3)
+    axes.set_yscale("log")
+    axes.legend(frameon=False)
+    figure.savefig(picture, dpi=120)
+
+
+class _Job(NamedTuple):
+    """A run to do: system, seed, settings and time."""
+
+    name: str
+    seed: int
+    settings: dict[str, Any]
+    seconds: float
+    points: int
+
+
+def _train(job: _Job) -> TimedRun:
+    return train_for(job.settings, job.seconds, job.points)
+
+
+def main(seconds: float = 150.0, seeds: int = 3, points: int = 10) -> None:
+    """Train and score every system, and write the section `systems` of the file of results and the pictures.
 
     Args:
-        classifier: Classifier of moving digits.
+        seconds: Seconds of training of each run.
+        seeds: Number of seeds: 1, 2, …
+        points: Number of scores of each run, at equal intervals.
     """
-    device = resolve_device("auto")
-    try:
-        network = load_classifier(classifier)
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from None
-    path, found = result_files.file_of(device.type), {}
-    if device.type == "cpu":
-        # As the command trains.
-        allocator.keep_memory()
-    for name in SYSTEMS:
-        config = TrainingConfig(**PRESETS[tiny(name)], device=str(device))
-        with tempfile.TemporaryDirectory() as folder:
-            begin = time.perf_counter()
-            step = train(config, Path(folder))
-            seconds = time.perf_counter() - begin
-        generator = step.generator if step.ema is None else step.ema
-        clips = Sampler(generator)(draw_inputs(generator, 4, 0)).numpy()
-        write_videos(path.with_name(picture_of(path.stem, name)), clips)
-        features, real = ClassifierFeatures(network, PROTOCOL, device, "fp32"), RealClips(open_data(config))
-        evaluator = Evaluator(("is", "fid"), PROTOCOL, classifier=features, real=real, device=device)
-        evaluator.prepare()
-        scores = {
-            key: {part: rounded(getattr(score, part)) for part in ("mean", "std", "real")}
-            for key, score in evaluator(generator).items()
-        }
-        found[name] = {"preset": tiny(name), "iterations": step.iteration, "seconds": rounded(seconds), **scores}
-        print(f"{name}: {found[name]}", flush=True)
-        # Written after each system, so that an interruption loses only one.
-        result_files.write_section(SECTION, {"systems": found}, device.type)
+    device = resolve_device("auto").type
+    jobs = [
+        _Job(name, seed, PRESETS[tiny(name)] | {"seed": seed, "device": device}, seconds, points)
+        for seed in range(1, seeds + 1)
+        for name in SYSTEMS
+    ]
+    path = result_files.file_of(device)
+    found: dict[str, dict[int, TimedRun]] = {name: {} for name in SYSTEMS}
+    for job, run in side_by_side(_train, jobs, device):
+        found[job.name][job.seed] = run
+        print(f"{job.name}, seed {job.seed}: {run.curve[-1]}", flush=True)
+    systems = {}
+    for name, by_seed in found.items():
+        runs = [{"seed": seed, "curve": by_seed[seed].curve} for seed in sorted(by_seed)]
+        median = by_seed[runs[median_run(runs)]["seed"]]
+        systems[name] = {"preset": tiny(name), "real": median.real, "runs": runs}
+        write_videos(path.with_name(picture_of(path.stem, name)), median.clips[:_SHOWN])
+    payload = {"seconds": rounded(seconds), "samples": PROTOCOL.samples, "systems": systems}
+    result_files.write_section(SECTION, payload, device)
+    title = f"moving digits, narrow models, {len(jobs) // len(SYSTEMS)} seeds, {result_files.device_name(device)}"
+    draw(path.with_name(f"{path.stem}-constraints.png"), systems, title)
 
 
 if __name__ == "__main__":
