@@ -3,11 +3,12 @@
 import av
 import numpy as np
 import pytest
-from PIL import Image, ImageSequence
+from PIL import Image, ImageFont, ImageSequence
+from PIL._util import DeferredError
 
 from tgan_fast.data.moving_digits import MovingDigits
 from tgan_fast.errors import InputError
-from tgan_fast.video_files import arrangement, check_videos, write_videos
+from tgan_fast.video_files import TitledGrid, arrangement, check_videos, stack_grids, write_videos
 
 
 def smooth_clips(n, channels):
@@ -215,3 +216,52 @@ def test_pictures_that_are_too_large_are_refused_before_they_are_made(tmp_path):
 )
 def test_what_a_file_shows_in_words(tmp_path, name, text):
     assert arrangement(tmp_path / name, 9) == text
+
+
+STRIP = 15
+
+
+@pytest.fixture(params=[True, False], ids=["freetype", "no freetype"])
+def _font(request, monkeypatch):
+    """Pillow with and without FreeType."""
+    if not request.param:
+        monkeypatch.setattr(ImageFont, "core", DeferredError.new(ImportError("no FreeType")))
+
+
+@pytest.mark.usefixtures("_font")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "factor"), [(16, 4), (32, 2), (64, 1), (128, 1)])
+def test_titled_grids_show_every_pixel_as_a_square(tmp_path, size, factor, channels):
+    # Few colors, so that a GIF keeps them exactly.
+    clips = np.random.default_rng(0).integers(2, size=(5, 8, size, size, channels), dtype=np.uint8) * 255
+    write_videos(tmp_path / "x.gif", stack_grids([TitledGrid("real", clips[:1]), TitledGrid("é 日本", clips[1:])], 3))
+    frames, _ = played(tmp_path / "x.gif")
+    side = factor * size
+    assert frames.shape == (8, 3 * side + 2 * STRIP, 3 * side, 3)
+    squares = np.kron(clips, np.ones((1, 1, factor, factor, 1), np.uint8))
+    cells = [(0, 0), (STRIP + side, 0), (STRIP + side, 1), (STRIP + side, 2), (STRIP + 2 * side, 0)]
+    for clip, (top, column) in zip(squares, cells, strict=True):
+        top, left = top + STRIP, column * side
+        assert np.array_equal(
+            frames[:, top : top + side, left : left + side], np.broadcast_to(clip, (8, side, side, 3))
+        )
+    assert not frames[:, STRIP : STRIP + side, side:].any()
+    for top in (0, STRIP + side):
+        assert frames[:, top : top + STRIP].min() == 64
+        assert frames[:, top : top + STRIP].max() > 200
+        assert (frames[:, top : top + STRIP] == frames[0, top : top + STRIP]).all()
+
+
+@pytest.mark.usefixtures("_font")
+def test_captions_stand_above_their_clips_and_are_cut_before_the_next(tmp_path):
+    clips = np.full((3, 8, 64, 64, 1), 100, np.uint8)
+    long = "a name that is much longer than its clip is wide"
+    (picture,) = stack_grids([TitledGrid("", clips, ["", long, "c"])], 2)
+    assert picture.shape == (8, STRIP + 2 * (STRIP + 64), 128, 1)
+    assert (picture[:, :STRIP] == 64).all()
+    first, second = picture[:, STRIP : 2 * STRIP], picture[:, 2 * STRIP + 64 : 3 * STRIP + 64]
+    assert not first[:, :, :64].any()
+    assert min(first[:, :, 64:].max(), second[:, :, :64].max()) > 200
+    assert not first[:, :, 126:].any()
+    assert (picture[:, 2 * STRIP : 2 * STRIP + 64] == 100).all()
+    assert not picture[:, 2 * STRIP + 64 :, 64:].any()

@@ -3,19 +3,75 @@
 import io
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import GifImagePlugin, Image
+from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
-from tgan_fast.errors import InputError, counted
+from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import write_atomically
 
 # Pixels that a frame's palette is computed from: more take seconds, and lower the error by some percent.
 _PALETTE_PIXELS = 1 << 14
+# Least width of a clip with labels, in pixels: narrower ones are hard to see and leave no room for text.
+_LABELED_WIDTH = 64
+_STRIP_HEIGHT, _STRIP_MARGIN = 15, 3
+_TITLE_GRAY, _CAPTION_GRAY = 64, 0
+
+
+class TitledGrid(NamedTuple):
+    """Clips to show in a grid below a title.
+
+    Attributes:
+        title: Title.
+        clips: Clips uint8 [N, T, H, W, C].
+        captions: Texts above the clips, one for each; empty for none.
+    """
+
+    title: str
+    clips: np.ndarray
+    captions: Sequence[str] = ()
+
+
+def stack_grids(grids: Sequence[TitledGrid], columns: int) -> np.ndarray:
+    """Draw grids of clips one below the other, each under a strip with its title.
+
+    Clips of less than 64 pixels are enlarged by a whole factor, in which every pixel becomes a square. Texts that are
+    too long for their strip are cut off.
+
+    Args:
+        grids: Grids, from top to bottom, whose clips all have the same T, H, W and C.
+        columns: Columns of every grid; places without a clip are black.
+
+    Returns:
+        One clip uint8 [1, T, height, width, C] that shows all.
+    """
+    rows = []
+    for title, clips, captions in grids:
+        factor = math.ceil(_LABELED_WIDTH / clips.shape[3])
+        clips = clips.repeat(factor, 2).repeat(factor, 3)
+        n, t, _, w, c = clips.shape
+        if captions:
+            strips = np.stack([_strip(caption, w, _CAPTION_GRAY) for caption in captions])[:, None, ..., None]
+            clips = np.concatenate([np.broadcast_to(strips, (n, t, _STRIP_HEIGHT, w, c)), clips], 2)
+        strip = _strip(title, columns * w, _TITLE_GRAY)[..., None]
+        rows += [np.broadcast_to(strip, (t, *strip.shape[:2], c)), _grid(clips, columns)]
+    return np.concatenate(rows, 1)[None]
+
+
+def _strip(text, width, gray):
+    """Return a strip uint8 [height, width] of one gray level with a white text."""
+    font = ImageFont.load_default()
+    # Without FreeType, Pillow's font has only the characters of Latin-1.
+    text = printable(text).encode("latin-1", "replace").decode("latin-1")
+    while text and font.getlength(text) > width - 2 * _STRIP_MARGIN:
+        text = text[:-1]
+    image = Image.new("L", (width, _STRIP_HEIGHT), gray)
+    ImageDraw.Draw(image).text((_STRIP_MARGIN, 1), text, 255, font)
+    return np.asarray(image)
 
 
 def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int | None = None) -> None:
