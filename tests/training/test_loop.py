@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import CheckpointFolder, find, read_run
+from tgan_fast.training.run_folder import RunFolder
 
 CONFIG = TrainingConfig(
     width=0.03125,
@@ -40,6 +42,8 @@ CONFIG = TrainingConfig(
 )
 
 
+# Height of a line of text in a GIF of samples.
+STRIP = 15
 # What these settings train on, opened once.
 DATA = {"digits": 1, "seed": CONFIG.seed, "clip_frames": CONFIG.frames, "image_size": CONFIG.image_size}
 DIGITS = MovingDigits(**DATA)
@@ -87,7 +91,7 @@ def test_a_run_folder_has_all_that_it_should(whole):
     ]  # fmt: skip
     assert sorted(path.name for path in (whole / "samples").iterdir()) == ["00000004.gif", "00000007.gif"]
     with Image.open(whole / "samples" / "00000007.gif") as gif:
-        assert gif.size == (4 * 16, 4 * 16)
+        assert gif.size == (4 * 64, 5 * 64 + 2 * STRIP)
     with Image.open(whole / "loss.png") as plot:
         assert np.asarray(plot.convert("L")).std() > 5
 
@@ -372,6 +376,118 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, 
 def test_any_data_set_of_clips_can_be_trained_on(tmp_path):
     step = trained(tmp_path, dataset=Clips((8, 16, 16, 1), np.uint8), steps=2)
     assert step.iteration == 2
+
+
+class RandomClips:
+    """Clips of random pixels, with any labels."""
+
+    classes = 3
+
+    def __init__(self, count, size=16, channels=1, label=0):
+        self.clips = np.random.default_rng(0).integers(256, size=(count, 8, size, size, channels), dtype=np.uint8)
+        self.label = label
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, index):
+        return self.clips[index], self.label
+
+
+def frames_of(gif):
+    """Frames [T, H, W] of a gray GIF, or [T, H, W, 3] of a GIF with palettes."""
+    frames = []
+    with Image.open(gif) as image:
+        for number in range(image.n_frames):
+            image.seek(number)
+            frames.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
+    return np.stack(frames)
+
+
+def cells_of(frames, top, size):
+    """Clips [4, T, size, size, ...] in the row of cells of 64 pixels whose first line is `top`."""
+    step = 64 // size
+    return [frames[:, top : top + 64 : step, left : left + 64 : step] for left in range(0, 256, 64)]
+
+
+@pytest.mark.parametrize(("size", "count"), [(16, 9), (32, 9), (64, 9), (16, 2)])
+def test_samples_show_real_clips_in_their_first_row(tmp_path, size, count):
+    # Labels that nothing reads may be anything.
+    dataset = RandomClips(count, size, label=None)
+    trained(tmp_path, dataset=dataset, image_size=size, steps=2, sample_interval=1)
+    first, second = (frames_of(tmp_path / "samples" / f"{number:08}.gif") for number in (1, 2))
+    assert first.shape == (8, 5 * 64 + 2 * STRIP, 256)
+    cells = cells_of(first, STRIP, size)
+    found = [index for cell in cells for index, clip in enumerate(dataset.clips) if np.array_equal(cell, clip[..., 0])]
+    assert len(set(found)) == min(count, 4)
+    assert all(not cell.any() for cell in cells[count:])
+    # The real clips stay, and the titles say which ones are real and what iteration the others are of.
+    begin = STRIP + 64
+    assert np.array_equal(first[:, :begin], second[:, :begin])
+    assert not np.array_equal(first[:, begin : begin + STRIP], second[:, begin : begin + STRIP])
+    for top in (0, begin):
+        assert first[:, top : top + STRIP].max() > 200
+
+
+def test_the_classes_of_a_conditional_run_stand_above_its_clips(tmp_path):
+    dataset = RandomClips(2, label=2)
+    trained(tmp_path, dataset=dataset, steps=1, conditional=True)
+    frames = frames_of(tmp_path / "samples" / "00000001.gif")
+    assert frames.shape == (8, 2 * STRIP + 5 * (STRIP + 64), 256)
+    left, right, *empty = cells_of(frames, 2 * STRIP, 16)
+    assert sorted(map(bytes, (left, right))) == sorted(map(bytes, dataset.clips))
+    captions = frames[0, STRIP : 2 * STRIP]
+    assert captions.max() > 200
+    assert np.array_equal(captions[:, :64], captions[:, 64:128])
+    assert not captions[:, 128:].any()
+    assert not np.any(empty)
+
+
+@pytest.mark.parametrize(("of_data", "of_run", "axes"), [(1, 3, 4), (1, 2, 3), (2, 2, 3)])
+def test_samples_of_any_number_of_channels_can_be_looked_at(tmp_path, of_data, of_run, axes):
+    dataset = RandomClips(2, channels=of_data)
+    trained(tmp_path, dataset=dataset, steps=1, channels=of_run)
+    frames = frames_of(tmp_path / "samples" / "00000001.gif")
+    assert frames.ndim == axes
+    if axes == 3:
+        cells = cells_of(frames, STRIP, 16)[:2]
+        assert sorted(map(bytes, cells)) == sorted(clip[..., 0].tobytes() for clip in dataset.clips)
+
+
+def test_what_was_written_is_told_and_the_losses_are_drawn_while_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dataset, out = FillsTheDisk(**DATA), Path("my run")
+    dataset.trap = out / "checkpoints" / ".iteration-00000006.pt.partial"
+    # The run ends before its end, at which the losses are drawn again.
+    with pytest.raises(InputError, match="stopped after 6 iterations: No space left on device"):
+        trained(out, dataset=dataset, sample_interval=2, checkpoint_interval=6)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("iteration ")]
+    assert lines == [f"iteration {number}: my run/samples/{number:08}.gif" for number in (2, 4, 6)]
+    assert (out / "loss.png").stat().st_mtime_ns > (out / "samples" / "00000006.gif").stat().st_mtime_ns
+
+
+def test_curves_for_which_the_disk_is_full_stop_the_run_with_a_remedy(tmp_path):
+    dataset = FillsTheDisk(**DATA)
+    dataset.trap = tmp_path / ".loss.png.partial"
+    with pytest.raises(InputError, match=r"stopped after 4 iterations: No space left on device: .*loss\.png") as caught:
+        trained(tmp_path, dataset=dataset)
+    assert "the last good checkpoint is " in str(caught.value)
+
+
+def test_curves_are_drawn_again_only_if_there_is_something_new(tmp_path):
+    folder = RunFolder(tmp_path, keep=1)
+    plot = tmp_path / "loss.png"
+    line = {"iteration": 1, "seconds": 1.0, "videos_per_second": 1.0}
+    folder.record({**line, "loss_discriminator": 1.0, "loss_generator": 1.0, "score_real": 1.0, "score_fake": 1.0})
+    times = []
+    for _ in range(2):
+        folder.plot()
+        times.append(plot.stat().st_mtime_ns)
+    folder.record({**line, "iteration": 2, "inception_score": 2.0, "protocol": "p", "classifier": "c"})
+    folder.plot()
+    folder.close()
+    assert times[0] == times[1] < plot.stat().st_mtime_ns
+    assert (tmp_path / "scores.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier_files import save_classifier
 from tgan_fast.metrics.evaluator import Evaluator
+from tgan_fast.reports.number_format import format_number
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read
 from tgan_fast.training.scalar_log import ScalarLog
@@ -60,6 +61,18 @@ def test_a_classifier_of_other_videos_gets_a_notice(tmp_path, classifier, capsys
     trained(tmp_path / "run", steps=1, classifier=classifier, evaluate_every=1)
     notice = "the classifier knows a, b, c and 2 more, but not 0, 1, 2 and 7 more, which the videos are of"
     assert capsys.readouterr().err.count(notice) == 1
+
+
+def test_scores_are_told_and_drawn(tmp_path, classifier, capsys):
+    trained(tmp_path / "run", steps=1, classifier=classifier, evaluate_every=1)
+    (line,) = evaluations_of(tmp_path / "run")
+    score, distance = (format_number(line[name]) for name in ("inception_score", "frechet_distance"))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("iteration ")]
+    assert told == [
+        f"iteration 1: inception score {score}, Fréchet distance {distance}",
+        f"iteration 1: {tmp_path / 'run' / 'samples' / '00000001.gif'}",
+    ]
+    assert (tmp_path / "run" / "scores.png").exists()
 
 
 def evaluations_of(folder):

@@ -31,7 +31,7 @@ def draw_clips(
     epochs = -(-count // len(dataset))
     numbers = np.concatenate([random.permutation(len(dataset)) for _ in range(epochs)])[:count]
     for start in range(0, count, batch_size):
-        clips, labels = _read(dataset, numbers[start : start + batch_size], random)
+        clips, labels = read_clips(dataset, numbers[start : start + batch_size], random)
         yield torch.from_numpy(clips), torch.from_numpy(labels)
 
 
@@ -62,7 +62,19 @@ def fingerprint_of(dataset: ClipDataset | VideoFrames) -> str | None:
     return None
 
 
-def _read(dataset, numbers, random):
+def read_clips(
+    dataset: ClipDataset | VideoFrames, numbers: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return clips of a data set and their labels.
+
+    Args:
+        dataset: Data set of clips or videos.
+        numbers: Indices of the clips, int64 [n].
+        random: Generator that chooses windows, crops and flips.
+
+    Returns:
+        Clips uint8 [n, T, H, W, C] and labels [n], int64 in data sets of this package.
+    """
     if isinstance(dataset, VideoFrames):
         clips = np.empty((len(numbers), *dataset.clip_shape), np.uint8)
         dataset.cut(dataset.windows(numbers, random), clips)

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames, read_videos
 from tgan_fast.data.idx import read_digits
 from tgan_fast.errors import InputError
+from tgan_fast.metrics.real_clips import read_clips
 from tgan_fast.training.config import TrainingConfig
 
 
@@ -68,3 +71,26 @@ def classes_of(config: TrainingConfig, dataset: ClipDataset | VideoFrames) -> in
     if config.classes is not None and found > config.classes:
         raise InputError(f"classes is {config.classes}, but the data has {found}: leave it out")
     return config.classes or found
+
+
+def clips_to_show(dataset: ClipDataset | VideoFrames, count: int, config: TrainingConfig) -> tuple[np.ndarray, list]:
+    """Return random clips of a data set, always the same ones, and their labels.
+
+    Args:
+        dataset: Data set of clips or videos.
+        count: Number of clips; all of a data set that has fewer.
+        config: Settings of the run.
+
+    Returns:
+        Clips uint8 [n, T, H, W, config.channels] and n labels, whatever a data set has as labels.
+    """
+    random = np.random.default_rng(config.seed)
+    numbers = random.choice(len(dataset), min(count, len(dataset)), replace=False)
+    clips, labels = read_clips(dataset, numbers, random)
+    return np.broadcast_to(clips, (*clips.shape[:-1], config.channels)), labels.tolist()
+
+
+def class_name(dataset: ClipDataset | VideoFrames, label: int) -> str:
+    """Return the name of a class, or "class 3" where classes have only numbers."""
+    names = dataset.videos.class_names if isinstance(dataset, VideoFrames) else ()
+    return names[label] if label < len(names) else f"class {label}"

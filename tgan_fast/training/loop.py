@@ -1,4 +1,4 @@
-"""The training loop: data → step → record → sample → evaluate → checkpoint."""
+"""The training loop: data → step → record → evaluate → sample → checkpoint."""
 
 import traceback
 from contextlib import closing, contextmanager
@@ -101,7 +101,7 @@ def _train(config, out, dataset, resume, processes, device):
         if processes.rank == 0:
             evaluator = open_evaluator(config, dataset, device) if config.evaluate_every else None
             folder = RunFolder(out, config.keep_checkpoints)
-    session = Session(config, step, folder, evaluator, processes, data_fingerprint)
+    session = Session(config, step, folder, evaluator, processes, dataset, data_fingerprint)
     try:
         with _agreed(processes, device):
             if folder is not None:
@@ -120,10 +120,11 @@ def _train(config, out, dataset, resume, processes, device):
                 session.iterate(batch)
                 if step.iteration % config.log_interval == 0:
                     session.log()
-                if step.iteration % config.sample_interval == 0:
-                    session.sample()
                 if config.evaluate_every and step.iteration % config.evaluate_every == 0:
                     session.evaluate()
+                # After the evaluation, whose scores are in the curves that are drawn now.
+                if step.iteration % config.sample_interval == 0:
+                    session.sample()
                 if step.iteration % config.checkpoint_interval == 0:
                     session.checkpoint()
             session.finish()

@@ -2,11 +2,11 @@
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
@@ -16,7 +16,9 @@ from tgan_fast.reports.curves import bytes_of, loss_figure, score_figure
 from tgan_fast.reports.recorded_run import comparable, read_stats
 from tgan_fast.training.checkpoint import CheckpointFolder
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.video_files import write_videos
+from tgan_fast.video_files import TitledGrid, stack_grids, write_videos
+
+_COLUMNS = 4
 
 
 class RunFolder:
@@ -46,6 +48,7 @@ class RunFolder:
         self.checkpoints = CheckpointFolder(path / "checkpoints", keep)
         self._stats = path / "stats.jsonl"
         self._tensorboard: SummaryWriter | None = None
+        self._plotted = False
 
     def start(self, config: TrainingConfig, environment: dict[str, Any], iteration: int) -> None:
         """Write the settings and the environment, and drop statistics after `iteration`, which training will repeat."""
@@ -72,19 +75,26 @@ class RunFolder:
     def record(self, line: dict[str, Any]) -> None:
         """Append a line to stats.jsonl, and its numbers to TensorBoard."""
         append_line(self._stats, json.dumps(line))
+        self._plotted = False
         if self._tensorboard is None:
             return
         for name, value in line.items():
             if name != "iteration" and not isinstance(value, str):
                 self._tensorboard.add_scalar(name, value, line["iteration"])
 
-    def write_samples(self, clips: np.ndarray, iteration: int) -> None:
-        """Write clips uint8 [N, T, H, W, C] as `samples/NNNNNNNN.gif`."""
-        shown = clips if clips.shape[-1] in (1, 3) else clips[..., :1]
-        write_videos(self.path / "samples" / f"{iteration:08d}.gif", shown)
+    def write_samples(self, grids: Sequence[TitledGrid], iteration: int) -> Path:
+        """Write `samples/NNNNNNNN.gif` and return its path; only the first channel unless clips are gray or RGB."""
+        path = self.path / "samples" / f"{iteration:08d}.gif"
+        shown = [grid if grid.clips.shape[-1] in (1, 3) else grid._replace(clips=grid.clips[..., :1]) for grid in grids]
+        write_videos(path, stack_grids(shown, _COLUMNS))
+        return path
 
     def plot(self) -> None:
-        """Draw `loss.png` from stats.jsonl, and `scores.png` if there were evaluations."""
+        """Draw `loss.png` from stats.jsonl, and `scores.png` if there were evaluations, unless nothing is new."""
+        if self._plotted:
+            return
+        # Before the lines are read, since training may meanwhile record others.
+        self._plotted = True
         losses, evaluations = read_stats(self._stats)
         name = printable(self.path.resolve().name)
         write_atomically(self.path / "loss.png", bytes_of(loss_figure(name, losses), "png"))

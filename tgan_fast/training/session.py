@@ -1,4 +1,4 @@
-"""The stages of the training loop: iterate, log, sample, evaluate, checkpoint, finish."""
+"""The stages of the training loop: iterate, log, evaluate, sample, checkpoint, finish."""
 
 import sys
 import threading
@@ -10,14 +10,18 @@ from tqdm import tqdm
 
 from tgan_fast.data import Batch
 from tgan_fast.errors import NonFiniteError, counted, printable
-from tgan_fast.models.sampling import Sampler, draw_inputs
+from tgan_fast.metrics.score_kinds import SCORE_KINDS
+from tgan_fast.models.sampling import Sampler, draw_inputs, draw_labels
+from tgan_fast.reports.number_format import format_number
 from tgan_fast.training.background import Background, Snapshot
 from tgan_fast.training.checkpoint import first_not_finite
+from tgan_fast.training.dataset import class_name, clips_to_show
 from tgan_fast.training.scalar_log import Interval, ScalarLog
 from tgan_fast.training.scoring import is_better
 from tgan_fast.training.state import SCALARS
+from tgan_fast.video_files import TitledGrid
 
-_SAMPLE_COUNT = 16
+_SAMPLE_COUNT, _REAL_COUNT = 16, 4
 _NETWORKS = "generator", "discriminator"
 # Largest absolute weight of a run that does not diverge; in runs that work, weights stay below ten.
 _DIVERGED = 1000.0
@@ -32,15 +36,16 @@ class Session:
         folder: Folder of the run in the process that writes; None in the others.
         evaluator: Evaluator of the generator; None for none, and in processes that do not write.
         processes: Processes that train together.
+        dataset: Data set of the run.
         data: Fingerprint of the data, for checkpoints.
     """
 
-    def __init__(self, config, step, folder, evaluator, processes, data):
+    def __init__(self, config, step, folder, evaluator, processes, dataset, data):
         self.config, self.step, self.folder, self.evaluator = config, step, folder, evaluator
-        self.processes, self.data = processes, data
+        self.processes, self.dataset, self.data = processes, dataset, data
         self.background = Background(step.device.type == "cuda")
         self.seconds = 0.0
-        self.scalars = self.sampled = self.saved = self.sampler = self.bar = self.best = None
+        self.scalars = self.sampled = self.saved = self.sampler = self.bar = self.best = self.real = None
         self.stopping = self.diverged = False
 
     def progress(self, out: Path) -> tqdm:
@@ -62,6 +67,9 @@ class Session:
                 diverged = f"the checkpoint has diverged, with a weight of {weight:.1e}"
                 self._print_notice(f"warning: {diverged}: resume an earlier one")
             self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
+            # Before the feed's thread starts: a data set may not expect two threads if there is one worker.
+            clips, labels = clips_to_show(self.dataset, _REAL_COUNT, self.config)
+            self.real = TitledGrid("real", clips, self._captions(labels))
         if self.evaluator is not None:
             self.best = self.folder.checkpoints.best_scores(self.evaluator.description)
             self.evaluator.prepare()
@@ -132,22 +140,6 @@ class Session:
     def _print_notice(self, text):
         self.bar.write(printable(text), file=sys.stderr)
 
-    def sample(self) -> None:
-        """Write a GIF of generated videos; the latents are always the same."""
-        if self.folder is None:
-            return
-        if self.sampler is None:
-            self.sampler = Sampler(
-                self._generator_to_sample(),
-                batch_size=_SAMPLE_COUNT,
-                precision=self.step.precision,
-                cuda_graph=self.config.cuda_graph,
-            )
-        self.sampler.refresh()
-        clips = self.sampler(draw_inputs(self.step.generator, _SAMPLE_COUNT, self.config.seed))
-        self.background.submit(self.folder.write_samples, clips.numpy(), self.step.iteration)
-        self.sampled = self.step.iteration
-
     def evaluate(self) -> None:
         """Record the scores of the generator, and keep the best checkpoint."""
         self.flush()
@@ -159,9 +151,38 @@ class Session:
         self.folder.record(
             {"iteration": self.step.iteration, "seconds": self.seconds, **scores, **self.evaluator.description}
         )
+        shown = [f"{kind.title} {format_number(scores[kind.name])}" for kind in SCORE_KINDS if kind.name in scores]
+        self._print_notice(f"iteration {self.step.iteration:,}: {', '.join(shown)}")
         if is_better(scores, self.best, self.config.best_metric):
             self.best = scores
             self.background.submit(self._write_best, Snapshot(self.step.state_dict()), self.step.iteration, scores)
+
+    def sample(self) -> None:
+        """Write a GIF of real and generated videos, the latter from fixed latents, and redraw the curves."""
+        if self.folder is None:
+            return
+        if self.sampler is None:
+            self.sampler = Sampler(
+                self._generator_to_sample(),
+                batch_size=_SAMPLE_COUNT,
+                precision=self.step.precision,
+                cuda_graph=self.config.cuda_graph,
+            )
+        self.sampler.refresh()
+        clips = self.sampler(draw_inputs(self.step.generator, _SAMPLE_COUNT, self.config.seed))
+        labels = draw_labels(self.step.generator, _SAMPLE_COUNT, self.config.seed)
+        captions = [] if labels is None else self._captions(labels.tolist())
+        title = f"generated, iteration {self.step.iteration:,}"
+        self.background.submit(self._write_samples, TitledGrid(title, clips.numpy(), captions), self.step.iteration)
+        self.sampled = self.step.iteration
+
+    def _captions(self, labels):
+        return [class_name(self.dataset, label) for label in labels] if self.config.conditional else []
+
+    def _write_samples(self, generated, iteration):
+        path = self.folder.write_samples([self.real, generated], iteration)
+        self._print_notice(f"iteration {iteration:,}: {path}")
+        self.folder.plot()
 
     def checkpoint(self) -> None:
         """Write a checkpoint in the background."""
