@@ -17,7 +17,7 @@ import torch
 from support import commands
 from support.commands import finish
 
-from tgan_fast.cli import report
+from tgan_fast.cli import report, sample
 from tgan_fast.cli import train as command
 from tgan_fast.errors import InputError
 from tgan_fast.training.checkpoint import CheckpointFolder, read_run
@@ -62,7 +62,15 @@ def random_clips():
 def test_a_run_from_start_to_end_and_its_resumption_with_more_steps(run, tmp_path, capsys):
     run("--steps", "4")
     out, err = capsys.readouterr()
-    assert out == "done: 4 iterations; look at runs/00000-tiny/samples and runs/00000-tiny/loss.png\n"
+    # Videos of this size have no scores.
+    assert out.splitlines() == [
+        "done: 4 iterations; look at runs/00000-tiny/samples/00000004.gif and runs/00000-tiny/loss.png",
+        "next, sample more videos, or make a page of the run:",
+        "  python -m tgan_fast sample --checkpoint runs/00000-tiny --out videos.gif",
+        "  python -m tgan_fast report runs/00000-tiny",
+    ]
+    assert (tmp_path / "runs" / "00000-tiny" / "samples" / "00000004.gif").exists()
+    assert "iteration 4: runs/00000-tiny/samples/00000004.gif\n" in err
     assert re.search(r"runs/00000-tiny: 100%.* 4/4 \[.*step/s, D=.*, G=.*, videos=", err)
 
     command.main(["--resume", "auto", "--steps", "6"])
@@ -70,7 +78,27 @@ def test_a_run_from_start_to_end_and_its_resumption_with_more_steps(run, tmp_pat
     capsys.readouterr()
 
     run("--steps", "2")
-    assert "look at runs/00001-tiny/samples" in capsys.readouterr().out
+    assert "look at runs/00001-tiny/samples/00000002.gif" in capsys.readouterr().out
+
+
+def test_the_commands_that_are_told_at_the_end_can_be_pasted(run, tmp_path, capsys):
+    run("--steps", "1", "--out", "my run")
+    *_, first, second = capsys.readouterr().out.splitlines()
+    for module, line in ((sample, first), (report, second)):
+        python, _, package, name, *arguments = shlex.split(line)
+        assert (python, package, name) == ("python", "tgan_fast", module.__name__.split(".")[-1])
+        module.main(arguments)
+    assert (tmp_path / "videos.gif").exists()
+    assert (tmp_path / "my run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "last"), [([], "evaluate --checkpoint 'my run'"), (["--data", "clips.npy"], "report 'my run'")]
+)
+def test_scores_are_offered_for_moving_digits_alone(run, capsys, data, last):
+    np.save("clips.npy", np.zeros((4, 16, 64, 64, 1), np.uint8))
+    run("--steps", "1", "--frames", "16", "--image-size", "64", "--out", "my run", *data)
+    assert capsys.readouterr().out.splitlines()[-1] == f"  python -m tgan_fast {last}"
 
 
 @pytest.mark.parametrize(("option", "calls"), [([], 1), (["--no-keep-memory"], 0)])

@@ -73,7 +73,18 @@ def main(arguments: Sequence[str]) -> None:
         print(f"stopped and saved after {done}; resume with:")
         print(f"  {_PROGRAM} --resume {shlex.quote(str(out))}")
     else:
-        print(printable(f"done: {done}; look at {out / 'samples'} and {out / 'loss.png'}"))
+        gif = out / "samples" / f"{step.iteration:08d}.gif"
+        print(printable(f"done: {done}; look at {gif} and {out / 'loss.png'}"))
+        _print_next_commands(command.training, out)
+
+
+def _print_next_commands(config: TrainingConfig, out: Path) -> None:
+    run = printable(shlex.quote(str(out)))
+    # Scores of other videos need a classifier.
+    scored = config.data is None
+    print(f"next, sample more videos, or {'score them' if scored else 'make a page of the run'}:")
+    print(f"  python -m tgan_fast sample --checkpoint {run} --out videos.gif")
+    print(f"  python -m tgan_fast {f'evaluate --checkpoint {run}' if scored else f'report {run}'}")
 
 
 def _read_command(arguments) -> tuple[TrainCommand, Path | None]:

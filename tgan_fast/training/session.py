@@ -161,16 +161,17 @@ class Session:
         """Write a GIF of real and generated videos, the latter from fixed latents, and redraw the curves."""
         if self.folder is None:
             return
+        generator = self._generator_to_sample()
         if self.sampler is None:
             self.sampler = Sampler(
-                self._generator_to_sample(),
+                generator,
                 batch_size=_SAMPLE_COUNT,
                 precision=self.step.precision,
                 cuda_graph=self.config.cuda_graph,
             )
         self.sampler.refresh()
-        clips = self.sampler(draw_inputs(self.step.generator, _SAMPLE_COUNT, self.config.seed))
-        labels = draw_labels(self.step.generator, _SAMPLE_COUNT, self.config.seed)
+        clips = self.sampler(draw_inputs(generator, _SAMPLE_COUNT, self.config.seed))
+        labels = draw_labels(generator, _SAMPLE_COUNT, self.config.seed)
         captions = [] if labels is None else self._captions(labels.tolist())
         title = f"generated, iteration {self.step.iteration:,}"
         self.background.submit(self._write_samples, TitledGrid(title, clips.numpy(), captions), self.step.iteration)
