@@ -25,11 +25,14 @@ LOG = FOLDER / "search-tiny.jsonl"
 # setting → values, of which a trial draws one; values listed twice come up twice as often
 SPACE: dict[str, tuple] = {
     "image_size": (16, 32, 32, 32),
+    "frames": (8, 8, 16),
     "width": (0.125, 0.1875, 0.25),
     "batch_size": (4, 8, 16),
     "latent_dim": (16, 32, 100),
     "temporal_generator": ("deconv", "deconv", "gru"),
     "discriminator": ("conv3d", "conv3d", "frames2d"),
+    "digit_size": (0.4375, 0.75, 0.75),
+    "digit_speed": (0.025, 0.025, 0.05),
     "conditional": (False, False, True),
     "objective": ("wgan", "wgan", "hinge", "vanilla"),
     "critic_steps": (1, 1, 2, 3),
@@ -41,9 +44,6 @@ ADAM_SPACE: dict[str, tuple] = {"adam_beta1": (0.0, 0.5), "adam_beta2": (0.9, 0.
 RATES = 3e-4, 3e-3
 # Learning rate of the discriminator over the generator's.
 RATIOS = 0.5, 1.0, 2.0, 4.0
-# Shares of the frame: side of a digit, and its largest speed per frame. The paper's are 7/16 and 5/64.
-DIGIT_SIZES = 7 / 16, 3 / 4, 3 / 4
-DIGIT_SPEEDS = 1 / 32, 1 / 32, 5 / 64
 # Earlier trials that the stopping rule needs.
 _FEWEST = 4
 _LISTED = 10
@@ -53,8 +53,6 @@ def draw_settings(seed: int) -> dict[str, Any]:
     """Return the settings of trial `seed`: what they change in the preset `tiny`."""
     draw = random.Random(seed)
     settings = {name: draw.choice(values) for name, values in SPACE.items()}
-    settings["digit_size"] = round(settings["image_size"] * draw.choice(DIGIT_SIZES))
-    settings["digit_speed"] = settings["image_size"] * draw.choice(DIGIT_SPEEDS)
     settings["optimizer"] = draw.choice(("rmsprop", "adam"))
     if settings["optimizer"] == "adam":
         settings |= {name: draw.choice(values) for name, values in ADAM_SPACE.items()}

@@ -7,8 +7,10 @@ FEWEST_FRAMES, MOST_FRAMES = 8, 64
 IMAGE_SIZES = (16, 32, 64, 128)
 # Pixels of the first image of generators, and of the last one of discriminators.
 SMALLEST_IMAGE = 4
-# Side of the smallest moving digits in pixels.
-SMALLEST_DIGIT = 4
+# Sides of moving digits as shares of the frame, from 4 of 16 pixels to 15; Moving MNIST's are 28 of 64.
+SMALLEST_DIGITS, PAPER_DIGITS, LARGEST_DIGITS = 0.25, 0.4375, 0.9375
+# Largest speed of moving digits along each axis, in shares of the frame per frame: 5 of 64 pixels.
+PAPER_SPEED = 0.078125
 
 
 def scaled(channels: int, width: float) -> int:

@@ -173,7 +173,10 @@ def test_broken_weights_are_named(run, classifier, tmp_path):
         (["--metrics", "is,fit"], r"there is no metric 'fit'; did you mean fid\?: choose of is,fid,fvd"),
         (["--metrics", ","], "--metrics names none"),
         (["--metrics", "fvd"], r"fvd needs --i3d i3d_torchscript\.pt"),
-        (["--classifier", ""], r"is and fid need --classifier: conv3d_deepnetA_ucf\.npz with --mean mean2\.npz, or"),
+        (
+            ["--classifier", "", "--data", "clips.npy"],
+            r"is and fid need --classifier, except for moving digits: conv3d_deepnetA_ucf\.npz with --mean mean2\.npz",
+        ),
         (["--classifier", "nothing.pt"], r"there is no classifier nothing\.pt"),
         (["--checkpoint", "nothing.pt"], r"there is no checkpoint nothing\.pt"),
         (["--data", "nothing"], "there is no nothing"),

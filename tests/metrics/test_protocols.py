@@ -5,7 +5,8 @@ import pytest
 import torch
 from support.c3d_weights import random_mean
 
-from tgan_fast.metrics.protocols import PROTOCOLS
+from tgan_fast.errors import InputError
+from tgan_fast.metrics.protocols import PROTOCOLS, check_size
 from tgan_fast.pixels import to_clips, to_videos
 
 MEAN = random_mean()
@@ -95,3 +96,28 @@ def test_the_numbers_are_those_of_the_papers_codes():
     }
     assert table["tgan"] == (9984, 4, 1, 1e-7, "fc7")
     assert table["tgan2"] == (2048, 10, 1, 1e-20, "fc7")
+
+
+@pytest.mark.parametrize(("frames", "size"), [(8, 32), (16, 16), (40, 128), (16, 64)])
+def test_classifiers_of_this_package_see_videos_of_all_sizes_as_16_frames_of_64(frames, size):
+    # Frames of one level each, at a place that is 1 in the left half.
+    levels = torch.linspace(-1, 0.5, frames)
+    videos = levels.view(1, 1, frames, 1, 1).expand(2, 1, frames, size, size).clone()
+    videos[..., : size // 2] += 0.25
+    got = PROTOCOLS["plain"].prepare(videos, None)
+    assert got.shape == (2, 1, 16, 64, 64)
+    expected = levels[[frame * frames // 16 for frame in range(16)]]
+    # Within four pixels of the step, levels are mixed.
+    left, right = got[..., :28], got[..., 36:]
+    torch.testing.assert_close(left, (expected + 0.25).view(16, 1, 1).expand_as(left), rtol=0, atol=1e-6)
+    torch.testing.assert_close(right, expected.view(16, 1, 1).expand_as(right), rtol=0, atol=1e-6)
+    assert size != 64 or frames != 16 or got is videos
+
+
+@pytest.mark.parametrize("name", [*STEP_BY_STEP, None])
+def test_the_papers_classifiers_take_one_size_alone(name):
+    protocol = None if name is None else PROTOCOLS[name]
+    check_size(16, 64, protocol)
+    with pytest.raises(InputError, match="needs videos of 16 frames of 64×64 pixels, but these have 8 of 32×32"):
+        check_size(8, 32, protocol)
+    check_size(8, 32, PROTOCOLS["plain"])

@@ -1,21 +1,25 @@
 """Checkpoints: kept, read safely, refused with a reason, the notebook's included."""
 
 import copy
+import json
 import pickle
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models.sampling import draw_latents, sample_videos
 from tgan_fast.training import TrainingConfig, TrainingStep, train
-from tgan_fast.training.build import build_discriminator, build_generator
+from tgan_fast.training.build import GENERATOR_SETTINGS, build_discriminator, build_generator
 from tgan_fast.training.checkpoint import (
     CHECKPOINT_FORMAT,
+    PRETRAINED,
     CheckpointFolder,
     find,
     load_generator,
@@ -88,6 +92,55 @@ def test_a_runs_generator_gives_the_same_videos(tmp_path, weights):
     generator = load_generator(path, weights=weights)
     assert not generator.training
     assert torch.equal(sample_videos(generator, latents), sample_videos(network, latents))
+
+
+def exported(path, content, metadata):
+    safetensors.torch.save_file(content["step"]["ema"], path, metadata)
+    return path
+
+
+def test_an_exported_generator_gives_the_same_videos_and_tells_its_run(tmp_path):
+    content, step = checkpoint()
+    metadata = {"settings": json.dumps(content["config"]), "iteration": "1"}
+    opened = open_checkpoint(exported(tmp_path / "generator.safetensors", content, metadata))
+    assert (opened.config, opened.iteration, opened.tells_data, opened.kind("auto")) == (CONFIG, 1, True, "live")
+    latents = draw_latents(3, CONFIG.latent_dim, 0)
+    assert torch.equal(sample_videos(opened.generator(), latents), sample_videos(step.ema, latents))
+    with pytest.raises(InputError, match="has a generator alone, but no discriminator"):
+        opened.discriminator()
+    with pytest.raises(InputError, match="videos can be sampled from it, but no run resumed"):
+        read_run(opened.path)
+
+
+def test_an_exported_generator_of_an_earlier_version_does_not_tell_its_data(tmp_path):
+    content, _ = checkpoint()
+    metadata = {"settings": json.dumps({name: content["config"][name] for name in GENERATOR_SETTINGS})}
+    opened = open_checkpoint(exported(tmp_path / "generator.safetensors", content, metadata))
+    opened.generator()
+    assert (opened.iteration, opened.tells_data) == (None, False)
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "settings", "iteration"])
+def test_a_damaged_exported_generator_is_one_sentence(tmp_path, damage):
+    content, _ = checkpoint()
+    metadata = {"settings": json.dumps(content["config"]), "iteration": "1"}
+    if damage in metadata:
+        metadata[damage] = "[]"
+    path = exported(tmp_path / "generator.safetensors", content, metadata)
+    raw = path.read_bytes()
+    path.write_bytes({"cut": raw[:-10], "header": raw[:40] + b"?" + raw[41:]}.get(damage, raw))
+    with pytest.raises(InputError, match="is not a generator exported as safetensors, or is damaged"):
+        open_checkpoint(path)
+
+
+def test_a_generator_of_the_package_is_found_by_its_name_unless_there_is_such_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find(Path("digits")) == PRETRAINED["digits"]
+    assert find(Path("other")) == Path("other")
+    with pytest.raises(InputError, match=r"there is no checkpoint digit; did you mean digits\?"):
+        load_generator(find(Path("digit")))
+    Path("digits").write_bytes(b"")
+    assert find(Path("digits")) == Path("digits")
 
 
 def test_without_averaged_weights_auto_takes_the_live_ones(tmp_path):

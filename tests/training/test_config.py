@@ -88,7 +88,8 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
         ({"frames": 7}, "frames is 7, but it must be greater than or equal to 8"),
         ({"frames": 65}, "frames is 65, but it must be less than or equal to 64"),
         ({"frames": 12}, "frames is 12, which temporal_generator deconv cannot make by doubling: choose 8, 16, 32"),
-        ({"objective": "hinge"}, "objective is 'hinge', but it must be 'wgan', 'vanilla' or 'lsgan'"),
+        ({"objective": "hingis"}, "objective is 'hingis', but it must be 'wgan', 'hinge', 'vanilla' or 'lsgan'"),
+        ({"digit_size": 1.0}, "digit_size is 1.0, but it must be less than or equal to 0.9375"),
         ({"classes": 5}, "classes is 5, but only conditional runs have classes: add conditional, or leave it out"),
         ({"penalty_weight": 5}, "penalty_weight is 5.0, but the constraint is svc: choose constraint gradient-penalty"),
         (

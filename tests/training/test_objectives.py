@@ -52,4 +52,5 @@ def test_each_wants_high_scores_of_what_is_real_and_the_generator_of_fakes(name,
     assert (of_real < 0).all()
     assert (of_fake > 0).all() or name == "lsgan"
     assert (of_generator < 0).all()
-    assert objective.opposite == torch.equal(of_generator, -of_fake)
+    # Within its margin, the hinge loss is linear too.
+    assert objective.opposite == torch.equal(of_generator, -of_fake) or name == "hinge"

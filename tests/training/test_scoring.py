@@ -179,7 +179,10 @@ def test_seconds_of_training_do_not_count_evaluations(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"evaluate_every": 2}, "evaluate_every needs a classifier: python -m tgan_fast train-classifier makes one"),
+        (
+            {"evaluate_every": 2, "data": "clips"},
+            "evaluate_every needs a classifier: python -m tgan_fast train-classifier makes one",
+        ),
         ({"classifier": "c.pt"}, "a classifier is for evaluation in training, which needs evaluate_every as well"),
         ({"evaluate_every": 2, "classifier": "nothing.pt"}, r"there is no classifier nothing\.pt"),
         ({"evaluate_every": 2, "evaluate_samples": 1}, "evaluate_samples is 1"),

@@ -15,7 +15,7 @@ import tyro
 from tgan_fast.cli.options import KeepMemory, OptionError, parse, parse_known
 from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.files import lock
-from tgan_fast.training.config import PATHS, PRESETS, TrainingConfig, default_preset, read_yaml
+from tgan_fast.training.config import OF_DIGITS, PATHS, PRESETS, TrainingConfig, default_preset, read_yaml
 
 _PROGRAM = "python -m tgan_fast.train"
 _RUNS = Path("runs")
@@ -178,6 +178,7 @@ def _default_config(sources: _Sources, checkpoint: Path | None) -> TrainingConfi
         # The parser has refused unknown names.
         values = dict(PRESETS.get(preset, {}))
         if isinstance(given.get("data"), str):
+            values = {name: value for name, value in values.items() if name not in OF_DIGITS}
             from tgan_fast.data import read_videos
 
             channels = read_videos(Path(given["data"]), given.get("axes")).frames.shape[3]

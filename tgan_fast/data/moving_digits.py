@@ -12,12 +12,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tgan_fast.sizes import FRAMES, IMAGE_SIZE, SMALLEST_DIGIT, check_sizes
+from tgan_fast.sizes import (
+    FRAMES,
+    IMAGE_SIZE,
+    LARGEST_DIGITS,
+    PAPER_DIGITS,
+    PAPER_SPEED,
+    SMALLEST_DIGITS,
+    check_sizes,
+)
 
-# Side of a scan, and of the digits in frames of 64 pixels.
+# Side of a scan in pixels.
 DIGIT_SIZE = 28
-# Largest speed along each axis in frames of 64 pixels, in pixels per frame.
-FASTEST = 5.0
 
 
 class MovingDigits:
@@ -35,8 +41,8 @@ class MovingDigits:
             each class from 0 to 9; none is copied, unless they have to be resized. scikit-learn's where none are given.
         clip_frames: Number of frames of a clip, 8 to 64.
         image_size: Side of a frame in pixels: 16, 32, 64 or 128.
-        digit_size: Side of a digit in pixels, at least 4 and less than `image_size`; None: 7/16 of `image_size`.
-        digit_speed: Largest speed along each axis, in pixels per frame; None: 5/64 of `image_size`.
+        digit_size: Side of a digit as a share of `image_size`, 1/4 to 15/16.
+        digit_speed: Largest speed along each axis, in shares of `image_size` per frame, 0 to 1.
 
     Attributes:
         classes: Number of classes, whichever come up.
@@ -60,8 +66,8 @@ class MovingDigits:
         scans: tuple[np.ndarray, np.ndarray] | None = None,
         clip_frames: int = FRAMES,
         image_size: int = IMAGE_SIZE,
-        digit_size: int | None = None,
-        digit_speed: float | None = None,
+        digit_size: float = PAPER_DIGITS,
+        digit_speed: float = PAPER_SPEED,
     ):
         check_sizes(clip_frames, image_size)
         if digits not in (1, 2):
@@ -72,23 +78,22 @@ class MovingDigits:
         self.scans = scikit_learn_scans() if scans is None else scans
         images, scanned = self.scans
         _check_scans(images, scanned, digits)
-        self.digit_size = DIGIT_SIZE * image_size // IMAGE_SIZE if digit_size is None else digit_size
-        self.digit_speed = FASTEST * image_size / IMAGE_SIZE if digit_speed is None else digit_speed
-        if not SMALLEST_DIGIT <= self.digit_size < image_size:
+        if not (SMALLEST_DIGITS <= digit_size <= LARGEST_DIGITS and 0 <= digit_speed <= 1):
             raise ValueError(
-                f"digits of {self.digit_size} pixels cannot move in frames of {image_size}: "
-                f"choose {SMALLEST_DIGIT} to {image_size - 1}"
+                f"digits have a size of {SMALLEST_DIGITS} to {LARGEST_DIGITS} of the frame, not {digit_size}, "
+                f"and a speed of 0 to 1, not {digit_speed}"
             )
-        if not 0 <= self.digit_speed < image_size:
-            raise ValueError(f"digits move by 0 to {image_size - 1} pixels per frame, not by {self.digit_speed}")
-        self._images = _resize_all(images, self.digit_size)
-        self._room = image_size - self.digit_size
+        self.digit_size, self.digit_speed = digit_size, digit_speed
+        self._side = round(digit_size * image_size)
+        self._images = _resize_all(images, self._side)
+        self._room = image_size - self._side
+        fastest = digit_speed * image_size
         # A stream each, so that a clip does not depend on how many there are.
         of_labels, of_handwritings, of_starts, of_speeds = np.random.default_rng(seed).spawn(4)
         self._labels = of_labels.integers(10, size=size)
         self._handwritings = _choose_handwritings(of_handwritings, self._labels, digits, scanned)
         self._starts = of_starts.uniform(0, self._room, (size, digits, 2))
-        self._speeds = of_speeds.uniform(-self.digit_speed, self.digit_speed, (size, digits, 2))
+        self._speeds = of_speeds.uniform(-fastest, fastest, (size, digits, 2))
 
     def __len__(self) -> int:
         return self.size
@@ -100,7 +105,7 @@ class MovingDigits:
         clip = np.zeros((self.clip_frames, self.image_size, self.image_size), np.uint8)
         for image, corners in zip(self._images[self._handwritings[index]], self._corners(index), strict=True):
             for frame, (top, left) in zip(clip, corners, strict=True):
-                place = frame[top : top + self.digit_size, left : left + self.digit_size]
+                place = frame[top : top + self._side, left : left + self._side]
                 np.maximum(place, image, out=place)
         return np.repeat(clip[..., None], self.channels, axis=-1), int(self._labels[index])
 

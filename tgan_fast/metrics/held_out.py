@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames, read_videos
-from tgan_fast.data.moving_digits import DIGIT_SIZE, FASTEST, scikit_learn_scans
+from tgan_fast.data.moving_digits import scikit_learn_scans
 from tgan_fast.errors import InputError
-from tgan_fast.sizes import IMAGE_SIZE
+from tgan_fast.sizes import PAPER_DIGITS, PAPER_SPEED
 
 _HELD_OUT_DIGITS = 1024
-# Sizes of digits in frames of 64 pixels, from the paper's to the largest of the presets.
-_DIGIT_SIZES = (28, 40, 52)
-# Largest share of the free space that a digit crosses in a frame; the paper's digits do.
-_SPEED = FASTEST / (IMAGE_SIZE - DIGIT_SIZE)
 _NAMED = 3
+# Sizes of digits, from the paper's to larger than any preset's.
+_DIGIT_SIZES = PAPER_DIGITS, 0.625, 0.8125
+# Share of the free space that a digit crosses in a frame at most, as the paper's do.
+_SPEED = PAPER_SPEED / (1 - PAPER_DIGITS)
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class DigitsOfSizes:
     def __init__(self, size: int, **options: Any):
         self._size = size
         self._sets = [
-            MovingDigits(size, digit_size=side, digit_speed=_SPEED * (IMAGE_SIZE - side), **options)
-            for side in _DIGIT_SIZES
+            MovingDigits(size, digit_size=side, digit_speed=_SPEED * (1 - side), **options) for side in _DIGIT_SIZES
         ]
 
     def __len__(self) -> int:

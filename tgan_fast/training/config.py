@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgan_fast.choices import CudaGraphMode, PrecisionOption
 from tgan_fast.errors import InputError, nearest
-from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES, MOST_FRAMES, SMALLEST_DIGIT
+from tgan_fast.sizes import (
+    FEWEST_FRAMES,
+    FRAMES,
+    IMAGE_SIZE,
+    IMAGE_SIZES,
+    LARGEST_DIGITS,
+    MOST_FRAMES,
+    PAPER_DIGITS,
+    PAPER_SPEED,
+    SMALLEST_DIGITS,
+)
 
 # Largest number of iterations and frames, so that sums of them stay exact. The bounds of sizes are far beyond what fits
 # into a machine: they report a typing error before it takes all memory.
@@ -69,11 +79,17 @@ class TrainingConfig(BaseModel):
         True, description="Videos: allow the clip that ends with the last frame, which the authors' code leaves out."
     )
     digits: Literal[1, 2] = Field(2, description="Moving digits: number of digits in a clip.")
-    digit_size: int | None = Field(
-        None, ge=SMALLEST_DIGIT, description="Moving digits: side of a digit in pixels; none: 7/16 of image_size."
+    digit_size: float = Field(
+        PAPER_DIGITS,
+        ge=SMALLEST_DIGITS,
+        le=LARGEST_DIGITS,
+        description="Moving digits: side of a digit as a share of image_size.",
     )
-    digit_speed: float | None = Field(
-        None, ge=0, description="Moving digits: largest speed per axis, in pixels per frame; none: 5/64 of image_size."
+    digit_speed: float = Field(
+        PAPER_SPEED,
+        ge=0,
+        le=1,
+        description="Moving digits: largest speed along each axis, in shares of image_size per frame.",
     )
     digit_images: str | None = Field(
         None, description="Moving digits: MNIST's train-images-idx3-ubyte[.gz]; none: scikit-learn's digits."
@@ -208,6 +224,9 @@ def _why_not(config):
 
 # Settings that name files.
 PATHS = ("data", "digit_images", "classifier")
+
+# Settings of presets that suit moving digits alone.
+OF_DIGITS = ("frames", "image_size", "digit_size", "digit_speed")
 
 # Settings that apply to videos only.
 OF_VIDEOS = ("axes", "crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
