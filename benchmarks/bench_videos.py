@@ -29,7 +29,7 @@ from tgan_fast.models import FRAMES, IMAGE_SIZE
 from tgan_fast.preparation import prepare
 from tgan_fast.preparation.decoding import FrameFormat, read_video
 from tgan_fast.preparation.sources import recognize
-from tgan_fast.training import PRESETS, TrainingConfig
+from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_step
 
 FRAME_FORMAT = FrameFormat(HEIGHT, WIDTH, CHANNELS)
@@ -50,8 +50,8 @@ CUTS = {
     f"{HEIGHT}×{WIDTH}, random crop, flip": AT_RANDOM,
     f"{HEIGHT}×{WIDTH}, random crop, flip, stride 2": {**AT_RANDOM, "stride": 2},
 }
-TINY_BATCH = PRESETS["tiny"]["batch_size"]
-FEED, CPU_STEP, TINY = f"{bench_data.WORKERS} threads", "a CPU's training step", f"tiny, batch {TINY_BATCH}"
+NARROW_BATCH = 8
+FEED, CPU_STEP, NARROW = f"{bench_data.WORKERS} threads", "a CPU's training step", f"narrow, batch {NARROW_BATCH}"
 
 
 def encode(path: Path, count: int, codec: str) -> Path:
@@ -157,9 +157,9 @@ def measure_video_feeding(run: Run, case: str, folder: Path) -> list[dict]:
     bench_data.check_reads(case, {FEED: first}, first_clips(dataset))
     rows = run.rows(bench_data.time_feeds(run, {FEED: feed}))
     if run.device == "cpu":
-        config = TrainingConfig(**PRESETS["tiny"] | {"channels": CHANNELS})
-        step, videos = build_step(config, torch.device("cpu")), first()[:TINY_BATCH]
-        rows += run.rows(run.measure({TINY: step}, [videos], ROUNDS), CPU_STEP)
+        config = TrainingConfig(width=0.125, channels=CHANNELS, batch_size=NARROW_BATCH)
+        step, videos = build_step(config, torch.device("cpu")), first()[:NARROW_BATCH]
+        rows += run.rows(run.measure({NARROW: step}, [videos], ROUNDS), CPU_STEP)
     return rows
 
 
@@ -180,8 +180,8 @@ def goals_for(records: list[dict], device: str) -> list[Goal]:
         Goal(f"cores that cut the clips for {STEP}", cores, 4, True),
     ]
     if device == "cpu":
-        fed, taken = (next((row["seconds"] for name, row in rows if name == wanted), None) for wanted in (FEED, TINY))
-        times = fed and rounded(BATCH / fed * taken / TINY_BATCH)
+        fed, taken = (next((row["seconds"] for name, row in rows if name == wanted), None) for wanted in (FEED, NARROW))
+        times = fed and rounded(BATCH / fed * taken / NARROW_BATCH)
         goals.append(Goal(f"times the clips that {CPU_STEP} takes, by a feed of {FEED}", times, 20, False))
     return goals
 

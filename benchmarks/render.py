@@ -6,6 +6,7 @@ python -m benchmarks.render --full     # only prints the full tables of all sect
 """
 
 import io
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -119,23 +120,28 @@ def _cells(case, own, eager, rival):
 
 def _systems(devices):
     """Return a table of the results of every system's narrow preset, with a row for each system and device."""
-    keys, rows = ("inception_score", "frechet_distance"), []
+    rows = []
     devices = [device for device in devices if score_presets.SECTION in device.sections]
     measured = [(device, device.sections[score_presets.SECTION]["systems"]) for device in devices]
     for name, title in score_presets.SYSTEMS.items():
-        for device, runs in measured:
-            cells = [*[NOT_MEASURED] * 4, ""]
-            if name in runs:
-                run, picture = runs[name], f"benchmarks/results/{score_presets.picture_of(device.stem, name)}"
-                scores = [f"{three_digits(run[key]['mean'])} ± {run[key]['std']:.2g}" for key in keys]
-                picture = f"![four videos, a row of frames each]({picture})"
-                cells = [seconds(run["seconds"]), f"{run['iterations']:,}", *scores, picture]
-            rows.append([title, f"`{name}`", device.name, *cells])
-    for device, runs in measured:
-        real = [three_digits(next(iter(runs.values()))[key]["real"]) for key in keys]
-        rows.append(["real clips", "", device.name, "", "", *real, ""])
-    head = ["system", "preset", "trained on", "for", "iterations", "inception score", "Fréchet distance", ""]
+        for device, systems in measured:
+            cells = [*[NOT_MEASURED] * 3, ""]
+            if name in systems:
+                ends = [run["curve"][-1] for run in systems[name]["runs"]]
+                picture = f"benchmarks/results/{score_presets.picture_of(device.stem, name)}"
+                iterations = statistics.median_low(end["iteration"] for end in ends)
+                scores = [_median_and_range([end[key] for end in ends]) for key in score_presets.SCORES]
+                cells = [f"{iterations:,}", *scores, f"![four videos, a row of frames each]({picture})"]
+            rows.append([title, f"`{score_presets.tiny(name)}`", device.name, *cells])
+    for device, systems in measured:
+        real = next(iter(systems.values()))["real"]
+        rows.append(["real clips", "", device.name, "", *(three_digits(real[key]) for key in score_presets.SCORES), ""])
+    head = ["system", "preset", "trained on", "iterations", *score_presets.SCORES.values(), ""]
     return markdown_table(head, rows, left=3)
+
+
+def _median_and_range(numbers):
+    return f"{three_digits(statistics.median(numbers))} ({three_digits(min(numbers))}–{three_digits(max(numbers))})"
 
 
 def _goals(devices):

@@ -37,7 +37,7 @@ def test_other_clips_are_not_timed(monkeypatch):
 def test_goals_are_of_the_slower_codec_and_the_slowest_cut():
     rows = [{"contender": bench.ARRAYS, "ratio": ratio} for ratio in (0.5, 0.8)]
     rows += [{"contender": name, "seconds": 3e-3 * number} for number, name in enumerate(bench.CUTS, 1)]
-    rows += [{"contender": "2 threads", "seconds": 0.1}, {"contender": "tiny, batch 8", "seconds": 0.5}]
+    rows += [{"contender": "2 threads", "seconds": 0.1}, {"contender": "narrow, batch 8", "seconds": 0.5}]
     goals = bench.SECTION.goals([{"timings": rows}], "cpu")
     assert [goal.measured for goal in goals] == [2.0, 3.0, 20.0]
     assert [goal.verdict for goal in bench.SECTION.goals([], "cpu")] == [NOT_MEASURED] * 3

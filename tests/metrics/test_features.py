@@ -8,7 +8,7 @@ from support.classifiers import Means, scripted
 from torch import nn
 
 from tgan_fast.errors import InputError
-from tgan_fast.metrics.classifier import Classifier, build_network
+from tgan_fast.metrics.classifier import Classifier, build_network, widened
 from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS
 from tgan_fast.pixels import to_clips, to_videos
@@ -32,6 +32,16 @@ def test_a_small_classifier_sees_videos_as_they_are(device):
     torch.testing.assert_close(seen.probabilities.cpu(), expected["logits"].softmax(1), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(seen.features.cpu(), expected["mean"], rtol=1e-4, atol=1e-6)
     assert seen.probabilities.dtype == seen.features.dtype == torch.float32
+
+
+def test_a_widened_classifier_sees_the_mean_of_the_channels():
+    gray, videos = small_classifier(), torch.rand(3, 3, 16, 64, 64) * 2 - 1
+    colored = widened(gray, 3)
+    assert (colored.channels, colored.classes) == (3, gray.classes)
+    see_gray, see_colored = (ClassifierFeatures(one, PROTOCOLS["plain"], CPU, "fp32") for one in (gray, colored))
+    seen, expected = see_colored.of_generated(videos), see_gray.of_generated(videos.mean(1, keepdim=True))
+    torch.testing.assert_close(seen.features, expected.features, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(seen.probabilities, expected.probabilities, rtol=1e-4, atol=1e-6)
 
 
 def test_real_clips_and_generated_videos_of_the_same_levels_look_the_same():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tgan_fast.cli import INTERRUPTED
-from tgan_fast.cli.options import LARGEST_SEED, Device, check_range, parse
+from tgan_fast.cli.options import LARGEST_SEED, Device, KeepMemory, check_range, parse
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, printable, refuse_out_of_memory
 
@@ -44,8 +44,10 @@ class TrainClassifierCommand:
     digits: Literal[1, 2] = 1
     """Moving digits: digits per clip."""
     channels: Literal[1, 3] = 1
-    """Moving digits: color channels."""
+    """Moving digits: color channels of the videos to score. Digits are gray: it is trained on one channel, and sees the
+    mean of three."""
     device: Device = "auto"
+    keep_memory: KeepMemory = True
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,11 +55,15 @@ def main(arguments: Sequence[str]) -> None:
     _check(command)
     from tqdm import tqdm
 
+    from tgan_fast import allocator
+    from tgan_fast.metrics.classifier import widened
     from tgan_fast.metrics.classifier_files import save_classifier
     from tgan_fast.metrics.classifier_training import train_classifier
     from tgan_fast.training.devices import resolve_device
 
     device = resolve_device(command.device)
+    if command.keep_memory and device.type == "cpu":
+        allocator.keep_memory()
     architecture, recipe = _architecture_and_recipe(command)
     clips = _clips(command)
     for line in (clips.summary, *clips.notices):
@@ -73,6 +79,8 @@ def main(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted; nothing was written")
         raise SystemExit(INTERRUPTED) from None
+    if command.data is None and command.channels > 1:
+        classifier = widened(classifier, command.channels)
     with writing(command.out):
         save_classifier(command.out, classifier)
     print(
@@ -110,7 +118,7 @@ def _clips(command):
 
     if command.data is not None:
         return split_videos(command.data, command.held_out, seed=command.seed)
-    return split_digits(command.held_out, digits=command.digits, channels=command.channels, seed=command.seed)
+    return split_digits(command.held_out, digits=command.digits, seed=command.seed)
 
 
 def _show(bar, loss):

@@ -1,5 +1,6 @@
 """Classifiers of videos: a network and everything else that its scores depend on."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Collection
@@ -52,6 +53,15 @@ class Classifier:
         for tensor in tensors:
             digest.update(tensor.contiguous().numpy())
         return digest.hexdigest()
+
+
+def widened(classifier: Classifier, channels: int) -> Classifier:
+    """Return a `small` classifier of gray videos as one of videos with channels, of which it sees the mean."""
+    state = classifier.network.state_dict()
+    state["layers.0.weight"] = state["layers.0.weight"].repeat(1, channels, 1, 1, 1) / channels
+    network = build_network("small", len(classifier.classes), channels).eval()
+    network.load_state_dict(state)
+    return dataclasses.replace(classifier, network=network, channels=channels)
 
 
 def build_network(architecture: Architecture, classes: int, channels: int) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -43,39 +42,43 @@ class DigitsOfSizes:
 
     Args:
         size: Number of clips.
-        options: Arguments of `MovingDigits`.
+        digits: Number of digits in a clip.
+        seed: Seed of the clips.
+        scans: Handwritten digits, as `MovingDigits` takes them.
+
+    Attributes:
+        scans: Handwritten digits: images and labels.
     """
 
-    def __init__(self, size: int, **options: Any):
-        self._size = size
+    def __init__(self, size: int, *, digits: int, seed: int, scans: tuple[np.ndarray, np.ndarray]):
+        self._size, self.scans = size, scans
         self._sets = [
-            MovingDigits(size, digit_size=side, digit_speed=_SPEED * (1 - side), **options) for side in _DIGIT_SIZES
+            MovingDigits(size, digits=digits, seed=seed, scans=scans, digit_size=side, digit_speed=_SPEED * (1 - side))
+            for side in _DIGIT_SIZES
         ]
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Return clip `index`, uint8 [16, 64, 64, channels], and its digit."""
+        """Return clip `index`, uint8 [16, 64, 64, 1], and its digit."""
         return self._sets[index % len(self._sets)][index]
 
 
-def split_digits(share: float, *, digits: int = 1, channels: int = 1, seed: int = 0) -> LabeledClips:
+def split_digits(share: float, *, digits: int = 1, seed: int = 0) -> LabeledClips:
     """Return moving digits of several sizes, split by handwriting: no handwriting in `held_out` is in `training`.
 
     Args:
         share: Share of each class's handwritings to hold out, more than 0 and less than 1.
         digits: Number of digits in a clip, 1 or 2.
-        channels: Color channels.
         seed: Seed of the split and of the clips.
     """
     images, labels = scikit_learn_scans()
     held_out = hold_out(labels, np.arange(len(labels)), share, seed=seed, fewest=digits)
-    options = {"digits": digits, "channels": channels}
     return LabeledClips(
-        DigitsOfSizes(100_000, **options, seed=seed, scans=(images[~held_out], labels[~held_out])),
+        DigitsOfSizes(100_000, digits=digits, seed=seed, scans=(images[~held_out], labels[~held_out])),
         # With another seed, since places and speeds would otherwise be those of training.
-        DigitsOfSizes(_HELD_OUT_DIGITS, **options, seed=seed + 1, scans=(images[held_out], labels[held_out])),
+        DigitsOfSizes(_HELD_OUT_DIGITS, digits=digits, seed=seed + 1, scans=(images[held_out], labels[held_out])),
         tuple(map(str, range(10))),
         f"moving digits: {(~held_out).sum():,} handwritings to train on, {held_out.sum():,} others held out",
     )
