@@ -1,16 +1,17 @@
 """The table of systems: every one has its presets, and what is written is what was trained and scored."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import result_files, score_presets
+from benchmarks import result_files, score_presets, timed_training
 from benchmarks.render import devices_in, readme_figures
 from tgan_fast.training import PRESETS
 
 
 def test_every_system_is_a_preset_and_has_a_narrow_one():
-    assert set(score_presets.SYSTEMS) == {name for name in PRESETS if not name.startswith("tiny")}
+    assert set(score_presets.SYSTEMS) == {name for name in PRESETS if not name.startswith("tiny")} - {"digits"}
     assert {score_presets.tiny(name) for name in score_presets.SYSTEMS} == {
         name for name in PRESETS if name.startswith("tiny")
     }
@@ -19,6 +20,10 @@ def test_every_system_is_a_preset_and_has_a_narrow_one():
 @pytest.mark.slow
 def test_systems_are_trained_scored_drawn_and_listed_in_the_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(result_files, "FOLDER", tmp_path)
+    # One after another in this process, with fewer videos.
+    in_turns = lambda function, jobs, device: ((job, function(job)) for job in jobs)  # noqa: E731
+    monkeypatch.setattr(score_presets, "side_by_side", in_turns)
+    monkeypatch.setattr(timed_training, "PROTOCOL", replace(timed_training.PROTOCOL, samples=64, real_clips=256))
     names = list(score_presets.CONSTRAINTS)
     monkeypatch.setattr(score_presets, "SYSTEMS", {name: score_presets.SYSTEMS[name] for name in names})
     score_presets.main(seconds=0.2, seeds=2, points=2)

@@ -17,7 +17,7 @@ import torch
 from support import commands
 from support.commands import finish
 
-from tgan_fast.cli import report, sample
+from tgan_fast.cli import evaluate, report, sample
 from tgan_fast.cli import train as command
 from tgan_fast.errors import InputError
 from tgan_fast.training.checkpoint import CheckpointFolder, read_run
@@ -62,12 +62,11 @@ def random_clips():
 def test_a_run_from_start_to_end_and_its_resumption_with_more_steps(run, tmp_path, capsys):
     run("--steps", "4")
     out, err = capsys.readouterr()
-    # Videos of this size have no scores.
     assert out.splitlines() == [
         "done: 4 iterations; look at runs/00000-tiny/samples/00000004.gif and runs/00000-tiny/loss.png",
-        "next, sample more videos, or make a page of the run:",
+        "next, sample more videos, or score them:",
         "  python -m tgan_fast sample --checkpoint runs/00000-tiny --out videos.gif",
-        "  python -m tgan_fast report runs/00000-tiny",
+        "  python -m tgan_fast evaluate --checkpoint runs/00000-tiny",
     ]
     assert (tmp_path / "runs" / "00000-tiny" / "samples" / "00000004.gif").exists()
     assert "iteration 4: runs/00000-tiny/samples/00000004.gif\n" in err
@@ -81,24 +80,20 @@ def test_a_run_from_start_to_end_and_its_resumption_with_more_steps(run, tmp_pat
     assert "look at runs/00001-tiny/samples/00000002.gif" in capsys.readouterr().out
 
 
-def test_the_commands_that_are_told_at_the_end_can_be_pasted(run, tmp_path, capsys):
-    run("--steps", "1", "--out", "my run")
+@pytest.mark.parametrize("data", [[], ["--data", "clips.npy"]], ids=["digits", "videos"])
+def test_the_commands_that_are_told_at_the_end_can_be_pasted(run, tmp_path, capsys, monkeypatch, data):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    np.save("clips.npy", np.zeros((4, 8, 16, 16, 1), np.uint8))
+    run("--steps", "1", "--out", "my run", *data)
     *_, first, second = capsys.readouterr().out.splitlines()
-    for module, line in ((sample, first), (report, second)):
+    # Scores of videos need a classifier.
+    last = (report, []) if data else (evaluate, ["--samples", "16", "--runs", "1", "--real-clips", "256"])
+    for (module, quick), line in (((sample, []), first), (last, second)):
         python, _, package, name, *arguments = shlex.split(line)
         assert (python, package, name) == ("python", "tgan_fast", module.__name__.split(".")[-1])
-        module.main(arguments)
+        module.main([*arguments, *quick])
     assert (tmp_path / "videos.gif").exists()
-    assert (tmp_path / "my run" / "report.html").exists()
-
-
-@pytest.mark.parametrize(
-    ("data", "last"), [([], "evaluate --checkpoint 'my run'"), (["--data", "clips.npy"], "report 'my run'")]
-)
-def test_scores_are_offered_for_moving_digits_alone(run, capsys, data, last):
-    np.save("clips.npy", np.zeros((4, 16, 64, 64, 1), np.uint8))
-    run("--steps", "1", "--frames", "16", "--image-size", "64", "--out", "my run", *data)
-    assert capsys.readouterr().out.splitlines()[-1] == f"  python -m tgan_fast {last}"
+    assert (tmp_path / "my run" / ("report.html" if data else "scores.jsonl")).exists()
 
 
 @pytest.mark.parametrize(("option", "calls"), [([], 1), (["--no-keep-memory"], 0)])

@@ -92,5 +92,7 @@ def clips_to_show(dataset: ClipDataset | VideoFrames, count: int, config: Traini
 
 def class_name(dataset: ClipDataset | VideoFrames, label: int) -> str:
     """Return the name of a class, or "class 3" where classes have only numbers."""
+    if isinstance(dataset, MovingDigits):
+        return str(label)
     names = dataset.videos.class_names if isinstance(dataset, VideoFrames) else ()
     return names[label] if label < len(names) else f"class {label}"

@@ -86,7 +86,9 @@ class RunFolder:
         """Write `samples/NNNNNNNN.gif` and return its path; only the first channel unless clips are gray or RGB."""
         path = self.path / "samples" / f"{iteration:08d}.gif"
         shown = [grid if grid.clips.shape[-1] in (1, 3) else grid._replace(clips=grid.clips[..., :1]) for grid in grids]
-        write_videos(path, stack_grids(shown, _COLUMNS))
+        clip = stack_grids(shown, _COLUMNS)
+        # Short clips last a second, too.
+        write_videos(path, clip, fps=min(16, clip.shape[1]))
         return path
 
     def plot(self) -> None:

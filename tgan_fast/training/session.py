@@ -72,7 +72,9 @@ class Session:
             self.real = TitledGrid("real", clips, self._captions(labels))
         if self.evaluator is not None:
             self.best = self.folder.checkpoints.best_scores(self.evaluator.description)
-            self.evaluator.prepare()
+            every = self.config.evaluate_every
+            if self.step.iteration // every < self.config.steps // every:
+                self.evaluator.prepare()
         self.scalars = ScalarLog()
 
     def iterate(self, batch: Batch) -> None:
