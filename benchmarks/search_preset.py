@@ -8,9 +8,13 @@ of earlier trials after the same time (the median stopping rule of Golovin et al
 then judge the preset: `python -m benchmarks.score_presets`.
 """
 
+import itertools
 import json
+import math
 import random
 import statistics
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.figure
@@ -19,11 +23,10 @@ import tyro
 from benchmarks.result_files import FOLDER
 from benchmarks.timed_training import Curve, TimedRun, side_by_side, train_for
 from tgan_fast.files import append_line
-from tgan_fast.training import PRESETS
 
 LOG = FOLDER / "search-tiny.jsonl"
 # All trials have these digits, since scores of others are not comparable; they can be read in small frames.
-DIGITS = {"digits": 1, "channels": 1, "digit_size": 0.75, "digit_speed": 0.025}
+DIGITS = {"digits": 1, "channels": 1, "digit_size": 0.75, "digit_speed": 0.025, "workers": 1}
 # setting → values, of which a trial draws one; values listed twice come up twice as often
 SPACE: dict[str, tuple] = {
     "frames": (8, 8, 16),
@@ -50,7 +53,7 @@ _LISTED = 10
 
 
 def draw_settings(seed: int) -> dict[str, Any]:
-    """Return the settings of trial `seed`: what they change in the preset `tiny`."""
+    """Return the settings of trial `seed`; all others are the defaults of `TrainingConfig`."""
     draw = random.Random(seed)
     settings = DIGITS | {name: draw.choice(values) for name, values in SPACE.items()}
     settings["optimizer"] = draw.choice(("rmsprop", "rmsprop", "adam"))
@@ -64,8 +67,9 @@ def draw_settings(seed: int) -> dict[str, Any]:
 
 
 class Trial(NamedTuple):
-    """A trial to do: its number, which is the seed of its settings, its length and its number of scores."""
+    """A trial to do: the log, its number (the seed of its settings), its length and its number of scores."""
 
+    log: Path
     number: int
     seconds: float
     points: int
@@ -73,23 +77,26 @@ class Trial(NamedTuple):
 
 def run_trial(trial: Trial) -> TimedRun:
     """Train and score a trial, until it falls behind the median of the log."""
-    settings = PRESETS["tiny"] | draw_settings(trial.number) | {"seed": 0, "device": "cpu"}
-    return train_for(settings, trial.seconds, trial.points, _is_not_behind)
+    settings = draw_settings(trial.number) | {"seed": 0, "device": "cpu"}
+    return train_for(settings, trial.seconds, trial.points, partial(is_not_behind, trial.log))
 
 
-def _is_not_behind(curve: Curve) -> bool:
-    point = len(curve) - 1
-    others = [record["curve"][point]["frechet_distance"] for record in read_log() if len(record["curve"]) > point]
-    return len(others) < _FEWEST or curve[-1]["frechet_distance"] <= statistics.median(others)
+def is_not_behind(log: Path, curve: Curve) -> bool:
+    """Return whether a trial with this curve is not worse than the median of the log after the same time."""
+    last = curve[-1]
+    points = [point for record in read_log(log) for point in record["curve"]]
+    # Iterations end a little later than the time is up.
+    others = [x["frechet_distance"] for x in points if math.isclose(x["seconds"], last["seconds"], rel_tol=0.05)]
+    return len(others) < _FEWEST or last["frechet_distance"] <= statistics.median(others)
 
 
-def read_log() -> list[dict[str, Any]]:
-    """Return the trials in the log: `trial`, `settings` and `curve` of each."""
-    return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """Return the trials in a log: `trial`, `settings` and `curve` of each."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def draw_log(trials: list[dict[str, Any]]) -> None:
-    """Draw the curves of all trials; the best one is thick."""
+def draw_log(picture: Path, trials: list[dict[str, Any]]) -> None:
+    """Draw the curves of all trials into a PNG file; the best one is thick."""
     figure = matplotlib.figure.Figure(figsize=(9, 4), layout="constrained")
     best = min(trials, key=_final_distance)
     labels = {"frechet_distance": "Fréchet distance", "inception_score": "inception score"}
@@ -102,7 +109,7 @@ def draw_log(trials: list[dict[str, Any]]) -> None:
         axes.grid(alpha=0.3)
         axes.set_yscale("log")
     figure.suptitle(f"search for the preset tiny: {len(trials)} trials, trial {best['trial']} in orange")
-    figure.savefig(LOG.with_suffix(".png"), dpi=120)
+    figure.savefig(picture, dpi=120)
 
 
 def _final_distance(trial):
@@ -118,15 +125,16 @@ def main(trials: int = 40, seconds: float = 120.0, points: int = 4) -> None:
         seconds: Seconds of training of each trial.
         points: Number of scores of each trial, at equal intervals.
     """
-    begin = len(read_log())
-    jobs = [Trial(number, seconds, points) for number in range(begin, begin + trials)]
+    done = {record["trial"] for record in read_log(LOG)}
+    numbers = itertools.islice((number for number in itertools.count() if number not in done), trials)
+    jobs = [Trial(LOG, number, seconds, points) for number in numbers]
     for trial, run in side_by_side(run_trial, jobs, "cpu"):
         record = {"trial": trial.number, "settings": draw_settings(trial.number), "curve": run.curve}
         append_line(LOG, json.dumps(record))
         print(trial.number, run.curve[-1], flush=True)
-    log = read_log()
+    log = read_log(LOG)
     if log:
-        draw_log(log)
+        draw_log(LOG.with_suffix(".png"), log)
     for record in sorted(log, key=_final_distance)[:_LISTED]:
         print(record["trial"], record["curve"][-1], record["settings"])
 

@@ -51,7 +51,7 @@ class TimedRun(NamedTuple):
 
 
 def train_for(
-    settings: dict[str, Any], seconds: float, points: int, goes_on: Callable[[Curve], bool] = lambda curve: True
+    settings: dict[str, Any], seconds: float, points: int, should_continue: Callable[[Curve], bool] = lambda curve: True
 ) -> TimedRun:
     """Train for a number of seconds, and score the generator (its average, if there is one) at equal intervals.
 
@@ -59,7 +59,7 @@ def train_for(
         settings: Arguments of `TrainingConfig`. `steps` has no effect: a learning rate that decays ends with the time.
         seconds: Seconds of training.
         points: Number of scores.
-        goes_on: Function of the curve so far that returns whether to go on, called after each score.
+        should_continue: Function of the curve so far, called after each score.
     """
     config = TrainingConfig(**settings)
     device, data = torch.device(config.device), open_data(config)
@@ -82,15 +82,15 @@ def train_for(
     step = build_step(config, device, read=feed.read)
     evaluator, curve, elapsed = _open_evaluator(data, device), [], 0.0
     with closing(feed.batches()) as batches:
-        while len(curve) < points and (not curve or goes_on(curve)):
+        while len(curve) < points and (not curve or should_continue(curve)):
             began, due = time.perf_counter() - elapsed, seconds * (len(curve) + 1) / points
             while (now := time.perf_counter() - began) < due:
                 if step.decay_steps is not None:
                     # As many as there will be at this speed.
                     step.decay_steps = max(1, round(step.iteration * seconds / now))
                 step(*next(batches))
-            # Reading the scalars waits for a GPU.
-            step.scalars.tolist()
+                # Reading the scalars waits for a GPU, so that only finished iterations count.
+                step.scalars.tolist()
             elapsed = time.perf_counter() - began
             generator = step.generator if step.ema is None else step.ema
             scores = evaluator(generator)

@@ -36,7 +36,7 @@ class EvaluateCommand:
     protocol: Literal["auto", "tgan", "tgan2", "plain"] = "auto"
     """tgan and tgan2, as in the papers' code, for C3D; plain for classifiers of this package; auto: whichever fits."""
     classifier: Path | None = None
-    """Classifier file, for is and fid; by default the package's own, for moving digits."""
+    """Classifier file, for is and fid; by default the run's, or the package's own for moving digits."""
     mean: Path | None = None
     """mean2.npz, if --classifier is C3D's original weights."""
     i3d: Path | None = None
@@ -173,8 +173,12 @@ def _classifier_path(command, checkpoint) -> Path:
 
     if command.classifier is not None:
         return command.classifier
-    if command.data is None and checkpoint.tells_data and checkpoint.config.data is None:
-        return DIGITS_CLASSIFIER
+    if command.data is None and checkpoint.tells_data:
+        # The run's own, so that scores can be compared with those of its training.
+        if checkpoint.config.classifier is not None:
+            return Path(checkpoint.config.classifier)
+        if checkpoint.config.data is None:
+            return DIGITS_CLASSIFIER
     raise InputError(
         "is and fid need --classifier, except for moving digits: conv3d_deepnetA_ucf.npz with --mean mean2.npz, or "
         "what python -m tgan_fast train-classifier makes"

@@ -17,7 +17,8 @@ class ExportCommand:
     """Write the generator of a checkpoint, of a run of this package or of the PyTorch notebook, for other programs."""
 
     checkpoint: Path
-    """Checkpoint file, or a run folder for its newest one."""
+    """Checkpoint file, a run folder for its newest one, an exported .safetensors file, or digits: the trained generator
+    in the package."""
     out: Path
     """File to write: .safetensors, .onnx, or .pt2 for torch-export."""
     format: ExportFormat
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     generator = checkpoint.generator(command.weights)
     refuse_non_finite(generator, checkpoint.path)
     facts = describe(generator)
-    metadata = {**facts, **_record(checkpoint)}
+    metadata = {**facts, **_record(checkpoint), "weights": checkpoint.kind(command.weights)}
     content = FORMATS[command.format].write(generator, metadata)
     with writing(command.out):
         write_atomically(command.out, content)

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted; nothing was written")
         raise SystemExit(INTERRUPTED) from None
-    if command.data is None and command.channels > 1:
+    if classifier.channels < command.channels and command.data is None:
         classifier = widened(classifier, command.channels)
     with writing(command.out):
         save_classifier(command.out, classifier)

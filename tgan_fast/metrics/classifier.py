@@ -56,7 +56,12 @@ class Classifier:
 
 
 def widened(classifier: Classifier, channels: int) -> Classifier:
-    """Return a `small` classifier of gray videos as one of videos with channels, of which it sees the mean."""
+    """Return a classifier of colored videos that classifies the mean of their channels.
+
+    Args:
+        classifier: Classifier of gray videos, of the architecture `small`.
+        channels: Color channels of the videos.
+    """
     state = classifier.network.state_dict()
     state["layers.0.weight"] = state["layers.0.weight"].repeat(1, channels, 1, 1, 1) / channels
     network = build_network("small", len(classifier.classes), channels).eval()

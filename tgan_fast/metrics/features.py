@@ -73,11 +73,11 @@ class ClassifierFeatures:
         }
 
     def of_generated(self, videos: torch.Tensor) -> Features:
-        """Return the features of videos [n, C, 16, 64, 64] in [-1, 1] on the device; C is 1 or the classifier's."""
+        """Return the features of videos [n, C, T, H, W] in [-1, 1] on the device; C is 1 or the classifier's."""
         return self._compute(videos)
 
     def of_real(self, clips: torch.Tensor) -> Features:
-        """Return the features of clips uint8 [n, 16, 64, 64, C] on any device; C is 1 or the classifier's."""
+        """Return the features of clips uint8 [n, T, H, W, C] on any device; C is 1 or the classifier's."""
         return self._compute(self._protocol.scaled(clips.to(self._device)))
 
     @torch.no_grad()

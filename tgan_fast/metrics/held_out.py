@@ -38,7 +38,7 @@ class LabeledClips:
 
 
 class DigitsOfSizes:
-    """Data set of moving digits in frames of 64 pixels, of a size each in turn.
+    """Data set of moving digits in frames of 64 pixels, whose size changes from clip to clip.
 
     Args:
         size: Number of clips.

@@ -73,7 +73,8 @@ def check_size(clip_frames: int, image_size: int, protocol: Protocol | None) -> 
         name = "fvd" if protocol is None else f"protocol {protocol.name}"
         raise InputError(
             f"{name} needs videos of {FRAMES} frames of {IMAGE_SIZE}×{IMAGE_SIZE} pixels, "
-            f"but these have {clip_frames} of {image_size}×{image_size}: train with the default frames and image_size"
+            f"but these have {clip_frames} of {image_size}×{image_size}: train with the default frames and image_size, "
+            "or score with a classifier of train-classifier"
         )
 
 

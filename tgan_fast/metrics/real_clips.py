@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames
+from tgan_fast.sizes import PAPER_DIGITS, PAPER_SPEED
 
 _AT_ONCE = 1 << 26  # bytes
 
@@ -56,8 +57,10 @@ def fingerprint_of(dataset: ClipDataset | VideoFrames) -> str | None:
         return _digest((*options, tuple(dataset.frames.shape), checksum), arrays)
     # Not isinstance, since a subclass may yield other clips.
     if type(dataset) is MovingDigits:
-        names = "size", "digits", "channels", "seed", "clip_frames", "image_size", "digit_size", "digit_speed"
-        options = tuple(getattr(dataset, name) for name in names)
+        options = dataset.size, dataset.digits, dataset.channels, dataset.seed, dataset.clip_frames, dataset.image_size
+        # As in 0.1.0, which had no others, so that statistics in a cache are found.
+        if (dataset.digit_size, dataset.digit_speed) != (PAPER_DIGITS, PAPER_SPEED):
+            options = *options, dataset.digit_size, dataset.digit_speed
         return _digest(options, dataset.scans)
     return None
 

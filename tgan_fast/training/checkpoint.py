@@ -209,11 +209,11 @@ def read(path: Path) -> dict[str, Any]:
     return {**(content if isinstance(content, dict) else {}), "model_state_dict": networks}
 
 
-def _bytes_of(path):
+def _bytes_of(path, names=()):
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"there is no checkpoint {path}{nearest(str(path), PRETRAINED)}") from None
+        raise InputError(f"there is no checkpoint {path}{nearest(str(path), names)}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
 
@@ -321,6 +321,8 @@ class Checkpoint:
         kind = self.kind(weights)
         if kind == "ema" and "ema" not in self.states:
             raise InputError(f"{self.path} has no averaged weights: its run was not trained with ema_decay")
+        if kind == "live" and "generator" not in self.states:
+            raise InputError(f"{self.path} has the averaged weights alone: leave out --weights live")
         generator = build_generator(self.config or TrainingConfig())
         load_strictly(generator, self.states["ema" if kind == "ema" else "generator"], self.path)
         return generator.eval()
@@ -336,7 +338,7 @@ class Checkpoint:
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, ours or the notebook's, or a generator exported as safetensors, with the errors of `read`."""
-    raw = _bytes_of(path)
+    raw = _bytes_of(path, PRETRAINED)
     if _is_safetensors(raw):
         return _from_safetensors(path, raw)
     content = read(path)
@@ -360,8 +362,13 @@ def _from_safetensors(path, raw):
         raise InputError(f"{path} is not a generator exported as safetensors, or is damaged") from None
     if not isinstance(settings, dict):
         raise InputError(f"{path} is not a generator exported as safetensors, or is damaged")
+    try:
+        config = TrainingConfig(**settings)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    states = {"ema" if metadata.get("weights") == "ema" else "generator": state}
     # Files of 0.1.0 have the settings of the generator alone.
-    return Checkpoint(path, TrainingConfig(**settings), {"generator": state}, iteration, tells_data="data" in settings)
+    return Checkpoint(path, config, states, iteration, tells_data="data" in settings)
 
 
 def first_not_finite(state: Mapping[str, Any]) -> str | None:

@@ -172,7 +172,7 @@ class TrainingConfig(BaseModel):
             raise InputError("a classifier is for evaluation in training, which needs evaluate_every as well")
 
     def _refuse_settings_of_other_data(self):
-        other, kind = (OF_VIDEOS, "videos") if self.data is None else (("digit_images",), "moving digits")
+        other, kind = (OF_VIDEOS, "videos") if self.data is None else (OF_DIGITS, "moving digits")
         for name in other:
             if getattr(self, name) != type(self).model_fields[name].default:
                 remedy = "give data" if self.data is None else "leave out data"
@@ -225,10 +225,8 @@ def _why_not(config):
 # Settings that name files.
 PATHS = ("data", "digit_images", "classifier")
 
-# Settings of presets that suit moving digits alone.
-OF_DIGITS = ("frames", "image_size", "digit_size", "digit_speed")
-
-# Settings that apply to videos only.
+# Settings that apply to moving digits only, and to videos only.
+OF_DIGITS = ("digit_images", "digit_size", "digit_speed")
 OF_VIDEOS = ("axes", "crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
 
 # Two minutes on a CPU.

@@ -8,14 +8,18 @@ from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames, read_videos
 from tgan_fast.data.idx import read_digits
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.real_clips import read_clips
-from tgan_fast.training.config import TrainingConfig
+from tgan_fast.training.config import OF_DIGITS, TrainingConfig
+
+# Settings of evaluations during training.
+_OF_EVALUATION = "evaluate_every", "classifier"
 
 
 def with_data(config: TrainingConfig, data: Path | None) -> TrainingConfig:
     """Return the config of a run on other prepared videos, if any are given, whatever it was trained on."""
     if data is None:
         return config
-    return TrainingConfig(**config.model_dump() | {"data": str(data), "digit_images": None, "axes": None})
+    defaults = {name: TrainingConfig.model_fields[name].default for name in (*OF_DIGITS, "axes", *_OF_EVALUATION)}
+    return TrainingConfig(**config.model_dump() | defaults | {"data": str(data)})
 
 
 def open_data(config: TrainingConfig) -> MovingDigits | VideoFrames:

@@ -37,6 +37,8 @@ def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, d
         InputError: The classifier is missing, damaged or for videos of another size or of other channels, or there are
             too few real clips.
     """
+    if config.classifier is None and not isinstance(dataset, MovingDigits):
+        raise InputError("evaluate_every needs a classifier: python -m tgan_fast train-classifier makes one")
     path = DIGITS_CLASSIFIER if config.classifier is None else Path(config.classifier)
     classifier = load_classifier(path)
     protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)

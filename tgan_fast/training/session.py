@@ -163,6 +163,7 @@ class Session:
         """Write a GIF of real and generated videos, the latter from fixed latents, and redraw the curves."""
         if self.folder is None:
             return
+        begin = time.perf_counter()
         generator = self._generator_to_sample()
         if self.sampler is None:
             self.sampler = Sampler(
@@ -178,6 +179,9 @@ class Session:
         title = f"generated, iteration {self.step.iteration:,}"
         self.background.submit(self._write_samples, TitledGrid(title, clips.numpy(), captions), self.step.iteration)
         self.sampled = self.step.iteration
+        if self.step.device.type == "cpu":
+            # A GPU trains meanwhile.
+            self.scalars.leave_out(time.perf_counter() - begin)
 
     def _captions(self, labels):
         return [class_name(self.dataset, label) for label in labels] if self.config.conditional else []

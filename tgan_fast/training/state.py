@@ -70,8 +70,8 @@ class TrainingState:
         self._random = torch.Generator(self.device).manual_seed(seed)
         self._ema_decay = ema_decay
         self._ema: Generator | None = None
-        # Number of iterations after which its running statistics were estimated.
-        self._ema_estimated: int | None = None
+        # Number of iterations after which its running statistics were estimated; at first they are the generator's.
+        self._ema_estimated = 0
         if ema_decay is not None:
             self._ema = copy.deepcopy(generator).requires_grad_(False).eval()
             _set_process_group(self._ema, None)
@@ -80,7 +80,8 @@ class TrainingState:
     def ema(self) -> Generator | None:
         """Generator with averaged weights, in evaluation mode; None without `ema_decay`.
 
-        Its running statistics are those of its own videos, estimated where it is asked for after an iteration.
+        Its running statistics are those of its own videos. The first access after an iteration estimates them, which
+        takes as long as 256 videos; a reference that was kept has the statistics of the last access.
         """
         if self._ema is not None and self._ema_estimated != self.iteration:
             with arithmetic(self.precision):

@@ -66,7 +66,9 @@ class TrainingStep(TrainingState):
         precision: Precision, resolved where it was auto.
         iteration: Number of finished iterations.
         scalars: Scalars of the last iteration, a tensor [4] in the order of `SCALARS`.
-        ema: Averaged generator in evaluation mode, or None.
+        decay_steps: Iterations over which the learning rates fall to 0; None: they stay.
+        ema: Averaged generator in evaluation mode, or None. The first access after an iteration takes as long as 256
+            videos; a reference that was kept has the running statistics of the last access.
         non_finite: int32 tensor [] on the device, not 0 once singular value clipping met, and left alone, a weight that
             is not finite.
 
