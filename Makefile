@@ -1,4 +1,4 @@
-# make train      train on moving digits: the tiny preset on a CPU, the paper's model on a GPU; ARGS="--help" lists options
+# make train      train on moving digits: a narrow model on a CPU, the paper's on a GPU; ARGS="--help" lists options
 # make test       run the quick tests; ARGS="tests/data" runs those of a folder
 # make test-all   run all tests, also those that take long
 # make bench      measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options

@@ -186,7 +186,9 @@ def _chapter(device, folder):
     said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
     said += _state([record["state"] for record in records if record.get("state")])
     paths = [
-        path for kind in ("iteration", "convergence") for path in sorted(folder.glob(f"{device.stem}-{kind}*.png"))
+        path
+        for kind in ("iteration", "convergence", "constraints")
+        for path in sorted(folder.glob(f"{device.stem}-{kind}*.png"))
     ]
     shown = [f"![{path.stem.removeprefix(device.stem)[1:]}](results/{path.name})" for path in paths]
     return "\n\n".join([f"### {device.name}", ", ".join(said), "\n".join(shown)])

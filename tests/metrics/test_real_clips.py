@@ -78,6 +78,8 @@ DIFFERENT = [
     lambda: MovingDigits(50, digits=2),
     lambda: MovingDigits(50, clip_frames=8),
     lambda: MovingDigits(50, image_size=32),
+    lambda: MovingDigits(50, digit_size=0.75),
+    lambda: MovingDigits(50, digit_speed=0.0),
     lambda: MovingDigits(50, scans=tuple(part[:1000] for part in MovingDigits(1).scans)),
     lambda: videos_of(),
     lambda: videos_of(lengths=(16, 21, 39)),
@@ -94,6 +96,12 @@ def test_fingerprints_tell_apart_what_differs_and_nothing_else():
     fingerprints = [fingerprint_of(make()) for make in DIFFERENT]
     assert len(set(fingerprints)) == len(DIFFERENT)
     assert fingerprints == [fingerprint_of(make()) for make in DIFFERENT]
+
+
+def test_the_fingerprint_of_the_papers_digits_is_that_of_earlier_versions():
+    images = (np.arange(20 * 28 * 28) % 251).astype(np.uint8).reshape(20, 28, 28)
+    digits = MovingDigits(50, scans=(images, np.arange(20) % 10))
+    assert fingerprint_of(digits) == "5fd57414bc922339cac3afbd096b7c7e9330192ca0b3ba81ea078e86c9c6b3d9"
 
 
 def test_a_checksum_stands_for_the_frames_it_is_of():

@@ -101,9 +101,11 @@ def exported(path, content, metadata):
 
 def test_an_exported_generator_gives_the_same_videos_and_tells_its_run(tmp_path):
     content, step = checkpoint()
-    metadata = {"settings": json.dumps(content["config"]), "iteration": "1"}
+    metadata = {"settings": json.dumps(content["config"]), "iteration": "1", "weights": "ema"}
     opened = open_checkpoint(exported(tmp_path / "generator.safetensors", content, metadata))
-    assert (opened.config, opened.iteration, opened.tells_data, opened.kind("auto")) == (CONFIG, 1, True, "live")
+    assert (opened.config, opened.iteration, opened.tells_data, opened.kind("auto")) == (CONFIG, 1, True, "ema")
+    with pytest.raises(InputError, match="has the averaged weights alone: leave out --weights live"):
+        opened.generator("live")
     latents = draw_latents(3, CONFIG.latent_dim, 0)
     assert torch.equal(sample_videos(opened.generator(), latents), sample_videos(step.ema, latents))
     with pytest.raises(InputError, match="has a generator alone, but no discriminator"):
@@ -131,6 +133,13 @@ def test_a_damaged_exported_generator_is_one_sentence(tmp_path, damage):
     path.write_bytes({"cut": raw[:-10], "header": raw[:40] + b"?" + raw[41:]}.get(damage, raw))
     with pytest.raises(InputError, match="is not a generator exported as safetensors, or is damaged"):
         open_checkpoint(path)
+
+
+def test_settings_of_another_version_are_named_with_their_file(tmp_path):
+    content, _ = checkpoint()
+    metadata = {"settings": json.dumps(content["config"] | {"wings": 2})}
+    with pytest.raises(InputError, match=r"generator\.safetensors: there is no setting wings"):
+        open_checkpoint(exported(tmp_path / "generator.safetensors", content, metadata))
 
 
 def test_a_generator_of_the_package_is_found_by_its_name_unless_there_is_such_a_file(tmp_path, monkeypatch):

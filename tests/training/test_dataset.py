@@ -16,7 +16,7 @@ from tgan_fast.errors import InputError
 from tgan_fast.preparation.store_writer import StoreWriter
 from tgan_fast.training import TrainingConfig, train
 from tgan_fast.training.checkpoint import read_run
-from tgan_fast.training.dataset import classes_of, fingerprint_and_summary, open_data
+from tgan_fast.training.dataset import classes_of, fingerprint_and_summary, open_data, with_data
 from tgan_fast.training.resume import changed_settings
 
 SMALL = {
@@ -82,6 +82,12 @@ def test_digits_of_mnists_own_files(tmp_path):
     assert digits.fingerprint == expected.fingerprint != MovingDigits().fingerprint
 
 
+def test_other_data_takes_the_settings_of_digits_and_of_their_scores_away(store):
+    of_digits = {"digit_size": 0.75, "digit_speed": 0.0, "digit_images": "x", "evaluate_every": 5, "classifier": "c"}
+    config = with_data(TrainingConfig(**of_digits, image_size=16, channels=1), store)
+    assert config == TrainingConfig(data=str(store), image_size=16, channels=1)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -89,6 +95,7 @@ def test_digits_of_mnists_own_files(tmp_path):
         ({"crop": "random"}, "crop is 'random', but it is for videos"),
         ({"frame_stride": 2}, "frame_stride is 2, but it is for videos"),
         ({"data": "x", "digit_images": "y"}, "digit_images is 'y', but it is for moving digits: leave out data"),
+        ({"data": "x", "digit_size": 0.75}, "digit_size is 0.75, but it is for moving digits: leave out data"),
         ({"frame_stride": 0}, "frame_stride is 0, but it must be greater than or equal to 1"),
         ({"data": "x", "crop": "left"}, "crop is 'left', but it must be 'center' or 'random'"),
     ],

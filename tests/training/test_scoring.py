@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from support.classifiers import random_classifier
@@ -174,6 +175,20 @@ def test_seconds_of_training_do_not_count_evaluations(monkeypatch):
         seconds.append(log.take().seconds)
         log.leave_out(20.0)
     assert seconds == [10, 5]
+
+
+def test_clips_of_ones_own_are_not_scored_by_the_classifier_of_digits(tmp_path):
+    class Clips:
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, index):
+            return np.full((16, 64, 64, 1), index % 256, np.uint8), 0
+
+    config = TrainingConfig(**VALUES, evaluate_every=2)
+    with pytest.raises(InputError, match="evaluate_every needs a classifier: python -m tgan_fast train-classifier"):
+        train(config, tmp_path / "run", dataset=Clips())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ class TrainCommand:
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     preset: Literal[("auto", *PRESETS)] = "auto"
     """Set of defaults: paper, or a related system; tiny and tiny-… take two minutes on a CPU with moving digits; digits
-    trains the generator in the package; auto: paper on a GPU, else tiny. --help shows the defaults of --preset (auto:
-    paper) and --config."""
+    trains the generator in the package; auto: paper on a GPU, else tiny-conditional, or tiny for other data. --help
+    shows the defaults of --preset (auto: paper) and --config."""
     config: Path | None = None
     """YAML file of settings, such as config.yaml of an earlier run."""
     out: Path | None = None
@@ -140,7 +140,7 @@ def _output_folder(command, checkpoint) -> Iterator[Path]:
     if command.out or own:
         yield command.out or own
         return
-    preset = default_preset() if command.preset == "auto" else command.preset
+    preset = default_preset(command.training.data) if command.preset == "auto" else command.preset
     out = _new_folder(preset)
     try:
         yield out
@@ -177,7 +177,7 @@ def _default_config(sources: _Sources, checkpoint: Path | None) -> TrainingConfi
 
         values = dict(read_run(checkpoint)["config"])
     else:
-        preset = default_preset() if sources.preset == "auto" else sources.preset
+        preset = default_preset(given.get("data")) if sources.preset == "auto" else sources.preset
         # The parser has refused unknown names.
         values = dict(PRESETS.get(preset, {}))
         if isinstance(given.get("data"), str):

@@ -229,20 +229,43 @@ PATHS = ("data", "digit_images", "classifier")
 OF_DIGITS = ("digit_images", "digit_size", "digit_speed")
 OF_VIDEOS = ("axes", "crop", "flip", "frame_stride", "weighting", "short_videos", "last_start")
 
-# Two minutes on a CPU.
+# Two minutes on a CPU, found by a search (benchmarks/README.md): small frames with digits large enough to be read.
 _TINY: dict[str, Any] = {
-    "width": 0.125,
     "channels": 1,
     "digits": 1,
+    "image_size": 32,
+    "digit_size": 0.75,
+    "digit_speed": 0.025,
+    "width": 0.25,
+    "latent_dim": 32,
+    "frames": 8,
     "batch_size": 8,
-    "steps": 1000,
-    "learning_rate": 7e-4,
-    "ema_decay": 0.99,
-    "clip_interval": 1,
+    "steps": 1500,
+    "learning_rate": 4e-4,
+    "discriminator_learning_rate": 1.6e-3,
+    "lr_decay": "linear",
+    "ema_decay": 0.995,
     "workers": 1,
     "log_interval": 10,
-    "sample_interval": 100,
-    "checkpoint_interval": 100,
+    "sample_interval": 250,
+    "checkpoint_interval": 250,
+    "evaluate_every": 250,
+    "evaluate_samples": 512,
+}
+
+# The generator in the package: an hour on a CPU.
+_DIGITS: dict[str, Any] = {
+    **_TINY,
+    "conditional": True,
+    "frames": 16,
+    "batch_size": 16,
+    "steps": 12_000,
+    "learning_rate": 3e-4,
+    "discriminator_learning_rate": 1.2e-3,
+    "ema_decay": 0.999,
+    "sample_interval": 500,
+    "checkpoint_interval": 500,
+    "evaluate_every": 1000,
 }
 
 _ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-4, "adam_beta1": 0.5}
@@ -284,16 +307,23 @@ _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "tiny": _TINY,
+    "digits": _DIGITS,
     **{name: settings for name, (settings, _) in _SYSTEMS.items()},
     **{f"tiny-{name}": _TINY | settings | narrow for name, (settings, narrow) in _SYSTEMS.items()},
 }
 
 
-def default_preset() -> str:
-    """Return `paper` if there is a GPU, else `tiny`."""
+def default_preset(data: str | None) -> str:
+    """Return `paper` if there is a GPU, else a narrow model: of moving digits a conditional one, which learns faster.
+
+    Args:
+        data: Data to train on, which need not have classes; None for moving digits.
+    """
     import torch
 
-    return "paper" if torch.cuda.is_available() else "tiny"
+    if torch.cuda.is_available():
+        return "paper"
+    return "tiny-conditional" if data is None else "tiny"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
