@@ -11,7 +11,7 @@ from tgan_fast.cli import evaluate, sample
 from tgan_fast.metrics.classifier_files import DIGITS_CLASSIFIER, load_classifier
 from tgan_fast.training.checkpoint import PRETRAINED, find, open_checkpoint
 
-RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "scores-of-digits.json"
+RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "scores-of-digits.jsonl"
 
 
 def test_the_files_are_small_and_tell_where_they_come_from():

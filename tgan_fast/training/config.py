@@ -236,15 +236,15 @@ _TINY: dict[str, Any] = {
     "image_size": 32,
     "digit_size": 0.75,
     "digit_speed": 0.025,
-    "width": 0.25,
+    "width": 0.125,
     "latent_dim": 32,
     "frames": 8,
-    "batch_size": 8,
-    "steps": 1500,
-    "learning_rate": 4e-4,
-    "discriminator_learning_rate": 1.6e-3,
+    "batch_size": 16,
+    "steps": 2000,
+    "learning_rate": 5e-4,
+    "discriminator_learning_rate": 2e-3,
     "lr_decay": "linear",
-    "ema_decay": 0.995,
+    "ema_decay": 0.99,
     "workers": 1,
     "log_interval": 10,
     "sample_interval": 250,
@@ -257,8 +257,8 @@ _TINY: dict[str, Any] = {
 _DIGITS: dict[str, Any] = {
     **_TINY,
     "conditional": True,
+    "width": 0.25,
     "frames": 16,
-    "batch_size": 16,
     "steps": 12_000,
     "learning_rate": 3e-4,
     "discriminator_learning_rate": 1.2e-3,
@@ -270,13 +270,18 @@ _DIGITS: dict[str, Any] = {
 
 _ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-4, "adam_beta1": 0.5}
 
+
+def _one_rate(learning_rate: float) -> dict[str, Any]:
+    return {"learning_rate": learning_rate, "discriminator_learning_rate": None}
+
+
 # Systems of the papers and of public code and summaries, besides the paper's own: settings, and those that a narrow
 # model needs instead.
 _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "authors": ({"shared_fakes": True}, {}),
-    "weight-clip": ({"constraint": "weight-clip", "clip_interval": 1}, {"learning_rate": 2e-4}),
-    "vanilla": ({"objective": "vanilla", "constraint": "none", "input_noise": 0.3, **_ADAM}, {"learning_rate": 1e-3}),
-    "lsgan": ({"objective": "lsgan", "constraint": "none", **_ADAM}, {"learning_rate": 1e-3}),
+    "weight-clip": ({"constraint": "weight-clip", "clip_interval": 1}, _one_rate(2e-4)),
+    "vanilla": ({"objective": "vanilla", "constraint": "none", "input_noise": 0.3, **_ADAM}, _one_rate(1e-3)),
+    "lsgan": ({"objective": "lsgan", "constraint": "none", **_ADAM}, _one_rate(1e-3)),
     "gradient-penalty": (
         {
             "constraint": "gradient-penalty",
@@ -286,10 +291,20 @@ _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "adam_beta1": 0.0,
             "adam_beta2": 0.9,
         },
-        {"learning_rate": 1e-3, "critic_steps": 2, "steps": 450},
+        {**_one_rate(1e-3), "critic_steps": 2, "steps": 450},
     ),
     "spectral-norm": ({"constraint": "spectral-norm", "clip_interval": 1}, {}),
-    "conditional": ({"conditional": True}, {}),
+    "conditional": (
+        {"conditional": True},
+        {
+            "width": 0.25,
+            "batch_size": 8,
+            "learning_rate": 4e-4,
+            "discriminator_learning_rate": 1.6e-3,
+            "ema_decay": 0.995,
+            "steps": 1500,
+        },
+    ),
     "gru-summary": (
         {
             "temporal_generator": "gru",
@@ -300,7 +315,7 @@ _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "clip_interval": 1,
             **_ADAM,
         },
-        {"learning_rate": 1e-3, "steps": 700},
+        {**_one_rate(1e-3), "steps": 700},
     ),
 }
 
