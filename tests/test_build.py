@@ -175,7 +175,8 @@ def test_a_wheel_with_an_extension_is_of_one_platform_and_holds_no_sources(sourc
         names = [Path(name) for name in archive.namelist()]
     (library,) = (name for name in names if name.suffix == ".so")
     assert (str(library.parent), library.name.split(".")[0]) == ("tgan_fast", f"_{kind.lower()}")
-    assert {name.suffix for name in names if name.parts[0] == "tgan_fast"} == {".so", ".py", ".json", ".html", ".typed"}
+    suffixes = {name.suffix for name in names if name.parts[0] == "tgan_fast"}
+    assert suffixes == {".so", ".py", ".json", ".html", ".typed", ".safetensors", ".pt"}
 
 
 @every_kind
