@@ -33,8 +33,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     values = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2, "frames": 8}
     values |= {"image_size": 32, "conditional": True, "temporal_generator": "gru", "latent": "normal"}
-    # A learning rate so large that three steps are enough for videos that differ.
-    config = TrainingConfig(**values, steps=3, learning_rate=0.02, ema_decay=0.5, device="cpu")
+    # A learning rate so large that a few steps are enough for videos that differ.
+    config = TrainingConfig(**values, steps=6, learning_rate=0.02, ema_decay=0.5, device="cpu")
     return folder, train(config, folder)
 
 
@@ -76,7 +76,7 @@ def check_export(out, path, form, step, videos):
 @pytest.mark.slow
 def test_onnxruntime_makes_the_generators_videos_and_the_process_says_nothing_else(trained, tmp_path):
     folder, step = trained
-    checkpoint, path = folder / "checkpoints" / "iteration-00000003.pt", tmp_path / "x.onnx"
+    checkpoint, path = folder / "checkpoints" / "iteration-00000006.pt", tmp_path / "x.onnx"
     code, out, err = finish(start("export", "--checkpoint", checkpoint, "--out", path, "--format", "onnx"))
     assert (code, err) == (0, "")
     session = onnxruntime.InferenceSession(path)
@@ -127,7 +127,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(trained, tmp_path, mon
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_broken_generator_is_refused(trained, tmp_path, form):
-    checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
+    checkpoint = trained[0] / "checkpoints" / "iteration-00000006.pt"
     broken = write_filled(tmp_path / "broken.pt", checkpoint, "ema", {"model.0.weight": torch.inf})
     out = tmp_path / f"x{FORMATS[form].suffix}"
     with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.0\.weight is not finite"):

@@ -95,7 +95,8 @@ def test_a_runs_generator_gives_the_same_videos(tmp_path, weights):
 
 
 def exported(path, content, metadata):
-    safetensors.torch.save_file(content["step"]["ema"], path, metadata)
+    state = {name: tensor.contiguous() for name, tensor in content["step"]["ema"].items()}
+    safetensors.torch.save_file(state, path, metadata)
     return path
 
 
