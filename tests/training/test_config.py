@@ -5,11 +5,14 @@ from contextlib import suppress
 from typing import get_args
 
 import pytest
+import torch
 import yaml
 
 from tgan_fast.errors import InputError
 from tgan_fast.models.latents import LATENTS
+from tgan_fast.models.sampling import draw_inputs, sample_videos
 from tgan_fast.training import PRESETS, TrainingConfig
+from tgan_fast.training.build import build_step
 from tgan_fast.training.config import read_yaml
 from tgan_fast.training.registry import REGISTRY, lookup
 
@@ -35,6 +38,16 @@ def test_every_system_has_a_preset_for_gpus_and_one_for_cpus():
         for setting in REGISTRY:
             assert getattr(both[0], setting) == getattr(both[1], setting)
         assert both[0].width == 1
+
+
+@pytest.mark.parametrize("image_generator", REGISTRY["image_generator"])
+def test_untrained_videos_have_the_initial_level(image_generator):
+    small = {"width": 0.125, "channels": 1, "frames": 8, "image_size": 16, "image_generator": image_generator}
+    # By default the bias is random.
+    for level, error in ((None, 0.35), (-0.8, 0.05)):
+        generator = build_step(TrainingConfig(**small, initial_level=level), torch.device("cpu")).generator
+        videos = sample_videos(generator, draw_inputs(generator, 8, 0), batch_statistics=True)
+        assert videos.mean().item() == pytest.approx(level or 0, abs=error)
 
 
 def test_all_variants_are_settings():

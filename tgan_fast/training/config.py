@@ -45,7 +45,7 @@ class TrainingConfig(BaseModel):
         None,
         gt=-1,
         lt=1,
-        description="Level of the untrained generator's pixels, from -1 (black) to 1 (white); none: about 0.",
+        description="Level of untrained videos, between -1 (black) and 1 (white); none: random, near 0.",
     )
     temporal_generator: Literal["deconv", "gru", "lstm"] = Field(
         "deconv",
@@ -242,7 +242,7 @@ _TINY: dict[str, Any] = {
     "image_size": 32,
     "digit_size": 0.75,
     "digit_speed": 0.025,
-    # Without it, some seeds learn dark digits on a gray ground: the discriminator's batch norms hide the brightness.
+    # From a lighter level some seeds learn dark digits on a gray ground: batch norm hides brightness from the critic.
     "initial_level": -0.8,
     "width": 0.125,
     "latent_dim": 32,
