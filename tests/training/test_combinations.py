@@ -125,6 +125,7 @@ def test_no_pair_is_missing_but_those_that_are_refused():
         missing |= {((first, a), (second, b)) for a, b in product(VALUES[first], VALUES[second])} - covered
     assert missing == {
         (("temporal_generator", "deconv"), ("size", (12, 32))),
+        (("objective", "hinge"), ("shared_fakes", True)),
         (("objective", "vanilla"), ("shared_fakes", True)),
         (("objective", "lsgan"), ("shared_fakes", True)),
         (("critic_steps", 2), ("shared_fakes", True)),
