@@ -1,5 +1,6 @@
 """Generators of videos: a temporal generator makes frame latents, an image generator a frame from each."""
 
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 
@@ -100,6 +101,10 @@ class Generator(nn.Module, ABC):
         if inputs.dim() != 2 or inputs.shape[1] != self.inputs:
             named = "latents and one-hot labels" if self.classes else "latents"
             raise ValueError(f"the generator takes {named} [N, {self.inputs}] and got {list(inputs.shape)}")
+
+    def set_initial_level_(self, level: float) -> None:
+        """Set the bias of the last layer so that untrained videos have about this level, between -1 and 1."""
+        nn.init.constant_(self.model[-1].bias, math.atanh(level))
 
     @abstractmethod
     def images(self, inputs: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:

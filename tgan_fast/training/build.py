@@ -1,11 +1,9 @@
 """Construction of the networks and the training step from a config."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
 
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.training.config import TrainingConfig
@@ -74,8 +72,7 @@ def build_step(
         torch.manual_seed(config.seed)
         generator, discriminator = build_generator(config), build_discriminator(config)
     if config.initial_level is not None:
-        # The last layer, before tanh.
-        nn.init.constant_(generator.model[-1].bias, math.atanh(config.initial_level))
+        generator.set_initial_level_(config.initial_level)
     return TrainingStep(
         generator.to(device),
         discriminator.to(device),
