@@ -261,7 +261,7 @@ _TINY: dict[str, Any] = {
     "evaluate_samples": 512,
 }
 
-# The generator in the package: twenty minutes on a CPU.
+# The generator in the package: half an hour on a CPU.
 _DIGITS: dict[str, Any] = {
     **_TINY,
     "conditional": True,
