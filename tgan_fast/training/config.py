@@ -248,7 +248,7 @@ _TINY: dict[str, Any] = {
     "latent_dim": 32,
     "frames": 8,
     "batch_size": 16,
-    "steps": 2000,
+    "steps": 1750,
     "learning_rate": 5e-4,
     "discriminator_learning_rate": 2e-3,
     "lr_decay": "linear",
@@ -298,7 +298,7 @@ _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "adam_beta1": 0.0,
             "adam_beta2": 0.9,
         },
-        {**_one_rate(1e-3), "critic_steps": 2, "steps": 450},
+        {**_one_rate(1e-3), "critic_steps": 2, "steps": 800},
     ),
     "spectral-norm": ({"constraint": "spectral-norm", "clip_interval": 1}, {}),
     "conditional": (
@@ -309,7 +309,7 @@ _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "learning_rate": 4e-4,
             "discriminator_learning_rate": 1.6e-3,
             "ema_decay": 0.995,
-            "steps": 1500,
+            "steps": 1250,
         },
     ),
     "gru-summary": (
@@ -322,7 +322,7 @@ _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "clip_interval": 1,
             **_ADAM,
         },
-        {**_one_rate(1e-3), "steps": 700},
+        {**_one_rate(1e-3), "steps": 950},
     ),
 }
 
