@@ -30,6 +30,10 @@ BELOW = {
 }
 
 
+# Of the files in the package.
+SUFFIXES = "py", "json", "html", "typed", "safetensors", "pt"
+
+
 @pytest.mark.slow
 def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
     """The build environment has neither PyTorch nor any other package of this one."""
@@ -48,7 +52,7 @@ def test_a_wheel_builds_in_isolation_and_knows_its_commit(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert archive.read("tgan_fast/commit.txt").decode().strip() == commit
-    found = [path for suffix in ("py", "json", "html", "typed") for path in (ROOT / "tgan_fast").rglob(f"*.{suffix}")]
+    found = [path for suffix in SUFFIXES for path in (ROOT / "tgan_fast").rglob(f"*.{suffix}")]
     files = {str(path.relative_to(ROOT)) for path in found}
     code = {name for name in names if ".dist-info" not in name}
     extensions = {name for name in code if name.startswith("tgan_fast/_") and name.endswith(".so")}

@@ -131,7 +131,7 @@ def test_a_damaged_exported_generator_is_one_sentence(tmp_path, damage):
         metadata[damage] = "[]"
     path = exported(tmp_path / "generator.safetensors", content, metadata)
     raw = path.read_bytes()
-    path.write_bytes({"cut": raw[:-10], "header": raw[:40] + b"?" + raw[41:]}.get(damage, raw))
+    path.write_bytes({"cut": raw[:-10], "header": raw[:9] + b"{" + raw[10:]}.get(damage, raw))
     with pytest.raises(InputError, match="is not a generator exported as safetensors, or is damaged"):
         open_checkpoint(path)
 
