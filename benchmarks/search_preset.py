@@ -117,7 +117,7 @@ def _final_distance(trial):
     return -len(trial["curve"]), trial["curve"][-1]["frechet_distance"]
 
 
-def main(trials: int = 40, seconds: float = 120.0, points: int = 4) -> None:
+def main(trials: int = 40, seconds: float = 100.0, points: int = 4) -> None:
     """Run further trials, append them to the log, draw it, and list the best.
 
     Args:

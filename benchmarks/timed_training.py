@@ -14,17 +14,17 @@ import torch
 
 from benchmarks.result_files import rounded
 from tgan_fast import allocator
-from tgan_fast.data import open_feed
 from tgan_fast.metrics.classifier_files import DIGITS_CLASSIFIER, load_classifier
 from tgan_fast.metrics.evaluator import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS
 from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.models.sampling import Sampler, draw_inputs
-from tgan_fast.precision import compute_dtype, resolve_precision
+from tgan_fast.precision import resolve_precision
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_step
-from tgan_fast.training.dataset import classes_of, open_data
+from tgan_fast.training.dataset import classes_of, open_data, open_run_feed
+from tgan_fast.training.processes import Processes
 
 PROTOCOL = replace(PROTOCOLS["plain"], samples=512, runs=1, real_clips=2048)
 # Seed of the latents that are scored; seed 0 makes the clips that are shown.
@@ -66,19 +66,7 @@ def train_for(
     precision = resolve_precision(config.precision, device)
     classes = classes_of(config, data) if config.conditional else None
     config = config.model_copy(update={"precision": precision, "classes": classes})
-    feed = open_feed(
-        data,
-        batch_size=config.batch_size,
-        batches_per_step=config.critic_steps,
-        channels=config.channels,
-        frames=config.frames,
-        image_size=config.image_size,
-        labeled=config.conditional,
-        seed=config.seed,
-        workers=config.workers,
-        device=device,
-        dtype=compute_dtype(precision, torch.float32),
-    )
+    feed = open_run_feed(config, data, device, Processes())
     step = build_step(config, device, read=feed.read)
     evaluator, curve, elapsed = _open_evaluator(data, device), [], 0.0
     with closing(feed.batches()) as batches:

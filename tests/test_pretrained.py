@@ -1,4 +1,4 @@
-"""What comes with the package: a generator of moving digits and the classifier that scores them."""
+"""Files that come with the package: a generator of moving digits and the classifier that scores it."""
 
 import json
 from pathlib import Path

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import LARGEST_SEED, MOST_SAMPLES, Device, KeepMemory, Weights, check_range, parse
+from tgan_fast.cli.options import (
+    LARGEST_SEED,
+    MOST_SAMPLES,
+    CheckpointPath,
+    Device,
+    KeepMemory,
+    Weights,
+    check_range,
+    parse,
+)
 from tgan_fast.cli.outputs import check_folder
 from tgan_fast.errors import InputError, nearest, refuse_out_of_memory
 from tgan_fast.files import append_line, write_atomically
@@ -26,9 +35,7 @@ class EvaluateCommand:
     Scores under different protocols, or of different classifiers, are not comparable.
     """
 
-    checkpoint: Path
-    """Checkpoint file of this package or of the PyTorch notebook, a run folder for its newest one, an exported
-    .safetensors file, or digits: the trained generator in the package."""
+    checkpoint: CheckpointPath
     data: Path | None = None
     """Real videos to compare with, as for train --data; by default the training data of the checkpoint."""
     metrics: str = "is,fid"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tgan_fast.choices import ExportFormat
-from tgan_fast.cli.options import Weights, parse
+from tgan_fast.cli.options import CheckpointPath, Weights, parse
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
@@ -16,9 +16,7 @@ from tgan_fast.files import write_atomically
 class ExportCommand:
     """Write the generator of a checkpoint, of a run of this package or of the PyTorch notebook, for other programs."""
 
-    checkpoint: Path
-    """Checkpoint file, a run folder for its newest one, an exported .safetensors file, or digits: the trained generator
-    in the package."""
+    checkpoint: CheckpointPath
     out: Path
     """File to write: .safetensors, .onnx, or .pt2 for torch-export."""
     format: ExportFormat

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
@@ -18,6 +19,13 @@ from tgan_fast.errors import InputError, nearest
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES = 1_000_000
 
+CheckpointPath = Annotated[
+    Path,
+    tyro.conf.arg(
+        help="Checkpoint file of this package or of the PyTorch notebook, a run folder for its newest one, an exported "
+        ".safetensors file, or digits: the trained generator in the package."
+    ),
+]
 Weights = Annotated[
     WeightsOption,
     tyro.conf.arg(help="Weights of a run with ema_decay: averaged or live; auto: averaged if there are any."),

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import LARGEST_SEED, Device, KeepMemory, Weights, check_range, parse
+from tgan_fast.cli.options import LARGEST_SEED, CheckpointPath, Device, KeepMemory, Weights, check_range, parse
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, NonFiniteError, printable, refuse_out_of_memory
 
@@ -24,9 +24,7 @@ _MOST_INTERPOLATED = 100
 class SampleCommand:
     """Sample videos from a checkpoint, of a run of this package or of the PyTorch notebook."""
 
-    checkpoint: Path
-    """Checkpoint file, a run folder for its newest one, an exported .safetensors file, or digits: the trained generator
-    in the package."""
+    checkpoint: CheckpointPath
     out: Path
     """.gif, .mp4, .webp or .apng: a grid of videos; .png: a row of frames for each video; .npy: uint8 [N, T, H, W, C].
     .webp, .apng and .png are exact, and so are GIFs of gray videos."""

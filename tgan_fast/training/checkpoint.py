@@ -179,7 +179,10 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: The file is missing, unreadable or damaged, holds code (which is not run), or is something else.
     """
-    raw = _bytes_of(path)
+    return _content_of(path, _bytes_of(path))
+
+
+def _content_of(path, raw):
     if _is_safetensors(raw):
         raise InputError(f"{path} is an exported generator alone: videos can be sampled from it, but no run resumed")
     if raw.startswith(_ZIP) and not is_whole_zip(raw):
@@ -341,7 +344,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raw = _bytes_of(path, PRETRAINED)
     if _is_safetensors(raw):
         return _from_safetensors(path, raw)
-    content = read(path)
+    content = _content_of(path, raw)
     if "model_state_dict" in content:
         states = dict(zip(NETWORKS, content["model_state_dict"], strict=False))
         return Checkpoint(path, None, states, notebook_iteration(content), tells_data=False)
@@ -358,10 +361,10 @@ def _from_safetensors(path, raw):
         metadata = json.loads(header).get("__metadata__", {})
         settings = json.loads(metadata.get("settings", "{}"))
         iteration = int(metadata["iteration"]) if "iteration" in metadata else None
+        if not isinstance(settings, dict):
+            raise ValueError("settings are not a mapping")
     except (safetensors.SafetensorError, ValueError):
         raise InputError(f"{path} is not a generator exported as safetensors, or is damaged") from None
-    if not isinstance(settings, dict):
-        raise InputError(f"{path} is not a generator exported as safetensors, or is damaged")
     try:
         config = TrainingConfig(**settings)
     except InputError as error:

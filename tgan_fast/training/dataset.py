@@ -1,14 +1,17 @@
-"""Opening of the data set that a training config names."""
+"""Opening of the data set that a training config names, and of the feed of its clips."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from tgan_fast.data import ClipDataset, MovingDigits, VideoFrames, read_videos
+from tgan_fast.data import ClipDataset, Feed, MovingDigits, VideoFrames, open_feed, read_videos
 from tgan_fast.data.idx import read_digits
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.real_clips import read_clips
+from tgan_fast.precision import compute_dtype, resolve_precision
 from tgan_fast.training.config import OF_DIGITS, TrainingConfig
+from tgan_fast.training.processes import Processes
 
 # Settings of evaluations during training.
 _OF_EVALUATION = "evaluate_every", "classifier"
@@ -75,6 +78,34 @@ def classes_of(config: TrainingConfig, dataset: ClipDataset | VideoFrames) -> in
     if config.classes is not None and found > config.classes:
         raise InputError(f"classes is {config.classes}, but the data has {found}: leave it out")
     return config.classes or found
+
+
+def open_run_feed(
+    config: TrainingConfig, dataset: ClipDataset | VideoFrames, device: torch.device, processes: Processes
+) -> Feed:
+    """Return the feed of a run.
+
+    Args:
+        config: Settings of the run.
+        dataset: Data set of the run.
+        device: Device of the step.
+        processes: Processes that train together.
+    """
+    return open_feed(
+        dataset,
+        batch_size=config.batch_size,
+        batches_per_step=config.critic_steps,
+        channels=config.channels,
+        frames=config.frames,
+        image_size=config.image_size,
+        labeled=config.conditional,
+        seed=config.seed,
+        workers=config.workers,
+        device=device,
+        dtype=compute_dtype(resolve_precision(config.precision, device), torch.float32),
+        rank=processes.rank,
+        world_size=processes.size,
+    )
 
 
 def clips_to_show(dataset: ClipDataset | VideoFrames, count: int, config: TrainingConfig) -> tuple[np.ndarray, list]:

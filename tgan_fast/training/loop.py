@@ -4,17 +4,15 @@ import traceback
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import torch
-
-from tgan_fast.data import ClipDataset, VideoFrames, open_feed
+from tgan_fast.data import ClipDataset, VideoFrames
 from tgan_fast.errors import InputError, NonFiniteError, counted, is_out_of_memory, may_be_too_large
-from tgan_fast.precision import compute_dtype, resolve_precision
+from tgan_fast.precision import resolve_precision
 from tgan_fast.provenance import provenance
 from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
 from tgan_fast.training.config import TrainingConfig
-from tgan_fast.training.dataset import classes_of, fingerprint_and_summary, open_data
+from tgan_fast.training.dataset import classes_of, fingerprint_and_summary, open_data, open_run_feed
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore_step, take_over
@@ -75,21 +73,7 @@ def _train(config, out, dataset, resume, processes, device):
     if config.conditional:
         config = config.model_copy(update={"classes": classes_of(config, dataset)})
     changes = [] if saved is None else changed_settings(config, saved["config"])
-    feed = open_feed(
-        dataset,
-        batch_size=config.batch_size,
-        batches_per_step=config.critic_steps,
-        channels=config.channels,
-        frames=config.frames,
-        image_size=config.image_size,
-        labeled=config.conditional,
-        seed=config.seed,
-        workers=config.workers,
-        device=device,
-        dtype=compute_dtype(config.precision, torch.float32),
-        rank=processes.rank,
-        world_size=processes.size,
-    )
+    feed = open_run_feed(config, dataset, device, processes)
     refuse_too_large_a_batch(config, device, build_step)
     step = build_step(config, device, read=feed.read, processes=processes)
     if saved is not None:
