@@ -1,39 +1,57 @@
 """Running statistics of a generator's batch norms, estimated from its own videos."""
 
+import math
+
 import torch
 
 from tgan_fast.models.generator import Generator
 from tgan_fast.models.sampling import draw_inputs
 from tgan_fast.nn import BATCH_NORMS
 
-# Small batches, so that they fit wherever training does.
-_BATCHES, _BATCH_SIZE = 16, 16
+_VIDEOS = 256
 
 
 @torch.no_grad()
-def estimate_statistics_(generator: Generator) -> None:
-    """Replace the running statistics of a generator by the mean statistics of batches of its videos, in place.
+def estimate_statistics_(generator: Generator, batch_size: int) -> None:
+    """Replace a generator's running statistics so that evaluation scales as training does on average, in place.
+
+    Training divides by the standard deviation of a batch. The inverse of that is larger on average than the inverse
+    over all videos, the more so the smaller the batch. The running variance becomes the one whose inverse square root
+    is the mean over batches, and the running mean is that of the shift.
 
     The videos are always of the same latents. The generator needs this after its weights were averaged: statistics of
     other weights do not fit, however near the weights are (Wu and Johnson, arXiv:2105.07576, section 3).
 
     Args:
         generator: Generator on any device; the modes of its modules stay as they are.
+        batch_size: Number of videos in a batch of training, at least 2.
     """
-    norms = [module for module in generator.modules() if isinstance(module, BATCH_NORMS)]
-    momentum = [norm.momentum for norm in norms]
-    training = [(module, module.training) for module in generator.modules()]
     weight = next(generator.parameters())
+    norms = [module for module in generator.modules() if isinstance(module, BATCH_NORMS)]
+    modes = [(module, module.training) for module in generator.modules()]
+    batches = math.ceil(_VIDEOS / batch_size)
+    sums = [torch.zeros_like(norm.running_var).repeat(2, 1) for norm in norms]
+
+    def add(norm, inputs, scale_and_shift):
+        x = inputs[0].to(norm.running_var.dtype)
+        variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+        scale = (variance + norm.eps).rsqrt()
+        scale_and_shift += torch.stack([scale, scale * mean])
+
+    hooks = [
+        norm.register_forward_pre_hook(lambda module, inputs, total=total: add(module, inputs, total))
+        for norm, total in zip(norms, sums, strict=True)
+    ]
     try:
-        for norm in norms:
-            norm.reset_running_stats()
-            # The mean of all batches with equal weights.
-            norm.momentum = None
         generator.train()
-        for seed in range(_BATCHES):
-            generator.frames(draw_inputs(generator, _BATCH_SIZE, seed).to(weight))
+        for seed in range(batches):
+            generator.frames(draw_inputs(generator, batch_size, seed).to(weight))
     finally:
-        for module, mode in training:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
             module.training = mode
-        for norm, value in zip(norms, momentum, strict=True):
-            norm.momentum = value
+    for norm, (scale, shift) in zip(norms, sums, strict=True):
+        norm.running_var.copy_((scale / batches) ** -2 - norm.eps)
+        norm.running_mean.copy_(shift / scale)
+        norm.num_batches_tracked.fill_(batches)

@@ -39,8 +39,12 @@ class Inputs:
         self._batch: torch.Tensor | None = None
         self.labels: torch.Tensor | None = None
 
-    def check(self, batch: torch.Tensor, labels: torch.Tensor | None) -> None:
-        """Raise a ValueError if a batch does not fit, before random numbers are drawn and running statistics moved."""
+    def check(self, batch: torch.Tensor, labels: torch.Tensor | None) -> int:
+        """Return the number of videos for a critic step.
+
+        Raises:
+            ValueError: The batch does not fit; nothing is drawn or moved before this is known.
+        """
         if batch.device != self._device:
             raise ValueError(f"the batch is on {batch.device}, but the networks on {self._device}")
         count, rest = divmod(batch.shape[0], self._critic_steps)
@@ -59,6 +63,7 @@ class Inputs:
                 f"the CUDA graph holds batches of {list(held.shape)} {held.dtype} and got {list(shape)} "
                 f'{batch.dtype}: use cuda_graph="off" for batches that differ'
             )
+        return count
 
     def load(self, batch: torch.Tensor, labels: torch.Tensor | None) -> None:
         """Take a batch that was checked, or a part of one."""

@@ -72,6 +72,8 @@ class TrainingState:
         self._ema: Generator | None = None
         # Number of iterations after which its running statistics were estimated; at first they are the generator's.
         self._ema_estimated = 0
+        # Videos of the last iteration that batch norm took the statistics of together.
+        self._batch_size = 0
         if ema_decay is not None:
             self._ema = copy.deepcopy(generator).requires_grad_(False).eval()
             _set_process_group(self._ema, None)
@@ -80,12 +82,13 @@ class TrainingState:
     def ema(self) -> Generator | None:
         """Generator with averaged weights, in evaluation mode; None without `ema_decay`.
 
-        Its running statistics are those of its own videos. The first access after an iteration estimates them, which
-        takes as long as 256 videos; a reference that was kept has the statistics of the last access.
+        Its running statistics are those of its own videos, in batches as large as in training. The first access after
+        an iteration estimates them, which takes as long as 256 videos; a reference that was kept has the statistics of
+        the last access.
         """
         if self._ema is not None and self._ema_estimated != self.iteration:
             with arithmetic(self.precision):
-                estimate_statistics_(self._ema)
+                estimate_statistics_(self._ema, self._batch_size)
             self._ema_estimated = self.iteration
         return self._ema
 

@@ -116,7 +116,7 @@ class TrainingStep(TrainingState):
             processes=processes,
             sync_batch_norm=sync_batch_norm,
         )
-        self.clip_interval = clip_interval
+        self.clip_interval, self._sync_batch_norm = clip_interval, sync_batch_norm
         replays = use_cuda_graph(cuda_graph, self.device, (generator, discriminator), backend=self._processes.backend)
         self._runner = GraphRunner(self.device, required=cuda_graph == "on") if replays else run_eagerly
         self._inputs = Inputs(
@@ -147,7 +147,8 @@ class TrainingStep(TrainingState):
         Raises:
             ValueError: The batch does not fit the networks, or the CUDA graph.
         """
-        self._inputs.check(batch, labels)
+        count = self._inputs.check(batch, labels)
+        self._batch_size = count * self._processes.size if self._sync_batch_norm else count
         self._decay_learning_rate()
         with arithmetic(self._constraint.float32_precision(self.precision)):
             self._iterate(self, batch, labels)
