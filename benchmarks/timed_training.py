@@ -1,12 +1,13 @@
 """Training of presets for a fixed time, scored at equal intervals; the clock stops while a generator is scored."""
 
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import replace
-from multiprocessing import get_context
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,6 +27,8 @@ from tgan_fast.training.build import build_step
 from tgan_fast.training.dataset import classes_of, open_data, open_run_feed
 from tgan_fast.training.processes import Processes
 
+# Names of the scores and of their axes in figures.
+SCORES = {"inception_score": "inception score", "frechet_distance": "Fréchet distance"}
 PROTOCOL = replace(PROTOCOLS["plain"], samples=512, runs=1, real_clips=2048)
 # Seed of the latents that are scored; seed 0 makes the clips that are shown.
 _SCORED = 1_000_003
@@ -106,13 +109,21 @@ def side_by_side(
     if device == "cuda":
         yield from ((argument, function(argument)) for argument in arguments)
         return
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"), _prepare_process) as pool:
+    context, count = multiprocessing.get_context("spawn"), len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(count, context, _prepare_process) as pool:
         pending = {pool.submit(function, argument): argument for argument in arguments}
         for future in as_completed(pending):
             yield pending[future], future.result()
 
 
 def _prepare_process():
+    # A process whose parent was killed would go on, and slow down whatever is timed next.
+    threading.Thread(target=_exit_with_parent, args=(multiprocessing.parent_process(),), daemon=True).start()
     torch.set_num_threads(1)
     # As the command trains.
     allocator.keep_memory()
+
+
+def _exit_with_parent(parent):
+    parent.join()
+    os._exit(1)

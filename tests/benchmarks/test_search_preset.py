@@ -1,4 +1,4 @@
-"""The search for the preset tiny: settings that are valid, a log that goes on, trials that fall behind."""
+"""The search for the preset quick: settings that are valid, a log that goes on, trials that fall behind."""
 
 import json
 

@@ -261,6 +261,23 @@ _TINY: dict[str, Any] = {
     "evaluate_samples": 512,
 }
 
+# The first run on a CPU: of all that the search tried, the settings that learn shapes soonest.
+_QUICK: dict[str, Any] = {
+    **_TINY,
+    "conditional": True,
+    "discriminator": "frames2d",
+    "objective": "hinge",
+    "clip_interval": 1,
+    "width": 0.1875,
+    "batch_size": 8,
+    "steps": 2500,
+    "learning_rate": 7.7e-4,
+    "discriminator_learning_rate": None,
+    # The average does better than a rate that falls to 0, which stops both networks wherever they circle each other.
+    "lr_decay": "none",
+    "ema_decay": 0.995,
+}
+
 # The generator in the package: half an hour on a CPU.
 _DIGITS: dict[str, Any] = {
     **_TINY,
@@ -329,6 +346,7 @@ _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "tiny": _TINY,
+    "quick": _QUICK,
     "digits": _DIGITS,
     **{name: settings for name, (settings, _) in _SYSTEMS.items()},
     **{f"tiny-{name}": _TINY | settings | narrow for name, (settings, narrow) in _SYSTEMS.items()},
@@ -336,7 +354,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def default_preset(data: str | None) -> str:
-    """Return `paper` if there is a GPU, else a narrow model: of moving digits a conditional one, which learns faster.
+    """Return `paper` if there is a GPU, else a narrow model: `quick` for moving digits, `tiny` for other data.
 
     Args:
         data: Data to train on, which need not have classes; None for moving digits.
@@ -345,7 +363,7 @@ def default_preset(data: str | None) -> str:
 
     if torch.cuda.is_available():
         return "paper"
-    return "tiny-conditional" if data is None else "tiny"
+    return "quick" if data is None else "tiny"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
