@@ -35,9 +35,9 @@ class TrainCommand:
 
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     preset: Literal[("auto", *PRESETS)] = "auto"
-    """Set of defaults: paper, or a related system; tiny and tiny-… take two minutes on a CPU with moving digits; digits
-    trains the generator in the package; auto: paper on a GPU, else quick, or tiny for other data. --help
-    shows the defaults of --preset (auto: paper) and --config."""
+    """Set of defaults: paper, or a related system; tiny, tiny-… and quick take two minutes on a CPU with moving digits;
+    digits trains the generator in the package; auto: paper on a GPU, else quick, or tiny for other data. --help shows
+    the defaults of --preset (auto: paper) and --config."""
     config: Path | None = None
     """YAML file of settings, such as config.yaml of an earlier run."""
     out: Path | None = None
