@@ -11,7 +11,6 @@ import pytest
 
 # The processes sleep far longer than the test takes.
 _PARENT = """
-import os, time
 from benchmarks.timed_training import side_by_side
 from tests.benchmarks.test_timed_training import report_and_sleep
 

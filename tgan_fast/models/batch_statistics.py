@@ -8,6 +8,7 @@ from tgan_fast.models.generator import Generator
 from tgan_fast.models.sampling import draw_inputs
 from tgan_fast.nn import BATCH_NORMS
 
+# Fewest videos whose statistics are averaged.
 _VIDEOS = 256
 
 
@@ -52,6 +53,7 @@ def estimate_statistics_(generator: Generator, batch_size: int) -> None:
         for module, mode in modes:
             module.training = mode
     for norm, (scale, shift) in zip(norms, sums, strict=True):
-        norm.running_var.copy_((scale / batches) ** -2 - norm.eps)
+        # Rounding may make a variance of 0 negative.
+        norm.running_var.copy_((scale / batches) ** -2 - norm.eps).clamp_min_(0)
         norm.running_mean.copy_(shift / scale)
         norm.num_batches_tracked.fill_(batches)
