@@ -33,7 +33,7 @@ SYSTEMS = {
     "spectral-norm": "WGAN, spectral normalization (arXiv:1802.05957)",
     "conditional": "conditional TGAN (arXiv:1611.06624)",
     "gru-summary": "GRU, frames of their own latents, frames as channels: the formulation of summaries",
-    "quick": "the first run on a CPU: conditional, hinge loss, frames as channels",
+    "quick": "conditional, hinge loss, frames as channels: the default on a CPU",
 }
 # The systems that the paper compares, and their names in the figure.
 CONSTRAINTS = {"paper": "singular value clipping", "weight-clip": "weight clipping", "vanilla": "vanilla GAN"}

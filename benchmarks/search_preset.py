@@ -1,4 +1,4 @@
-"""Random search for the preset `quick`: settings with which a narrow TGAN learns digits soon on a CPU.
+"""Random search for the preset `quick`: settings with which a narrow TGAN learns digits fast on a CPU.
 
     python -m benchmarks.search_preset --trials 40        # append trials to the log, and draw it
     python -m benchmarks.search_preset --trials 0         # list the best trials, and draw the log
@@ -27,12 +27,8 @@ from tgan_fast.training import PRESETS
 
 LOG = FOLDER / "search-quick.jsonl"
 # Settings of all trials. The digits can be read in small frames, and scores of others are not comparable.
-FIXED = {
-    **{name: PRESETS["tiny"][name] for name in ("channels", "digits", "digit_size", "digit_speed", "initial_level")},
-    "frames": 8,
-    "latent_dim": 32,
-    "workers": 1,
-}
+_SHARED = "channels", "digits", "digit_size", "digit_speed", "initial_level", "frames", "latent_dim", "workers"
+FIXED = {name: PRESETS["tiny"][name] for name in _SHARED}
 # setting → values, of which a trial draws one; values listed twice come up twice as often
 SPACE: dict[str, tuple] = {
     "image_size": (16, 32, 32),

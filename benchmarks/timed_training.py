@@ -1,13 +1,12 @@
 """Training of presets for a fixed time, scored at equal intervals; the clock stops while a generator is scored."""
 
-import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import replace
+from multiprocessing import get_context
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from tgan_fast.metrics.protocols import PROTOCOLS
 from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.precision import resolve_precision
+from tgan_fast.stop_signals import end_with_parent
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_step
 from tgan_fast.training.dataset import classes_of, open_data, open_run_feed
@@ -109,8 +109,7 @@ def side_by_side(
     if device == "cuda":
         yield from ((argument, function(argument)) for argument in arguments)
         return
-    context, count = multiprocessing.get_context("spawn"), len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(count, context, _prepare_process) as pool:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"), _prepare_process) as pool:
         pending = {pool.submit(function, argument): argument for argument in arguments}
         for future in as_completed(pending):
             yield pending[future], future.result()
@@ -118,12 +117,7 @@ def side_by_side(
 
 def _prepare_process():
     # A process whose parent was killed would go on, and slow down whatever is timed next.
-    threading.Thread(target=_exit_with_parent, args=(multiprocessing.parent_process(),), daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     # As the command trains.
     allocator.keep_memory()
-
-
-def _exit_with_parent(parent):
-    parent.join()
-    os._exit(1)

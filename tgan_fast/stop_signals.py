@@ -1,5 +1,7 @@
-"""Handling of signals that ask a process to stop: Ctrl-C, SIGTERM, and a closed terminal."""
+"""Ends of processes: at Ctrl-C, SIGTERM or a closed terminal, and with the process that started them."""
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -34,3 +36,13 @@ def stop_signals() -> Iterator[threading.Event]:
         yield stop
     finally:
         restore()
+
+
+def end_with_parent() -> None:
+    """Let this process, which `multiprocessing` started, end as soon as its parent does, however that ends."""
+    threading.Thread(target=_exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _exit_after(parent):
+    parent.join()
+    os._exit(1)

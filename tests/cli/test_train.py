@@ -25,8 +25,6 @@ from tgan_fast.training.checkpoint import CheckpointFolder, read_run
 SMALL = [
     *("--preset", "tiny", "--width", "0.03125", "--latent-dim", "4", "--frames", "8", "--image-size", "16"),
     *("--batch-size", "2", "--device", "cpu", "--log-interval", "2", "--sample-interval", "50"),
-    # A rate that decays would depend on the number of steps.
-    *("--lr-decay", "none"),
 ]
 
 

@@ -71,7 +71,6 @@ CONFIG = {
     "batch_size": 4,
     "learning_rate": 5e-5,
     "discriminator_learning_rate": None,
-    "lr_decay": "none",
     "ema_decay": 0.5,
     "sync_batch_norm": True,
     "workers": 1,

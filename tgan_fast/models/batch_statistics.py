@@ -1,6 +1,7 @@
 """Running statistics of a generator's batch norms, estimated from its own videos."""
 
 import math
+from functools import partial
 
 import torch
 
@@ -33,16 +34,13 @@ def estimate_statistics_(generator: Generator, batch_size: int) -> None:
     batches = math.ceil(_VIDEOS / batch_size)
     sums = [torch.zeros_like(norm.running_var).repeat(2, 1) for norm in norms]
 
-    def add(norm, inputs, scale_and_shift):
+    def add(scale_and_shift, norm, inputs):
         x = inputs[0].to(norm.running_var.dtype)
         variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
         scale = (variance + norm.eps).rsqrt()
         scale_and_shift += torch.stack([scale, scale * mean])
 
-    hooks = [
-        norm.register_forward_pre_hook(lambda module, inputs, total=total: add(module, inputs, total))
-        for norm, total in zip(norms, sums, strict=True)
-    ]
+    hooks = [norm.register_forward_pre_hook(partial(add, total)) for norm, total in zip(norms, sums, strict=True)]
     try:
         generator.train()
         for seed in range(batches):

@@ -2,8 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,7 @@ from tgan_fast.errors import UnreadableVideoError, counted
 from tgan_fast.preparation.decoding import FrameFormat
 from tgan_fast.preparation.sources import SourceVideo
 from tgan_fast.provenance import __version__
+from tgan_fast.stop_signals import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def initialize(interrupt: threading.Event) -> None:
     global _interrupt
     _interrupt = interrupt
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, args=(multiprocessing.parent_process(),), daemon=True).start()
+    end_with_parent()
 
 
 def run_job(job: Job) -> list[Outcome]:
@@ -106,11 +105,6 @@ def run_job(job: Job) -> list[Outcome]:
     """
     with job.spool.open("wb", buffering=0) as spool:
         return [_decode_video(video, job, spool) for video in job.videos]
-
-
-def _exit_with_parent(parent):
-    parent.join()
-    os._exit(1)
 
 
 def _decode_video(video, job, spool):

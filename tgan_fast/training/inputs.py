@@ -43,7 +43,7 @@ class Inputs:
         """Return the number of videos for a critic step.
 
         Raises:
-            ValueError: The batch does not fit; nothing is drawn or moved before this is known.
+            ValueError: The batch does not fit. No random number has been drawn and no running statistic changed.
         """
         if batch.device != self._device:
             raise ValueError(f"the batch is on {batch.device}, but the networks on {self._device}")
