@@ -1,13 +1,13 @@
-"""Tables and pictures from the result files, for README.md and benchmarks/README.md.
+"""Tables and pictures from the result files, for README.md, docs and benchmarks/README.md.
 
-python -m benchmarks.render            # writes both texts and the pictures
-python -m benchmarks.render --check    # only checks that both texts match the files of results
+python -m benchmarks.render            # writes the texts and the pictures
+python -m benchmarks.render --check    # only checks that the texts match the files of results
 python -m benchmarks.render --full     # only prints the full tables of all sections
 """
 
 import io
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,26 @@ HEADLINES = {
     "import": ("startup", "import", None, "torch alone"),
 }
 IN_README = 6  # headlines of README.md
+# Operation, its equivalent in PyTorch, and where its error stands: section, how a case's name begins, part, result.
+OPERATIONS = {
+    "`batch_norm_act(x, w, b, mean, var, negative_slope=0.2)`": (
+        "`F.leaky_relu(F.batch_norm(x, mean, var, w, b, True), 0.2)`",
+        ("batch_norm_act", "image", "forward", "y"),
+    ),
+    "the same, backward": ("autograd", ("batch_norm_act", "image", "backward", "dx")),
+    "`singular_value_clip_(weights, 1.0)`": (
+        "for each weight `u, s, v = torch.linalg.svd(w, full_matrices=False)`, `w.copy_(u * s.clamp(max=1) @ v)`",
+        ("singular_value_clip", "all five, training", "call", "norm"),
+    ),
+    "`rmsprop_(p, g, v, learning_rate=1e-3)`": (
+        "`torch.optim.RMSprop`, one step on a flat tensor",
+        ("optimizer", "rmsprop", None, None),
+    ),
+    "`adam_(p, g, m, v, step, learning_rate=1e-3)`": (
+        "`torch.optim.Adam`, one step on a flat tensor",
+        ("optimizer", "adam", None, None),
+    ),
+}
 
 
 class Device(NamedTuple):
@@ -87,57 +107,72 @@ def rows_of(headline: str, device: Device) -> tuple | None:
     return None
 
 
-def readme_figures(devices: Sequence[Device]) -> dict[str, Callable[[], str]]:
-    """Return functions that make the figures of README.md, by name."""
-    return {
-        "speed": lambda: _headlines(devices, list(HEADLINES)[:IN_README]),
-        "systems": lambda: _systems(devices),
-    }
+def _measured(devices):
+    return [device for device in devices if device.sections]
 
 
 def _headlines(devices, headlines):
+    """Return a table with a row for each headline and a column for each device."""
+    devices = _measured(devices)
+    found = {headline: [rows_of(headline, device) for device in devices] for headline in headlines}
+    rows = [[headline, *(_cell(*each) if each else "" for each in cells)] for headline, cells in found.items()]
+    return markdown_table(["", *(device.name for device in devices)], rows, left=1 + len(devices))
+
+
+def _cell(case, own, eager, rival):
+    """Return a case, its median time and spread, and how many times as fast it is as eager and the best rival."""
+    rivals = {row["contender"]: row["seconds"] for row in (eager, rival) if row is not None}
+    ratios = [f"{three_digits(time / own['seconds'])} × {name}" for name, time in rivals.items()]
+    spread = seconds(own["p10"], own["p90"])
+    return f"{case}: **{seconds(own['seconds'])}** ({spread})<br>{', '.join(ratios)}".removesuffix("<br>")
+
+
+def _operations(devices):
+    """Return a table of operations, their equivalents in PyTorch and their errors."""
+    devices = _measured(devices)
     rows = []
-    for headline in headlines:
-        for device in devices:
-            found = rows_of(headline, device)
-            cells = _cells(*found) if found else ["", *[NOT_MEASURED] * 4]
-            rows.append([headline if device is devices[0] else "", device.name, *cells])
-    head = ["", "device", "case", "eager PyTorch", "best rival", "tgan_fast", "times as fast"]
-    return markdown_table(head, rows, left=3)
+    for operation, (equivalent, place) in OPERATIONS.items():
+        cells = (_error(device, *place) for device in devices)
+        rows.append([operation, equivalent, *cells])
+    head = ["operation", "equivalent in PyTorch", *(f"error against float64, {device.name}" for device in devices)]
+    return markdown_table(head, rows, left=len(head))
 
 
-def _cells(case, own, eager, rival):
-    others = [
-        NOT_MEASURED if row is None else f"{seconds(row['seconds'])}, {row['contender']}" for row in (eager, rival)
-    ]
-    times = [three_digits(row["seconds"] / own["seconds"]) for row in (eager, rival) if row is not None]
-    if eager is rival is not None:
-        others[1] = "the same"
-        times.pop()
-    time = f"{seconds(own['seconds'])} ({seconds(own['p10'], own['p90'])})"
-    return [case, *others, time, ", ".join(times) or NOT_MEASURED]
+def _error(device, section, begin, part, result):
+    """Return the error of tgan_fast, and that of the fastest rival, both relative to float64."""
+    for record in device.cases(section):
+        rows = parts_of(record).get(part)
+        if rows and record["case"].startswith(begin):
+            rivals = [row for row in rows if row["contender"] in record["rivals"]]
+            own, rival = rows[0], min(rivals, key=lambda row: row["seconds"], default=None)
+            errors = [f"{row['error'][result] if result else row['error']:.1e}" for row in (own, rival) if row]
+            return errors[0] if rival is None else f"{errors[0]} ({rival['contender'].split(', ')[0]}: {errors[1]})"
+    return ""
 
 
 def _systems(devices):
-    """Return a table of the results of every system's narrow preset, with a row for each system and device."""
+    """Return a table for each device with the results of every system's narrow preset."""
+    tables = []
+    for device in devices:
+        if score_presets.SECTION in device.sections:
+            systems = device.sections[score_presets.SECTION]["systems"]
+            tables.append(f"{device.name}:\n\n{_systems_of(device, systems)}")
+    return "\n\n".join(tables)
+
+
+def _systems_of(device, systems):
     rows = []
-    devices = [device for device in devices if score_presets.SECTION in device.sections]
-    measured = [(device, device.sections[score_presets.SECTION]["systems"]) for device in devices]
     for name, title in score_presets.SYSTEMS.items():
-        for device, systems in measured:
-            cells = [*[NOT_MEASURED] * 3, ""]
-            if name in systems:
-                ends = [run["curve"][-1] for run in systems[name]["runs"]]
-                picture = f"benchmarks/results/{score_presets.picture_of(device.stem, name)}"
-                iterations = statistics.median_low(end["iteration"] for end in ends)
-                scores = [_median_and_range([end[key] for end in ends]) for key in score_presets.SCORES]
-                cells = [f"{iterations:,}", *scores, f"![four videos, a row of frames each]({picture})"]
-            rows.append([title, f"`{score_presets.tiny(name)}`", device.name, *cells])
-    for device, systems in measured:
-        real = next(iter(systems.values()))["real"]
-        rows.append(["real clips", "", device.name, "", *(three_digits(real[key]) for key in score_presets.SCORES), ""])
-    head = ["system", "preset", "trained on", "iterations", *score_presets.SCORES.values(), ""]
-    return markdown_table(head, rows, left=3)
+        if name in systems:
+            ends = [run["curve"][-1] for run in systems[name]["runs"]]
+            picture = f"../benchmarks/results/{score_presets.picture_of(device.stem, name)}"
+            iterations = statistics.median_low(end["iteration"] for end in ends)
+            scores = [_median_and_range([end[key] for end in ends]) for key in score_presets.SCORES]
+            frames = f"![four videos, one row of frames each]({picture})"
+            rows.append([title, f"`{score_presets.tiny(name)}`", f"{iterations:,}", *scores, frames])
+    real = next(iter(systems.values()))["real"]
+    rows.append(["real clips", "", "", *(three_digits(real[key]) for key in score_presets.SCORES), ""])
+    return markdown_table(["system", "preset", "iterations", *score_presets.SCORES.values(), ""], rows, left=2)
 
 
 def _median_and_range(numbers):
@@ -145,23 +180,34 @@ def _median_and_range(numbers):
 
 
 def _goals(devices):
+    """Return a table of the goals with a column for each measured device, and one of the goals of other devices."""
     found: dict[tuple, dict[str, str]] = {}
-    for section in SECTIONS:
-        for device in devices:
+    for device in devices:
+        for section in SECTIONS:
             wanted = [goal.record() for goal in section.goals([], device.kind)]
             for goal in device.sections.get(section.name, {"goals": wanted})["goals"]:
                 found.setdefault(formatting.goal_key(section.name, goal), {})[device.name] = formatting.goal_cell(goal)
-    for device in devices:
         complete = all(section.name in device.sections for section in SECTIONS)
         spent = sum(record["wall_seconds"] for section in SECTIONS for record in device.cases(section.name))
         minutes = rounded(spent / 60) if complete else None
         goal = Goal("minutes for all of it", minutes, MINUTES[device.kind], at_most=True).record()
         found.setdefault(formatting.goal_key("all", goal), {})[device.name] = formatting.goal_cell(goal)
-    rows = [
-        [f"`{section}`", text, bound, *(cells.get(device.name, "") for device in devices)]
-        for (section, text, bound), cells in found.items()
-    ]
-    return markdown_table(["section", "goal", "bound", *(device.name for device in devices)], rows, left=2)
+    order = [*(section.name for section in SECTIONS), "all"]
+    found = dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
+    names = [device.name for device in _measured(devices)]
+    measured, others = [], []
+    for (section, text, bound), cells in found.items():
+        begin = [f"`{section}`", text, bound]
+        if cells.keys() & set(names):
+            measured.append([*begin, *(cells.get(name, "") for name in names)])
+        else:
+            others.append(begin)
+    table = markdown_table(["section", "goal", "bound", *names], measured, left=2)
+    if others:
+        kinds = " and a ".join(device.name for device in devices if not device.sections)
+        table += f"\n\nGoals for a {kinds}, {NOT_MEASURED}:\n\n"
+        table += markdown_table(["section", "goal", "bound"], others, left=2)
+    return table
 
 
 def _state(states):
@@ -234,12 +280,19 @@ def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
     """Yield the paths of a tree's texts, and the texts with figures from its files of results."""
     folder = root / "benchmarks" / "results"
     devices = devices_in(folder)
-    page = {
-        "goals": lambda: _goals(devices),
-        "headlines": lambda: _headlines(devices, HEADLINES),
-        "devices": lambda: "\n\n".join(_chapter(device, folder) for device in devices if device.sections),
+    figures = {
+        "README.md": {
+            "speed": lambda: _headlines(devices, list(HEADLINES)[:IN_README]),
+            "operations": lambda: _operations(devices),
+        },
+        "docs/variants.md": {"systems": lambda: _systems(devices)},
+        "benchmarks/README.md": {
+            "goals": lambda: _goals(devices),
+            "headlines": lambda: _headlines(devices, HEADLINES),
+            "devices": lambda: "\n\n".join(_chapter(device, folder) for device in _measured(devices)),
+        },
     }
-    for name, makers in {"README.md": readme_figures(devices), "benchmarks/README.md": page}.items():
+    for name, makers in figures.items():
         yield root / name, filled((root / name).read_text(), makers, name)
 
 
@@ -274,7 +327,7 @@ def print_tables(root: Path = ROOT) -> None:
 
 
 def main(check: bool = False, full: bool = False) -> None:
-    """Write README.md, benchmarks/README.md and the pictures from the files of results.
+    """Write the tables of README.md, docs and benchmarks/README.md, and the pictures, from the files of results.
 
     Args:
         check: Only check that the texts match the files of results.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support.notebook import notebook_checkpoint
 
 from tgan_fast import VideoDiscriminator, VideoGenerator, reference
 from tgan_fast.errors import InputError, NonFiniteError
@@ -37,21 +38,6 @@ def checkpoint(config=CONFIG):
     step = TrainingStep(build_generator(config), build_discriminator(config), ema_decay=config.ema_decay)
     step(torch.rand(2, config.channels, config.frames, config.image_size, config.image_size))
     return {"config": config.model_dump(), "device": "cpu", "step": step.state_dict()}, step
-
-
-def notebook_checkpoint(path):
-    """A file as the PyTorch notebook saves it after one iteration."""
-    generator, discriminator = reference.Generator(), reference.Discriminator()
-    optimizers = reference.make_optimizers(generator, discriminator)
-    z = torch.rand(2, 100)
-    reference.training_iteration(generator, discriminator, *optimizers, torch.rand(2, 3, 16, 64, 64), z, z, 1)
-    content = {
-        "epoch": 81_000,
-        "model_state_dict": [generator.state_dict(), discriminator.state_dict()],
-        "optimizer_state_dict": [optimizer.state_dict() for optimizer in optimizers],
-    }
-    torch.save(content, path)
-    return generator, discriminator
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):

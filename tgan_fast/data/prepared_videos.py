@@ -79,7 +79,7 @@ class PreparedVideos:
         return vector.astype(np.int64)
 
 
-def read_videos(path: Path, axes: str | None = None) -> PreparedVideos:
+def read_videos(path: str | Path, axes: str | None = None) -> PreparedVideos:
     """Open prepared videos; frames are memory-mapped unless the file's format does not allow it.
 
     Args:
@@ -89,7 +89,7 @@ def read_videos(path: Path, axes: str | None = None) -> PreparedVideos:
     Raises:
         InputError: It is none of these, or it is damaged.
     """
-    axes = checked_axes(axes)
+    path, axes = Path(path), checked_axes(axes)
     if not path.exists():
         raise InputError(f"there is no {path}")
     if ClipStore.is_at(path):

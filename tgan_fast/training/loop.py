@@ -24,10 +24,10 @@ from tgan_fast.training.step import TrainingStep
 
 def train(
     config: TrainingConfig,
-    out: Path,
+    out: str | Path,
     *,
     dataset: ClipDataset | VideoFrames | None = None,
-    resume: Path | None = None,
+    resume: str | Path | None = None,
 ) -> TrainingStep:
     """Train for `config.steps` iterations, or until SIGINT, SIGTERM or SIGHUP; then save a checkpoint.
 
@@ -51,7 +51,8 @@ def train(
     with joined(config.device) as (processes, device):
         _check_processes(config, processes)
         try:
-            return _train(config, out, dataset, resume, processes, device)
+            resume = None if resume is None else Path(resume)
+            return _train(config, Path(out), dataset, resume, processes, device)
         except (RuntimeError, MemoryError) as error:
             if not (is_out_of_memory(error) or may_be_too_large(error)):
                 raise
