@@ -192,8 +192,8 @@ class BatchNormKernel {
             double* __restrict const rstd = call_.rstd + group * channels_;  // Σ (x − mean)² until it is complete
             double count = 0;
             for (std::int64_t slice = 0; slice < slices_.slices(); ++slice) {
-                const double* __restrict const means = sums(group, slice), *__restrict const squares =
-                                                                               means + channels_;
+                const double* __restrict const means = sums(group, slice);
+                const double* __restrict const squares = means + channels_;
                 const double more = static_cast<double>(slices_.values(slice)), share = more / (count + more);
                 if (slice == 0)
                     for (std::int64_t c = begin; c < end; ++c) mean[c] = means[c], rstd[c] = squares[c];
@@ -222,7 +222,8 @@ class BatchNormKernel {
 
     // Takes the running statistics of these channels for those of the batch.
     void take_statistics(const BatchNormForward& call, std::int64_t begin, std::int64_t end) const {
-        double* __restrict const mean = call_.mean, *__restrict const rstd = call_.rstd;
+        double* __restrict const mean = call_.mean;
+        double* __restrict const rstd = call_.rstd;
         const Value* __restrict const running_mean = static_cast<const Value*>(call.running_mean);
         const Value* __restrict const running_var = static_cast<const Value*>(call.running_var);
         for (std::int64_t c = begin; c < end; ++c) {
@@ -240,8 +241,8 @@ class BatchNormKernel {
         for (std::int64_t group = 0; group < groups_; ++group) {
             const double* __restrict const mean = call_.mean + group * channels_;
             const double* __restrict const rstd = call_.rstd + group * channels_;
-            Value* __restrict const means = constants(group, kMean), *__restrict const scales =
-                                                                         constants(group, kScale);
+            Value* __restrict const means = constants(group, kMean);
+            Value* __restrict const scales = constants(group, kScale);
             Value* __restrict const biases = constants(group, kBias);
             for (std::int64_t c = begin; c < end; ++c) {
                 const double scale = rstd[c] * (weight == nullptr ? 1.0 : static_cast<double>(weight[c]));
@@ -329,8 +330,8 @@ class BatchNormKernel {
             const double* __restrict const mean = call_.mean + group * channels_;
             const double* __restrict const rstd = call_.rstd + group * channels_;
             const Value* __restrict const means = constants(group, kMean);
-            Value* __restrict const factors = constants(group, kFactor), *__restrict const offsets =
-                                                                             constants(group, kOffset);
+            Value* __restrict const factors = constants(group, kFactor);
+            Value* __restrict const offsets = constants(group, kOffset);
             for (std::int64_t c = begin; c < end; ++c) {
                 const double rounding = mean[c] - means[c], sum_g = sums_g[c], sum_gx = sums_gx[c] - rounding * sum_g;
                 const double factor = -sum_gx * rstd[c] * rstd[c] * inverse;

@@ -26,9 +26,9 @@ using ApplyWarpTile = WarpTile<kBlock, Width, 2>;
 
 // Shared memory begins with the stages of R, whose place the finished tile takes; the strip follows.
 template <int Width>
-constexpr int kApplyFront = kApplyStages * kApplyStageDoubles > kBlock * (Width + 1)
-                                ? kApplyStages * kApplyStageDoubles
-                                : kBlock * (Width + 1);
+constexpr int kApplyFront =
+    (kApplyStages * kApplyStageDoubles) > (kBlock * (Width + 1)) ? kApplyStages * kApplyStageDoubles
+                                                                 : kBlock * (Width + 1);
 
 template <int Width>
 constexpr int apply_shared(int padded) {
@@ -165,8 +165,8 @@ template <int Width>
 __global__ void __launch_bounds__(ApplyWarpTile<Width>::kThreads, 1) apply_kernel(const ApplyArguments arguments) {
     const Plan& plan = arguments.plan;
     const int block = blockIdx.x;
-    if (block >= plan.strips) return clamp_scale(arguments.scales[block - plan.strips], arguments.lowest,
-                                                 arguments.epsilon);
+    if (block >= plan.strips)
+        return clamp_scale(arguments.scales[block - plan.strips], arguments.lowest, arguments.epsilon);
     const int matrix = matrix_of(plan, &MatrixPlan::first_strip, block);
     const MatrixPlan& m = plan.matrices[matrix];
     const std::int64_t first_column = static_cast<std::int64_t>(block - m.first_strip) * Width;

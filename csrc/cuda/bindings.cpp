@@ -46,8 +46,7 @@ std::string constrain(int device, const std::vector<MatrixTuple>& matrices, cons
     for (const auto& [scale, running_var, channels] : scales)
         batch_norms.push_back({pointer<float>(scale), pointer<const float>(running_var), channels});
     Constraint constraint = {threshold, lowest, epsilon, {}, deviation};
-    for (const auto& [lower, upper, a, b, c] : polynomials)
-        constraint.polynomials.push_back({lower, upper, a, b, c});
+    for (const auto& [lower, upper, a, b, c] : polynomials) constraint.polynomials.push_back({lower, upper, a, b, c});
     // With the GIL: the launches of two threads on one stream and workspace must not mix.
     return tgan_fast::constrain(device, matrices_of(matrices), batch_norms, constraint, pointer<void>(workspace),
                                 workspace_size, pointer<int>(non_finite), pointer<void>(stream));

@@ -36,7 +36,7 @@ struct MatrixPlan {
     int splits;         // of the columns, in the Gram kernel
     int split_columns;  // a multiple of 32
     int first_gram_item, first_tile, first_strip;
-    bool vectorized;    // rows are contiguous and aligned to 16 bytes
+    bool vectorized;  // rows are contiguous and aligned to 16 bytes
 };
 
 struct Plan {

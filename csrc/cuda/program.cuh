@@ -111,14 +111,10 @@ __device__ inline void finish(State& s, Status status) {
     s.status = status;
 }
 
-__device__ inline Operation product(Slot left, Slot right, Slot out) {
-    return {left, right, kNone, out, 1, 0, 0};
-}
+__device__ inline Operation product(Slot left, Slot right, Slot out) { return {left, right, kNone, out, 1, 0, 0}; }
 
 // f(y) of a polynomial.
-__device__ inline Operation factor(const SignPolynomial& p, Slot y, Slot out) {
-    return {y, y, y, out, p.c, p.b, p.a};
-}
+__device__ inline Operation factor(const SignPolynomial& p, Slot y, Slot out) { return {y, y, y, out, p.c, p.b, p.a}; }
 
 // R = I − √κ·Π, where `o` would be Π, with `scale` for κ.
 __device__ inline Operation shrinkage(const Operation& o, double scale) {

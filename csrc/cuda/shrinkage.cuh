@@ -59,8 +59,7 @@ class StageLoader {
     // Copies the kDepth columns of both operands from column k on.
     __device__ __forceinline__ void operator()(double* stage, int k) const {
 #pragma unroll
-        for (int i = 0; i < kTileRows / kRows; ++i)
-            copy_async(stage + to_ + i * kRows * kDepth, left_ + k + i * step_);
+        for (int i = 0; i < kTileRows / kRows; ++i) copy_async(stage + to_ + i * kRows * kDepth, left_ + k + i * step_);
 #pragma unroll
         for (int i = 0; i < kTileColumns / kRows; ++i)
             copy_async(stage + to_ + (kTileRows + i * kRows) * kDepth, right_ + k + i * step_);
@@ -230,13 +229,11 @@ __device__ __forceinline__ void write_statuses(const State* states, const Shrink
     }
 }
 
-__global__ void __launch_bounds__(ShrinkageWarpTile::kThreads, 1)
-    shrinkage_kernel(const ShrinkageArguments arguments) {
+__global__ void __launch_bounds__(ShrinkageWarpTile::kThreads, 1) shrinkage_kernel(const ShrinkageArguments arguments) {
     double* const shared = shared_memory();
     State* const states = reinterpret_cast<State*>(shared + kStatesOffset);
     const Plan& plan = arguments.plan;
-    for (int matrix = threadIdx.x; matrix < plan.count; matrix += ShrinkageWarpTile::kThreads)
-        states[matrix] = State{};
+    for (int matrix = threadIdx.x; matrix < plan.count; matrix += ShrinkageWarpTile::kThreads) states[matrix] = State{};
     __syncthreads();
 
     unsigned barriers = 0;

@@ -228,8 +228,8 @@ std::vector<std::pair<std::string, int>> shared_bytes(int side) {
 std::size_t workspace_bytes(const std::vector<Matrix>& matrices) {
     std::int64_t doubles = 0;
     for (std::size_t first = 0; first < matrices.size(); first += kMatricesPerCall)
-        doubles = std::max(
-            doubles, lay_out(matrices, first, std::min(matrices.size(), first + kMatricesPerCall)).doubles);
+        doubles =
+            std::max(doubles, lay_out(matrices, first, std::min(matrices.size(), first + kMatricesPerCall)).doubles);
     return static_cast<std::size_t>(doubles) * sizeof(double);
 }
 
@@ -245,8 +245,11 @@ std::string constrain(int device, const std::vector<Matrix>& matrices, const std
     while (state == cudaSuccess && (matrix < matrices.size() || scale < scales.size())) {
         const std::size_t matrix_end = std::min(matrices.size(), matrix + kMatricesPerCall);
         const std::size_t scale_end = std::min(scales.size(), scale + kScalesPerCall);
-        const Call call = {lay_out(matrices, matrix, matrix_end).plan, scales.data() + scale,
-                           static_cast<int>(scale_end - scale), static_cast<double*>(workspace), non_finite,
+        const Call call = {lay_out(matrices, matrix, matrix_end).plan,
+                           scales.data() + scale,
+                           static_cast<int>(scale_end - scale),
+                           static_cast<double*>(workspace),
+                           non_finite,
                            static_cast<cudaStream_t>(stream)};
         state = launch_all(call, constraint, prepared);
         matrix = matrix_end;

@@ -123,7 +123,7 @@ __device__ __forceinline__ void store_groups(double* tiles, const Fragment& frag
     double* const tile = tiles + warp.group * Rows * (Columns + 1);
     __syncthreads();
     for_each_element(fragment, warp,
-                      [&](int row, int column, double value) { tile[row * (Columns + 1) + column] = value; });
+                     [&](int row, int column, double value) { tile[row * (Columns + 1) + column] = value; });
     __syncthreads();
 }
 

@@ -69,10 +69,21 @@ void batch_norm(const Shape& shape) {
     float* const weight = vectors.data();
     const BatchNorm common = {shape,       Type::float32, weight, weight + shape.channels,
                               mean.data(), rstd.data(),   true,   0.2};
-    BatchNormForward forward = {common, {x.data(), row, channel}, {y.data(), row, channel}, weight + 2 * shape.channels,
-                                weight + 3 * shape.channels, nullptr, false, 0.1, 1e-5};
-    BatchNormBackward backward = {common, {x.data(), row, channel}, {dy.data(), row, channel}, {dx.data(), row, channel},
-                                  weight + 4 * shape.channels, weight + 5 * shape.channels};
+    BatchNormForward forward = {common,
+                                {x.data(), row, channel},
+                                {y.data(), row, channel},
+                                weight + 2 * shape.channels,
+                                weight + 3 * shape.channels,
+                                nullptr,
+                                false,
+                                0.1,
+                                1e-5};
+    BatchNormBackward backward = {common,
+                                  {x.data(), row, channel},
+                                  {dy.data(), row, channel},
+                                  {dx.data(), row, channel},
+                                  weight + 4 * shape.channels,
+                                  weight + 5 * shape.channels};
     baseline.batch_norm_forward(forward, kThreads);
     baseline.batch_norm_backward(backward, kThreads);
 }
@@ -81,8 +92,8 @@ void optimizers() {
     constexpr std::int64_t kCount = kThreads * kValuesOfThread + 5;
     std::vector<float> p(kCount, 1), g(kCount, 1), m(kCount), v(kCount);
     std::vector<std::uint16_t> copy(kCount);
-    const OptimizerStep step = {kCount,   p.data(),       g.data(), Type::float32, v.data(), copy.data(),
-                                Type::bfloat16, 1e-8f};
+    const OptimizerStep step = {kCount,   p.data(),    g.data(),       Type::float32,
+                                v.data(), copy.data(), Type::bfloat16, 1e-8f};
     baseline.rmsprop({step, 0.1f, 0.99f, 0.01f}, kThreads);
     baseline.adam({step, m.data(), 0.1f, 0.1f, 0.1f, 0.999f, 0.001f}, kThreads);
 }

@@ -570,7 +570,7 @@ unsigned short round_to_half(float value) {
     const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return 0x7fff;
     if (magnitude >= 0x477ff000) return sign | 0x7c00;  // 65520, which is half way to the next power of two
-    if (magnitude < 0x38800000)  // subnormal: multiples of 2^-24
+    if (magnitude < 0x38800000)                         // subnormal: multiples of 2^-24
         return sign | static_cast<uint32_t>(nearbyintf(fabsf(value) * 16777216.0f));
     return sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);
 }

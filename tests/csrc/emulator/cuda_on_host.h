@@ -1,6 +1,6 @@
-// What csrc/cuda/*.cu and csrc/cuda/*.cuh need of CUDA, on a CPU: every thread of a kernel is a fiber, and all fibers share one
-// thread of the process. Blocks, warps, barriers and shared memory are what they are on a GPU, in an order that can be
-// chosen.
+// What csrc/cuda/*.cu and csrc/cuda/*.cuh need of CUDA, on a CPU: every thread of a kernel is a fiber, and all fibers
+// share one thread of the process. Blocks, warps, barriers and shared memory are what they are on a GPU, in an order
+// that can be chosen.
 //
 // Mistakes show: shared memory starts as NaN; an asynchronous copy leaves NaN at its destination until the wait that
 // completes it; deadlocks, writes beyond the shared memory and launches that a GPU refuses are errors of launch(),
@@ -129,8 +129,8 @@ cudaError_t launch(void (*kernel)(Argument), int blocks, int threads, size_t sha
     const auto call = [](host::Function function, const void* pointer) {
         reinterpret_cast<void (*)(Argument)>(const_cast<void*>(function))(*static_cast<const Argument*>(pointer));
     };
-    return host::run({reinterpret_cast<host::Function>(kernel), call, &argument, blocks, threads, shared_bytes,
-                      cooperative});
+    return host::run(
+        {reinterpret_cast<host::Function>(kernel), call, &argument, blocks, threads, shared_bytes, cooperative});
 }
 
 }  // namespace tgan_fast

@@ -199,10 +199,10 @@ using tgan_fast::host::race::access;
 // ---- What the compiler calls ---------------------------------------------------------------------------------------
 
 #define CODE __builtin_return_address(0)
-#define ACCESSES(bytes)                                                                         \
-    void __tsan_read##bytes(void* address) { access(address, bytes, false, CODE); }             \
-    void __tsan_write##bytes(void* address) { access(address, bytes, true, CODE); }             \
-    void __tsan_unaligned_read##bytes(void* address) { access(address, bytes, false, CODE); }   \
+#define ACCESSES(bytes)                                                                       \
+    void __tsan_read##bytes(void* address) { access(address, bytes, false, CODE); }           \
+    void __tsan_write##bytes(void* address) { access(address, bytes, true, CODE); }           \
+    void __tsan_unaligned_read##bytes(void* address) { access(address, bytes, false, CODE); } \
     void __tsan_unaligned_write##bytes(void* address) { access(address, bytes, true, CODE); }
 
 extern "C" {
