@@ -37,6 +37,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*/* tests/csrc/*.cpp tests/csrc/emulator/*.[ch]*
 
 # PyTorch first: what is installed decides which build of it everything else uses.
 .venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
