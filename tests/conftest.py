@@ -97,7 +97,7 @@ def triton_device(request):
 
 @pytest.fixture(autouse=True)
 def _reproducible():
-    """The same random numbers in every run, and float32 that is float32: cuDNN takes TF32 by default."""
+    """Use the same random numbers in every run, and true float32: cuDNN uses TF32 by default."""
     torch.manual_seed(0)
     convolutions = torch.backends.cudnn.conv
     before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
@@ -107,7 +107,7 @@ def _reproducible():
 
 @pytest.fixture(autouse=True)
 def keep_memory():
-    """A mock in the place of `allocator.keep_memory`, which would hold for all tests that follow."""
+    """Replace `allocator.keep_memory` by a mock, because its effect would last for all later tests."""
     with mock.patch.object(allocator, "keep_memory", return_value=False) as mocked:
         yield mocked
 
@@ -120,7 +120,7 @@ def chainer_weights():
 
 @pytest.fixture(scope="session")
 def c3d_files(chainer_weights, tmp_path_factory):
-    """The same and a mean as TGAN's authors have them: paths of two .npz files."""
+    """Write these weights and a mean as two .npz files, in the format of TGAN's authors."""
     folder = tmp_path_factory.mktemp("c3d")
     weights = c3d_weights.write_chainer(folder / "conv3d_deepnetA_ucf.npz", chainer_weights)
     return weights, c3d_weights.write_mean(folder / "mean2.npz", c3d_weights.random_mean())
@@ -128,5 +128,5 @@ def c3d_files(chainer_weights, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def c3d_classifier(c3d_files):
-    """The classifier of these files, which tests must not change."""
+    """Load the classifier of these files, which tests must not change."""
     return load_classifier(*c3d_files)

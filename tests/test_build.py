@@ -51,7 +51,7 @@ def source(tmp_path):
 
 
 def nvcc(folder, archs, script=FAILS):
-    """The path of an nvcc that lists these architectures and runs the script for anything else."""
+    """Write an nvcc that lists these architectures and otherwise runs the script; return its path."""
     path = folder / "bin" / "nvcc"
     path.parent.mkdir(parents=True)
     listing = " ".join(f"compute_{arch}" for arch in archs.split())
@@ -61,7 +61,7 @@ def nvcc(folder, archs, script=FAILS):
 
 
 def only(kind, folder, script=FAILS):
-    """The environment in which one extension is built, with the script for its compiler."""
+    """Return the environment in which one extension is built, with the script as its compiler."""
     path = nvcc(folder, "80", script)
     if kind == "CUDA":
         return {"CUDA_HOME": str(folder), "TGAN_FAST_NO_CPU": "1"}

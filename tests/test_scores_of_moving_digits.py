@@ -11,7 +11,7 @@ from tgan_fast.training import PRESETS, TrainingConfig, train
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A classifier, and a short run of the preset tiny."""
+    """Train a classifier and a short run of the preset tiny."""
     folder = tmp_path_factory.mktemp("moving_digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

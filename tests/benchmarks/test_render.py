@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def tree(tmp_path):
-    """The texts of this tree and results of its first CPU."""
+    """Copy the texts of this repository and the results of its first CPU."""
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     for name in ("README.md", "benchmarks/README.md"):
         shutil.copy(ROOT / name, tmp_path / name)

@@ -56,7 +56,7 @@ SUMS = Section(
 
 @pytest.fixture
 def main(tmp_path, monkeypatch):
-    """The command line, on a machine that copies a byte a second and computes as much; results are in tmp_path."""
+    """Return the command line's main, on a machine of 1 byte/s and 1 FLOP/s; results go to tmp_path."""
     monkeypatch.setattr(result_files, "FOLDER", tmp_path / "results")
     monkeypatch.setattr("benchmarks.ceilings.copy_bandwidth", lambda device: 1.0)
     monkeypatch.setattr("benchmarks.ceilings.matrix_product_rate", lambda device, precision: 1.0)

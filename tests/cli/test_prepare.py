@@ -46,7 +46,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    """A video that takes some time."""
+    """Return a video that takes some time to prepare."""
     path = tmp_path_factory.mktemp("long") / "long.mp4"
     frames = np.tile(moving_picture(40, 192, 256), (LONG // 40, 1, 1, 1))
     return encode(path, frames, options={"preset": "ultrafast"})
@@ -135,7 +135,7 @@ def wait_for_decoding(process, store):
 
 
 def descendants(pid):
-    """Processes that have `pid` among their ancestors."""
+    """Return the processes that have `pid` among their ancestors."""
     found, parents = [], {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -38,7 +38,7 @@ def sampled(folder, out, *arguments):
 
 
 def clips_of(generator, count, seed):
-    """The definition: evaluation mode, levels (y + 1)/2·255."""
+    """Sample by the definition: evaluation mode, levels (y + 1)/2·255."""
     videos = generator.eval()(draw_latents(count, 6, seed)).detach()
     return ((videos.permute(0, 2, 3, 4, 1) + 1) / 2 * 255).round().to(torch.uint8).numpy()
 
@@ -219,7 +219,7 @@ def test_a_class_that_there_is_not_is_one_sentence(conditional, tmp_path):
 
 @pytest.fixture(scope="module")
 def broken(trained, tmp_path_factory):
-    """A generator whose running statistics are broken."""
+    """Write a generator whose running statistics are not finite."""
     path = tmp_path_factory.mktemp("broken") / "broken.pt"
     checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
     return write_filled(path, checkpoint, "ema", {"model.1.running_mean": torch.nan})

@@ -34,7 +34,7 @@ def scikit_learns():
 
 
 def inked(image):
-    """The part of an image [H, W] that is not black."""
+    """Return the part of an image [H, W] that is not black."""
     rows, columns = np.nonzero(image)
     return image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 

@@ -20,7 +20,7 @@ def place(frame):
 
 
 def inked(image):
-    """The part of an image [H, W] that is not black."""
+    """Return the part of an image [H, W] that is not black."""
     rows, columns = np.nonzero(image)
     return image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
@@ -119,7 +119,7 @@ def test_in_images_of_other_sizes_a_digit_takes_the_same_way(image_size):
 
 
 def corner(frame):
-    """The top left one of what is not black in a frame [H, W, 1]."""
+    """Return the top left corner of the pixels of a frame [H, W, 1] that are not black."""
     return np.argwhere(frame[..., 0]).min(0)
 
 

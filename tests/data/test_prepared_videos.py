@@ -25,7 +25,7 @@ LABELS = ("b", "a", "b", "c")
 
 @pytest.fixture
 def store(tmp_path):
-    """A store of four videos, one of which is shorter than a clip."""
+    """Write a store of four videos, one of which is shorter than a clip."""
     folder = tmp_path / "store"
     writer = StoreWriter(folder, Header(64, 85, 3, 1, None, ("a", "b", "c")))
     for number, (frames, label) in enumerate(zip(VIDEOS, LABELS, strict=True)):

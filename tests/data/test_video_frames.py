@@ -116,7 +116,7 @@ def test_random_crops_of_other_sizes_reach_every_place(make_videos, size, height
 
 
 def clip_by_definition(videos, window, clip_frames=16, size=64):
-    """The clip uint8 [clip_frames, size, size, C] whose first frame's window this is."""
+    """Return the clip uint8 [clip_frames, size, size, C] whose first frame has this window."""
     number, top, left, step = window.tolist()
     video = np.searchsorted(videos.first, number, side="right") - 1
     first, length = videos.first[video], videos.length[video]

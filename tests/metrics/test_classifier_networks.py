@@ -21,7 +21,7 @@ def convolve(x, weight, bias):
 
 
 def pool(x, size):
-    """The maximum of each block, also of those that stick out at the end."""
+    """Return the maximum of each block, also of incomplete blocks at the end."""
     blocks = [-(-length // block) for length, block in zip(x.shape[1:], size, strict=True)]
     room = [(0, n * block - length) for n, block, length in zip(blocks, size, x.shape[1:], strict=True)]
     padded = np.pad(x, ((0, 0), *room), constant_values=-np.inf)

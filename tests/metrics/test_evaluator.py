@@ -32,7 +32,7 @@ def evaluator_of(metrics=("is", "fid"), **options):
 
 
 def videos_of(generator, seed, count=16):
-    """The definition: evaluation mode, batch norm by running statistics."""
+    """Sample by the definition: evaluation mode, batch norm by running statistics."""
     training = generator.training
     with torch.no_grad():
         videos = generator.eval()(draw_latents(count, 6, seed))

@@ -18,7 +18,7 @@ def noise(*shape, seed=0):
 
 
 def store_of(folder, *videos, classes=CLASSES):
-    """A store of videos, each given as (class, group); all frames differ."""
+    """Write a store of videos, each given as (class, group); all frames differ."""
     writer = StoreWriter(folder, Header(64, 64, 1, 1, None, classes))
     for number, (label, group) in enumerate(videos):
         frames = noise(17 + number, 64, 64, 1, seed=number)

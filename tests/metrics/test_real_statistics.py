@@ -24,7 +24,7 @@ CLASSIFIER = random_classifier()
 
 
 def statistics_of(real, cache=None, protocol=PROTOCOL, classifier=CLASSIFIER):
-    """The statistics, and how many clips had to be seen for them."""
+    """Return the statistics, and how many clips the classifier saw for them."""
     seen = []
     result = real.statistics(seen_by(classifier), protocol, cache, seen.append)
     return result, sum(seen)

@@ -55,7 +55,7 @@ def array_files(folder):
 
 
 def damaged(content, choices):
-    """The content with flipped bits, without its end, with swapped or with more bytes, most of them in the header."""
+    """Flip bits, cut off the end, swap bytes or insert bytes, mostly in the header."""
     content = bytearray(content)
     place, other = choices.randrange(min(len(content), 150)), choices.randrange(len(content))
     how = choices.randrange(4)

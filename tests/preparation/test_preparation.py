@@ -35,7 +35,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory):
-    """The store of all of them, prepared in one go by one process."""
+    """Prepare the store of all videos in one go, by one process."""
     folder = tmp_path_factory.mktemp("stores") / "whole"
     result = prepare(recognize(source), folder, FRAME_FORMAT)
     assert (result.stored, result.known, result.skipped, result.finished) == (6, 0, [], True)
@@ -121,7 +121,7 @@ def test_a_video_that_has_changed_since_is_not_passed_over(tmp_path):
 
 @pytest.fixture
 def damaged(source, tmp_path):
-    """The source with three more files that are no videos."""
+    """Copy the source and add three files that are no videos."""
     root = tmp_path / "damaged"
     root.mkdir()
     for name in LENGTHS:

@@ -32,7 +32,7 @@ def numbered_frames(count: int, height: int = 48, width: int = 64) -> np.ndarray
 
 
 def numbers_of(frames: np.ndarray) -> list[int]:
-    """The numbers that frames uint8 [T, H, W, C] tell, whatever scaling and coding did to them."""
+    """Read the numbers in frames uint8 [T, H, W, C], even after scaling and coding."""
     bars = frames.mean((1, 3)).reshape(len(frames), 8, -1).mean(-1)
     return ((bars > 127) << np.arange(8)).sum(-1).tolist()
 

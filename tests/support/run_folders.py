@@ -46,7 +46,7 @@ def lines_of(records):
 
 
 def write_run(folder, evaluations=EVALUATIONS, scores=(), samples=True, config=()):
-    """A run of 30 iterations."""
+    """Write the folder of a run of 30 iterations."""
     (folder / "samples").mkdir(parents=True)
     (folder / "checkpoints").mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(TrainingConfig(**dict(config)).model_dump()))

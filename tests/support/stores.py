@@ -52,7 +52,7 @@ def videos():
 
 @pytest.fixture
 def store(tmp_path, videos):
-    """The folder of a store of `videos`."""
+    """Write a store of `videos` and return its folder."""
     folder = tmp_path / "store"
     writer = StoreWriter(folder, HEADER)
     for name, frames in videos.items():

@@ -221,7 +221,7 @@ def with_numpy_values(content):
 
 @pytest.fixture
 def _narrow_notebook(monkeypatch):
-    """A checkpoint of the notebook does not tell its width."""
+    """Assume the widths of `NOTEBOOK` for checkpoints of the notebook, which do not store theirs."""
     monkeypatch.setattr("tgan_fast.training.checkpoint.TrainingConfig", lambda: NOTEBOOK)
 
 

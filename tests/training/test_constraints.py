@@ -69,7 +69,7 @@ class Dilated(TorchDispatchMode):
 
 @pytest.mark.parametrize("shared_fakes", [False, True])
 def test_the_gradient_penalty_is_float32_where_the_rest_is_bfloat16(shared_fakes, device):
-    """cuDNN may have no dilated convolutions in bfloat16 with kernels as large as these."""
+    """Dilated convolutions in bfloat16 with kernels as large as these may be missing in cuDNN."""
     options = {"device": device, "precision": "bf16", "cuda_graph": "off", "shared_fakes": shared_fakes}
     step = step_of(GradientPenalty(), **options)
     with Dilated() as dilated:

@@ -47,7 +47,7 @@ def extend(folder, spool, *lengths):
 
 @pytest.fixture
 def store(tmp_path):
-    """A store of three videos, one of them shorter than a clip."""
+    """Write a store of three videos, one of which is shorter than a clip."""
     extend(tmp_path / "store", tmp_path / "spool", 20, 10, 30)
     return tmp_path / "store"
 

@@ -72,7 +72,7 @@ def assert_same_state(left, right):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run."""
+    """Train without an interruption."""
     folder = tmp_path_factory.mktemp("whole")
     train(CONFIG, folder)
     return folder

@@ -119,7 +119,7 @@ def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
 
 
 def test_a_smaller_batch_that_needs_more_is_no_obstacle(monkeypatch):
-    """cuDNN may choose an algorithm with a larger workspace for it."""
+    """An algorithm that cuDNN chooses for a smaller batch may have a larger workspace."""
     needs = iter([memory.Need(3 << 30, 1 << 20), memory.Need(2 << 30, 1 << 21)])
     monkeypatch.setattr(memory, "need_of", lambda *_: next(needs))
     monkeypatch.setattr(memory, "_available_bytes", lambda device: 80 << 30)

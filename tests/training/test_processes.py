@@ -110,7 +110,7 @@ def outcome(runs, rank):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder for the runs that two processes make."""
+    """Create a folder for the runs that two processes make."""
     return tmp_path_factory.mktemp("runs")
 
 

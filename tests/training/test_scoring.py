@@ -53,7 +53,7 @@ def trained(out, **values):
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory, classifier):
-    """A run with an average of the weights that is evaluated twice: its folder and its step."""
+    """Train a run that averages its weights and is evaluated twice; return its folder and step."""
     folder = tmp_path_factory.mktemp("averaged")
     return folder, trained(folder, ema_decay=0.5, evaluate_every=2, classifier=classifier)
 

@@ -44,7 +44,7 @@ def batches(dtype, device, count=ITERATIONS, seed=2):
 
 
 def latents(device, seed=7):
-    """The latents that a TrainingStep with this seed draws, one batch after another."""
+    """Yield the latents that a TrainingStep with this seed draws, one batch after another."""
     random = torch.Generator(device).manual_seed(seed)
     while True:
         yield torch.rand(BATCH, LATENT, generator=random, device=device) * 2 - 1

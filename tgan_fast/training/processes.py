@@ -17,7 +17,7 @@ if dist.is_available():
 
 
 class Processes:
-    """This process and its peers.
+    """Current process and its peers.
 
     Args:
         group: Process group of torch.distributed; None: this process alone.

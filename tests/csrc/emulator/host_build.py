@@ -36,7 +36,7 @@ WATCHED = [
 
 
 def build(sources, directory, *, race_check=False, python=False):
-    """A shared library for `ctypes.CDLL` of the given `.cu` and `.cpp` files, built in `directory` unless it is there.
+    """Build a shared library for `ctypes.CDLL` from `.cu` and `.cpp` files in `directory`, unless it is there.
 
     With `python` the sources may use Python and pybind11, and the library is a module of this Python.
 
@@ -60,7 +60,7 @@ def build(sources, directory, *, race_check=False, python=False):
 
 
 def explain(library, message):
-    """An error message, with the source lines of the `+0x…` in it below."""
+    """Return an error message, followed by the source lines of each `+0x…` in it."""
     lines = [message]
     for place in dict.fromkeys(re.findall(r"\+(0x[0-9a-f]+)", message)):
         address = hex(int(place, 16) - 1)  # in the call, not behind it
@@ -71,7 +71,7 @@ def explain(library, message):
 
 
 def guarded_copy(array, alignment=16):
-    """A copy of a numpy array, aligned, and right behind it memory that no one can access.
+    """Copy a numpy array to aligned memory, right before a page that no one can access.
 
     An access there is an error of the launch.
     """

@@ -24,7 +24,7 @@ LIST = "ffconcat version 1.0\nfile {}\n"
 
 
 def refused(path, **options):
-    """The reason for which reading a file fails, and how many frames came before."""
+    """Return the reason why reading a file fails, and the number of frames read before that."""
     counts, reading = [], read_video(path, FRAME_FORMAT, **options)
     with pytest.raises(UnreadableVideoError) as caught:
         counts.extend(map(len, reading))
@@ -38,13 +38,13 @@ def written(path, content):
 
 
 def cut(path, share):
-    """The first part of a file."""
+    """Write the first part of a file."""
     content = path.read_bytes()
     return written(path.with_name(f"cut{path.suffix}"), content[: int(len(content) * share)])
 
 
 def damaged(path, share, nbytes=40):
-    """A file with other bytes in one place."""
+    """Write the file with other bytes in one place."""
     content = bytearray(path.read_bytes())
     start = int(len(content) * share)
     content[start : start + nbytes] = np.random.default_rng(0).bytes(nbytes)

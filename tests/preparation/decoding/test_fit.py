@@ -21,7 +21,7 @@ COLORS = np.array(
 
 
 def areas(size, wanted):
-    """The matrix [wanted, size] of means over equal intervals."""
+    """Return the matrix [wanted, size] of means over equal intervals."""
     edges = np.arange(wanted + 1) * size / wanted
     overlap = np.minimum(edges[1:, None], np.arange(size) + 1) - np.maximum(edges[:-1, None], np.arange(size))
     return overlap.clip(0) * wanted / size

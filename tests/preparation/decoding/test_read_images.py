@@ -132,7 +132,7 @@ def test_images_of_different_sizes(tmp_path):
 
 
 def refused(path, before):
-    """The reason for which a file cannot be a frame after `before`."""
+    """Return the reason why a file cannot be a frame after `before`."""
     with pytest.raises(UnreadableVideoError) as caught:
         read([*before, path])
     return str(caught.value)

@@ -175,7 +175,7 @@ def test_reading_may_stop_early_and_closes_the_file(tmp_path):
 
 
 def remuxed(source, target, *, skipped=0, shift=0.0):
-    """The same packets in another file, all but the first ones, at other times."""
+    """Write the packets, without the first `skipped`, to another file with times shifted by `shift` seconds."""
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         old = given.streams.video[0]
         new = made.add_stream_from_template(old)
@@ -316,7 +316,7 @@ def test_a_header_may_count_a_few_frames_too_many(tmp_path):
 
 
 def with_frames_told(content, told):
-    """An AVI file whose header tells of so many frames."""
+    """Return an AVI file whose header says that it has `told` frames."""
     place = content.index(b"strh") + 8 + 32
     return content[:place] + told.to_bytes(4, "little") + content[place + 4 :]
 

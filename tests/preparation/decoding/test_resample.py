@@ -7,7 +7,7 @@ from tgan_fast.preparation.decoding.resample import ROUNDING, resampled
 
 
 def by_definition(times, durations, fps):
-    """The number of the frame that is shown at every tick, looked for anew each time."""
+    """Return the number of the frame that is shown at every tick, searched anew for each tick."""
     times = np.array(times) - times[0] - ROUNDING
     shown, k = [], 0
     while k == 0 or k / fps < times[-1] + durations[-1]:

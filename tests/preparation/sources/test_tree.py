@@ -27,7 +27,7 @@ def facts(collection):
 
 @pytest.fixture
 def ucf(tmp_path):
-    """A part of UCF-101 as it is distributed, with the class index beside it."""
+    """Create a part of UCF-101 as it is distributed, with the class index beside it."""
     root = tmp_path / "UCF-101"
     touch(
         root,
