@@ -1,4 +1,4 @@
-"""Modules around the operations: batch norm and activation in one, and the Lipschitz constraint of a whole network."""
+"""Modules around the operations: fused batch norm and activation, and the Lipschitz constraint of a network."""
 
 import copy
 import functools
@@ -26,8 +26,8 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         num_features: Number of channels C of the input [N, C, *].
         negative_slope: Finite slope of the activation below zero; 0 is ReLU, 1 is no activation.
         eps, momentum, affine, track_running_stats, device, dtype: Arguments of `nn.BatchNorm*`.
-        process_group: Processes whose statistics are combined in training, as `nn.SyncBatchNorm` does; unlike there,
-            None is this process alone (`torch.distributed.group.WORLD` is all of them).
+        process_group: Processes whose statistics are combined in training, as in `nn.SyncBatchNorm`, except that None
+            means this process alone, and `torch.distributed.group.WORLD` all processes.
         backend: Backend of `tgan_fast.ops.batch_norm_act`.
     """
 
@@ -38,11 +38,11 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         self.backend = backend
 
     def forward(self, input: torch.Tensor, groups: int = 1) -> torch.Tensor:
-        """Return act(batch norm of input) in its shape, [N, C, *]; `groups` as in `tgan_fast.ops.batch_norm_act`."""
+        """Return act(batch_norm(input)) for input [N, C, *]; `tgan_fast.ops.batch_norm_act` explains `groups`."""
         if torch.jit.is_scripting():
             y = self._forward_in_torchscript(input, groups)
         elif isinstance(input, fx.Proxy):
-            # torch.fx traces into every module that is not PyTorch's own, and would fail at the checks of shapes.
+            # torch.fx traces into every module that is not PyTorch's own, and would fail at the shape checks.
             arguments = (input,) if groups == 1 else (input, groups)
             y = input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), arguments, {})
         else:
@@ -70,7 +70,7 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         )
 
     def _forward_in_torchscript(self, x: torch.Tensor, groups: int) -> torch.Tensor:
-        assert groups == 1, "groups of a batch norm cannot be used in torch.jit.script"
+        assert groups == 1, "groups must be 1 in torch.jit.script"
         self._check_input_dim(x)
         tracked = not self.training or self.track_running_stats
         mean = self.running_mean if tracked else None
@@ -85,7 +85,7 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
 
     def __prepare_scriptable__(self):
         if self.process_group is not None:
-            raise ValueError("torch.jit.script takes no statistics over several processes: set process_group to None")
+            raise ValueError("torch.jit.script supports no statistics over processes: set process_group to None")
         return self
 
     def __deepcopy__(self, memo):
@@ -118,11 +118,11 @@ _FUSED = dict(zip(BATCH_NORMS, (BatchNormAct1d, BatchNormAct2d, BatchNormAct3d),
 
 
 class FusedSequential(nn.Sequential):
-    """An `nn.Sequential` that computes a `BatchNormAct*` and the (leaky) ReLU right behind it in one operation.
+    """An `nn.Sequential` that computes a `BatchNormAct*` and the (leaky) ReLU right after it in one operation.
 
     Both modules stay in their places, so indices, slices, hooks and the state dict mean the same as in `nn.Sequential`.
-    Only a `BatchNormAct*` with a `negative_slope` of 1 is fused with the activation behind it. If one of the two has
-    hooks, and under torch.fx and torch.jit.script, they are computed one after the other.
+    Only a `BatchNormAct*` with a `negative_slope` of 1 is fused with the activation after it. The two are computed
+    separately if one of them has hooks, and under torch.fx and torch.jit.script.
     """
 
     def forward(self, input):
@@ -150,14 +150,14 @@ class FusedSequential(nn.Sequential):
     def __reduce_ex__(self, protocol):
         if not hasattr(self, "_derived_from"):
             return super().__reduce_ex__(protocol)
-        # Pickle cannot find a class of `_fused_class` by its name.
+        # Pickle cannot find a class that `_fused_class` made by its name.
         _, _, *state = super().__reduce_ex__(2)
         return _new_fused, (self._derived_from,), *state
 
 
 @functools.cache
 def _fused_class(cls):
-    """Return a class that is both `cls`, which has the forward of `nn.Sequential`, and `FusedSequential`."""
+    """Return a subclass of `FusedSequential` and of `cls`, which must have the forward of `nn.Sequential`."""
     if cls is nn.Sequential:
         return FusedSequential
     return type(cls.__name__, (FusedSequential, cls), {"_derived_from": cls})
@@ -187,7 +187,7 @@ def _is_sequential(cls):
 
 
 def _is_altered(module):
-    """Return whether a call of the module does more than its class's forward: hooks, or a forward of its own."""
+    """Return whether a call of the module does more than its class's forward: it has hooks or a forward of its own."""
     return is_watched(module) or "forward" in vars(module)
 
 
@@ -204,9 +204,9 @@ def convert_batch_norm(
 
     Every module stays the same object, with its parameters, attributes and hooks; only its class changes. An
     `nn.Sequential`, or a subclass that inherits its forward, becomes a `FusedSequential` if an `nn.ReLU` or
-    `nn.LeakyReLU` is right behind one of its batch norms: it computes the two in one operation and leaves both in their
-    places, so that a slice such as `network[:2]` still ends before the activation. Elsewhere the order of calls is not
-    known, and a batch norm is computed without its activation. Subclasses of `nn.BatchNorm*` are left alone.
+    `nn.LeakyReLU` is right after one of its batch norms. It then computes the two in one operation and leaves both in
+    their places, so that a slice such as `network[:2]` still ends before the activation. Elsewhere the order of calls
+    is unknown, and a batch norm is computed without its activation. Subclasses of `nn.BatchNorm*` are left alone.
 
     Args:
         module: Network, changed in place.
@@ -237,9 +237,9 @@ def constrain_(network: nn.Module, max_singular_value: float = 1.0, *, backend: 
 
     The singular values of the weights of `nn.Linear` and `nn.Conv1d/2d/3d`, as matrices [out, everything else], are
     clipped at `max_singular_value`. The scales of `nn.BatchNorm1d/2d/3d` that have running statistics are clamped into
-    [0.01·s, s], s = sqrt(running_var). Activations of slope ≤ 1 need nothing (Saito et al., arXiv:1611.06624,
-    section 3.3). All other layers stay as they are, transposed convolutions too: clip their weights, [in, everything
-    else], with `tgan_fast.ops.singular_value_clip_`.
+    [0.01·s, s] with s = sqrt(running_var). Activations of slope ≤ 1 need no change (Saito et al., arXiv:1611.06624,
+    section 3.3). All other layers stay as they are, including transposed convolutions: clip the weights of those, as
+    matrices [in, everything else], with `tgan_fast.ops.singular_value_clip_`.
 
     Args:
         network: Discriminator, or any other module.

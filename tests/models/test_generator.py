@@ -62,7 +62,7 @@ def test_videos_and_gradients_are_the_references(n, channels, training, device):
 def test_a_single_video_can_be_sampled_but_not_trained_on():
     generator = VideoGenerator(0.125, 12)
     assert generator.eval()(latents(1, dtype=torch.float32)).shape == (1, 3, 16, 64, 64)
-    with pytest.raises(ValueError, match="more than one value a channel"):
+    with pytest.raises(ValueError, match="more than one value per channel"):
         generator.train()(latents(1, dtype=torch.float32))
 
 

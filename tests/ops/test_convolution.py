@@ -267,15 +267,15 @@ def test_an_algorithm_leaves_the_directions_that_it_lacks_to_direct_and_algorith
     ("name", "algorithm", "message"),
     [
         ("videos", "fast", "conv3d_halving has no algorithm 'fast': choose auto, direct, pairs, blocks, images"),
-        ("odd videos", "pairs", "algorithm 'pairs' cannot be used: rows of 9 are not pairs"),
+        ("odd videos", "pairs", "algorithm 'pairs' cannot be used: it needs rows of even length, and x has 9"),
         ("many channels", "pairs", "algorithm 'pairs' cannot be used: it has room for 3 channels, and x has 6"),
-        ("odd videos", "images", "algorithm 'images' cannot be used: 5 frames are not halves"),
-        ("wide videos", "images", "cannot be used: it is not for 6 channels and 32 output channels"),
+        ("odd videos", "images", "algorithm 'images' cannot be used: it needs an even number of frames, and x has 5"),
+        ("wide videos", "images", "cannot be used: it is slow with 6 channels and 32 output channels"),
         ("wide images", "phases", "cannot be used: on a CPU it is for fewer than 16 output channels, and y has 16"),
         ("colors", "four gray pixels", "cannot be used: it is for one output channel, and y has 3"),
-        ("odd videos", "blocks", r"algorithm 'blocks' cannot be used: \[5, 7, 9\] are not blocks of 2"),
+        ("odd videos", "blocks", r"algorithm 'blocks' cannot be used: it needs even sizes, and x has \[5, 7, 9\]"),
         ("many channels", "blocks", "algorithm 'blocks' cannot be used: it is for fewer than 4 channels, and x has 6"),
-        ("odd rows", "eight pixels", "algorithm 'eight pixels' cannot be used: rows of 7 are not groups of 8"),
+        ("odd rows", "eight pixels", "cannot be used: it needs rows of a multiple of 8 pixels, and x has 7"),
     ],
 )
 def test_algorithms_that_do_not_exist_or_do_not_fit_are_named(name, algorithm, message):
@@ -285,7 +285,7 @@ def test_algorithms_that_do_not_exist_or_do_not_fit_are_named(name, algorithm, m
 
 def test_a_kernel_wider_than_a_group_and_its_neighbors_is_refused():
     x, weight = torch.zeros(1, 2, 11, 16), torch.zeros(2, 1, 11, 11)
-    with pytest.raises(ValueError, match="a kernel of 11 reaches further than a group"):
+    with pytest.raises(ValueError, match="a kernel of 11 reaches beyond the next group"):
         conv_transpose2d_same(x, weight, algorithm="four pixels")
 
 

@@ -124,7 +124,7 @@ def test_pytorch_without_gpus_beside_an_extension_with_one(use_extension, monkey
     use_extension(lambda: types.SimpleNamespace(prepare=lambda device: (1024, "")))
     for version, reason in (
         (None, "PyTorch was built without CUDA"),
-        ("13.0", "PyTorch finds none, as with too old a driver"),
+        ("13.0", "PyTorch finds none, perhaps because the driver is too old"),
     ):
         monkeypatch.setattr(torch.version, "cuda", version)
         assert cuda_extension.why_not(torch.device("cpu")) == f"the CUDA extension finds no GPU: {reason}"

@@ -282,7 +282,7 @@ def test_what_does_not_fit_is_refused():
     refused("copy is \\[1\\] on cpu", p, g, v, copy=torch.zeros(1))
     refused("copy must be a floating-point tensor, not torch.int16", p, g, v, copy=torch.zeros(6, dtype=torch.int16))
     refused("square_average must be contiguous", p, g, torch.zeros(12)[::2])
-    refused("square_average is torch.float64, but the parameter torch.float32", p, g, v.double())
+    refused("square_average is torch.float64, but the parameter is torch.float32", p, g, v.double())
     refused("rmsprop has no backend 'svd'", p, g, v, backend="svd")
     for step in (torch.zeros(1), torch.zeros((), dtype=torch.int64), torch.zeros((), device="meta")):
         refused(

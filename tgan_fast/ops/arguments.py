@@ -1,4 +1,4 @@
-"""Checks of arguments that several operations share; each raises before anything is changed."""
+"""Argument checks that the operations share; each raises before anything is changed."""
 
 import math
 import numbers
@@ -12,14 +12,14 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def tensor_list(name: str, tensors: torch.Tensor | Iterable) -> list:
-    """Return tensors as a list; a tensor is a list of one, and a generator is read once.
+    """Return tensors as a list; a single tensor becomes a list of one, and a generator is read once.
 
     Raises:
-        TypeError: `tensors` is neither a tensor nor a list. `check_tensor` checks its elements.
+        TypeError: `tensors` is neither a tensor nor a list; its elements are not checked.
     """
     if isinstance(tensors, torch.Tensor):
         return [tensors]
-    # Iterating over an array gives its rows, over a mapping its keys.
+    # Iterating over an array would yield its rows, and over a mapping its keys.
     if not isinstance(tensors, Iterable) or isinstance(tensors, (Mapping, str)) or hasattr(tensors, "dtype"):
         raise TypeError(f"{name} must be a list of tensors or a tensor, not {type(tensors).__name__}")
     return list(tensors)
@@ -31,11 +31,11 @@ def check_tensor(name: str, tensor: torch.Tensor, *, float8: bool = False) -> No
     Args:
         name: Name of the tensor in messages, such as "a weight".
         tensor: Argument to check, of any type.
-        float8: Whether 8-bit dtypes are allowed, as where a tensor is only converted.
+        float8: Whether 8-bit dtypes are allowed, for tensors that are only converted.
 
     Raises:
         TypeError: `tensor` is not a tensor.
-        ValueError: Its layout or dtype does not fit.
+        ValueError: `tensor` has an unsupported layout or dtype.
     """
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
@@ -49,9 +49,9 @@ def check_tensor(name: str, tensor: torch.Tensor, *, float8: bool = False) -> No
 
 
 def check_writable(name: str, tensor: torch.Tensor) -> None:
-    """Raise a ValueError unless a dense tensor can be changed in place, every element on its own."""
+    """Raise a ValueError unless a dense tensor can be changed in place and its elements share no memory."""
     if tensor.device.type == "meta":
-        raise ValueError(f"{name} is on the meta device and has no values: see torch.nn.Module.to_empty")
+        raise ValueError(f"{name} is on the meta device and has no values: allocate it with torch.nn.Module.to_empty")
     if _may_overlap(tensor):
         raise ValueError(f"{name} has elements that share memory, as after .expand(): pass a .clone()")
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
@@ -63,7 +63,7 @@ def number(name: str, value: float, least: float = 0.0, most: float = sys.float_
 
     Raises:
         TypeError: `value` is not a real number, or is a bool.
-        ValueError: It is NaN or lies outside [least, most].
+        ValueError: `value` is NaN or lies outside [least, most].
     """
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:

@@ -1,4 +1,4 @@
-"""The CUDA extension: whether it can be used, and what it takes on each GPU."""
+"""The CUDA extension: whether it can be used, and how large a matrix each GPU can take."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         largest_side: Largest min(rows, columns) of a matrix that the kernels take.
-        error: Reason why the kernels cannot run there; empty if they can.
+        error: Reason why the kernels cannot run on the GPU; empty if they can.
     """
 
     largest_side: int
@@ -26,24 +26,24 @@ def extension() -> ModuleType:
     """Load the module.
 
     Raises:
-        ImportError: It was not built, or was built for another Python.
+        ImportError: The extension was not built, or was built for another Python.
     """
     return load("CUDA")
 
 
 @functools.cache
 def prepare_gpu(index: int) -> Prepared:
-    """Prepare the kernels on the GPU `index`, once in a process.
+    """Prepare the kernels on the GPU `index`, once per process.
 
     Raises:
-        ImportError: As `extension`.
+        ImportError: The extension was not built, or was built for another Python.
     """
     with torch.cuda.device(index) if torch.cuda.is_available() else contextlib.nullcontext():
         return Prepared(*extension().prepare(index))
 
 
 def why_not(device: torch.device) -> str | None:
-    """Return why the extension cannot be used on the device, and what helps; None if it can."""
+    """Return why the extension cannot be used on the device, and the remedy; None if it can."""
     if reason := why_not_loaded("CUDA"):
         return reason
     if device.type == "cuda":
@@ -55,6 +55,6 @@ def why_not(device: torch.device) -> str | None:
     hidden = (
         "PyTorch was built without CUDA"
         if torch.version.cuda is None
-        else "PyTorch finds none, as with too old a driver"
+        else "PyTorch finds none, perhaps because the driver is too old"
     )
     return f"the CUDA extension finds no GPU: {prepare_gpu(0).error or hidden}"

@@ -13,13 +13,13 @@ TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 class BackendError(RuntimeError):
-    """Error of a backend that was asked for by name and cannot run; the message says why."""
+    """Error of a backend that was requested by name and cannot run; the message says why."""
 
 
 def backends() -> dict[str, dict[str, str]]:
-    """Return every operation with its backends: `"available"`, or the reason why a backend cannot be used.
+    """Return the state of each operation's backends: `"available"`, or the reason why a backend cannot be used.
 
-    The answers are for PyTorch's current GPU, or for the CPU where there is none.
+    The states are for PyTorch's current GPU, or for the CPU if there is no GPU.
     """
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return {
@@ -45,17 +45,17 @@ def require(operation: str, backend: str, devices: Iterable[torch.device]) -> No
 
 
 def choose(operation: str, backend: str, x: torch.Tensor, why_not: Mapping[str, Callable[[], str | None]]) -> str:
-    """Return the backend asked for, or for "auto" the kernels of the tensor's device if they take it, else "torch".
+    """Return the requested backend; "auto" selects the kernels for the tensor's device, or "torch" if they do not fit.
 
     Args:
         operation: Name in the registry.
         backend: Name of the backend, or "auto".
-        x: Tensor whose device decides.
-        why_not: Function for "triton", and for "cpu" if there are such kernels, that returns why the kernels cannot
-            take the tensors, or None. Called only where the kernels are installed.
+        x: Tensor whose device selects the kernels.
+        why_not: Functions for "triton" and, if the operation has C++ kernels, for "cpu". Each returns why the kernels
+            cannot take the tensors, or None; it is called only if the kernels are installed.
 
     Raises:
-        ValueError, BackendError: As `require`; the backend asked for cannot take the tensors.
+        ValueError, BackendError: As for `require`, or the requested backend cannot take the tensors.
     """
     if backend == "auto":
         kernels = "triton" if x.is_cuda else "cpu" if x.is_cpu else "torch"

@@ -16,14 +16,14 @@ def load(kind: Kind) -> ModuleType:
     """Load an extension.
 
     Raises:
-        ImportError: It was not built, or was built for another Python.
+        ImportError: The extension was not built, or was built for another Python.
     """
     return importlib.import_module(f"tgan_fast._{kind.lower()}")
 
 
 @functools.cache
 def why_not_loaded(kind: Kind) -> str | None:
-    """Return why an extension cannot be loaded, and what helps; None if it can."""
+    """Return why an extension cannot be loaded, and the remedy; None if it can."""
     try:
         load(kind)
     except ModuleNotFoundError:

@@ -276,13 +276,13 @@ def test_no_scale_and_no_shift_are_one_and_zero(device):
         ({"weight": torch.ones(3).to_sparse()}, "weight must be a dense tensor"),
         ({"negative_slope": float("inf")}, "negative_slope must be finite and is inf"),
         ({"negative_slope": float("nan")}, "negative_slope must be finite and is nan"),
-        ({"x": torch.ones(1, 3)}, "more than one value a channel"),
-        ({"x": torch.ones(2, 3), "groups": 2}, "more than one value a channel and group"),
+        ({"x": torch.ones(1, 3)}, "more than one value per channel"),
+        ({"x": torch.ones(2, 3), "groups": 2}, "more than one value per channel and group"),
         ({"weight": torch.ones(2)}, "weight has the shape \\[2\\], but x has 3 channels"),
         ({"groups": 3}, "groups must divide the batch"),
         ({"groups": 0}, "groups must divide the batch"),
         ({"training": False}, "needs running_mean and running_var"),
-        ({"training": False, "running_mean": torch.ones(3)}, "given together or not at all"),
+        ({"training": False, "running_mean": torch.ones(3)}, "pass both running_mean and running_var"),
         ({"running_mean": torch.ones(2), "running_var": torch.ones(2)}, "running_mean has the shape"),
         ({"bias": torch.ones(3, dtype=torch.int64)}, "bias must be float64, .* not torch.int64"),
         ({"bias": torch.ones(3, device="meta")}, "bias is on meta, but x is on cpu"),
@@ -321,7 +321,7 @@ def test_shapes_are_known_without_values():
             torch.zeros((), dtype=torch.int64),
         )
     assert batch_norm_act(x, *statistics, num_batches_tracked=count).shape == x.shape
-    with pytest.raises(ValueError, match="has no value on the device meta"):
+    with pytest.raises(ValueError, match="has no value on the meta device"):
         batch_norm_act(x, *statistics, num_batches_tracked=count, momentum=None)
 
 

@@ -135,7 +135,7 @@ def test_one_process_is_ordinary_batch_norm(alone):
     for dtype in (torch.float32, torch.float64):
         got = batch_norm_act(x.to(dtype), None, None, process_group=alone)
         torch.testing.assert_close(got, batch_norm_act(x.to(dtype), None, None), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="more than one value a channel"):
+    with pytest.raises(ValueError, match="more than one value per channel"):
         batch_norm_act(torch.ones(1, 3), None, None, process_group=alone)
 
 

@@ -44,16 +44,16 @@ def test_scales_of_another_dtype_are_clamped_too(device):
     ("options", "message"),
     [
         ({"scales": []}, "0 scales, but 1 running variances"),
-        ({"scales": [torch.ones(8)]}, "scale of \\[8\\], but running variance of \\[9\\]"),
+        ({"scales": [torch.ones(8)]}, "a scale of \\[8\\] needs a running variance of the same shape, not \\[9\\]"),
         ({"copies": [None]}, "3 weights, but 1 copies"),
         ({"copies": [None, None, torch.ones(8)]}, "a copy of \\[8\\] on cpu does not fit the weight of \\[7\\] on cpu"),
         ({"non_finite": torch.zeros(())}, "non_finite must be one int32, and is \\[\\] of torch.float32"),
         ({"non_finite": torch.zeros(2, dtype=torch.int32)}, "non_finite must be one int32"),
-        ({"non_finite": torch.zeros((), dtype=torch.int32, device="meta")}, "non_finite is on meta, and a weight on"),
+        ({"non_finite": torch.zeros((), dtype=torch.int32, device="meta")}, "non_finite is on meta, but a weight is"),
         ({"max_singular_value": 0}, "max_singular_value must be a number from"),
         ({"lowest": 2}, "lowest must be a number from 0 to 1, not 2"),
         ({"eps": -1e-5}, "eps must be a number from 0 to"),
-        ({"running_vars": [torch.ones(9, device="meta")]}, "scale on cpu, but running variance on meta"),
+        ({"running_vars": [torch.ones(9, device="meta")]}, "variance on the same device, not on meta"),
         ({"backend": "magma"}, "choose auto, svd, eigh, gemm, cuda"),
     ],
 )
@@ -81,5 +81,5 @@ def test_scales_end_between_a_hundredth_of_the_deviation_and_the_deviation(eps, 
 def test_lists_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="1 scales, but 0"):
         clamp_batch_norm_scale_([torch.ones(3)], [])
-    with pytest.raises(ValueError, match="\\[3\\], but running variance of \\[2\\]"):
+    with pytest.raises(ValueError, match="of the same shape, not \\[2\\]"):
         clamp_batch_norm_scale_([torch.ones(3)], [torch.ones(2)])

@@ -22,8 +22,8 @@ from tgan_fast.ops.native import uses_native_ops
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-# Elements up to which PyTorch's own operations are faster on a contiguous tensor of a CPU: calling the kernels from
-# Python takes longer than computing.
+# Number of elements up to which PyTorch's own operations are faster on a contiguous CPU tensor, because calling the
+# kernels from Python takes longer than computing.
 _SMALL = 1 << 17
 
 
@@ -46,7 +46,7 @@ def batch_norm_act(
     """Normalize every channel of `x`, scale and shift it, and apply a leaky ReLU.
 
     Args:
-        x: Input [N, C, *] in float16, bfloat16, float32 or float64 and any memory format; an empty one leaves the
+        x: Input [N, C, *] in float16, bfloat16, float32 or float64 and any memory format; an empty `x` leaves the
             running statistics unchanged. The kernels ("triton", "cpu") read dense tensors and slices of samples or
             channels, channels-last (fastest) or channels-first; a view that skips pixels is copied first. "triton"
             takes all dtypes but float64.
@@ -54,14 +54,14 @@ def batch_norm_act(
         running_mean, running_var: Running statistics [C]. In training they are updated in place as `nn.BatchNorm*`
             does (with the unbiased variance); otherwise they normalize `x`.
         training: Whether to normalize with the statistics of `x` instead of the running ones.
-        momentum: Weight of the new statistics in the running ones; None for the mean over all batches.
+        momentum: Weight of the new statistics in the running ones; None for a running mean over all batches.
         eps: Number added to the variance.
         negative_slope: Finite slope of the activation below zero; 0 is ReLU, 1 is no activation.
         groups: Number of equal consecutive slices of the batch. Each is normalized with its own statistics, as if the
             operation were called once for each, and updates the running statistics in turn.
-        num_batches_tracked: Counter, [] int64, to which `groups` is added in training. A momentum of None needs it.
-        process_group: Processes whose statistics are combined in training, as `nn.SyncBatchNorm` does; the gradients
-            of `weight` and `bias` remain each process's own. Not for torch.compile.
+        num_batches_tracked: Counter, int64 [], to which training adds `groups`; required if `momentum` is None.
+        process_group: Processes whose statistics are combined in training, as in `nn.SyncBatchNorm`; None for this
+            process alone. Gradients of `weight` and `bias` are not combined. Not supported by torch.compile.
         backend: Name of an implementation: "triton" (GPUs), "cpu" (C++ kernels) or "torch"; "auto" picks the fastest
             that fits the input.
 
@@ -71,9 +71,9 @@ def batch_norm_act(
 
     Raises:
         TypeError: An argument that must be a tensor is not one.
-        ValueError: Shapes, dtypes, layouts, devices, groups or the slope do not fit, or a channel has one value in
+        ValueError: Shapes, dtypes, layouts, devices, groups or the slope are invalid, or a channel has one value in
             training.
-        BackendError: The backend asked for cannot run here, or not on this tensor.
+        BackendError: The requested backend cannot run here, or cannot take this tensor.
     """
     _check(x, weight, bias, running_mean, running_var, training, momentum, groups, num_batches_tracked, process_group)
     # Not math.isfinite, which torch.compile with dynamic=True cannot trace.
@@ -104,7 +104,7 @@ def batch_norm_act(
 
 
 def _is_small(x, *vectors):
-    """Return whether PyTorch's own operations are faster than the CPU kernels; other dtypes they may not take."""
+    """Return whether PyTorch's own operations support the tensors' dtypes and are faster than the CPU kernels."""
     return (
         x.is_cpu
         and x.numel() <= _SMALL
@@ -117,7 +117,7 @@ def _native_backend(backend, training, process_group):
     if backend in ("triton", "cpu"):
         raise BackendError(f"batch_norm_act: backend {backend!r} cannot be used within native_ops")
     if training and process_group is not None:
-        raise BackendError("batch_norm_act: statistics over several processes cannot be taken within native_ops")
+        raise BackendError("batch_norm_act: statistics over several processes are not supported within native_ops")
     return "torch" if backend == "auto" else backend
 
 
@@ -128,11 +128,11 @@ def _why_not_triton(x):
 
 
 def _why_not_cpu(x, synchronized):
-    return "it cannot take statistics over several processes" if synchronized else cpu.why_not(x)
+    return "it does not support statistics over several processes" if synchronized else cpu.why_not(x)
 
 
 def _empty(x, weight, bias, num_batches_tracked, groups):
-    """Return a tensor as empty as x, with gradients of zeros for x, weight and bias, as `nn.BatchNorm*` does."""
+    """Return an empty tensor that gives x, weight and bias gradients of zero, as `nn.BatchNorm*` does."""
     if num_batches_tracked is not None:
         num_batches_tracked.add_(groups)
     y = x.clone()
@@ -152,7 +152,7 @@ def _torch_impl(
         if momentum is None:
             momenta = [1 / (int(num_batches_tracked) + group) for group in range(1, groups + 1)]
         num_batches_tracked.add_(groups)
-    # A single group is x itself: chunk(1) would be a view, whose backward copies the gradient.
+    # A single group is x itself, because chunk(1) would be a view, whose backward copies the gradient.
     outputs = [
         _torch_group(group, weight, bias, running_mean, running_var, training, group_momentum, eps, negative_slope)
         for group, group_momentum in zip(x.chunk(groups) if groups > 1 else (x,), momenta, strict=True)
@@ -175,9 +175,9 @@ def _check(x, weight, bias, running_mean, running_var, training, momentum, group
         if tensor is not None:
             _check_channels(x, name, tensor)
     if (running_mean is None) != (running_var is None):
-        raise ValueError("running_mean and running_var are given together or not at all")
+        raise ValueError("pass both running_mean and running_var, or neither of them")
     if groups < 1 or x.shape[0] % groups:
-        raise ValueError(f"groups must divide the batch: {x.shape[0]} is not {groups} equal groups")
+        raise ValueError(f"groups must divide the batch: {x.shape[0]} samples do not form {groups} equal groups")
     if not training:
         if running_mean is None:
             raise ValueError("batch_norm_act with training=False needs running_mean and running_var")
@@ -185,11 +185,11 @@ def _check(x, weight, bias, running_mean, running_var, training, momentum, group
     if num_batches_tracked is not None:
         _check_count(x, num_batches_tracked, momentum)
     elif momentum is None and running_mean is not None:
-        raise ValueError("momentum=None is the mean over all batches and needs num_batches_tracked")
+        raise ValueError("momentum=None needs num_batches_tracked: pass it, or a number as momentum")
     values = x.numel() // max(1, x.shape[1]) // groups
     if values == 1 and (process_group is None or process_group.size() == 1):
         raise ValueError(
-            f"batch norm in training needs more than one value a channel{' and group' if groups > 1 else ''}, "
+            f"batch norm in training needs more than one value per channel{' and group' if groups > 1 else ''}, "
             f"but x has the shape {list(x.shape)}: use a larger batch"
         )
 
@@ -203,7 +203,7 @@ def _check_count(x, count, momentum):
             f"on {count.device}"
         )
     if momentum is None and count.device.type == "meta":
-        raise ValueError("momentum=None divides by num_batches_tracked, which has no value on the device meta")
+        raise ValueError("num_batches_tracked has no value on the meta device: pass a number as momentum")
 
 
 def _check_channels(x, name, tensor):

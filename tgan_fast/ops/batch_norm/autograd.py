@@ -1,7 +1,7 @@
 """Batch norm + (leaky) ReLU by kernels, registered with autograd and torch.compile.
 
-The launchers are triton.py and cpu.py. Forward, backward and evaluation are custom operators for torch.compile. Outside
-of it they are called directly, which saves the dispatcher's time.
+The launchers are triton.py and cpu.py. Training, evaluation and backward are custom operators for torch.compile. Other
+callers use the functions directly, which saves the dispatcher's time.
 """
 
 from types import ModuleType
@@ -18,7 +18,7 @@ def launchers(backend: str) -> ModuleType:
     """Return the module of a backend, "triton" or "cpu"."""
     if backend == "cpu":
         return cpu
-    # Not at the top, since importing Triton takes a while.
+    # Not at the top, because importing Triton takes a while.
     from tgan_fast.ops.batch_norm import triton
 
     return triton
@@ -27,11 +27,11 @@ def launchers(backend: str) -> ModuleType:
 def batch_norm_act_by_kernels(
     backend, x, weight, bias, running_mean, running_var, num_batches_tracked, training, momentum, eps, slope, groups
 ):
-    """Return `batch_norm_act`; differentiable once."""
+    """Compute `batch_norm_act` by kernels; differentiable once."""
     dtype, given = launchers(backend).channels_dtype(x), (weight, bias, running_mean, running_var)
     weight, bias, *running = (_dense(vector, dtype) for vector in given)
     x = to_walkable(x)
-    # Sums, because torch.compile with dynamic=True cannot pass the same symbol to two functions.
+    # Adding 0.0 makes a new symbol, because torch.compile with dynamic=True cannot pass one symbol to two functions.
     momentum = None if momentum is None else momentum + 0.0
     options = training, momentum, eps + 0.0, slope + 0.0, groups
     differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
@@ -128,7 +128,7 @@ def _backward(
     want_weight: bool,
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dx, dweight and dbias, empty where not wanted: of training given rstd, of evaluation given var."""
+    """Return dx, dweight and dbias, empty where not wanted; training passes rstd, and evaluation var."""
     wanted = want_x, want_weight, want_bias
     return launchers(backend).backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, *wanted)
 

@@ -36,7 +36,7 @@ def evaluate(x, mean, var, weight, bias, negative_slope, eps):
 
 
 def backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
-    """Return dx, dweight and dbias, empty where not wanted: of training given rstd, of evaluation given var."""
+    """Return dx, dweight and dbias, empty where not wanted; training passes rstd, and evaluation var."""
     try:
         dy.data_ptr()
     except RuntimeError:
@@ -96,7 +96,7 @@ def _address(tensor):
 
 @functools.lru_cache(maxsize=4096)
 def _layout(geometry, dtype, shape, strides, other_strides):
-    """Return the kernels' description of x, of another tensor of its shape, and of dx."""
+    """Return the kernels' description of x, of another tensor of its shape (y or dy), and of dx."""
     x, other = (torch.empty_strided(shape, s, dtype=dtype, device="meta") for s in (strides, other_strides))
     module, cols = extension(), 1 if geometry.channels_last else geometry.cols
     sizes = geometry.channels_last, geometry.groups, geometry.rows, cols, geometry.channels

@@ -1,7 +1,7 @@
 """Memory layout of a tensor for the batch norm kernels: rows, columns and strides.
 
 Shapes repeat from one training step to the next, and computing the geometry takes longer than launching a kernel, so
-it is cached. While torch.compile traces, sizes may be symbols, and nothing is cached.
+the geometry is cached. While torch.compile traces, sizes may be symbols, and nothing is cached.
 """
 
 import functools
@@ -14,15 +14,15 @@ _remember = functools.lru_cache(maxsize=4096)
 
 
 class Geometry(NamedTuple):
-    """x [N, C, *] as `groups` times [rows, C] with the channels last, or [rows, C, cols] with the channels first."""
+    """Geometry of x [N, C, *] as `groups` blocks [rows, C] if channels-last, or [rows, C, cols] if channels-first."""
 
     channels_last: bool
     groups: int
     rows: int
     cols: int
     channels: int
-    values: int  # of a channel and group
-    inner: int  # values of a channel in what the small kernels take for a sample
+    values: int  # per channel and group
+    inner: int  # values per channel in a sample; for the small kernels, a channels-last group is one sample
     dense: bool
 
 
@@ -63,7 +63,7 @@ def strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
 
 
 def small_strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
-    """Return each tensor's strides of a sample, a pixel and a channel; channels-last, a group is one sample."""
+    """Return each tensor's strides of a sample, a pixel and a channel; if channels-last, a group is one sample."""
     walks = (_walk(t.shape, t.stride(), geometry.channels_last) for t in tensors)
     if geometry.channels_last:
         return [stride for row, channel in walks for stride in (geometry.rows * row, row, channel)]
@@ -113,7 +113,7 @@ def _walk(shape, strides, channels_last):
 
 
 def _stride_over(shape, strides) -> int | None:
-    """Return the stride that walks these dimensions as one, or None."""
+    """Return the single stride that walks all these dimensions, or None if there is none."""
     stride, extent = None, 1
     for size, step in zip(reversed(shape), reversed(strides), strict=True):
         if size == 1:

@@ -1,8 +1,8 @@
 """Batch norm + activation in training with statistics over several processes.
 
-Each process computes mean and variance of its own n values; an all-reduce of (n, Σx, Σx²) in float64 gives those of
-all. Backward all-reduces Σg and Σg·(x - mean). triton.py or torch_impl.py does the rest. A process without values adds
-zeros, because the others wait for it.
+Each process computes mean and variance of its own n values; an all-reduce of (n, Σx, Σx²) in float64 gives those of all
+processes. Backward all-reduces Σg and Σg·(x - mean). triton.py or torch_impl.py does the rest. A process without values
+adds zeros, because the others wait for it.
 """
 
 import torch
@@ -16,7 +16,7 @@ def batch_norm_act_sync(
     x, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps, negative_slope, groups,
     process_group, backend,
 ):  # fmt: skip
-    """Return `batch_norm_act` in training with a process group; differentiable once."""
+    """Compute `batch_norm_act` in training with a process group; differentiable once."""
     if backend == "triton" and x.numel():
         from tgan_fast.ops.batch_norm import triton as impl
     else:
@@ -29,12 +29,12 @@ def batch_norm_act_sync(
         num_batches_tracked.add_(groups)
     if running_mean is not None:
         unbiased = var * (count / (count - 1).clamp(min=1))
-        # Without values in any process the running statistics stay; only the device knows the count.
+        # If no process has values, the running statistics must not change; only the device knows the count.
         moves = count != 0
         for group in range(groups):
             group_momentum = momentum
             if momentum is None:
-                # In float64: one over an integer tensor would be a float32.
+                # In float64, because 1 divided by an integer tensor is a float32.
                 group_momentum = 1 / (num_batches_tracked - groups + group + 1).double()
             for running, new in ((running_mean, mean[group]), (running_var, unbiased[group])):
                 running.add_((new - running) * group_momentum * moves)
@@ -63,7 +63,7 @@ class _SyncBatchNormAct(torch.autograd.Function):
         dx = None
         if want_x:
             dist.all_reduce(sums, group=ctx.process_group)
-            # The number of all values is known on the device only; with the sums scaled, the local one divides them.
+            # Only the device knows the count of all values, so the sums are scaled to be divided by the local count.
             sums = sums * (ctx.local_count / count).to(sums.dtype)
             dx = ctx.impl.input_gradient(*arguments, sums, ctx.local_count)
         return dx, dweight if want_weight else None, dbias if want_bias else None, *(None,) * 5

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 TABLE = Path(__file__).with_name("tiles.json")
 
-# Columns of a tile: channels when they are last, pixels when the channels are first.
+# Columns of a tile: channels if channels-last (True), pixels if channels-first (False).
 COLUMNS = {True: (4, 8, 16, 32, 64, 128), False: (16, 64, 256, 1024, 4096)}
-# Values a channel and group that a tile of the small kernels can hold.
+# Values per channel and group that a tile of the small kernels can hold.
 SMALL_ROWS = {True: (16, 64, 256, 1024), False: (16, 64, 256, 1024, 4096)}
 
 
@@ -22,7 +22,7 @@ class Key(NamedTuple):
     kernel: str
     itemsize: int
     channels_last: bool
-    size: int  # columns of the tile; for the small kernels its rows
+    size: int  # columns of the tile; rows for the small kernels
 
 
 class Tile(NamedTuple):
@@ -31,14 +31,14 @@ class Tile(NamedTuple):
     rows: int
     columns: int
     warps: int
-    programs: int  # for each multiprocessor; the small kernels have one for each block of channels
+    programs: int  # per multiprocessor; the small kernels have one per block of channels
 
 
 def columns_for(size: int, channels_last: bool) -> int:
     """Return the columns of a tile for `size` channels or pixels.
 
-    One of the three widest if it divides `size`, else the widest that leaves no more than a quarter of itself idle,
-    else the one that leaves the least idle.
+    The widest of the three widest choices that divide `size`; otherwise the widest choice that leaves at most a quarter
+    of its columns idle; otherwise the choice that leaves the fewest columns idle.
     """
     choices = COLUMNS[channels_last]
     whole = [c for c in choices[-3:] if size % c == 0]
@@ -50,7 +50,7 @@ def columns_for(size: int, channels_last: bool) -> int:
 
 
 def small_rows_for(count: int, channels_last: bool) -> int | None:
-    """Return the rows of a small kernel's tile for `count` values a channel and group; None if they do not fit."""
+    """Return the rows of a small kernel's tile for `count` values per channel and group; None if they do not fit."""
     return next((rows for rows in SMALL_ROWS[channels_last] if count <= rows), None)
 
 

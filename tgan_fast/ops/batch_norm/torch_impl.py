@@ -27,14 +27,14 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
     centered, v, _ = _affine(x, mean, rstd, weight, bias)
     g = activation_backward(_split_groups(dy, len(mean)), v, negative_slope)
     sums = torch.stack([g.sum((1, 3)), (g * centered).sum((1, 3))], 1)
-    # An infinite rstd, as of eps = 0 without values in any process, must not make 0 · rstd of an empty x a NaN.
+    # rstd is infinite if eps = 0 and no process has values; for an empty x, 0 · rstd would then be NaN.
     weighted = sums[:, 1] * rstd if x.numel() else sums[:, 1]
     dweight = weighted.sum(0).to(weight.dtype) if want_weight else None
     return sums, dweight, sums[:, 0].sum(0).to(bias.dtype) if want_bias else None
 
 
 def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count):
-    """Return dx; `sums` [groups, 2, C] are over `count` values a channel and group."""
+    """Return dx; `sums` [groups, 2, C] are over `count` values per channel and group."""
     centered, v, scale = _affine(x, mean, rstd, weight, bias)
     g = activation_backward(_split_groups(dy, len(mean)), v, negative_slope)
     mean_g, mean_gx = (sums / count).unbind(1)
@@ -66,7 +66,7 @@ def _restore_layout(x, grouped):
 
 
 def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
-    """Return the leaky ReLU of v, computed in place where autograd can differentiate it so."""
+    """Return the leaky ReLU of v, computed in place where autograd can differentiate that."""
     if negative_slope < 0:
         # The in-place operation's backward infers the input's sign from the output's.
         return F.leaky_relu(v, negative_slope)
@@ -76,6 +76,6 @@ def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
 
 
 def activation_backward(dy: torch.Tensor, v: torch.Tensor, negative_slope: float) -> torch.Tensor:
-    """Return g from dy, in v's dtype."""
+    """Return g, the gradient of v, in v's dtype."""
     dy = dy.to(v.dtype)
     return dy if negative_slope == 1 else torch.ops.aten.leaky_relu_backward(dy, v, negative_slope, False)

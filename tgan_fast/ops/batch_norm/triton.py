@@ -22,10 +22,10 @@ from tgan_fast.ops.batch_norm.tiles import columns_for, small_rows_for, tile_for
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 STATISTICS_DTYPE = torch.float32  # of mean and rstd
 
-# Triton decides when it decorates the kernels whether its interpreter runs them on a CPU, slowly, for tests.
+# When Triton decorates a kernel, it decides whether its interpreter runs it on a CPU, which is slow and for tests.
 INTERPRETED = not isinstance(kernels.normalize_kernel, triton.JITFunction)
 _INTERPRETED_MULTIPROCESSORS = 2
-_WIDEST_ACCESS = 8  # values of half precision in 16 bytes
+_WIDEST_ACCESS = 8  # half-precision values in 16 bytes
 
 
 def why_not(x: Tensor) -> str | None:
@@ -60,7 +60,7 @@ def evaluate(x, mean, var, weight, bias, negative_slope, eps):
 
 
 def backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
-    """Return dx, dweight and dbias, empty where not wanted: of training given rstd, of evaluation given var."""
+    """Return dx, dweight and dbias, empty where not wanted; training passes rstd, and evaluation var."""
     training = var is None
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     arguments = dy, x, mean, rstd, weight, bias, negative_slope
@@ -139,7 +139,7 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, 
 
 
 def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count, var=None, eps=None):
-    """Return dx; `sums` [groups, 2, C] are over `count` values a channel and group, None for constant statistics."""
+    """Return dx; `sums` [groups, 2, C] are over `count` values per channel and group, None for constant statistics."""
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     dy, dx = to_layout(dy, geometry.channels_last), empty_output(x, geometry)
     if x.numel() == 0:
@@ -185,7 +185,7 @@ class _Launch(NamedTuple):
     """A grid and the arguments that depend on it."""
 
     grid: tuple[int]
-    splits: int  # how many programs share the tiles of a block of channels
+    splits: int  # number of programs that share the tiles of a block of channels
     blocks: int  # of channels
     options: dict
 
@@ -207,7 +207,7 @@ def _launch_for(kernel, itemsize, device, geometry, strides):
         tiles *= triton.cdiv(geometry.cols, tile.columns)
     programs = tile.programs * _multiprocessors(device)
     splits = max(1, min(tiles, triton.cdiv(programs, blocks * geometry.groups)))
-    # The step from one column to the next is 1; from one channel to the next as well, with the channels last.
+    # The stride of a column is 1, and if channels-last also that of a channel.
     steps = strides[::2] if channels_last else strides
     options = {
         "CHANNELS_LAST": channels_last,

@@ -5,22 +5,22 @@
     dx = scale·(g - mean(g) - (x - mean)·mean(g·(x - mean))·rstd²)
     dweight = sum(g·(x - mean))·rstd,  dbias = sum(g)
 
-Six kernels for tensors of any size; in half precision they move 6 bytes an element forward and 10 backward:
+Six kernels for tensors of any size; in half precision they move 6 bytes per element forward and 10 backward:
 
-    statistics          reads x          writes partial sums of x - shift and its square, one set a program
+    statistics          reads x          writes partial sums of x - shift and its square, one set per program
     combine_statistics  reads the sums   writes mean and rstd; updates the running statistics
     normalize           reads x          writes y
-    gradient_sums       reads x, dy      writes partial sums of g and g·(x - mean), one set a program
+    gradient_sums       reads x, dy      writes partial sums of g and g·(x - mean), one set per program
     combine_gradients   reads the sums   writes their totals, dweight and dbias
     input_gradient      reads x, dy      writes dx
 
-Two more, small_forward and small_backward, do a whole direction at once where the values of a channel fit one tile:
-4 bytes an element forward and 6 backward.
+Two more, small_forward and small_backward, compute a whole direction at once if the values of a channel fit one tile:
+4 bytes per element forward and 6 backward.
 
-A tile is [BLOCK_ROWS, BLOCK_COLS], its columns adjacent in memory. Channels-last, a row is a pixel and a column a
-channel. Channels-first, a tile lies within one channel, a row is a sample and a column a pixel. The samples are
-`groups` of equally many rows, each with its own statistics. Sums are kept in float32 within a program and in float64
-across programs. Offsets have 64 bits. There are no atomics, so results repeat bit for bit.
+A tile is [BLOCK_ROWS, BLOCK_COLS], its columns adjacent in memory. If channels-last, a row is a pixel and a column a
+channel. If channels-first, a tile lies within one channel, a row is a sample and a column a pixel. The samples form
+`groups` groups of equally many rows, each with its own statistics. Sums are float32 within a program and float64 across
+programs. Offsets have 64 bits. There are no atomics, so results repeat bit for bit.
 """
 
 import triton
@@ -35,7 +35,7 @@ COMBINED_CHANNELS = tl.constexpr(8)
 def _program_ids(splits, blocks, LAST_FIRST: tl.constexpr):
     """Return this program's split of the tiles, its block of channels (one channel if channels-first) and its group.
 
-    A second pass over x goes backwards over programs and tiles: what was read last is still in the L2 cache.
+    A second pass over x goes backwards over programs and tiles, because what was read last is still in the L2 cache.
     """
     program = tl.program_id(0)
     if LAST_FIRST:
@@ -106,7 +106,7 @@ def _tile_offsets(row_stride, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 
 @triton.jit
 def _aligned(number, ALIGNMENT: tl.constexpr):
-    """Return the number, written so that the compiler knows ALIGNMENT divides it and loads so many values at once."""
+    """Return the number in a form that shows the compiler that it may load ALIGNMENT values at once."""
     return number // ALIGNMENT * ALIGNMENT
 
 
@@ -122,7 +122,7 @@ def _channels_of(block, channels, CHANNELS_LAST: tl.constexpr, BLOCK_COLS: tl.co
 
 @triton.jit
 def _sum(values, CHANNELS_LAST: tl.constexpr):
-    """Return the sum of a tile by channel."""
+    """Return the sum of a tile per channel."""
     columns = tl.sum(values, 0)
     if not CHANNELS_LAST:
         columns = tl.sum(columns, 0, keep_dims=True)
@@ -176,7 +176,7 @@ def _bias_of(rstd, bias, channel, valid):
 
 @triton.jit
 def _activate(v, NEGATIVE_SLOPE: tl.constexpr):
-    # A product with a slope of 0 would make NaN of -inf; NaN itself passes the comparison.
+    # Multiplying by a slope of 0 would turn -inf into NaN; a NaN fails the comparison and stays.
     if NEGATIVE_SLOPE == 0:
         v = tl.where(v <= 0, 0.0, v)
     elif NEGATIVE_SLOPE != 1:
@@ -212,7 +212,7 @@ def _load_running(running_mean, running_var, channel, valid):
 def _updated(old_mean, old_var, mean, var, count, batches, momentum, group, groups):
     """Return old + momentum·(new - old) for mean and unbiased variance.
 
-    Without a momentum the running statistics are the mean over all batches, already counted in `batches`.
+    Without a momentum the running statistics are the mean over all batches, and `batches` already counts these groups.
     """
     if momentum is not None:
         weight = momentum
@@ -233,7 +233,7 @@ def _store_running(running_mean, running_var, mean, var, channel, valid):
 
 @triton.jit
 def _count_batches(batches, momentum, groups):
-    """Add the groups to the count. Without a momentum other programs read it, so the launcher has added them."""
+    """Add the groups to the count, but not without a momentum: other programs read it, so the launcher has done it."""
     if batches is not None:
         if momentum is not None:
             if tl.program_id(0) == 0:
@@ -247,8 +247,8 @@ def statistics_kernel(
 ):  # fmt: skip
     """Write partials [groups, splits, 4, channels]: shift, sum and sum of squares of x - shift, number of values.
 
-    Reads x once. Program s of a block of channels takes tiles s, s + splits, … The shift is the mean of the first:
-    near enough to the mean of all for the squares to lose no digits, and robust against a single value.
+    Reads x once. Program s of a block of channels takes tiles s, s + splits, … The shift is the mean of the program's
+    first tile: near enough to the overall mean that the squares lose no digits, and robust against an outlier.
     """
     split, block, group = _program_ids(splits, blocks, False)
     within = _tile_offsets(x_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
@@ -282,10 +282,10 @@ def statistics_kernel(
 def combine_statistics_kernel(
     partials, mean, rstd, var, running_mean, running_var, batches, momentum, eps, count, channels, splits, groups,
 ):  # fmt: skip
-    """Write mean and rstd [groups, channels] of `count` values a channel and group, by Chan's formula for subsets.
+    """Write mean and rstd [groups, channels] of `count` values per channel and group, by Chan's formula for subsets.
 
-    Writes var [groups, channels] if rstd is None. Means are relative to the first split's shift, so that no digits are
-    lost when they are far from zero.
+    Writes var [groups, channels] instead if rstd is None. Means are relative to the first split's shift, so that no
+    digits are lost when they are far from zero.
     """
     channel = tl.program_id(0) * COMBINED_CHANNELS + tl.arange(0, COMBINED_CHANNELS)
     valid = channel < channels
@@ -416,7 +416,7 @@ def input_gradient_kernel(
     CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write dx, the last tiles first; if sums is None the statistics are constants. Reads x and dy, writes dx once."""
+    """Write dx, the last tiles first; sums is None for constant statistics. Reads x and dy once and writes dx once."""
     split, block, group = _program_ids(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, rstd_value, scale, shift = _affine_of(
@@ -450,7 +450,7 @@ def input_gradient_kernel(
 
 @triton.jit
 def _locate_small(group, rows, inner, valid, BLOCK_ROWS: tl.constexpr):
-    """Return sample and pixel of each row of a tile with all `rows` of a group, and the mask of its elements."""
+    """Return sample and pixel of each row of a tile that holds all `rows` of a group, and the mask of its elements."""
     row = tl.arange(0, BLOCK_ROWS)[:, None]
     first_sample = tl.cast(group, tl.int64) * (rows // inner)
     return first_sample + row // inner, (row % inner).to(tl.int64), (row < rows) & valid[None, :]
@@ -471,7 +471,7 @@ def small_forward_kernel(
         sample, pixel, mask = _locate_small(group, rows, inner, valid, BLOCK_ROWS)
         offsets = sample * x_sample + pixel * x_pixel + wide * x_channel
         values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
-        # Twice, since the first mean is rounded.
+        # The mean is computed twice, because the first result is rounded.
         shift = tl.sum(values, 0) / rows
         centered = tl.where(mask, values - shift[None, :], 0.0)
         correction = tl.sum(centered, 0) / rows

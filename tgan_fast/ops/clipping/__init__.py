@@ -1,17 +1,17 @@
-"""Singular value clipping: every singular value σ of a weight replaced by min(σ, threshold).
+"""Singular value clipping: every singular value σ of a weight is replaced by min(σ, threshold).
 
     W = U·diag(σ)·Vᵀ   →   W' = U·diag(min(σ, t))·Vᵀ = W − R·W,   R = U·diag(max(0, 1 − t/σ))·Uᵀ
 
-R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W needs no decomposition of its own: `eigh`
-decomposes the Gram matrix, `gemm` reaches R by matrix products alone, `cuda` does the same for a whole list of weights
-in three kernels (csrc/cuda), `svd` does it the textbook way. The Gram matrix squares the condition, so everything but
-`svd` computes it and R in float64, whatever the dtype of W. Even so it blurs singular values near t by some
-2⁻⁵²·σ₁²/t, where σ₁ is the largest one: `eigh` takes the SVD where that would show. On a CPU `eigh` computes in float32
-what that changes by no more than rounding: the Gram matrix of a wide weight up to σ₁ = 1.5·t, and the eigenvectors of
-G/t² − I where σ₁ is near t. A row needs only its norm.
+R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W itself need not be decomposed: `eigh` decomposes the
+Gram matrix, `gemm` computes R by matrix products alone, and `cuda` does the same for a whole list of weights in three
+kernels (csrc/cuda). Only `svd` decomposes W. The Gram matrix squares the condition number, so all backends but `svd`
+compute it and R in float64, whatever the dtype of W. Even so, singular values near t change by about 2⁻⁵²·σ₁²/t, where
+σ₁ is the largest one; `eigh` uses the SVD where that would matter. On a CPU `eigh` uses float32 where this adds no more
+than rounding: for the Gram matrix of a wide weight up to σ₁ = 1.5·t, and for the eigenvectors of G/t² − I if σ₁ is near
+t. A weight of one row needs only its norm.
 
-W' is the point nearest to W in a convex set, the matrices with singular values of at most t. Such a projection moves no
-two points apart, so an error in W, such as the rounding of a decomposition, is no larger in W'.
+W' is the projection of W onto a convex set, the matrices with singular values of at most t. A projection does not
+increase the distance of two points, so an error in W, such as the rounding of a decomposition, is no larger in W'.
 
 TGAN clips every layer of its discriminator at t = 1 (Saito et al., arXiv:1611.06624, section 3.3).
 """
@@ -38,32 +38,33 @@ def singular_value_clip(
     """Return `weight` with every singular value above `max_singular_value` lowered to it.
 
     Args:
-        weight: Dense tensor in float64, float32, float16 or bfloat16; more than 2 dimensions are the matrix
-            [shape[0], -1], one is a row. Where no singular value is too large, or where an entry is not finite, the
-            result equals `weight` bit for bit.
+        weight: Dense tensor in float64, float32, float16 or bfloat16. A tensor of more than 2 dimensions is clipped as
+            the matrix [shape[0], -1], and one of 1 dimension as a row. If no singular value is too large, or if an
+            entry is not finite, the result equals `weight` bit for bit.
         max_singular_value: Threshold t, a Python or NumPy number within the range of float32 (1.2e-38 to 3.4e38).
         backend: Name of an implementation, each with its own accuracy:
 
             "svd": `torch.linalg.svd` in the weight's dtype, float32 at least. No singular value of the result exceeds
             t by more than rounding in that dtype; the error of the result is rounding of the weight's largest one, σ₁.
-            "eigh": eigenvalues of the Gram matrix, in float64 unless float32 on a CPU is as good; where σ₁ exceeds
+            "eigh": eigenvalues of the Gram matrix, in float64 unless float32 on a CPU is as accurate; if σ₁ exceeds
             8192·t (float64: 4·t), the SVD in float64. No singular value of the result exceeds t by more than rounding
             in the weight's dtype; the error is that of rounding the result to this dtype and σ₁ in float64.
-            "gemm": matrix products only, in float64, without synchronization with the host. The result is right to
-            1e-6·t up to σ₁ = 1000·t. A larger weight is clipped at σ₁/1000 or less, and further by the next call; one
-            above 1e150 (float64) stays as it is.
-            "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization, the
-            same bits every time. They take what lies within 3e-6·t below the threshold for too large as well, clip a
-            weight of ‖W‖ > 3162·t (Frobenius norm) only at ‖W‖/3162, and leave a smaller side above 1024 to "gemm".
-            "auto": "eigh" on a CPU, "cuda" or else "gemm" on a GPU.
+            "gemm": matrix products only, in float64, without synchronization with the host. The result is accurate to
+            1e-6·t up to σ₁ = 1000·t. A larger weight is clipped at σ₁/1000 or less, and further by the next call; a
+            float64 weight above 1e150 stays as it is.
+            "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization and
+            with the same bits every time. They also treat singular values within 3e-6·t below the threshold as too
+            large, clip a weight of Frobenius norm ‖W‖ > 3162·t only at ‖W‖/3162, and leave weights whose smaller side
+            exceeds 1024 to "gemm".
+            "auto": "eigh" on a CPU; "cuda" on a GPU, or "gemm" where "cuda" cannot be used.
 
     Returns:
         A new tensor of the same shape, dtype and device.
 
     Raises:
-        TypeError: `weight` is not a tensor, or the threshold not a number.
-        ValueError: The weight's layout, dtype or shape does not fit, or the threshold is out of range.
-        BackendError: The backend asked for cannot run here.
+        TypeError: `weight` is not a tensor, or the threshold is not a number.
+        ValueError: The weight's layout, dtype or shape is not supported, or the threshold is out of range.
+        BackendError: The requested backend cannot run here.
     """
     check_tensor("a weight", weight)
     clipped = weight.detach().clone()
@@ -80,25 +81,26 @@ def singular_value_clip_(
     non_finite: torch.Tensor | None = None,
     backend: ClippingBackend = "auto",
 ) -> None:
-    """Clip the singular values of several weights in place, with "cuda" all of them in one batch.
+    """Clip the singular values of several weights in place; "cuda" clips all of them in one batch.
 
     Every weight is checked before the first is changed.
 
     Args:
-        weights: List of weights, each as in `singular_value_clip`; one tensor is a list of one, that is one matrix.
-            Elements must not share memory as those of an expanded tensor do.
+        weights: List of weights as in `singular_value_clip`, or a single weight. The elements of a weight must not
+            share memory, as those of an expanded tensor do.
         max_singular_value, backend: Threshold and implementation, as in `singular_value_clip`.
-        copies: List with a floating-point tensor for each weight, of its shape, that is overwritten with the clipped
-            values, such as the bfloat16 weights of mixed precision; None for none. One tensor is a list of one.
-        non_finite: int32 tensor of one element on the weights' device, set to 1 if a weight was left alone because an
-            entry is not finite, and never reset.
+        copies: List with an entry for each weight: a floating-point tensor of its shape that is overwritten with the
+            clipped values, such as the bfloat16 weights of mixed precision, or None. A tensor is a list of one; None
+            for no copies.
+        non_finite: int32 tensor of one element on the weights' device: set to 1 if a weight is left alone because an
+            entry is not finite, and never reset. None to report nothing.
 
     Raises:
-        TypeError, ValueError, BackendError: As `singular_value_clip`; copies or a flag that do not fit.
+        TypeError, ValueError, BackendError: As for `singular_value_clip`, or `copies` or `non_finite` do not fit.
     """
     weights, copies, max_singular_value = checked_weights(weights, max_singular_value, copies, non_finite)
     chosen = choose_backends(weights, backend)
-    # A batch for each GPU.
+    # One batch per GPU.
     for device in {weight.device for weight, name in zip(weights, chosen, strict=True) if name == "cuda"}:
         batch = [i for i, weight in enumerate(weights) if chosen[i] == "cuda" and weight.device == device]
         cuda.launch(
@@ -113,7 +115,7 @@ def singular_value_clip_(
 
 
 def choose_backends(weights: Sequence[torch.Tensor], backend: str) -> list[str]:
-    """Return the backend of each weight: the one asked for, but "gemm" where a weight is too large for "cuda".
+    """Return the backend for each weight: the requested one, but "gemm" if the weight is too large for "cuda".
 
     Raises:
         ValueError, BackendError: The backend does not exist, or cannot clip these weights.
@@ -134,7 +136,7 @@ def choose_backends(weights: Sequence[torch.Tensor], backend: str) -> list[str]:
 def _fastest(weight):
     if not weight.is_cuda:
         return "eigh"
-    # An eigendecomposition waits for the host on a GPU; matrix products do not.
+    # On a GPU an eigendecomposition synchronizes with the host; matrix products do not.
     if weight.dtype not in cuda.DTYPES or not cuda.has_memory(weight):
         return "gemm"
     if reason := cuda_extension.why_not(weight.device):
@@ -147,29 +149,29 @@ def _fastest(weight):
 
 @functools.cache
 def _warn_of_gemm(device, reason):
-    """Warn, once per GPU, that "auto" takes the slow backend there."""
+    """Warn, once per GPU, that "auto" uses the slow backend there."""
     message = f"singular value clipping on {device} uses the backend 'gemm', many times slower than 'cuda': {reason}"
     warnings.warn(message, stacklevel=2)
 
 
 def checked_weights(weights, threshold, copies, non_finite) -> tuple[list[torch.Tensor], list, float]:
-    """Return weights and copies as lists of one length, and the threshold as a float.
+    """Return weights and copies as lists of equal length, and the threshold as a float.
 
     Raises:
-        TypeError, ValueError: As `singular_value_clip_`.
+        TypeError, ValueError: As for `singular_value_clip_`.
     """
     weights = tensor_list("weights", weights)
     copies = [None] * len(weights) if copies is None else tensor_list("copies", copies)
     threshold = number("max_singular_value", threshold, _SMALLEST_THRESHOLD, _LARGEST_THRESHOLD)
     if len(copies) != len(weights):
-        raise ValueError(f"{len(weights)} weights, but {len(copies)} copies")
+        raise ValueError(f"copies must have one entry per weight: {len(weights)} weights, but {len(copies)} copies")
     if non_finite is not None:
         _check_flag(non_finite)
     for weight, copy in zip(weights, copies, strict=True):
         check_tensor("a weight", weight)
         check_writable("a weight", weight)
         if weight.dim() == 0 or weight.numel() == 0:
-            raise ValueError(f"singular value clipping needs a matrix and got the shape {list(weight.shape)}")
+            raise ValueError(f"singular value clipping needs a matrix with elements, not {list(weight.shape)}")
         if copy is not None:
             check_tensor("a copy", copy, float8=True)
             if copy.shape != weight.shape or copy.device != weight.device:
@@ -179,7 +181,7 @@ def checked_weights(weights, threshold, copies, non_finite) -> tuple[list[torch.
                 )
             check_writable("a copy", copy)
         if non_finite is not None and non_finite.device != weight.device:
-            raise ValueError(f"non_finite is on {non_finite.device}, and a weight on {weight.device}")
+            raise ValueError(f"non_finite is on {non_finite.device}, but a weight is on {weight.device}")
     return weights, copies, threshold
 
 

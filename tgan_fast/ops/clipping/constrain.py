@@ -1,4 +1,4 @@
-"""TGAN's Lipschitz constraint of a list of layers, and its batch-norm half alone.
+"""TGAN's Lipschitz constraint of a list of layers, and its part for batch norms alone.
 
     W ← U·diag(min(σ, t))·Vᵀ                              weights
     γ ← clamp(γ, lowest·s, s),  s = sqrt(running_var + ε)  batch-norm scales
@@ -36,7 +36,7 @@ def constrain_layers_(
         scales, running_vars, lowest, eps: Arguments of `clamp_batch_norm_scale_`; `scales` are its `weights`.
 
     Raises:
-        TypeError, ValueError, BackendError: As these two; nothing has changed then.
+        TypeError, ValueError, BackendError: As for these two functions; nothing is changed then.
     """
     weights, copies, max_singular_value = checked_weights(weights, max_singular_value, copies, non_finite)
     scales, running_vars, lowest, eps = _checked_scales(scales, running_vars, lowest, eps)
@@ -70,11 +70,11 @@ def clamp_batch_norm_scale_(
         weights, running_vars: Lists of the scale and the running variance of each batch norm, [C] each, dense, in
             float64, float32, float16 or bfloat16. A tensor stands for a list of one.
         lowest: Smallest factor a channel may keep, 0 to 1.
-        eps: Number added to the variance, ≥ 0; 0 as the public implementations have it, the batch norm's own as the
-            paper has it.
+        eps: Number added to the variance, ≥ 0; 0 as in the public implementations, whereas the paper uses the batch
+            norm's own.
 
     Raises:
-        TypeError: An argument is no list of tensors, or no number.
+        TypeError: An argument is not a list of tensors, or not a number.
         ValueError: A tensor cannot be clamped, the two lists do not fit each other, or a number is out of range.
     """
     _clamp_scales_(*_checked_scales(weights, running_vars, lowest, eps))
@@ -87,18 +87,23 @@ def _clamp_scales_(scales, running_vars, lowest, eps):
 
 
 def _checked_scales(scales, running_vars, lowest, eps) -> tuple[list[torch.Tensor], list[torch.Tensor], float, float]:
-    """Return scales and running variances as lists of one length, and both numbers as floats."""
+    """Return scales and running variances as lists of equal length, and both numbers as floats."""
     scales, running_vars = tensor_list("scales", scales), tensor_list("running_vars", running_vars)
     if len(scales) != len(running_vars):
-        raise ValueError(f"{len(scales)} scales, but {len(running_vars)} running variances")
+        raise ValueError(f"{len(scales)} scales, but {len(running_vars)} running variances: pass one for each scale")
     for scale, running_var in zip(scales, running_vars, strict=True):
         check_tensor("a scale", scale)
         check_tensor("a running variance", running_var)
         check_writable("a scale", scale)
         if scale.shape != running_var.shape:
-            raise ValueError(f"scale of {list(scale.shape)}, but running variance of {list(running_var.shape)}")
+            raise ValueError(
+                f"a scale of {list(scale.shape)} needs a running variance of the same shape, not "
+                f"{list(running_var.shape)}"
+            )
         if scale.device != running_var.device:
-            raise ValueError(f"scale on {scale.device}, but running variance on {running_var.device}")
+            raise ValueError(
+                f"a scale on {scale.device} needs a running variance on the same device, not on {running_var.device}"
+            )
     return scales, running_vars, number("lowest", lowest, 0, 1), number("eps", eps)
 
 

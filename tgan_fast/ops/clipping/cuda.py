@@ -1,7 +1,7 @@
 """Launcher of the CUDA kernels of singular value clipping: tensors in, addresses and strides out to csrc/cuda.
 
 One call clips all weights of a discriminator in three launches (csrc/cuda/singular_value_clip.h). It does not wait for
-the GPU, and can be captured in a CUDA graph after a first call outside of it, which loads the kernels.
+the GPU. A CUDA graph can capture it after a first call outside of the graph, which loads the kernels.
 """
 
 from collections import OrderedDict
@@ -17,7 +17,7 @@ from tgan_fast.ops.dispatch import BackendError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _COPY_TYPES = {torch.float16: 1, torch.bfloat16: 2}
-# From σ = t up to ‖W‖ = 3162·t. Their deviation only limits what counts as no excess at all.
+# For σ from t up to ‖W‖ = 3162·t. Their deviation only decides which weights count as within the threshold.
 _POLYNOMIALS = sign_schedule(1e-15, 1e-8)
 _KEPT_WORKSPACES = 8
 
@@ -40,8 +40,8 @@ def launch(
 ) -> None:
     """Clip weights and clamp batch-norm scales of one GPU, in place, on its current stream.
 
-    Arguments as in `tgan_fast.ops.constrain_layers_`, whose checks they have passed; the smaller side of every weight
-    is at most the GPU's `largest_side`, scales and variances are contiguous float32.
+    The arguments are those of `tgan_fast.ops.constrain_layers_` and have passed its checks. The smaller side of every
+    weight must be at most the GPU's `largest_side`, and scales and variances must be contiguous float32.
     """
     device = (*weights, *scales)[0].device
     copies = copies or [None] * len(weights)
@@ -76,7 +76,7 @@ def launch(
 
 @contextmanager
 def _current_gpu(device: torch.device) -> Iterator[dict]:
-    """Make a GPU the current one, and yield what the extension has to know about it."""
+    """Make a GPU the current one, and yield its index and stream as arguments of the extension."""
     stream = torch.cuda.current_stream(device).cuda_stream
     # On leaving, PyTorch restores the current GPU without creating a context on one that nobody uses.
     with torch.cuda.device(device):
@@ -84,10 +84,10 @@ def _current_gpu(device: torch.device) -> Iterator[dict]:
 
 
 class _Operand(NamedTuple):
-    """A weight as the float32 matrix that the kernels clip: itself where it is one, else a copy."""
+    """A weight and the float32 matrix that the kernels clip: the weight itself if possible, else a copy."""
 
     weight: torch.Tensor
-    copy: torch.Tensor | None  # only where the kernels do not write it
+    copy: torch.Tensor | None  # None if the kernels write it
     clipped: torch.Tensor
     matrix: tuple[int, int, int, int, int, int, int]
 
@@ -122,7 +122,7 @@ class _Operand(NamedTuple):
 def _operands(weights, copies):
     """Return the operands of the kernels, and (weight, copy) pairs of weights that are listed again.
 
-    A weight that two layers share is clipped once: twice at the same time would be a race.
+    A weight that two layers share is clipped once, because clipping it twice at the same time would be a race.
     """
     operands, repeated, seen = [], [], set()
     for weight, copy in zip(weights, copies, strict=True):
@@ -136,10 +136,10 @@ def _operands(weights, copies):
 
 
 def _column_stride(weight):
-    """Return the stride of a row's elements in memory, or None where they have no common one.
+    """Return the stride between a row's elements in memory, or None if it is not constant.
 
-    The order of a matrix's columns does not matter to its singular values, so the dimensions behind the first may lie
-    in memory in any order, as in channels-last layouts.
+    The order of columns does not change the singular values, so the dimensions after the first may lie in memory in any
+    order, as in channels-last layouts.
     """
     inner = range(1, weight.dim()) if weight.dim() > 1 else range(1)
     sizes = sorted((weight.stride(d), weight.shape[d]) for d in inner if weight.shape[d] > 1)
@@ -159,7 +159,7 @@ _workspaces: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
 def _workspace(device, size):
     """Return at least `size` bytes on the device, kept for the next call on the same stream.
 
-    While a CUDA graph is captured they come from the graph's own memory: the graph may be replayed on another stream.
+    While a CUDA graph is captured, they come from its own memory, because it may be replayed on another stream.
     """
     if torch.cuda.is_current_stream_capturing():
         return torch.empty(size, dtype=torch.uint8, device=device)

@@ -1,7 +1,7 @@
 """Odd quintic polynomials whose composition is sign(x): the coefficients behind the `gemm` and `cuda` backends.
 
-Each polynomial p(x) = a·x + b·x³ + c·x⁵ is the one closest to 1 on the interval that its predecessor has left, in the
-largest deviation E; it maps [lower, upper] into [1 − E, 1 + E]. Greedy choice is optimal among compositions of
+Each polynomial p(x) = a·x + b·x³ + c·x⁵ has the smallest possible deviation E from 1 on the interval that its
+predecessor leaves; it maps [lower, upper] into [1 − E, 1 + E]. This greedy choice is optimal among compositions of
 polynomials of one degree: Amsel, Persson, Musco and Gower, "The Polar Express" (arXiv:2505.16932).
 """
 
@@ -9,17 +9,18 @@ import functools
 import math
 from typing import NamedTuple
 
-# Within this of 1, a last Newton–Schulz polynomial, whose error is cubic, reaches 1 to float64 rounding.
+# On an interval of at most this length, a last Newton–Schulz polynomial, whose error is cubic, reaches 1 to float64
+# rounding.
 _NEARLY_ONE = 1e-5
-# Every polynomial is made for an interval a little longer than its predecessor leaves, since a value that rounding
-# pushes past the upper end would be thrown far away by the next polynomials.
+# Every polynomial is made for an interval a little longer than its predecessor leaves, because the next polynomials
+# would move a value far away that rounding pushes past the upper end.
 _CUSHION = 1.001
 # p(1) = 1, p'(1) = p''(1) = 0
 _NEWTON_SCHULZ = (15 / 8, -10 / 8, 3 / 8)
 
 
 class SignPolynomial(NamedTuple):
-    """p(x) = a·x + b·x³ + c·x⁵, for lower ≤ |x| ≤ upper."""
+    """Polynomial p(x) = a·x + b·x³ + c·x⁵, for lower ≤ |x| ≤ upper."""
 
     lower: float
     upper: float
@@ -41,8 +42,8 @@ class SignPolynomial(NamedTuple):
 def sign_schedule(lower: float, deviation: float = 1e-14) -> tuple[SignPolynomial, ...]:
     """Return the polynomials, in order, that map lower ≤ |x| ≤ 1 to sign(x), up to `deviation`.
 
-    Where |x| < lower, the composition lies between 0 and sign(x). Without its first polynomials it serves the shorter
-    interval of the first that is left.
+    Where |x| < lower, the composition lies between 0 and sign(x). Without its first polynomials it maps the shorter
+    interval of the first remaining one.
     """
     if not 0 < lower < 1:
         raise ValueError(f"lower must lie between 0 and 1, and is {lower}")
@@ -53,7 +54,7 @@ def sign_schedule(lower: float, deviation: float = 1e-14) -> tuple[SignPolynomia
             return (*schedule, SignPolynomial(lower, upper, *_NEWTON_SCHULZ))
         polynomial = SignPolynomial(lower, upper, *_closest_to_one(lower, _CUSHION * upper))
         schedule.append(polynomial)
-        # Taken from the polynomial itself, since 1 − (1 − p) has no digits left when p is tiny.
+        # Taken from the polynomial itself, because 1 − (1 − p) loses all digits when p is tiny.
         lower = polynomial._at_lower
         upper = 2.0 - lower
     return tuple(schedule)

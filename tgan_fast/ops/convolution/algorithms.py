@@ -1,7 +1,8 @@
 """Convolution algorithms: their interface, the table of which one runs where, and the autograd function they share.
 
 A convolution has three directions, as in cuDNN: y from x, dx from dy, and dw and db from x and dy. An algorithm
-computes one or more of them. "direct" is the library's convolution in all directions, the baseline of the others.
+computes one or more of them. "direct" is the convolution of PyTorch's library (cuDNN, oneDNN) in all directions, the
+baseline of the others.
 """
 
 from collections.abc import Callable
@@ -78,7 +79,7 @@ def library(*options) -> Algorithm:
         return torch.ops.aten.convolution_backward(dy, x, weight, None, *options, [True, False, False])[0]
 
     def parameter_gradients(dy, x, weight, wanted):
-        # The sum apart, as ATen takes it for a GPU: oneDNN's own is slow, and adds one value after another.
+        # Summed separately, as in ATen on a GPU, because oneDNN's own sum is slow and adds one value after another.
         dbias = sum_of_channels(dy) if wanted[1] else None
         if not wanted[0]:
             return None, dbias
@@ -113,13 +114,13 @@ def convolve(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return the convolution, differentiable once; inside `native_ops` PyTorch's own, differentiable twice.
+    """Return the convolution, differentiable once; inside `native_ops` use PyTorch's own, differentiable twice.
 
     Args:
         operation: Name of the operation in `TABLE`.
         algorithms: Algorithms of the operation by name.
-        algorithm: Name of the algorithm for the directions it has, with "direct" for the others; or a name for each
-            direction; or "auto" for the entry of `TABLE`, with "direct" where that cannot compute these tensors.
+        algorithm: Name of the algorithm for the directions that it has, with "direct" for the others; or a name for
+            each direction; or "auto" for the entry of `TABLE`, with "direct" if the entry cannot compute these tensors.
         x, weight, bias: Tensors of the convolution; bias may be None.
 
     Raises:
@@ -173,7 +174,7 @@ def _autocast(*tensors):
 
 
 def _with_its_channel_last(x):
-    """Return x; a single channel is first as well as last in memory, and libraries would take it to be first."""
+    """Return x, with a stride of 1 for a single channel, which libraries would otherwise take for channels-first."""
     if x.shape[1] != 1 or x.stride(1) == 1:
         return x
     return x.as_strided(x.shape, (x.stride(0), 1, *x.stride()[2:]))
@@ -187,7 +188,7 @@ class _Convolution(torch.autograd.Function):
         ctx.algorithms = dx_algorithm, parameters_algorithm
         kept = prepared if parameters_algorithm is algorithm and any(ctx.needs_input_grad[1:3]) else None
         ctx.save_for_backward(x, weight, kept)
-        # Autograd forbids in-place operations on a view that was made here; `data` is no view.
+        # Autograd forbids in-place operations on a view that a custom function returns; `data` is not a view.
         return algorithm.forward(prepared, weight, bias).data
 
     @staticmethod

@@ -1,13 +1,13 @@
 """3D convolution with kernel 4, stride 2 and padding 1, mainly for videos with few channels.
 
 "pairs": two neighbors in a row, of four values each, become the channels of one pixel: kernel 4×4×2, stride 2×2×1.
-Three of the four values are colors and one is always 1, which adds the bias in the same product.
+The first values are the up to three channels and the last is always 1, which adds the bias in the same product.
 
-"blocks": 2×2×2 neighbors become the channels of one pixel: kernel 2, stride 1. Only for the gradient of x, where the
-library would write three channels in strides.
+"blocks": 2×2×2 neighbors become the channels of one pixel: kernel 2, stride 1. It is only for the gradient of x, where
+the library would write three channels in strides.
 
-"images": each of the kernel's four slices in time meets every second frame, as a 2D convolution of images. Only for the
-gradient of the weight: a CPU's library has a faster algorithm in 2D, and no slice meets the padding.
+"images": each of the kernel's four time slices is a 2D convolution with every second frame. It is only for the gradient
+of the weight: on a CPU the library has a faster algorithm in 2D, and no slice is multiplied by the padding.
 """
 
 import torch
@@ -31,17 +31,17 @@ def conv3d_halving(
     """Return `torch.nn.functional.conv3d` with stride 2 and padding 1.
 
     Args:
-        x: Input [N, C, T, H, W], all of one floating-point dtype; fastest with the channels last in memory.
+        x: Input [N, C, T, H, W] in any floating-point dtype, which all tensors share; fastest if channels-last.
         weight: Kernel [out, C, 4, 4, 4].
-        bias: Vector [out], or None for none.
-        algorithm: Name, "direct", "pairs", "blocks" or "images", or one name for each direction; "auto" chooses by
-            device.
+        bias: Vector [out], or None for no bias.
+        algorithm: Name of an algorithm, "direct", "pairs", "blocks" or "images", or one for each direction; "auto"
+            chooses by device.
 
     Returns:
-        [N, out, T/2, H/2, W/2], differentiable once.
+        A tensor [N, out, T/2, H/2, W/2], differentiable once.
 
     Raises:
-        ValueError: The shapes do not fit; there is no such algorithm, or it cannot compute these tensors.
+        ValueError: The shapes do not fit, or the algorithm does not exist or cannot compute these tensors.
     """
     check_shapes("conv3d_halving", x, weight, [4, 4, 4])
     return convolve("conv3d_halving", ALGORITHMS, algorithm, x, weight, bias)
@@ -50,7 +50,7 @@ def conv3d_halving(
 def _pairs(x):
     n, channels, t, h, w = x.shape
     pixel = x.new_zeros(_VALUES)
-    # Not `pixel[-1] = 1`, which copies the number from the host: a GPU waits for it, and no CUDA graph can hold it.
+    # Not `pixel[-1] = 1`, which copies the number from the host: a GPU waits for it, and a CUDA graph cannot hold it.
     pixel[-1:].fill_(1)
     pixels = pixel.expand(n, t + 2, h + 2, w + 2, _VALUES).contiguous()
     pixels[:, 1:-1, 1:-1, 1:-1, :channels] = x.movedim(1, -1)
@@ -94,12 +94,12 @@ def _images_gradients(dy, x, weight, wanted):
     if not wanted[0]:
         return None, dbias
     count = dy.shape[2]
-    # Time first, so that the frames that a slice meets are one batch of images.
+    # Time comes first, so that the frames for one slice are one batch of images.
     halves = x.unflatten(2, (count, 2)).permute(3, 2, 0, 4, 5, 1).contiguous()
     upstream = dy.permute(2, 0, 3, 4, 1).contiguous()
     dweight = torch.empty_like(weight)
     for tap in range(4):
-        # Frame t of y meets frame 2·t + tap - 1 of x.
+        # This tap multiplies frame 2·t + tap - 1 of x for frame t of y.
         shift, half = divmod(tap - 1, 2)
         first, end = max(0, -shift), count - max(0, shift)
         frames = halves[half, first + shift : end + shift], upstream[first:end]
@@ -111,21 +111,21 @@ def _images_gradients(dy, x, weight, wanted):
 def _not_pairs(x, weight):
     if x.shape[1] >= _VALUES:
         return f"it has room for {_VALUES - 1} channels, and x has {x.shape[1]}"
-    return f"rows of {x.shape[4]} are not pairs" if x.shape[4] % 2 else None
+    return f"it needs rows of even length, and x has {x.shape[4]}" if x.shape[4] % 2 else None
 
 
 def _not_blocks(x, weight):
     if x.shape[1] >= _VALUES:
         return f"it is for fewer than {_VALUES} channels, and x has {x.shape[1]}"
-    return f"{list(x.shape[2:])} are not blocks of 2" if any(extent % 2 for extent in x.shape[2:]) else None
+    return f"it needs even sizes, and x has {list(x.shape[2:])}" if any(extent % 2 for extent in x.shape[2:]) else None
 
 
 def _not_images(x, weight):
     if x.shape[2] % 2:
-        return f"{x.shape[2]} frames are not halves"
+        return f"it needs an even number of frames, and x has {x.shape[2]}"
     channels, out = x.shape[1], weight.shape[0]
-    # The library's 2D algorithm is the slower one there.
-    return f"it is not for {channels} channels and {out} output channels" if channels < 8 and out >= 32 else None
+    # The library's 2D algorithm is slower than the 3D one there.
+    return f"it is slow with {channels} channels and {out} output channels" if channels < 8 and out >= 32 else None
 
 
 _OF_IMAGES = library([2, 2], [1, 1], [1, 1], False, [0, 0], 1)

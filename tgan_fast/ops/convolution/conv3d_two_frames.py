@@ -1,12 +1,12 @@
 """3D convolution with kernel 4, stride 2 and padding 1 of two frames.
 
-The output is one frame, and the outer two of the kernel's four slices in time only meet the padding: the inner two need
-half of the operations.
+The output is one frame. The outer two of the kernel's four time slices only meet the padding, so the inner two suffice,
+with half of the operations.
 
 "inner": the convolution with the inner slices.
 
 "product": one matrix product of all patches [N·H/2·W/2, 2·4·4·C] and the inner slices, which a channels-last weight and
-its gradient hold as one matrix [out, 2·4·4·C]. With few pixels and many channels the weight is what takes time: it is
+its gradient hold as one matrix [out, 2·4·4·C]. With few pixels and many channels, most time goes to the weight: it is
 read and written once, and a GPU can divide the long sums among many multiprocessors.
 """
 
@@ -21,16 +21,17 @@ def conv3d_two_frames(
     """Return `torch.nn.functional.conv3d` with stride 2 and padding 1 for two frames.
 
     Args:
-        x: Input [N, C, 2, H, W], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: Kernel [out, C, 4, 4, 4], likewise.
-        bias: Vector [out], or None for none.
-        algorithm: Name, "direct", "inner" or "product", or one name for each direction; "auto" chooses by device.
+        x: Input [N, C, 2, H, W] in any floating-point dtype, which all tensors share; fastest if channels-last.
+        weight: Kernel [out, C, 4, 4, 4]; fastest if channels-last.
+        bias: Vector [out], or None for no bias.
+        algorithm: Name of an algorithm, "direct", "inner" or "product", or one for each direction; "auto" chooses by
+            device.
 
     Returns:
-        [N, out, 1, H/2, W/2], differentiable once.
+        A tensor [N, out, 1, H/2, W/2], differentiable once.
 
     Raises:
-        ValueError: The shapes do not fit; there is no such algorithm.
+        ValueError: The shapes do not fit, or the algorithm does not exist.
     """
     check_shapes("conv3d_two_frames", x, weight, [4, 4, 4])
     if x.shape[2] != 2:
@@ -82,7 +83,7 @@ def _product_forward(patches, weight, bias):
 def _product_input_gradient(dy, x, weight):
     n, channels, frames, h, w = x.shape
     patches = (_rows(dy) @ _matrix(weight)).view(n, h // 2, w // 2, frames, 4, 4, channels)
-    # In float32 at least: up to four patches meet in a pixel.
+    # In float32 at least, because up to four patches are added in a pixel.
     dx = patches.new_zeros(n, frames, h + 2, w + 2, channels, dtype=torch.promote_types(x.dtype, torch.float32))
     for i in range(4):
         for j in range(4):
@@ -97,7 +98,7 @@ def _product_gradients(dy, patches, weight, wanted):
         return None, dbias
     dweight = torch.empty_like(weight, memory_format=torch.channels_last_3d)
     dweight[:, :, ::3] = 0
-    # Straight into its place.
+    # The product is written directly into dweight.
     torch.mm(rows.t(), patches.flatten(0, 2), out=_matrix(dweight))
     return dweight, dbias
 

@@ -1,11 +1,11 @@
 """Transposed 1D convolution with kernel 4, stride 2 and padding 1 of short sequences.
 
-The library's own converts its inputs to channels-first.
+The library's own convolution converts its inputs to channels-first.
 
 "image": the transposed 2D convolution of an image of one row, which keeps the channels last.
 
-"product": the matrix product [N·L, C]·[C, 4·out] gives what each step adds to four steps of y; every other two overlap.
-The weight of kernel 4 is that matrix if it lies [C, 4, out] in memory.
+"product": the matrix product [N·L, C]·[C, 4·out] gives what each step adds to four steps of y, of which neighbors share
+two. The weight is the second matrix, without a copy, if it lies [C, 4, out] in memory.
 """
 
 import torch
@@ -20,16 +20,17 @@ def conv_transpose1d_doubling(
     """Return `torch.nn.functional.conv_transpose1d` with stride 2 and padding 1.
 
     Args:
-        x: Input [N, C, L], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: Kernel [C, out, 4]; fastest where it lies [C, 4, out] in memory.
-        bias: Vector [out], or None for none.
-        algorithm: Name, "direct", "image" or "product", or one name for each direction; "auto" chooses by device.
+        x: Input [N, C, L] in any floating-point dtype, which all tensors share; fastest if channels-last.
+        weight: Kernel [C, out, 4]; fastest if it lies [C, 4, out] in memory.
+        bias: Vector [out], or None for no bias.
+        algorithm: Name of an algorithm, "direct", "image" or "product", or one for each direction; "auto" chooses by
+            device.
 
     Returns:
-        [N, out, 2·L], differentiable once.
+        A tensor [N, out, 2·L], differentiable once.
 
     Raises:
-        ValueError: The shapes do not fit; there is no such algorithm.
+        ValueError: The shapes do not fit, or the algorithm does not exist.
     """
     check_shapes("conv_transpose1d_doubling", x, weight, [4], transposed=True)
     return convolve("conv_transpose1d_doubling", ALGORITHMS, algorithm, x, weight, bias)
@@ -53,7 +54,7 @@ def _product_forward(x, weight, bias):
     n, _, length = x.shape
     out = weight.shape[1]
     added = (_rows(x) @ _matrix(weight)).view(n, length, 2, 2 * out)
-    # y as pairs of steps, begun half a pair early: its ends are what the padding cuts off.
+    # y as pairs of steps that begin one step early; the padding cuts off the first and the last step.
     pairs = F.pad(added[:, :, 0], (0, 0, 0, 1)) + F.pad(added[:, :, 1], (0, 0, 1, 0))
     y = pairs.view(n, 2 * length + 2, out)[:, 1:-1]
     return (y.contiguous() if bias is None else y + bias).transpose(1, 2)

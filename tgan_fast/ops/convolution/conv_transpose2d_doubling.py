@@ -2,15 +2,15 @@
 
 "phases": even and odd rows are two convolutions with stride 1, and two neighbors in a row become the channels of one
 pixel. They are computed as one convolution with four times the channels and a 2×3 kernel, a third of it zeros; then the
-rows are interleaved, which costs one more pass over y. Only for few channels, with which the library is slow at a
-transposed convolution with stride 2. The gradients are ordinary convolutions in any case.
+rows are interleaved, which costs one more pass over y. This is only for few channels, with which the library's
+transposed convolution with stride 2 is slow. The gradients are ordinary convolutions in any case.
 """
 
 import torch
 
 from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct
 
-_MANY = 16  # output channels with which a CPU's library is as fast as "phases"
+_MANY = 16  # output channels from which on the library is as fast as "phases" on a CPU
 
 
 def conv_transpose2d_doubling(
@@ -19,16 +19,16 @@ def conv_transpose2d_doubling(
     """Return `torch.nn.functional.conv_transpose2d` with stride 2 and padding 1.
 
     Args:
-        x: Input [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: Kernel [C, out, 4, 4], likewise.
-        bias: Vector [out], or None for none.
-        algorithm: Name, "direct" or "phases", or one name for each direction; "auto" chooses by device.
+        x: Input [N, C, H, W] in any floating-point dtype, which all tensors share; fastest if channels-last.
+        weight: Kernel [C, out, 4, 4]; fastest if channels-last.
+        bias: Vector [out], or None for no bias.
+        algorithm: Name of an algorithm, "direct" or "phases", or one for each direction; "auto" chooses by device.
 
     Returns:
-        [N, out, 2·H, 2·W], differentiable once.
+        A tensor [N, out, 2·H, 2·W], differentiable once.
 
     Raises:
-        ValueError: The shapes do not fit; there is no such algorithm.
+        ValueError: The shapes do not fit, or the algorithm does not exist or cannot compute these tensors.
     """
     check_shapes("conv_transpose2d_doubling", x, weight, [4, 4], transposed=True)
     return convolve("conv_transpose2d_doubling", ALGORITHMS, algorithm, x, weight, bias)

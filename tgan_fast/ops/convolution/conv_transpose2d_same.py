@@ -1,11 +1,11 @@
 """Transposed 2D convolution with stride 1 and few output channels that keeps the size.
 
 "four pixels", "eight pixels": an ordinary convolution with the kernel turned by 180°. Four or eight neighbors in a row
-become the channels of one pixel of y, which needs no copy if y is channels-last. Kernel and stride grow by as much. The
-added products with zero cost less than the idle units of so few channels. The gradient of x is an ordinary convolution
-of dy, with pixels grouped on both sides.
+become the channels of one pixel of y, which needs no copy if y is channels-last. Kernel and stride grow accordingly.
+The additional products with zero cost less than the units that so few channels would leave idle. The gradient of x is
+an ordinary convolution of dy, with pixels grouped on both sides.
 
-"four gray pixels": "four pixels" where y has one channel, for which a CPU gains in the gradient of x too.
+"four gray pixels": "four pixels" if y has one channel, where the gradient of x is faster on a CPU too.
 """
 
 from functools import partial
@@ -30,17 +30,17 @@ def conv_transpose2d_same(
     """Return `torch.nn.functional.conv_transpose2d` with stride 1 and the padding that keeps the size.
 
     Args:
-        x: Input [N, C, H, W], all of one floating-point dtype; fastest with the channels last in memory.
-        weight: Kernel [C, out, k, k], k odd, likewise.
-        bias: Vector [out], or None for none.
-        algorithm: Name, "direct", "four pixels", "eight pixels" or "four gray pixels", or one for each direction;
-            "auto" chooses by device.
+        x: Input [N, C, H, W] in any floating-point dtype, which all tensors share; fastest if channels-last.
+        weight: Kernel [C, out, k, k], k odd; fastest if channels-last.
+        bias: Vector [out], or None for no bias.
+        algorithm: Name of an algorithm, "direct", "four pixels", "eight pixels" or "four gray pixels", or one for each
+            direction; "auto" chooses by device.
 
     Returns:
-        [N, out, H, W], differentiable once.
+        A tensor [N, out, H, W], differentiable once.
 
     Raises:
-        ValueError: The shapes do not fit; there is no such algorithm, or it cannot compute these tensors.
+        ValueError: The shapes do not fit, or the algorithm does not exist or cannot compute these tensors.
     """
     k = weight.shape[-1]
     check_shapes("conv_transpose2d_same", x, weight, [k, k], transposed=True)
@@ -67,7 +67,7 @@ def _direct_gradients(dy, x, weight, wanted):
 
 def _grouped_forward(pixels, x, weight, bias):
     channels, out, k, _ = weight.shape
-    # Each of the pixels has the turned kernel at its own place in one that is as much wider.
+    # Each pixel has the turned kernel at its own place in a kernel that is wider by the number of pixels minus 1.
     kernel = weight.new_zeros(pixels, out, k, k + pixels - 1, channels)
     _shifted_view(kernel, k).copy_(weight.flip(2, 3).movedim(0, -1))
     kernel = kernel.flatten(0, 1).movedim(-1, 1)
@@ -77,7 +77,7 @@ def _grouped_forward(pixels, x, weight, bias):
 
 def _grouped_input_gradient(pixels, dy, x, weight):
     channels, out, k, _ = weight.shape
-    # Every pixel sees its group and those on both sides.
+    # Every pixel is computed from its own group and the groups on both sides.
     kernel = weight.new_zeros(pixels, channels, k, 3 * pixels, out)
     _shifted_view(kernel[..., pixels - k // 2 :, :], k).copy_(weight.movedim(1, -1))
     kernel = kernel.view(pixels * channels, k, 3, pixels * out).movedim(-1, 1)
@@ -101,22 +101,22 @@ def _grouped_library(pixels, k):
 
 
 def _shifted_view(kernel, k):
-    """View [pixels, out, rows, columns, C] as [pixels, out, rows, k, C]: k columns of each pixel, one further each."""
+    """View [pixels, out, rows, columns, C] as [pixels, out, rows, k, C]: k columns per pixel, shifted by one each."""
     strides = list(kernel.stride())
     strides[0] += strides[3]
     return kernel.as_strided((*kernel.shape[:3], k, kernel.shape[4]), strides)
 
 
 def _regrouped(y, channels):
-    """Return y [N, ·, H, ·] with so many channels; a view if they are last in memory."""
+    """Return y [N, ·, H, ·] regrouped to `channels` channels; a view if the channels are last in memory."""
     n, _, h, _ = y.shape
     return y.movedim(1, -1).reshape(n, h, -1, channels).movedim(-1, 1)
 
 
 def _not_grouped(pixels, x, weight):
     if x.shape[3] % pixels:
-        return f"rows of {x.shape[3]} are not groups of {pixels}"
-    return f"a kernel of {weight.shape[2]} reaches further than a group" if weight.shape[2] // 2 > pixels else None
+        return f"it needs rows of a multiple of {pixels} pixels, and x has {x.shape[3]}"
+    return f"a kernel of {weight.shape[2]} reaches beyond the next group" if weight.shape[2] // 2 > pixels else None
 
 
 def _not_gray(x, weight):

@@ -2,7 +2,7 @@
 
     level = round((tanh(x) + 1) · 127.5)
 
-Halves are rounded to even, as `torch.round` does.
+Ties are rounded to even, as in `torch.round`.
 """
 
 import torch
@@ -17,25 +17,25 @@ def tanh_to_levels(x: torch.Tensor, backend: TritonBackend = "auto") -> torch.Te
 
     Args:
         x: Dense floating-point tensor of any shape and memory format.
-        backend: Name of an implementation: "triton" for float32, float16 and bfloat16 on a GPU, "torch", or "auto", the
-            fastest that fits.
+        backend: Name of an implementation: "triton" (float32, float16 and bfloat16 on a GPU) or "torch"; "auto" picks
+            the fastest that fits.
 
     Returns:
-        uint8 of the shape and memory format of `x`: 0 for -inf and for NaN, 255 for inf. "torch" gives exactly what
-        `tgan_fast.pixels.to_clips` gives for the float32 tanh; "triton" has a tanh of its own, so that a value within
-        1e-4 of the middle between two levels may become either.
+        A uint8 tensor of the shape and memory format of `x`: 0 for -inf and for NaN, 255 for inf. "torch" gives exactly
+        the result of `tgan_fast.pixels.to_clips` for the float32 tanh; "triton" computes tanh differently, so that a
+        value within 1e-4 of the middle between two levels may become either.
 
     Raises:
         TypeError: `x` is not a tensor.
         ValueError: `x` is not floating point or not dense, or there is no backend of that name.
-        BackendError: "triton" was asked for and cannot run here, or not on this tensor.
+        BackendError: "triton" was requested and cannot run here, or cannot take this tensor.
     """
     check_tensor("x", x, float8=True)
     if choose("tanh_to_levels", backend, x, {"triton": lambda: _why_not_triton(x)}) == "triton":
         from tgan_fast.ops.levels import triton as levels_kernels
 
         return levels_kernels.tanh_to_levels(x)
-    # A NaN has no level, and what a conversion makes of it depends on the processor.
+    # NaN is replaced by 0, because the result of converting it to an integer depends on the processor.
     return x.float().tanh().add_(1).mul_(127.5).round_().nan_to_num_(0).to(torch.uint8)
 
 

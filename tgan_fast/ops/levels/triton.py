@@ -4,11 +4,11 @@ import torch
 import triton
 import triton.language as tl
 
-# Elements of a program, 8 a thread: with 16, lengths that 16 does not divide leave too few registers.
+# Elements per program, 8 per thread: with 16, lengths that 16 does not divide would leave too few registers.
 _BLOCK = 2048
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Adding and subtracting it rounds a float32 below 2^22 to the nearest integer, halves to even.
+# Adding and then subtracting this rounds a float32 below 2^22 to the nearest integer, ties to even.
 _ROUNDING = tl.constexpr(1.5 * 2**23)
 
 
@@ -21,11 +21,11 @@ def levels_kernel(x, levels, count, block: tl.constexpr):
     # ±1 for ±inf, where exp is inf or 0.
     tanh = 1.0 - 2.0 / (tl.exp(2.0 * values) + 1.0)
     level = (tanh + 1.0) * 127.5 + _ROUNDING - _ROUNDING
-    # The comparison fails for NaN.
+    # The comparison is false for NaN.
     tl.store(levels + offsets, tl.where(level > 0.0, level, 0.0).to(tl.uint8), mask)
 
 
-# Triton decides when it decorates the kernel whether its interpreter runs it on a CPU, slowly, for tests.
+# When Triton decorates a kernel, it decides whether its interpreter runs it on a CPU, which is slow and for tests.
 INTERPRETED = not isinstance(levels_kernel, triton.JITFunction)
 
 
@@ -39,10 +39,10 @@ def why_not(x: torch.Tensor) -> str | None:
 
 
 def tanh_to_levels(x: torch.Tensor) -> torch.Tensor:
-    """Return the levels of tanh(x), as `tanh_to_levels` of the package."""
+    """Return the levels of tanh(x), as the public `tanh_to_levels` does."""
     levels = torch.empty_like(x, dtype=torch.uint8)
     if x.stride() != levels.stride():
-        # It skips elements or repeats them; a clone is dense, with the strides of `levels`.
+        # `x` skips or repeats elements; its clone is dense, with the strides of `levels`.
         x = x.clone()
     if x.numel() > 0:
         with torch.cuda.device_of(x):

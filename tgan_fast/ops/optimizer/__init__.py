@@ -8,8 +8,8 @@
               p ← p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 
 These are torch.optim.RMSprop without momentum, centering and weight decay (Hinton, Coursera lecture 6e, 2012) and
-torch.optim.Adam without AMSGrad and weight decay (Kingma and Ba, arXiv:1412.6980). A copy of p in a narrower dtype, as
-matrix products read it, is written in the same pass.
+torch.optim.Adam without AMSGrad and weight decay (Kingma and Ba, arXiv:1412.6980). The same pass can write a copy of p
+in a narrower dtype for matrix products.
 """
 
 import torch
@@ -19,8 +19,8 @@ from tgan_fast.ops.arguments import check_tensor, check_writable, number
 from tgan_fast.ops.dispatch import choose
 from tgan_fast.ops.optimizer import cpu
 
-# Elements that the "torch" backend works on at a time on a CPU: what it touches, 4 MB in float32, stays in the cache
-# between its operations. Smaller chunks are slower, since every operation has a fixed cost.
+# Number of elements that the "torch" backend processes at a time on a CPU: their memory, 4 MB in float32, stays in the
+# cache between operations. Smaller chunks are slower, because every operation has a fixed cost.
 _CHUNK = 1 << 18
 
 
@@ -36,23 +36,23 @@ def rmsprop_(
     copy: torch.Tensor | None = None,
     backend: Backend = "auto",
 ) -> None:
-    """Take one step of RMSprop in place. Moves 20 bytes an element in float32, 22 with a copy in half precision.
+    """Take one step of RMSprop in place. Moves 20 bytes per element in float32, 22 with a copy in half precision.
 
     Args:
         parameter, square_average: Flat tensors p and v, [n] each, contiguous, both float64, float32, float16 or
             bfloat16; the kernels ("triton", "cpu") take float32.
         gradient: Flat tensor g, [n], contiguous, floating point; the kernels take float32, bfloat16 and float16.
-        learning_rate: Number lr ≥ 0, or one float32 on the same device, which the host never reads where that is a GPU.
+        learning_rate: Number lr ≥ 0, or a float32 tensor [] on the same device, which the host never reads from a GPU.
         alpha, eps: Numbers α, 0 to 1, and ε ≥ 0.
         copy: Flat tensor, [n], contiguous, of any floating-point dtype (the kernels: bfloat16 and float16), that
-            becomes the new p, rounded.
+            receives the new p, rounded; None for no copy.
         backend: Name of an implementation: "triton" (GPUs), "cpu" (C++ kernels) or "torch"; "auto" picks the fastest
-            that fits. On a CPU "torch" gives the very numbers of torch.optim.RMSprop.
+            that fits. On a CPU "torch" gives the same bits as torch.optim.RMSprop.
 
     Raises:
-        TypeError: An argument is no tensor, or no number.
+        TypeError: An argument is not a tensor, or not a number.
         ValueError: Shapes, dtypes or devices do not fit, or a number is out of range.
-        BackendError: The backend asked for cannot run here, or not on these tensors.
+        BackendError: The requested backend cannot run here, or cannot take these tensors.
     """
     _check(parameter, gradient, copy, square_average=square_average)
     learning_rate = _number_or_scalar("learning_rate", learning_rate, parameter)
@@ -76,17 +76,17 @@ def adam_(
     copy: torch.Tensor | None = None,
     backend: Backend = "auto",
 ) -> None:
-    """Take one step of Adam in place. Moves 28 bytes an element in float32, 30 with a copy in half precision.
+    """Take one step of Adam in place. Moves 28 bytes per element in float32, 30 with a copy in half precision.
 
     Args:
-        parameter, average, square_average: Flat tensors p, m and v, as p and v of `rmsprop_`.
+        parameter, average, square_average: Flat tensors p, m and v, with the shape and dtypes that `rmsprop_` takes.
         gradient, learning_rate, copy, backend: Arguments as for `rmsprop_`.
-        step: Number t of this step, 1 for the first, as a float32 tensor [] on the same device. The host never reads a
-            GPU's, so that a CUDA graph can replay the step.
+        step: Number t of this step, 1 for the first, as a float32 tensor [] on the same device. The host never reads it
+            from a GPU, so that a CUDA graph can replay the step.
         beta1, beta2, eps: Numbers β₁ and β₂, 0 to 1, and ε ≥ 0.
 
     Raises:
-        TypeError, ValueError, BackendError: As `rmsprop_`.
+        TypeError, ValueError, BackendError: As for `rmsprop_`.
     """
     _check(parameter, gradient, copy, average=average, square_average=square_average)
     _check_scalar("step", step, parameter)
@@ -116,7 +116,7 @@ def _why_not_triton(parameter, gradient, copy):
     return why_not(parameter, gradient, copy)
 
 
-# PyTorch's optimizers do the same operations in the same order, so that a CPU rounds in the same places.
+# These functions do the operations of PyTorch's optimizers in the same order, so that a CPU rounds in the same places.
 
 
 def _rmsprop_torch(parameter, gradient, square_average, copy, learning_rate, alpha, eps):
@@ -142,7 +142,7 @@ def _adam_torch(parameter, gradient, average, square_average, step, copy, learni
 
 
 def _subtract_quotient_(p, size, numerator, denominator):
-    """Subtract size · numerator / denominator from p, size a number or a tensor; overwrites the denominator."""
+    """Subtract size · numerator / denominator from p and overwrite the denominator; size is a number or a tensor."""
     if isinstance(size, torch.Tensor):
         p.addcdiv_(numerator, denominator.div_(size), value=-1)
     else:
@@ -153,12 +153,12 @@ def _one_minus_power(beta, step, dtype):
     """Return 1 − βᵗ: a number where the host can read t without waiting, a tensor otherwise."""
     if step.is_cpu:
         return 1 - beta ** step.item()
-    # The difference has all its digits in float64 alone.
+    # Only in float64 does the difference keep all its digits.
     return (1 - torch.pow(beta, step.double())).to(dtype)
 
 
 def _chunks(parameter, *others):
-    """Yield chunks of all tensors (None for None), and uninitialized memory of that size."""
+    """Yield chunks of all tensors (None for None), and uninitialized memory of the same size."""
     size = _CHUNK if parameter.is_cpu else max(1, parameter.numel())
     scratch = parameter.new_empty(min(size, parameter.numel()))
     for start in range(0, parameter.numel(), size):
@@ -196,8 +196,8 @@ def _check(parameter, gradient, copy, **state):
                 f"{parameter.device}"
             )
         if not tensor.is_contiguous():
-            raise ValueError(f"{name} must be contiguous: see .contiguous()")
+            raise ValueError(f"{name} must be contiguous: pass a .contiguous() tensor")
         if name != "gradient":
             check_writable(name, tensor)
         if name in state and tensor.dtype != parameter.dtype:
-            raise ValueError(f"{name} is {tensor.dtype}, but the parameter {parameter.dtype}")
+            raise ValueError(f"{name} is {tensor.dtype}, but the parameter is {parameter.dtype}")

@@ -18,7 +18,7 @@ def why_not(parameter: torch.Tensor, gradient: torch.Tensor, copy: torch.Tensor 
 
 
 def rmsprop(parameter, gradient, square_average, copy, learning_rate, alpha, eps):
-    """Take a step as `rmsprop_` of the package."""
+    """Take a step as the public `rmsprop_` does."""
     extension().rmsprop(
         parameter.numel(),
         parameter.data_ptr(),
@@ -34,7 +34,7 @@ def rmsprop(parameter, gradient, square_average, copy, learning_rate, alpha, eps
 
 
 def adam(parameter, gradient, average, square_average, step, copy, learning_rate, beta1, beta2, eps):
-    """Take a step as `adam_` of the package."""
+    """Take a step as the public `adam_` does."""
     t = step.item()
     extension().adam(
         parameter.numel(),

@@ -1,12 +1,12 @@
-"""Triton kernels of RMSprop and Adam (formulas in __init__.py): one launch a step, each value read and written once.
+"""Triton kernels of RMSprop and Adam (formulas in __init__.py): one launch per step reads and writes each value once.
 
-Bytes an element in float32, with a float32 gradient and without a copy:
+Bytes per element in float32, with a float32 gradient and without a copy:
 
     rmsprop   reads p, g, v       writes p, v       20
     adam      reads p, g, m, v    writes p, m, v    28
 
-A gradient in half precision saves 2, a copy in half precision adds 2. Every thread has four adjacent elements of each
-tensor, 16 bytes of float32 in one access, if 16 divides the addresses and the length; otherwise the kernels are slower.
+A gradient in half precision saves 2, a copy in half precision adds 2. If 16 divides the addresses and the length, every
+thread accesses four adjacent float32 elements, 16 bytes, at once; otherwise the kernels are slower.
 Divisions and roots are correctly rounded, as in PyTorch. Offsets have 64 bits.
 """
 
@@ -26,9 +26,9 @@ def rmsprop_kernel(
     parameter, gradient, square_average, copy, count, learning_rate, alpha, one_minus_alpha, eps,
     RATE_IN_MEMORY: tl.constexpr,
 ):  # fmt: skip
-    """Take a step on `count` elements, all float32 but the gradient and the copy, which may be None.
+    """Take a step on `count` elements; all tensors but the gradient and the copy are float32.
 
-    `learning_rate` is a number, or with RATE_IN_MEMORY a pointer to a float32.
+    The copy may be None. `learning_rate` is a number, or with RATE_IN_MEMORY a pointer to a float32.
     """
     rate = tl.load(learning_rate) if RATE_IN_MEMORY else learning_rate
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -70,7 +70,7 @@ def adam_kernel(
 
 @triton.jit
 def _one_minus_power(log_beta, step):
-    """Return 1 − βᵗ = 1 − exp(t·log β), near 0 by the power series, where the difference would lose its digits."""
+    """Return 1 − βᵗ = 1 − exp(t·log β), near 0 by the power series, because the difference would lose digits there."""
     x = step * log_beta
     near = tl.maximum(x, -0.5)
     series = 1.0
@@ -79,7 +79,7 @@ def _one_minus_power(log_beta, step):
     return tl.where(x > -0.5, -near * series, 1 - tl.exp(x))
 
 
-# Triton decides when it decorates the kernels whether its interpreter runs them on a CPU, slowly, for tests.
+# When Triton decorates a kernel, it decides whether its interpreter runs it on a CPU, which is slow and for tests.
 INTERPRETED = not isinstance(rmsprop_kernel, triton.JITFunction)
 
 
@@ -100,14 +100,14 @@ def why_not(parameter: torch.Tensor, gradient: torch.Tensor, copy: torch.Tensor 
 
 
 def rmsprop(parameter, gradient, square_average, copy, learning_rate, alpha, eps):
-    """Take a step as `rmsprop_` of the package."""
+    """Take a step as the public `rmsprop_` does."""
     tensors = parameter, gradient, square_average, copy
     _launch(rmsprop_kernel, parameter, tensors, learning_rate, alpha, 1 - alpha, eps)
     torch.autograd.graph.increment_version([t for t in (parameter, square_average, copy) if t is not None])
 
 
 def adam(parameter, gradient, average, square_average, step, copy, learning_rate, beta1, beta2, eps):
-    """Take a step as `adam_` of the package."""
+    """Take a step as the public `adam_` does."""
     tensors = parameter, gradient, average, square_average, step, copy
     logarithms = (math.log(beta) if beta else -math.inf for beta in (beta1, beta2))
     _launch(adam_kernel, parameter, tensors, learning_rate, beta1, 1 - beta1, beta2, 1 - beta2, *logarithms, eps)

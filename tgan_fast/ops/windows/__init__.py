@@ -1,7 +1,7 @@
-"""Clips cut out of frames by windows and scaled to [-1, 1], on the device where the frames are.
+"""Clips that are cut out of frames by windows and scaled to [-1, 1], on the device of the frames.
 
-A window of one frame is four numbers: which frame, the row of its top, the column of the clip's leftmost pixel, and 1,
-or -1 where the clip is the mirror image. A clip may lie in several layers, of which the brightest counts.
+A window is four numbers: the index of a frame, the top row, the column of the clip's leftmost pixel, and 1, or -1 if
+the clip is mirrored. A clip may have several layers; each of its pixels is that of the brightest layer.
 """
 
 import torch
@@ -25,10 +25,11 @@ def read_windows(
 
     Args:
         frames: Frames uint8 [F, H, W, C], contiguous.
-        windows: Windows int64 [N, layers, T, 4] on the same device. They must lie within the frames, unchecked.
+        windows: Windows int64 [N, layers, T, 4] on the same device. They must lie within the frames; this is not
+            checked.
         image_size: Side of the videos in pixels.
         dtype: Floating-point dtype of the videos.
-        channels: Number of channels of the videos, to which a single one is repeated; None: as many as the frames have.
+        channels: Number of channels of the videos, to which a single channel is repeated; None for that of the frames.
         backend: Name of an implementation: "triton" reads and writes in one pass, for float32, float16 and bfloat16;
             "torch" takes every dtype; "auto" picks "triton" on a GPU where it fits, and "torch" otherwise.
 
@@ -37,22 +38,22 @@ def read_windows(
 
     Raises:
         ValueError: There is no backend of that name.
-        BackendError: "triton" was asked for and cannot run here, or not on these tensors.
+        BackendError: "triton" was requested and cannot run here, or cannot take these tensors.
     """
     chosen = choose("read_windows", backend, frames, {"triton": lambda: _why_not_triton(frames, dtype)})
     channels = channels or frames.shape[-1]
     if chosen == "torch":
         return _read_windows_torch(frames, windows, image_size, dtype, channels)
-    # Here, since Triton need not be installed.
+    # Not at the top, because Triton need not be installed.
     from tgan_fast.ops.windows import triton as kernels
 
     return kernels.read_windows(frames, windows, image_size, dtype, channels)
 
 
 def whole_frames(n: int, clip_frames: int = FRAMES) -> torch.Tensor:
-    """Return windows int64 [n, 1, clip_frames, 4] of all frames of `n` clips that lie one after another.
+    """Return windows int64 [n, 1, clip_frames, 4] that read `n` consecutive clips.
 
-    The frames are as large as those of the videos.
+    The frames must have the size of the videos.
     """
     windows = torch.tensor([0, 0, 0, 1]).repeat(n, 1, clip_frames, 1)
     windows[..., 0] = torch.arange(n * clip_frames).view(n, 1, clip_frames)

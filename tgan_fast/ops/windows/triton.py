@@ -40,7 +40,7 @@ def read_windows_kernel(
     tl.store(videos + first + place, video.to(videos.dtype.element_ty))
 
 
-# Triton decides it when it decorates the kernel: in its interpreter it runs on a CPU, slowly, for tests.
+# When Triton decorates a kernel, it decides whether its interpreter runs it on a CPU, which is slow and for tests.
 INTERPRETED = not isinstance(read_windows_kernel, triton.JITFunction)
 
 
@@ -54,7 +54,7 @@ def why_not(frames: torch.Tensor, dtype: torch.dtype) -> str | None:
 
 
 def block_of(values: int) -> int:
-    """Return how many of a frame's `values` a program writes: the largest power of two that divides them, to 1024."""
+    """Return how many of a frame's `values` a program writes: the largest power of two up to 1024 that divides them."""
     return math.gcd(values, _LARGEST_BLOCK)
 
 
