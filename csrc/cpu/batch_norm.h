@@ -1,15 +1,15 @@
-// Batch norm + leaky ReLU, forward and backward, each one parallel region.
+// Batch norm + leaky ReLU, forward and backward, each in one parallel region.
 //
 //     y = act(v),  v = (x − mean)·scale + bias,  scale = weight·rstd,  rstd = 1 / √(var + eps)
 //     dx = scale·(g − mean(g) − (x − mean)·mean(g·(x − mean))·rstd²),  g = act'(v)·dy
 //     dweight = Σ g·(x − mean)·rstd,  dbias = Σ g
 //
-// Forward reads x twice and writes y once; backward reads x and dy twice and writes dx once, and computes the mask of
-// the activation again from x. The second pass begins where the first has ended, with what is still in the cache.
+// Forward reads x twice and writes y once; backward reads x and dy twice, writes dx once, and recomputes the activation
+// mask from x. The second pass begins where the first one ended, because that memory is still in the cache.
 //
-// Sums are taken in the tensor's arithmetic within a block of at most 128 rows, the variance's about the mean of the
-// block, and in float64 from block to block. Slices depend on nothing but the shape, so that every number of threads
-// gives the same bits.
+// Within a block of at most 128 rows, sums have the tensor's compute type, and the variance is relative to the mean of
+// the block. Across blocks, sums are float64. Slices depend only on the shape, so that every number of threads gives
+// the same bits.
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,7 @@
 
 namespace tgan_fast::cpu {
 
-// Memory of the calling thread until its next call.
+// Returns memory of the calling thread that is valid until its next call.
 double* scratch(std::int64_t count);
 
 namespace {
@@ -87,8 +87,8 @@ class BatchNormKernel {
     using Item = typename Slices<T>::Item;
     static constexpr int kWidth = Tile<T>::kWidth;
 
-    // Vectors of a thread with an entry for every column of the tensor's widest row: a channel's constants, or sums in
-    // float64. Statistics need no constants, gradients need three.
+    // Rows of a thread's memory, with an entry for every column of the tensor's widest row: a channel's constants, or
+    // sums in float64. They overlap, because statistics need no constants, and the sums of gradients only three.
     enum Row { kMean, kScale, kBias, kFactor, kOffset, kConstants, kFirst = 3, kSecond, kShift = 0, kTotal, kRows = 5 };
     static constexpr int kSums = 2;
 
@@ -97,7 +97,7 @@ class BatchNormKernel {
         return reinterpret_cast<Value*>(row_of_sums(team, row));
     }
 
-    // Two sums of every channel in a slice, [2, channels]; for statistics at last mean and Σ (x − mean)².
+    // Two sums of every channel in a slice, [2, channels]; the final values for statistics are mean and Σ (x − mean)².
     double* sums(std::int64_t group, std::int64_t slice) const {
         return sums_ + kSums * (group * slices_.slices() + slice) * channels_;
     }
@@ -106,7 +106,7 @@ class BatchNormKernel {
         return reinterpret_cast<Value*>(constants_ + (group * kConstants + row) * channels_);
     }
 
-    // Calls function(item, whether its channels or their group differ from those of the item before).
+    // Calls function(item, whether its channels or their group differ from those of the previous item).
     template <typename Function>
     INLINE void for_items(const Team& team, bool backwards, const Function& function) const {
         const std::int64_t begin = team.begin(slices_.items()), end = team.end(slices_.items());
@@ -149,15 +149,14 @@ class BatchNormKernel {
         }
     }
 
-    // Adds Σ (x − shift) and Σ (x − shift)² of `count` values, given the same about a shift that is `moved` higher.
+    // Adds Σ (x − shift) and Σ (x − shift)² of `count` values, given these sums for a shift that is larger by `moved`.
     static INLINE void add_moved(double& first, double& second, double moved, double count, double more_first,
                                  double more_second) {
         first += more_first + count * moved;
         second += more_second + moved * (2 * more_first + count * moved);
     }
 
-    // Writes Σ (x − shift) and Σ (x − shift)² over the rows of a part, by column, and the shift, which is near the
-    // mean.
+    // Writes, for each column, a shift near the mean, and Σ (x − shift) and Σ (x − shift)² over the rows of a part.
     void add_columns(const View<const T>& x, const Part& part, const Team& team) const {
         for_tiles<T>(part, [&](const Block& block, std::int64_t column, std::int64_t count, auto full) {
             Tile<T> mean = {}, sum = {}, squares = {};
@@ -184,12 +183,12 @@ class BatchNormKernel {
         });
     }
 
-    // Combines the slices' statistics of these channels, group by group, and updates the running ones.
+    // Combines the slices' statistics of these channels, group by group, and updates the running statistics.
     void finish_statistics(const BatchNormForward& call, std::int64_t begin, std::int64_t end) const {
         const double values = static_cast<double>(slices_.values());
         for (std::int64_t group = 0; group < groups_; ++group) {
             double* __restrict const mean = call_.mean + group * channels_;
-            double* __restrict const rstd = call_.rstd + group * channels_;  // Σ (x − mean)² until it is complete
+            double* __restrict const rstd = call_.rstd + group * channels_;  // holds Σ (x − mean)² at first
             double count = 0;
             for (std::int64_t slice = 0; slice < slices_.slices(); ++slice) {
                 const double* __restrict const means = sums(group, slice);
@@ -220,7 +219,7 @@ class BatchNormKernel {
         }
     }
 
-    // Takes the running statistics of these channels for those of the batch.
+    // Uses the running statistics of these channels in place of the batch's.
     void take_statistics(const BatchNormForward& call, std::int64_t begin, std::int64_t end) const {
         double* __restrict const mean = call_.mean;
         double* __restrict const rstd = call_.rstd;
@@ -234,7 +233,7 @@ class BatchNormKernel {
 
     // ---- y
 
-    // v = (x − mean)·scale + bias in the tensor's arithmetic. The mean is rounded, which the bias makes up for.
+    // Writes the constants of v = (x − mean)·scale + bias in the compute type; the bias corrects the mean's rounding.
     void write_affine(std::int64_t begin, std::int64_t end) const {
         const auto *const weight = static_cast<const Value*>(call_.weight), *const bias =
                                                                                 static_cast<const Value*>(call_.bias);
@@ -254,7 +253,7 @@ class BatchNormKernel {
         }
     }
 
-    // Copies a channel's constants, from one row to the last, into all of its columns.
+    // Copies the constants of rows `first` to `last` into all columns of their channel.
     void copy_constants(const Team& team, const Item& item, int first, int last) const {
         for (int row = first; row <= last; ++row) {
             const Value* __restrict const from = constants(item.group, row) + item.channel;
@@ -279,7 +278,7 @@ class BatchNormKernel {
 
     // ---- gradients
 
-    // Writes Σ g and Σ g·(x − mean) of each of the item's channels, where the mean is rounded.
+    // Writes Σ g and Σ g·(x − mean) of each of the item's channels, with the rounded mean.
     void add_gradients(const Operand& input, const Operand& upstream, const Team& team, const Item& item) const {
         double* __restrict const sums_g = sums(item.group, item.slice) + item.channel;
         double* __restrict const sums_gx = sums_g + channels_;
@@ -316,7 +315,7 @@ class BatchNormKernel {
         });
     }
 
-    // Sums up the slices of these channels, and writes dweight, dbias, and the constants of
+    // Adds up the slices of these channels, and writes dweight, dbias, and the constants of
     // dx = (g + (x − mean)·factor + offset)·scale.
     void finish_gradients(const BatchNormBackward& call, std::int64_t begin, std::int64_t end) const {
         const double inverse = call_.training ? 1 / static_cast<double>(slices_.values()) : 0;
@@ -374,7 +373,7 @@ class BatchNormKernel {
         return Tile<T>::load_values(row_of_constants(team, row) + column);
     }
 
-    // A NaN stays one, and an infinity below 0 does not become one.
+    // A NaN stays NaN, and −∞ does not become NaN.
     INLINE Tile<T> activated(const Tile<T>& v) const {
         return Tile<T>::make([&](int k) {
             if constexpr (kRelu) return v.vectors[k] < 0 ? Vector{} : v.vectors[k];
@@ -397,7 +396,7 @@ class BatchNormKernel {
     double *sums_, *constants_, *rows_;
 };
 
-// Whether a row with the channels last, or a sample with the channels first, has no gaps.
+// Returns whether a row (channels-last) or a sample (channels-first) has no gaps.
 INLINE bool is_dense(const Shape& shape, const Operand& tensor) {
     if (!shape.channels_last) return shape.channels == 1 || tensor.channel == shape.cols;
     return tensor.row == shape.channels || shape.groups * shape.rows == 1;

@@ -38,7 +38,7 @@ void use_instruction_set(const std::string& name) {
     throw py::value_error("this CPU has no kernels for the instruction set " + name);
 }
 
-// What stays the same from call to call: dtype, shape, and the strides of x and of two more tensors of its shape.
+// Arguments that do not change between calls: dtype, shape, and the strides of x and of two more tensors of its shape.
 struct Layout {
     Type type;
     Shape shape;
@@ -51,7 +51,7 @@ struct Layout {
 
 Layout make_layout(Type type, bool channels_last, std::int64_t groups, std::int64_t rows, std::int64_t cols,
                    std::int64_t channels, const std::vector<std::int64_t>& strides) {
-    if (strides.size() != 6) throw py::value_error("a layout has the strides of a row and a channel for three tensors");
+    if (strides.size() != 6) throw py::value_error("a layout needs the strides of a row and a channel for 3 tensors");
     const Shape shape = {channels_last, groups, rows, cols, channels};
     return {type,
             shape,
@@ -149,7 +149,7 @@ PYBIND11_MODULE(_cpu, module) {
     py::class_<Layout>(module, "Layout", py::module_local())
         .def(py::init(&make_layout), py::arg("type"), py::arg("channels_last"), py::arg("groups"), py::arg("rows"),
              py::arg("cols"), py::arg("channels"), py::arg("strides"));
-    module.def("instruction_sets", &names_of_instruction_sets, "Returns those that this CPU can run, the best first.");
+    module.def("instruction_sets", &names_of_instruction_sets, "Returns the sets of this CPU, the best first.");
     module.def("use_instruction_set", &use_instruction_set, py::arg("name"));
     module.def(
         "use_openmp",

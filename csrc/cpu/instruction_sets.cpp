@@ -1,4 +1,4 @@
-// Which of the compiled kernels this CPU can run.
+// Selects the compiled kernels that this CPU can run.
 #include <vector>
 
 #include "kernels.h"
@@ -27,7 +27,7 @@ std::vector<InstructionSet> instruction_sets() {
 double* scratch(std::int64_t count) {
     thread_local std::vector<double> memory;
     if (static_cast<std::int64_t>(memory.size()) < count) {
-        memory = {};  // first, so that both need not exist at once
+        memory = {};  // freed first, so that both need not exist at once
         memory.resize(count);
     }
     return memory.data();

@@ -1,5 +1,4 @@
-// The kernels for the instruction set that this file is compiled for, which KERNELS names: setup.py compiles it for
-// each.
+// The kernels for one instruction set. setup.py compiles this file once per set, with KERNELS as the set's name.
 #include "kernels.h"
 
 #include "batch_norm.h"

@@ -1,4 +1,4 @@
-// The CPU kernels' interface: tensors as addresses, sizes and strides in elements. It knows neither PyTorch nor Python.
+// The CPU kernels' interface: tensors as addresses, sizes and strides in elements. It needs neither PyTorch nor Python.
 #pragma once
 
 #include <cstdint>
@@ -8,30 +8,30 @@ namespace tgan_fast::cpu {
 
 enum class Type { float32, float64, bfloat16, float16 };
 
-// x [N, C, *] as `groups` times [rows, C] with the channels last, or [rows, C, cols] with the channels first.
+// The shape of x [N, C, *]: `groups` blocks [rows, C] if channels-last, or [rows, C, cols] if channels-first.
 struct Shape {
     bool channels_last;
     std::int64_t groups;
     std::int64_t rows;
-    std::int64_t cols;  // 1 with the channels last
+    std::int64_t cols;  // 1 if channels-last
     std::int64_t channels;
 };
 
-// A tensor of that shape: the strides of a row and of a channel; that of a column is 1.
+// A tensor of that shape, with the strides of a row and of a channel; the stride of a column is 1.
 struct Operand {
     void* data;
     std::int64_t row;
     std::int64_t channel;
 };
 
-// Everything of a batch norm but its direction. Vectors [channels] are float64 for a float64 tensor, else float32.
+// Arguments of both directions of a batch norm. Vectors [channels] are float64 for a float64 tensor, else float32.
 struct BatchNorm {
     Shape shape;
     Type type;
     const void* weight;  // may be null
     const void* bias;    // may be null
     double* mean;        // [groups, channels]: forward writes it, backward reads it
-    double* rstd;        // 1 / √(var + eps), the same
+    double* rstd;        // [groups, channels]: 1 / √(var + eps), used like mean
     bool training;
     double negative_slope;
 };
@@ -42,7 +42,7 @@ struct BatchNormForward : BatchNorm {
     void* running_mean;  // may be null in training
     void* running_var;
     std::int64_t* batches;  // counter to which training adds `groups`; may be null
-    bool averages_batches;  // the momentum is 1 / batches
+    bool averages_batches;  // whether the momentum is 1 / batches
     double momentum;
     double eps;
 };
@@ -83,7 +83,7 @@ struct Adam : OptimizerStep {
     float one_minus_beta2;
 };
 
-// The kernels as compiled for one instruction set. `threads` is the largest number to use.
+// The kernels as compiled for one instruction set. `threads` is the largest number of threads to use.
 struct Kernels {
     void (*batch_norm_forward)(const BatchNormForward& call, int threads);
     void (*batch_norm_backward)(const BatchNormBackward& call, int threads);
@@ -96,7 +96,7 @@ struct InstructionSet {
     const Kernels* kernels;
 };
 
-// Those of this CPU, the best first; the last is "baseline".
+// Returns the instruction sets of this CPU, the best first; the last is "baseline".
 std::vector<InstructionSet> instruction_sets();
 
 }  // namespace tgan_fast::cpu

@@ -97,7 +97,7 @@ void adam(const Adam& step, int threads) {
         const Parameters new_m = m * step.beta1 + g * step.one_minus_beta1;
         const Parameters new_v = v * step.beta2 + g * g * step.one_minus_beta2;
         at.write(step.average, Type::float32, new_m);
-        // Multiplied: a division less, and rounding as small as that of the quotient.
+        // A product saves a division, and its rounding is as small as that of the quotient.
         const Parameters denominator = square_root(new_v) * (1 / step.root) + step.eps;
         finish(step, at, p - new_m * step.size / denominator, new_v);
     });

@@ -1,10 +1,10 @@
-// How a tensor is cut into slices for the threads, a slice into parts with rows of one stride, and a part into tiles.
+// Cuts a tensor into slices for the threads, a slice into parts whose rows have one stride, and a part into tiles.
 //
 // A slice has one of three arrangements in memory:
 //
-//     columns    channels last: rows of all channels; where rows adjoin, several are one longer row that fills tiles
-//     samples    channels first with few pixels: a sample is a row, in which every channel has some adjacent columns
-//     runs       channels first: the pixels of one channel in several samples, each read as rows of a tile's width
+//     columns    channels-last: rows of all channels; adjacent rows are joined into a longer row that fills tiles
+//     samples    channels-first with few pixels: a sample is a row, in which every channel has some adjacent columns
+//     runs       channels-first: the pixels of one channel in several samples, each read as rows of a tile's width
 #pragma once
 
 #include <type_traits>
@@ -16,11 +16,11 @@ namespace tgan_fast::cpu {
 
 namespace {
 
-constexpr std::int64_t kSliceElements = 1 << 15;  // at least, of most slices
-constexpr std::int64_t kMostSlices = 64;          // of a group
-constexpr std::int64_t kWidestRow = 8192;         // elements, of rows that are joined
-// A block of one tile takes 16 KB, half of the first cache. One of more tiles has fewer rows, but not so few that the
-// sums in float64, which come once a block, would take longer than those in the tensor's arithmetic.
+constexpr std::int64_t kSliceElements = 1 << 15;  // minimum for most slices
+constexpr std::int64_t kMostSlices = 64;          // per group
+constexpr std::int64_t kWidestRow = 8192;         // elements of a joined row
+// A block that is one tile wide takes 16 KB, half of the L1 cache. A wider block has fewer rows, but not so few that
+// the float64 sums, which are added once per block, would take longer than the sums in the tensor's compute type.
 constexpr std::int64_t kBlockRows = 128;
 constexpr std::int64_t kFewestBlockRows = 8;
 
@@ -40,8 +40,8 @@ struct Part {
     std::int64_t row;  // where it begins
     std::int64_t channel;
     std::int64_t column;
-    std::int64_t outer;  // a tensor's row apart
-    std::int64_t inner;  // `step` rows of the tensor apart, or a tile's width if that is 0
+    std::int64_t outer;  // one row of the tensor apart
+    std::int64_t inner;  // `step` rows of the tensor apart, or a tile's width apart if `step` is 0
     std::int64_t step;
     std::int64_t width;
 
@@ -65,7 +65,7 @@ struct View {
     }
 };
 
-// Rows of a part that are worked on while they are in the cache.
+// Rows of a part that are processed together while they are in the cache.
 struct Block {
     std::int64_t outer_begin, outer_end, inner_begin, inner_end;
 
@@ -84,7 +84,7 @@ struct Constant {
     static constexpr bool value = kValue;
 };
 
-// Calls function(block, first column, number of columns, whether that is a full tile) for every tile of every block.
+// Calls function(block, first column, number of columns, whether the tile is full) for every tile of every block.
 template <typename T, typename Function>
 INLINE void for_tiles(const Part& part, const Function& function) {
     constexpr std::int64_t kWidth = Tile<T>::kWidth;
@@ -107,7 +107,7 @@ class Slices {
   public:
     static constexpr std::int64_t kWidth = Tile<T>::kWidth;
 
-    // `dense`: in all tensors a row of channels-last ones, and a sample of channels-first ones, has no gaps.
+    // `dense` means that no row (channels-last) or sample (channels-first) of any tensor has gaps.
     Slices(const Shape& shape, bool dense) : shape_(shape) {
         const std::int64_t elements = shape.rows * shape.channels * shape.cols;
         samples_ = !shape.channels_last && shape.cols < kWidth && dense;
@@ -122,23 +122,23 @@ class Slices {
         slices_ = most(1, least(least(values / kSliceElements, kMostSlices), shape.rows / fewest_rows));
     }
 
-    // Slices of a group, each with sums for all channels.
+    // Number of slices of a group, each with sums for all channels.
     std::int64_t slices() const { return slices_; }
-    // Work items of all groups: slices, or one channel of a slice each.
+    // Number of work items of all groups. An item is a slice, or one channel of a slice.
     std::int64_t items() const { return shape_.groups * slices_ * (runs_ ? shape_.channels : 1); }
-    // Columns of the widest row, and the same in whole tiles.
+    // Number of columns of the widest row, and the same rounded up to whole tiles.
     std::int64_t columns() const {
         if (runs_) return kWidth;
         return samples_ ? shape_.channels * shape_.cols : fold_ * shape_.channels;
     }
     std::int64_t width() const { return (columns() + kWidth - 1) / kWidth * kWidth; }
-    // Values of a channel in a slice, and in a group.
+    // Number of values of a channel in a slice, and in a group.
     std::int64_t values(std::int64_t slice) const { return (first_row(slice + 1) - first_row(slice)) * pixels(); }
     std::int64_t values() const { return shape_.rows * pixels(); }
 
     struct Item {
         std::int64_t group, slice;
-        std::int64_t channel, channels;  // those that it has
+        std::int64_t channel, channels;  // the first one and the number of channels
     };
 
     Item item(std::int64_t index) const {
@@ -169,7 +169,7 @@ class Slices {
         return samples_ ? channel * (width / channels) : channel;
     }
 
-    // Calls function(channel of the item, column) for every column of a row of this width, in the order of memory.
+    // Calls function(channel of the item, column) for every column of a row of this width, in memory order.
     template <typename Function>
     INLINE void for_columns(std::int64_t width, std::int64_t channels, const Function& function) const {
         const std::int64_t copies = width / channels;

@@ -8,7 +8,7 @@ namespace {
 
 OpenMP openmp;
 bool is_forked = false;
-// From the beginning: the parent may have used its threads before it uses these kernels.
+// Registered at load time, because the parent may use OpenMP's threads before it uses these kernels.
 const int registered = pthread_atfork(nullptr, nullptr, [] {
     openmp = {};
     is_forked = true;

@@ -1,5 +1,5 @@
-// Threads of the OpenMP runtime that the process has loaded already: a second runtime would bring a second set of
-// threads that spin on the same cores.
+// Uses the threads of the OpenMP runtime that the process has loaded already, because a second runtime would bring a
+// second set of threads that spin on the same cores.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct OpenMP {
     int (*num_threads)() = nullptr;
 };
 
-// Fewer values than these are not worth waking another thread.
+// Smallest number of values that is worth waking another thread.
 constexpr std::int64_t kValuesOfThread = 1 << 15;
 
 // Until this is called, and in a forked process, whose runtime has lost its threads, everything runs on one thread.
@@ -32,12 +32,12 @@ struct Team {
         if (size > 1) wait_for_all();
     }
 
-    // The part of `count` items that is this thread's: [begin, end).
+    // This thread's share of `count` items is [begin, end).
     INLINE std::int64_t begin(std::int64_t count) const { return count * rank / size; }
     INLINE std::int64_t end(std::int64_t count) const { return count * (rank + 1) / size; }
 };
 
-// Calls body(argument, team) on up to `threads` threads at once, and returns after the last.
+// Calls body(argument, team) on up to `threads` threads at once, and returns when all have finished.
 void run_team(int threads, void (*body)(void* argument, const Team& team), void* argument);
 
 template <typename Function>

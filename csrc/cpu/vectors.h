@@ -1,7 +1,7 @@
-// Vectors as wide as the registers of the instruction set that is compiled for, and tiles of several of them.
+// Vectors as wide as the registers of the target instruction set, and tiles of several vectors.
 //
-// Everything here has internal linkage and nothing comes from the standard library's templates: a function that the
-// linker merges could bring AVX-512 instructions to a CPU that lacks them.
+// Everything here has internal linkage and uses no templates of the standard library, because the linker merges
+// functions of one name and could bring AVX-512 instructions to a CPU that lacks them.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +40,7 @@ INLINE To same_bits(const From& from) {
     return to;
 }
 
-// A stored dtype: what it is computed in, and how a vector is read from and written to memory, which need not be
-// aligned.
+// A stored dtype: its compute type, and how a vector is read from and written to memory, which need not be aligned.
 template <typename T>
 struct Stored;
 
@@ -81,7 +80,7 @@ struct Stored<BFloat16> {
     static INLINE Vector load(const void* from) { return same_bits<Floats>(load_halves(from) << 16); }
     static INLINE void store(void* to, const Vector& vector) {
         const Words bits = same_bits<Words>(vector);
-        // To nearest, ties to even.
+        // Rounds to nearest, ties to even.
         const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
         const Words is_nan = same_bits<Words>(vector != vector);
         store_halves(to, (is_nan & 0x7fc0) | (~is_nan & rounded));
@@ -94,14 +93,14 @@ struct Stored<Float16> {
     using Vector = Floats;
     static INLINE Vector load(const void* from) {
         const Words bits = load_halves(from), magnitude = (bits & 0x7fff) << 13;
-        // The exponent's bias is 15 there and 127 here, which also makes subnormal numbers normal ones.
+        // Adjusts the exponent bias from 15 to 127, which also makes subnormal numbers normal.
         const Words finite = same_bits<Words>(same_bits<Floats>(magnitude) * 0x1p112f);
         const Words is_special = same_bits<Words>(magnitude >= 0x7c00u << 13);
         return same_bits<Floats>(finite | (is_special & 0x7f800000) | (bits & 0x8000) << 16);
     }
     static INLINE void store(void* to, const Vector& vector) {
         const Words bits = same_bits<Words>(vector), magnitude = bits & 0x7fffffff;
-        // To nearest, ties to even; adding 0.5 rounds a number that is subnormal there at its last bit.
+        // Rounds to nearest, ties to even; adding 0.5 rounds a number that is subnormal in float16 at its last bit.
         const Words normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
         const Words subnormal =
             same_bits<Words>(same_bits<Floats>(magnitude) + 0.5f) - same_bits<Words>(Floats{} + 0.5f);
@@ -114,7 +113,7 @@ struct Stored<Float16> {
     }
 };
 
-// Several vectors side by side, so that sums need not wait for each other.
+// Several vectors side by side, so that their sums do not wait for each other.
 template <typename T>
 struct Tile {
     using Value = typename Stored<T>::Value;
@@ -125,7 +124,7 @@ struct Tile {
 
     Vector vectors[kVectors];
 
-    // Reads the first `count` elements of a row, all kWidth if kFull; zeros otherwise.
+    // Reads the first `count` elements of a row, or all kWidth if kFull; the others are zero.
     template <bool kFull>
     static INLINE Tile load(const T* from, std::int64_t count) {
         return make([&](int k) {
@@ -148,7 +147,7 @@ struct Tile {
         });
     }
 
-    // The same for values that are stored as they are computed with.
+    // The same for values that are stored in the compute type.
     static INLINE Tile load_values(const Value* from) {
         return make([&](int k) { return Stored<Value>::load(from + k * kLanes); });
     }
@@ -169,7 +168,7 @@ struct Tile {
         return make([&](int k) { return vectors[k] * factor; });
     }
 
-    // The tile of function(index of a vector).
+    // Returns the tile of the vectors function(0), function(1), …
     template <typename Function>
     static INLINE Tile make(const Function& function) {
         Tile tile;

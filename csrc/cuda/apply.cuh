@@ -1,8 +1,8 @@
-// W' = W − R·W, in place, with the rounded copies; and the clamp of the batch norm scales.
+// Computes W' = W − R·W in place, with the rounded copies, and clamps the batch norm scales.
 //
 // A block holds all rows of a strip of columns in shared memory, so W is read once and written once, and R is streamed
-// from the L2 cache. Values are float32, products and sums float64. For a W of m×n and strips of 64 columns: 2·m²·n
-// FLOP; 8·m·n bytes to and from memory, m²·n/8 bytes of R from the L2 cache.
+// from the L2 cache. Values are float32, products and sums float64. A W of m×n in strips of 64 columns takes 2·m²·n
+// FLOP, moves 8·m·n bytes to and from memory, and reads m²·n/8 bytes of R from the L2 cache.
 #pragma once
 
 #include "plan.cuh"
@@ -24,7 +24,7 @@ constexpr int kApplyStageDoubles = kBlock * kApplyDepth;
 template <int Width>
 using ApplyWarpTile = WarpTile<kBlock, Width, 2>;
 
-// Shared memory begins with the stages of R, whose place the finished tile takes; the strip follows.
+// Shared memory begins with the stages of R, which the finished tile overwrites; the strip follows.
 template <int Width>
 constexpr int kApplyFront =
     (kApplyStages * kApplyStageDoubles) > (kBlock * (Width + 1)) ? kApplyStages * kApplyStageDoubles
@@ -35,7 +35,7 @@ constexpr int apply_shared(int padded) {
     return kApplyFront<Width> * static_cast<int>(sizeof(double)) + padded * Width * static_cast<int>(sizeof(float));
 }
 
-// Swizzled by 8 columns more in every second row, so that a warp's loads of 8 columns from 4 such rows meet 32 banks.
+// The swizzle grows by 8 columns every second row, so that a warp's loads of 8 columns from 4 such rows use 32 banks.
 template <int Width>
 __device__ __forceinline__ int strip_index(int row, int column) {
     return row * Width + (column ^ (row / 2 % 4 * 8));
@@ -125,7 +125,7 @@ __device__ __forceinline__ void clip_strip(const ApplyArguments& arguments, cons
     float* const strip = reinterpret_cast<float*>(shared + kApplyFront<Width>);
     load_strip<Width>(strip, m, first_column);
     for (int first_row = 0; first_row < m.rows; first_row += kBlock) {
-        // Other threads may still read the previous tile, and must have loaded their part of the strip.
+        // Other threads may still be reading the previous tile, or loading their part of the strip.
         __syncthreads();
         multiply_strip<Width>(shared, strip,
                               slot(arguments.workspace, m, kR) + static_cast<std::int64_t>(first_row) * m.padded,
@@ -155,7 +155,7 @@ __device__ __forceinline__ void clamp_scale(const BatchNormScale& batch_norm, fl
         const float standard_deviation = sqrtf(batch_norm.running_var[channel] + epsilon);
         const float smallest = lowest * standard_deviation;
         const float scale = batch_norm.scale[channel];
-        // NaN in either of them reaches the scale, where it is visible.
+        // A NaN in the scale or the variance must reach the scale, where it is visible.
         const float raised = scale < smallest ? smallest : scale;
         batch_norm.scale[channel] = raised <= standard_deviation || isnan(raised) ? raised : standard_deviation;
     }

@@ -47,7 +47,7 @@ std::string constrain(int device, const std::vector<MatrixTuple>& matrices, cons
         batch_norms.push_back({pointer<float>(scale), pointer<const float>(running_var), channels});
     Constraint constraint = {threshold, lowest, epsilon, {}, deviation};
     for (const auto& [lower, upper, a, b, c] : polynomials) constraint.polynomials.push_back({lower, upper, a, b, c});
-    // With the GIL: the launches of two threads on one stream and workspace must not mix.
+    // The GIL stays locked, because the launches of two threads on one stream and workspace must not mix.
     return tgan_fast::constrain(device, matrices_of(matrices), batch_norms, constraint, pointer<void>(workspace),
                                 workspace_size, pointer<int>(non_finite), pointer<void>(stream));
 }
@@ -62,10 +62,10 @@ std::tuple<int, std::string> prepare(int device) {
 PYBIND11_MODULE(_cuda, module) {
     module.doc() = "CUDA kernels of tgan_fast; csrc/cuda/singular_value_clip.h describes them.";
     module.def("prepare", &prepare, py::arg("device"),
-               "Prepares the kernels on a device, once; returns the largest min(rows, columns) that they take, and why "
-               "they cannot run there, or \"\".");
+               "Prepares the kernels on a device, once; returns the largest min(rows, columns) that they take, and the "
+               "reason why they cannot run there, or \"\".");
     module.def("shared_bytes", &tgan_fast::shared_bytes, py::arg("side"),
-               "Dynamic shared memory of each kernel in bytes, for matrices whose smaller side is `side`.");
+               "Returns the dynamic shared memory of each kernel in bytes, for matrices whose smaller side is `side`.");
     module.def(
         "workspace_bytes",
         [](const std::vector<MatrixTuple>& matrices) { return tgan_fast::workspace_bytes(matrices_of(matrices)); },

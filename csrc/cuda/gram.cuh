@@ -1,9 +1,9 @@
-// Gram matrix W·Wᵀ of every W, in float64: it represents products of float32 numbers exactly, and rounding stays far
-// below the threshold even where a singular value is thousands of times as large.
+// Computes the Gram matrix W·Wᵀ of every W in float64. Products of float32 numbers are exact in float64, and rounding
+// stays far below the threshold even if a singular value is thousands of times as large.
 //
 // A thread block computes a 64×64 block of the lower triangle, summed over a part of the columns; shrinkage.cuh adds up
 // the parts.
-// For a W of m×n: m·(m + 64)·n FLOP; 4·m·n bytes from memory, and through the L2 cache up to m/64 times as many.
+// A W of m×n takes m·(m + 64)·n FLOP, 4·m·n bytes from memory, and up to m/64 times as many through the L2 cache.
 #pragma once
 
 #include "plan.cuh"
@@ -26,7 +26,7 @@ static_assert(kGramDepth == 32, "four parts of depth 8");
 static_assert(kGramShared >= kBlock * (kBlock + 1) * static_cast<int>(sizeof(double)));
 
 // The elements of W that a thread loads for one operand: the first one of the next 64×32 part, the distance between
-// them, and the numbers of rows and columns from the first one on.
+// elements, and the numbers of rows and columns from the first one on.
 struct GramOperand {
     const float* next;
     std::int64_t step;
@@ -35,7 +35,7 @@ struct GramOperand {
 
 // How a thread loads its 16 elements of a part: their row, their column, and their column in shared memory. Contiguous,
 // aligned rows are loaded four elements at a time. A product's terms may be added in any order, so the columns are
-// stored in one without bank conflicts.
+// stored in an order without bank conflicts.
 struct ContiguousRows {
     static constexpr int kRows = GramWarpTile::kThreads / 8;  // at once
     static __device__ __forceinline__ int row(int e) { return threadIdx.x / 8 + e / 4 * kRows; }
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(GramWarpTile::kThreads, 2) gram_kernel(const G
     const int columns = m.columns - begin < m.split_columns ? static_cast<int>(m.columns - begin) : m.split_columns;
     const GramItem item = {block.row, block.column, begin, columns};
 
-    // The next kernel counts its barriers from here.
+    // The next kernel counts the arrivals at its barriers, from 0.
     if (blockIdx.x == 0 && threadIdx.x == 0) control(arguments.workspace)->arrivals = 0;
 
     double* const shared = shared_memory();

@@ -1,4 +1,4 @@
-// How the work of a call is cut into blocks, and where everything lies in the workspace.
+// Divides the work of a call into blocks, and lays out the workspace.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace tgan_fast {
 
-// Arguments are passed by value, and a kernel takes 4 KB of them.
+// Arguments are passed by value, and a kernel takes at most 4 KB of them.
 constexpr int kMatricesPerCall = 24;
 constexpr int kScalesPerCall = 24;
 constexpr int kPolynomials = 32;
@@ -21,8 +21,8 @@ constexpr int kSplitColumns = 2048;
 
 enum class Status : int { untouched, clipped, non_finite };
 
-// m×m matrices in float64 that the iteration of one W works with; program.cuh says what they hold. kGram is G/t², which
-// lies in the Gram kernel's partial sums.
+// The m×m matrices in float64 that the iteration of one W uses; program.cuh describes their contents. kGram is G/t²,
+// which lies in the Gram kernel's partial sums.
 enum Slot { kA, kX0, kX1, kY, kP, kM, kSlots, kR = kX0, kNone = -1, kGram = -2 };
 
 // One matrix, transposed if necessary so that rows ≤ columns. Offsets count doubles in the workspace.
@@ -55,7 +55,7 @@ constexpr int kControlDoubles = 32;
 static_assert(sizeof(Control) <= kControlDoubles * sizeof(double));
 
 __host__ __device__ constexpr int blocks_of_side(const MatrixPlan& m) { return m.padded / kBlock; }
-// Blocks of 64×64 in the lower triangle of a Gram matrix.
+// Number of 64×64 blocks in the lower triangle of a Gram matrix.
 __host__ __device__ constexpr int lower_blocks(const MatrixPlan& m) {
     return blocks_of_side(m) * (blocks_of_side(m) + 1) / 2;
 }
@@ -72,7 +72,7 @@ __device__ inline double* slot(double* workspace, const MatrixPlan& m, int index
     return workspace + m.slots + index * slot_doubles(m);
 }
 
-// The matrix to which item `index` belongs, in a list with the items of one matrix after the other.
+// Returns the matrix to which item `index` belongs, in a list with the items of one matrix after the other.
 __device__ inline int matrix_of(const Plan& plan, int MatrixPlan::* first, int index) {
     int matrix = 0;
     while (matrix + 1 < plan.count && index >= plan.matrices[matrix + 1].*first) ++matrix;

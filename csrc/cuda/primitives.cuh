@@ -1,4 +1,4 @@
-// The hardware's operations that the kernels use, one function each. Without nvcc, cuda_on_host.h (tests/csrc) defines
+// The hardware operations that the kernels use, one function each. Without nvcc, cuda_on_host.h (tests/csrc) defines
 // the same names and runs blocks and threads on a CPU.
 #pragma once
 
@@ -60,8 +60,8 @@ __device__ __forceinline__ double* shared_memory() {
 // A load that sees what other blocks wrote before a grid_barrier.
 __device__ __forceinline__ double load_fresh(const double* global) { return __ldcg(global); }
 
-// All blocks of a cooperative launch wait for one another, and see afterwards what any of them wrote before. `arrivals`
-// is 0 at launch, and `barriers` counts the barriers that this block has passed.
+// Makes all blocks of a cooperative launch wait for one another; afterwards each sees what any of them wrote before.
+// `arrivals` must be 0 at launch, and `barriers` counts the barriers that this block has passed.
 __device__ __forceinline__ void grid_barrier(unsigned* arrivals, unsigned& barriers) {
     ++barriers;
     __syncthreads();

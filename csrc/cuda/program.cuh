@@ -1,18 +1,18 @@
-// From the Gram matrix G = W·Wᵀ to the matrix R of W' = W − R·W, as a program of matrix products.
+// Computes the matrix R of W' = W − R·W from the Gram matrix G = W·Wᵀ, by a program of matrix products.
 //
 //     A = G/t² − I                        eigenvalues σ²/t² − 1
-//     X = sign(A)                         odd polynomials x·f(x²), composed; where ‖A‖ allows, without the first ones
-//     B = A/2 + (A·X + X·A)/4 = max(A, 0) both orders, since rounding leaves A·X less symmetric the larger ‖A‖ is
+//     X = sign(A)                         odd polynomials x·f(x²), composed; the first are skipped where ‖A‖ allows
+//     B = A/2 + (A·X + X·A)/4 = max(A, 0) both orders, because rounding makes A·X less symmetric as ‖A‖ grows
 //     M = (I + B)^(-1/2) = √κ·Π           the same polynomials: from y = κ·(I + B), y ← y·f(y)² tends to 1, so Π, the
 //                                         product of all f(y), tends to (κ·(I + B))^(-1/2)
 //     R = I − M
 //
 // |·| is continuous at 0, and the spectrum of I + B begins at 1, so clusters at the threshold and rank deficiency do no
-// harm. Every matrix of a call has a State of its own and takes one Operation at a time; how many there are follows
-// from its norms, on the device.
+// harm. Every matrix of a call has a State of its own and takes one Operation at a time. The device decides from the
+// norms of the matrix how many operations there are.
 //
-// The program is step(), from top to bottom. This is what the slots hold after the operation of each stage, as far as a
-// later one reads it:
+// The program is step(), from top to bottom. This table shows what the slots hold after the operation of each stage, if
+// a later stage reads it:
 //
 //                          kA    kX0    kX1    kY    kP    kM
 //     gram, trace          A
@@ -38,21 +38,21 @@
 
 namespace tgan_fast {
 
-// Where σ² lies between t² and (1 + this)·t², it is lowered only in part: σ stays up to 4e-7·t too large, a sixteenth
-// of this.
+// If σ² lies between t² and (1 + kResolution)·t², it is lowered only in part: σ stays up to 4e-7·t too large, a
+// sixteenth of kResolution.
 constexpr double kResolution = 6e-6;
-// Where ‖W‖² exceeds this times t², rounding of the largest eigenvalues would blur what lies near t: such a W is
-// clipped at the larger threshold ‖W‖/3162, and further by the next call.
+// If ‖W‖² exceeds this times t², rounding of the largest eigenvalues would disturb those near t². Such a W is clipped
+// at the larger threshold ‖W‖/3162, and further by the next call.
 constexpr double kLargestTrace = 1e7;
 
-// As from sign_schedule.py. In every polynomial x·f(x²), f(y) = a + b·y + c·y².
+// The polynomials from sign_schedule.py. In every polynomial x·f(x²), f(y) = a + b·y + c·y².
 struct SignSchedule {
     SignPolynomial polynomials[kPolynomials];
     int count;
     double deviation;
 };
 
-// The sum over an operation's result that step() needs afterwards: its diagonal, or the squares of all elements.
+// The sum over an operation's result that step() needs afterwards: that of the diagonal, or of all elements squared.
 enum class Measure : int { nothing, trace, squares };
 
 // out = identity·I + addend_scale·addend + product_scale·left·right, of symmetric matrices that commute. With
@@ -64,7 +64,7 @@ struct Operation {
     Measure measure = Measure::nothing;
 };
 
-// Where step() goes on. A stage is named for its operation, but `trace` for what it is given.
+// The stage at which step() continues. A stage is named after its operation, but `trace` after its input.
 enum class Stage : int {
     gram,
     trace,
@@ -99,7 +99,7 @@ struct State {
 
 __device__ inline bool is_done(const State& s) { return s.next == Stage::done; }
 
-// Has the blocks run `operation`, and step() go on at `next` after it.
+// Makes the blocks run `operation`, and step() continue at `next` afterwards.
 __device__ inline void run(State& s, const Operation& operation, Stage next, Measure measure = Measure::nothing) {
     s.operation = operation;
     s.operation.measure = measure;
@@ -116,7 +116,7 @@ __device__ inline Operation product(Slot left, Slot right, Slot out) { return {l
 // f(y) of a polynomial.
 __device__ inline Operation factor(const SignPolynomial& p, Slot y, Slot out) { return {y, y, y, out, p.c, p.b, p.a}; }
 
-// R = I − √κ·Π, where `o` would be Π, with `scale` for κ.
+// The operation for R = I − √κ·Π, given the operation `o` for Π, and κ as `scale`.
 __device__ inline Operation shrinkage(const Operation& o, double scale) {
     const double root = sqrt(scale);
     return {o.left, o.right, o.addend, kR, -root * o.product_scale, -root * o.addend_scale, 1 - root * o.identity};
@@ -124,15 +124,15 @@ __device__ inline Operation shrinkage(const Operation& o, double scale) {
 
 __device__ inline Slot other(Slot current, Slot one, Slot two) { return current == one ? two : one; }
 
-// The last polynomial whose interval, scaled to end at `largest`, reaches down to `smallest`.
+// Returns the last polynomial whose interval, scaled to end at `largest`, reaches down to `smallest`.
 __device__ inline int first_polynomial(const SignSchedule& schedule, double smallest, double largest) {
     int i = schedule.count - 1;
     while (i > 0 && schedule.polynomials[i].lower * largest > schedule.polynomials[i].upper * smallest) --i;
     return i;
 }
 
-// Leaves the next operation in the state; `measured` is the measure of the one before, summed over all its tiles. A
-// stage that uses it leaves an operation without a measure (see advance_all).
+// Stores the next operation in the state; `measured` is the measure of the previous operation, summed over all tiles. A
+// stage that uses `measured` stores an operation without a measure; advance_all says why.
 __device__ inline void step(State& s, const MatrixPlan& m, const SignSchedule& schedule, double measured) {
     const auto polynomial = [&]() -> const SignPolynomial& { return schedule.polynomials[s.polynomial]; };
     const auto is_last = [&] { return s.polynomial + 1 == schedule.count; };
@@ -162,7 +162,7 @@ __device__ inline void step(State& s, const MatrixPlan& m, const SignSchedule& s
             s.norm = sqrt(sqrt(sqrt(measured)));
             if (s.norm == 0) return finish(s, Status::untouched);  // every singular value is t
             s.polynomial = first_polynomial(schedule, kResolution, s.norm);
-            // With x = A·upper/norm, x·f(x²) = A·(…), by A² and A⁴, which are there.
+            // With x = A·upper/norm, x·f(x²) = A·(…), where A² and A⁴ give the second factor.
             const SignPolynomial& p = polynomial();
             const double u = p.upper / s.norm;
             return run(s, {kP, kNone, kY, kP, p.c * u * u * u * u * u, p.b * u * u * u, p.a * u}, Stage::sign_first);
@@ -188,14 +188,14 @@ __device__ inline void step(State& s, const MatrixPlan& m, const SignSchedule& s
 
         case Stage::root_first_factor: {
             const double excess = sqrt(measured);  // ‖B‖
-            // What the polynomials leave of B = 0.
+            // This is what rounding and the polynomials can leave of B = 0.
             if (excess <= schedule.deviation * s.norm * sqrt(static_cast<double>(m.rows)))
                 return finish(s, Status::untouched);
             const double largest = 1 + excess;
             s.polynomial = first_polynomial(schedule, 1, sqrt(largest));
             const SignPolynomial& p = polynomial();
             const double k = s.scale = p.upper * p.upper / largest;
-            // f(κ·(I + B)), by B.
+            // f(κ·(I + B)) as a polynomial of B.
             const Operation o = {kY, kY, kY, kP, p.c * k * k, p.b * k + 2 * p.c * k * k, p.a + p.b * k + p.c * k * k};
             if (is_last()) return run(s, shrinkage(o, k), Stage::clipped);
             return run(s, o, Stage::root_first_half);

@@ -26,7 +26,7 @@ constexpr int kStages = 3;
 constexpr int kStageDoubles = (kTileRows + kTileColumns) * kDepth;
 constexpr int kTilePitch = kTileColumns + 1;
 constexpr int kTileDoubles = kTileRows * kTilePitch;
-// Shared memory begins with the stages, whose place the finished tiles take. The sums of the threads follow, then the
+// Shared memory begins with the stages, which the finished tiles overwrite. The sums of the threads follow, then the
 // states of the matrices.
 constexpr int kSumsOffset = kStages * kStageDoubles;
 constexpr int kStatesOffset = kSumsOffset + ShrinkageWarpTile::kThreads;
@@ -76,8 +76,8 @@ class StageLoader {
     int to_;
 };
 
-// fragment += this group's share of left·right; `left` points to the tile's first row of the one matrix, `right` to the
-// row of the other that is the tile's first column: it is symmetric.
+// fragment += this group's share of left·right. `left` points to the tile's first row in the left matrix. `right`
+// points to the row of the right matrix that equals the tile's first column, because the matrix is symmetric.
 __device__ __forceinline__ void multiply(Fragment& fragment, const ShrinkageWarpTile& warp, double* shared,
                                          const double* left, const double* right, int padded) {
     const StageLoader loader(left, right, padded);
@@ -102,8 +102,8 @@ __device__ __forceinline__ void for_each_lower_element(Tile tile, Function funct
     }
 }
 
-// Writes a finished tile, as far as it is on or below the diagonal, and its mirror image, so that the result is exactly
-// symmetric. Returns this thread's share of the measure.
+// Writes the elements of a finished tile that are on or below the diagonal, and their mirror image, so that the result
+// is exactly symmetric. Returns this thread's share of the measure.
 __device__ __forceinline__ double write_tile(double* out, const double* values, Tile tile, int padded,
                                              Measure measure) {
     double sum = 0;
@@ -142,7 +142,7 @@ __device__ __forceinline__ double scaled_gram(const ShrinkageArguments& argument
     return sum / arguments.threshold_squared;
 }
 
-// Computes a tile of left·right in shared memory, as one tile for each group of warps, still to be added up.
+// Computes a tile of left·right in shared memory, as one tile per group of warps that the caller must add up.
 __device__ __forceinline__ void multiply_tile(double* shared, const Operation& o, double* workspace,
                                               const MatrixPlan& m, Tile tile) {
     const ShrinkageWarpTile warp;
@@ -183,10 +183,10 @@ __device__ __forceinline__ void compute_tile(double* values, const Operation& o,
     });
 }
 
-// `o` is a copy, which stores to shared memory cannot change.
+// `o` is a copy, because the compiler then knows that stores to shared memory do not change it.
 __device__ __forceinline__ void run_tile(double* shared, const Operation o, const ShrinkageArguments& arguments,
                                          const MatrixPlan& m, Tile tile) {
-    // Other threads may still read the previous tile.
+    // Other threads may still be reading the previous tile.
     __syncthreads();
     compute_tile(shared, o, arguments, m, tile);
     __syncthreads();
@@ -196,10 +196,10 @@ __device__ __forceinline__ void run_tile(double* shared, const Operation o, cons
     if (threadIdx.x == 0) tile_sums(arguments.workspace)[tile.index] = total;
 }
 
-// Takes all matrices to their next operations, a warp a matrix, and returns whether any has one. Every block does so by
-// itself, since that depends on nothing but sums that all blocks see. A slow block may still read these while a fast
-// one is in the next operation, which therefore must not be measured too: step() has no two measured operations in a
-// row, and the race check of tests/csrc would find them.
+// Advances all matrices to their next operations, one warp per matrix, and returns whether any has one. Every block
+// does this by itself, because it depends only on sums that all blocks see. A slow block may still read these sums
+// while a fast one runs the next operation, which must therefore not write new ones: step() has no two measured
+// operations in a row, and the race check of tests/csrc would find them.
 __device__ __forceinline__ bool advance_all(State* states, double* sums, const ShrinkageArguments& arguments) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int matrix = warp; matrix < arguments.plan.count; matrix += ShrinkageWarpTile::kThreads / 32) {

@@ -43,8 +43,8 @@ struct Layout {
     std::int64_t doubles;
 };
 
-// The plan of matrices [first, last), sorted by size: the largest ones have most tiles, so an uneven share of tiles is
-// one of small matrices.
+// Plans the matrices [first, last), the largest first, so that the tiles that some blocks take in addition to their
+// equal share are those of small matrices.
 Layout lay_out(const std::vector<Matrix>& matrices, std::size_t first, std::size_t last) {
     Layout layout = {};
     Plan& plan = layout.plan;
@@ -169,7 +169,7 @@ int largest_side(int shared_bytes) {
     return std::max(side, 0);
 }
 
-// `prepare`, at its first call for a device.
+// Does the work of `prepare` at its first call for a device.
 Device newly_prepared(int index) {
     Device device = {};
     int& bytes = device.shared_bytes;
@@ -185,7 +185,7 @@ Device newly_prepared(int index) {
     if (error != cudaSuccess)
         device.error = text_of(error);
     else if (device.largest_side == 0)
-        device.error = "a block of the device has " + std::to_string(bytes) + " bytes of shared memory";
+        device.error = "the kernels need more than a block's " + std::to_string(bytes) + " bytes of shared memory";
     return device;
 }
 
@@ -200,7 +200,7 @@ std::string refusal(const std::vector<Matrix>& matrices, const Constraint& const
         if (matrix.rows < 1 || matrix.columns < 1) return "a matrix is empty";
         if (std::min(matrix.rows, matrix.columns) > side)
             return "a matrix of " + std::to_string(matrix.rows) + "×" + std::to_string(matrix.columns) +
-                   " is too large: the smaller side may have " + std::to_string(side);
+                   " is too large: the smaller side must be at most " + std::to_string(side);
     }
     if (workspace_size < workspace_bytes(matrices)) return "the workspace is too small";
     return "";

@@ -2,7 +2,7 @@
 //
 //     W = U·diag(σ)·Vᵀ   →   W' = U·diag(min(σ, t))·Vᵀ
 //
-// Knows neither Python nor PyTorch.
+// This needs neither Python nor PyTorch.
 #pragma once
 
 #include <cstddef>
@@ -53,19 +53,19 @@ struct Device {
     std::string error;  // why the kernels cannot run there; empty if they can
 };
 
-// Prepares the kernels on a device at the first call for it, which leaves it the thread's current one. Later calls
-// return the same, even where the first one failed.
+// Prepares the kernels on a device at the first call for it, and makes it the thread's current device then. Later calls
+// return the same, even if the first one failed.
 const Device& prepare(int device);
 
-// Dynamic shared memory of each kernel in bytes, for matrices whose smaller side is `side`.
+// Returns the dynamic shared memory of each kernel in bytes, for matrices whose smaller side is `side`.
 std::vector<std::pair<std::string, int>> shared_bytes(int side);
 
-// Bytes of device memory that `constrain` needs; the address must be a multiple of 256.
+// Returns the bytes of device memory that `constrain` needs; their address must be a multiple of 256.
 std::size_t workspace_bytes(const std::vector<Matrix>& matrices);
 
-// Clips all matrices and clamps all scales, which are on the device, in the order of the stream: three launches for up
-// to 24 matrices, no synchronization with the host, so that a CUDA graph can hold it. The same input gives the same
-// bits. Prepares the kernels where `prepare` has not, and leaves the device the thread's current one.
+// Clips all matrices and clamps all scales, which are on the device, in the order of the stream: with three launches
+// for up to 24 matrices, and without synchronization with the host, so that a CUDA graph can capture it. The same input
+// gives the same bits. Prepares the kernels if `prepare` has not, and makes the device the thread's current one.
 //
 // A matrix with a non-finite entry is left unchanged, and 1 is written to *non_finite (device memory, never reset; may
 // be null). Returns an error message, or an empty string.

@@ -19,8 +19,8 @@ __device__ __forceinline__ void clear(Fragment& fragment) {
             for (int e = 0; e < 4; ++e) fragment.c[i][j][e] = 0;
 }
 
-// The warp tile that this warp computes in a Rows×Columns tile. `Groups` groups of warps compute the whole tile each,
-// for different parts of the depth of the product (sliced K).
+// The warp tile that this warp computes in a Rows×Columns tile. Each of `Groups` groups of warps computes the whole
+// tile for a different part of the depth of the product (sliced K).
 template <int Rows, int Columns, int Groups>
 struct WarpTile {
     static constexpr int kAcross = Columns / 32;
@@ -33,8 +33,8 @@ struct WarpTile {
     int column = threadIdx.x / 32 % kWarpTiles % kAcross * 32;
 };
 
-// Operands lie in shared memory row by row, in rows of `Depth` doubles, without padding: in odd rows neighboring groups
-// of 8 trade places, so that the 8 lanes that load from two rows at once meet 32 different banks.
+// Operands lie in shared memory row by row, in rows of `Depth` doubles, without padding. In odd rows, neighboring
+// groups of 8 are swapped, so that the 8 lanes that load from two rows at once use 32 different banks.
 __device__ __forceinline__ int swizzled(int row, int k) { return k ^ (row % 2 * 8); }
 
 // The elements (row, 2t) and (row, 2t + 1) of an operand's 8 columns from k on, for lane t of 4.

@@ -1,4 +1,4 @@
-"""The CUDA kernels of singular value clipping against a float64 SVD: on the CPU (cuda_on_host.h), and on a GPU."""
+"""Tests of the CUDA kernels of singular value clipping against a float64 SVD, on the CPU (cuda_on_host.h) and a GPU."""
 
 import contextlib
 import ctypes
@@ -25,7 +25,7 @@ H100, CONSUMER = 232448, 101376  # bytes of shared memory that a block may have
 
 
 class HostDevice:
-    """The extension built for the CPU, in the place of the one for GPUs."""
+    """Extension built for the CPU, in place of the one for GPUs."""
 
     def __init__(self, path):
         name = f"{path.stem}._cuda"  # pybind11 takes two modules of one name for the same
@@ -38,7 +38,7 @@ class HostDevice:
         self.device = self.library.configure_host_device(multiprocessors, shared_bytes, blocks, seed)
 
     def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
-        """Clip in place and return whether a weight was reported as not finite."""
+        """Clip in place, and return whether a weight was reported as not finite."""
         non_finite = torch.zeros((), dtype=torch.int32)
         gpu = {"device": self.device, "stream": 0}
         guard = Workspace()
@@ -62,7 +62,7 @@ class HostDevice:
 
 
 class Gpu:
-    """The extension itself. Tensors are taken there and back with all of the memory that they are views of."""
+    """Extension for GPUs. Tensors are copied there and back with all of the memory that they are views of."""
 
     def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
         bases = {}
@@ -93,7 +93,7 @@ class Gpu:
 
 
 class Workspace:
-    """Memory full of NaN between two borders that must not change."""
+    """Memory full of NaN, between two borders that must not change."""
 
     BORDER = 64
 
@@ -144,7 +144,7 @@ def assert_clipped(got, before, threshold=1.0, bound=1e-7):
 BOUNDS = {"cluster-1e-6": 4e-7, "all-1.5e-6-above": 4e-7}
 
 
-THRESHOLDS = [1.0, 0.037, 20.0]  # in turns: all that a threshold does is to divide the Gram matrix
+THRESHOLDS = [1.0, 0.037, 20.0]  # in turns, because a threshold only divides the Gram matrix
 
 
 @pytest.mark.parametrize(("name", "threshold"), list(zip(SPECTRA, cycle(THRESHOLDS))), ids=str)
@@ -187,7 +187,7 @@ LAYOUTS = {
     "rows-not-aligned": lambda: torch.randn(20, 91)[:, 1:70],
     "every-other-row": lambda: torch.randn(40, 72)[::2],
     "every-other-column": lambda: torch.randn(20, 144)[:, ::2],
-    "middle-dimension-sliced": lambda: torch.randn(6, 8, 5)[:, 2:6],  # no common distance of a row's elements
+    "middle-dimension-sliced": lambda: torch.randn(6, 8, 5)[:, 2:6],  # no constant stride in a row
     "one-element-off": lambda: torch.randn(20 * 64 + 1)[1:].view(20, 64),
 }
 
@@ -288,7 +288,7 @@ def test_the_largest_side_follows_from_the_shared_memory(shared_bytes, side, hos
 
 def test_a_device_with_too_little_shared_memory_is_refused(host):
     host.configure(shared_bytes=65536)
-    error = "a block of the device has 65536 bytes of shared memory"
+    error = "the kernels need more than a block's 65536 bytes of shared memory"
     assert host.module.prepare(host.device) == (0, error)
     with pytest.raises(BackendError, match=error):
         host.clip([torch.ones(2, 2)])
@@ -317,7 +317,7 @@ def test_clipping_twice_changes_nothing_beyond_rounding(kernels):
 
 @pytest.mark.parametrize("top", [1e4, 1e6, 1e30])
 def test_a_weight_far_above_the_threshold_comes_down_call_by_call(top, kernels):
-    """One call lowers singular values at least to a 3162th of the Frobenius norm."""
+    """Each call lowers singular values to at most a 3162th of the Frobenius norm."""
     weight = with_spectrum(topped(top, rows=40), 90).float()
     for _ in range(20):
         norm = weight.double().norm().item()
@@ -399,7 +399,8 @@ def test_what_the_extension_refuses(host):
     assert refused(polynomials=[]) == "1 to 32 polynomials are needed"
     assert refused(workspace_size=8) == "the workspace is too small"
     assert refused(rows=0) == "a matrix is empty"
-    assert refused(rows=1025, columns=1026) == ("a matrix of 1025×1026 is too large: the smaller side may have 1024")
+    error = "a matrix of 1025×1026 is too large: the smaller side must be at most 1024"
+    assert refused(rows=1025, columns=1026) == error
 
 
 def test_without_a_device_the_error_is_the_runtimes(host):
@@ -410,7 +411,7 @@ def test_without_a_device_the_error_is_the_runtimes(host):
 
 
 def test_a_device_is_prepared_once(host):
-    """Asked again, the runtime would not know the devices any more."""
+    """Preparing a device again would fail here, because the runtime no longer knows it."""
     sound = host.device
     prepared = host.module.prepare(sound)
     host.configure(multiprocessors=0)
@@ -421,7 +422,7 @@ def test_a_device_is_prepared_once(host):
 
 
 def test_a_stream_with_fewer_multiprocessors_than_the_device_is_an_error(host):
-    """The device reports 4 multiprocessors and has no room for as many blocks, like in a green context."""
+    """The device reports 4 multiprocessors and has no room for as many blocks, as in a green context."""
     host.configure(blocks=0)
     weight = gaussian(130, 140, top=2)
     before = weight.clone()
@@ -460,7 +461,7 @@ def test_no_two_threads_race(libraries, monkeypatch):
 
 @pytest.mark.slow
 def test_the_weights_of_tgan(kernels):
-    # Without a GPU 512 rows take ten seconds, however many columns they have, and many columns are left to fewer rows.
+    # Without a GPU, 512 rows take ten seconds for any number of columns, so only smaller weights have many columns.
     shapes = TGAN if isinstance(kernels, Gpu) else [(64, 192), (128, 4096), (512, 520), (40, 16384), (1, 8192)]
     before = [gaussian(*shape) for shape in shapes]
     weights = [weight.clone() for weight in before]

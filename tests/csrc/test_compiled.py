@@ -1,4 +1,4 @@
-"""Compilation of csrc/cuda with nvcc, where it is installed; no GPU is needed."""
+"""Tests of csrc/cuda compiled with nvcc, where nvcc is installed; no GPU is needed."""
 
 import ctypes
 import json
@@ -17,7 +17,7 @@ from tgan_fast.ops.cuda_extension import extension
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = run_path(str(ROOT / "setup.py"))
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
-# threads of a block, and blocks of a multiprocessor that the kernel counts on
+# threads per block, and blocks per multiprocessor for which the kernel is compiled
 LAUNCHES = {
     "gram_kernel": (128, 2),
     "shrinkage_kernel": (256, 1),

@@ -1,4 +1,4 @@
-"""The CPU kernels as compiled: no races between threads, and no functions that the linker could take for all CPUs."""
+"""Tests of the compiled CPU kernels: no races between threads, and no functions that the linker takes for all CPUs."""
 
 import os
 import shutil
@@ -65,7 +65,7 @@ def test_a_missing_barrier_is_a_race(tmp_path):
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 @pytest.mark.parametrize("name", [name for name in BUILD["INSTRUCTION_SETS"] if name != "baseline"])
 def test_the_linker_takes_no_function_of_an_instruction_set_for_all_cpus(name, tmp_path):
-    """A weak function, as templates and inline functions are, would be merged with that of the same name elsewhere."""
+    """The linker would merge a weak function, such as a template, with that of the same name in another object file."""
     (unit,) = (unit for unit in BUILD["CPU_UNITS"] if unit.name == name)
     output = tmp_path / "kernels.o"
     command = [*BUILD["cpp_compiler"](), *BUILD["CPU_COMPILE_FLAGS"], *unit.flags, "-c", unit.source, "-o", output]

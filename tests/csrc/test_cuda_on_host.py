@@ -1,4 +1,4 @@
-"""The kernels' sources run on a CPU as on a GPU, and what would be wrong on a GPU shows."""
+"""The kernels' sources run on a CPU as on a GPU, and mistakes become visible."""
 
 import ctypes
 from enum import IntEnum
@@ -39,7 +39,7 @@ FAULTS = [
 
 
 class Toys:
-    """The kernels of toy_kernels.cu; every run returns what went wrong, or an empty string."""
+    """Kernels of toy_kernels.cu; every run returns what went wrong, or an empty string."""
 
     def __init__(self, path):
         self.path = path
@@ -127,7 +127,7 @@ def swapped(tiles):
     return tiles.reshape(-1, 2, 2)[:, ::-1].reshape(tiles.shape)
 
 
-# ---- What is right -------------------------------------------------------------------------------------------------
+# ---- Correct kernels -----------------------------------------------------------------------------------------------
 
 
 def test_multiply_add_is_a_matrix_product(toys):
@@ -174,7 +174,7 @@ def test_more_threads_than_fit_a_gpu_of_today(plain):
     assert is_close(out, values.sum())
 
 
-# ---- Barriers that are missing -------------------------------------------------------------------------------------
+# ---- Missing barriers ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", [Missing.FIRST_BARRIER, Missing.SECOND_BARRIER])
@@ -240,7 +240,7 @@ def test_a_race_names_its_source_lines(checked):
     assert "+= shared[threadIdx.x + half]" in named
 
 
-# ---- Faults that are reported --------------------------------------------------------------------------------------
+# ---- Reported faults -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

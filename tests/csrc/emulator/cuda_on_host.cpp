@@ -1,4 +1,4 @@
-// Fibers, their scheduler and the pretended device; cuda_on_host.h says what for.
+// Fibers, their scheduler and the simulated device; cuda_on_host.h explains their purpose.
 
 #include "cuda_on_host.h"
 
@@ -22,14 +22,14 @@ Fiber* current;
 
 namespace {
 
-// Around a block's shared memory: first bytes that must stay as they are, then a zone without access.
+// A block's shared memory is surrounded by bytes that must not change, and those by memory without access.
 constexpr size_t kGuardBytes = 4096;  // a page
 constexpr size_t kForbiddenBytes = 1 << 20;
 constexpr size_t kMisalignment = 16;  // shared memory is aligned to 16 bytes, and not to 32
-// Every bit set is NaN in any floating type.
+// All bits set are a NaN in every floating-point type.
 constexpr int kPoison = 0xff;
 constexpr size_t kDefaultSharedBytes = 48 << 10;
-constexpr size_t kReservedSharedBytes = 1 << 10;  // that a GPU takes for itself, a block
+constexpr size_t kReservedSharedBytes = 1 << 10;  // that a GPU reserves per block
 constexpr int kThreadsPerMultiprocessor = 2048;
 constexpr int kThreadsPerBlock = 1024;
 
@@ -52,7 +52,7 @@ std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 std::vector<Block> blocks;
 size_t blocks_started, blocks_running;
-std::vector<uint64_t> ready_warps;  // a bit each
+std::vector<uint64_t> ready_warps;  // one bit each
 std::vector<Fiber*> at_grid_barrier;
 jmp_buf launcher, creator;
 Fiber* created;
@@ -89,7 +89,7 @@ void exit_thread();
 
 void fiber_main() {
     Fiber* self = created;
-    // Every launch enters here again, whatever became of the launch before.
+    // Every launch enters here again, however the launch before ended.
     if (_setjmp(self->start) == 0) _longjmp(creator, 1);
     current_launch.call(current_launch.kernel, current_launch.argument);
     exit_thread();
@@ -98,7 +98,7 @@ void fiber_main() {
 __attribute__((noinline)) void create_fiber(Fiber& fiber, char* stack) {
     ucontext_t context;
     getcontext(&context);
-    // The same variable of all fibers would else compete for the same few lines of the cache.
+    // Otherwise the same variable of all fibers would compete for the same few cache lines.
     const size_t offset = (&fiber - fibers.data()) % 64 * 192;
     context.uc_stack.ss_sp = stack;
     context.uc_stack.ss_size = kStackBytes - offset;
@@ -120,7 +120,7 @@ void create_fibers(size_t count) {
 
 // ---- Scheduler -----------------------------------------------------------------------------------------------------
 
-// The next set bit by the seed; `bits` is not 0.
+// Returns the next set bit in the order of the seed; `bits` must not be 0.
 int choose_bit(uint64_t bits, int width) {
     if (device.seed == 0) return __builtin_ctzll(bits);
     if (device.seed == 1) return 63 - __builtin_clzll(bits);
@@ -198,13 +198,13 @@ void leave_ready(State state) {
     ready_warps[index / 64] &= ~(uint64_t{1} << index % 64);
 }
 
-// A thread runs on until it waits; then another lane of its warp does, and only then another warp.
+// A thread runs until it waits; then another lane of its warp runs, and if there is none, another warp.
 void wait(State state) {
     leave_ready(state);
     switch_to(choose_fiber(current->warp));
 }
 
-// True for the lane that comes last, which all others wait for.
+// Returns true for the lane that arrives last, which all others wait for.
 bool last_of_warp(State state) {
     Warp& warp = *current->warp;
     if (++warp.arrived[static_cast<size_t>(state)] == warp.size) {
@@ -218,7 +218,7 @@ bool last_of_warp(State state) {
 void release_warp() {
     Warp& warp = *current->warp;
     for (unsigned i = 0; i < warp.size; ++i) make_ready(warp.lanes[i]);
-    // A random order sometimes goes on with another warp.
+    // A random order sometimes continues with another warp.
     const bool any_warp = device.seed > 1 && random_number() % 8 == 0;
     switch_to(choose_fiber(any_warp ? nullptr : &warp));
 }
@@ -291,7 +291,7 @@ __attribute__((noinline)) cudaError_t run_fibers() {
     }
 }
 
-// Blocks whose indices are given, all alive at once.
+// Runs the blocks with these indices, all at once.
 cudaError_t run_blocks(const unsigned* indices, size_t count) {
     const size_t warps_per_block = (current_launch.threads + kLanes - 1) / kLanes;
     create_fibers(count * warps_per_block * kLanes);
@@ -378,7 +378,7 @@ uint32_t interrupted_place(const void* context) {
 #else
     const auto code = machine.pc;
 #endif
-    return place_in_library(reinterpret_cast<const void*>(code)) + 1;  // as of a call, behind it
+    return place_in_library(reinterpret_cast<const void*>(code)) + 1;  // like a return address, not the first byte
 }
 
 [[noreturn]] void fail_of_access(char* address, uint32_t place) {
@@ -402,7 +402,7 @@ uint32_t interrupted_place(const void* context) {
          current->thread, current->block->index, place);
 }
 
-// Makes signals an error of the launch: of an access without memory, and of g++ -fsanitize=undefined.
+// Turns signals into an error of the launch: those of invalid accesses, and those of g++ -fsanitize=undefined.
 class CatchSignals {
   public:
     CatchSignals() {

@@ -1,13 +1,13 @@
-// What csrc/cuda/*.cu and csrc/cuda/*.cuh need of CUDA, on a CPU: every thread of a kernel is a fiber, and all fibers
-// share one thread of the process. Blocks, warps, barriers and shared memory are what they are on a GPU, in an order
-// that can be chosen.
+// The part of CUDA that csrc/cuda needs, on a CPU: every thread of a kernel is a fiber, and all fibers share one thread
+// of the process. Blocks, warps, barriers and shared memory behave as on a GPU, and the order of threads can be chosen.
 //
-// Mistakes show: shared memory starts as NaN; an asynchronous copy leaves NaN at its destination until the wait that
-// completes it; deadlocks, writes beyond the shared memory and launches that a GPU refuses are errors of launch(),
-// which cudaGetErrorString explains. There is no __shared__: kernels take dynamic shared memory, by shared_memory().
+// Mistakes become visible: shared memory starts as NaN; an asynchronous copy leaves NaN at its destination until the
+// wait that completes it; deadlocks, writes beyond the shared memory and launches that a GPU refuses are errors of
+// launch(), which cudaGetErrorString explains. There is no __shared__: kernels take dynamic shared memory, by
+// shared_memory().
 #pragma once
 
-// Before the macros: the standard library has attributes of the same names.
+// These come before the macros, because the standard library has attributes of the same names.
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -68,7 +68,7 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 using cudaStream_t = struct CUstream_st*;
 
-// For the error of the last launch, what went wrong in it.
+// Returns what went wrong in the last launch, if `error` is its error.
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
 cudaError_t cudaGetDevice(int* device);
@@ -76,11 +76,11 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 
-// Puts a new device in the place of the pretended one, of which every library built with this has its own, and returns
-// its index, which no device had before. The first one, 0, is like an H100: 132 multiprocessors, 232448 bytes of shared
-// memory a block, and as many blocks a multiprocessor as fit. Without multiprocessors there is no device.
+// Replaces the simulated device, of which every library built with this header has its own, and returns the index of
+// the new one, which no device had before. The first device, 0, is like an H100: 132 multiprocessors, 232448 bytes of
+// shared memory per block, and as many blocks per multiprocessor as fit. Without multiprocessors there is no device.
 //
-// Of the threads that can go on, seed 0 runs the first, 1 the last and any other one a random one.
+// Of the threads that can run, seed 0 chooses the first, seed 1 the last, and any other seed a random one.
 extern "C" int configure_host_device(int multiprocessors, int shared_bytes_optin, int blocks_per_multiprocessor,
                                      unsigned schedule_seed);
 
@@ -106,7 +106,7 @@ void wait_for_copies(size_t pending);
 
 }  // namespace host
 
-// As in primitives.cuh. k is summed in order.
+// The functions of primitives.cuh. The sum over k is in order.
 void multiply_add(double (&c)[4], const double (&a)[4], const double (&b)[2]);
 void copy_async(void* shared, const void* global);
 void commit_copies();

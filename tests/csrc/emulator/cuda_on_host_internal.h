@@ -29,7 +29,7 @@ struct Fiber;
 struct Warp {
     Fiber* lanes;
     unsigned size;
-    unsigned ready;  // a bit a lane
+    unsigned ready;  // one bit per lane
     unsigned arrived[kStates];
 };
 
@@ -53,7 +53,7 @@ struct Fiber {
     // Operands of a multiply_add.
     double* c;
     const double *a, *b;
-    std::vector<Copy> copies;    // that no wait has completed
+    std::vector<Copy> copies;    // not yet completed by a wait
     std::vector<size_t> groups;  // where in `copies` each committed group ends
     // The grid barrier that thread 0 of a block waits at.
     unsigned* arrivals;
@@ -65,12 +65,12 @@ struct Fiber {
 
 extern Fiber* current;  // of the running thread; null outside of a kernel
 
-// As addr2line takes it.
+// Returns the offset in the library, which addr2line expects.
 inline uint32_t place_in_library(const void* code) {
     return static_cast<uint32_t>(static_cast<const char*>(code) - &__ehdr_start);
 }
 
-// The race checker's view of a launch. Without TGAN_FAST_RACE_CHECK nobody looks.
+// The events of a launch for the race checker. Without TGAN_FAST_RACE_CHECK nothing is checked.
 namespace race {
 #ifdef TGAN_FAST_RACE_CHECK
 void launch_starts();

@@ -1,4 +1,4 @@
-"""Builds CUDA sources for the CPU, with cuda_on_host.h in CUDA's place."""
+"""Builds of CUDA sources for the CPU, with cuda_on_host.h in place of CUDA."""
 
 import ctypes
 import hashlib
@@ -27,7 +27,7 @@ FLAGS = [
     "-U_FORTIFY_SOURCE",  # its longjmp knows one stack only
 ]
 
-# Calls of race_check.cpp before every access, and a trap where C++ leaves undefined what would happen.
+# The compiler calls race_check.cpp before every access, and inserts a trap for undefined behavior.
 WATCHED = [
     "-fsanitize=thread",
     "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow",
@@ -38,11 +38,11 @@ WATCHED = [
 def build(sources, directory, *, race_check=False, python=False):
     """Build a shared library for `ctypes.CDLL` from `.cu` and `.cpp` files in `directory`, unless it is there.
 
-    With `python` the sources may use Python and pybind11, and the library is a module of this Python.
+    With `python`, the sources may use Python and pybind11, and the library is a module of this Python.
 
-    With `race_check` every access to memory is watched: a launch fails if two threads access the same address, one of
-    them to write, without a barrier between them, if an index of an array is out of bounds, an integer overflows or a
-    vector is not aligned. This is some times slower.
+    With `race_check`, every access to memory is watched: a launch fails if two threads access the same address, one of
+    them to write, without a barrier between them, if an array index is out of bounds, an integer overflows or a vector
+    is not aligned. This is several times slower.
     """
     compiler = shutil.which("g++")
     if compiler is None:
@@ -73,7 +73,7 @@ def explain(library, message):
 def guarded_copy(array, alignment=16):
     """Copy a numpy array to aligned memory, right before a page that no one can access.
 
-    An access there is an error of the launch.
+    An access to that page is an error of the launch.
     """
     page = mmap.PAGESIZE
     size = -(-array.nbytes // alignment) * alignment
@@ -88,12 +88,12 @@ def guarded_copy(array, alignment=16):
 
 
 def _compile(compiler, sources, directory, race_check, python):
-    """Return the object files, of which those are compiled that are not there from another library."""
-    # Kernels alone: Python's headers use atomic operations, which the race check does not know.
+    """Return the object files; compile those that do not exist yet from another library."""
+    # Only kernels are watched: Python's headers use atomic operations, which the race check does not know.
     watched = WATCHED if race_check else []
     defined = ["-DTGAN_FAST_RACE_CHECK"] if race_check else []
     included = _python_headers() if python else []
-    # The runtime first: what the standard library inlines in both is then taken from the part that is not watched.
+    # The runtime comes first: functions of the standard library in both parts are then taken from the unwatched one.
     jobs = [(HERE / name, ["-O3", *defined]) for name in RUNTIME]
     jobs += [(path, ["-O2", *watched] if path.suffix == ".cu" else ["-O0", *included]) for path in sources]
     objects = [directory / f"{path.stem}-{_digest([path], flags)}.o" for path, flags in jobs]
@@ -117,7 +117,7 @@ def _start(command, output):
 
 
 def _unfinished(path):
-    """Return where a file is written before it is complete, by no other process."""
+    """Return the path for a file that is not complete yet, which no other process uses."""
     return path.with_suffix(f".{os.getpid()}")
 
 

@@ -1,9 +1,9 @@
-// A race checker in place of ThreadSanitizer's: g++ -fsanitize=thread calls __tsan_* below before every access to
-// memory.
+// A race checker in place of ThreadSanitizer's: code that g++ -fsanitize=thread compiled calls the functions __tsan_*
+// at the end of this file before every access to memory.
 //
 // Two accesses of different threads to the same bytes, one of them a write, need a barrier between them that both
-// threads pass: __syncwarp in a warp, __syncthreads in a block, grid_barrier between blocks. What they read or write
-// does not matter, nor in which order the scheduler runs them, so one run under any seed decides.
+// threads pass: __syncwarp in a warp, __syncthreads in a block, grid_barrier between blocks. Neither the values nor the
+// order in which the scheduler runs the threads matters, so one run with any seed is enough.
 //
 // Accesses of less than 4 bytes are compared only with one another.
 
@@ -23,15 +23,15 @@ namespace {
 constexpr size_t kPageBytes = 4096;
 constexpr unsigned kThreads = 1024;  // the most a block may have
 
-// One access. Time advances at every barrier; 0 is never.
+// One access. Time advances at every barrier; time 0 means never.
 struct Access {
     uint32_t time, thread, place;  // block · kThreads + thread; in the library's code
 };
 
 enum Relation { kSameThread, kSameWarp, kSameBlock, kOtherBlock };
 
-// What is known of some bytes: the last write, and the last reads since by the threads that are in each relation to the
-// one that read last. A barrier that orders a read also orders all older ones, so no others are needed.
+// The state of some bytes: the last write, and since then the last read by a thread in each relation to the thread that
+// read last. A barrier that orders a read also orders all older ones, so no other reads are needed.
 struct Cell {
     Access write;
     Access reads[4];
@@ -52,7 +52,7 @@ Relation relation(uint32_t one, uint32_t other) {
     return one / kThreads == other / kThreads ? kSameBlock : kOtherBlock;
 }
 
-// Whether `earlier` happens before what `thread` does now.
+// Returns whether `earlier` happens before what `thread` does now.
 bool is_ordered(const Access& earlier, uint32_t thread) {
     const Relation related = relation(earlier.thread, thread);
     return earlier.time == 0 || related == kSameThread || earlier.time < grid_time ||
@@ -160,7 +160,7 @@ void warp_synchronized(const Fiber& fiber) {
 
 void grid_synchronized() { grid_time = ++now; }
 
-// `code` is where in the code it happens.
+// Checks an access by the instruction at `code`.
 void access(const void* address, size_t bytes, bool write, const void* code) {
     if (!current) return;
     const char* first = static_cast<const char*>(address);
@@ -183,7 +183,7 @@ void copy_starts(const Copy& copy) {
     mark_copied(copy, true);
 }
 
-// Until then it could have been reading and writing.
+// The copy may have read and written at any time until it ended.
 void copy_ends(const Copy& copy) {
     mark_copied(copy, false);
     access(copy.from, 16, false, copy.code);
@@ -218,7 +218,7 @@ void __tsan_vptr_read(void**) {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}
-// Of static variables in functions and of shared pointers, outside of kernels.
+// For static variables in functions and for shared pointers, outside of kernels.
 uint8_t __tsan_atomic8_load(const volatile uint8_t* address, int) { return __atomic_load_n(address, __ATOMIC_SEQ_CST); }
 int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
     return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);

@@ -1,4 +1,4 @@
-// Kernels, right and wrong ones, that test_cuda_on_host.py runs.
+// Correct and faulty kernels that test_cuda_on_host.py runs.
 
 #include "primitives.cuh"
 
@@ -27,7 +27,7 @@ __global__ void products(Products p) {
     for (int e = 0; e < 4; ++e) out[(g + e / 2 * 8) * 8 + 2 * t + e % 2] = c[e];
 }
 
-// What a kernel leaves out.
+// The synchronization that a kernel leaves out.
 enum Missing : int { nothing, first_barrier, second_barrier, the_wait };
 
 struct Sum {
@@ -53,7 +53,7 @@ __global__ void sum(Sum s) {
     if (threadIdx.x == 0) s.out[blockIdx.x] = total;
 }
 
-// As `sum`, the last steps in one warp.
+// Does the last steps of `sum`, in one warp.
 __global__ void warp_sum(Sum s) {
     double* const shared = shared_memory();
     shared[threadIdx.x] = s.in[threadIdx.x];
@@ -66,7 +66,7 @@ __global__ void warp_sum(Sum s) {
     s.out[threadIdx.x] = shared[threadIdx.x];
 }
 
-// Every block ends with the sum of all blocks' numbers, and then overwrites what the others read.
+// Gives every block the sum of all blocks' numbers, and then overwrites what the other blocks read.
 __global__ void grid_sum(Sum s) {
     unsigned barriers = 0;
     const double total = block_sum(s.in[blockIdx.x * blockDim.x + threadIdx.x], nothing);
@@ -85,7 +85,7 @@ struct Tiles {
     Missing missing;
 };
 
-// out[i] = in[i ^ 2] by way of shared memory: two numbers a thread in every tile, and the next tile on its way.
+// out[i] = in[i ^ 2] through shared memory: two numbers per thread in every tile, while the next tile is copied.
 __global__ void swap_pairs(Tiles p) {
     double* const shared = shared_memory();
     const int tile_size = 2 * blockDim.x, mine = 2 * threadIdx.x, others = mine ^ 2;
@@ -104,7 +104,7 @@ __global__ void swap_pairs(Tiles p) {
     wait_for_copies<0>();
 }
 
-// The fault of the same name in test_cuda_on_host.py; 64 doubles of shared memory.
+// The faults that test_cuda_on_host.py names; the kernel has 64 doubles of shared memory.
 enum Fault : int {
     no_fault,
     barrier_for_some,
