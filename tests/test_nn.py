@@ -1,4 +1,4 @@
-"""BatchNormAct* as drop-ins for nn.BatchNorm* and an activation."""
+"""BatchNormAct* replaces nn.BatchNorm* and an activation."""
 
 import copy
 import io
@@ -49,7 +49,7 @@ def test_groups_update_the_running_statistics_once_each():
     x = torch.randn(6, 4, 3, 3)
     got = together(x, groups=2)
     expected = torch.cat([apart(x[:3]), apart(x[3:])])
-    # The kernels take groups, PyTorch's operations small batches: several roundings of 6e-8.
+    # Kernels compute groups, and PyTorch's operations small batches, so that they differ by several roundings of 6e-8.
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(together.state_dict(), apart.state_dict(), rtol=1e-6, atol=1e-6)
 
@@ -98,7 +98,7 @@ def test_an_empty_batch_does_what_it_does_in_batch_norm(shape, device):
 
 
 class Residual(nn.Module):
-    """Calls its activation itself, so that only the code of `forward` knows what follows the batch norm."""
+    """Network that calls its activation in `forward`, so that its modules do not show what follows the batch norm."""
 
     def __init__(self, channels):
         super().__init__()
@@ -146,14 +146,14 @@ def test_a_converted_network_trains_like_the_original(device):
 
 
 class Block(nn.Sequential):
-    """A class as many networks have it."""
+    """Typical class of a network's block."""
 
     def __init__(self, channels):
         super().__init__(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.LeakyReLU(0.2))
 
 
 class Caller(nn.Module):
-    """Calls layers of its sequences one by one too, as a network that also returns features does."""
+    """Network that also calls the layers of its sequences one by one, as networks that return features do."""
 
     def __init__(self):
         super().__init__()
@@ -282,7 +282,7 @@ def test_a_converted_network_can_be_copied_and_saved():
 
 
 def test_other_slopes_than_a_leaky_relus():
-    """Autograd cannot differentiate a negative one in place, and zero times infinity is not a number."""
+    """Autograd cannot differentiate a negative slope in place, and zero times infinity is NaN."""
     for slope in (-0.5, 3.0, float("inf")):
         baseline = nn.Sequential(nn.BatchNorm2d(3), nn.LeakyReLU(slope)).double()
         network = convert_batch_norm(copy.deepcopy(baseline))
@@ -341,7 +341,7 @@ def test_torch_jit_trace_and_torch_export_take_a_converted_network():
     x = torch.randn(VIDEO, dtype=torch.float64)
     expected = baseline.eval()(x)
     assert_same(torch.jit.trace(network.eval(), x)(x), expected)
-    # torch.export reads a flag of PyTorch's that the tests set for convolutions alone.
+    # torch.export reads a flag of PyTorch that the tests set only for convolutions.
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision
     with native_ops():
         program = torch.export.export(network, (x,), dynamic_shapes={"x": {0: torch.export.Dim("N")}})

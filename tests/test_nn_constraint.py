@@ -9,7 +9,7 @@ from tgan_fast.ops import singular_value_clip_
 
 
 def trained_pair(device):
-    """Return two discriminators with the same weights, some of which break the constraint, and running statistics."""
+    """Return two discriminators with the same weights and running statistics; some weights break the constraint."""
     baseline = reference.Discriminator(0.25).double().to(device)
     for module in baseline.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
@@ -74,7 +74,7 @@ def test_other_layers_stay_as_they_are():
 
 
 def test_a_transposed_convolution_has_the_matrix_of_the_convolution_that_it_transposes():
-    """The two have the same weight and norm: [in, …] of one is [out, …] of the other."""
+    """The two have the same weight and norm: [in, …] of the one is [out, …] of the other."""
     transposed, convolution = nn.ConvTranspose2d(6, 4, 3, bias=False), nn.Conv2d(4, 6, 3, bias=False)
     nn.init.normal_(transposed.weight)
     convolution.weight = nn.Parameter(transposed.weight.detach().clone())

@@ -1,4 +1,4 @@
-"""Checks of the arguments of every operation, before anything is changed."""
+"""Every operation checks its arguments before anything is changed."""
 
 from fractions import Fraction
 
@@ -24,7 +24,7 @@ def ones(count):
     return [torch.ones(5) for _ in range(count)]
 
 
-# Where a tensor goes: a call with `others`, sound tensors that the operation would change first, and the tensor.
+# The places of a tensor: calls with `others`, valid tensors that the operation would change first, and the tensor.
 WRITTEN = {
     "weights": lambda tensor, *others: singular_value_clip_([*others, tensor], 0.1),
     "layers": lambda tensor, *others: constrain_layers_([*others, tensor], [], [], 0.1),
@@ -135,7 +135,7 @@ def test_dense_tensors_of_any_order_do_not_overlap():
 
 
 def test_one_tensor_is_a_list_of_one():
-    """A matrix was once taken for a list of its rows."""
+    """A matrix must not be taken for a list of its rows."""
     weight = 3 * torch.randn(5, 5)
     one, several, layer = weight.clone(), weight.clone(), weight.clone()
     copy = torch.empty_like(weight, dtype=torch.bfloat16)

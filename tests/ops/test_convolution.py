@@ -23,7 +23,7 @@ HALVING, DOUBLING = {"stride": 2, "padding": 1}, {"stride": 2, "padding": 1}
 
 
 class Case(NamedTuple):
-    """An operation, what it is in PyTorch, and the shapes of x and weight."""
+    """An operation, its equivalent in PyTorch, and the shapes of x and weight."""
 
     operation: str
     native: object
@@ -169,7 +169,7 @@ def test_it_is_as_accurate_as_pytorchs(case, algorithm, dtype, device):
         errors.append([(a.double() - t).norm().item() for a, t in zip(results, truth * 2, strict=True)])
         norms.append([t.norm().item() for t in truth])
     got, native = torch.tensor(errors).sum(0).chunk(2)
-    # What rounding the result alone does.
+    # The error of rounding the result alone.
     floor = torch.tensor(norms).sum(0) * torch.finfo(dtype).eps / 2
     assert (got <= 2 * native + floor).all(), (got, native)
 

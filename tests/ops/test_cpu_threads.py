@@ -1,4 +1,4 @@
-"""Threads of the C++ kernels: PyTorch's own, as many as PyTorch is set to, and one after a fork."""
+"""The C++ kernels use PyTorch's own threads, as many as PyTorch is set to, and one thread after a fork."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ from tgan_fast.ops import adam_, batch_norm_act, cpu_extension, rmsprop_
 ROOT = Path(__file__).resolve().parents[2]
 WHY_NOT_BUILT = run_path(str(ROOT / "setup.py"))["why_without_cpu"]()
 pytestmark = pytest.mark.skipif(WHY_NOT_BUILT is not None, reason=str(WHY_NOT_BUILT))
-COUNT = 7 * 2**15 + 5  # for seven threads, with a tail
+COUNT = 7 * 2**15 + 5  # enough for seven threads, with a tail
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_every_number_of_threads_and_none_give_the_same_bits(set_threads, use_op
     for threads in (2, 3, 7):
         set_threads(threads)
         assert all(torch.equal(a, b) for a, b in zip(run_all(*inputs()), expected, strict=True)), threads
-    use_openmp(0, 0, 0, 0)  # as where PyTorch was built without OpenMP
+    use_openmp(0, 0, 0, 0)  # as in a PyTorch built without OpenMP
     assert all(torch.equal(a, b) for a, b in zip(run_all(*inputs()), expected, strict=True))
 
 
@@ -74,7 +74,7 @@ def test_every_instruction_set_optimizes_alike(name):
     finally:
         module.use_instruction_set(module.instruction_sets()[0])
     for mine, truth in zip(got, expected, strict=True):
-        # Some contract products and sums to one operation, so that a rounding to half precision may differ.
+        # Some fuse products and sums into one operation, so that a rounding to half precision may differ.
         eps = torch.finfo(truth.dtype).eps
         torch.testing.assert_close(mine.float(), truth.float(), rtol=2 * eps, atol=2 * eps)
 
@@ -85,7 +85,7 @@ def test_an_unknown_instruction_set_is_named():
 
 
 def test_pytorchs_number_of_threads_is_asked_for(set_threads, use_openmp):
-    """A stand-in for OpenMP notes how many threads it should run, and runs one."""
+    """A stand-in for OpenMP records how many threads it should run, and runs one."""
     asked = []
     body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -108,13 +108,13 @@ def test_pytorchs_number_of_threads_is_asked_for(set_threads, use_openmp):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     set_threads(64)
     optimize(inputs()[0])
-    assert asked[3:] == [7, 7]  # no thread for less than 32,768 values
+    assert asked[3:] == [7, 7]  # no thread for fewer than 32,768 values
     batch_norm_act(torch.randn(16, 8, 8, 8), None, None, backend="cpu")
     assert len(asked) == 5
 
 
 def test_a_forked_process_computes_the_same_and_does_not_hang():
-    """PyTorch's own operations would wait for threads that the child does not have, so it calls the kernels alone."""
+    """The child calls only the kernels, because PyTorch's operations would wait for threads that it does not have."""
     program = (
         "import hashlib, os, torch\n"
         "from ops.test_cpu_threads import inputs, run_all\n"

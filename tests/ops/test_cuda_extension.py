@@ -1,4 +1,4 @@
-"""Loading of the CUDA extension, and which GPU it is prepared on, with a stand-in for it."""
+"""Loading of the CUDA extension and its preparation on GPUs, with a stand-in for the extension."""
 
 import contextlib
 import re
@@ -17,7 +17,7 @@ NOT_COMPILED = "it was not compiled for this GPU"
 
 
 class TensorOnGpu(torch.Tensor):
-    """A tensor in CPU memory that says it is on a GPU."""
+    """Tensor in CPU memory that claims to be on a GPU."""
 
     is_cuda = True
     device = torch.device("cuda", 0)
@@ -32,7 +32,7 @@ def on_gpu(index, dtype=torch.float32):
 
 
 class Gpus:
-    """Two GPUs, and an extension that was compiled for the second one only."""
+    """Two GPUs, and an extension that was compiled only for the second one."""
 
     workspace_bytes = staticmethod(lambda matrices: 256)
 
@@ -60,7 +60,7 @@ class Gpus:
 
 @pytest.fixture
 def use_extension(monkeypatch):
-    """Put a function in the place of the one that loads the extension; nothing is known before and after."""
+    """Replace the function that loads the extension, and clear all caches before and after the test."""
     caches = [cuda_extension.prepare_gpu, extensions.why_not_loaded, _warn_of_gemm]
 
     def use(load):

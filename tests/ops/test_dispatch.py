@@ -1,4 +1,4 @@
-"""The operations do what backends() says."""
+"""The operations behave as backends() says."""
 
 from typing import get_args
 

@@ -14,12 +14,12 @@ from tgan_fast.pixels import to_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-# Of float32 around 127.5, with a tanh that is off by a few units in its last place.
+# The error of float32 around 127.5, with a tanh that is off by a few units in its last place.
 NEAR_A_HALF = 1e-4
 
 
 def layouts(device, dtype):
-    """Return tensors [N, C, H, W] in every layout, whose size is no multiple of a block."""
+    """Return tensors [N, C, H, W] in every layout, whose sizes are not multiples of a block."""
     random = torch.Generator().manual_seed(0)
     dense = (torch.randn(3, 3, 37, 41, generator=random) * 2).to(device, dtype)
     yield "contiguous", dense
@@ -66,11 +66,11 @@ def test_triton_takes_the_nearest_levels_too(dtype, triton_device):
         assert torch.equal(x, before), name
 
 
-@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of the interpreter's NumPy
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # from NumPy in the interpreter
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_every_number_of_sixteen_bits_has_a_level(dtype, backend, triton_device):
-    """NaN and the infinities included."""
+    """The numbers include NaN and the infinities."""
     if backend == "triton":
         pytest.importorskip("triton")
     x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).to(triton_device)
@@ -132,7 +132,7 @@ for architecture in (80, 90, 100):
 
 @pytest.mark.slow
 def test_it_compiles_without_a_gpu():
-    """A separate process compiles, since this one may have decided for Triton's interpreter."""
+    """A separate process compiles, because this one may use Triton's interpreter."""
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -140,5 +140,5 @@ def test_it_compiles_without_a_gpu():
     lines = [line.split() for line in result.stdout.splitlines()]
     assert len(lines) == 3 * 3 * 2
     for architecture, dtype, count, wide, shared in lines:
-        # As many elements as a multiple of 16 are read sixteen bytes at a time.
+        # If the number of elements is a multiple of 16, they are read sixteen bytes at a time.
         assert (wide, shared) == (str(count == "i32"), "0"), (architecture, dtype)

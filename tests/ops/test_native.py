@@ -1,4 +1,4 @@
-"""Inside `native_ops` everything is PyTorch's own: the same numbers, differentiable twice, and exportable."""
+"""Inside `native_ops` all operations are PyTorch's own: with the same results, differentiable twice and exportable."""
 
 import importlib
 import re
@@ -108,7 +108,7 @@ def test_algorithms_that_are_asked_for_by_name_are_refused(case):
             with pytest.raises(ValueError, match=message):
                 case.operation(*tensors, algorithm=algorithm)
         assert torch.equal(case.operation(*tensors, algorithm="direct"), case.operation(*tensors))
-    # And may be asked for again, where they fit.
+    # Outside they can be requested again, if they fit.
     fitting = [name for name in named if why_not(case.algorithms[name], *tensors[:2]) is None]
     assert fitting
     for algorithm in fitting:
@@ -256,14 +256,14 @@ def test_other_threads_are_not_inside():
 
 @pytest.fixture
 def _precision_as_in_a_new_process():
-    """Reset the precision: PyTorch's exporters want the same for convolutions and recurrent cells, even on a CPU."""
+    """Reset the precision, because PyTorch's exporters need the same for convolutions and recurrent cells."""
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision
 
 
 @pytest.mark.usefixtures("_precision_as_in_a_new_process")
 @pytest.mark.parametrize("slope", [0.0, 0.2])
 def test_a_network_in_evaluation_mode_can_be_exported(slope):
-    """The exported program has only PyTorch's operations and takes any number of images."""
+    """The exported program has only PyTorch's operations, and takes any number of images."""
     layers = DoublingConvTranspose2d(3, 4), BatchNormAct2d(4, slope), SameConvTranspose2d(4, 2, 3)
     network = to_channels_last_(nn.Sequential(*layers).double())
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""rmsprop_ and adam_ against PyTorch's optimizers; the Triton kernels in its interpreter where there is no GPU."""
+"""rmsprop_ and adam_ against PyTorch's optimizers; without a GPU, Triton's interpreter runs the Triton kernels."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tgan_fast.ops.cpu_extension import WHY_NOT_LOADED
 from tgan_fast.ops.dispatch import TRITON_IS_INSTALLED
 
 ROOT = Path(__file__).resolve().parents[2]
-LENGTHS = [1, 7, 1024, 3001, 70_001]  # the last for two threads of a CPU
+LENGTHS = [1, 7, 1024, 3001, 70_001]  # the last needs two threads of a CPU
 STEPS = 6
 NAN = float("nan")
 every_backend = pytest.mark.parametrize("backend", ["torch", "triton", "cpu"])
@@ -27,7 +27,7 @@ needs_triton = pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="needs Triton"
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def backend_device(request, backend):
-    """Device on which the backend of a test runs."""
+    """Return the device on which the backend of a test runs."""
     on_gpu = request.param == "cuda"
     if backend == "triton" and not TRITON_IS_INSTALLED:
         pytest.skip("needs Triton")
@@ -39,7 +39,7 @@ def backend_device(request, backend):
 
 
 class Own:
-    """State of our operations, in the middle of tensors whose other elements are NaN and must stay so."""
+    """State of our operations, inside larger tensors whose other elements are NaN and must stay NaN."""
 
     def __init__(self, name, start, backend="auto", copy_dtype=None, shift=16):
         def surrounded(values):
@@ -70,7 +70,7 @@ class Own:
 
 
 class Torchs:
-    """PyTorch's own optimizer of a tensor."""
+    """PyTorch's own optimizer for a tensor."""
 
     def __init__(self, name, start, **options):
         self.parameter = torch.nn.Parameter(start.clone())
@@ -83,7 +83,7 @@ class Torchs:
 
 
 def start_and_gradients(length, device, dtype=torch.float32, gradient_dtype=None):
-    """Return parameters, and gradients of very different sizes, some of them 0."""
+    """Return parameters, and gradients of very different magnitudes, some of them 0."""
     start = torch.randn(length, device=device, dtype=dtype) * 1e-2
     gradients = torch.randn(STEPS, length, device=device, dtype=dtype) * 10 ** torch.empty_like(start).uniform_(-9, 3)
     gradients[:, 1::5] = 0
@@ -122,14 +122,14 @@ def test_the_torch_backend_is_as_accurate_as_pytorch(name, dtype, device):
     assert error(own.parameter, exact.parameter.detach(), start) <= max(bound, 1e-14)
 
 
-# What the kernels are compiled for anew, each value with each other.
+# Options for which the kernels are compiled anew, in all combinations.
 COMPILED = covering(
     {
         "name": ["rmsprop", "adam"],
         "backend": ["triton", "cpu"],
         "gradient_dtype": [torch.float32, torch.bfloat16, torch.float16],
         "length": LENGTHS,
-        "shift": [16, 3],  # aligned and not
+        "shift": [16, 3],  # aligned and not aligned
     },
     lambda row: True,
 )
@@ -145,7 +145,7 @@ def test_the_kernels_are_as_accurate_as_pytorch(name, backend, gradient_dtype, l
         torchs.step(gradient)
         exact.step(gradient)
     exact = exact.parameter.detach()
-    # Few values may happen to round well; the sums of start and way have an ulp of their own.
+    # A few values may round well by chance; adding the steps to the start values rounds as well.
     rounding = torch.finfo(torch.float32).eps * start.norm().item() / (exact - start.double()).norm().item()
     assert error(own.parameter, exact, start) <= 2 * error(torchs.parameter.detach(), exact, start) + rounding
     own.assert_nothing_else_was_written()
@@ -205,7 +205,7 @@ def test_gradients_in_half_precision_are_what_they_are_in_float32(name, device):
 
 @every_backend
 def test_bias_correction_keeps_its_digits(backend, backend_device):
-    """A correction in float32 would lose them: 1 - 0.999 is off by 5e-5, and 1 - 0.9999 by 5e-4."""
+    """A correction in float32 would lose digits: 1 - 0.999 is off by 5e-5, and 1 - 0.9999 by 5e-4."""
     g = torch.tensor([1e-3, -2.0, 30.0], device=backend_device)
     for beta1, number in product((0.0, 0.5, 0.9, 0.99), (1, 2, 40, 693, 10**7)):
         beta2 = 1 - (1 - beta1) / 100
@@ -330,7 +330,7 @@ def test_the_cpu_kernels_leave_other_dtypes_to_pytorch(parameter, gradient, copy
 @needs_triton
 @pytest.mark.slow
 def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
-    """A separate process compiles, since this one may have decided for Triton's interpreter."""
+    """A separate process compiles, because this one may use Triton's interpreter."""
     program = (
         "import json\n"
         "from benchmarks.kernel_resources import GPU_ARCHITECTURES, compile_ahead, launches\n"
@@ -354,7 +354,7 @@ def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
     for entry in found:
         assert entry["spilled"] == 0, entry
         assert entry["shared"] == 0, entry
-        # Half of all threads that a multiprocessor can hold, and more, find registers.
+        # There are registers for at least half of the threads that a multiprocessor can hold.
         assert entry["registers"] <= 64, entry
         length = list(entry["signature"]).index("count")
         assert entry["widest_load"] == (16 if length in entry["divisible"] else 4), entry
@@ -362,7 +362,7 @@ def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
 
 @pytest.mark.parametrize("backend", ["torch", "cpu", pytest.param("triton", marks=needs_triton)])
 def test_without_momentum_adam_forgets_large_gradients(backend, triton_device):
-    """A sum of a difference, m + (g - m), would keep the rounding of the largest gradient."""
+    """Adding a difference, m + (g - m), would keep the rounding of the largest gradient."""
     device = triton_device if backend == "triton" else torch.device("cpu")
     state = [torch.zeros(70, device=device) for _ in range(3)]
     options = {"learning_rate": 0.1, "beta1": 0.0, "beta2": 0.9, "backend": backend}

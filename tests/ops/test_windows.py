@@ -1,4 +1,4 @@
-"""Windows of frames become videos, pixel by pixel as a plain loop would read them."""
+"""Windows of frames become videos, with the pixels that a simple loop reads."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def random_frames(*shape):
 
 
 def random_windows(frames, n, layers, clip_frames, *, image_size=64):
-    """Anywhere in the frames, half of them mirrored, every frame of a clip from somewhere else; both ends reached."""
+    """Return random windows that reach both ends of the frames, half of them mirrored, independent for each frame."""
     count, height, width, _ = frames.shape
     size, last = (n, layers, clip_frames), image_size - 1
     step = 1 - 2 * torch.randint(2, size)
@@ -36,7 +36,7 @@ def random_windows(frames, n, layers, clip_frames, *, image_size=64):
 
 
 def plain_loop(frames, windows, channels, *, image_size=64):
-    """Videos float64 [n, channels, T, image_size, image_size]."""
+    """Return videos float64 [n, channels, T, image_size, image_size]."""
     n, layers, clip_frames, _ = windows.shape
     levels = np.zeros((n, clip_frames, image_size, image_size, frames.shape[-1]), np.uint8)
     for place in np.ndindex(n, layers, clip_frames):
@@ -63,13 +63,13 @@ CASES = {
 
 
 def cases_and(*dtypes):
-    """Parametrize a test by all cases in float32, and by one in the other dtypes, which the last line alone sees."""
+    """Parametrize a test by all cases in float32, and one in other dtypes, which only the final conversion uses."""
     rows = [(name, torch.float32) for name in CASES] + [("gray-to-color", dtype) for dtype in dtypes]
     parameters = [pytest.param(*CASES[name], dtype, id=f"{name}-{dtype}") for name, dtype in rows]
     return pytest.mark.parametrize(("shape", "size", "channels", "dtype"), parameters)
 
 
-# By the size of their images.
+# Cases by the size of their images.
 OTHER_SIZES = {
     16: ((5, 20, 18, 3), (2, 1, 8), 3),
     32: ((3, 32, 43, 1), (2, 2, 4), 1),
@@ -168,7 +168,7 @@ BACKENDS = ["torch", pytest.param("triton", marks=needs_triton)]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("clip_frames", "size"), [(16, 64), (8, 16), (9, 32)])
 def test_whole_frames_are_clips_as_they_are(backend, clip_frames, size):
-    """The kernel runs in Triton's interpreter on a CPU."""
+    """On a CPU the kernel runs in Triton's interpreter."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clips = random_frames(2, clip_frames, size, size, 1).to(device)
     windows = whole_frames(2, clip_frames).to(device)
@@ -239,7 +239,7 @@ for dtype in ("fp32", "bf16"):
 @needs_triton
 @pytest.mark.slow
 def test_the_kernel_compiles_for_gpus_that_are_not_there():
-    """A separate process compiles, since this one may have decided for Triton's interpreter, which forgives a lot."""
+    """A separate process compiles, because this one may use Triton's interpreter, which accepts more code."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
         [sys.executable, "-c", COMPILE],

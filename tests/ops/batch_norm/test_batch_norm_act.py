@@ -1,4 +1,4 @@
-"""batch_norm_act against a float64 formula, nn.BatchNorm and itself part by part."""
+"""batch_norm_act against a float64 formula, against nn.BatchNorm, and in groups against separate calls."""
 
 import subprocess
 import sys
@@ -76,14 +76,14 @@ def test_forward_and_gradients_match_the_formula_in_float64(shape, device):
         got_inputs = [layout(values[0]).requires_grad_(), *(v.clone().requires_grad_() for v in values[1:])]
         got = batch_norm_act(*got_inputs, negative_slope=slope)
         assert got.shape == shape
-        # A value within rounding of zero could fall on the activation's other side, and its gradient would say nothing.
+        # A value within rounding of zero could fall on the activation's other side, so its gradient is not compared.
         assert formula(*values, negative_slope=1.0).abs().min() > 1e-9
         assert_same(got, formula(*expected_inputs, slope), got_inputs, expected_inputs, (name, slope))
 
 
 @pytest.mark.parametrize("slope", [-0.5, -2.0, 3.0])
 def test_slopes_below_zero_and_above_one(slope, device):
-    """The sign of an output is not that of the input, or the sign alone says which it was."""
+    """With slopes below zero, the sign of an output is not that of the input."""
     statistics = torch.full((6,), 3.0, device=device).double(), torch.full((6,), 4.0, device=device).double()
     for (name, layout), training, groups in product(LAYOUTS.items(), (True, False), (1, 2)):
         values = inputs((4, 6, 5, 3), torch.float64, device)
@@ -142,12 +142,12 @@ MANY = covering(
 
 @pytest.mark.parametrize(MANY[0].keys(), [row.values() for row in MANY], ids=str)
 def test_float32_keeps_its_digits_over_many_values(shape, layout, slope, device):
-    """Output, gradients and statistics, against separate eager layers on a contiguous tensor."""
+    """Compare output, gradients and statistics with separate eager layers on a contiguous tensor."""
     x, weight, bias = inputs(shape, device=device)
     exact = [v.double().requires_grad_() for v in (x, weight, bias)]
     expected = formula(*exact, slope)
     upstream = torch.randn(shape, device=device)
-    # No gradient where rounding may decide on which side of the activation a value falls.
+    # The gradient is 0 where rounding may decide on which side of the activation a value falls.
     upstream[formula(x, weight, bias, 1.0).abs() < 1e-4] = 0
     expected_grads = torch.autograd.grad(expected, exact, upstream.double())
     dims = [d for d in range(x.dim()) if d != 1]
@@ -313,7 +313,7 @@ def test_what_is_no_tensor_is_named(value):
 
 
 def test_shapes_are_known_without_values():
-    """Tensors are on the meta device."""
+    """The tensors are on the meta device."""
     with torch.device("meta"):
         x, statistics, count = (
             torch.ones(4, 3, 5),
@@ -360,14 +360,14 @@ def test_the_kernels_on_a_gpu_take_no_tensor_of_the_cpu():
 
 
 def large_inputs(*dtypes):
-    """Return more values than PyTorch's own operations take on a CPU, and the vectors of an evaluation."""
+    """Return enough values for "auto" to choose the CPU kernels, and the vectors of an evaluation."""
     x_dtype, dtype = dtypes or (torch.float32, torch.float32)
     x = torch.randn(64, 16, 16, 17).to(x_dtype)
     return x, *((torch.rand(16) + 0.5).to(dtype) for _ in range(4))
 
 
 def test_what_reads_no_memory_takes_pytorchs_operations():
-    """A trace, a tangent and a view of negative numbers are not in the memory that the CPU kernels read."""
+    """Traces, tangents and lazily negated tensors are not in the memory that the CPU kernels read."""
     x, *vectors = large_inputs()
 
     def evaluate(x):

@@ -1,4 +1,4 @@
-"""Tests of the C++ kernels of batch norm alone: instruction sets, threads, float64, and memory of other strides."""
+"""Tests that only the C++ kernels of batch norm need: instruction sets, threads, float64, and unusual strides."""
 
 from itertools import product
 
@@ -13,7 +13,7 @@ from tgan_fast.ops.cpu_extension import WHY_NOT_LOADED, extension
 pytestmark = pytest.mark.skipif(WHY_NOT_LOADED is not None, reason=str(WHY_NOT_LOADED))
 EPS = 1e-3
 SETS = [] if WHY_NOT_LOADED else extension().instruction_sets()
-# Each arrangement of csrc/cpu/slices.h by itself, with a tail that fills no tile, enough values for eight threads.
+# Each arrangement of csrc/cpu/slices.h, with a tail that fills no tile and enough values for eight threads.
 ARRANGEMENTS = {
     "columns": ("channels-last", (64, 13, 18, 18)),
     "wide columns": ("channels-last", (40, 100, 8, 8)),
@@ -52,9 +52,9 @@ def inputs(layout, shape, dtype=torch.float32):
 
 
 def assert_near(got, exact, upstream, tolerance):
-    """Check errors relative to the norm, with what it costs to round the result."""
+    """Check errors relative to the norm; rounding the result may add to them."""
     for name, mine, truth in zip(("y", "dx", "dweight", "dbias", "mean", "var"), got, exact, strict=True):
-        # A gradient can be what the cancellation of far larger numbers leaves.
+        # A gradient can be the small difference of far larger numbers.
         scale = max(truth.norm(), upstream.norm()) if name in ("dx", "dweight", "dbias") else truth.norm()
         error, rounding = ((t.double() - truth).norm() / scale for t in (mine, truth.to(mine.dtype)))
         assert error <= 1.01 * rounding + tolerance, (name, error)
@@ -95,7 +95,7 @@ def every_rounding(dtype):
     """Return float32 numbers about all ties of a half-precision dtype, and their surroundings."""
     bits = torch.arange(torch.tensor(torch.inf, dtype=dtype).view(torch.int16).item() + 1, dtype=torch.int16)
     numbers = bits.view(dtype).double()
-    numbers[-1] = 2 * numbers[-2] - numbers[-3]  # what infinity stands for in the last tie
+    numbers[-1] = 2 * numbers[-2] - numbers[-3]  # the number that infinity stands for in the last tie
     ties = ((numbers[1:] + numbers[:-1]) / 2).float()
     up, down = (torch.nextafter(ties, torch.tensor(end)) for end in (torch.inf, -torch.inf))
     positive = torch.cat([numbers[:-1].float(), ties, up, down, torch.tensor([3.4e38, torch.nan])])
@@ -105,7 +105,7 @@ def every_rounding(dtype):
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_rounded_as_pytorch_rounds_it(dtype, name, use_instruction_set):
-    """An evaluation of ones returns the weights, rounded; one without weights returns its input."""
+    """An evaluation of ones returns the rounded weights; an evaluation without weights returns its input."""
     use_instruction_set(name)
     weight = every_rounding(dtype)
     options = {"training": False, "eps": 0.0, "negative_slope": 1.0, "backend": "cpu"}
@@ -148,12 +148,12 @@ def test_without_gradients_the_output_is_the_same():
 @pytest.mark.parametrize("shape", [(6, 5, 4, 3), (4, 19, 23, 21)], ids=str)
 @pytest.mark.parametrize("view", ["every-second-sample", "inner-channels", "inner-channels-last"])
 def test_memory_outside_of_the_outputs_is_not_written(view, shape, monkeypatch):
-    """The outputs are views of memory that is full of NaN elsewhere."""
+    """The outputs are views of larger tensors that are NaN elsewhere."""
     outputs = []
 
     def empty_output(x, geometry):
         output = VIEWS[view](torch.full_like(x, torch.nan))
-        if not x.is_meta:  # which has the strides alone
+        if not x.is_meta:  # a meta tensor has only strides
             outputs.append(output)
         return output
 
@@ -161,7 +161,7 @@ def test_memory_outside_of_the_outputs_is_not_written(view, shape, monkeypatch):
     arguments = inputs(layout, shape)
     exact = everything(*(tensor.double() for tensor in arguments), backend="torch")
     monkeypatch.setattr(cpu, "empty_output", empty_output)
-    # It remembers strides, of other outputs before and of these after the test.
+    # The cached layouts have the strides of ordinary outputs before the test, and of these outputs after it.
     monkeypatch.setattr(cpu, "_layout", cpu._layout.__wrapped__)
     assert_near(everything(*arguments), exact, arguments[1], 1e-7)
     assert len(outputs) == 2

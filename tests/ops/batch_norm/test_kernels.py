@@ -74,7 +74,7 @@ def _nan_in_new_memory():
 
 
 def separate_layers(x, weight, bias, mean, var, *, slope, groups=1, training=True, momentum=0.1):
-    """Return what eager PyTorch computes; in float64 this is the truth."""
+    """Return what eager PyTorch computes; in float64 this is the reference."""
     parts = [
         nn.functional.leaky_relu(
             nn.functional.batch_norm(part, mean, var, weight, bias, training, momentum, EPS), slope
@@ -92,21 +92,21 @@ def results(operation, tensors, statistics, upstream):
 
 
 def tolerance_of_triton(x):
-    """Return what y and dx may differ by; its interpreter rounds bfloat16 toward zero."""
+    """Return the allowed error of y and dx; Triton's interpreter rounds bfloat16 toward zero."""
     return {torch.float32: 2e-7, torch.float16: 1e-4, torch.bfloat16: 1e-3 if x.is_cuda else 2**-7}[x.dtype]
 
 
 def sum_tolerance_of_triton(x):
-    """Return what sums may differ by; its interpreter adds float32 one after another, a CPU's eager layers float64."""
+    """Return the allowed error of sums; the interpreter adds float32 sequentially, eager CPU layers add float64."""
     return 2e-7 if x.is_cuda else 1e-6
 
 
 def assert_accurate(backend, x, laid_out, *, slope=0.2, groups=1, training=True, what=""):
-    """Check a float64 formula; `laid_out` has the values of the dense x, `what` begins a failure's message.
+    """Check against float64 layers; `laid_out` has the values of the dense x, and `what` begins a failure's message.
 
-    Errors of the C++ kernels may be what it costs to round the result, and a float32 rounding or two more. Those of the
-    Triton kernels may be twice those of separate eager layers in the same dtype, and a tolerance on top, since few
-    values may happen to round well.
+    Errors of the C++ kernels may be those of rounding the result, plus one or two float32 roundings. Errors of the
+    Triton kernels may be twice those of separate eager layers in the same dtype, plus a tolerance, because a few values
+    may round well by chance.
     """
     weight, bias = parameters(x.shape[1], x.device)
     statistics = running(x.shape[1], x.device)
@@ -122,7 +122,7 @@ def assert_accurate(backend, x, laid_out, *, slope=0.2, groups=1, training=True,
 
     wide = [tensor.double() for tensor in (x, weight, bias, *statistics)]
     v = separate_layers(*wide[:3], *(s.clone() for s in wide[3:]), **options | {"slope": 1.0})
-    # No gradient where rounding may decide on which side of the activation a value falls.
+    # The gradient is 0 where rounding may decide on which side of the activation a value falls.
     upstream = torch.randn(x.shape, device=x.device).to(x.dtype) * (v.abs() > 1e-4)
     exact = results(eager, wide[:3], wide[3:], upstream.double())
     expected = results(eager, (x, weight, bias), [s.clone() for s in statistics], upstream)
@@ -131,11 +131,11 @@ def assert_accurate(backend, x, laid_out, *, slope=0.2, groups=1, training=True,
     assert got[0].shape == x.shape
     assert got[1].dtype == x.dtype
     names = "y", "dx", "dweight", "dbias", "running_mean", "running_var"
-    # A mean in float32, rounded, moves the values of a channel by this share of their spread.
+    # Rounding the mean to float32 moves the values of a channel by this share of their standard deviation.
     channels = wide[0].movedim(1, 0).flatten(1)
     rounded_mean = 2**-24 * (channels.mean(1).abs() / channels.var(1, correction=0).clamp(min=EPS).sqrt()).max()
     for name, mine, theirs, truth in zip(names, got, expected, exact, strict=True):
-        # A gradient can be what the cancellation of far larger numbers leaves: dx with two values a channel, and sums.
+        # A gradient can be the small difference of far larger numbers: dx with two values per channel, and sums.
         larger = upstream.norm() if backend == "cpu" and name in ("dx", "dweight", "dbias") else 1e-2 * upstream.norm()
         scale = torch.maximum(truth.norm(), larger)
         error, own, rounding = (
@@ -150,13 +150,13 @@ def assert_accurate(backend, x, laid_out, *, slope=0.2, groups=1, training=True,
 
 
 def rows_of(shapes, **others):
-    """Return every shape in both layouts, and every pair of these, the dtypes and the other values."""
+    """Return cases with every shape in both layouts, and with every pair of shapes, dtypes and other values."""
     values = {"shape": list(shapes.values()), "layout": list(LAYOUTS), "dtype": list(DTYPES), **others}
     rows = covering(values, lambda row: True)
     return pytest.mark.parametrize(rows[0].keys(), [row.values() for row in rows], ids=str)
 
 
-# The shapes of either kind of kernel by themselves: dtype and layout change what each of them does.
+# Each kind of kernel has its own shapes, because dtype and layout change what each of them does.
 @rows_of(SMALL)
 def test_training_of_small_tensors_is_accurate(shape, layout, dtype, backend, device):
     x = values(shape, dtype, device)
@@ -246,7 +246,7 @@ def test_a_mean_far_from_zero_keeps_the_variance(offset, shape, layout, backend,
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_one_value_far_from_the_others_keeps_the_variance_of_the_rest(layout, backend, device):
-    """Sums about the first value, say, would be off by a thousandth here."""
+    """Sums relative to the first value, for example, would be off by a thousandth here."""
     x = layout(torch.randn(8, 3, 28, 28, device=device))
     x[0, :, 0, 0] = 1e4
     var = torch.ones(3, device=device)
@@ -280,7 +280,7 @@ def test_batches_are_counted(shape, backend, device):
 
 
 def test_changed_statistics_are_known_to_autograd(backend, device):
-    """Evaluation keeps them for its backward pass; a training step in between makes that wrong."""
+    """Evaluation saves the statistics for its backward pass; a training step in between makes them invalid."""
     weight, bias = parameters(4, device)
     mean, var = running(4, device)
     x = values((3, 4, 5), torch.float32, device).requires_grad_()
@@ -344,7 +344,7 @@ def test_results_repeat_bit_for_bit(shape, layout, backend, device):
 
 @pytest.mark.parametrize("shape", [(4, 6, 5, 3), (2, 3, 64, 64)], ids=str)
 def test_not_a_number_and_infinity_come_through(shape, backend, device):
-    """The result in evaluation is PyTorch's: relu(-inf) is 0, and NaN stays."""
+    """The result in evaluation is the same as PyTorch's: relu(-inf) is 0, and NaN stays NaN."""
     x = values(shape, torch.float32, device)
     x[0, 0, 0] = torch.tensor([torch.nan, torch.inf, -torch.inf], device=device).repeat(shape[-1])[: shape[-1]]
     statistics = running(shape[1], device)
@@ -380,13 +380,13 @@ def test_an_empty_batch(shape, backend, device):
 @pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
 @pytest.mark.parametrize("pixels", [4, 5000])
 def test_offsets_beyond_32_bits(pixels, layout, backend, device):
-    """A view whose samples lie 2³⁰ elements apart; of its memory only the pages in use are ever touched."""
+    """The samples of a view lie 2³⁰ elements apart; only the pages in use are ever touched."""
     torch.use_deterministic_algorithms(False)
     memory = torch.empty(2**31 + 2**16, dtype=torch.float16, device=device)
     if layout == "channels-first":
         x = memory.as_strided((3, 4, pixels), (2**30, pixels, 1))
     else:
-        # The samples as rows of pixels: one stride walks them.
+        # The samples are rows of pixels, so one stride walks them.
         x = memory.as_strided((3, 4), (2**30, 1)) if pixels == 4 else memory.as_strided((1, 4, 3), (1, 1, 2**30))
     x.copy_(values(x.shape, torch.float16, device))
     assert to_walkable(x) is x
@@ -489,14 +489,14 @@ def test_registered_operations_keep_their_promises(layout, backend, device):
 
 
 def test_an_expanded_tensor(backend, device):
-    """All samples share one memory; the results do not."""
+    """All samples share the same memory, but the results do not."""
     x = values((1, 3, 5), torch.float32, device).expand(4, -1, -1)
     assert_accurate(backend, x.contiguous(), x)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_vectors_with_gaps(training, backend, device):
-    """Every second element of a longer vector, as parameters and as running statistics."""
+    """Parameters and running statistics are every second element of a longer vector."""
     x = values((4, 6, 5), torch.float32, device)
     dense = [*parameters(6, device), *running(6, device)]
     gaps = [torch.stack([vector, torch.full_like(vector, torch.nan)], 1).flatten()[::2] for vector in dense]

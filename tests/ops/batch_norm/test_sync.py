@@ -1,4 +1,4 @@
-"""Statistics across processes: two of them must give what one gives for both their batches."""
+"""Statistics across processes: two processes must give the results of one process with both batches."""
 
 import copy
 import itertools
@@ -14,24 +14,24 @@ from tgan_fast.ops import batch_norm_act
 
 CHANNELS = 5
 SAMPLES = 4, 6  # of each process
-# The backends have no part in the momentum.
+# The momentum does not depend on the backend.
 CASES = [*itertools.product(["torch"], [1, 2], [0.1, None]), ("triton", 1, 0.1), ("triton", 2, None)]
-EMPTY_CASES = list(itertools.product(CASES, [(0,), (0, 1)]))  # and the ranks of the processes without samples
+EMPTY_CASES = list(itertools.product(CASES, [(0,), (0, 1)]))  # with the ranks of the processes without samples
 IDS = [f"{backend}-{groups}-groups-momentum-{momentum}" for backend, groups, momentum in CASES]
 
 
 def device_of(backend):
-    """Return the device: kernels run on a GPU, or in Triton's interpreter without one."""
+    """Return the device of a backend; Triton kernels run on a GPU, or in the interpreter without one."""
     return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
 
 
 def dtype_of(backend):
-    """Return float64 where the backend takes it, so that nothing hides behind rounding."""
+    """Return float64 if the backend supports it, so that rounding hides no error."""
     return torch.float64 if backend == "torch" else torch.float32
 
 
 def batches():
-    """Return x and a gradient for each process; means are far from zero, and different."""
+    """Return x and a gradient for each process, with different means far from zero."""
     random = torch.Generator().manual_seed(0)
     shapes = [(samples, CHANNELS, 6, 7) for samples in SAMPLES]
     return [
@@ -58,7 +58,7 @@ def run(x, upstream, backend, groups, momentum, **options):
 
 
 def without_samples(rank, empty):
-    """Return what a process has in a step in which those of the ranks `empty` have nothing."""
+    """Return the inputs of a process in a step in which the processes with the ranks `empty` have no samples."""
     return [tensor[:0] if rank in empty else tensor for tensor in batches()[rank]]
 
 
@@ -82,7 +82,7 @@ def test_two_processes_are_one_with_both_batches(number, case, two_processes):
     first, second = two_processes[number]
 
     def together(name_or_index):
-        """Join the groups of both processes: each is that of the first process and that of the second."""
+        """Join the batches of both processes, group by group."""
         pairs = zip(*(part.chunk(groups) for part in name_or_index), strict=True)
         return torch.cat([part for pair in pairs for part in pair])
 
@@ -156,6 +156,6 @@ def test_a_copy_works_with_the_same_processes(alone):
 
 
 def test_evaluation_asks_no_other_process():
-    """No process group is there to be asked."""
+    """There is no process group that could be used."""
     module = BatchNormAct2d(CHANNELS, process_group="nobody").eval()
     assert module(torch.randn(2, CHANNELS, 3, 3)).shape == (2, CHANNELS, 3, 3)

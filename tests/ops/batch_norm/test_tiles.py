@@ -1,4 +1,4 @@
-"""The table of tiles and how it is looked up."""
+"""The table of tiles, and the lookup in it."""
 
 import pytest
 

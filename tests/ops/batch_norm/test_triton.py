@@ -1,4 +1,4 @@
-"""Tests of the Triton kernels of batch norm alone, natively on a GPU and in Triton's interpreter without one."""
+"""Tests that only the Triton kernels of batch norm need, on a GPU, or in Triton's interpreter without one."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def device(triton_device):
 
 
 def test_sums_of_more_programs_than_are_combined_at_once(device):
-    """Return what the kernels before would leave, which take a while in the interpreter."""
+    """The partial sums are made here, because the kernels before take a while in the interpreter."""
     groups, splits, rows, channels = 2, 300, 7, 5
     assert splits > launch.kernels.COMBINED_SPLITS.value
     grid = launch._combine_grid(torch.empty(1, channels))

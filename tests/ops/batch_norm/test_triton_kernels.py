@@ -1,4 +1,4 @@
-"""Kernels compiled ahead of time for three GPU architectures, without a GPU."""
+"""All Triton kernels compile ahead of time for three GPU architectures, without a GPU."""
 
 import json
 import os
@@ -18,7 +18,7 @@ REGISTERS_OF_A_MULTIPROCESSOR = 65536
 
 @pytest.fixture(scope="module")
 def resources():
-    """Run in another process, since this one may have chosen Triton's interpreter."""
+    """Compile in another process, because this one may use Triton's interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "benchmarks.kernel_resources", "triton"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -57,7 +57,7 @@ def test_every_entry_of_the_table_was_compiled(resources):
 
 @pytest.mark.slow
 def test_every_option_was_compiled(resources):
-    """Triton compiles each anew, and its interpreter forgives what its compiler does not."""
+    """Triton compiles the kernels anew for each option, and its interpreter accepts more than its compiler."""
 
     def options(kernel, name):
         return {entry["constants"].get(name, "given") for entry in resources if entry["kernel"] == kernel}
@@ -85,7 +85,7 @@ def test_every_option_was_compiled(resources):
 def test_large_tensors_are_read_sixteen_bytes_at_a_time(resources):
     walking = {"statistics_kernel", "normalize_kernel", "gradient_sums_kernel", "input_gradient_kernel"}
     for entry in resources:
-        # What divides all rows and steps between them: four channels in half precision are eight bytes.
+        # The largest number that divides all rows and strides: four channels in half precision are eight bytes.
         alignment = entry["constants"].get("ALIGNMENT", 0) * (4 if entry["type"] == "*fp32" else 2)
         if entry["kernel"] in walking and alignment >= 16:
             assert entry["widest_load"] == 16, entry

@@ -1,4 +1,4 @@
-"""Both halves of the constraint in one call, and the clamp of batch-norm scales alone."""
+"""Both parts of the constraint in one call, and the clamp of batch-norm scales alone."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The composed polynomials really are sign(x)."""
+"""The composed polynomials are sign(x)."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_values_above_lower_reach_one_and_below_it_stay_between_zero_and_one(low
 
 
 def test_without_its_first_polynomials_it_serves_a_shorter_interval():
-    """The CUDA kernels leave out those that a matrix of small norm does not need."""
+    """The CUDA kernels skip the polynomials that a matrix of small norm does not need."""
     polynomials = sign_schedule(1e-15, 1e-8)
     for first, p in enumerate(polynomials):
         assert np.abs(composed(np.geomspace(p.lower, p.upper, 10_001), polynomials[first:]) - 1).max() < 1.0001e-8

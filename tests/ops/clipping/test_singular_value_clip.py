@@ -21,7 +21,7 @@ from tgan_fast.ops import BackendError, singular_value_clip, singular_value_clip
 BACKENDS = ["svd", "eigh", "gemm"]
 GRAM_BACKENDS = ["eigh", "gemm"]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-# Largest singular values on both sides of where `eigh` leaves the Gram matrix (4 and 8192), and far beyond.
+# Largest singular values on both sides of the limits for `eigh` to use the Gram matrix (4 and 8192), and far beyond.
 STEEP = [3.9, 10, 8000, 9000, 1e5, 1e7, 1e8, 1e9, 1e20, 1e37, 1e160]
 
 
@@ -85,8 +85,8 @@ def test_every_backend_clips_float64(backend, device):
         weight = with_spectrum(spectrum())
         got = singular_value_clip(weight.to(device), backend=backend)
         top = spectrum().max().item()
-        # The Gram matrix squares the condition, so its backends lose float64 rounding times the largest σ squared; the
-        # iterations of `gemm` also lose some digits of what lies close to the threshold.
+        # The Gram matrix squares the condition number, so its backends lose float64 rounding times the largest σ
+        # squared; the iterations of `gemm` also lose some digits of singular values near the threshold.
         bounds = {"svd": 1e-13 + 1e-14 * top, "eigh": 1e-14 + 1e-15 * top**2, "gemm": 1e-9 + 1e-14 * top**2}
         assert relative_error(got, clipped_by_svd(weight, 1.0)) <= bounds[backend], name
 
@@ -96,9 +96,9 @@ def largest(weight):
 
 
 def steep(dtype, device, rows=ROWS, columns=None):
-    """Yield every one of `STEEP` that the dtype can hold, and a weight of which it is the largest singular value.
+    """Yield each number of `STEEP` that the dtype can hold, with a weight whose largest singular value it is.
 
-    All others lie around 1, where a blur of the Gram matrix decides whether they are clipped.
+    All others lie around 1, where rounding of the Gram matrix decides whether they are clipped.
     """
     for top in STEEP:
         s = cluster(1e-3)[:rows]
@@ -111,8 +111,8 @@ def steep(dtype, device, rows=ROWS, columns=None):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", ["svd", "eigh"])
 def test_the_bound_holds_however_large_a_singular_value_is(backend, dtype, device):
-    # Entries rounded by u relative make a matrix with a Frobenius norm of at most u·√rows. Before that, rounding of an
-    # SVD or of the Gram matrix counts, whichever takes part: 8·√rows·eps of the dtype computed in, or 2·2⁻⁵²·8192².
+    # Relative rounding u of the entries makes an error with a Frobenius norm of at most u·√rows. The rounding of the
+    # SVD, 8·√rows·eps of the compute dtype, or of the Gram matrix, 2·2⁻⁵²·8192², comes on top.
     computed = 8 * ROWS**0.5 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     in_float64 = max(2 * 2**-52 * (4 if dtype == torch.float64 else 8192) ** 2, 8 * ROWS**0.5 * 2**-52)
     excess = torch.finfo(dtype).eps / 2 * ROWS**0.5 + (computed if backend == "svd" else in_float64)
