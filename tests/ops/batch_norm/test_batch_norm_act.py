@@ -83,7 +83,7 @@ def test_forward_and_gradients_match_the_formula_in_float64(shape, device):
 
 @pytest.mark.parametrize("slope", [-0.5, -2.0, 3.0])
 def test_slopes_below_zero_and_above_one(slope, device):
-    """With slopes below zero, the sign of an output is not that of the input."""
+    """With slopes below zero, an output's sign does not show the input's sign."""
     statistics = torch.full((6,), 3.0, device=device).double(), torch.full((6,), 4.0, device=device).double()
     for (name, layout), training, groups in product(LAYOUTS.items(), (True, False), (1, 2)):
         values = inputs((4, 6, 5, 3), torch.float64, device)

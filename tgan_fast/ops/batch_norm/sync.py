@@ -1,8 +1,8 @@
 """Batch norm + activation in training with statistics over several processes.
 
-Each process computes mean and variance of its own n values; an all-reduce of (n, Σx, Σx²) in float64 gives those of all
-processes. Backward all-reduces Σg and Σg·(x - mean). triton.py or torch_impl.py does the rest. A process without values
-adds zeros, because the others wait for it.
+Each process computes mean and variance of its own n values; an all-reduce of (n, Σx, Σx²) in float64 combines them.
+Backward all-reduces Σg and Σg·(x - mean). triton.py or torch_impl.py does the rest. A process without values adds
+zeros, because the others wait for it.
 """
 
 import torch

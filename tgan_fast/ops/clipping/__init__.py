@@ -48,7 +48,7 @@ def singular_value_clip(
             t by more than rounding in that dtype; the error of the result is rounding of the weight's largest one, σ₁.
             "eigh": eigenvalues of the Gram matrix, in float64 unless float32 on a CPU is as accurate; if σ₁ exceeds
             8192·t (float64: 4·t), the SVD in float64. No singular value of the result exceeds t by more than rounding
-            in the weight's dtype; the error is that of rounding the result to this dtype and σ₁ in float64.
+            in the weight's dtype; the error is rounding of the result to this dtype and of σ₁ to float64.
             "gemm": matrix products only, in float64, without synchronization with the host. The result is accurate to
             1e-6·t up to σ₁ = 1000·t. A larger weight is clipped at σ₁/1000 or less, and further by the next call; a
             float64 weight above 1e150 stays as it is.

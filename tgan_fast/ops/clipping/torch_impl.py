@@ -10,8 +10,8 @@ import torch
 from tgan_fast.ops.clipping.sign_schedule import sign_schedule
 
 # Lower ends of the intervals of |x| on which the `gemm` iterations converge, for matrices scaled to a norm of at most
-# 1. The sign is that of σ²/t² − 1: where |x| is smaller, σ ends within 1e-6·t of t if the largest is 1000·t. The
-# inverse root is that of t/σ: the largest σ that is clipped correctly is about 20,000·t.
+# 1. The sign iteration has x ~ σ²/t² − 1: where |x| is smaller, σ ends within 1e-6·t of t if the largest σ is 1000·t.
+# The inverse-root iteration has x down to about t/σ₁: the largest σ₁ that is clipped correctly is about 20,000·t.
 _SIGN_LOWER = 1e-12
 _ROOT_LOWER = 1e-5
 # Largest σ₁/t for which `eigh` uses the Gram matrix. Rounding of that matrix leaves σ up to 2·2⁻⁵²·(σ₁/t)²·t too large:

@@ -29,7 +29,7 @@ def read_windows(
             checked.
         image_size: Side of the videos in pixels.
         dtype: Floating-point dtype of the videos.
-        channels: Number of channels of the videos, to which a single channel is repeated; None for that of the frames.
+        channels: Number of channels of the videos, to which a single channel is repeated; None for the frames' number.
         backend: Name of an implementation: "triton" reads and writes in one pass, for float32, float16 and bfloat16;
             "torch" takes every dtype; "auto" picks "triton" on a GPU where it fits, and "torch" otherwise.
 
