@@ -12,6 +12,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
 from tgan_fast.errors import InputError, counted, printable
+from tgan_fast.extras import require_package
 from tgan_fast.files import write_atomically
 
 # Pixels that a frame's palette is computed from: more take seconds, and lower the error by some percent.
@@ -96,12 +97,17 @@ def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int |
 
 
 def check_format(path: Path, fps: int) -> None:
-    """Raise an InputError unless the name of the file ends as a format's does that plays `fps` frames per second."""
+    """Raise an InputError unless the name of the file ends as a format's does that plays `fps` frames per second.
+
+    Also raise one if a package that the format needs is missing.
+    """
     file_format = _FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise InputError(f"cannot write {path}: its name must end in {', '.join(_FORMATS)}")
     if not 1 <= fps <= file_format.fastest:
         raise InputError(f"fps is {fps}, but must be 1 to {file_format.fastest:,} for {path.suffix}")
+    if path.suffix.lower() == ".mp4":
+        require_package("av", "MP4 files need PyAV")
 
 
 def check_videos(path: Path, shape: tuple[int, ...], *, fps: int = 16, columns: int | None = None) -> None:

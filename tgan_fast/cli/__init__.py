@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from tgan_fast.errors import InputError, NonFiniteError, nearest, printable
+from tgan_fast.extras import how_to_install
 
 COMMANDS = {
     "train": "Train on videos or moving digits.",
@@ -111,6 +112,11 @@ def _exit_code(name, arguments):
         return _print_error(error, 2)
     except NonFiniteError as error:
         return _print_error(error, 1)
+    except ModuleNotFoundError as error:
+        # A package that is there but lacks a module of its own is broken.
+        if not error.name or "." in error.name:
+            raise
+        return _print_error(f"this command needs {error.name}: {how_to_install(error.name)}", 2)
     except KeyboardInterrupt:
         return _print_error("interrupted", INTERRUPTED)
     except SystemExit as end:

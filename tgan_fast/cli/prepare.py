@@ -14,6 +14,7 @@ import tyro
 from tgan_fast.cli import INTERRUPTED
 from tgan_fast.cli.options import check_range, parse
 from tgan_fast.errors import InputError, counted, printable
+from tgan_fast.extras import require_package
 from tgan_fast.stop_signals import stop_signals
 
 _PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -59,6 +60,7 @@ class PrepareCommand:
 def main(arguments: Sequence[str]) -> None:
     command = parse(PrepareCommand, arguments, prog="python -m tgan_fast prepare")
     _check(command)
+    require_package("av", "prepare needs PyAV")
     from tgan_fast.preparation import prepare
     from tgan_fast.preparation.decoding import FrameFormat
     from tgan_fast.preparation.sources import only_of_split, recognize

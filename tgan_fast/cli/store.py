@@ -12,6 +12,7 @@ from tgan_fast.choices import ShortVideos
 from tgan_fast.cli.options import LARGEST_SEED, check_range, parse
 from tgan_fast.cli.outputs import writing
 from tgan_fast.errors import InputError, counted, printable, refuse_out_of_memory
+from tgan_fast.extras import require_package
 
 Store = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
 
@@ -116,6 +117,7 @@ def _preview(command: Preview) -> None:
 
 
 def _export(command: Export) -> None:
+    require_package("h5py", "HDF5 files need h5py")
     from tgan_fast.data.clip_store import ClipStore
     from tgan_fast.preparation.hdf5_export import export_hdf5
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tgan_fast.errors import InputError
+from tgan_fast.extras import require_package
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
 IMAGES = "image"
@@ -101,10 +102,9 @@ def import_h5py() -> ModuleType:
     Raises:
         InputError: It is not installed.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError:
-        raise InputError("HDF5 files need h5py: pip install h5py") from None
+    require_package("h5py", "HDF5 files need h5py")
+    import h5py
+
     return h5py
 
 

@@ -10,14 +10,13 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from tgan_fast.choices import ExportFormat
-from tgan_fast.errors import InputError
+from tgan_fast.extras import require_package
 from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.generator import Generator
 from tgan_fast.ops.native import native_ops
@@ -100,8 +99,7 @@ class Format(NamedTuple):
     def check_packages(self) -> None:
         """Raise an InputError unless the packages are installed."""
         for package in self.packages:
-            if find_spec(package) is None:
-                raise InputError(f"{self.suffix} files need {package}: pip install '.[export]'")
+            require_package(package, f"{self.suffix} files need {package}")
 
 
 FORMATS: dict[ExportFormat, Format] = {
