@@ -87,7 +87,7 @@ def quickened(command):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with the files that documents name."""
+    """Return a folder with the files that documents name."""
     for number, name in enumerate(("Archery", "Bowling")):
         (tmp_path / "UCF-101" / name).mkdir(parents=True)
         for group in range(10):  # as many as the critic steps of an iteration take
