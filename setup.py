@@ -1,9 +1,9 @@
 """Build the two extensions and record the git commit; everything else is in pyproject.toml.
 
 CXX                    the C++ compiler of the CPU kernels
-TGAN_FAST_NO_CPU=1     installs without the CPU kernels, as happens by itself where there is no C++ compiler
+TGAN_FAST_NO_CPU=1     installs without the CPU kernels, which is automatic where there is no C++ compiler
 TGAN_FAST_CUDA_ARCHS   the GPUs to compile for; "80;9.0a;100+PTX" are compute capabilities 8.0, 9.0 and 10.0
-TGAN_FAST_NO_CUDA=1    installs without the CUDA kernels, as happens by itself where there is no nvcc
+TGAN_FAST_NO_CUDA=1    installs without the CUDA kernels, which is automatic where there is no nvcc
 """
 
 import os
@@ -30,15 +30,15 @@ WAY_ROUND = "TGAN_FAST_NO_{0}=1 installs tgan_fast without its {0} extension"
 
 # Warnings are errors in .ci/run only: a newer compiler may have new ones.
 COMPILE_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden"]
-# With a CUDA runtime of its own one build fits every PyTorch, and imports where there is no driver.
+# With its own CUDA runtime, one build works with every PyTorch and can be imported without a driver.
 LINK_FLAGS = ["-shared", "-cudart", "static"]
 
-# A comparison that selects elements becomes vector code only if it may not trap, a root only if it sets no errno.
+# Selections by comparison are vectorized only if comparisons cannot trap, and roots only if they do not set errno.
 CPU_COMPILE_FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
 CPU_COMPILE_FLAGS += ["-fno-trapping-math", "-ffp-contract=fast"]
-# A thread's memory holds doubles at one time and floats at another.
+# A thread's memory holds doubles at some times and floats at others.
 CPU_COMPILE_FLAGS += ["-fno-strict-aliasing"]
-# kernels.cpp is compiled for each, and the CPU decides when it runs.
+# kernels.cpp is compiled for each of these, and the best one for the CPU is chosen at run time.
 INSTRUCTION_SETS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
@@ -48,7 +48,7 @@ if platform.machine() in ("x86_64", "AMD64"):
 class Unit(NamedTuple):
     """One call of a compiler."""
 
-    name: str  # of the object file
+    name: str  # name of the object file
     source: str
     flags: Sequence[str] = ()
 
@@ -74,7 +74,7 @@ def why_without_cpu():
     if shutil.which(cpp_compiler()[0]) is None:
         return f"there is no C++ compiler {cpp_compiler()[0]}, and CXX names no other"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return f"there is no Python.h in {sysconfig.get_path('include')}, which Debian has in python3-dev"
+        return f"there is no Python.h in {sysconfig.get_path('include')}; on Debian, install python3-dev"
     return None
 
 
@@ -114,7 +114,7 @@ def arch_flags(nvcc):
         match = re.fullmatch(r"(\d{1,2})\.?(\d)([af]?)(\+PTX)?", entry.strip())
         if not match:
             raise OptionError(
-                f"TGAN_FAST_CUDA_ARCHS has {entry!r} where an architecture belongs: "
+                f"TGAN_FAST_CUDA_ARCHS has {entry!r}, which is not an architecture: "
                 'write compute capabilities separated by semicolons, as in "80;90;100+PTX"'
             )
         major, minor, variant, ptx = match.groups()
@@ -133,7 +133,7 @@ def ninja_script(compiler, linker, units, folder, library):
     """Return the ninja file that compiles the units into `folder` and links them into `library`."""
     import pybind11  # a build requirement that only the extensions have
 
-    # As system folders, whose warnings do not count.
+    # As system folders, so that their headers cause no warnings.
     includes = ["-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include()]
     compiler, linker = (shlex.join(command).replace("$", "$$") for command in ([*compiler, *includes], linker))
     folder, library = (re.sub("([$ :])", r"$\1", path) for path in (folder, library))
@@ -154,7 +154,7 @@ build {library}: link {" ".join(objects)}
 
 
 class BuildExtensions(build_ext):
-    """Compiles with ninja: setuptools knows nothing of nvcc, nor of flags for one file."""
+    """Build command that compiles with ninja, since setuptools supports neither nvcc nor flags for single files."""
 
     def build_extension(self, ext):
         if ext.name == "tgan_fast._cuda":
@@ -175,7 +175,7 @@ class BuildExtensions(build_ext):
 
 
 class BuildPackage(build_py):
-    """Writes `commit.txt` into a built package, so that an installed copy still knows where it came from."""
+    """Build command that writes `commit.txt` into the package, so that an installed copy knows its commit."""
 
     def run(self):
         super().run()

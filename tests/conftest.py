@@ -16,7 +16,7 @@ from tgan_fast import allocator
 from tgan_fast.cuda_graph import capture_failure
 from tgan_fast.metrics.classifier_files import load_classifier
 
-# Without a GPU the Triton kernels run in its interpreter, which has to be known before they are imported.
+# Without a GPU, Triton's interpreter runs the kernels; this must be set before they are imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -30,7 +30,7 @@ GPU = pytest.param("cuda", id="gpu", marks=pytest.mark.gpu)
 
 
 def pytest_configure():
-    # Behind nohup, or in a shell's background, these are ignored: the tests of interruptions would wait for ever.
+    # Under nohup, or in a shell's background, these are ignored, and tests of interruptions would wait forever.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
 
 
 def _skip_what_the_interpreter_cannot():
-    """Skip a test in which Triton 3.6's interpreter met NumPy 2.4 or newer, which it cannot compute with."""
+    """Skip a test that fails because Triton 3.6's interpreter does not work with NumPy 2.4 or newer."""
     try:
         return (yield)
     except Exception as error:
@@ -114,7 +114,7 @@ def keep_memory():
 
 @pytest.fixture(scope="session")
 def chainer_weights():
-    """C3D's, random: Chainer's names and arrays."""
+    """Random weights of C3D: Chainer's names and arrays."""
     return c3d_weights.random_weights()
 
 

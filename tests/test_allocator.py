@@ -1,4 +1,4 @@
-"""The allocator keeps memory where it is glibc's own and nobody has set it."""
+"""The allocator keeps memory if it is glibc's and the environment does not configure it."""
 
 import ctypes
 import os
@@ -37,7 +37,7 @@ print(*found)
 
 
 def faults(environment):
-    """Return what the script prints in a process with these variables and no other settings of its allocator."""
+    """Return what the script prints in a process whose allocator is configured by these variables only."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     command = [sys.executable, "-c", FAULTS]
     kept, *counts = subprocess.run(

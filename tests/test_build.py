@@ -161,7 +161,7 @@ def test_without_extensions_the_wheel_is_pure_python_and_says_so(source, tmp_pat
 
 def test_a_python_without_headers_takes_no_cpu_extension(setup_py, tmp_path, monkeypatch):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    assert setup_py["why_without_cpu"]() == f"there is no Python.h in {tmp_path}, which Debian has in python3-dev"
+    assert setup_py["why_without_cpu"]() == f"there is no Python.h in {tmp_path}; on Debian, install python3-dev"
 
 
 @every_kind
@@ -190,7 +190,7 @@ def test_a_compile_error_fails_the_build_and_names_the_way_round(source, tmp_pat
 
 @every_kind
 def test_warnings_do_not_fail_a_users_build(source, tmp_path, kind):
-    """A newer compiler has warnings that nobody knew of."""
+    """A newer compiler may have new warnings."""
     log = tmp_path / "log"
     script = f'echo "$@" >> {shlex.quote(str(log))}\n{COMPILES}'
     result = run_hook("build_wheel", source, tmp_path, **only(kind, tmp_path / "compiler", script))

@@ -29,13 +29,13 @@ def test_a_cpu_has_none_and_says_so_only_when_asked():
         assert not use_cuda_graph("auto", CPU)
         assert not use_cuda_graph("off", CPU)
     with pytest.raises(
-        InputError, match=r"^a CUDA graph is not possible: it needs a GPU, and the networks are on the CPU"
+        InputError, match=r"^a CUDA graph is not possible: it needs a GPU, but the networks are on the CPU"
     ):
         use_cuda_graph("on", CPU)
 
 
 def test_a_gpu_uses_them_if_nothing_stands_in_the_way():
-    """Decided without a GPU: what is asked for is only named."""
+    """Decide without a GPU, which is only named."""
     assert use_cuda_graph("auto", GPU, [nn.Linear(2, 2)])
     assert use_cuda_graph("on", GPU, [nn.Linear(2, 2)], backend="nccl")
     assert not use_cuda_graph("off", GPU)
@@ -48,7 +48,7 @@ def obstacles():
 
 @pytest.mark.parametrize(("options", "reason"), [pytest.param(*case, id=name) for name, *case in obstacles()])
 def test_what_stands_in_the_way_is_named(options, reason):
-    with pytest.warns(UserWarning, match=f"^going on without a CUDA graph: {reason}$"):
+    with pytest.warns(UserWarning, match=f"^continuing without a CUDA graph: {reason}$"):
         assert not use_cuda_graph("auto", GPU, **options)
     with pytest.raises(InputError, match=reason):
         use_cuda_graph("on", GPU, **options)
@@ -63,7 +63,7 @@ def test_settings_for_debugging_stand_in_the_way(monkeypatch):
 
 
 class WaitsAtFirst:
-    """Returns 3, but waits in its first call: nothing that a graph can hold."""
+    """Function that returns 3, but waits in its first call, which a graph cannot hold."""
 
     def __init__(self, graphs):
         self.graphs, self.calls = graphs, 0
@@ -77,7 +77,7 @@ def test_after_a_capture_that_could_not_be_ended_none_is_begun_and_the_reason_is
     outer, waits = stand_in_graphs.current, WaitsAtFirst(stand_in_graphs)
     with pytest.warns(
         UserWarning,
-        match="no CUDA graph any more, because one failed: operation not permitted when stream is capturing$",
+        match="no more CUDA graphs, because one failed: operation not permitted when stream is capturing$",
     ):
         assert Replayed(CPU, warm_up=0)(waits) == 3
     assert waits.calls == 2
@@ -86,9 +86,9 @@ def test_after_a_capture_that_could_not_be_ended_none_is_begun_and_the_reason_is
         warnings.simplefilter("error")
         assert Replayed(CPU, warm_up=0)(lambda: 5) == 5
         assert not use_cuda_graph("auto", GPU)
-    with pytest.raises(InputError, match="no graph in this process after one failed: operation not permitted"):
+    with pytest.raises(InputError, match="no more graphs in this process, because one failed: operation not permitted"):
         use_cuda_graph("on", GPU)
-    with pytest.raises(InputError, match="could not be captured: PyTorch captures no graph in this process"):
+    with pytest.raises(InputError, match="could not be captured: PyTorch captures no more graphs in this process"):
         Replayed(CPU, warm_up=0, required=True)(lambda: 5)
     assert len(stand_in_graphs.captures) == 1
     # PyTorch's allocator would assert.
@@ -105,7 +105,7 @@ def test_an_error_of_pytorch_that_does_not_spoil_the_capture_is_reported_and_oth
             raise RuntimeError("not here")
         return 3
 
-    with pytest.warns(UserWarning, match="going on without a CUDA graph, which could not be captured: not here$"):
+    with pytest.warns(UserWarning, match="continuing without a CUDA graph, which could not be captured: not here$"):
         assert Replayed(CPU, warm_up=0)(fails_at_first) == 3
     assert use_cuda_graph("auto", GPU)
 
@@ -135,7 +135,7 @@ def test_no_garbage_is_collected_while_a_graph_is_captured(enabled, stand_in_gra
     before = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()
-        with pytest.warns(UserWarning, match="no CUDA graph any more"):
+        with pytest.warns(UserWarning, match="captures no more CUDA graphs"):
             Replayed(CPU, warm_up=0)(WaitsAtFirst(stand_in_graphs))
         assert gc.isenabled() == enabled
     finally:
@@ -165,7 +165,7 @@ def test_a_runner_captures_each_function_once_with_its_arguments_in_shared_memor
     for _ in range(3):
         runner(first, "first", warm_up=1)
         runner(second, warm_up=0)
-    # A warm-up and the capture of the one, the capture of the other; replays run no Python.
+    # One warm-up and one capture of the first function, one capture of the second; replays run no Python.
     assert calls == ["first", "second", "first"]
     one, other = stand_in_graphs.captures
     assert one == other
@@ -257,7 +257,7 @@ def test_a_process_in_which_a_capture_failed_continues_without_graphs():
     assert result.returncode == 0, result.stderr[-3000:]
     first, second, third, error = result.stdout.splitlines()
     assert (first, third) == ("", "")
-    assert second.startswith("this process captures no CUDA graph any more, because one failed: ")
+    assert second.startswith("this process captures no more CUDA graphs, because one failed: ")
     assert error.startswith(
-        "InputError the CUDA graph could not be captured: PyTorch captures no graph in this process"
+        "InputError the CUDA graph could not be captured: PyTorch captures no more graphs in this process"
     )

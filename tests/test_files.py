@@ -19,7 +19,7 @@ def test_a_file_is_replaced_and_nothing_else_left(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
     path = tmp_path / "x"
     write_atomically(path, b"old")
-    # Writing to /dev/full fails as on a full disk; the temporary file is made to lead there.
+    # Writing to /dev/full fails as on a full disk; the temporary file is a link to it.
     (tmp_path / ".x.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_atomically(path, b"new")
@@ -30,7 +30,7 @@ def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
 
 
 def test_after_a_full_disk_nothing_holds_on_to_the_content(tmp_path):
-    """A view that is left of it crashes Python 3.12.1 when both are collected as garbage."""
+    """Python 3.12.1 crashes if it collects the content together with a view of it."""
     (tmp_path / ".x.partial").symlink_to("/dev/full")
     content = BytesIO(b"new")
     with pytest.raises(OSError, match="No space left on device") as caught:

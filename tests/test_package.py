@@ -18,7 +18,7 @@ import tgan_fast
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The packages that each may import besides itself; modules outside them are for all.
+# The packages that each package may import besides itself; all may import modules outside of these.
 BELOW = {
     "ops": set(),
     "models": {"ops"},

@@ -34,7 +34,7 @@ def test_the_generator_is_sampled_by_its_name(tmp_path, monkeypatch):
         assert gif.n_frames == generator.clip_frames
         frame = np.asarray(gif.convert("L"))
     assert frame.shape[1] == 2 * generator.image_size
-    # Digits are bright and what is around them is black.
+    # Digits are bright on a black ground.
     assert frame.max() > 200
     assert np.median(frame) < 20
 

@@ -1,4 +1,4 @@
-"""Networks for every number of frames and every image size that there are networks for."""
+"""Networks for every supported number of frames and image size."""
 
 from itertools import product
 
@@ -42,7 +42,7 @@ def native_scores(network, videos):
     for layer, norm in zip(rest[::2], rest[1::2], strict=True):
         x = F.batch_norm(convolved(x, layer), None, None, norm.weight, norm.bias, training=True)
         x = F.leaky_relu(x, 0.2)
-    # A share of the score for every frame that is left.
+    # Each remaining frame adds a share of the score.
     weights = network.conv2d.weight.chunk(x.shape[2], 1)
     shares = [F.conv2d(frame, weight) for frame, weight in zip(x.unbind(2), weights, strict=True)]
     return (sum(shares) + network.conv2d.bias).flatten()
@@ -62,7 +62,7 @@ def test_latents_become_videos_and_these_become_scores(frames, image_size, devic
         gradients = torch.autograd.grad(scores, [parameter for _, parameter in parameters], torch.randn_like(scores))
         for (name, parameter), gradient in zip(parameters, gradients, strict=True):
             assert gradient.isfinite().all(), name
-            # A bias in front of a batch norm has no gradient but rounding.
+            # The gradient of a bias in front of a batch norm is only rounding.
             assert parameter.dim() == 1 or gradient.count_nonzero() > 0, name
 
 

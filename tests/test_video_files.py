@@ -1,4 +1,4 @@
-"""Every kind of file, read back by the libraries that others would read it with."""
+"""Every kind of file, read back by the libraries that users would read it with."""
 
 import av
 import numpy as np
@@ -110,7 +110,7 @@ def test_colors_without_a_palette_are_exact(tmp_path, suffix):
 
 
 def test_the_colors_of_a_gif_are_near_in_every_channel(tmp_path):
-    # The mean error of 256 equal cubes that fill the cube of all colors: a quarter of their sides.
+    # The mean error if 256 equal cubes fill the cube of all colors: a quarter of their side.
     tolerance = 256 / 256 ** (1 / 3) / 4
     clips = gradients(4)
     write_videos(tmp_path / "x.gif", clips)

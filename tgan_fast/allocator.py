@@ -1,8 +1,8 @@
 """Setting of the C library's allocator: whether it keeps the memory that a process frees.
 
 A training iteration on a CPU frees and allocates the same tensors again and again. By default glibc returns large ones
-to the system, which then zeroes every page at its next use. Commands that compute on a CPU keep them; on a GPU they do
-not, since there PyTorch itself keeps the memory of tensors and of pinned copies.
+to the system, which then zeroes every page at its next use. Commands that compute on a CPU keep this memory. On a GPU
+they do not, because PyTorch itself keeps the memory of tensors and of pinned copies.
 """
 
 import ctypes
@@ -16,14 +16,14 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_memory() -> bool:
     """Let the process keep the memory that it frees from now on, and return whether it does.
 
-    The environment's own settings of malloc, and another allocator than glibc's, stay in force. Threads other than the
-    main one keep at most 64 MB in one piece.
+    Nothing changes if the environment configures malloc, or if the process uses another allocator than glibc's.
+    Threads other than the main one keep blocks of at most 64 MB.
     """
     glibc = _glibc()
     if glibc is None or _is_configured():
         return False
-    # No chunk is a mapping of its own, and the heap never shrinks. (A high MMAP_THRESHOLD would do as much, but before
-    # version 2.35 glibc refuses more than 32 MB.)
+    # Put every chunk on the heap, and never shrink the heap. (A high MMAP_THRESHOLD would have the same effect, but
+    # glibc before 2.35 refuses more than 32 MB.)
     return glibc.mallopt(_MMAP_MAX, 0) == glibc.mallopt(_TRIM_THRESHOLD, -1) == 1
 
 
@@ -41,5 +41,5 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def _is_configured() -> bool:
-    """Return whether the environment has settings of malloc, also of another allocator such as MALLOC_CONF."""
+    """Return whether the environment configures malloc, or another allocator as jemalloc's MALLOC_CONF does."""
     return "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(x.startswith("MALLOC_") for x in os.environ)

@@ -1,4 +1,4 @@
-"""Names that options of command lines and configs choose from. This module imports no PyTorch."""
+"""Allowed values of options in command lines and configs. This module does not import PyTorch."""
 
 from typing import Literal
 

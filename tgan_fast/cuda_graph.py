@@ -15,7 +15,7 @@ from tgan_fast.choices import CudaGraphMode
 from tgan_fast.errors import InputError, first_line, is_out_of_memory
 from tgan_fast.nn import is_watched
 
-# The reason why a capture in this process could not be ended, from which PyTorch does not recover.
+# Reason why a capture in this process could not be ended; PyTorch does not recover from that.
 _failure: str | None = None
 
 
@@ -47,7 +47,7 @@ def capture(
     graph, problem = torch.cuda.CUDAGraph(), None
     with torch.cuda.stream(torch.cuda.current_stream()), _no_garbage_collection():
         try:
-            # Only calls of this thread are checked, because others copy batches meanwhile.
+            # Only calls of this thread are checked, because other threads copy batches meanwhile.
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 try:
                     result = function()
@@ -57,7 +57,7 @@ def capture(
             # The error of `function` says more than the one at the end of the capture.
             problem = problem or error
             _failure = first_line(problem)
-            warnings.warn(f"this process captures no CUDA graph any more, because one failed: {_failure}", stacklevel=2)
+            warnings.warn(f"this process captures no more CUDA graphs, because one failed: {_failure}", stacklevel=2)
     if problem is None:
         return graph, result
     try:
@@ -67,23 +67,23 @@ def capture(
 
 
 def capture_failure() -> str | None:
-    """Return why this process captures no more CUDA graphs; None if it does."""
+    """Return why this process can capture no more CUDA graphs, or None if it can."""
     return _failure
 
 
 def _refusal():
-    return f"PyTorch captures no graph in this process after one failed: {_failure}"
+    return f"PyTorch captures no more graphs in this process, because one failed: {_failure}"
 
 
 def empty_cache() -> None:
-    """Return the GPU's unused memory to the system; after a failed capture, when PyTorch cannot, do nothing."""
+    """Return the GPU's unused memory to the system; do nothing after a failed capture, when PyTorch cannot."""
     if _failure is None:
         torch.cuda.empty_cache()
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect garbage first and none inside, because destroying an older graph invalidates the one being captured."""
+    """Collect garbage before the block, not inside: destroying an older graph invalidates the one being captured."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -98,12 +98,12 @@ class Replayed:
     """Runner that captures a function as a CUDA graph after `warm_up` calls and then replays it.
 
     The function's tensors must stay in place: it reads inputs from tensors that the caller fills, and the next call
-    overwrites its result. Its host code runs only in the first calls.
+    overwrites its result. The function's host code runs only in the first calls.
 
     Args:
         device: GPU to run on.
         warm_up: Number of calls before the capture, in which kernels are compiled and convolution algorithms chosen.
-        required: Whether to raise an error if the function cannot be captured, instead of going on without a graph.
+        required: Whether to raise an error if the function cannot be captured, instead of continuing without a graph.
         shares: Another `Replayed` that never runs at the same time, to share its stream and memory.
     """
 
@@ -145,7 +145,7 @@ class Replayed:
             return self._result
 
     def _run_on_stream(self, function):
-        # The default stream cannot be captured, and what autograd remembers of a stream must not change later.
+        # The default stream cannot be captured, and the stream that autograd remembers must not change later.
         outer = torch.cuda.current_stream()
         self._stream.wait_stream(outer)
         with torch.cuda.stream(self._stream):
@@ -164,12 +164,12 @@ class Replayed:
                 raise InputError(f"the CUDA graph could not be captured: {reason}") from error
             # A failure that prevents further captures is reported where it happens.
             if capture_failure() is None:
-                warnings.warn(f"going on without a CUDA graph, which could not be captured: {reason}", stacklevel=3)
+                warnings.warn(f"continuing without a CUDA graph, which could not be captured: {reason}", stacklevel=3)
             self._graph = False
 
 
 class GraphRunner:
-    """Runner that captures every function it is called with as a CUDA graph, which all share a stream and memory.
+    """Runner that captures each function as a CUDA graph; all graphs share a stream and memory.
 
     Args:
         device: GPU to run on.
@@ -184,7 +184,7 @@ class GraphRunner:
         """Run a function, or replay its graph.
 
         Args:
-            function: Function as `Replayed.__call__` takes it, known by its name.
+            function: Function for `Replayed.__call__`, identified by its name.
             arguments: Arguments of the function, always the same.
             warm_up: Number of calls before the capture.
         """
@@ -195,14 +195,14 @@ class GraphRunner:
 
 
 def run_eagerly(function: Callable[..., None], *arguments: Any, warm_up: int = 0) -> None:
-    """Run a function in the place of a `GraphRunner`."""
+    """Run a function without a CUDA graph; arguments as for `GraphRunner.__call__`."""
     function(*arguments)
 
 
 def use_cuda_graph(
     mode: CudaGraphMode, device: torch.device, networks: Iterable[nn.Module] = (), *, backend: str | None = None
 ) -> bool:
-    """Return whether to capture CUDA graphs: with `auto` wherever that is possible.
+    """Return whether to capture CUDA graphs; `auto` captures them wherever that is possible.
 
     Args:
         mode: Setting of the user.
@@ -222,13 +222,13 @@ def use_cuda_graph(
         raise InputError(f"a CUDA graph is not possible: {reason}")
     # A failure that prevents further captures is reported where it happens.
     if device.type == "cuda" and capture_failure() is None:
-        warnings.warn(f"going on without a CUDA graph: {reason}", stacklevel=3)
+        warnings.warn(f"continuing without a CUDA graph: {reason}", stacklevel=3)
     return False
 
 
 def _why_not(device, networks, backend):
     if device.type != "cuda":
-        return f"it needs a GPU, and the networks are on the {device.type.upper()}"
+        return f"it needs a GPU, but the networks are on the {device.type.upper()}"
     if capture_failure() is not None:
         return _refusal()
     if backend not in (None, "nccl"):
@@ -236,6 +236,6 @@ def _why_not(device, networks, backend):
     if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1":
         return "CUDA_LAUNCH_BLOCKING=1 makes every launch wait"
     if torch.is_anomaly_enabled():
-        return "autograd's anomaly mode looks at every step of backward"
+        return "autograd's anomaly mode checks every step of backward"
     watched = next((module for network in networks for module in network.modules() if is_watched(module)), None)
     return None if watched is None else f"{type(watched).__name__} has hooks, which a graph would not call"

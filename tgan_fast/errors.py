@@ -52,7 +52,7 @@ def printable(text: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` for an unknown name, or nothing if no known name is near."""
+    """Return `; did you mean …?` for an unknown name, or an empty text if no known name is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]}?" if matches else ""
 

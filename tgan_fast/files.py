@@ -14,7 +14,8 @@ def write_atomically(path: Path, content: bytes | BytesIO) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     view = content.getbuffer() if isinstance(content, BytesIO) else memoryview(content)
     try:
-        # Released before an error can keep it: as garbage, a view and its BytesIO crash Python 3.12.1 and 3.13.0.
+        # The view is released before an error can keep it, because Python 3.12.1 and 3.13.0 crash when they collect a
+        # view together with its BytesIO.
         with view, _with_file_name(path), temporary.open("wb") as file:
             file.write(view)
             file.flush()
@@ -39,7 +40,7 @@ def lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        # Some network file systems have no locks: go on without one.
+        # Some network file systems have no locks: continue without one.
         pass
     return True
 

@@ -11,7 +11,7 @@ def on_first_use(package: str, origins: Mapping[str, str]) -> tuple[Callable[[st
 
     Args:
         package: Name of the package.
-        origins: Module of the package that has each name.
+        origins: Module that defines each name, relative to the package.
     """
 
     def get(name: str) -> Any:

@@ -35,7 +35,7 @@ def resolve_precision(name: PrecisionOption, device: torch.device) -> Precision:
 
 
 def resolve_evaluation_precision(name: PrecisionOption, device: torch.device) -> Precision:
-    """Return a precision as `resolve_precision` does, but for `auto` tf32 on GPUs that support it, else fp32.
+    """Return a precision like `resolve_precision`, except that `auto` is tf32 on GPUs that support it, else fp32.
 
     Scores are compared to three digits, for which bf16 is too coarse.
     """

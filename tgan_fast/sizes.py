@@ -5,9 +5,9 @@ IMAGE_SIZE = 64
 
 FEWEST_FRAMES, MOST_FRAMES = 8, 64
 IMAGE_SIZES = (16, 32, 64, 128)
-# Pixels of the first image of generators, and of the last one of discriminators.
+# Side in pixels of a generator's first image, and of a discriminator's last one.
 SMALLEST_IMAGE = 4
-# Sides of moving digits as shares of the frame, from 4 of 16 pixels to 15; Moving MNIST's are 28 of 64.
+# Sides of moving digits as shares of the frame: 4 of 16 pixels, Moving MNIST's 28 of 64, and 15 of 16.
 SMALLEST_DIGITS, PAPER_DIGITS, LARGEST_DIGITS = 0.25, 0.4375, 0.9375
 # Largest speed of moving digits along each axis, in shares of the frame per frame: 5 of 64 pixels.
 PAPER_SPEED = 0.078125
@@ -19,7 +19,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def doublings(image_size: int) -> int:
-    """Return how often 4×4 pixels are doubled to become an image of `image_size`."""
+    """Return the number of doublings that turn 4×4 pixels into an image of `image_size`."""
     return (image_size // SMALLEST_IMAGE).bit_length() - 1
 
 

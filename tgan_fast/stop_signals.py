@@ -1,4 +1,4 @@
-"""Ends of processes: at Ctrl-C, SIGTERM or a closed terminal, and with the process that started them."""
+"""Ending of processes: on Ctrl-C, SIGTERM or a closed terminal, and together with the process that started them."""
 
 import multiprocessing
 import os
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT, SIGTERM or SIGHUP sets; a second one acts as it did before.
+    """Yield an event that the first SIGINT, SIGTERM or SIGHUP sets; a second one has its usual effect.
 
-    A SIGHUP that the process ignores, as nohup makes it do, stays ignored.
+    A SIGHUP that the process ignores, as under nohup, stays ignored.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -39,7 +39,7 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def end_with_parent() -> None:
-    """Let this process, which `multiprocessing` started, end as soon as its parent does, however that ends."""
+    """Make this process, which `multiprocessing` started, exit as soon as its parent has ended for any reason."""
     threading.Thread(target=_exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 

@@ -1,6 +1,6 @@
 """Train TGAN: `python -m tgan_fast.train`, the same as `python -m tgan_fast train`.
 
-Imported, it is the function `train`, since a package has one thing of each name.
+When imported, this module replaces itself with the function `train`, because both have the same name in the package.
 """
 
 import sys

@@ -15,9 +15,9 @@ from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.extras import require_package
 from tgan_fast.files import write_atomically
 
-# Pixels that a frame's palette is computed from: more take seconds, and lower the error by some percent.
+# Number of pixels that a frame's palette is computed from: more take seconds and lower the error by a few percent.
 _PALETTE_PIXELS = 1 << 14
-# Least width of a clip with labels, in pixels: narrower ones are hard to see and leave no room for text.
+# Smallest width of a clip with labels, in pixels: narrower ones are hard to see and leave no room for text.
 _LABELED_WIDTH = 64
 _STRIP_HEIGHT, _STRIP_MARGIN = 15, 3
 _TITLE_GRAY, _CAPTION_GRAY = 64, 0
@@ -40,8 +40,7 @@ class TitledGrid(NamedTuple):
 def stack_grids(grids: Sequence[TitledGrid], columns: int) -> np.ndarray:
     """Draw grids of clips one below the other, each under a strip with its title.
 
-    Clips of less than 64 pixels are enlarged by a whole factor, in which every pixel becomes a square. Texts that are
-    too long for their strip are cut off.
+    Clips narrower than 64 pixels are enlarged by an integer factor. Texts too long for their strip are cut off.
 
     Args:
         grids: Grids, from top to bottom, whose clips all have the same T, H, W and C.
@@ -97,10 +96,7 @@ def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int |
 
 
 def check_format(path: Path, fps: int) -> None:
-    """Raise an InputError unless the name of the file ends as a format's does that plays `fps` frames per second.
-
-    Also raise one if a package that the format needs is missing.
-    """
+    """Raise an InputError unless a format has the file's suffix, plays `fps` frames per second and can be written here."""
     file_format = _FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise InputError(f"cannot write {path}: its name must end in {', '.join(_FORMATS)}")
@@ -193,7 +189,7 @@ def _with_palette(frame):
         return exact
     pixels = frame.reshape(-1, 3)
     chosen = np.random.default_rng(0).permutation(len(pixels))[:_PALETTE_PIXELS]
-    # Without k-means, one channel, mostly blue, is off by three times as much as the others.
+    # Without k-means, the error of one channel, mostly blue, is three times that of the others.
     palette = Image.fromarray(pixels[None, chosen]).quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
     return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
@@ -224,7 +220,7 @@ def _encode_webp(clips, fps, columns):
         still = io.BytesIO()
         _image(frame).convert("RGB").save(still, "WEBP", lossless=True)
         place = bytes(6) + size + duration.to_bytes(3, "little") + bytes([do_not_blend])
-        # Without the 12 bytes that begin the still's own container.
+        # Leave out the 12 bytes that begin the still image's own container.
         chunks.append(_chunk(b"ANMF", place + still.getvalue()[12:]))
     return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
 
@@ -235,7 +231,7 @@ def _chunk(name, content):
 
 def _encode_apng(clips, fps, columns):
     first, *rest = frames = [_image(frame) for frame in _grid(clips, columns)]
-    # Pillow merges equal frames unless they are blended differently, which opaque frames do not show.
+    # Pillow merges equal frames unless they are blended differently, which makes no difference to opaque frames.
     blend = [number % 2 for number in range(len(frames))]
     duration = _durations(len(frames), fps, 1000)
     content = io.BytesIO()
@@ -261,9 +257,9 @@ class _Format(NamedTuple):
 
     Attributes:
         encode: Function from clips, frames per second and columns to the bytes of a file.
-        layout: Place of the frames.
-        fastest: Most frames per second.
-        largest: Most pixels of a side of a picture.
+        layout: Arrangement of the frames.
+        fastest: Largest number of frames per second.
+        largest: Largest side of a picture, in pixels.
     """
 
     encode: Callable[[np.ndarray, int, int | None], bytes]

@@ -1,4 +1,4 @@
-"""Files as they have C3D's weights, with random numbers in them."""
+"""Files in the layout of C3D's weights, with random numbers."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ SHAPES = {
 
 
 def random_weights(seed=0, classes=101):
-    """Chainer's names and float32 arrays, of such sizes that activations neither grow nor vanish."""
+    """Chainer's names and float32 arrays, scaled so that activations neither grow nor vanish."""
     random = np.random.default_rng(seed)
     weights = {}
     for layer, shape in (SHAPES | {"fc8": (classes, 4096)}).items():

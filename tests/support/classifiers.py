@@ -1,4 +1,4 @@
-"""A small classifier with random weights, a small generator, and a script that is called as I3D is."""
+"""A small classifier with random weights, a small generator, and a script with I3D's interface."""
 
 import torch
 from support.generators import as_if_trained_
@@ -36,7 +36,7 @@ def small_generator(seed=0):
 
 
 class Means(nn.Module):
-    """Called as I3D is; its features are the means of every channel and frame."""
+    """Module with I3D's interface, whose features are the means of every channel and frame."""
 
     def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
         assert rescale

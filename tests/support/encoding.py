@@ -57,20 +57,20 @@ def encode(
     """Write a video file.
 
     Args:
-        path: the file; its name tells the container unless `format` does.
-        frames: uint8 [T, H, W, 3] or [T, H, W], or frames of PyAV, which are taken as they are, flags included.
-        codec: of the video; not libsvtav1, which makes the process of root a real-time one that starves others.
-        fps: frames a second.
-        pix_fmt: what an array is converted to.
-        options: of the codec.
-        times: when each frame is shown, in seconds, instead of `fps`.
-        audio: seconds of silence.
-        rotation: degrees counter-clockwise by which a player is to turn the frames.
-        pixel_aspect: width of a pixel by its height.
-        extradata: what the decoder is to be told.
-        format: the container's name.
-        title: written into the file.
-        container_options: of the container.
+        path: File to write; the container follows from its name, unless `format` is given.
+        frames: Frames uint8 [T, H, W, 3] or [T, H, W], or frames of PyAV, which keep their flags.
+        codec: Codec of the video; not libsvtav1, which makes root's process a real-time one that starves others.
+        fps: Frames per second.
+        pix_fmt: Pixel format that arrays are converted to.
+        options: Options of the codec.
+        times: Times in seconds at which frames are shown, instead of `fps`.
+        audio: Seconds of silence.
+        rotation: Degrees counter-clockwise by which players turn the frames.
+        pixel_aspect: Width of a pixel divided by its height.
+        extradata: Extra data for the decoder.
+        format: Name of the container.
+        title: Title written into the file.
+        container_options: Options of the container.
 
     Returns:
         `path`.

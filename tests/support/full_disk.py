@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Files may have at most `size` bytes: as with a full disk, a write succeeds in part, and then no more."""
+    """Limit files to `size` bytes: as on a full disk, a write succeeds in part, and later writes fail."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -5,7 +5,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 class Gradients:
-    """`seen` has a list for every step, in order: the gradients of all parameters, which each must have one."""
+    """Record whose `seen` has a list for every step, in order: the gradients of all parameters, none of them None."""
 
     def __enter__(self):
         self.seen = []

@@ -5,14 +5,14 @@ import contextlib
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Divides the size of everything that there is one of for each video or frame, and of no weight: no power of two is a
-# multiple of it, nor are 1, 3, or the size of a latent.
+# Number of videos. It divides the size of every activation, and of no weight: no power of two is a multiple of it, and
+# neither are 1, 3, or the size of a latent.
 VIDEOS = 7
 
 
 @contextlib.contextmanager
 def watched(network):
-    """Check inside that every activation and gradient between the layers of `network` is channels-last.
+    """Check inside the block that every activation and gradient between the layers of `network` is channels-last.
 
     Yields:
         A list that collects the shapes of those copied into another layout.

@@ -4,7 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Operations(TorchDispatchMode):
-    """The names of the operations that ran."""
+    """Mode that records the names of the operations that run."""
 
     def __init__(self):
         super().__init__()
@@ -16,7 +16,7 @@ class Operations(TorchDispatchMode):
 
 
 class RefusesHostCopies(TorchDispatchMode):
-    """Fails where a tensor made of Python numbers is copied into another tensor.
+    """Mode that fails if a tensor made of Python numbers is copied into another tensor.
 
     If the other tensor is on a GPU, the host waits for it, which a CUDA graph cannot hold. A CPU runs the same
     operations, so this needs no GPU.

@@ -1,20 +1,20 @@
-"""Combinations of values in which every pair of values that fit each other occurs: far fewer than all combinations."""
+"""Combinations of values that contain every pair of values that fit each other: far fewer than all combinations."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-# Random rows around a pair, of which the one with most new pairs is taken.
+# Number of random rows around a pair; the one with most new pairs is used.
 _TRIES = 40
 
 Row = dict[str, Any]
 
 
 def covering(values: Mapping[str, Sequence], fits: Callable[[Row], bool]) -> list[Row]:
-    """Rows, a value for every name, that cover all pairs of values of which some row fits; the same in every process.
+    """Rows with a value for every name that cover all pairs of values that fit; the same in every process.
 
-    A pair of which no random row fits is taken for one that does not fit.
+    If no random row around a pair fits, the pair is assumed not to fit.
     """
     chance, rows, covered = random.Random(0), [], set()
     for pair in _pairs_of_values(values):

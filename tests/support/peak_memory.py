@@ -16,7 +16,7 @@ def growth(run: Callable[[], Any]) -> int | None:
     """Return the bytes by which the process's peak memory grows while `run` runs; None where Linux does not say."""
     if not os.access(_CLEAR, os.W_OK):
         return None
-    # `run` would first take freed memory that the C library keeps, unnoticed.
+    # `run` would first use freed memory that the C library keeps, which would not be counted.
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
     _CLEAR.write_text("5")

@@ -33,7 +33,7 @@ EVALUATIONS = (evaluation_line(10, 1.25, 900.0), evaluation_line(20, 3.5, 70.5),
 
 
 def write_filled(path, checkpoint, network, values):
-    """Copy a checkpoint to a path, with one value in all of a tensor: `values` by the names in the network's state."""
+    """Copy a checkpoint to a path, with tensors of a network filled: `values` has the value of each by its name."""
     content = torch.load(checkpoint, weights_only=True)
     for name, value in values.items():
         content["step"][network][name].fill_(value)

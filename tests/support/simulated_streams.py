@@ -1,6 +1,6 @@
-"""CUDA streams and events on a CPU: what is launched on a stream runs later, in order, on a thread of the stream's.
+"""CUDA streams and events on a CPU: work launched on a stream runs later, in order, on the stream's own thread.
 
-Copies take their time and go in two halves, so that what should have waited for one shows.
+Copies are slow and made in two halves, so that a missing wait for a copy shows.
 """
 
 import queue
@@ -17,7 +17,7 @@ _current = threading.local()
 
 
 class Stream:
-    """Stand-in for `torch.cuda.Stream`, as far as it is used."""
+    """Stand-in for the used part of `torch.cuda.Stream`."""
 
     def __init__(self, device=None):
         self._work = queue.Queue()

@@ -1,4 +1,4 @@
-"""Matrices whose singular values break shortcuts of clipping, and what a float64 SVD makes of them."""
+"""Matrices whose singular values break shortcuts of clipping, and their clipping by a float64 SVD."""
 
 import torch
 

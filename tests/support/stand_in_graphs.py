@@ -1,6 +1,6 @@
 """Streams and CUDA graphs that do nothing, for tests without a GPU.
 
-A capture that fails does what it does in PyTorch 2.11: it raises while its stream is still the current one.
+A capture that fails behaves as in PyTorch 2.11: it raises while its stream is still the current one.
 """
 
 import gc

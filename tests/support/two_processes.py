@@ -20,5 +20,5 @@ def _process(rank, outcome, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.save(outcome(rank), folder / f"{rank}.pt")
     dist.destroy_process_group()
-    # What still holds the group must go before Python ends: gloo's threads, which the group ends, abort the process.
+    # All references to the group must be dropped before Python ends, or gloo's threads abort the process.
     gc.collect()
