@@ -262,7 +262,7 @@ def test_data_that_has_moved_gets_a_hint(run, tmp_path):
     np.save("clips.npy", random_clips())
     run("--steps", "1", "--out", "run", "--data", "clips.npy")
     Path("clips.npy").rename("moved.npy")
-    with pytest.raises(InputError, match=r"there is no .*clips\.npy: if the data has moved, give its new place"):
+    with pytest.raises(InputError, match=r"there is no .*clips\.npy: if the data has moved, give its new path"):
         command.main(["--resume", "run", "--steps", "2"])
     command.main(["--resume", "run", "--steps", "2", "--data", "moved.npy"])
 

@@ -1,4 +1,4 @@
-"""Jobs beside the loop: in order, with their errors, and a state as it was when it was copied."""
+"""Background jobs: they run in order and raise their errors, and a copied state does not change."""
 
 import threading
 

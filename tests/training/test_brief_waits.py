@@ -1,4 +1,4 @@
-"""Brief waits: when they begin and end, and that training is left as it is."""
+"""Brief waits: when they begin and end, and that they do not change training."""
 
 import os
 import subprocess

@@ -54,7 +54,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     folder.save(content, 100_001)
     for reader in (folder, CheckpointFolder(tmp_path, keep=1)):
         assert reader.best_scores(scored_by) == {"inception_score": 3.0}
-        # What another classifier says is not comparable.
+        # Scores of another classifier are not comparable.
         assert reader.best_scores(scored_by | {"classifier": "4567"}) == {}
 
 
@@ -91,13 +91,13 @@ def test_an_exported_generator_gives_the_same_videos_and_tells_its_run(tmp_path)
     metadata = {"settings": json.dumps(content["config"]), "iteration": "1", "weights": "ema"}
     opened = open_checkpoint(exported(tmp_path / "generator.safetensors", content, metadata))
     assert (opened.config, opened.iteration, opened.tells_data, opened.kind("auto")) == (CONFIG, 1, True, "ema")
-    with pytest.raises(InputError, match="has the averaged weights alone: leave out --weights live"):
+    with pytest.raises(InputError, match="has only averaged weights: leave out --weights live"):
         opened.generator("live")
     latents = draw_latents(3, CONFIG.latent_dim, 0)
     assert torch.equal(sample_videos(opened.generator(), latents), sample_videos(step.ema, latents))
-    with pytest.raises(InputError, match="has a generator alone, but no discriminator"):
+    with pytest.raises(InputError, match="has a generator, but no discriminator"):
         opened.discriminator()
-    with pytest.raises(InputError, match="videos can be sampled from it, but no run resumed"):
+    with pytest.raises(InputError, match="holds an exported generator only: sample from it, or resume a checkpoint"):
         read_run(opened.path)
 
 
@@ -183,7 +183,7 @@ def test_a_run_resumes_from_the_notebooks_checkpoint(tmp_path):
         for key, entry in after.items():
             assert (entry["square_avg"] >= 0.99**2 * before[key]["square_avg"] * (1 - 1e-5)).all()
     torch.save(content, path)
-    with pytest.raises(InputError, match="has no iteration or optimizers: videos can be sampled from it, but no run"):
+    with pytest.raises(InputError, match="has no iteration or optimizers: sample from it, or resume"):
         read_run(path)
 
 
@@ -262,7 +262,7 @@ def test_a_generators_state_dict_alone(tmp_path, form):
     loaded = load_generator(tmp_path / "g.pt")
     latents = draw_latents(1, NOTEBOOK.latent_dim, 0)
     assert torch.equal(loaded(latents), generator.eval()(latents))
-    with pytest.raises(InputError, match=r"g\.pt has a generator alone, but no discriminator"):
+    with pytest.raises(InputError, match=r"g\.pt has a generator, but no discriminator"):
         open_checkpoint(tmp_path / "g.pt").discriminator()
     with pytest.raises(InputError, match=r"g\.pt has no iteration or optimizers"):
         read_run(tmp_path / "g.pt")
@@ -279,7 +279,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy
     torch.save({"model_state_dict": [Bomb(), {}]}, "x.pt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(
         InputError,
-        match=r"x\.pt is refused: it holds the Python object \S*open, and such objects can run code",
+        match=r"x\.pt is refused, because it holds the Python object \S*open and such objects can run code",
     ):
         read(tmp_path / "x.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))
@@ -417,7 +417,7 @@ def test_the_newest_checkpoint_that_is_not_damaged_is_used_and_named(tmp_path, c
     newer.write_bytes(raw[:3000] + bytes([raw[3000] ^ 1]) + raw[3001:])
     assert find(tmp_path) == older
     assert capsys.readouterr().err.splitlines() == [
-        f"{path} is damaged: {older.name}, which is older, is used instead" for path in (newest, newer)
+        f"{path} is damaged: using the older {older.name} instead" for path in (newest, newer)
     ]
     assert sorted(folder.set_damaged_aside()) == [path.with_name(f"{path.name}.damaged") for path in (newer, newest)]
     assert folder.paths() == [older]
@@ -449,15 +449,15 @@ def test_missing_and_foreign_files_are_named(tmp_path):
 def test_another_architecture_is_named_by_its_first_key_and_both_shapes(tmp_path):
     state = VideoGenerator(width=0.5).state_dict()
     torch.save({"model_state_dict": [state, {}]}, tmp_path / "narrow.ckpt")
-    with pytest.raises(InputError, match=r"temp\.model\.0\.weight is \[100, 256, 1\] there, but \[100, 512, 1\] here"):
+    with pytest.raises(InputError, match=r"temp\.model\.0\.weight is \[100, 256, 1\] in the file, but \[100, 512, 1\]"):
         load_generator(tmp_path / "narrow.ckpt")
     state = VideoGenerator().state_dict()
     del state["fast.0.weight"]
     torch.save({"model_state_dict": [state, {}]}, tmp_path / "less.ckpt")
-    with pytest.raises(InputError, match=r"it has no fast\.0\.weight, here of \[4096, 100\]"):
+    with pytest.raises(InputError, match=r"it has no fast\.0\.weight of shape \[4096, 100\]"):
         load_generator(tmp_path / "less.ckpt")
     torch.save({"model_state_dict": [VideoGenerator().state_dict() | {"x": torch.ones(1)}, {}]}, tmp_path / "more.ckpt")
-    with pytest.raises(InputError, match="it has x, which is not known here"):
+    with pytest.raises(InputError, match="it has x, which the network does not have"):
         load_generator(tmp_path / "more.ckpt")
 
 

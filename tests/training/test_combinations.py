@@ -83,7 +83,7 @@ def assert_trained(config, step, before, gradients, scalars):
     for of_network in gradients.seen:
         for gradient in of_network:
             assert gradient.isfinite().all()
-        # Biases in front of batch norms have none but rounding.
+        # Gradients of biases in front of batch norms are only rounding.
         assert all(gradient.any() for gradient in of_network if gradient.dim() > 1)
     assert all(value.isfinite() for value in scalars.values())
     changed = [not torch.equal(before[key], value) for key, value in step.generator.state_dict().items()]

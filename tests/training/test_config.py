@@ -109,7 +109,7 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
             {"constraint": "gradient-penalty", "sync_batch_norm": True},
             "constraint gradient-penalty differentiates twice, which sync_batch_norm does not support",
         ),
-        ({"adam_beta1": 0.5}, "adam_beta1 is for optimizer adam, and it is rmsprop: choose adam, or leave it out"),
+        ({"adam_beta1": 0.5}, "adam_beta1 is for optimizer adam, not rmsprop: choose optimizer adam, or leave it out"),
         ({"optimizer": "adam", "adam_beta2": 1}, "adam_beta2 is 1, but it must be less than 1"),
         ({"shared_fakes": True, "objective": "lsgan"}, "shared_fakes needs two opposite losses"),
         ({"shared_fakes": True, "critic_steps": 2}, "shared_fakes is one batch of fakes .* critic_steps is 2"),

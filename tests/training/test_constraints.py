@@ -1,4 +1,4 @@
-"""Constraints of the discriminator: what they compute, and that they hold while it is trained."""
+"""Constraints of the discriminator: the values that they compute, and that they hold during training."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_the_gradient_penalty_and_its_gradients_are_the_definitions(device):
 
 
 class Dilated(TorchDispatchMode):
-    """Dtypes of the dilated convolutions that run; the second derivative of a convolution with a stride is one."""
+    """Mode that records the dtypes of dilated convolutions; a strided convolution's second derivative is one."""
 
     def __init__(self):
         super().__init__()

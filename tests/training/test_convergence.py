@@ -1,4 +1,4 @@
-"""Training in bf16 tracks float32: up to 500 iterations on moving digits at small width."""
+"""Training in bf16 tracks float32 for up to 500 iterations on moving digits at small width."""
 
 import itertools
 import json

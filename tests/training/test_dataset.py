@@ -161,7 +161,7 @@ def test_a_store_with_colors_needs_a_network_with_them(store, tmp_path):
 
 
 class Clips:
-    """Black ones, which do not tell their number of classes."""
+    """Data set of black clips that does not say how many classes it has."""
 
     def __len__(self):
         return 4
@@ -188,9 +188,9 @@ def test_how_many_classes_a_conditional_run_has(dataset, classes, found):
 @pytest.mark.parametrize(
     ("dataset", "classes", "message"),
     [
-        (videos_of([0, 0]), None, "conditional needs videos of two classes or more, and the data tells of none: leave"),
+        (videos_of([0, 0]), None, "conditional needs videos of at least two classes, which the data does not have"),
         (videos_of([0, 4]), 3, "classes is 3, but the data has 5: leave it out"),
-        (Clips(), None, "the data set does not tell its number of classes: set classes"),
+        (Clips(), None, "the data set does not say how many classes it has: set classes"),
     ],
     ids=["one", "fewer", "unknown"],
 )

@@ -1,4 +1,4 @@
-"""The loop as a library function: what a run folder gets, exact resumption, and how it stops."""
+"""The loop as a library function: files of a run folder, exact resumption, and stopping."""
 
 import json
 import os
@@ -144,7 +144,7 @@ def test_what_was_recorded_after_the_checkpoint_is_dropped_and_a_torn_line_too(t
 def test_a_run_resumes_in_another_folder_but_not_behind_a_newer_checkpoint(whole, tmp_path):
     older = whole / "checkpoints" / "iteration-00000006.pt"
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"has come further, to iteration-00000007\.pt"):
+    with pytest.raises(InputError, match=r"has a newer checkpoint, iteration-00000007\.pt"):
         trained(whole, resume=older, steps=9)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
     trained(tmp_path, resume=older)
@@ -216,12 +216,12 @@ def test_a_run_that_diverges_warns_once_and_keeps_the_checkpoint_before(tmp_path
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     kept = checkpoints / "before-divergence.pt"
     assert re.fullmatch(
-        r"warning: the run diverges, since a weight is \d\.\de\+\d+ after 8 iterations: try a lower learning_rate; "
-        rf"{kept} is a checkpoint from before",
+        r"warning: the run diverges: a weight is \d\.\de\+\d+ after 8 iterations: try a lower learning_rate; "
+        rf"{kept} is an earlier checkpoint",
         warning,
     )
     assert kept.read_bytes() == before
-    # Told again when it is resumed, which does not replace what was kept.
+    # The resumed run warns again, but does not replace the checkpoint that was kept.
     trained(tmp_path, resume=checkpoints / "iteration-00000020.pt", steps=22, learning_rate=100.0)
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert re.fullmatch(
@@ -255,7 +255,7 @@ def test_a_folder_with_a_best_checkpoint_alone_can_be_used_again(tmp_path, capsy
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK")
     trained(tmp_path, steps=1)
-    assert "best checkpoint of a run that left no other one was set aside: " in capsys.readouterr().err
+    assert "best.pt of an earlier run, which has no other checkpoint, was renamed: " in capsys.readouterr().err
     assert (tmp_path / "checkpoints" / "best.pt.earlier").read_bytes() == b"PK"
 
 
@@ -288,7 +288,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_resumes_from_the_o
         file.write(b"\0\0\0\xff\n")
     trained(tmp_path, resume=tmp_path / "checkpoints" / "iteration-00000003.pt")
     assert_same_state(whole, tmp_path)
-    assert "a damaged checkpoint was set aside" in capsys.readouterr().err
+    assert "a damaged checkpoint was renamed" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
         "best.pt.damaged", "iteration-00000006.pt", "iteration-00000006.pt.damaged", "iteration-00000007.pt"
     }  # fmt: skip
@@ -421,7 +421,7 @@ def test_samples_show_real_clips_in_their_first_row(tmp_path, size, count):
     found = [index for cell in cells for index, clip in enumerate(dataset.clips) if np.array_equal(cell, clip[..., 0])]
     assert len(set(found)) == min(count, 4)
     assert all(not cell.any() for cell in cells[count:])
-    # The real clips stay, and the titles say which ones are real and what iteration the others are of.
+    # The real clips stay the same, and the titles name the real clips and the iteration of the generated ones.
     begin = STRIP + 64
     assert np.array_equal(first[:, :begin], second[:, :begin])
     assert not np.array_equal(first[:, begin : begin + STRIP], second[:, begin : begin + STRIP])
@@ -458,7 +458,7 @@ def test_what_was_written_is_told_and_the_losses_are_drawn_while_the_run_goes_on
     monkeypatch.chdir(tmp_path)
     dataset, out = FillsTheDisk(**DATA), Path("my run")
     dataset.trap = out / "checkpoints" / ".iteration-00000006.pt.partial"
-    # The run ends before its end, at which the losses are drawn again.
+    # The process ends before the end of the run, at which the losses would be drawn again.
     with pytest.raises(InputError, match="stopped after 6 iterations: No space left on device"):
         trained(out, dataset=dataset, sample_interval=2, checkpoint_interval=6)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("iteration ")]
@@ -507,7 +507,7 @@ def test_curves_are_drawn_again_only_if_there_is_something_new(tmp_path):
             {"constraint": "spectral-norm"},
             "constraint cannot change on resume",
         ),
-        ({"ema_decay": 0.5}, "without an average of the weights, so ema_decay cannot be set now"),
+        ({"ema_decay": 0.5}, "has no averaged weights, so ema_decay cannot be set now: leave it out"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(whole, tmp_path, changes, message):
@@ -527,5 +527,5 @@ def test_a_run_on_a_gpu_resumes_and_its_checkpoint_is_refused_on_the_cpu(tmp_pat
     trained(tmp_path, device="cuda", steps=3)
     checkpoint = tmp_path / "checkpoints" / "iteration-00000003.pt"
     assert trained(tmp_path, resume=checkpoint, device="cuda").iteration == 7
-    with pytest.raises(InputError, match="was made on cuda, where alone it resumes exactly"):
+    with pytest.raises(InputError, match="was made on cuda and does not resume on cpu: choose --device cuda"):
         trained(tmp_path / "cpu", resume=checkpoint)

@@ -1,4 +1,4 @@
-"""Estimate of the largest batch that fits, against the memory really used."""
+"""Estimate of the largest batch that fits, compared with the memory that is really used."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ CONFIG = TrainingConfig(
 DIGITS = MovingDigits(digits=1, clip_frames=CONFIG.frames, image_size=CONFIG.image_size)
 # An iteration needs about a terabyte.
 HUGE = CONFIG.model_copy(update={"frames": 16, "image_size": 32, "batch_size": 1_000_000})
-# What oneDNN takes for itself is little beside the activations of these clips.
+# oneDNN's own memory is small compared with the activations of these clips.
 LARGER = TrainingConfig(width=0.0625, channels=1, precision="fp32", clip_interval=0)
 
 
@@ -50,7 +50,7 @@ def test_the_need_grows_in_proportion_to_the_videos():
     step = build_step(HUGE.model_copy(update={"clip_interval": 0}), torch.device("cpu"))
     needs = [need_of(step, videos) for videos in (16, 32, 64)]
     assert needs[2].bytes - needs[1].bytes == pytest.approx(2 * (needs[1].bytes - needs[0].bytes), rel=0.05)
-    # The phases of the image generator's last hidden layer, with a row more at both ends of a frame.
+    # The largest tensor: phases of the image generator's last hidden layer, with an extra row at both ends of a frame.
     assert [need.elements for need in needs] == [videos * 16 * 4 * 34 * 32 for videos in (16, 32, 64)]
 
 
@@ -109,7 +109,7 @@ def test_tensors_that_are_too_large_are_so_only_if_a_smaller_batch_is_advised(er
     monkeypatch.setattr("tgan_fast.training.loop.largest_batch", lambda *_: 1)
     caught = outcome_of(error, tmp_path, monkeypatch)
     assert isinstance(caught, InputError)
-    assert str(caught).startswith("a batch of 2 videos is too large for some operations of this machine; ")
+    assert str(caught).startswith("a batch of 2 videos is too large for some operations on this machine; ")
     assert caught.__cause__ is error
 
 
@@ -131,7 +131,7 @@ def test_where_not_even_small_batches_fit_the_remedy_is_another():
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     assert largest_batch(CONFIG, torch.device("cpu"), build) == 0
-    with pytest.raises(InputError, match="too little is free even for small ones: end what else uses it"):
+    with pytest.raises(InputError, match="too little is free even for small batches: end other programs"):
         refuse_too_large_a_batch(HUGE, torch.device("cpu"), build)
 
 
@@ -140,7 +140,7 @@ def test_where_not_even_small_batches_fit_the_remedy_is_another():
 def test_a_gpu_that_runs_out_of_memory_says_what_fits_and_it_does(tmp_path):
     config = TrainingConfig(width=0.25, latent_dim=8, channels=1, digits=1, batch_size=30_000, device="cuda", workers=1)
     with pytest.raises(
-        InputError, match=r"^a batch of 30000 videos does not fit into the memory of .*; about \d+ would do"
+        InputError, match=r"^a batch of 30000 videos does not fit into the memory of .*; about \d+ would fit"
     ):
         train(config, tmp_path / "run")
     fitting = largest_batch(config, torch.device("cuda"), build_step)

@@ -53,7 +53,7 @@ def give(parameters, gradients, without=()):
 
 
 class Ours:
-    """One of our optimizers."""
+    """This package's optimizer of parameters of its own."""
 
     def __init__(self, name, *, dtype=torch.float32, device="cpu", copy_dtype=None, gathered=False, **options):
         self.parameters = parameters_of(dtype, device)
@@ -69,7 +69,7 @@ class Ours:
 
 
 class Torchs:
-    """PyTorch's own."""
+    """PyTorch's optimizer of equal parameters."""
 
     def __init__(self, name, *, dtype=torch.float32, device="cpu", layout=channels_last, **options):
         self.parameters = parameters_of(dtype, device, layout)
@@ -288,12 +288,12 @@ def test_a_saved_state_is_what_pytorch_saves(name, device):
             assert other.device == value.device
             assert other.stride() == value.stride()
             assert other.untyped_storage().nbytes() == other.nbytes
-            # An average near 0 keeps the rounding of gradients near 1.
+            # An average near 0 has the rounding error of gradients near 1.
             torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-7)
     kept = copy.deepcopy(mine)
     ours.step(3)
     torch.testing.assert_close(mine["state"], kept["state"], rtol=0, atol=0)
-    # No flat tensor is dragged along.
+    # The file does not contain the flat tensors.
     assert saved_and_read(mine)[1] == pytest.approx(saved_and_read(theirs)[1], rel=0.01)
 
 
@@ -367,7 +367,7 @@ def test_a_state_of_2020_continues(name):
     for number in range(3, 6):
         ours.step(number), torchs.step(number)
     assert_same(ours, torchs)
-    # And what it saves now, today's PyTorch continues as well.
+    # Today's PyTorch can also continue from the state that is saved now.
     again = Torchs(name)
     again.optimizer.load_state_dict(ours.optimizer.state_dict())
     again.step(6)
@@ -390,7 +390,7 @@ def test_an_empty_state_is_a_fresh_start(name):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @both
 def test_loading_moves_no_memory(name, device):
-    """A CUDA graph would go on with what was there."""
+    """A CUDA graph would continue to use the old memory."""
     ours, other = Ours(name, device=device), Ours(name, device=device)
     other.step(0)
     entries = [ours.optimizer.state[parameter] for parameter in ours.parameters]
@@ -434,9 +434,9 @@ REFUSED = [
     (
         "rmsprop",
         first_entry(lambda entry: entry.update(square_avg=torch.zeros(2))),
-        "square_avg of parameter 0 is \\[2\\], but the parameter \\[\\]",
+        "square_avg of parameter 0 is \\[2\\], but the parameter is \\[\\]",
     ),
-    ("rmsprop", lambda state: state["param_groups"][0]["params"].pop(), "of \\[7\\] parameters, but here is one of 8"),
+    ("rmsprop", lambda state: state["param_groups"][0]["params"].pop(), "\\[7\\] parameters, but needs one group of 8"),
     (
         "rmsprop",
         lambda state: state["param_groups"].append(state["param_groups"][0]),

@@ -145,12 +145,12 @@ def test_without_it_statistics_differ_from_those_of_one_process(results):
 
 def test_processes_that_have_drifted_apart_are_named(results):
     for result in results:
-        assert "the networks of the processes [1] are no longer those of process 0" in result["drifted"]
+        assert "the networks of the processes [1] are no longer equal to those of process 0" in result["drifted"]
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(results, runs):
     for result in results:
-        assert "batch_size is 5, but 2 processes share it evenly: choose a multiple" in result["uneven batch"]
+        assert "batch_size is 5, but 2 processes must share it evenly: choose a multiple" in result["uneven batch"]
     assert not (runs / "refused").exists()
 
 
@@ -178,7 +178,7 @@ def test_two_processes_train_as_one_does(results, runs, tmp_path):
         assert got[iteration] == pytest.approx(losses, rel=1e-3, abs=1e-4)
 
 
-# Threads of the group would be ended in the midst of C++ code, which now and then aborts the process.
+# The group's threads would be ended in the middle of C++ code, which sometimes aborts the process.
 TRAINING_THEN_THREADS = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Evaluation in training: it leaves the training as it was, and keeps the best checkpoint."""
+"""Evaluation during training: it does not change training, and keeps the best checkpoint."""
 
 import json
 
@@ -186,7 +186,7 @@ def test_clips_of_ones_own_are_not_scored_by_the_classifier_of_digits(tmp_path):
             return np.full((16, 64, 64, 1), index % 256, np.uint8), 0
 
     config = TrainingConfig(**VALUES, evaluate_every=2)
-    with pytest.raises(InputError, match="evaluate_every needs a classifier: python -m tgan_fast train-classifier"):
+    with pytest.raises(InputError, match="evaluate_every needs a classifier: train one with"):
         train(config, tmp_path / "run", dataset=Clips())
     assert not (tmp_path / "run").exists()
 
@@ -196,12 +196,12 @@ def test_clips_of_ones_own_are_not_scored_by_the_classifier_of_digits(tmp_path):
     [
         (
             {"evaluate_every": 2, "data": "clips"},
-            "evaluate_every needs a classifier: python -m tgan_fast train-classifier makes one",
+            "evaluate_every needs a classifier: train one with python -m tgan_fast train-classifier",
         ),
-        ({"classifier": "c.pt"}, "a classifier is for evaluation in training, which needs evaluate_every as well"),
+        ({"classifier": "c.pt"}, "classifier is only used by evaluations during training: set evaluate_every, too"),
         ({"evaluate_every": 2, "classifier": "nothing.pt"}, r"there is no classifier nothing\.pt"),
         ({"evaluate_every": 2, "evaluate_samples": 1}, "evaluate_samples is 1"),
-        ({"evaluate_every": 2, "channels": 3}, "takes videos of 1 channels, but 3 are trained"),
+        ({"evaluate_every": 2, "channels": 3}, "takes videos of 1 channels, but the run's have 3"),
     ],
 )
 def test_bad_settings_are_named_and_nothing_is_written(tmp_path, classifier, values, message):

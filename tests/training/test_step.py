@@ -1,4 +1,4 @@
-"""TrainingStep against the reference iteration, and what else it promises."""
+"""TrainingStep compared with the reference iteration, and its other promises."""
 
 import contextlib
 import copy
@@ -97,7 +97,7 @@ def relative_error(got, exact):
 
 
 def assert_same_in_float64(got, expected):
-    # So loose because a convolution's bias in front of a batch norm has rounding for a gradient: RMSprop enlarges it.
+    # The bound is loose because the gradient of a bias in front of a batch norm is rounding, which RMSprop amplifies.
     for name in expected:
         assert relative_error(got[name], expected[name]) < 1e-8, name
 
@@ -108,7 +108,7 @@ def test_iterations_in_float64_are_the_references(device):
 
 
 def test_the_first_losses_and_gradients_in_float32_are_as_accurate_as_the_references(device):
-    """Before the optimizers amplify rounding; on the average over several batches, since a loss is one number."""
+    """Compare before the optimizers amplify rounding, on average over several batches, since a loss is one number."""
     names = ("losses", "discriminator gradients", "generator gradients")
     errors = {name: [] for name in names}
     for seed in range(4):
@@ -282,7 +282,7 @@ def test_all_that_the_discriminator_sees_is_noisy(device):
 
 def test_what_the_step_cannot_do_is_refused(device):
     step = fast_step(torch.float32, device, critic_steps=3)
-    with pytest.raises(ValueError, match="a batch of 4 is not 3 equal parts, one a critic step"):
+    with pytest.raises(ValueError, match="a batch of 4 cannot be split evenly over 3 critic steps"):
         step(batches(torch.float32, device, 1)[0])
     step = fast_step(torch.float32, device)
     with pytest.raises(ValueError, match="the training step has no classes, and got labels"):
@@ -391,16 +391,16 @@ def test_a_state_loaded_into_a_recorded_step_continues_from_there():
 def test_a_recorded_step_refuses_other_batches():
     step = fast_step(torch.float32, "cuda", cuda_graph="on")
     step(batches(torch.float32, "cuda", 1)[0])
-    with pytest.raises(ValueError, match=r"the CUDA graph holds batches of \[4, 3, 16, 64, 64\]"):
+    with pytest.raises(ValueError, match=r"the CUDA graph takes batches of \[4, 3, 16, 64, 64\]"):
         step(batches(torch.float32, "cuda", 1)[0][:2])
 
 
 def test_wasted_work_is_left_out(monkeypatch):
-    """Counted on paper for the reference, in GFLOP at batch 32: 1449.
+    """Count operations in GFLOP at batch 32; on paper, the reference has 1449.
 
-    Without its backward passes through G in D's step and for D's weights in G's step 1086; without fifteen of sixteen
-    convolutions of the content latent 1022; with half of D's last 3D convolution (8.6, in three forward passes, three
-    for the gradient of its input and two for its weight's) 988.
+    Without its backward passes through G in D's step and for D's weights in G's step, it has 1086; also without fifteen
+    of sixteen convolutions of the content latent, 1022; and with half of D's last 3D convolution, 988 (8.6 in each of
+    three forward passes, three for the gradient of its input and two for that of its weight).
     """
     real = torch.zeros(2, 3, 16, 64, 64)
     with torch.device("meta"):
@@ -412,7 +412,7 @@ def test_wasted_work_is_left_out(monkeypatch):
     step = TrainingStep(VideoGenerator(1.0, LATENT), VideoDiscriminator(), precision="fp32", clip_interval=0)
     with FlopCounterMode(display=False) as chosen:
         step(real)
-    # Algorithms that are faster although they multiply by zeros would change the count.
+    # Algorithms that multiply by zeros, but are faster, would change the count.
     for operation in TABLE.keys() - {"conv3d_two_frames"}:
         monkeypatch.setitem(TABLE[operation], "cpu", DIRECT)
     with FlopCounterMode(display=False) as fast:

@@ -1,4 +1,4 @@
-"""Background thread that writes files while training goes on."""
+"""Background thread that writes files while training continues."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,10 +11,10 @@ _MOST_PENDING = 2
 
 
 class Background:
-    """Thread that does jobs in order. The next call raises the error of a job that failed.
+    """Thread that runs jobs in order. If a job fails, the next call raises its error.
 
     Args:
-        active: Whether to start a thread; otherwise `submit` does each job itself.
+        active: Whether to start a thread; otherwise `submit` runs each job itself.
     """
 
     def __init__(self, active: bool):
@@ -47,7 +47,7 @@ class Background:
 
 
 class Snapshot:
-    """Copy of a state on its device, made without waiting, which another thread can bring to the CPU.
+    """Copy of a state on its device, made without waiting, which another thread can copy to the CPU.
 
     Args:
         state: Nested dicts and lists of tensors and other values.
@@ -63,7 +63,7 @@ class Snapshot:
         """Return the state with its tensors on the CPU."""
         if self._made is None:
             return _map_tensors(torch.Tensor.cpu, self._state)
-        # On a stream of its own, since the copy would hold up training on its stream.
+        # A separate stream, so that the copy does not delay training.
         with torch.cuda.stream(torch.cuda.Stream(self._made.device)):
             torch.cuda.current_stream().wait_event(self._made)
             return _map_tensors(torch.Tensor.cpu, self._state)

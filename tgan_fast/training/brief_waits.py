@@ -1,13 +1,13 @@
 """Shorter spinning of PyTorch's CPU threads while other programs need the CPUs.
 
 Between two parallel regions the threads of GNU OpenMP, on which PyTorch's Linux builds run, wait in a loop for
-milliseconds before they sleep. Nothing is faster on idle CPUs. Beside another program, however, a waiting thread keeps
-a CPU from the very thread that it waits for: two trainings on two cores took three to ten times as long as one.
+milliseconds before they sleep. On idle CPUs nothing is faster. But if other programs run, a waiting thread occupies a
+CPU that the thread it waits for needs: two trainings on two cores took three to ten times as long as one.
 
-GNU OpenMP waits only briefly while it has more threads than CPUs (see GOMP_SPINCOUNT in its manual). Idle threads
-bring that about while other programs are busy, and end afterwards. (Setting GOMP_SPINCOUNT for the whole run helps as
-much, but makes a training that is alone slower by up to a half.) The training's own number of threads stays as it is,
-so that no result changes by a bit.
+GNU OpenMP waits only briefly while it has more threads than CPUs (see GOMP_SPINCOUNT in its manual). This module
+therefore starts idle threads while other programs are busy, and ends them afterwards. (Setting GOMP_SPINCOUNT for the
+whole run helps as much, but makes a training that runs alone up to 1.5 times as slow.) The training's own number of
+threads does not change, so that results stay the same to the last bit.
 """
 
 import os
@@ -22,11 +22,11 @@ _STAT = Path("/proc/stat")
 _INTERVAL = 1.0  # seconds between two measurements
 _MOST_OTHERS = 0.5  # CPUs that other programs may use, beyond those that the training leaves idle
 _MOST_TEAMS = 8  # a training with fewer threads than a ninth of the CPUs rarely has to share them
-_PARALLEL = 1 << 17  # elements that PyTorch adds up with all threads
+_PARALLEL = 1 << 17  # size of a tensor that PyTorch adds to with all threads
 
 
 class CpuTime(NamedTuple):
-    """Seconds of wall-clock time, of busy time of this process's CPUs, summed up, and of CPU time of this process."""
+    """Wall-clock time, busy time summed over this process's CPUs, and CPU time of this process, in seconds."""
 
     elapsed: float
     busy: float
@@ -75,7 +75,7 @@ class _IdleThreads(NamedTuple):
 class BriefWaits:
     """Context manager in which PyTorch's threads wait briefly whenever other programs use the process's CPUs.
 
-    It does nothing for a GPU, with a single thread, without /proc/stat, and where no more threads can be started.
+    It does nothing for a GPU, with a single thread, without /proc/stat, or if no more threads can be started.
 
     Args:
         device: Device that computes.
@@ -108,7 +108,7 @@ class BriefWaits:
         return bool(self._idle.threads)
 
     def _watch_cpus(self):
-        # Training goes on, with long waits, where the CPUs cannot be watched.
+        # If the CPUs cannot be watched, training continues with long waits.
         with suppress(OSError, ValueError, ZeroDivisionError):
             before = CpuTime.now()
             while not self._end.wait(_INTERVAL):
@@ -120,7 +120,7 @@ class BriefWaits:
         if active == self.active:
             return
         if active:
-            # GNU OpenMP ends the process if it cannot start a thread, Python raises an error: so Python tries first.
+            # If it cannot start a thread, GNU OpenMP ends the process, but Python raises an error: Python tries first.
             trial = _start(self._teams * self._threads, lambda: None)
             possible = bool(trial.threads)
             trial.end()
@@ -133,15 +133,15 @@ class BriefWaits:
 def teams_to_exceed(cpus: int, threads: int) -> int:
     """Return the number of extra teams that raises the number of OpenMP threads above `cpus`.
 
-    Each adds `threads` - 1, because OpenMP does not count the thread that starts a team. The result is 0 for a single
-    thread, and where more than `_MOST_TEAMS` would be needed.
+    Each team adds `threads` - 1, because OpenMP does not count the thread that starts a team. The result is 0 for a
+    single thread, or if more than `_MOST_TEAMS` would be needed.
     """
     teams = max(0, cpus - threads) // (threads - 1) + 1 if threads > 1 else 0
     return teams if teams <= _MOST_TEAMS else 0
 
 
 def _start(count, work):
-    """Start `count` threads that work and then do nothing. If one cannot be started, none remains."""
+    """Start `count` threads that call `work` and then stay idle. If one cannot be started, end the others."""
     idle = _IdleThreads([], threading.Event())
     for _ in range(count):
         thread = threading.Thread(target=_work_and_wait, args=(work, idle.release), name="idle", daemon=True)

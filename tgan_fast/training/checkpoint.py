@@ -88,7 +88,7 @@ class CheckpointFolder:
         _write(self.folder / "best.pt", {**checkpoint, "scores": dict(scores), "scored_by": dict(scored_by)})
 
     def best_scores(self, scored_by: Mapping[str, str]) -> dict[str, float]:
-        """Return the scores of `best.pt`; none if there is no such file, or it was scored by something else."""
+        """Return the scores of `best.pt`; none if there is no such file, or if its `scored_by` differs."""
         best = self.folder / "best.pt"
         content = read(best) if best.exists() else {}
         return content["scores"] if content.get("scored_by") == scored_by else {}
@@ -102,7 +102,7 @@ class CheckpointFolder:
         return next(reversed(self.paths()), None)
 
     def newest_intact(self) -> tuple[Path | None, list[Path]]:
-        """Return the newest checkpoint that is not damaged, or None, and the damaged ones that are newer."""
+        """Return the newest checkpoint that is not damaged, or None, and all newer ones, which are damaged."""
         damaged: list[Path] = []
         for path in reversed(self.paths()):
             if not is_damaged(path):
@@ -173,18 +173,18 @@ def read(path: Path) -> dict[str, Any]:
     Checksums reveal damage to ZIP archives, PyTorch's format since 1.6; older files have none.
 
     Returns:
-        The content of the file. For files of others, `model_state_dict` is a list of the generator's state dict and, if
-        the file has one, the discriminator's, without prefixes such as DataParallel's.
+        The content of the file. For files of other programs, `model_state_dict` is a list of the generator's state dict
+        and, if the file has one, the discriminator's, without prefixes such as DataParallel's.
 
     Raises:
-        InputError: The file is missing, unreadable or damaged, holds code (which is not run), or is something else.
+        InputError: The file is missing, unreadable or damaged, holds code (which is not run), or is no checkpoint.
     """
     return _content_of(path, _bytes_of(path))
 
 
 def _content_of(path, raw):
     if _is_safetensors(raw):
-        raise InputError(f"{path} is an exported generator alone: videos can be sampled from it, but no run resumed")
+        raise InputError(f"{path} holds an exported generator only: sample from it, or resume a checkpoint instead")
     if raw.startswith(_ZIP) and not is_whole_zip(raw):
         raise InputError(f"{path} is not a checkpoint, or is damaged")
     try:
@@ -194,8 +194,8 @@ def _content_of(path, raw):
         if "nsupported global" in str(error) or "nsupported class" in str(error):
             found = re.search(r"(?:GLOBAL|class) (\S+)", str(error))
             raise InputError(
-                f"{path} is refused: it holds the Python object {found[1] if found else 'of an unknown class'}, and "
-                "such objects can run code when loaded: save its tensors alone"
+                f"{path} is refused, because it holds the Python object {found[1] if found else 'of an unknown class'} "
+                "and such objects can run code when loaded: save only its tensors"
             ) from None
         raise InputError(f"{path} is not a checkpoint, or is damaged") from None
     except MemoryError:
@@ -204,7 +204,7 @@ def _content_of(path, raw):
         raise InputError(f"{path} is not a checkpoint, or is damaged") from None
     if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT:
         if not _is_complete(content):
-            raise InputError(f"{path} lacks a part of what a checkpoint has, or is damaged")
+            raise InputError(f"{path} is an incomplete or damaged checkpoint")
         return content
     networks = find_networks(content)
     if networks is None:
@@ -222,7 +222,7 @@ def _bytes_of(path, names=()):
 
 
 def _is_safetensors(raw):
-    # The length of the header, eight bytes, and the header, which is JSON.
+    # A file begins with the length of its header in eight bytes. The header is JSON.
     return raw[8:9] == b"{" and int.from_bytes(raw[:8], "little") <= len(raw) - 8
 
 
@@ -241,8 +241,8 @@ def _is_complete(content):
 def read_run(path: Path) -> dict[str, Any]:
     """Read a checkpoint that a run can resume from.
 
-    The notebook's has both networks and RMSprop optimizers at the iteration that it calls `epoch`. Its `config` is
-    empty, its `device` None, and the latents start from the seed.
+    A notebook's checkpoint has both networks, their RMSprop optimizers, and the iteration, which it calls `epoch`. Its
+    `config` is returned empty and its `device` as None, and its run resumes with latents from the seed.
 
     Raises:
         InputError: The file cannot be read by `read`, or is a notebook's checkpoint without optimizers or iteration.
@@ -253,17 +253,17 @@ def read_run(path: Path) -> dict[str, Any]:
     networks, optimizers = content["model_state_dict"], content.get("optimizer_state_dict")
     iteration = notebook_iteration(content)
     if len(networks) != 2 or not isinstance(optimizers, (list, tuple)) or len(optimizers) != 2 or iteration is None:
-        raise InputError(f"{path} has no iteration or optimizers: videos can be sampled from it, but no run resumed")
+        raise InputError(f"{path} has no iteration or optimizers: sample from it, or resume another checkpoint instead")
     step = {"iteration": iteration, **dict(zip(NETWORKS, networks, strict=True))}
     step |= {f"{name}_optimizer": state for name, state in zip(NETWORKS, optimizers, strict=True)}
     return {"config": {}, "device": None, "step": step}
 
 
 def find(path: Path) -> Path:
-    """Return the newest intact checkpoint of a run folder, or a generator of the package; files are returned as given.
+    """Return the newest intact checkpoint of a run folder, the file of a generator in the package, or `path` itself.
 
-    A file or folder takes precedence over the generator of that name in `PRETRAINED`. Newer checkpoints that are
-    damaged are named on stderr.
+    A file or folder takes precedence over the generator of that name in `PRETRAINED`. Damaged newer checkpoints are
+    listed on stderr.
 
     Raises:
         InputError: The run folder has no intact checkpoint.
@@ -276,15 +276,15 @@ def find(path: Path) -> Path:
     intact, damaged = folder.newest_intact()
     if intact is None and damaged:
         others = [other for other in sorted(folder.folder.glob("*.pt")) if not is_damaged(other)]
-        remedy = f"give {others[0]}, which is not" if others else "restore one from a copy, or train with another --out"
+        remedy = f"give {others[0]} instead" if others else "restore one from a copy, or train with another --out"
         raise InputError(f"all numbered checkpoints in {folder.folder} are damaged: {remedy}")
     if intact is None:
         ended = (path / "config.yaml").exists()
-        remedy = ", since its run ended before the first one: start it again with the same --out" if ended else ""
+        remedy = ", because the run ended before the first one: start it again with the same --out" if ended else ""
         raise InputError(f"there is no checkpoint in {folder.folder}{remedy}")
-    # One of several processes that torchrun has started prints it.
+    # Only one of torchrun's processes prints this.
     for broken in damaged if os.environ.get("RANK", "0") == "0" else ():
-        sys.stderr.write(printable(f"{broken} is damaged: {intact.name}, which is older, is used instead") + "\n")
+        sys.stderr.write(printable(f"{broken} is damaged: using the older {intact.name} instead") + "\n")
     return intact
 
 
@@ -294,10 +294,10 @@ class Checkpoint:
 
     Attributes:
         path: Path of the file.
-        config: Settings of its run; None for the notebook's, which has none.
+        config: Settings of its run; None for a notebook's checkpoint, which has none.
         states: State dicts of the networks by name.
-        iteration: Number of iterations done; None if the file does not tell.
-        tells_data: Whether `config` tells what the networks were trained on.
+        iteration: Number of iterations done; None if the file does not say.
+        tells_data: Whether `config` says which data the networks were trained on.
     """
 
     path: Path
@@ -319,28 +319,28 @@ class Checkpoint:
             weights: Kind of weights: "ema" (averaged), "live", or "auto" for the averaged ones if there are any.
 
         Raises:
-            InputError: The checkpoint is of another architecture, or has no averaged weights.
+            InputError: The checkpoint is of another architecture, or has no weights of this kind.
         """
         kind = self.kind(weights)
         if kind == "ema" and "ema" not in self.states:
             raise InputError(f"{self.path} has no averaged weights: its run was not trained with ema_decay")
         if kind == "live" and "generator" not in self.states:
-            raise InputError(f"{self.path} has the averaged weights alone: leave out --weights live")
+            raise InputError(f"{self.path} has only averaged weights: leave out --weights live")
         generator = build_generator(self.config or TrainingConfig())
         load_strictly(generator, self.states["ema" if kind == "ema" else "generator"], self.path)
         return generator.eval()
 
     def discriminator(self) -> Discriminator:
-        """Return the discriminator on the CPU, in evaluation mode, or raise an InputError if none fits."""
+        """Return the discriminator on the CPU, in evaluation mode; raise an InputError if none fits."""
         if "discriminator" not in self.states:
-            raise InputError(f"{self.path} has a generator alone, but no discriminator")
+            raise InputError(f"{self.path} has a generator, but no discriminator")
         discriminator = build_discriminator(self.config or TrainingConfig())
         load_strictly(discriminator, self.states["discriminator"], self.path)
         return discriminator.eval()
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, ours or the notebook's, or a generator exported as safetensors, with the errors of `read`."""
+    """Read a checkpoint of this package or the notebook, or an exported safetensors file, with the errors of `read`."""
     raw = _bytes_of(path, PRETRAINED)
     if _is_safetensors(raw):
         return _from_safetensors(path, raw)
@@ -370,12 +370,12 @@ def _from_safetensors(path, raw):
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     states = {"ema" if metadata.get("weights") == "ema" else "generator": state}
-    # Files of 0.1.0 have the settings of the generator alone.
+    # Files of 0.1.0 have only the generator's settings.
     return Checkpoint(path, config, states, iteration, tells_data="data" in settings)
 
 
 def first_not_finite(state: Mapping[str, Any]) -> str | None:
-    """Return a tensor of a step's networks that is not finite, as in "slow.0.weight of the generator", or None."""
+    """Return the name of a tensor that is not finite, such as "slow.0.weight of the generator", or None."""
     for network in (*NETWORKS, "ema"):
         for name, tensor in state.get(network, {}).items():
             if not tensor.isfinite().all():
@@ -393,7 +393,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Pa
 
     Args:
         module: Module to load into.
-        state: State dict; `num_batches_tracked` may be missing, as before PyTorch 0.4.1.
+        state: State dict; `num_batches_tracked` may be missing, as in files from before PyTorch 0.4.1.
         path: File of the state dict, for errors.
 
     Raises:
@@ -404,13 +404,13 @@ def load_strictly(module: nn.Module, state: Mapping[str, torch.Tensor], path: Pa
     state = {**counts, **state}
     for key, tensor in expected.items():
         if key not in state:
-            raise InputError(f"{path} is of another architecture: it has no {key}, here of {list(tensor.shape)}")
+            raise InputError(f"{path} is of another architecture: it has no {key} of shape {list(tensor.shape)}")
         if state[key].shape != tensor.shape:
-            shapes = f"{list(state[key].shape)} there, but {list(tensor.shape)} here"
+            shapes = f"{list(state[key].shape)} in the file, but {list(tensor.shape)} in the network"
             raise InputError(f"{path} is of another architecture: {key} is {shapes}")
         if state[key].is_floating_point() != tensor.is_floating_point():
-            raise InputError(f"{path} is not of this network: {key} is {state[key].dtype} there, {tensor.dtype} here")
+            raise InputError(f"{path} is not of this network: {key} is {state[key].dtype} instead of {tensor.dtype}")
     for key in state:
         if key not in expected:
-            raise InputError(f"{path} is of another architecture: it has {key}, which is not known here")
+            raise InputError(f"{path} is of another architecture: it has {key}, which the network does not have")
     module.load_state_dict(state)

@@ -45,44 +45,44 @@ class TrainingConfig(BaseModel):
         None,
         gt=-1,
         lt=1,
-        description="Level of untrained videos, between -1 (black) and 1 (white); none: random, near 0.",
+        description="Level of untrained videos, between -1 (black) and 1 (white); None: random, near 0.",
     )
     temporal_generator: Literal["deconv", "gru", "lstm"] = Field(
         "deconv",
-        description="Network from the latent to a latent per frame: transposed convolutions or a recurrent cell.",
+        description="Network that makes a latent per frame: transposed convolutions (deconv) or a recurrent cell.",
     )
     image_generator: Literal["two-latent", "frame"] = Field(
         "two-latent",
-        description="Latents that a frame is generated from: the frame's and the video's, or the frame's alone.",
+        description="Latents that a frame is generated from: its own and the video's (two-latent), or only its own.",
     )
     discriminator: Literal["conv3d", "frames2d"] = Field(
-        "conv3d", description="3D convolutions, or 2D convolutions over all frames as channels of one image."
+        "conv3d", description="Convolutions: in 3D, or in 2D over all frames as channels of one image (frames2d)."
     )
     latent: Literal["uniform", "normal"] = Field(
         "uniform", description="Distribution of the latent: uniform in (-1, 1), or standard normal."
     )
     conditional: bool = Field(False, description="Condition both networks on the videos' classes.")
     classes: int | None = Field(
-        None, ge=2, le=65_536, description="Number of classes of a conditional run; none: as many as the data has."
+        None, ge=2, le=65_536, description="Number of classes of a conditional run; None: as many as the data has."
     )
     data: str | None = Field(
-        None, description="Clip store or prepared .h5, .npy or .npz file to train on; none: moving digits."
+        None, description="Clip store or prepared .h5, .npy or .npz file to train on; None: moving digits."
     )
     axes: str | None = Field(
         None, description="Videos: order of an array's axes, such as NTHW, if its shape is ambiguous."
     )
-    crop: Literal["center", "random"] = Field("center", description="Videos: which pixels of larger frames.")
+    crop: Literal["center", "random"] = Field("center", description="Videos: position of the crop in larger frames.")
     flip: bool = Field(False, description="Videos: mirror half of the clips at random.")
     frame_stride: int = Field(1, ge=1, le=_MOST, description="Videos: keep every n-th frame.")
     weighting: Literal["videos", "windows"] = Field(
         "videos",
-        description="Videos: draw each video once per epoch, or each window, so that longer videos come up more often.",
+        description="Videos: draw each video once per epoch, or each possible clip, which favors longer videos.",
     )
     short_videos: Literal["skip", "loop"] = Field(
-        "skip", description="Videos: treatment of videos that are too short for a clip."
+        "skip", description="Videos: skip or loop videos that are too short for a clip."
     )
     last_start: bool = Field(
-        True, description="Videos: allow the clip that ends with the last frame, which the authors' code leaves out."
+        True, description="Videos: allow the clip that ends with the last frame; the authors' code leaves it out."
     )
     digits: Literal[1, 2] = Field(2, description="Moving digits: number of digits in a clip.")
     digit_size: float = Field(
@@ -98,7 +98,7 @@ class TrainingConfig(BaseModel):
         description="Moving digits: largest speed along each axis, in shares of image_size per frame.",
     )
     digit_images: str | None = Field(
-        None, description="Moving digits: MNIST's train-images-idx3-ubyte[.gz]; none: scikit-learn's digits."
+        None, description="Moving digits: MNIST's train-images-idx3-ubyte[.gz]; None: scikit-learn's digits."
     )
     batch_size: int = Field(
         32, le=2**20, description="Videos in a batch, at least 2; several processes share it evenly."
@@ -111,15 +111,13 @@ class TrainingConfig(BaseModel):
     clip_interval: int = Field(
         5, ge=0, le=_MOST, description="Apply the constraint every n discriminator steps; 0: never."
     )
-    penalty_weight: float | None = Field(None, gt=0, description="Weight of the gradient penalty; none: 10.")
-    critic_steps: int = Field(
-        1, ge=1, le=1024, description="Discriminator steps per iteration, each on a batch of its own."
-    )
+    penalty_weight: float | None = Field(None, gt=0, description="Weight of the gradient penalty; None: 10.")
+    critic_steps: int = Field(1, ge=1, le=1024, description="Discriminator steps per iteration, each on its own batch.")
     input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise added to the discriminator's input.")
     optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="Optimizer of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Learning rate of both optimizers.")
     discriminator_learning_rate: float | None = Field(
-        None, gt=0, description="Learning rate of the discriminator's optimizer; none: learning_rate."
+        None, gt=0, description="Learning rate of the discriminator's optimizer; None: learning_rate."
     )
     lr_decay: Literal["none", "linear"] = Field(
         "none", description="Decay of the learning rate; linear: to 0 at the last iteration."
@@ -130,28 +128,29 @@ class TrainingConfig(BaseModel):
         False, description="Use one batch of generated videos for both networks' steps, as the authors' code does."
     )
     ema_decay: float | None = Field(
-        None, gt=0, lt=1, description="Decay of a moving average of the generator's weights; none: no average."
+        None, gt=0, lt=1, description="Decay of a moving average of the generator's weights; None: no average."
     )
     seed: int = Field(
         0, ge=0, le=2**63 - 1, description="Seed of weights, latents, moving digits and the order of the data."
     )
     precision: PrecisionOption = Field(
-        "auto", description="Precision of the convolutions; auto: bf16 on GPUs that support it, else fp32."
+        "auto",
+        description="Precision of convolutions and matrix products; auto: bf16 on GPUs that support it, else fp32.",
     )
     cuda_graph: CudaGraphMode = Field("auto", description="Replay iterations as CUDA graphs; auto: if possible.")
     sync_batch_norm: bool = Field(False, description="Compute batch statistics over all processes of torchrun.")
     workers: int = Field(4, ge=1, le=1024, description="Threads that prepare batches in the background.")
-    device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, …")
+    device: str = Field("auto", description="Device: auto (a GPU if there is one), cpu, cuda, cuda:1, …")
     log_interval: int = Field(100, ge=1, le=_MOST, description="Iterations between lines of stats.jsonl.")
     sample_interval: int = Field(1000, ge=1, le=_MOST, description="Iterations between sample GIFs.")
     checkpoint_interval: int = Field(1000, ge=1, le=_MOST, description="Iterations between checkpoints.")
     evaluate_every: int = Field(
-        0, ge=0, le=_MOST, description="Iterations between evaluations of the generator; 0: none."
+        0, ge=0, le=_MOST, description="Iterations between evaluations of the generator; 0: no evaluations."
     )
     classifier: str | None = Field(
         None,
         description="Evaluation: classifier file from train-classifier or convert-classifier; "
-        "none: the package's own, for moving digits.",
+        "None: the package's own, for moving digits.",
     )
     evaluate_samples: int = Field(2048, ge=2, le=_MOST, description="Evaluation: number of generated videos.")
     best_metric: Literal["is", "fid"] = Field("fid", description="Evaluation: metric by which best.pt is chosen.")
@@ -173,9 +172,9 @@ class TrainingConfig(BaseModel):
         if reason is not None:
             raise InputError(reason)
         if self.evaluate_every and self.classifier is None and self.data is not None:
-            raise InputError("evaluate_every needs a classifier: python -m tgan_fast train-classifier makes one")
+            raise InputError("evaluate_every needs a classifier: train one with python -m tgan_fast train-classifier")
         if self.classifier is not None and not self.evaluate_every:
-            raise InputError("a classifier is for evaluation in training, which needs evaluate_every as well")
+            raise InputError("classifier is only used by evaluations during training: set evaluate_every, too")
 
     def _refuse_settings_of_other_data(self):
         other, kind = (OF_VIDEOS, "videos") if self.data is None else (OF_DIGITS, "moving digits")
@@ -186,12 +185,12 @@ class TrainingConfig(BaseModel):
 
 
 def in_current_words(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of a checkpoint or a file as they are written now: a crop at the center was once "centre"."""
+    """Return settings of a checkpoint or file with today's values: 0.1.0 wrote the crop "center" as "centre"."""
     return {**values, "crop": "center"} if values.get("crop") == "centre" else dict(values)
 
 
 def _why_not(config):
-    """Return why settings that are valid each do not fit together, or None."""
+    """Return why settings that are valid by themselves do not fit together, or None."""
     if config.image_size not in IMAGE_SIZES:
         smallest, largest = IMAGE_SIZES[0], IMAGE_SIZES[-1]
         return f"image_size is {config.image_size}, but it must be a power of two from {smallest} to {largest}"
@@ -214,7 +213,7 @@ def _why_not(config):
         )
     for name in ("adam_beta1", "adam_beta2"):
         if config.optimizer != "adam" and getattr(config, name) != type(config).model_fields[name].default:
-            return f"{name} is for optimizer adam, and it is {config.optimizer}: choose adam, or leave it out"
+            return f"{name} is for optimizer adam, not {config.optimizer}: choose optimizer adam, or leave it out"
     if config.shared_fakes and config.objective != "wgan":
         return (
             f"shared_fakes needs two opposite losses, which objective {config.objective} does not have: "
@@ -242,7 +241,7 @@ _TINY: dict[str, Any] = {
     "image_size": 32,
     "digit_size": 0.75,
     "digit_speed": 0.025,
-    # From a lighter level some seeds learn dark digits on a gray ground: batch norm hides brightness from the critic.
+    # With a lighter level some seeds learn dark digits on a gray ground: batch norm hides brightness from the critic.
     "initial_level": -0.8,
     "width": 0.125,
     "latent_dim": 32,
@@ -298,8 +297,7 @@ def _one_rate(learning_rate: float) -> dict[str, Any]:
     return {"learning_rate": learning_rate, "discriminator_learning_rate": None}
 
 
-# Systems of the papers and of public code and summaries, besides the paper's own: settings, and those that a narrow
-# model needs instead.
+# Other systems, from papers, public code and summaries: their settings, and those that a narrow model needs instead.
 _SYSTEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "authors": ({"shared_fakes": True}, {}),
     "weight-clip": ({"constraint": "weight-clip", "clip_interval": 1}, _one_rate(2e-4)),
@@ -384,7 +382,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Safe loader that refuses duplicate keys, of which YAML's own takes the last."""
+    """Safe loader that refuses duplicate keys; PyYAML's own loader takes the last of them."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

@@ -15,7 +15,7 @@ from tgan_fast.training.network import TrainedNetwork
 
 
 class Constraint:
-    """Constraint that does nothing; others override what they need.
+    """Constraint that does nothing; subclasses override what they need.
 
     Attributes:
         penalizes: Whether `penalty` is added to the discriminator's loss.
@@ -53,7 +53,7 @@ class Constraint:
 
 
 class SingularValueClipping(Constraint):
-    """Singular values of all weights at most 1, batch norms that amplify nothing, as in `tgan_fast.nn.constrain_`."""
+    """Clipping of all weights' singular values to 1, and of batch norms' scales, as in `tgan_fast.nn.constrain_`."""
 
     def apply_(self, network, non_finite):
         copies = None if network.flat.copy is None else weights_of(network.computing)
@@ -61,7 +61,7 @@ class SingularValueClipping(Constraint):
 
 
 class WeightClipping(Constraint):
-    """All parameters within ±0.01 (Arjovsky et al., arXiv:1701.07875)."""
+    """Clipping of all parameters to ±0.01 (Arjovsky et al., arXiv:1701.07875)."""
 
     bound = 0.01
 
@@ -71,7 +71,7 @@ class WeightClipping(Constraint):
 
 
 class SpectralNormalization(Constraint):
-    """Weights divided by their largest singular values wherever they are used; batch norms as in clipping."""
+    """Weights divided by their largest singular values in every use, and clipping of batch norms' scales."""
 
     def prepare_(self, discriminator):
         normalize_spectra_(discriminator)
@@ -83,11 +83,11 @@ class SpectralNormalization(Constraint):
 class GradientPenalty(Constraint):
     """λ·mean((‖∇D(x)‖ − 1)²) over videos x between real and fake ones (Gulrajani et al., arXiv:1704.00028).
 
-    The norm is over the gradient of a whole video. It is differentiated once more, which the fast operations do not
-    support, so this pass uses PyTorch's own (`tgan_fast.ops.native_ops`). Where the rest is bfloat16, it computes
-    in float32, or TF32, because cuDNN may lack the second derivative's convolutions in bfloat16: dilated, with kernels
-    as large as the gradients; other float32 operations of such an iteration may use TF32, too. Running statistics of
-    batch norms do not see these videos.
+    The norm is over the gradient of a whole video. The penalty is differentiated once more, which the fast operations
+    do not support, so this pass uses PyTorch's own (`tgan_fast.ops.native_ops`). In a bfloat16 iteration it computes in
+    float32 (TF32 where supported), because cuDNN may lack the second derivative's convolutions in bfloat16, which are
+    dilated with kernels as large as the gradients; other float32 operations of the iteration may then use TF32, too.
+    These videos do not change the running statistics of batch norms.
 
     Args:
         weight: Weight λ of the penalty, > 0.
@@ -110,14 +110,14 @@ class GradientPenalty(Constraint):
         with native_ops(), _untracked(discriminator):
             scores = functional_call(discriminator, weights, between, {"labels": labels})
             (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
-        # A square root has no derivative at 0.
+        # The small number avoids 0, where a square root has no derivative.
         norms = (gradient.square().sum((1, 2, 3, 4)) + 1e-12).sqrt()
         return self.weight * (norms - 1).square().mean()
 
 
 @contextmanager
 def _untracked(network: nn.Module) -> Iterator[None]:
-    """Leave running statistics as they are inside."""
+    """Keep running statistics unchanged inside the block."""
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     before = [norm.track_running_stats for norm in norms]
     for norm in norms:

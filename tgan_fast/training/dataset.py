@@ -1,4 +1,4 @@
-"""Opening of the data set that a training config names, and of the feed of its clips."""
+"""Functions that open the data set of a training config, and the feed of its clips."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _OF_EVALUATION = "evaluate_every", "classifier"
 
 
 def with_data(config: TrainingConfig, data: Path | None) -> TrainingConfig:
-    """Return the config of a run on other prepared videos, if any are given, whatever it was trained on."""
+    """Return the config for other prepared videos, without settings of the old data; unchanged if `data` is None."""
     if data is None:
         return config
     defaults = {name: TrainingConfig.model_fields[name].default for name in (*OF_DIGITS, "axes", *_OF_EVALUATION)}
@@ -26,10 +26,10 @@ def with_data(config: TrainingConfig, data: Path | None) -> TrainingConfig:
 
 
 def open_data(config: TrainingConfig) -> MovingDigits | VideoFrames:
-    """Open what a run trains on: `config.data`, or moving digits.
+    """Open the data that a run trains on: `config.data`, or moving digits.
 
     Raises:
-        InputError: It is not there, damaged or of no use for training.
+        InputError: The data is missing, damaged or unsuitable for training.
     """
     sizes = {"clip_frames": config.frames, "image_size": config.image_size}
     if config.data is None:
@@ -44,7 +44,7 @@ def open_data(config: TrainingConfig) -> MovingDigits | VideoFrames:
             **sizes,
         )
     if not Path(config.data).exists():
-        raise InputError(f"there is no {config.data}: if the data has moved, give its new place with --data")
+        raise InputError(f"there is no {config.data}: if the data has moved, give its new path with --data")
     return VideoFrames(
         read_videos(Path(config.data), config.axes),
         stride=config.frame_stride,
@@ -71,10 +71,10 @@ def classes_of(config: TrainingConfig, dataset: ClipDataset | VideoFrames) -> in
     found: int | None = getattr(dataset, "classes", None)
     if found is None:
         if config.classes is None:
-            raise InputError("the data set does not tell its number of classes: set classes")
+            raise InputError("the data set does not say how many classes it has: set classes")
         return config.classes
     if found < 2:
-        raise InputError("conditional needs videos of two classes or more, and the data tells of none: leave it out")
+        raise InputError("conditional needs videos of at least two classes, which the data does not have: leave it out")
     if config.classes is not None and found > config.classes:
         raise InputError(f"classes is {config.classes}, but the data has {found}: leave it out")
     return config.classes or found
@@ -113,11 +113,11 @@ def clips_to_show(dataset: ClipDataset | VideoFrames, count: int, config: Traini
 
     Args:
         dataset: Data set of clips or videos.
-        count: Number of clips; all of a data set that has fewer.
+        count: Number of clips; a data set that has fewer gives all of them.
         config: Settings of the run.
 
     Returns:
-        Clips uint8 [n, T, H, W, config.channels] and n labels, whatever a data set has as labels.
+        Clips uint8 [n, T, H, W, config.channels] and n labels, as the data set has them.
     """
     random = np.random.default_rng(config.seed)
     numbers = random.choice(len(dataset), min(count, len(dataset)), replace=False)

@@ -13,8 +13,8 @@ _ALIGNMENT = 64
 class FlatParameters:
     """Parameters in one flat tensor, so that one kernel updates and one all-reduce averages all of them.
 
-    Each parameter becomes a view of that tensor, with the shape and the strides that it had, and remains one as long as
-    it is written in place, as `load_state_dict` and optimizers do. `Module.to` and assignments to `.data` move it out.
+    Each parameter becomes a view of that tensor, with the shape and strides that it had. It remains a view while it is
+    only written in place, as `load_state_dict` and optimizers do. `Module.to` and assignments to `.data` move it out.
 
     Args:
         parameters: Parameters of one floating-point dtype and device, each dense in any memory format, each given once.
@@ -23,7 +23,7 @@ class FlatParameters:
 
     Attributes:
         parameters: List of the parameters.
-        starts: Index of the first element of each parameter in the flat tensors, and their length n.
+        starts: Index of the first element of each parameter in the flat tensors, followed by their length n.
         data: Parameters, [n], with zeros between them.
         gradient: Gradients, [n], in the dtype of the parameters.
         allreduce_extra: Further elements to average, in the same dtype.
@@ -54,7 +54,7 @@ class FlatParameters:
     def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Return views of a flat tensor [n] of any dtype, with the shapes and strides of the parameters."""
         if flat.shape != self.data.shape or not flat.is_contiguous():
-            raise ValueError(f"views are of a contiguous tensor {list(self.data.shape)}, and not of {list(flat.shape)}")
+            raise ValueError(f"views need a contiguous tensor {list(self.data.shape)}, not {list(flat.shape)}")
         return [
             flat[start : start + parameter.numel()].as_strided(parameter.shape, parameter.stride())
             for start, parameter in zip(self.starts, self.parameters, strict=False)
@@ -74,7 +74,7 @@ class FlatParameters:
 
         Args:
             sources: Parameters of the same shapes, in any dtype; None: the parameters themselves.
-            smaller_than: Number of elements from which a parameter is left alone.
+            smaller_than: Number of elements from which on a parameter is left out; by default none is.
         """
         sources = self.parameters if sources is None else sources
         copies: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
@@ -121,10 +121,10 @@ def _check(parameters):
             raise ValueError(f"parameter {index} must be floating-point and is {parameter.dtype}")
         if (parameter.dtype, parameter.device) != (first.dtype, first.device):
             raise ValueError(
-                f"parameter {index} is {parameter.dtype} on {parameter.device}, and the first {first.dtype} on "
-                f"{first.device}: all must be alike"
+                f"parameter {index} is {parameter.dtype} on {parameter.device}, but the first is {first.dtype} on "
+                f"{first.device}: all must have one dtype and device"
             )
-        # A new tensor takes over the strides of a dense one alone.
+        # `empty_like` keeps strides only if the tensor is dense.
         if torch.empty_like(parameter, device="meta").stride() != parameter.stride():
             raise ValueError(f"parameter {index} has gaps or overlaps in memory: assign it .data.contiguous()")
 
@@ -139,11 +139,11 @@ def _aligned_starts(parameters, alignment):
 def _match_strides(view, gradient):
     """Return the gradient with the strides of the view, as a copy only where they differ.
 
-    Autograd matches strides except in dimensions of size 1, where they mean nothing; but there too, different strides
-    make `_foreach_copy_` copy one tensor after another.
+    Autograd matches strides except in dimensions of size 1, where they mean nothing. But different strides make
+    `_foreach_copy_` copy one tensor after another, even if they mean nothing.
     """
     if gradient.shape != view.shape:
-        raise ValueError(f"a gradient is {list(gradient.shape)}, but its parameter {list(view.shape)}")
+        raise ValueError(f"a gradient is {list(gradient.shape)}, but its parameter is {list(view.shape)}")
     strides = zip(view.shape, gradient.stride(), view.stride(), strict=True)
     if any(a != b for size, a, b in strides if size != 1):
         return torch.empty_like(view, dtype=gradient.dtype).copy_(gradient)

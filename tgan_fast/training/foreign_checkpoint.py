@@ -1,7 +1,7 @@
 """Readers of checkpoints from other programs: the PyTorch notebook's, and bare state dicts.
 
 PyTorch's safe loading refuses NumPy objects, but many checkpoints have a NumPy loss or iteration beside their tensors.
-The classes at the end take the place of NumPy's while such a file is read: numbers become Python's, arrays are dropped.
+While such a file is read, the classes at the end replace NumPy's: numbers become Python's, and arrays are dropped.
 """
 
 import operator
@@ -19,7 +19,7 @@ _PREFIXES = "module.", "_orig_mod."
 
 
 def find_networks(content: Any) -> list[dict[str, torch.Tensor]] | None:
-    """Return the state dicts of a generator and perhaps a discriminator in content that people save, or None."""
+    """Return the state dicts of a generator and, if there is one, a discriminator in a file's content, or None."""
     if isinstance(content, dict):
         content = next((content[key] for key in ("model_state_dict", "state_dict") if key in content), content)
     if isinstance(content, dict) and NETWORKS[0] in content:
@@ -32,7 +32,7 @@ def find_networks(content: Any) -> list[dict[str, torch.Tensor]] | None:
 
 
 def _without_prefix(state):
-    """Return a state dict without what DataParallel and torch.compile put before every name."""
+    """Return a state dict without the prefixes that DataParallel and torch.compile put before every name."""
     for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             return _without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})
@@ -90,5 +90,5 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 
 
 def safe_numpy_values() -> torch.serialization.safe_globals:
-    """Return a context in which `torch.load(weights_only=True)` reads NumPy's values as described above."""
+    """Return a context in which `torch.load(weights_only=True)` reads NumPy's values as the module's docstring says."""
     return torch.serialization.safe_globals([(stand_in, f"numpy.{name}") for name, stand_in in _STAND_INS.items()])

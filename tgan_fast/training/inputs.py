@@ -14,7 +14,7 @@ class Inputs:
 
     Args:
         generator, discriminator: Networks that the batch has to fit.
-        read: Function that makes videos of a batch; None: the batch is videos.
+        read: Function that turns a batch into videos; None: batches are videos.
         critic_steps: Number of equal parts that a batch consists of.
         processes: Processes that share the batch.
         static: Whether to copy batches into the memory of the first one.
@@ -46,10 +46,12 @@ class Inputs:
             ValueError: The batch does not fit. No random number has been drawn and no running statistic changed.
         """
         if batch.device != self._device:
-            raise ValueError(f"the batch is on {batch.device}, but the networks on {self._device}")
+            raise ValueError(f"the batch is on {batch.device}, but the networks are on {self._device}")
         count, rest = divmod(batch.shape[0], self._critic_steps)
         if rest:
-            raise ValueError(f"a batch of {batch.shape[0]} is not {self._critic_steps} equal parts, one a critic step")
+            raise ValueError(
+                f"a batch of {batch.shape[0]} cannot be split evenly over {self._critic_steps} critic steps"
+            )
         if count < 2 and self._processes.size == 1:
             raise ValueError(f"a batch of {count} is too small: batch norm needs at least 2 videos")
         check_labels(labels, len(batch), self._classes, "training step")
@@ -60,13 +62,13 @@ class Inputs:
         held, shape = self._batch, torch.Size([count, *batch.shape[1:]])
         if self._static and held is not None and (shape, batch.dtype) != (held.shape, held.dtype):
             raise ValueError(
-                f"the CUDA graph holds batches of {list(held.shape)} {held.dtype} and got {list(shape)} "
+                f"the CUDA graph takes batches of {list(held.shape)} {held.dtype} and got {list(shape)} "
                 f'{batch.dtype}: use cuda_graph="off" for batches that differ'
             )
         return count
 
     def load(self, batch: torch.Tensor, labels: torch.Tensor | None) -> None:
-        """Take a batch that was checked, or a part of one."""
+        """Load a batch that was checked, or a part of one."""
         if not self._static:
             self._batch, self.labels = batch, labels
         elif self._batch is None:
@@ -86,8 +88,8 @@ class Inputs:
 class Draws:
     """The random numbers for one step of one network.
 
-    They are drawn for all processes together, in float32 at any precision, and every process takes its part, so that
-    several processes draw for a batch what one process draws. On a GPU nothing waits.
+    Every process draws the numbers of all processes, in float32 at any precision, and uses its part of them, so that
+    several processes use the same numbers for a batch as one process. Drawing does not wait for a GPU.
 
     Args:
         generator: Generator that the latents are for.
@@ -95,7 +97,7 @@ class Draws:
         noise: Standard deviation of the noise on the discriminator's videos; 0 is none.
         real: Whether the step also sees real videos, which get noise of their own.
         mixes: Whether to draw the shares at which real and fake videos are mixed.
-        processes: Processes that draw the same.
+        processes: Processes that draw the same numbers.
     """
 
     def __init__(

@@ -107,7 +107,7 @@ def _train(config, out, dataset, resume, processes, device):
                     session.log()
                 if config.evaluate_every and step.iteration % config.evaluate_every == 0:
                     session.evaluate()
-                # After the evaluation, whose scores are in the curves that are drawn now.
+                # After the evaluation, so that the curves include its scores.
                 if step.iteration % config.sample_interval == 0:
                     session.sample()
                 if step.iteration % config.checkpoint_interval == 0:
@@ -128,7 +128,7 @@ def _train(config, out, dataset, resume, processes, device):
 
 @contextmanager
 def _agreed(processes, device):
-    """Raise an error in every process if the block raised one in any: a process waiting for another would never end."""
+    """Raise an error in every process if the block raised one in any, since the others would wait for it forever."""
     problem = None
     try:
         yield
@@ -143,7 +143,7 @@ def _remedy(folder, diverged):
         return "process 0 names the last good checkpoint"
     latest = folder.checkpoints.before_divergence() if diverged else folder.checkpoints.latest()
     if latest is None:
-        return "no checkpoint from before is left" if diverged else "no checkpoint had been written yet"
+        return "no earlier checkpoint is left" if diverged else "no checkpoint had been written yet"
     resumed = latest if diverged else folder.path
     return f"the last good checkpoint is {latest}: continue with --resume {resumed}"
 
@@ -151,7 +151,7 @@ def _remedy(folder, diverged):
 def _check_processes(config, processes):
     if config.batch_size % processes.size:
         raise InputError(
-            f"batch_size is {config.batch_size}, but {processes.size} processes share it evenly: choose a multiple"
+            f"batch_size is {config.batch_size}, but {processes.size} processes must share it evenly: choose a multiple"
         )
     if config.batch_size == processes.size and not config.sync_batch_norm:
         raise InputError(

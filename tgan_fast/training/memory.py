@@ -79,10 +79,10 @@ def too_large(config: TrainingConfig, device: torch.device, fitting: int, *, mem
         memory: Whether memory is the limit; otherwise it is the number of elements.
     """
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
-    problem = f"does not fit into the memory of {place}" if memory else f"is too large for some operations of {place}"
-    remedy = f"about {fitting} would do: choose --batch-size {fitting} or less"
+    problem = f"does not fit into the memory of {place}" if memory else f"is too large for some operations on {place}"
+    remedy = f"about {fitting} would fit: choose --batch-size {fitting} or less"
     if fitting < 2:
-        remedy = "too little is free even for small ones: end what else uses it, or choose a smaller --width"
+        remedy = "too little is free even for small batches: end other programs, or choose a smaller --width"
     return f"a batch of {config.batch_size} videos {problem}; {remedy}"
 
 
@@ -90,7 +90,7 @@ class Need(NamedTuple):
     """Memory that an iteration needs.
 
     Attributes:
-        bytes: Peak memory, the networks included.
+        bytes: Peak memory in bytes, including the networks.
         elements: Number of elements of the largest tensor.
     """
 

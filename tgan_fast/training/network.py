@@ -20,8 +20,8 @@ class TrainedNetwork:
     """A network with its optimizer.
 
     Args:
-        module: Network, which is put into training mode, its convolution weights into a channels-last memory format,
-            and all its parameters into one buffer.
+        module: Network. It is put into training mode, its convolution weights become channels-last, and all its
+            parameters move into one buffer.
         precision: Precision of the computation; bf16 needs a compute copy.
         optimizer: Function that makes an optimizer of flat parameters.
         processes: Processes that train the network together.
@@ -66,7 +66,7 @@ class TrainedNetwork:
             source.requires_grad_(parameter.requires_grad)
 
     def update(self) -> None:
-        """Do a step of the optimizer with the gradients that backward has left, averaged over the processes."""
+        """Do a step of the optimizer with the gradients of the last backward pass, averaged over the processes."""
         if self._gathers:
             self.flat.gather(self._sources)
         if self._processes.size > 1:
@@ -84,7 +84,7 @@ class TrainedNetwork:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Compute no gradients for the weights inside."""
+        """Compute no gradients for the weights inside the block."""
         trainable = [parameter for parameter in self._sources if parameter.requires_grad]
         for parameter in trainable:
             parameter.requires_grad_(False)

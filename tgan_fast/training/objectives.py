@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 class Objective(ABC):
-    """Pair of losses [] of scores [N], which D gives without a sigmoid.
+    """Losses of both networks, scalars computed from the discriminator's scores [N] without a sigmoid.
 
     Attributes:
         opposite: Whether the generator's loss is the discriminator's loss of fakes with the opposite sign.
@@ -47,7 +47,7 @@ class Hinge(Objective):
 
 
 class Vanilla(Objective):
-    """Cross entropy, for the generator in the form that does not saturate (Goodfellow et al., arXiv:1406.2661)."""
+    """Cross entropy, in its non-saturating form for the generator (Goodfellow et al., arXiv:1406.2661)."""
 
     def discriminator(self, real, fake):
         return F.softplus(-real).mean() + F.softplus(fake).mean()

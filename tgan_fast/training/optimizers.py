@@ -22,20 +22,20 @@ _LARGE = 1 << 17
 class FlatOptimizer(torch.optim.Optimizer):
     """Base of `RMSprop` and `Adam`.
 
-    A step updates the whole network at once where its gradients were gathered (`FlatParameters.gather`). Otherwise it
-    gathers them itself, except that a CPU reads those of large parameters where autograd left them. Parameters without
-    a gradient are left alone. The step also writes the copy of the flat parameters, if there is one.
+    A step updates the whole network at once if its gradients were gathered (`FlatParameters.gather`). Otherwise it
+    gathers them itself, except that on a CPU it reads gradients of large parameters where autograd left them.
+    Parameters without a gradient do not change. The step also writes the copy of the flat parameters, if there is one.
 
     A step can be captured in a CUDA graph: steps are counted on the device, and memory never moves, not even in
     `load_state_dict`. A graph fixes the numbers in `param_groups`, except for a learning rate that
     `set_learning_rate` has changed before the capture.
 
     `state` has PyTorch's entries for every parameter, as views of flat tensors. `state_dict` and `load_state_dict` use
-    the format of PyTorch's optimizer of that name, in any version, memory format and device.
+    the format of PyTorch's optimizer of the same name, of any version, memory format and device.
 
     Args:
         flat: Parameters.
-        torchs_own: PyTorch's optimizer of the same parameters, which checks the options and has the defaults.
+        torchs_own: PyTorch's optimizer of the same parameters, which checks the options and holds the defaults.
     """
 
     _AVERAGES: tuple[str, ...]
@@ -50,7 +50,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._set_steps([0.0] * len(flat.parameters))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the only group, in the constructor."""
+        """Add the only parameter group; the constructor calls this."""
         if self.param_groups:
             raise ValueError("flat parameters are one group: no other can be added")
         super().add_param_group(param_group)
@@ -89,7 +89,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def _runs_of_equal_steps(self, given):
         """Return the first index and the end of every run of parameters with gradients and equal step counts."""
-        # Once apart, always apart: the host does not know how many steps a CUDA graph has done.
+        # Parameters that were once apart stay apart: the host does not know how many steps a CUDA graph has done.
         for index in range(1, len(given)):
             self._apart[index] |= given[index] != given[index - 1]
         bounds = [*(index for index, apart in enumerate(self._apart) if apart), len(given)]
@@ -138,7 +138,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def _set_steps(self, steps):
         self._steps.copy_(torch.tensor(steps))
-        # Whether a parameter has, or may have, done other steps than the one before it.
+        # Whether the number of steps of a parameter differs, or may differ, from that of the parameter before it.
         self._apart = [True, *(a != b for a, b in zip(steps[1:], steps, strict=False))]
         averages = zip(*(self._flat.views(average) for average in self._averages.values()), strict=True)
         self.state = defaultdict(dict)
@@ -149,7 +149,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         groups, parameters = saved["param_groups"], self._flat.parameters
         counts = [len(group["params"]) for group in groups]
         if counts != [len(parameters)]:
-            raise ValueError(f"the state is of groups of {counts} parameters, but here is one of {len(parameters)}")
+            raise ValueError(f"the state has groups of {counts} parameters, but needs one group of {len(parameters)}")
         for name in _REFUSED:
             if groups[0].get(name):
                 raise ValueError(f"the state is of an optimizer with {name}, which is not supported")
@@ -159,7 +159,7 @@ class FlatOptimizer(torch.optim.Optimizer):
                 if name not in entry:
                     raise ValueError(f"the state of parameter {index} has no {name}: another optimizer saved it")
                 if name != "step" and entry[name].shape != parameter.shape:
-                    shapes = f"{list(entry[name].shape)}, but the parameter {list(parameter.shape)}"
+                    shapes = f"{list(entry[name].shape)}, but the parameter is {list(parameter.shape)}"
                     raise ValueError(f"{name} of parameter {index} is {shapes}")
 
 

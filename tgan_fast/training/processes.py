@@ -11,8 +11,8 @@ from tgan_fast.errors import InputError
 from tgan_fast.training.devices import resolve_device
 
 if dist.is_available():
-    # Its functions have the group of all processes as a default argument. If torch._dynamo imported it later, it would
-    # hold that group for good, and gloo's threads would outlive Python; as long as there is no group, it holds None.
+    # Its functions take the group of all processes at import as a default argument. Imported here, before there is a
+    # group, they take None. If torch._dynamo imported it later, they would keep gloo's threads alive beyond Python.
     import torch.distributed.nn.functional
 
 
@@ -36,7 +36,7 @@ class Processes:
         self.backend = None if group is None else dist.get_backend(group)
 
     def average_(self, tensor: torch.Tensor) -> None:
-        """Average a tensor over the processes, in place, to the same bits in all of them."""
+        """Average a tensor over the processes, in place; the result has the same bits in all of them."""
         if self.size > 1:
             dist.all_reduce(tensor, group=self.group)
             tensor.div_(self.size)
@@ -62,10 +62,10 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     """Join the processes that torchrun has started, or stay alone, and yield the processes and this one's device.
 
     Args:
-        device: Name of the device; `auto` and `cuda` give each of several processes a GPU of its own.
+        device: Name of the device; with `auto` and `cuda` each of several processes gets its own GPU.
 
     Raises:
-        InputError: There is no such device, or not one for each process.
+        InputError: There is no such device, or there are fewer GPUs than processes.
     """
     initialized = dist.is_available() and dist.is_initialized()
     alone = not initialized and int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -83,7 +83,7 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
         finally:
             if not initialized:
                 dist.destroy_process_group()
-                # This is the last reference; without it gloo's threads end, which must not outlive Python.
+                # Drop the last reference, so that gloo's threads end, which must not outlive Python.
                 processes.group = None
 
 
@@ -95,5 +95,5 @@ def _own_device(name):
         raise InputError(f"--device {name} is one GPU for all processes: choose auto, cuda or cpu")
     local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= count:
-        raise InputError(f"there are more processes than GPUs on this machine: start torchrun with {count} at most")
+        raise InputError(f"there are more processes than GPUs on this machine: start torchrun with at most {count}")
     return torch.device("cuda", local)

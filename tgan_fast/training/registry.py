@@ -2,7 +2,7 @@
 
 A new variant is one class and one line here, and for a latent one more line in `tgan_fast.models.latents.LATENTS`. The
 command line, YAML files and the test that combines all variants then know it by its name. Classes are imported when a
-run needs them, so that help texts and errors in settings import none.
+run needs them, so that help texts and errors in settings do not import them.
 """
 
 import pkgutil

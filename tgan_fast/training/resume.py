@@ -1,4 +1,4 @@
-"""Resuming a run from a checkpoint: checks, and notices of what has changed."""
+"""Resuming a run from a checkpoint: checks, and notices of changes."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,14 +21,14 @@ _UNIMPORTANT = {"device"}
 
 
 def changed_settings(config: TrainingConfig, recorded: Mapping[str, Any]) -> list[str]:
-    """Return one line that names what has changed since a checkpoint, or none where nothing has.
+    """Return a line that lists the settings changed since a checkpoint, or no line if there are none.
 
     Args:
         config: Settings of the resumed run.
         recorded: Settings in the checkpoint; empty for the notebook's, which has none.
 
     Raises:
-        InputError: A setting has changed that cannot.
+        InputError: A setting has changed that must stay the same.
     """
     if not recorded:
         return []
@@ -50,7 +50,9 @@ def open_saved(path: Path, device: torch.device) -> dict[str, Any]:
     saved = read_run(path)
     if saved.get("device") not in (device.type, None):
         made_on = saved["device"]
-        raise InputError(f"{path} was made on {made_on}, where alone it resumes exactly, not on {device.type}")
+        raise InputError(
+            f"{path} was made on {made_on} and does not resume on {device.type}: choose --device {made_on}"
+        )
     return saved
 
 
@@ -62,7 +64,7 @@ def restore_step(step: TrainingStep, state: dict[str, Any], path: Path) -> None:
         raise InputError(f"{path} cannot be resumed: {broken} is not finite; resume an earlier checkpoint")
     if step.ema is not None:
         if "ema" not in state:
-            raise InputError(f"{path} was made without an average of the weights, so ema_decay cannot be set now")
+            raise InputError(f"{path} has no averaged weights, so ema_decay cannot be set now: leave it out")
         load_strictly(step.ema, state["ema"], path)
     try:
         step.load_state_dict(state)
@@ -82,17 +84,17 @@ def notices_on_data(
 ) -> Iterator[str]:
     """Yield a notice if the data has changed since the checkpoint, or has classes that the run does not use."""
     if saved is not None and saved.get("data") not in (None, data_fingerprint):
-        yield "the data has changed since the checkpoint was made: the run continues, but not as it would have"
+        yield "the data has changed since the checkpoint was made: the run continues, but its results will differ"
     names = dataset.videos.class_names if isinstance(dataset, VideoFrames) else ()
     if names and not config.conditional:
-        yield f"the videos have {len(names):,} classes, which this run does not use: see --conditional"
+        yield f"the videos have {len(names):,} classes, which this run does not use: --conditional would use them"
 
 
 def take_over(folder: RunFolder, resume: Path | None, iteration: int) -> Iterator[str]:
     """Check that the locked folder may be written to, and yield a notice for every repair.
 
     Raises:
-        InputError: It holds another run, or a newer checkpoint.
+        InputError: The folder holds another run, or a newer checkpoint.
     """
     own = None if resume is None else run_folder_of(resume)
     if own is None or own.resolve() != folder.path.resolve():
@@ -101,12 +103,12 @@ def take_over(folder: RunFolder, resume: Path | None, iteration: int) -> Iterato
                 f"{folder.path} holds another run: continue it with --resume {folder.path}, or choose another --out"
             )
         if earlier := folder.checkpoints.set_best_aside():
-            yield f"the best checkpoint of a run that left no other one was set aside: {earlier}"
+            yield f"the best.pt of an earlier run, which has no other checkpoint, was renamed: {earlier}"
         return
     for damaged in folder.checkpoints.set_damaged_aside():
-        yield f"a damaged checkpoint was set aside: {damaged}"
+        yield f"a damaged checkpoint was renamed: {damaged}"
     latest = folder.checkpoints.latest()
     if latest is not None and iteration_of(latest) > iteration:
         raise InputError(
-            f"{folder.path} has come further, to {latest.name}: resume from there, or choose a new folder with --out"
+            f"{folder.path} has a newer checkpoint, {latest.name}: resume from it, or choose a new folder with --out"
         )

@@ -83,7 +83,7 @@ class RunFolder:
                 self._tensorboard.add_scalar(name, value, line["iteration"])
 
     def write_samples(self, grids: Sequence[TitledGrid], iteration: int) -> Path:
-        """Write `samples/NNNNNNNN.gif` and return its path; only the first channel unless clips are gray or RGB."""
+        """Write `samples/NNNNNNNN.gif` and return its path; clips that are not gray or RGB show their first channel."""
         path = self.path / "samples" / f"{iteration:08d}.gif"
         shown = [grid if grid.clips.shape[-1] in (1, 3) else grid._replace(clips=grid.clips[..., :1]) for grid in grids]
         clip = stack_grids(shown, _COLUMNS)

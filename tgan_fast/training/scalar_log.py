@@ -15,7 +15,7 @@ class Interval(NamedTuple):
     Attributes:
         first: Number of iterations before them.
         rows: Scalars of each iteration.
-        seconds: Time since the end of the interval before.
+        seconds: Time since the end of the previous interval, in seconds.
         broken: Whether the constraint met a weight that is not finite.
         largest_weight: Largest absolute weight of the discriminator at the end.
     """
@@ -48,7 +48,7 @@ class Interval(NamedTuple):
 
 
 class ScalarLog:
-    """Scalars on the device, of which one interval is copied while the next one is computed."""
+    """Log of scalars on the device; one interval is copied to the host while the next one is computed."""
 
     def __init__(self):
         self._rows, self._copying = [], None
@@ -59,7 +59,7 @@ class ScalarLog:
         self._rows.append(scalars)
 
     def end_interval(self, iteration: int, non_finite: torch.Tensor, largest_weight: torch.Tensor) -> None:
-        """Start to copy what was appended to the host. Call `take(wait=True)` before.
+        """Start to copy the appended scalars to the host. Call `take(wait=True)` before.
 
         Args:
             iteration: Number of iterations done.
@@ -78,7 +78,7 @@ class ScalarLog:
         self._rows = []
 
     def leave_out(self, seconds: float) -> None:
-        """Leave out seconds without training from the time of the current interval."""
+        """Subtract seconds without training from the time of the current interval."""
         self._ended += seconds
 
     def take(self, *, wait: bool = False) -> Interval | None:

@@ -38,7 +38,7 @@ def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, d
             too few real clips.
     """
     if config.classifier is None and not isinstance(dataset, MovingDigits):
-        raise InputError("evaluate_every needs a classifier: python -m tgan_fast train-classifier makes one")
+        raise InputError("evaluate_every needs a classifier: train one with python -m tgan_fast train-classifier")
     path = DIGITS_CLASSIFIER if config.classifier is None else Path(config.classifier)
     classifier = load_classifier(path)
     protocol = replace(PROTOCOLS[protocol_for(classifier)], samples=config.evaluate_samples, runs=1)
@@ -46,7 +46,7 @@ def open_evaluator(config: TrainingConfig, dataset: ClipDataset | VideoFrames, d
     if config.channels not in (1, classifier.channels):
         raise InputError(
             f"the classifier {path} takes videos of {classifier.channels} channels, "
-            f"but {config.channels} are trained: train one on the same data"
+            f"but the run's have {config.channels}: train a classifier on the same data"
         )
     notice = notice_on_classes(classifier, class_names(dataset))
     if notice is not None:

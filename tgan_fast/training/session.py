@@ -96,7 +96,7 @@ class Session:
 
     def log(self) -> None:
         """End an interval: copy its scalars to the host, and record the interval before."""
-        # The interval before has long arrived: waiting for it only keeps the host from running far ahead of the GPU.
+        # The previous interval arrived long ago: waiting for it only keeps the host from running far ahead of the GPU.
         self._record_interval(self.scalars.take(wait=True))
         self.scalars.end_interval(self.step.iteration, self.step.non_finite, self.step.largest_weight())
         self._record_interval(self.scalars.take())
@@ -123,19 +123,19 @@ class Session:
             D=f"{means['loss_discriminator']:.3f}", G=f"{means['loss_generator']:.3f}", videos=f"{rate:.0f}/s"
         )
         if interval.largest_weight > _DIVERGED and not self.diverged:
-            # A checkpoint from before may still be on its way.
+            # An earlier checkpoint may not be written yet.
             self.background.wait()
             self._warn_of_divergence(interval.largest_weight, interval.first, interval.last)
 
     def _warn_of_divergence(self, weight, sound, iteration):
-        """Warn once that a weight is too large after `iteration` iterations, and was not after `sound`."""
+        """Warn once that a weight is too large after `iteration` iterations, but was not after `sound`."""
         if self.folder is None or self.diverged:
             return
         self.diverged = True
         kept = self.folder.checkpoints.keep_before(sound)
-        earlier = "no checkpoint from before is left" if kept is None else f"{kept} is a checkpoint from before"
+        earlier = "no earlier checkpoint is left" if kept is None else f"{kept} is an earlier checkpoint"
         self._print_notice(
-            f"warning: the run diverges, since a weight is {weight:.1e} after {counted(iteration, 'iteration')}: try a "
+            f"warning: the run diverges: a weight is {weight:.1e} after {counted(iteration, 'iteration')}: try a "
             f"lower learning_rate; {earlier}"
         )
 
@@ -180,7 +180,7 @@ class Session:
         self.background.submit(self._write_samples, TitledGrid(title, clips.numpy(), captions), self.step.iteration)
         self.sampled = self.step.iteration
         if self.step.device.type == "cpu":
-            # A GPU trains meanwhile.
+            # A GPU continues training meanwhile.
             self.scalars.leave_out(time.perf_counter() - begin)
 
     def _captions(self, labels):

@@ -14,7 +14,7 @@ from tgan_fast.training.network import TrainedNetwork, running_statistics
 from tgan_fast.training.optimizers import FlatOptimizer
 from tgan_fast.training.processes import Processes
 
-# What an iteration returns, in this order.
+# Names of the scalars that an iteration returns, in this order.
 SCALARS = ("loss_discriminator", "loss_generator", "score_real", "score_fake")
 
 
@@ -51,7 +51,7 @@ class TrainingState:
             _set_process_group(discriminator, self._processes.group)
         # Statistics over all processes are equal without being averaged.
         statistics = [[] if sync_batch_norm else running_statistics(network) for network in (generator, discriminator)]
-        # Written by the stages of an iteration, in the same memory for the CUDA graphs of all of them.
+        # All stages of an iteration, and their CUDA graphs, write into this memory.
         self._scalars = torch.zeros(len(SCALARS), dtype=weight.dtype, device=self.device)
         loss_discriminator, self._generator_loss, score_real, score_fake = self._scalars.unbind()
         self._discriminator_scalars = [loss_discriminator, score_real, score_fake]
@@ -60,7 +60,7 @@ class TrainingState:
             precision=self.precision,
             processes=self._processes,
         )
-        # The generator's step moves the discriminator's statistics too.
+        # The generator's step changes the discriminator's statistics, too.
         rates = learning_rate, discriminator_learning_rate or learning_rate
         of_generator, of_discriminator = (partial(optimizer, lr=rate) for rate in rates)
         extra = [*statistics[0], *statistics[1], self._scalars]
@@ -70,9 +70,9 @@ class TrainingState:
         self._random = torch.Generator(self.device).manual_seed(seed)
         self._ema_decay = ema_decay
         self._ema: Generator | None = None
-        # Number of iterations after which its running statistics were estimated; at first they are the generator's.
+        # Iteration after which the running statistics of `_ema` were estimated; at first they are the generator's.
         self._ema_estimated = 0
-        # Videos of the last iteration that batch norm took the statistics of together.
+        # Number of videos over which batch norm took statistics in the last iteration.
         self._batch_size = 0
         if ema_decay is not None:
             self._ema = copy.deepcopy(generator).requires_grad_(False).eval()
@@ -83,8 +83,8 @@ class TrainingState:
         """Generator with averaged weights, in evaluation mode; None without `ema_decay`.
 
         Its running statistics are those of its own videos, in batches as large as in training. The first access after
-        an iteration estimates them, which takes as long as 256 videos; a reference that was kept has the statistics of
-        the last access.
+        an iteration estimates them, which takes as long as generating 256 videos; a reference that was kept has the
+        statistics of the last access.
         """
         if self._ema is not None and self._ema_estimated != self.iteration:
             with arithmetic(self.precision):
@@ -120,12 +120,12 @@ class TrainingState:
         different = self._processes.different(tensors)
         if different:
             raise RuntimeError(
-                f"after {self.iteration} iterations the networks of the processes {different} are no longer those of "
-                "process 0: their batches differ in number, or their hardware or software does"
+                f"after {self.iteration} iterations the networks of the processes {different} are no longer equal to "
+                "those of process 0: the processes differ in their number of batches, their hardware or their software"
             )
 
     def leave_processes(self) -> None:
-        """Let go of the other processes, after the last iteration."""
+        """Drop the references to the other processes after the last iteration."""
         for network in (self.generator, self.discriminator):
             _set_process_group(network, None)
 
@@ -147,7 +147,7 @@ class TrainingState:
         """Continue from what `state_dict` returned, at this object's own learning rate.
 
         Args:
-            state: State; without `random`, this object's random numbers go on.
+            state: State; without `random`, this object keeps its own random state.
         """
         for name, network in (("generator", self._generator), ("discriminator", self._discriminator)):
             network.load_state_dict(state[name])

@@ -18,10 +18,10 @@ from tgan_fast.training.variants import variant_of
 
 
 class TrainingStep(TrainingState):
-    """The state of a training run, and the iteration that moves it.
+    """State of a training run, and the iteration that advances it.
 
     An iteration is that of the PyTorch notebook without its wasted work: the discriminator's step computes no gradients
-    of the generator, and the generator's step none of the discriminator's weights.
+    of the generator, and the generator's step computes none of the discriminator's weights.
 
         1. discriminator: a step on real videos and fakes, with separate batch statistics;
         2. generator: a step on fresh fakes;
@@ -33,7 +33,7 @@ class TrainingStep(TrainingState):
 
     Args:
         generator, discriminator: Networks on one device. They are put into training mode, their convolution weights
-            into a channels-last memory format, and the parameters of each into one buffer.
+            become channels-last, and the parameters of each move into one buffer.
         objective: Losses of both networks; None: Wasserstein's.
         constraint: Constraint of the discriminator, which it must have prepared (`Constraint.prepare_`); None: singular
             value clipping.
@@ -55,7 +55,8 @@ class TrainingStep(TrainingState):
         read: Function that turns a batch into videos [N, C, T, H, W] in [-1, 1], as part of the iteration; None:
             batches are such videos.
         processes: Processes that train together, each calling its own step with an equal part of every batch.
-            Gradients, running statistics and scalars are averaged, so that their networks stay equal; None: this one.
+            Gradients, running statistics and scalars are averaged, so that their networks stay equal; None: this
+            process alone.
         sync_batch_norm: Whether to take batch statistics over all processes, so that they train exactly as one process
             does with the whole batch.
 
@@ -67,10 +68,10 @@ class TrainingStep(TrainingState):
         iteration: Number of finished iterations.
         scalars: Scalars of the last iteration, a tensor [4] in the order of `SCALARS`.
         decay_steps: Iterations over which the learning rates fall to 0; None: they stay.
-        ema: Averaged generator in evaluation mode, or None. The first access after an iteration takes as long as 256
-            videos; a reference that was kept has the running statistics of the last access.
-        non_finite: int32 tensor [] on the device, not 0 once singular value clipping met, and left alone, a weight that
-            is not finite.
+        ema: Averaged generator in evaluation mode, or None. The first access after an iteration takes as long as
+            generating 256 videos; a reference that was kept has the running statistics of the last access.
+        non_finite: int32 tensor [] on the device, not 0 once singular value clipping has met a weight that is not
+            finite, which it leaves unchanged.
 
     Raises:
         InputError: The device lacks the precision; cuda_graph is "on", but no graph can be captured.

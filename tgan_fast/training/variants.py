@@ -12,8 +12,7 @@ def variant_of(objective: Objective, critic_steps: int, shared_fakes: bool) -> C
     """Return the iteration that `TrainingStep` runs instead of its own, called with the step, batch and labels.
 
     Raises:
-        ValueError: The two losses of the objective are not opposite, or there are several critic steps, for shared
-            fakes.
+        ValueError: Fakes are shared, but the objective's losses are not opposite or there are several critic steps.
     """
     if not shared_fakes:
         return partial(_run_critic_steps, critic_steps) if critic_steps > 1 else None
@@ -44,7 +43,7 @@ def _run_with_shared_fakes(step, batch, labels):
 
 
 def _update_on_shared_fakes(step):
-    """Take both networks' gradients from one pass of the fakes, and update the generator first."""
+    """Compute both networks' gradients from one pass of the fakes, and update the generator first."""
     real = step._inputs.videos(step.dtype)
     fake = step._fakes(step._discriminator_draws)
     seen = fake.detach().requires_grad_()
