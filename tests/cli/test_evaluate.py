@@ -124,7 +124,7 @@ def test_c3d_scores_the_notebooks_checkpoint_without_data(tmp_path, c3d_files, c
     assert 1 <= record["inception_score"]["mean"] <= 3
     assert "real" not in record["inception_score"]
     save_classifier(tmp_path / "small.pt", random_classifier(channels=3))
-    with pytest.raises(InputError, match="does not tell what it was trained on: give --data"):
+    with pytest.raises(InputError, match="does not say what it was trained on: give --data"):
         command.main([*arguments, "--classifier", str(tmp_path / "small.pt")])
 
 
@@ -163,15 +163,15 @@ def test_few_real_clips_are_noticed(run, classifier, capsys):
 def test_broken_weights_are_named(run, classifier, tmp_path):
     checkpoint = run / "checkpoints" / "iteration-00000003.pt"
     broken = write_filled(tmp_path / "broken.pt", checkpoint, "ema", {"model.0.weight": math.nan})
-    with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.0\.weight is not finite"):
+    with pytest.raises(NonFiniteError, match=r"broken\.pt cannot be used, because model\.0\.weight is not finite"):
         command.main(["--checkpoint", str(broken), "--classifier", str(classifier), *QUICK])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metrics", "is,fit"], r"there is no metric 'fit'; did you mean fid\?: choose of is,fid,fvd"),
-        (["--metrics", ","], "--metrics names none"),
+        (["--metrics", "is,fit"], r"there is no metric 'fit'; did you mean fid\?: choose from is,fid,fvd"),
+        (["--metrics", ","], "--metrics is empty"),
         (["--metrics", "fvd"], r"fvd needs --i3d i3d_torchscript\.pt"),
         (
             ["--classifier", "", "--data", "clips.npy"],

@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     values = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2, "frames": 8}
     values |= {"image_size": 32, "conditional": True, "temporal_generator": "gru", "latent": "normal"}
-    # A learning rate so large that a few steps are enough for videos that differ.
+    # With such a large learning rate, videos differ after a few steps.
     config = TrainingConfig(**values, steps=6, learning_rate=0.02, ema_decay=0.5, device="cpu")
     return folder, train(config, folder)
 
@@ -134,7 +134,7 @@ def test_a_broken_generator_is_refused(trained, tmp_path, form):
     checkpoint = trained[0] / "checkpoints" / "iteration-00000006.pt"
     broken = write_filled(tmp_path / "broken.pt", checkpoint, "ema", {"model.0.weight": torch.inf})
     out = tmp_path / f"x{FORMATS[form].suffix}"
-    with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.0\.weight is not finite"):
+    with pytest.raises(NonFiniteError, match=r"broken\.pt cannot be used, because model\.0\.weight is not finite"):
         exported(broken, out, form)
     assert not out.exists()
 

@@ -76,7 +76,7 @@ def test_bad_input_is_one_sentence(runs, arguments, message):
 @pytest.mark.parametrize(
     ("network", "name", "message"),
     [
-        ("generator", "model.0.weight", r"broken\.pt is of no use, because model\.0\.weight is not finite"),
+        ("generator", "model.0.weight", r"broken\.pt cannot be used, because model\.0\.weight is not finite"),
         (
             "discriminator",
             "model3d.0.weight",
@@ -92,7 +92,7 @@ def test_broken_networks_are_refused(runs, tmp_path, network, name, message):
 
 def test_runs_on_other_data_are_refused(runs, tmp_path):
     train(TrainingConfig(**VALUES | {"channels": 3}, steps=1), tmp_path / "colored")
-    with pytest.raises(InputError, match="the two make videos of 1 and 3 channels"):
+    with pytest.raises(InputError, match="the two generators make videos of 1 and 3 channels"):
         command.main([str(runs[0]), str(tmp_path / "colored"), *QUICK])
     with pytest.raises(InputError, match=r"there is no checkpoint nothing\.pt"):
         command.main([str(runs[0]), "nothing.pt", *QUICK])

@@ -64,7 +64,7 @@ def test_videos_become_a_store_that_training_takes(run, source, tmp_path, monkey
     out, err = capsys.readouterr()
     first, space, stored, train = out.splitlines()
     assert first == "a folder: 40 video files; classes: 2"
-    assert re.fullmatch(r"needs about [\d.]+ MB in store, [\d.]+ MB more meanwhile; [\d,.]+ GB are free", space)
+    assert re.fullmatch(r"needs about [\d.]+ MB in store, [\d.]+ MB more while it runs; [\d,.]+ GB are free", space)
     assert stored == "40 videos of 800 frames stored"
     assert train == "train with: python -m tgan_fast.train --data store"
     assert re.search(r"store: 100%.*\[.*B/s, frames=800, skipped=0, videos=40\]", err)
@@ -199,7 +199,7 @@ def test_gray_arrays_make_a_gray_store_and_fit_a_colored_one(run, tmp_path):
     run("mnist_test_seq.npy", "color", "--workers", "1")
     color = ClipStore(tmp_path / "color")
     assert np.array_equal(color.frames[5:], clips.reshape(60, 64, 64, 1).repeat(3, -1))
-    with pytest.raises(InputError, match="gray has gray frames, and the source may have colors"):
+    with pytest.raises(InputError, match="gray has gray frames, but the source may have colors"):
         run("videos", "gray", "--workers", "1")
 
 

@@ -16,7 +16,7 @@ from tgan_fast.training import TrainingConfig, train
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    # A learning rate so large that three steps are enough for videos that differ.
+    # With such a large learning rate, videos differ after three steps.
     values = {"width": 0.0625, "latent_dim": 6, "channels": 1, "digits": 1, "batch_size": 2}
     config = TrainingConfig(**values, steps=3, learning_rate=0.02, ema_decay=0.5, device="cpu")
     return folder, train(config, folder)
@@ -124,7 +124,7 @@ def test_the_notebooks_checkpoint_is_recognized_by_content(tmp_path):
         (["--out", "x.gif", "--interpolate", str(10**12)], "--interpolate is 10+, but must be at most 100"),
         (["--out", "x.gif", "--grid", "1", "--batch-norm", "batch"], "needs at least 2 videos"),
         (["--out", "x.gif", "--device", "cpu", "--precision", "tf32"], "the CPU does not compute in TF32: choose"),
-        (["--out", "x.gif", "--batch-norm", "batch", "--precision", "bf16"], "fp32 alone: leave out --precision bf16"),
+        (["--out", "x.gif", "--batch-norm", "batch", "--precision", "bf16"], "only in fp32: leave out --precision"),
         (["--out", "x.gif", "--device", "cuda:99"], "cuda:99 cannot be used"),
         (["--out", "x.gif", "--sed", "1"], "there is no option --sed; did you mean --seed"),
         (["--out", "x.gif", "--checkpoint", "nothing.pt"], r"there is no checkpoint nothing\.pt"),
@@ -227,7 +227,7 @@ def broken(trained, tmp_path_factory):
 
 def test_a_broken_generator_is_refused_unless_what_is_broken_is_not_used(broken, tmp_path):
     out = tmp_path / "x.npy"
-    with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because model\.1\.running_mean is not finite"):
+    with pytest.raises(NonFiniteError, match=r"cannot be used, because model\.1\.running_mean is not finite"):
         sampled(broken, out, "--grid", "2")
     assert not out.exists()
     assert sampled(broken, out, "--grid", "2", "--weights", "live").std() > 3
@@ -237,6 +237,6 @@ def test_a_broken_generator_is_refused_unless_what_is_broken_is_not_used(broken,
 def test_a_generator_that_is_broken_in_every_batch_is_refused(trained, tmp_path):
     checkpoint = trained[0] / "checkpoints" / "iteration-00000003.pt"
     broken = write_filled(tmp_path / "broken.pt", checkpoint, "ema", {"model.0.weight": torch.nan})
-    with pytest.raises(NonFiniteError, match=r"broken\.pt is of no use, because what it generates is not finite"):
+    with pytest.raises(NonFiniteError, match=r"broken\.pt cannot be used, because its output is not finite"):
         sampled(broken, tmp_path / "x.npy", "--grid", "2", "--batch-norm", "batch")
     assert not (tmp_path / "x.npy").exists()

@@ -237,15 +237,11 @@ def test_another_run_is_not_overwritten(run, tmp_path):
 def test_resuming_takes_no_other_preset_and_leaves_none_ignored(run, tmp_path):
     run("--steps", "1", "--out", "run")
     again = [*SMALL[2:], "--resume", "run"]
-    with pytest.raises(
-        InputError, match=r"--preset paper would make .*, but the run that is resumed has .*: leave out"
-    ):
+    with pytest.raises(InputError, match=r"--preset paper has .*, but the resumed run has .*: leave out"):
         command.main([*again, "--preset", "paper", "--steps", "2"])
-    with pytest.raises(
-        InputError, match=r"--preset tiny-lsgan would make .*, but the run that is resumed has .*: leave out"
-    ):
+    with pytest.raises(InputError, match=r"--preset tiny-lsgan has .*, but the resumed run has .*: leave out"):
         command.main([*again, "--preset", "tiny-lsgan", "--steps", "2"])
-    # The same command once more, as scripts have it that are started again.
+    # The same command again, as in a script that is restarted.
     for number in ("2", "3"):
         command.main([*again, "--preset", "tiny", "--steps", number])
     assert checkpoints(tmp_path / "run").latest().name == "iteration-00000003.pt"

@@ -14,7 +14,7 @@ from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.models.sampling import draw_inputs
 
 CLASSES, WIDTH, LATENT = 3, 0.03125, 6
-# Of the videos or images; the first one of each is the smallest that there may be.
+# Sizes of the videos or images; the first of each is the smallest possible.
 HALVED = [(4, 4, 4), (8, 16, 16), (4, 6, 10), (16, 4, 8)]
 SAME = [(2, 2), (2, 5), (16, 16), (7, 3)]
 LAYERS = {"3d": (HalvingConv3d, F.conv3d, 2, HALVED), "2d": (SameConv2d, F.conv2d, 1, SAME)}
@@ -144,7 +144,7 @@ def test_a_video_has_another_score_with_every_label(discriminator, device):
 
 @pytest.mark.parametrize("frames", [8, 9, 10, 16])
 def test_a_discriminator_with_classes_judges_videos_with_maps_as_further_channels(frames, device):
-    """One without classes of as many channels, with the same weights."""
+    """Compare with a discriminator without classes that has as many channels and the same weights."""
     fast = VideoDiscriminator(WIDTH, clip_frames=frames, image_size=16, classes=CLASSES).double().to(device)
     baseline = VideoDiscriminator(WIDTH, 3 + CLASSES, clip_frames=frames, image_size=16).double().to(device)
     baseline.load_state_dict(fast.state_dict())

@@ -89,7 +89,7 @@ def test_scores_are_float32_and_summed_in_it_where_the_layers_are_bfloat16(devic
     scores = layer(x)
     assert scores.dtype == torch.float32
     exact = nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double()).flatten()
-    # So small an error is beyond bfloat16.
+    # bfloat16 cannot have such a small error.
     assert (scores - exact).abs().max() < 1e-5 * exact.abs().max()
 
 

@@ -1,4 +1,4 @@
-"""Exported generators, read by what they are exported for, compute what the generator does in evaluation mode."""
+"""Exported generators, run by the programs that they are for, compute the generator's videos in evaluation mode."""
 
 import copy
 import functools
@@ -26,7 +26,7 @@ from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_generator
 
-# Other places than the package's: nothing of it can be imported there.
+# Run outside of the repository, so that the package cannot be imported.
 LOAD_ELSEWHERE = """
 import json, sys
 import numpy as np, torch

@@ -13,7 +13,7 @@ from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.sampling import Sampler, draw_inputs, sample_videos
 
 WIDTH, LATENT, FRAMES, IMAGE_SIZE = 0.0625, 6, 8, 16
-# Of (tanh + 1)·127.5 in float64 against the same of frames that were rounded to float32, just before it.
+# Error of (tanh + 1)·127.5 in float64 if the frames before it were rounded to float32.
 ROUNDING = 1e-4
 GRU, LSTM = {"temporal": GRUTemporalGenerator}, {"temporal": LSTMTemporalGenerator}
 # Every pair of image generator, temporal generator and classes.
@@ -127,7 +127,7 @@ def test_a_folded_generator_is_the_generator_in_evaluation_mode(generator):
 
 
 def test_every_weight_of_a_folded_generator_is_refreshed(generator):
-    """One at a time: together a forgotten one might be overlooked."""
+    """Change one weight at a time, so that no forgotten one is overlooked."""
     inputs = inputs_of(generator, 3)
     folded = FoldedGenerator(generator, torch.float64)
     for name, parameter in generator.named_parameters():

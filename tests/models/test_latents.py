@@ -1,4 +1,4 @@
-"""Latents have the distributions that they are said to have, and the ways between them keep to these."""
+"""Latents have their documented distributions, and so do the latents interpolated between them."""
 
 import math
 

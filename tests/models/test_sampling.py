@@ -1,4 +1,4 @@
-"""Sampling leaves the generator as it was, and gives the clips of its videos; latents are the same everywhere."""
+"""Sampling does not change the generator, and gives the clips of its videos; latents are the same everywhere."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.models.sampling import Sampler, _StaticBatch, draw_latents, refuse_non_finite, sample_videos
 
 SMALL, PAPERS = (FRAMES, IMAGE_SIZE), (16, 64)  # frames, pixels
-# Of (tanh + 1)·127.5 in float64 against the same of frames that were rounded to float32, just before it.
+# Error of (tanh + 1)·127.5 in float64 if the frames before it were rounded to float32.
 ROUNDING = 1e-4
 
 
@@ -235,8 +235,8 @@ def test_latents_are_uniform_and_a_function_of_the_seed():
     [
         (lambda state: state["model.0.weight"][0, 0].fill_(math.nan), r"model\.0\.weight"),
         (lambda state: state["model.1.running_var"][:1].fill_(math.inf), r"model\.1\.running_var"),
-        (lambda state: state["model.1.running_var"].fill_(-1), "what it generates"),
-        (lambda state: [state[f"model.{layer}.weight"].fill_(1e30) for layer in (0, 3, 6)], "what it generates"),
+        (lambda state: state["model.1.running_var"].fill_(-1), "its output"),
+        (lambda state: [state[f"model.{layer}.weight"].fill_(1e30) for layer in (0, 3, 6)], "its output"),
     ],
     ids=["weight", "statistic", "negative variance", "too large"],
 )
@@ -245,5 +245,5 @@ def test_a_generator_that_is_not_finite_is_refused(damage, what):
     refuse_non_finite(generator, Path("x.pt"))
     with torch.no_grad():
         damage(generator.state_dict())
-    with pytest.raises(NonFiniteError, match=rf"the generator in x\.pt is of no use, because {what} is not finite"):
+    with pytest.raises(NonFiniteError, match=rf"the generator in x\.pt cannot be used, because {what} is not finite"):
         refuse_non_finite(generator, Path("x.pt"))

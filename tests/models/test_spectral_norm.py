@@ -122,7 +122,7 @@ def test_in_training_mode_the_vectors_follow_the_weight_and_in_evaluation_mode_t
 
 
 def test_iterations_on_a_weight_that_stays_find_what_they_lost(device):
-    """A weight that is another one all of a sudden, as after loading one."""
+    """The weight changes suddenly, as after loading another one."""
     module = layer(spectrum(3.0, 1.0, 0.5, 0.2, device=device))
     with torch.no_grad():
         module.parametrizations.weight.original.copy_(spectrum(2.0, 1.5, 1.0, 0.5, device=device))

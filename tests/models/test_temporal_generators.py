@@ -20,7 +20,7 @@ CASES = [
 
 @pytest.mark.parametrize(("temporal", "frames"), CASES)
 def test_a_latent_becomes_one_for_every_frame_and_every_parameter_learns(temporal, frames, device):
-    # In training mode a bias in front of a batch norm would have no gradient but rounding.
+    # In training mode, the gradient of a bias in front of a batch norm would be only rounding.
     network = temporal(INPUTS, OUTPUTS, frames, WIDTH).double().to(device).eval()
     z = torch.randn(3, INPUTS, dtype=torch.float64, device=device, requires_grad=True)
     latents = network(z)
@@ -73,5 +73,5 @@ def test_recurrent_ones_are_the_framework_s_between_two_linear_layers(temporal, 
 
 
 def test_frames_that_are_never_reached_by_doubling_are_refused():
-    with pytest.raises(ValueError, match="the frames are doubled from one on, which never gives 12"):
+    with pytest.raises(ValueError, match="clip_frames is 12, but transposed convolutions need a power of two"):
         TemporalGenerator(INPUTS, OUTPUTS, 12, WIDTH)

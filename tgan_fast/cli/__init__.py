@@ -22,14 +22,14 @@ COMMANDS = {
     "train": "Train on videos or moving digits.",
     "sample": "Sample videos from a checkpoint.",
     "evaluate": "Compute the inception score, FID and FVD of a checkpoint.",
-    "export": "Write a generator for other programs.",
+    "export": "Export a generator for use in other programs.",
     "prepare": "Turn videos into a clip store to train on.",
     "store": "Verify, preview or export a clip store.",
-    "report": "Make one HTML page of a run.",
+    "report": "Make an HTML page of a run.",
     "compare": "Compare the scores of runs.",
-    "gam": "Let trained GANs judge each other.",
-    "train-classifier": "Train a classifier of videos for evaluate.",
-    "convert-classifier": "Convert C3D's weights for evaluate.",
+    "gam": "Compare two trained GANs by the generative adversarial metric.",
+    "train-classifier": "Train a video classifier for evaluate.",
+    "convert-classifier": "Convert C3D's weights to a classifier for evaluate.",
 }
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -71,7 +71,7 @@ def run(name: str | None, arguments: Sequence[str]) -> None:
 
 
 class _Lossy:
-    """A text stream that drops what cannot be written, because messages must not end a training."""
+    """Text stream that drops what cannot be written, because a failed message must not end training."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -89,7 +89,7 @@ class _Lossy:
 
 
 def _interrupt(number, frame):
-    """Raise a KeyboardInterrupt; but end the process in a command's imports, which may turn it into another error."""
+    """Raise a KeyboardInterrupt; during a command's imports, which may turn it into another error, end the process."""
     while frame is not None:
         in_import = frame.f_code.co_filename.startswith("<frozen importlib")
         frame = frame.f_back
@@ -126,7 +126,7 @@ def _exit_code(name, arguments):
 
 def _print_error(problem, code):
     """Print an error, and return the exit code."""
-    # Processes of torchrun say which one failed.
+    # With torchrun, the message says which process failed.
     rank = int(os.environ.get("RANK", "0"))
     sys.stderr.write(f"error{f' of process {rank}' if rank else ''}: {printable(str(problem))}\n")
     return code

@@ -17,23 +17,23 @@ from tgan_fast.reports.number_format import format_number, format_seconds
 from tgan_fast.reports.recorded_run import RecordedRun, best_of, last_of, open_run
 from tgan_fast.training.config import TrainingConfig, in_current_words
 
-# Settings of what is recorded and how often, which leave the training as it is.
+# Settings of what is recorded and how often; they do not change the training.
 _OF_RECORDS = {
     *("log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints"),
     *("evaluate_every", "evaluate_samples", "classifier", "best_metric"),
 }
-# More would not fit beside a name in the picture; the table lists them all.
+# More settings would not fit beside a name in the picture; the table lists them all.
 _MOST_IN_NAMES = 2
 
 
 @dataclass
 class CompareCommand:
-    """Plot the scores that runs reached during training side by side, and print a table of them."""
+    """Plot the scores of runs during training in one picture, and print a table of them."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folders, all evaluated with the same protocol and classifier."""
     out: Path = Path("compare.png")
-    """Picture to write: .png or .svg."""
+    """File to write: .png or .svg."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def differing_settings(runs: Mapping[str, RecordedRun]) -> dict[str, list[Any]]:
-    """Return the settings in which runs differ, with each run's value; a setting not recorded has its default."""
+    """Return the settings in which runs differ, with each run's value; settings not recorded have their defaults."""
     defaults = TrainingConfig().model_dump()
     configs = [defaults | in_current_words(recorded.config) for recorded in runs.values()]
     names = dict.fromkeys(name for config in configs for name in config if name not in _OF_RECORDS)
@@ -73,7 +73,7 @@ def _check(command):
     if not command.runs:
         raise InputError("name at least one run folder to compare")
     if command.out.suffix.lower() not in (".png", ".svg"):
-        raise InputError(f"cannot write {command.out}: its name must end in .png, .svg")
+        raise InputError(f"cannot write {command.out}: its name must end in .png or .svg")
     check_folder(command.out)
 
 
@@ -92,7 +92,7 @@ def _open(paths: Sequence[Path]) -> dict[str, RecordedRun]:
 
 
 def _with_settings(names: list[str], settings: Mapping[str, list[Any]]) -> list[str]:
-    """Return the names, with the settings that differ if these are few."""
+    """Return the names, followed by the settings that differ if these are few."""
     if not 1 <= len(settings) <= _MOST_IN_NAMES:
         return names
     return [
@@ -106,7 +106,7 @@ def _rows(runs: Mapping[str, RecordedRun]) -> list[list[str]]:
     rows = [
         ["", *runs],
         ["iterations", *(f"{recorded.iterations:,}" for recorded in runs.values())],
-        ["time of training", *(format_seconds(recorded.seconds) for recorded in runs.values())],
+        ["training time", *(format_seconds(recorded.seconds) for recorded in runs.values())],
     ]
     for kind in SCORE_KINDS:
         bests = [best_of(recorded.comparable, kind) for recorded in runs.values()]

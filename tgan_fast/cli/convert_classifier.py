@@ -14,12 +14,12 @@ from tgan_fast.errors import printable
 
 @dataclass
 class ConvertCommand:
-    """Write C3D's weights and mean to one file for training and evaluation."""
+    """Write C3D's weights and mean to one classifier file for evaluate, and for train --classifier."""
 
     weights: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="WEIGHTS")]
     """Weights file: conv3d_deepnetA_ucf.npz, or its TorchScript form c3d_ucf101.pt."""
     mean: Path
-    """Mean file mean2.npz."""
+    """File mean2.npz of C3D's mean."""
     out: Path = Path("c3d.pt")
     """File to write."""
 

@@ -30,22 +30,22 @@ _MOST_RUNS = 1000
 class EvaluateCommand:
     """Compute the inception score, the Fréchet distance (FID) and the Fréchet video distance of a checkpoint.
 
-    The first two need a classifier. The package has one of moving digits; for other videos give C3D's weights
-    (conv3d_deepnetA_ucf.npz or c3d_ucf101.pt, with mean2.npz), or what python -m tgan_fast train-classifier makes.
-    Scores under different protocols, or of different classifiers, are not comparable.
+    The first two need a classifier. The package has one for moving digits. For other videos, give C3D's weights
+    and mean (conv3d_deepnetA_ucf.npz or c3d_ucf101.pt, with mean2.npz) or a file made by train-classifier.
+    Scores of different protocols or classifiers are not comparable.
     """
 
     checkpoint: CheckpointPath
     data: Path | None = None
     """Real videos to compare with, as for train --data; by default the training data of the checkpoint."""
     metrics: str = "is,fid"
-    """Scores to compute: any of is, fid and fvd."""
+    """Scores to compute, separated by commas: is, fid, fvd."""
     protocol: Literal["auto", "tgan", "tgan2", "plain"] = "auto"
-    """tgan and tgan2, as in the papers' code, for C3D; plain for classifiers of this package; auto: whichever fits."""
+    """Protocol: tgan or tgan2, as in the papers' code, for C3D; plain for other classifiers; auto: tgan2 or plain."""
     classifier: Path | None = None
     """Classifier file, for is and fid; by default the run's, or the package's own for moving digits."""
     mean: Path | None = None
-    """mean2.npz, if --classifier is C3D's original weights."""
+    """File mean2.npz of C3D's mean, if --classifier is C3D's original weights."""
     i3d: Path | None = None
     """I3D file i3d_torchscript.pt, for fvd."""
     layer: Literal["auto", "pool5", "fc6", "fc7"] = "auto"
@@ -62,7 +62,7 @@ class EvaluateCommand:
     """Seed of the latents."""
     weights: Weights = "auto"
     precision: PrecisionOption = "auto"
-    """Precision of sampling and of the classifier; auto: tf32 on GPUs that have it, else fp32."""
+    """Precision of convolutions and matrix products; auto: tf32 on GPUs that support it, else fp32."""
     device: Device = "auto"
     keep_memory: KeepMemory = True
     out: Path | None = None
@@ -158,9 +158,9 @@ def _metrics(command) -> tuple[Metric, ...]:
     names = [name.strip().lower() for name in command.metrics.split(",") if name.strip()]
     for name in names:
         if name not in get_args(Metric):
-            raise InputError(f"there is no metric {name!r}{nearest(name, get_args(Metric))}: choose of is,fid,fvd")
+            raise InputError(f"there is no metric {name!r}{nearest(name, get_args(Metric))}: choose from is,fid,fvd")
     if not names:
-        raise InputError("--metrics names none: choose of is,fid,fvd")
+        raise InputError("--metrics is empty: choose from is,fid,fvd")
     return tuple(dict.fromkeys(names))
 
 
@@ -181,14 +181,14 @@ def _classifier_path(command, checkpoint) -> Path:
     if command.classifier is not None:
         return command.classifier
     if command.data is None and checkpoint.tells_data:
-        # The run's own, so that scores can be compared with those of its training.
+        # The run's own classifier, so that scores can be compared with those during its training.
         if checkpoint.config.classifier is not None:
             return Path(checkpoint.config.classifier)
         if checkpoint.config.data is None:
             return DIGITS_CLASSIFIER
     raise InputError(
         "is and fid need --classifier, except for moving digits: conv3d_deepnetA_ucf.npz with --mean mean2.npz, or "
-        "what python -m tgan_fast train-classifier makes"
+        "a file made by python -m tgan_fast train-classifier"
     )
 
 
@@ -212,7 +212,7 @@ def _dataset(command, checkpoint, metrics):
     if command.data is None and not checkpoint.tells_data:
         if metrics == ("is",):
             return None
-        raise InputError(f"{checkpoint.path} does not tell what it was trained on: give --data")
+        raise InputError(f"{checkpoint.path} does not say what it was trained on: give --data")
     return open_data(with_data(checkpoint.config or TrainingConfig(), command.data))
 
 
@@ -233,7 +233,7 @@ def _print(record, scores) -> None:
     titles = {kind.name: kind.title for kind in SCORE_KINDS}
     for name, score in scores.items():
         real = "" if score.real is None else f"   real clips: {score.real:.4g}"
-        of = "" if score.layer is None else f"   {score.layer}, to {score.real_clips:,} real clips"
+        of = "" if score.layer is None else f"   {score.layer}, against {score.real_clips:,} real clips"
         print(f"{titles[name]:24}{score.mean:10.4g} ± {score.std:.2g}{real}{of}")
 
 

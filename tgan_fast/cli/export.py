@@ -14,13 +14,13 @@ from tgan_fast.files import write_atomically
 
 @dataclass
 class ExportCommand:
-    """Write the generator of a checkpoint, of a run of this package or of the PyTorch notebook, for other programs."""
+    """Export the generator of a checkpoint, of this package or of the PyTorch notebook, for use in other programs."""
 
     checkpoint: CheckpointPath
     out: Path
     """File to write: .safetensors, .onnx, or .pt2 for torch-export."""
     format: ExportFormat
-    """safetensors: named weights; onnx: for onnxruntime and others; torch-export: for torch.export.load."""
+    """safetensors: weights by name; onnx: for onnxruntime and others; torch-export: for torch.export.load."""
     weights: Weights = "auto"
 
 
@@ -50,7 +50,7 @@ def _record(checkpoint) -> dict[str, str]:
     from tgan_fast.training.config import PATHS
 
     if checkpoint.tells_data:
-        # Names of files, since their folders are nobody else's business.
+        # Only names of files, to keep the user's folders private.
         names = {name: Path(getattr(checkpoint.config, name) or "").name or None for name in PATHS}
         settings = checkpoint.config.model_dump() | names
     else:
@@ -60,7 +60,7 @@ def _record(checkpoint) -> dict[str, str]:
 
 
 def _signature(generator, facts) -> str:
-    """Return "latents float32 [N, 100], uniform in (-1, 1) → videos float32 [N, 3, 16, 64, 64] in [-1, 1]" or alike."""
+    """Return text like "latents float32 [N, 4], uniform in (-1, 1) → videos float32 [N, 3, 16, 64, 64] in [-1, 1]"."""
     inputs = f"latents float32 [N, {generator.latent_dim}], {facts['latent_distribution']}"
     if generator.classes:
         inputs += f"; labels int64 [N], 0 to {generator.classes - 1}"

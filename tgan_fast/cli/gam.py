@@ -1,4 +1,4 @@
-"""Let two trained GANs judge each other: `python -m tgan_fast gam --help`."""
+"""Compare two trained GANs by each other's discriminators: `python -m tgan_fast gam --help`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from tgan_fast.reports.number_format import format_number
 
 @dataclass
 class GamCommand:
-    """Compare two checkpoints by the generative adversarial metric: whose discriminator is fooled less by the other."""
+    """Compare two checkpoints by the generative adversarial metric: each discriminator scores the other's videos."""
 
     checkpoints: Annotated[tuple[Path, Path], tyro.conf.Positional, tyro.conf.arg(metavar="FIRST SECOND")]
     """Checkpoint files or run folders, of runs on the same data."""
     data: Path | None = None
-    """Real videos to set thresholds with, as for train --data; by default the training data of the first."""
+    """Real videos to set thresholds with, as for train --data; by default the first checkpoint's training data."""
     test_data: Path | None = None
-    """Real videos that neither has seen; by default other clips of --data, or other moving digits."""
+    """Real videos that neither was trained on; by default other clips of --data, or other moving digits."""
     samples: int = 2048
     """Number of generated videos of each checkpoint, and of real clips of each kind."""
     seed: int = 0
@@ -47,12 +47,12 @@ def main(arguments: Sequence[str]) -> None:
     discriminators = [checkpoint.discriminator().to(device) for checkpoint in checkpoints]
     if generators[0].channels != generators[1].channels:
         channels = " and ".join(str(generator.channels) for generator in generators)
-        raise InputError(f"the two make videos of {channels} channels: compare runs on the same data")
+        raise InputError(f"the two generators make videos of {channels} channels: compare runs on the same data")
     sizes = [f"{generator.clip_frames} frames of {generator.image_size} pixels" for generator in generators]
     if sizes[0] != sizes[1]:
-        raise InputError(f"the two make videos of {' and of '.join(sizes)}: compare runs of the same size")
+        raise InputError(f"the two generators make videos of {' and of '.join(sizes)}: compare runs of the same size")
     if any(generator.classes for generator in generators):
-        raise InputError("gam compares runs without classes, and a conditional discriminator needs them")
+        raise InputError("gam cannot compare conditional runs: choose runs without classes")
     for checkpoint, generator in zip(checkpoints, generators, strict=True):
         refuse_non_finite(generator, checkpoint.path)
     real, unseen = _real_and_unseen(command, checkpoints[0].config)
@@ -69,7 +69,7 @@ def _real_and_unseen(command, config):
     from tgan_fast.training.dataset import open_data, with_data
 
     if config is None and command.data is None:
-        raise InputError(f"{command.checkpoints[0]} does not tell what it was trained on: give --data")
+        raise InputError(f"{command.checkpoints[0]} does not say what it was trained on: give --data")
     config = with_data(config or TrainingConfig(), command.data)
     # Another seed draws other digits on other paths; videos stay the same.
     unseen = with_data(config.model_copy(update={"seed": config.seed + 1}), command.test_data)

@@ -15,26 +15,26 @@ import tyro
 from tgan_fast.choices import WeightsOption
 from tgan_fast.errors import InputError, nearest
 
-# PyTorch takes larger ones, but commands also use seeds just above the given one.
+# PyTorch takes larger seeds, but commands also use seeds just above the given one.
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES = 1_000_000
 
 CheckpointPath = Annotated[
     Path,
     tyro.conf.arg(
-        help="Checkpoint file of this package or of the PyTorch notebook, a run folder for its newest one, an exported "
-        ".safetensors file, or digits: the trained generator in the package."
+        help="Checkpoint file of this package or of the PyTorch notebook, run folder (its newest checkpoint is used), "
+        "exported .safetensors file, or digits (the trained generator in the package)."
     ),
 ]
 Weights = Annotated[
     WeightsOption,
-    tyro.conf.arg(help="Weights of a run with ema_decay: averaged or live; auto: averaged if there are any."),
+    tyro.conf.arg(help="Weights to use: live, or ema (averaged, of a run with ema_decay); auto: ema if there are any."),
 ]
-Device = Annotated[str, tyro.conf.arg(help="auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
+Device = Annotated[str, tyro.conf.arg(help="Device: auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
 KeepMemory = Annotated[
     bool,
     tyro.conf.arg(
-        help="On a CPU, with glibc: keep freed memory for what comes next; it returns to the system at exit."
+        help="Keep freed memory for reuse until the command ends, which is faster; only on a CPU and with glibc."
     ),
 ]
 
@@ -94,7 +94,7 @@ def check_range(command: object, name: str, least: int, most: float = math.inf) 
         raise InputError(f"{option} is {value}, but must be at most {most:,}")
 
 
-# What tyro says, and how the package says it: "name is value, but must be …".
+# Messages of tyro, and the package's wording of them: "name is value, but must be …".
 _KINDS = {"INT": "an integer", "FLOAT": "a number"}
 _PHRASES = (
     (r"invalid choice (?P<value>.*) for argument '(?P<name>.*)'\. Expected one of \((?P<choices>.*?),?\)\.",

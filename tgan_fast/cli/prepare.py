@@ -27,32 +27,32 @@ _MOST_FAILED = 0.05
 
 @dataclass
 class PrepareCommand:
-    """Turn videos into a clip store, on which `python -m tgan_fast.train --data STORE` trains.
+    """Turn videos into a clip store for `python -m tgan_fast.train --data STORE`.
 
-    Rerun to resume. A second source is added to what the store already has.
+    Rerun an interrupted command to resume it. Videos of another source are added to the store.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
-    """Folder of videos (such as UCF-101's), of image folders or of arrays; list of videos; video; .npy, .npz or .h5."""
+    """Folder of videos (such as UCF-101), image folders or arrays; or a video, a list of videos, .npy, .npz or .h5."""
     store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
     """Folder of the clip store."""
     size: int = 64
-    """Height in pixels, and width unless --columns is given; frames are scaled to cover this, then cropped."""
+    """Height of frames in pixels, and width unless --columns is given; frames are scaled to cover it, then cropped."""
     columns: int | None = None
-    """Width in pixels; 85 gives the authors' frames, of which training takes the middle 64 columns."""
+    """Width of frames in pixels; by default --size. With 85, as the authors have it, training uses the middle 64."""
     fps: float | None = None
-    """Resample every video to this many frames per second; by default, do not resample."""
+    """Frames per second to which videos are resampled; by default, videos are not resampled."""
     stride: int = 1
-    """Keep every stride-th frame."""
+    """Keep every n-th frame."""
     frames: int = 1
-    """Skip videos that give fewer frames; training needs 16 (or its --frames), but can loop shorter videos."""
+    """Skip videos of fewer frames than this; training needs 16 (or its --frames), but can loop shorter videos."""
     split: Path | None = None
-    """File that lists the videos to take, such as UCF-101's trainlist01.txt."""
+    """File that lists the videos to use, such as UCF-101's trainlist01.txt; by default all."""
     axes: str | None = None
-    """Order of an array's axes where its shape leaves it open: N videos, T frames, H rows, W columns, C channels;
-    for example NTHW, or TNHW for Moving MNIST."""
+    """Order of an array's axes, such as NTHW (TNHW for Moving MNIST), if its shape is ambiguous:
+    N videos, T frames, H rows, W columns, C channels."""
     workers: int = _PROCESSORS
-    """Number of processes that decode."""
+    """Number of processes that decode videos."""
     strict: bool = False
     """Stop at the first video that cannot be read instead of skipping it."""
 
@@ -104,7 +104,7 @@ def _channels(collection, folder):
         return collection.channels
     channels = read_index(folder).header.channels
     if channels < collection.channels:
-        raise InputError(f"{folder} has gray frames, and the source may have colors: choose another folder")
+        raise InputError(f"{folder} has gray frames, but the source may have colors: choose another folder")
     return channels
 
 
@@ -121,7 +121,7 @@ def _check_space(collection, folder: Path, frame_format, workers: int) -> None:
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
     store = printable(str(folder))
-    print(f"needs about {_bytes(needed)} in {store}, {_bytes(meanwhile)} more meanwhile; {_bytes(free)} are free")
+    print(f"needs about {_bytes(needed)} in {store}, {_bytes(meanwhile)} more while it runs; {_bytes(free)} are free")
     if needed + meanwhile > free:
         raise InputError(
             f"{folder} needs about {_bytes(needed + meanwhile)}, but only {_bytes(free)} are free: make room, or "

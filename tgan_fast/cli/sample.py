@@ -14,7 +14,7 @@ from tgan_fast.cli.options import LARGEST_SEED, CheckpointPath, Device, KeepMemo
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, NonFiniteError, printable, refuse_out_of_memory
 
-# That makes a million videos.
+# Such a grid has a million videos.
 _LARGEST_GRID = 1000
 # All frames of a video are made at once.
 _MOST_INTERPOLATED = 100
@@ -22,30 +22,30 @@ _MOST_INTERPOLATED = 100
 
 @dataclass
 class SampleCommand:
-    """Sample videos from a checkpoint, of a run of this package or of the PyTorch notebook."""
+    """Sample videos from a checkpoint of this package or of the PyTorch notebook."""
 
     checkpoint: CheckpointPath
     out: Path
-    """.gif, .mp4, .webp or .apng: a grid of videos; .png: a row of frames for each video; .npy: uint8 [N, T, H, W, C].
-    .webp, .apng and .png are exact, and so are GIFs of gray videos."""
+    """File to write: a grid of videos as .gif, .mp4, .webp or .apng;
+    a row of frames for each video as .png; uint8 [N, T, H, W, C] as .npy. All but .mp4 and colored .gif are exact."""
     grid: int = 8
-    """Rows and columns of the grid: N × N videos, also in .npy; N videos in .png. A conditional run has one row per
-    class."""
+    """Rows and columns of the grid: N × N videos, also in .npy; N videos in .png.
+    With a conditional run, one row per class."""
     seed: int = 0
     """Seed of the latents."""
     class_: Annotated[int | None, tyro.conf.arg(name="class")] = None
-    """Conditional run: number of the one class to sample."""
+    """Conditional run: number of the class to sample, from 0; by default all classes."""
     truncation: float | None = None
-    """Largest absolute value of the latents; smaller values give less variety and fewer failures."""
+    """Largest absolute value of the latents, for less variety and fewer failures; by default no limit."""
     walk: int | None = None
-    """Second seed: every row interpolates from a latent of --seed to a latent of this seed."""
+    """Second seed; every row interpolates from a latent of --seed to a latent of this seed."""
     interpolate: int = 1
-    """Factor by which the number of frames grows, for the same motion in more frames."""
+    """Factor by which to increase the number of frames, for the same motion in more frames."""
     weights: Weights = "auto"
     batch_norm: Literal["running", "batch"] = "running"
-    """Normalize with the running statistics, or with those of the batch as in training, in fp32."""
+    """Statistics of batch norms: running, or those of the batch as in training, which computes in fp32."""
     precision: PrecisionOption = "auto"
-    """Precision of convolutions and matrix products; auto: bf16 on GPUs that have it, fp32 elsewhere."""
+    """Precision of convolutions and matrix products; auto: bf16 on GPUs that support it, else fp32."""
     fps: int = 16
     """Frames per second; at most 50 in .gif."""
     device: Device = "auto"
@@ -96,7 +96,7 @@ def _check(command: SampleCommand) -> None:
     if command.batch_norm == "batch" and command.grid < 2:
         raise InputError("--batch-norm batch needs at least 2 videos: choose --grid 2 or more")
     if command.batch_norm == "batch" and command.precision not in ("auto", "fp32"):
-        raise InputError(f"--batch-norm batch computes in fp32 alone: leave out --precision {command.precision}")
+        raise InputError(f"--batch-norm batch computes only in fp32: leave out --precision {command.precision}")
 
 
 def _clips(command, checkpoint, generator, precision, inputs):
@@ -110,7 +110,7 @@ def _clips(command, checkpoint, generator, precision, inputs):
     with arithmetic("fp32"):
         videos = sample_videos(generator, inputs, batch_statistics=True, interpolate=command.interpolate)
     if not videos.isfinite().all():
-        raise NonFiniteError(not_finite(checkpoint, "what it generates"))
+        raise NonFiniteError(not_finite(checkpoint, "its output"))
     return to_clips(videos)
 
 

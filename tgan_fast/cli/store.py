@@ -1,4 +1,4 @@
-"""Check, look at and export clip stores: `python -m tgan_fast store --help`."""
+"""Verify, preview and export clip stores: `python -m tgan_fast store --help`."""
 
 import sys
 from collections.abc import Sequence
@@ -29,23 +29,23 @@ class Verify:
 
 @dataclass
 class Preview:
-    """Show real clips, chosen as training chooses them, in a grid."""
+    """Write real clips, chosen as in training, to a file to look at."""
 
     store: Store
     """Clip store, or a prepared .h5, .npy or .npz file."""
     out: Path
-    """.gif, .mp4, .webp or .apng: a grid of clips; .png: a row of frames for each clip; .npy: uint8 [N, T, H, W, C].
-    .webp, .apng and .png are exact, and so are GIFs of gray clips."""
+    """File to write: a grid of clips as .gif, .mp4, .webp or .apng;
+    a row of frames for each clip as .png; uint8 [N, T, H, W, C] as .npy. All but .mp4 and colored .gif are exact."""
     grid: int = 8
     """Rows and columns of the grid: N × N clips, also in .npy; N clips in .png."""
     seed: int = 0
     """Seed of the choice of clips."""
     crop: Literal["center", "random"] = "center"
-    """Where to crop frames that are larger than a clip."""
+    """Position of the crop in larger frames."""
     flip: bool = False
-    """Mirror half of the clips."""
+    """Mirror half of the clips at random."""
     frame_stride: int = 1
-    """Take every frame_stride-th frame of a video."""
+    """Keep every n-th frame."""
     short_videos: ShortVideos = "skip"
     """Skip or loop videos that are too short for a clip."""
     fps: int = 16

@@ -21,7 +21,7 @@ _PROGRAM = "python -m tgan_fast.train"
 _RUNS = Path("runs")
 # Settings of presets that suit moving digits, and are left out for other data.
 _FOR_DIGITS = {*OF_DIGITS, "frames", "image_size", "evaluate_every", "evaluate_samples"}
-# Settings that no preset has, or that a checkpoint records as its device and data determined them.
+# Settings that no preset has, or whose recorded values depend on the device or the data.
 _NOT_OF_PRESETS = {"data", "axes", "digit_images", "classifier", "channels", "classes", "precision", "device"}
 
 
@@ -35,15 +35,16 @@ class TrainCommand:
 
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     preset: Literal[("auto", *PRESETS)] = "auto"
-    """Set of defaults: paper, or a related system; tiny, tiny-… and quick take two minutes on a CPU with moving digits;
-    digits trains the generator in the package; auto: paper on a GPU, else quick, or tiny for other data. --help shows
-    the defaults of --preset (auto: paper) and --config."""
+    """Set of defaults: paper, or a related system such as authors;
+    tiny, tiny-… and quick: about two minutes on a CPU with moving digits; digits: the generator in the package;
+    auto: paper on a GPU; without one, quick for moving digits and tiny for other data.
+    This help shows the defaults of --preset (auto: paper) and --config."""
     config: Path | None = None
     """YAML file of settings, such as config.yaml of an earlier run."""
     out: Path | None = None
     """Folder of the run; by default the next number in runs/."""
     resume: str | None = None
-    """Run folder or checkpoint to resume exactly; auto: the newest in --out, or in runs/, if any."""
+    """Run folder or checkpoint to resume exactly; auto: the newest in --out (by default in runs/), if there is one."""
     keep_memory: KeepMemory = True
 
 
@@ -94,8 +95,8 @@ def _read_command(arguments) -> tuple[TrainCommand, Path | None]:
     """Return the options, and the checkpoint to resume."""
     known = [argument for argument in arguments if argument not in ("-h", "--help")]
     sources, _ = parse_known(_Sources, known, prog=_PROGRAM)
-    # Only PyTorch knows whether there is a GPU, and what a checkpoint or a data file holds. Help shows the defaults
-    # without them, and wrong options are refused before it is imported.
+    # Only PyTorch knows whether there is a GPU, and what a checkpoint or a data file holds. Help shows defaults that
+    # depend on none of these, and wrong options are refused before PyTorch is imported.
     preset = "paper" if sources.preset == "auto" else sources.preset
     given = {} if sources.config is None else read_yaml(sources.config)
     try:
@@ -103,7 +104,7 @@ def _read_command(arguments) -> tuple[TrainCommand, Path | None]:
     except OptionError:
         raise
     except InputError:
-        # What does not fit these defaults may fit the right ones.
+        # Options that do not fit these defaults may fit the final ones.
         pass
     checkpoint = _find_checkpoint(sources)
     command = _parse_command(sources, checkpoint, arguments)
@@ -121,13 +122,12 @@ def _parse_with_defaults(defaults, arguments) -> TrainCommand:
 
 
 def _refuse_another_preset(resumed, new, preset):
-    """Raise an InputError if a preset would be ignored: the same command would start another run than it resumes."""
+    """Raise an InputError if the resumed run has other settings than the preset, which would be ignored."""
     resumed, new = (config.model_dump(exclude=_NOT_OF_PRESETS) for config in (resumed, new))
     for name, value in new.items():
         if value != resumed[name]:
             raise InputError(
-                f"--preset {preset} would make {name} {value}, but the run that is resumed has {resumed[name]}: "
-                "leave out --preset"
+                f"--preset {preset} has {name} {value}, but the resumed run has {resumed[name]}: leave out --preset"
             )
 
 
@@ -210,7 +210,7 @@ def _new_folder(preset: str) -> Path:
     try:
         while True:
             _RUNS.mkdir(exist_ok=True)
-            # Another command may meanwhile remove the folder it has made without use.
+            # Another command may meanwhile remove the unused folder that it has made.
             with suppress(FileNotFoundError, FileExistsError):
                 return _make_next_folder(preset)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Train a classifier of videos, whose scores stand in for C3D's: `python -m tgan_fast train-classifier --help`."""
+"""Train a video classifier to use instead of C3D: `python -m tgan_fast train-classifier --help`."""
 
 import sys
 import tempfile
@@ -20,17 +20,17 @@ _FASTEST = 1.0
 
 @dataclass
 class TrainClassifierCommand:
-    """Train a classifier of videos for `python -m tgan_fast evaluate`, if you do not have C3D's weights.
+    """Train a video classifier for `python -m tgan_fast evaluate`, to use instead of C3D's weights.
 
     Scores from different classifiers are not comparable.
     """
 
     data: Path | None = None
-    """Clip store, or prepared .h5 or .npz file, with classes; none: moving digits."""
+    """Clip store, or prepared .h5 or .npz file, with classes; by default moving digits."""
     out: Path = Path("classifier.pt")
     """File to write."""
     architecture: Literal["auto", "small", "c3d"] = "auto"
-    """auto: small for moving digits (a minute or two on a CPU), c3d for videos (needs a GPU)."""
+    """Network; auto: small for moving digits (a minute or two on a CPU), c3d for videos (needs a GPU)."""
     steps: int | None = None
     """Training steps; by default 1,000 for small, 20,000 for c3d."""
     batch_size: int = 32
@@ -44,8 +44,7 @@ class TrainClassifierCommand:
     digits: Literal[1, 2] = 1
     """Moving digits: digits per clip."""
     channels: Literal[1, 3] = 1
-    """Moving digits: color channels of the videos to score. Digits are gray: it is trained on one channel, and sees the
-    mean of three."""
+    """Moving digits: color channels of the videos to score; with 3, the classifier sees the mean of the channels."""
     device: Device = "auto"
     keep_memory: KeepMemory = True
 

@@ -17,15 +17,15 @@ _VIDEOS = 256
 def estimate_statistics_(generator: Generator, batch_size: int) -> None:
     """Replace a generator's running statistics so that evaluation scales as training does on average, in place.
 
-    Training divides by the standard deviation of a batch. The inverse of that is larger on average than the inverse
-    over all videos, the more so the smaller the batch. The running variance becomes the one whose inverse square root
-    is the mean over batches, and the running mean is that of the shift.
+    Training divides by the standard deviation of a batch. On average, its inverse is larger than the inverse over all
+    videos, especially for small batches. The running variance is set so that its inverse square root, the scale, is the
+    mean of the batches' scales, and the running mean so that the shift is the mean of their shifts.
 
-    The videos are always of the same latents. The generator needs this after its weights were averaged: statistics of
-    other weights do not fit, however near the weights are (Wu and Johnson, arXiv:2105.07576, section 3).
+    The latents are always the same. The generator needs this after its weights were averaged: statistics of other
+    weights do not fit, even if the weights are similar (Wu and Johnson, arXiv:2105.07576, section 3).
 
     Args:
-        generator: Generator on any device; the modes of its modules stay as they are.
+        generator: Generator on any device; the modes of its modules do not change.
         batch_size: Number of videos in a batch of training, at least 2.
     """
     weight = next(generator.parameters())

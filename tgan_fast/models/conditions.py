@@ -51,7 +51,7 @@ def convolved_labels(labels: torch.Tensor, weight: torch.Tensor, size: torch.Siz
 
 
 def _repeat_middle(maps, dim, length):
-    """Return the three places along a dimension as `length` ones, the middle one repeated."""
+    """Return three places along a dimension expanded to `length` places, by repeating the middle one."""
     first, middle, last = maps.split(1, dim)
     sizes = list(middle.shape)
     sizes[dim] = length - 2

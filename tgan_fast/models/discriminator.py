@@ -52,11 +52,11 @@ class Discriminator(nn.Module, ABC):
         Args:
             videos: Videos [N, channels, clip_frames, image_size, image_size].
             groups: Number of equal consecutive slices of the batch, each with separate batch-norm statistics: the
-                result is that of one call a slice, in larger and fewer convolutions.
+                result equals one call per slice, but with larger and fewer convolutions.
             labels: Class labels, int64 [N], each less than `classes`; None where there are no classes.
 
         Returns:
-            Scores [N], without a sigmoid; in float32 also where the layers compute in bfloat16.
+            Scores [N], without a sigmoid; in float32 even if the layers compute in bfloat16.
 
         Raises:
             ValueError: Videos or labels do not fit.
@@ -90,7 +90,7 @@ class VideoDiscriminator(Discriminator):
     def __init__(self, width: float = 1.0, channels: int = 3, **options):
         super().__init__(width, channels, **options)
         frames, before = self.clip_frames, channels + self.classes
-        # The names are the positions that the layers have in a plain nn.Sequential with its activations.
+        # Layers are named by their positions in an nn.Sequential that also holds the activations.
         layers = OrderedDict()
         for step, after in enumerate(_channels(self.image_size, width)):
             layers[f"{max(0, 3 * step - 1)}"] = _layer_for(frames)(before, after)
@@ -147,7 +147,7 @@ def _channels(image_size, width):
 
 
 def _layer_for(frames):
-    """Return the class of the layer for an input of so many frames."""
+    """Return the class of the layer for an input of this number of frames."""
     return {1: OneFrameConv3d, 2: TwoFrameConv3d}.get(frames, HalvingConv3d)
 
 

@@ -79,7 +79,7 @@ def to_torch_export(generator: Generator, metadata: Mapping[str, str]) -> bytes:
 
     Args:
         generator: Generator on the CPU, in any mode; it is only read.
-        metadata: Entries of its extra file "metadata.json".
+        metadata: Entries of the program's extra file "metadata.json".
     """
     content = io.BytesIO()
     with _silenced():
@@ -147,7 +147,7 @@ def _examples(generator) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Suppress logs and warnings: those of PyTorch's exporters are for their authors."""
+    """Suppress logs and warnings, which PyTorch's exporters write for their own developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

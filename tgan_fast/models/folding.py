@@ -60,7 +60,7 @@ class FoldedGenerator:
             own.copy_(live)
 
     def frames(self, inputs: torch.Tensor, interpolate: int = 1) -> torch.Tensor:
-        """Return what `Generator.frames` returns, in the dtype of the weights."""
+        """Return frames like `Generator.frames`, in the dtype of the weights."""
         return self.network.frames(inputs.to(self._dtype), interpolate)
 
 
@@ -78,7 +78,7 @@ def _sequences(generator):
 
 
 def _cast_rest(generator, network, dtype):
-    """Cast the parameters outside of sequences, as of recurrent cells; return pairs of live and own ones."""
+    """Cast the parameters outside of sequences, such as recurrent cells'; return pairs of live and own parameters."""
     in_sequences = {id(parameter) for sequence in _sequences(generator) for parameter in sequence.parameters()}
     pairs = []
     for name, live in generator.named_parameters():
@@ -90,7 +90,7 @@ def _cast_rest(generator, network, dtype):
 
 
 def _fold(live, own, index, dtype):
-    """Prepare the layer at `index` of `own`, a copy of `live`, and what follows it."""
+    """Prepare the layer at `index` of `own`, a copy of `live`, and the batch norm after it."""
     layer = own[index].to(dtype)
     norm = live[index + 1] if index + 1 < len(live) else None
     if norm is None:
@@ -100,7 +100,7 @@ def _fold(live, own, index, dtype):
         own[index + 1] = _activation_in_place(norm.negative_slope)
         shift = layer.bias
     else:
-        # The rest of the batch norm, shift and activation, is one pass.
+        # The rest of the batch norm, its shift and activation, is computed in one pass.
         layer.bias = None
         left = own[index + 1]
         left.reset_parameters()
@@ -116,5 +116,5 @@ def _adds_bias_for_free(layer):
 
 
 def _activation_in_place(negative_slope):
-    """Return the activation in place: nothing else reads a convolution's output."""
+    """Return an in-place activation; nothing else reads a convolution's output."""
     return nn.ReLU(inplace=True) if negative_slope == 0 else nn.LeakyReLU(negative_slope, inplace=True)

@@ -80,7 +80,7 @@ class Generator(nn.Module, ABC):
         return z if labels is None else torch.cat([z, one_hot(labels, self.classes, z.dtype)], 1)
 
     def frames(self, inputs: torch.Tensor, interpolate: int = 1) -> torch.Tensor:
-        """Return frames before their tanh.
+        """Return frames before the final tanh.
 
         Args:
             inputs: Latents and labels [N, inputs], from `conditioned`.
@@ -130,7 +130,7 @@ class VideoGenerator(Generator):
         self.fast = nn.Sequential(nn.Linear(latent_dim, c256 * 16, bias=False), BatchNormAct1d(c256 * 16))
         self.slow = nn.Sequential(nn.Linear(self.inputs, c256 * 16, bias=False), BatchNormAct1d(c256 * 16))
         before = [2 * c256, c256, *rest]
-        # The names are the positions that the layers have in a plain nn.Sequential with its activations.
+        # Layers are named by their positions in an nn.Sequential that also holds the activations.
         layers = OrderedDict()
         for step, after in enumerate(before[1:]):
             layers[f"{3 * step}"] = DoublingConvTranspose2d(before[step], after)
@@ -163,7 +163,7 @@ class FrameGenerator(Generator):
         self.first = nn.Sequential(
             nn.Linear(latent_dim + self.classes, counts[0] * 16, bias=False), BatchNormAct1d(counts[0] * 16)
         )
-        # The names are the positions that the layers have in a plain nn.Sequential with its activations.
+        # Layers are named by their positions in an nn.Sequential that also holds the activations.
         layers = OrderedDict()
         for step in range(steps - 1):
             layers[f"{3 * step}"] = DoublingConvTranspose2d(*counts[step : step + 2])

@@ -47,7 +47,7 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
     def on_still_and_moving(self, still: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """Return the layer's output for frames with channels [still, moving], where a video's frames share `still`.
 
-        The layer is linear, so the contribution of `still` is computed once a video and added to every frame.
+        The layer is linear, so the contribution of `still` is computed once per video and added to every frame.
 
         Args:
             still: Content of each video [N, C/2, H, W].
@@ -65,7 +65,7 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _AddToFrames(torch.autograd.Function):
-    """In-place addition of videos [N, …] to frames [N·F, …]; for such a view, autograd would copy the gradient."""
+    """In-place addition of videos [N, …] to frames [N·F, …], without autograd's copy of the gradient of a view."""
 
     @staticmethod
     def forward(ctx, frames, videos):

@@ -20,7 +20,7 @@ from tgan_fast.models.latents import LATENTS, LatentDistribution
 from tgan_fast.ops.levels import tanh_to_levels
 from tgan_fast.precision import PrecisionOption, arithmetic, compute_dtype, resolve_precision
 
-_CPU_BATCH = 2  # larger ones only fall out of the cache
+_CPU_BATCH = 2  # larger batches do not fit into the cache
 
 
 def draw_latents(
@@ -49,7 +49,7 @@ def draw_labels(generator: Generator, count: int, seed: int) -> torch.Tensor | N
     """Return labels int64 [count] on the CPU, uniform over the classes; None if the generator takes none."""
     if not generator.classes:
         return None
-    # A seed of its own, so that labels do not depend on the random bits of the latents.
+    # A separate seed, so that labels do not depend on the random bits of the latents.
     random = torch.Generator().manual_seed(seed + (1 << 32))
     return torch.randint(generator.classes, (count,), generator=random)
 
@@ -61,7 +61,7 @@ def draw_inputs(generator: Generator, count: int, seed: int) -> torch.Tensor:
 
 
 class Sampler:
-    """Sampler of clips from a generator in evaluation mode, with batch norms folded and on a GPU a CUDA graph a batch.
+    """Sampler of clips from a generator in evaluation mode, with folded batch norms and, on a GPU, a CUDA graph.
 
     It computes with its own weights. The generator is only read, now and by `refresh`.
 
@@ -165,7 +165,7 @@ class _StaticBatch:
         self._inputs[: len(inputs)] = inputs
         call = partial(function, self._inputs)
         made = call() if self._replayed is None else self._replayed(call)
-        # The next replay writes where this one did.
+        # A copy, because the next replay overwrites the result.
         return made[: len(inputs)].clone()
 
 
@@ -177,9 +177,9 @@ class _Download:
         self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
 
     def __call__(self, batches: Iterable[torch.Tensor], places: Iterable[torch.Tensor]) -> None:
-        """Put every batch into its place on the CPU."""
+        """Copy every batch to its place on the CPU."""
         under_way = deque()
-        # Taking a batch starts its computation, which continues during the wait for the one before.
+        # Taking a batch starts its computation, which continues during the wait for the previous batch.
         for buffer, batch, place in zip(cycle(self._buffers), batches, places, strict=False):
             under_way.append((batch, buffer[: len(batch)], place, self._start(batch, buffer[: len(batch)])))
             if len(under_way) == len(self._buffers):
@@ -244,9 +244,9 @@ def refuse_non_finite(generator: Generator, path: Path) -> None:
     for name, tensor in generator.state_dict().items():
         if not tensor.isfinite().all():
             raise NonFiniteError(not_finite(path, name))
-    # Weights can be finite and so large that what they compute is not.
+    # Weights can be finite, but so large that the videos are not.
     if not sample_videos(generator, draw_inputs(generator, 2, 0)).isfinite().all():
-        raise NonFiniteError(not_finite(path, "what it generates"))
+        raise NonFiniteError(not_finite(path, "its output"))
 
 
 def not_finite(path: Path, what: str) -> str:
@@ -256,12 +256,12 @@ def not_finite(path: Path, what: str) -> str:
         path: Checkpoint file.
         what: Name of the tensor or result.
     """
-    return f"the generator in {path} is of no use, because {what} is not finite: choose an earlier checkpoint"
+    return f"the generator in {path} cannot be used, because {what} is not finite: choose an earlier checkpoint"
 
 
 @contextmanager
 def undisturbed(module: nn.Module, *, batch_statistics: bool = False) -> Iterator[None]:
-    """Use running statistics (or the batch's) inside, and restore all modes and buffers afterwards."""
+    """Use running statistics (or the batch's) inside the block, and restore all modes and buffers afterwards."""
     training = {child: child.training for child in module.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     module.train(batch_statistics)

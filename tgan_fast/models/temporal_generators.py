@@ -14,7 +14,7 @@ from tgan_fast.sizes import FRAMES, scaled
 class TemporalGenerator(nn.Module):
     """TGAN's temporal generator: [N, inputs] → [N, frames, outputs] in (-1, 1), by transposed convolutions.
 
-    Each doubles the number of frames, starting from one.
+    Each convolution doubles the number of frames, starting from one.
 
     Args:
         inputs: Size of a latent and a one-hot label together.
@@ -29,10 +29,10 @@ class TemporalGenerator(nn.Module):
         super().__init__()
         steps = clip_frames.bit_length() - 1
         if clip_frames != 1 << steps:
-            raise ValueError(f"the frames are doubled from one on, which never gives {clip_frames}")
+            raise ValueError(f"clip_frames is {clip_frames}, but transposed convolutions need a power of two")
         c512, c256, c128 = (scaled(c, width) for c in (512, 256, 128))
         channels = [c512, c256, *[c128] * (steps - 2), outputs]
-        # The names are the positions that the layers have in a plain nn.Sequential with its activations.
+        # Layers are named by their positions in an nn.Sequential that also holds the activations.
         layers = OrderedDict({"0": PointwiseConvTranspose1d(inputs, c512)})
         for step in range(steps):
             layers[f"{3 * step + 1}"] = BatchNormAct1d(channels[step])
@@ -49,9 +49,9 @@ class TemporalGenerator(nn.Module):
 class RecurrentTemporalGenerator(nn.Module):
     """Recurrent temporal generator: linear layer, recurrent cell, linear layer: [N, inputs] → [N, frames, outputs].
 
-    The cell sees the same input in every frame. It is called for each frame, instead of an `nn.GRU` or `nn.LSTM` once:
-    cuDNN needs the weights of those in its own memory, while training keeps all weights of a network in a flat tensor.
-    A CUDA graph hides the cost of the launches.
+    The cell sees the same input in every frame. It is called once per frame, because a single `nn.GRU` or `nn.LSTM`
+    over all frames needs its weights in cuDNN's own memory, while training keeps all weights of a network in a flat
+    tensor. A CUDA graph hides the cost of the launches.
 
     Args:
         inputs, outputs, clip_frames, width: Arguments of `TemporalGenerator`; any number of frames.
@@ -86,7 +86,7 @@ class GRUTemporalGenerator(RecurrentTemporalGenerator):
 
 
 class LSTMTemporalGenerator(RecurrentTemporalGenerator):
-    """Temporal generator with an LSTM, as in later video GANs (MoCoGAN, arXiv:1707.04993) but without noise a frame."""
+    """Temporal generator with an LSTM, as in later video GANs (MoCoGAN, arXiv:1707.04993), without noise per frame."""
 
     cell = nn.LSTMCell
 
