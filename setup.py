@@ -72,7 +72,7 @@ def why_without_cpu():
     if sys.platform != "linux":
         return "it is for Linux only"
     if shutil.which(cpp_compiler()[0]) is None:
-        return f"there is no C++ compiler {cpp_compiler()[0]}, and CXX names no other"
+        return f"there is no C++ compiler {cpp_compiler()[0]}; set CXX to another one"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return f"there is no Python.h in {sysconfig.get_path('include')}; on Debian, install python3-dev"
     return None

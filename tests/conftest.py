@@ -38,7 +38,7 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    # Files with slow or many tests begin first, so that in the end no process works alone.
+    # Files with slow or many tests begin first, so that at the end all processes have work.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path not in slow, -counts[item.path], item.path))
@@ -69,7 +69,7 @@ def pytest_runtest_teardown():
     """End a pytest-xdist process that a test has broken, because the tests that follow would fail, too.
 
     An illegal access ruins the process's CUDA context, and a failed capture its allocator. pytest-xdist keeps the
-    test's own failure and goes on in a new process.
+    test's own failure and continues in a new process.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ or not torch.cuda.is_initialized():
         return

@@ -144,7 +144,7 @@ def test_where_nvcc_is_looked_for(setup_py, tmp_path, monkeypatch):
         ),
         pytest.param(
             {"PATH": "/nowhere"},
-            "there is no C++ compiler c++, and CXX names no other",
+            "there is no C++ compiler c++; set CXX to another one",
             "there is no nvcc in CUDA_HOME, CUDA_PATH or PATH",
             id="no compiler",
         ),

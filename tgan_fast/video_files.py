@@ -116,7 +116,7 @@ def check_videos(path: Path, shape: tuple[int, ...], *, fps: int = 16, columns: 
         columns: Columns of the grid.
 
     Raises:
-        InputError: The file's format is unknown, or does not take so many frames per second, channels or pixels.
+        InputError: The file's format is unknown, or does not support these frames per second, channels or pixels.
     """
     check_format(path, fps)
     n, t, h, w, c = shape

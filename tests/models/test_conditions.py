@@ -126,7 +126,7 @@ def videos(count, device="cpu", frames=8):
 
 def test_a_latent_becomes_another_video_with_every_label(generator, device):
     z = torch.randn(1, LATENT, dtype=torch.float64, device=device).expand(CLASSES + 1, -1)
-    # Twice the first one. With running statistics a new generator's videos would hardly differ at all.
+    # The first label twice. With running statistics, a new generator's videos would hardly differ.
     made = generator.train()(z, torch.tensor([0, *range(CLASSES)], device=device))
     torch.testing.assert_close(made[0], made[1], rtol=1e-12, atol=1e-15)
     # By every frame: the label reaches all of them.

@@ -95,7 +95,7 @@ def test_clips_and_videos_of_a_sampler_are_those_of_the_frames(generator):
         sampler = Sampler(generator, batch_size=2, precision="fp32", interpolate=interpolate, output="videos")
         videos = torch.cat(list(sampler.on_device(inputs)))
         torch.testing.assert_close(videos.double(), expected, rtol=0, atol=1e-6)
-        # And the generator's own way of sampling, which takes no other batch norm.
+        # The generator's own sampling, too, which does not replace batch norms.
         videos = sample_videos(generator, inputs, batch_size=2, interpolate=interpolate)
         torch.testing.assert_close(videos, expected.cpu(), rtol=1e-10, atol=1e-10)
 

@@ -53,7 +53,7 @@ def give(parameters, gradients, without=()):
 
 
 class Ours:
-    """This package's optimizer of parameters of its own."""
+    """This package's optimizer and its parameters."""
 
     def __init__(self, name, *, dtype=torch.float32, device="cpu", copy_dtype=None, gathered=False, **options):
         self.parameters = parameters_of(dtype, device)
@@ -69,7 +69,7 @@ class Ours:
 
 
 class Torchs:
-    """PyTorch's optimizer of equal parameters."""
+    """PyTorch's optimizer and its parameters."""
 
     def __init__(self, name, *, dtype=torch.float32, device="cpu", layout=channels_last, **options):
         self.parameters = parameters_of(dtype, device, layout)

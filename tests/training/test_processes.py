@@ -198,7 +198,7 @@ def test_torchrun_resumes_exactly_and_leaves_no_thread_of_the_group(results, run
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("done: ") == 1
     torch.testing.assert_close(state_of(tmp_path / "parts"), state_of(runs / "whole"), rtol=0, atol=0)
-    # Linux alone lists threads there.
+    # Only Linux lists threads there.
     if Path("/proc/self/task").exists():
         assert result.stdout.count("threads of gloo: 0 of ") == 2
 

@@ -190,7 +190,7 @@ def test_in_bf16_copies_of_the_weights_follow_updates_the_constraint_and_a_loade
     for network in (step._generator, step._discriminator, other._generator, other._discriminator):
         computed = dict(network.computing.named_parameters())
         for name, parameter in network.module.named_parameters():
-            # Batch norms compute with the very parameters.
+            # Batch norms compute with the parameters themselves.
             same = computed[name] is parameter if computed[name].dtype == torch.float32 else False
             assert same or torch.equal(computed[name], parameter.bfloat16()), name
     assert torch.equal(torch.stack([*step(second).values()]), torch.stack([*other(second).values()]))
@@ -273,7 +273,7 @@ def test_all_that_the_discriminator_sees_is_noisy(device):
     step(still)
     (real, fake), of_generator = seen[0].chunk(2), seen[1]
     assert (real.mean().item(), real.std().item()) == pytest.approx((0.5, 0.3), abs=0.002)
-    # The generator's first videos have hardly any contrast of their own.
+    # The generator's first videos have hardly any contrast.
     assert fake.std().item() == pytest.approx(0.3, abs=0.02)
     assert of_generator.std().item() == pytest.approx(0.3, abs=0.02)
     noise = [(real - 0.5).flatten(), (fake - fake.mean()).flatten(), (of_generator - of_generator.mean()).flatten()]
