@@ -144,7 +144,7 @@ def test_every_block_is_run_or_says_why_not(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(document):
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+    for target in re.findall(r"(?<=\]\()[^)\s]+|(?<=src=\")[^\"]+", document.read_text()):
         if target.startswith("https://"):
             continue
         name, _, heading = target.partition("#")

@@ -96,7 +96,7 @@ def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int |
 
 
 def check_format(path: Path, fps: int) -> None:
-    """Raise an InputError unless a format has the file's suffix, plays `fps` frames per second and can be written here."""
+    """Raise an InputError unless a file of this name can be written here, and play `fps` frames per second."""
     file_format = _FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise InputError(f"cannot write {path}: its name must end in {', '.join(_FORMATS)}")

@@ -53,7 +53,7 @@ def give(parameters, gradients, without=()):
 
 
 class Ours:
-    """This package's optimizer and its parameters."""
+    """An optimizer of this package and its parameters."""
 
     def __init__(self, name, *, dtype=torch.float32, device="cpu", copy_dtype=None, gathered=False, **options):
         self.parameters = parameters_of(dtype, device)
