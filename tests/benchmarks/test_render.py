@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def tree(tmp_path):
     """Copy the texts of this repository and the results of its first CPU."""
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    for name in ("README.md", "benchmarks/README.md"):
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/variants.md", "benchmarks/README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copy(min(result_files.FOLDER.glob("cpu*.json")), tmp_path / "benchmarks" / "results" / "cpu.json")
     return tmp_path
@@ -63,9 +64,9 @@ def test_what_changes_is_noticed_and_written(tree):
     assert written(tree) == texts
     assert picture.read_bytes() == drawn
     for text in written(tree, slower_and_own_only):
-        assert " | 300 ms (0.250–1.25 s) | " in line_with(text, "| sampling |")
-        rivals_and_own = rf"\| {NOT_MEASURED} \| {NOT_MEASURED} \| \d"
-        assert re.search(rivals_and_own, line_with(text, "| training iteration"))
+        assert "**300 ms** (0.250–1.25 s)<br>" in line_with(text, "| sampling |")
+        own_only = r"\*\* \([^)]+\) \|$"
+        assert re.search(own_only, line_with(text, "| training iteration"))
     picture.unlink()
     with pytest.raises(SystemExit, match=r"README\.md is older than the files of results: run python -m benchmarks"):
         render.refuse_stale(tree)
@@ -78,8 +79,12 @@ def test_a_gpu_appears_once_it_has_a_file(tree):
         goal = {"text": "videos/s", "measured": 9.0, "bound": 10, "at_most": False, "verdict": "SHORT"}
         sections["sampling"]["goals"] = [goal]
 
-    assert line_with(written(tree)[1], "| `sampling` | videos/s").endswith(f"| {NOT_MEASURED} |")
-    page = written(tree, on_gpu, "gpu.json")[1]
+    readme, page = written(tree)
+    assert line_with(readme, "| sampling |").count("|") == 3
+    assert line_with(page, "| `sampling` | videos/s").endswith("| ≥ 120,000 |")
+    assert f"Goals for a GPU, {NOT_MEASURED}:" in page
+    readme, page = written(tree, on_gpu, "gpu.json")
+    assert line_with(readme, "| sampling |").count("**") == 4
     assert line_with(page, "| section | goal").endswith("| Some GPU |")
     assert line_with(page, "| `sampling` | videos/s | ≥ 10 |").endswith("|  | 9 🔴 SHORT |")
     assert "(results/gpu-iteration.png)" in page
