@@ -88,7 +88,7 @@ def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int |
         columns: Columns of the grid; None: as many as rows, or one more.
 
     Raises:
-        InputError: See `check_videos`.
+        InputError: The file's format is unknown, or does not take so many frames per second, channels or pixels.
         OSError: The file cannot be written; an older file of that name is left as it was.
     """
     check_videos(path, clips.shape, fps=fps, columns=columns)

@@ -57,19 +57,19 @@ def encode(
     """Write a video file.
 
     Args:
-        path: File to write; the container follows from its name, unless `format` is given.
-        frames: Frames uint8 [T, H, W, 3] or [T, H, W], or frames of PyAV, which keep their flags.
-        codec: Codec of the video; not libsvtav1, which makes root's process a real-time one that starves others.
+        path: File name; its ending determines the container unless `format` is given.
+        frames: Frames uint8 [T, H, W, 3] or [T, H, W], or PyAV frames, which are encoded unchanged, flags included.
+        codec: Video codec; not libsvtav1, which gives root's process real-time priority and starves other processes.
         fps: Frames per second.
         pix_fmt: Pixel format that arrays are converted to.
         options: Options of the codec.
-        times: Times in seconds at which frames are shown, instead of `fps`.
-        audio: Seconds of silence.
-        rotation: Degrees counter-clockwise by which players turn the frames.
-        pixel_aspect: Width of a pixel divided by its height.
-        extradata: Extra data for the decoder.
-        format: Name of the container.
-        title: Title written into the file.
+        times: Time of each frame in seconds, instead of `fps`.
+        audio: Duration of a silent sound track in seconds; 0: no sound track.
+        rotation: Angle in degrees, counterclockwise, by which a player turns the frames.
+        pixel_aspect: Width of a pixel divided by its height; None: square pixels.
+        extradata: Extra data for the decoder, bytes; None: what the encoder writes.
+        format: Name of the container format; None: by the ending of `path`.
+        title: Title in the file's metadata; None: no title.
         container_options: Options of the container.
 
     Returns:
