@@ -1,4 +1,4 @@
-"""What each way to install the package needs, and what a command says where something is missing.
+"""Packages that each way of installing needs, and messages of commands that lack a package.
 
 Each way is a folder in place of site-packages, with links to the distributions that pip would install.
 """
