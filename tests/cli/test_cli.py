@@ -69,7 +69,7 @@ WRONG = {
     "evaluate": (["--checkpoint", "nothing.pt"], "there is no checkpoint nothing.pt"),
     "export": (["--checkpoint", "nothing.pt", "--out", "x", "--format", "onnx"], "cannot write x: with --format"),
     "prepare": (["nothing", "store"], "there is no nothing"),
-    "store": (["verify", "nothing"], "nothing is no clip store"),
+    "store": (["verify", "nothing"], "nothing is not a clip store"),
     "report": (["nothing"], "nothing does not exist"),
     "compare": (["nothing", "none"], "nothing does not exist"),
     "gam": (["nothing.pt", "nothing.pt"], "there is no checkpoint nothing.pt"),

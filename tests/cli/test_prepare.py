@@ -252,7 +252,7 @@ def test_files_that_are_left_out_are_reported(run, source, tmp_path, capsys):
     np.save(tmp_path / "videos" / "other" / "clips.npy", np.zeros(3, np.uint8))
     run("videos", "store", "--workers", "1")
     out = capsys.readouterr().out.splitlines()
-    assert out[:2] == ["a folder: 21 video files; classes: 1", "only the videos count: left out are 1 .npy"]
+    assert out[:2] == ["a folder: 21 video files; classes: 1", "only the videos are prepared, not 1 .npy"]
     assert out[3:6] == [
         "20 videos of 400 frames stored",
         "1 could not be read, 0 too short: store/skipped.jsonl says which",
@@ -260,7 +260,7 @@ def test_files_that_are_left_out_are_reported(run, source, tmp_path, capsys):
     ]
     rows = [json.loads(line) for line in (tmp_path / "store" / "skipped.jsonl").read_text().splitlines()]
     assert [(row["video"], row["failed"]) for row in rows] == [("other/more.zip", False), ("stream.h264", True)]
-    with pytest.raises(InputError, match=r"stream.h264: a raw stream does not tell .*; leave out --strict to go on"):
+    with pytest.raises(InputError, match=r"stream.h264: a raw stream does not tell .*; leave out --strict to continue"):
         run("videos", "strict", "--workers", "1", "--strict")
 
 
@@ -286,14 +286,17 @@ def test_too_small_a_disk_is_reported_before_anything_is_written(run, source, tm
         ),
         (
             ["VIDEOS", "store", "--axes", "nthw"],
-            "--axes tells how arrays lie, but .* is a folder: 40 video files: leave",
+            "--axes is the order of axes of arrays, but .* is a folder: 40 video files: leave",
         ),
-        (["clips.npy", "store", "--axes", "nt"], "--axes is 'NT', but must have the letters T"),
-        (["ambiguous.npy", "store"], "whose axes may be NTHW or TNHW .*: say which with --axes NTHW"),
+        (["clips.npy", "store", "--axes", "nt"], "--axes is 'NT', but must list the axes"),
+        (
+            ["ambiguous.npy", "store"],
+            "whose axes may be NTHW or TNHW .*: pass the right one to prepare or train",
+        ),
         (["VIDEOS", "store", "--workers", "0"], "--workers is 0, but must be at least 1"),
         (["VIDEOS", "store", "--split", "empty/x.txt"], r"cannot read empty/x.txt: No such file"),
         (["VIDEOS", "store", "--sise", "64"], "there is no option --sise; did you mean --size"),
-        (["VIDEOS", "other"], "other holds something else, notes.txt for instance: choose another folder"),
+        (["VIDEOS", "other"], "other holds other files, such as notes.txt: choose another folder"),
         (["clips.npy", "store", "--fps", "8"], "images and arrays have no frame times, which --fps needs"),
     ],
 )

@@ -105,7 +105,7 @@ def test_names_of_any_bytes_are_verified_and_exported(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["verify", "nothing"], "nothing is no clip store"),
+        (["verify", "nothing"], "nothing is not a clip store"),
         (["preview", "nothing", "--out", "x.gif"], "there is no nothing"),
         (["preview", "STORE", "--out", "x.jpg"], "cannot write x.jpg: its name must end in"),
         (["preview", "STORE", "--out", "x.gif", "--grid", "0"], "--grid is 0, but must be at least 1"),

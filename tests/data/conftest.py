@@ -1,4 +1,4 @@
-"""Videos to cut clips out of."""
+"""Fixtures of videos to cut clips from."""
 
 import numpy as np
 import pytest

@@ -87,11 +87,11 @@ def test_a_last_line_that_was_not_finished_is_not_there(store):
 
 def test_a_path_that_is_no_store_raises_an_error_with_the_command_that_makes_one(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(InputError, match=r"is no clip store: make one with python -m tgan_fast prepare SOURCE "):
+        with pytest.raises(InputError, match=r"is not a clip store: make one with python -m tgan_fast prepare SOURCE "):
             ClipStore(path)
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(InputError, match="is no clip store"):
+    with pytest.raises(InputError, match="is not a clip store"):
         ClipStore(file)
 
 
@@ -114,7 +114,7 @@ def test_a_store_of_a_newer_version_asks_for_a_newer_tgan_fast(store):
 def test_lost_frames_are_detected_by_the_file_size(store):
     path = store / "frames.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"frames.bin has 3,311 bytes, but its index tells of 3,312"):
+    with pytest.raises(InputError, match=r"frames.bin has 3,311 bytes, but its index expects 3,312"):
         ClipStore(store)
     path.unlink()
     with pytest.raises(InputError, match=r"cannot read .*frames.bin: No such file"):

@@ -172,7 +172,7 @@ def test_digits_of_other_sizes_are_those_of_the_data_set(device, clip_frames, si
 
 
 class Renamed(MovingDigits):
-    """Digits with labels of their own."""
+    """Moving digits with other labels."""
 
     def __getitem__(self, index):
         clip, label = super().__getitem__(index)
@@ -189,7 +189,7 @@ LABELED = {
 
 
 def label_of(dataset, clip):
-    """Return the label by definition: that of the video with the window of this number, or of the clip."""
+    """Return the label by definition: the label of the video that has this window, or of this clip."""
     if not isinstance(dataset, VideoFrames):
         return dataset[clip][1]
     videos = np.arange(len(dataset.first))
@@ -224,7 +224,7 @@ def test_labels_are_those_of_the_clips_in_the_batch(device, make_videos, make, r
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_labels_belong_to_what_the_videos_show(device, make_videos, workers):
-    """Every pixel tells the label."""
+    """Give every pixel of a video a level that tells its label."""
     videos = make_videos(weighting="windows", flip=True)
     for start, length, label in zip(videos.first, videos.length, videos.labels, strict=True):
         videos.frames[start : start + length] = 50 * int(label)
@@ -285,7 +285,7 @@ def test_videos_are_as_asked_for(device, make_videos, dtype, resident):
 
 
 def test_windows_of_an_epoch_are_those_of_all_videos(make_videos):
-    """Frame numbers tell the videos apart; what comes from them changes from epoch to epoch."""
+    """Identify videos by frame numbers, since their windows change from epoch to epoch."""
     videos = make_videos([30, 40, 50, 60])
     feed = open_feed(videos, **(OPTIONS | {"batch_size": 2, "resident": "on"}))
     starts = torch.cat([batch.clips for batch in itertools.islice(feed.batches(), 40)])[:, 0, 0, 0].view(20, 4).numpy()
@@ -305,7 +305,7 @@ def test_weighted_by_windows_an_epoch_takes_every_window_once(make_videos):
 
 
 def test_memory_mapped_frames_with_the_channels_first(tmp_path, make_videos, device):
-    """Prepared UCF-101 has this layout."""
+    """Use the layout of prepared UCF-101."""
     videos = make_videos()
     frames = np.ascontiguousarray(videos.frames.numpy().transpose(0, 3, 1, 2))
     np.save(tmp_path / "frames.npy", frames)

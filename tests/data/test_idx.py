@@ -1,4 +1,4 @@
-"""MNIST's files: read back under any name and compression, with errors that name what is wrong."""
+"""MNIST's files: read back under any name and compression, with errors that name the problem."""
 
 import gzip
 import struct
@@ -41,7 +41,7 @@ def inked(image):
 
 @pytest.fixture
 def write_digits(tmp_path):
-    """Write images and labels, of 20 digits if not given, into a folder as MNIST's files are called."""
+    """Write images and labels, by default of 20 digits, into a folder under MNIST's file names."""
 
     def write(images=None, labels=None, *, part="train", mark="-", end="", compress=bytes):
         if images is None:
@@ -86,7 +86,7 @@ def test_other_numbers_are_refused(tmp_path, number_type, compress):
     dtype = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}[number_type]
     numbers = np.ones(6, np.dtype(dtype).newbyteorder(">"))
     (tmp_path / "x").write_bytes(compress(idx_header([6], number_type) + numbers.tobytes()))
-    with pytest.raises(InputError, match=f"x holds numbers of {dtype}: write it anew with those of uint8"):
+    with pytest.raises(InputError, match=f"x holds numbers of {dtype}: write it anew as uint8"):
         read_idx(tmp_path / "x")
 
 
@@ -227,7 +227,7 @@ def test_missing_labels_are_named(write_digits):
     names = r"there is no train-labels-idx1-ubyte or train-labels-idx1-ubyte\.gz beside .*/train-images-idx3-ubyte\.gz"
     with pytest.raises(InputError, match=f"{names}: download the labels into its folder"):
         read_digits(images)
-    with pytest.raises(InputError, match=r"the name of .*/digits\.gz does not tell that of its labels: name it as"):
+    with pytest.raises(InputError, match=r"the name of .*/digits\.gz does not tell the name of its labels: name"):
         read_digits(images.rename(images.with_name("digits.gz")))
 
 
@@ -244,7 +244,7 @@ def test_labels_that_do_not_fit_are_named(write_digits):
     images = np.zeros((20, 28, 28))
     for labels in (np.arange(19) % 10, np.arange(21) % 10, np.zeros((20, 1))):
         array = rf"train-labels-idx1-ubyte holds an array \[{', '.join(map(str, labels.shape))}\]"
-        with pytest.raises(InputError, match=f"{array}, not a label for each of the 20 images in .*get both files"):
+        with pytest.raises(InputError, match=f"{array}, not a label for each of the 20 images in .*download both"):
             read_digits(write_digits(images, labels))
     with pytest.raises(InputError, match="train-labels-idx1-ubyte has the label 10, but digits are 0 to 9"):
         read_digits(write_digits(images, np.arange(20) % 11))
@@ -254,5 +254,5 @@ def test_labels_that_do_not_fit_are_named(write_digits):
 def test_a_digit_of_too_few_handwritings_is_named(write_digits, count, digit):
     others = np.setdiff1d(np.arange(10), digit)
     labels = np.concatenate([others, others, [digit] * count])
-    with pytest.raises(InputError, match=f"has {count} of the digit {digit}, but digits move in two different handwri"):
+    with pytest.raises(InputError, match=f"has {count} of the digit {digit}, but clips show two images"):
         read_digits(write_digits(np.zeros((len(labels), 28, 28)), labels))

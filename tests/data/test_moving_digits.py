@@ -1,4 +1,4 @@
-"""Moving digits: what a clip is, and that it is a function of seed and index."""
+"""Moving digits: clips have the right content, and depend only on seed and index."""
 
 import tracemalloc
 
@@ -61,7 +61,7 @@ def test_a_digit_moves_smoothly_and_stays_whole():
     for i in range(20):
         clip, _ = dataset[i]
         frames = clip[..., 0].astype(float)
-        # The same ink in every frame: nothing is cut off at an edge.
+        # Every frame has the same ink, so nothing is cut off at an edge.
         np.testing.assert_allclose(frames.sum((1, 2)), frames[0].sum())
         steps = np.abs(np.diff([place(frame) for frame in frames], axis=0))
         assert steps.max() <= 5 + 1
@@ -76,7 +76,7 @@ def test_digits_have_the_size_and_speed_that_are_asked_for(image_size, side, spe
         frames = dataset[i][0][..., 0]
         assert all(inked(frame).shape == (side, side) for frame in frames)
         corners = np.array([np.argwhere(frame)[0] for frame in frames])
-        # Rounded to whole pixels.
+        # Positions are rounded to whole pixels.
         assert np.abs(np.diff(corners, axis=0)).max() <= speed + 1
         assert speed > 0 or (corners == corners[0]).all()
     feed = open_feed(dataset, batch_size=4, channels=1, device="cpu", image_size=image_size, resident="on")
@@ -108,7 +108,7 @@ def test_clips_of_other_sizes_are_as_asked_for(clip_frames, image_size, digits):
 
 @pytest.mark.parametrize("image_size", [16, 32, 128])
 def test_in_images_of_other_sizes_a_digit_takes_the_same_way(image_size):
-    """Paths are equal up to the rounding to pixels."""
+    """Compare paths up to the rounding to pixels."""
     scale, scans = image_size / 64, [np.full((10, 28, 28), 255, np.uint8), np.arange(10)]
     usual, scaled = (MovingDigits(20, seed=1, scans=scans, image_size=size) for size in (64, image_size))
     for i in range(20):
@@ -133,7 +133,7 @@ def test_longer_clips_begin_as_shorter_ones_do():
 @pytest.mark.parametrize(("image_size", "digit_size"), [(16, 7), (32, 14), (128, 56)])
 def test_scans_are_resized_for_images_of_other_sizes(image_size, digit_size):
     images, labels = scans_of(20)
-    # Bicubic weights fall below black at the edges of what is bright: nothing is dark here.
+    # These digits have no dark pixels, since bicubic weights fall below black at the edges of bright areas.
     images = images // 4 + 128
     dataset = MovingDigits(50, scans=(images, labels), image_size=image_size)
     assert dataset.scans[0] is images
@@ -244,7 +244,7 @@ def test_both_digits_are_of_one_class_and_of_all_pairs_of_handwritings():
     assert (images[:, 0] != images[:, 1]).all()
     for digit in range(2):
         counts = np.bincount(images[:, digit], minlength=1797)
-        # Each about 56 times; six standard deviations.
+        # Each comes about 56 times; the tolerance is six standard deviations.
         assert counts.min() > 10
         assert counts.max() < 102
 
@@ -290,8 +290,8 @@ def test_bad_input_is_named():
         (lambda images, labels: (images, labels / 1), r"an integer for each of 20 images, not float64 \[20\]"),
         (lambda images, labels: (images, labels + 1), "labels of scans are 0 to 9, not 1 to 10"),
         (lambda images, labels: (images, labels - 1), "labels of scans are 0 to 9, not -1 to 8"),
-        (lambda images, labels: (images[:19], labels[:19]), "a clip shows 2 of a class, but of 9 there are 1"),
-        (lambda images, labels: (images[:0], labels[:0]), "a clip shows 2 of a class, but of 0 there are 0"),
+        (lambda images, labels: (images[:19], labels[:19]), "a clip shows 2 scans of a class, but class 9 has 1"),
+        (lambda images, labels: (images[:0], labels[:0]), "a clip shows 2 scans of a class, but class 0 has 0"),
     ],
 )
 def test_bad_scans_are_named(change, problem):
@@ -301,5 +301,5 @@ def test_bad_scans_are_named(change, problem):
 
 def test_one_scan_of_a_class_is_enough_for_one_digit():
     assert MovingDigits(10, scans=scans_of(10))[9][0].any()
-    with pytest.raises(ValueError, match="a clip shows 1 of a class, but of 9 there are 0"):
+    with pytest.raises(ValueError, match="a clip shows 1 scans of a class, but class 9 has 0"):
         MovingDigits(10, scans=scans_of(9))

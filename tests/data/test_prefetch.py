@@ -17,7 +17,7 @@ OTHERS = set()
 
 @pytest.fixture(autouse=True)
 def _others():
-    """Remember the threads that tests before left, which may not have been collected yet."""
+    """Remember threads of earlier tests, which may not have been collected yet."""
     OTHERS.clear()
     OTHERS.update(threads())
 
@@ -91,7 +91,7 @@ SPECS_OF_TWO = TensorSpec((5, 7), torch.uint8), TensorSpec((5,), torch.int64)
 
 
 def assert_is_batch(k, batch):
-    """One that `fill_two` has filled."""
+    """Check a batch that `fill_two` has filled."""
     one, other = batch
     assert (one.dtype, other.dtype) == (torch.uint8, torch.int64)
     assert np.array_equal(one.cpu().numpy(), pattern(k, 35).reshape(5, 7))
@@ -141,7 +141,7 @@ def cycles(milliseconds):
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("slow", ["neither", "producer", "consumer", "both", "now and then"])
 def test_the_ring_under_stress(workers, slow):
-    """Batches large enough that a copy which begins too early is still under way when it does harm."""
+    """Use batches so large that a copy that begins too early is still running when it does harm."""
     size, count, random = 8 << 20, 60, np.random.default_rng(0)
     pauses = random.uniform(0, 4, (2, count + batches_ahead(workers)))
     if slow == "now and then":
@@ -189,7 +189,7 @@ def test_the_host_does_not_wait_for_the_gpu():
 @pytest.mark.gpu
 @pytest.mark.parametrize("taken", [1, 9])
 def test_a_ring_that_is_closed_leaves_nothing_that_writes(taken):
-    """Memory that is allocated at once afterwards keeps its values."""
+    """Check that memory allocated directly afterwards keeps its values."""
     filling = filling_of(lambda k, out: np.copyto(out, 1), 4 << 20)
     batches = uploaded_ahead(filling, 0, 2, torch.device("cuda"))
     for _ in itertools.islice(batches, taken):
@@ -217,7 +217,7 @@ def test_an_error_leaves_the_ring_as_closing_does():
 
 @pytest.mark.gpu
 def test_batches_can_be_read_on_another_stream():
-    """The one that is current when batches are asked for."""
+    """Use the stream that is current when batches are requested."""
     filling = filling_of(lambda k, out: np.copyto(out, k), 4 << 20)
     stream, sums = torch.cuda.Stream(), []
     with torch.cuda.stream(stream):

@@ -174,11 +174,11 @@ def test_arrays_that_lie_as_training_reads_them_are_mapped_into_memory(tmp_path,
 
 def test_axes_that_are_not_known_are_asked_for(tmp_path):
     np.save(tmp_path / "clips.npy", noise(20, 16, 64, 64))
-    with pytest.raises(InputError, match=r"say which with --axes NTHW, for instance, which prepare and train take"):
+    with pytest.raises(InputError, match=r"pass the right one to prepare or train, such as --axes NTHW"):
         read_videos(tmp_path / "clips.npy")
     assert len(read_videos(tmp_path / "clips.npy", "nthw").first) == 20
     assert len(read_videos(tmp_path / "clips.npy", "TNHW").first) == 16
-    with pytest.raises(InputError, match=r"--axes is 'NHW', but must have the letters T"):
+    with pytest.raises(InputError, match=r"--axes is 'NHW', but must list the axes"):
         read_videos(tmp_path / "clips.npy", "NHW")
 
 
@@ -190,7 +190,7 @@ def test_labels_of_arrays_are_their_classes(tmp_path):
 
 def test_arrays_of_different_sizes_have_to_be_prepared(tmp_path):
     np.savez(tmp_path / "clips.npz", a=noise(20, 64, 64, 3), b=noise(2, 20, 64, 70, 3))
-    with pytest.raises(InputError, match=r"different sizes: make a clip store of it with python -m tgan_fast prepare"):
+    with pytest.raises(InputError, match=r"different sizes: make a clip store with python -m tgan_fast prepare"):
         read_videos(tmp_path / "clips.npz")
 
 
@@ -198,7 +198,7 @@ def test_files_that_are_not_prepared_raise_an_error_with_the_command(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*nothing"):
         read_videos(tmp_path / "nothing")
     (tmp_path / "UCF-101").mkdir()
-    with pytest.raises(InputError, match=r"UCF-101 is no clip store: make one of it with python -m tgan_fast prepare"):
+    with pytest.raises(InputError, match=r"UCF-101 is not a clip store: make one with python -m tgan_fast prepare"):
         read_videos(tmp_path / "UCF-101")
 
 

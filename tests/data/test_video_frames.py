@@ -1,4 +1,4 @@
-"""Windows of videos: all windows that exist come up, and no others."""
+"""Windows of videos: every possible window is drawn, and no others."""
 
 import itertools
 import warnings
@@ -28,7 +28,7 @@ def test_windows_are_sixteen_frames_of_the_video_from_every_start_including_the_
         starts = first + np.arange(length - 15 * stride)
         found, counts = np.unique(windows[:, 0, 0], return_counts=True)
         assert np.array_equal(found, starts)
-        # Six standard deviations: equally often.
+        # Equal frequencies, within six standard deviations.
         expected = 1000 / len(starts)
         assert np.abs(counts - expected).max() <= 6 * np.sqrt(expected)
 
@@ -131,7 +131,7 @@ def clip_by_definition(videos, window, clip_frames=16, size=64):
 
 
 SHORT = {"lengths": (1, 2, 7, 15, 30, 31, 40)}
-# Of the frames, and of how clips are made of them.
+# Properties of the frames, and of the clips made from them.
 CLIPS = {
     "plain": ({}, {}),
     "cropped-mirrored": ({"height": 70}, {"crop": "random", "flip": True}),
@@ -158,7 +158,7 @@ def as_they_are(frames, path):
 
 
 def mapped(frames, path):
-    """Read-only."""
+    """Return frames as a read-only memory map."""
     np.save(path, frames)
     return np.load(path, mmap_mode="r")
 

@@ -1,4 +1,4 @@
-"""Files of arrays and clip stores, damaged at random: each gives a sentence or what was written, and runs no code."""
+"""Randomly damaged array files and clip stores: reading gives a short error or the original data, and runs no code."""
 
 import io
 import os
@@ -23,7 +23,7 @@ CLIPS = np.stack([video_of(17, seed) for seed in range(2)])
 
 
 class Code:
-    """An object whose pickle makes a folder when it is loaded."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -118,7 +118,7 @@ def test_headers_that_announce_what_is_not_there(tmp_path, header):
 
 
 def damage_store(folder, other, choices):
-    """Damage an index or frames; `other` is the folder of a store whose lines and frames get in."""
+    """Damage an index or frames; `other` is the folder of a store whose lines and frames are mixed in."""
     index, frames = folder / "index.jsonl", folder / "frames.bin"
     lines = index.read_bytes().splitlines(keepends=True)
     first, second = choices.sample(range(len(lines)), 2)
@@ -167,7 +167,7 @@ def test_damaged_stores(tmp_path, seed, monkeypatch):
     with suppress(InputError):
         opened = ClipStore(folder)
         assert len(read_videos(folder).frames) == len(opened.frames)
-        # Videos whose frames are not what was written are named; the others are a beginning of the store.
+        # Videos with changed frames are named, and the others are the first videos of the store.
         assert list(opened.damaged()) or opened.entries == written[: len(opened.entries)]
     np.save(tmp_path / "more.npy", CLIPS)
     before, refused = content_of(folder), True

@@ -1,4 +1,4 @@
-"""From real video files to a store: the same bytes whoever does it and however often it is interrupted."""
+"""From real video files to a store: the same bytes for any number of processes and interruptions."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_the_store_does_not_depend_on_how_many_processes_there_are(source, whole
 
 @pytest.mark.slow
 def test_a_stopped_preparation_resumes_to_the_same_store(source, whole, tmp_path, monkeypatch):
-    # A job a video.
+    # Each video is its own job.
     monkeypatch.setattr("tgan_fast.preparation.pipeline._JOB_VIDEOS", 1)
     stop, collection, folder = threading.Event(), recognize(source), tmp_path / "store"
     first = prepare(collection, folder, FRAME_FORMAT, stop=stop, progress=lambda result, nbytes: stop.set())
@@ -114,7 +114,7 @@ def test_a_video_that_has_changed_since_is_not_passed_over(tmp_path):
     prepare(recognize(tmp_path / "source"), tmp_path / "store", FRAME_FORMAT)
     before = content_of(tmp_path / "store")
     encode(path, moving_picture(5, 48, 64, 1))
-    with pytest.raises(InputError, match=r"1.mp4 is not what it was when it was stored in .*store: choose another"):
+    with pytest.raises(InputError, match=r"1.mp4 has changed since it was stored in .*store: choose another"):
         prepare(recognize(tmp_path / "source"), tmp_path / "store", FRAME_FORMAT)
     assert content_of(tmp_path / "store") == before
 
@@ -149,7 +149,7 @@ def test_videos_that_cannot_be_read_are_named_and_the_rest_is_done(damaged, whol
 
 def test_strict_stops_at_the_first_one_and_keeps_what_was_stored(damaged, tmp_path):
     (damaged / "a" / "0 empty.mp4").unlink()
-    with pytest.raises(InputError, match=r"a/9 text.avi: .*; leave out --strict to go on without it"):
+    with pytest.raises(InputError, match=r"a/9 text.avi: .*; leave out --strict to continue without it"):
         prepare(recognize(damaged), tmp_path / "store", FRAME_FORMAT, strict=True)
     assert [entry.video for entry in ClipStore(tmp_path / "store").entries] == ["a/1.mp4", "a/2.avi"]
 
@@ -204,7 +204,7 @@ def test_a_decoder_that_crashes_costs_only_its_own_video(source, whole, tmp_path
 
 @dataclass(frozen=True)
 class Strange(SourceVideo):
-    """A video on which the decoder does what nobody foresaw."""
+    """A video on which the decoder raises an unexpected error."""
 
     def read(self, frame_format, threads=1):
         yield np.zeros((5, *frame_format.shape), np.uint8)
@@ -228,7 +228,7 @@ def test_what_nobody_foresaw_costs_only_its_own_video(source, tmp_path):
     assert not list(ClipStore(tmp_path / "store").damaged())
 
 
-@pytest.mark.usefixtures("whole")  # The server of forks, which lives on, has begun without a limit.
+@pytest.mark.usefixtures("whole")  # The fork server, which keeps running, must have begun without a limit.
 def test_a_full_disk_keeps_what_was_stored_and_says_how_to_resume(source, tmp_path, monkeypatch):
     monkeypatch.setattr("tgan_fast.preparation.pipeline._JOB_VIDEOS", 1)
     message = r"cannot write to .*store: File too large; what was stored is kept: rerun to resume"
@@ -257,7 +257,7 @@ def test_the_estimate_is_within_a_fifth(source, frame_format):
 
 @dataclass(frozen=True)
 class Telling(SourceVideo):
-    """A video that tells of so many frames, and notes that it was asked."""
+    """A video that reports this number of frames, and records each request."""
 
     frames: int
     asked: list

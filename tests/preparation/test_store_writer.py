@@ -1,4 +1,4 @@
-"""Writing clip stores: appending, dying at any moment, a full disk, and what does not fit."""
+"""Writing clip stores: appending, crashes at any moment, a full disk, and other folders or formats."""
 
 import itertools
 import os
@@ -145,7 +145,7 @@ def test_classes_keep_their_numbers_and_new_ones_come_after_them(tmp_path, store
         ({"height": 7}, "frames of 7×8×3"),
         ({"channels": 1}, "frames of 6×8×1"),
         ({"stride": 2}, "frames of 6×8×3, stride 2"),
-        ({"fps": 12.5}, "frames of 6×8×3, 12.5 a second"),
+        ({"fps": 12.5}, "frames of 6×8×3, 12.5 per second"),
     ],
 )
 def test_frames_of_another_size_or_rate_are_refused(store, changes, described):
@@ -165,7 +165,7 @@ def test_only_one_writes_at_a_time(store):
 
 def test_folders_of_something_else_are_left_alone(tmp_path):
     (tmp_path / "photo.jpg").write_text("")
-    with pytest.raises(InputError, match=r"holds something else, photo.jpg for instance: choose another folder"):
+    with pytest.raises(InputError, match=r"holds other files, such as photo.jpg: choose another folder"):
         StoreWriter(tmp_path, HEADER)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
     with pytest.raises(InputError, match=r"photo.jpg is a file: choose a folder"):
@@ -177,7 +177,7 @@ def test_folders_of_something_else_are_left_alone(tmp_path):
 def test_a_damaged_store_is_not_continued(store):
     path = store / "frames.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"frames.bin is shorter than its index tells"):
+    with pytest.raises(InputError, match=r"frames.bin is shorter than its index says"):
         StoreWriter(store, HEADER)
 
 
@@ -185,7 +185,7 @@ def test_too_few_frames_are_a_mistake_of_the_caller(tmp_path, store):
     writer = StoreWriter(store, HEADER)
     frames = video_of(2, 0)
     (tmp_path / "spool").write_bytes(frames.tobytes()[:-1])
-    with pytest.raises(ValueError, match="fewer frames than the entry tells"):
+    with pytest.raises(ValueError, match="fewer frames than the entry says"):
         append_from(writer, tmp_path / "spool", frames)
     writer.close()
     assert len(ClipStore(store).entries) == 3

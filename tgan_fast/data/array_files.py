@@ -12,20 +12,20 @@ import numpy as np
 from tgan_fast.errors import InputError, first_line
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
-# Of uint8 (20, 10000, 64, 64): frames, videos, rows, columns.
+# Its array is uint8 (20, 10000, 64, 64): frames, videos, rows, columns.
 MOVING_MNIST = "mnist_test_seq"
 _FRAMES_OF_MOVING_MNIST = 20
 
 _LABELS = "labels"
-# Of NumPy's and zipfile's messages, some of which quote the file.
+# Some messages of NumPy and zipfile quote the file, so they are cut to this many characters.
 _LONGEST_REASON = 200
 _CHANNELS = (1, 3)
-# Videos, their frames, rows, columns, channels: how arrays lie after `_split_videos`.
+# Videos, frames, rows, columns, channels: the order of axes after `_split_videos`.
 _AXES = "NTHWC"
 
 
 class AmbiguousAxesError(InputError):
-    """Error about an array whose shape does not tell which of its axes is time."""
+    """Error about an array whose shape does not determine which axis is time."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class ClipArray:
 def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], list[str | None]]:
     """Read the clips of an .npy or .npz file.
 
-    Arrays are [T, H, W], [T, H, W, C], [N, T, H, W, C], [N, T, C, H, W] or [N, C, T, H, W] of N videos of T frames, C
-    being 1 or 3. Moving MNIST, mnist_test_seq.npy, is [T, N, H, W]. Other arrays of four axes may be that or
-    [N, T, H, W]: the number of labels decides, or `axes`. The same applies if T and C could both be 1 or 3.
+    Arrays are [T, H, W], [T, H, W, C], [N, T, H, W, C], [N, T, C, H, W] or [N, C, T, H, W] with N videos of T frames
+    and C = 1 or 3. Moving MNIST, mnist_test_seq.npy, is [T, N, H, W]. Other arrays of four axes may be [T, N, H, W] or
+    [N, T, H, W]: `axes` or the number of labels decides. The same applies if T and C could both be 1 or 3.
 
     Args:
-        path: File. Beside its arrays of clips an .npz file may have one of `labels`, an integer for each clip.
-        axes: Order of the axes of arrays with as many axes, letters of "NTHWC"; None where shapes or labels tell it.
+        path: File. An .npz file may also have an array `labels`, with one integer for each clip.
+        axes: Order of the axes, letters of "NTHWC", for arrays with that many axes; None: by shapes or labels.
 
     Returns:
-        Arrays of clips, and for each clip the name of its class, None where the file tells none.
+        Arrays of clips, and the class name of each clip, None where the file has no labels.
 
     Raises:
-        AmbiguousAxesError: Nothing tells the order of axes.
+        AmbiguousAxesError: The order of axes is ambiguous.
         InputError: The file cannot be read, holds no clips, or its labels are not one integer for each clip.
     """
     arrays = dict(_open_arrays(path))
@@ -74,7 +74,7 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
 
 @functools.lru_cache(maxsize=1)
 def load_videos(path: Path, key: str | None, axes: str) -> Sequence[np.ndarray]:
-    """Return the videos of one array of a file, which is kept, since one after another is asked for.
+    """Return the videos of one array of a file; the last array is cached, since its videos are read one by one.
 
     Args:
         path: File.
@@ -89,31 +89,33 @@ def load_videos(path: Path, key: str | None, axes: str) -> Sequence[np.ndarray]:
 
 
 def checked_axes(axes: str | None) -> str | None:
-    """Return an order of the axes of clips in capital letters, or None where none is given.
+    """Return the order of the axes of clips in capital letters, or None for None.
 
     Raises:
-        InputError: It is no order of the axes of clips.
+        InputError: The text is not an order of the axes of clips.
     """
     if axes is None:
         return None
     axes = axes.upper()
     if len(set(axes)) < len(axes) or not set("THW") <= set(axes) <= set(_AXES):
         raise InputError(
-            f"--axes is {axes!r}, but must have the letters T (frames), H (rows) and W (columns), and N (videos) and C "
-            "(channels) where arrays have such axes, in the arrays' order: NTHW, for instance"
+            f"--axes is {axes!r}, but must list the axes of the arrays in order, such as NTHW: T (frames), H (rows), "
+            "W (columns) and, where the arrays have them, N (videos) and C (channels)"
         )
     return axes
 
 
 def _open_arrays(path) -> Mapping[str | None, np.ndarray]:
-    """Return the arrays of an .npz file by name, or that of an .npy file, memory-mapped, under None."""
+    """Return the arrays of an .npz file by name, or the memory-mapped array of an .npy file under the name None."""
     with _as_input_error(path):
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.memmap):
             # NumPy accepts a damaged header that announces fewer numbers than the file holds.
             behind = path.stat().st_size - loaded.offset - loaded.nbytes
             if behind > 0 < loaded.size:
-                raise ValueError(f"it goes on for {behind:,} bytes: it holds more arrays, or its header is damaged")
+                raise ValueError(
+                    f"{behind:,} bytes follow the array: the file holds more arrays, or its header is damaged"
+                )
             return {None: loaded}
         with loaded:
             return {key: loaded[key] for key in loaded.files}
@@ -121,7 +123,7 @@ def _open_arrays(path) -> Mapping[str | None, np.ndarray]:
 
 @contextmanager
 def _as_input_error(path):
-    """Make an error in reading `path` the user's."""
+    """Turn any error in reading `path` into an InputError."""
     try:
         with warnings.catch_warnings():
             # NumPy warns of overflowing sizes and raises an error soon after.
@@ -129,9 +131,9 @@ def _as_input_error(path):
             yield
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    # A damaged file makes NumPy and zipfile raise errors of a dozen types, and one that announces too much MemoryError.
+    # Damaged files make NumPy and zipfile raise errors of a dozen types, and MemoryError for absurd sizes.
     except Exception as error:
-        # NumPy recommends an unsafe option then.
+        # NumPy's own message recommends an unsafe option.
         pickled = "pickle" in str(error) or "Python objects" in str(error)
         reason = "it holds Python objects, or is damaged" if pickled else first_line(error)[:_LONGEST_REASON]
         raise InputError(f"cannot read the array in {path}: {reason}") from None
@@ -151,7 +153,7 @@ def _possible_orders(array, path, key, axes) -> tuple[str, ...]:
     if not readings:
         if given:
             raise InputError(f"{described}, which --axes {axes} does not fit: C must be 1 or 3")
-        raise InputError(f"{described}, but clips are [N, T, H, W, C] or [N, T, H, W], C being 1 or 3")
+        raise InputError(f"{described}, but clips are [N, T, H, W, C] or [N, T, H, W], with C = 1 or 3")
     return readings
 
 
@@ -160,20 +162,20 @@ def _orders_of_shape(shape, path):
         return ()
     if len(shape) == 3:
         return ("THW",)
-    # No frame is so narrow.
+    # No frame is as narrow as 1 or 3 pixels, so the axis is channels.
     last = shape[-1] in _CHANNELS
     if len(shape) == 4 and last:
         return ("THWC",)
     if len(shape) == 4:
         if path.name.startswith(MOVING_MNIST) and shape[0] == _FRAMES_OF_MOVING_MNIST:
             return ("TNHW",)
-        # A single channel before rows and columns is what a single video is.
+        # With C = 1, TCHW and CTHW equal TNHW and NTHW of a single video.
         return "NTHW", "TNHW", *(order for order in ("TCHW", "CTHW") if shape[order.index("C")] == 3)
     return ("NTHWC",) if last else ("NTCHW", "NCTHW")
 
 
 def _choose_order_by_labels(arrays, labels, readings, path):
-    """Return the one order of all arrays for which there are as many clips as labels."""
+    """Return the only order of the arrays' axes that makes as many clips as labels."""
     fitting = []
     for order in dict.fromkeys(order for some in readings.values() if len(some) > 1 for order in some):
         chosen = {key: (order,) if order in some else some for key, some in readings.items()}
@@ -185,12 +187,12 @@ def _choose_order_by_labels(arrays, labels, readings, path):
     key, orders = next((key, some) for key, some in readings.items() if len(some) > 1)
     raise AmbiguousAxesError(
         f"{path} holds uint8 {list(arrays[key].shape)}, whose axes may be {' or '.join(orders)} (N videos, T frames): "
-        f"say which with --axes {orders[0]}, for instance, which prepare and train take"
+        f"pass the right one to prepare or train, such as --axes {orders[0]}"
     )
 
 
 def _split_videos(array, axes) -> Sequence[np.ndarray]:
-    """Return the videos of an array whose axes lie in the order of `axes`, without a copy."""
+    """Return the videos of an array whose axes have the order `axes`, without a copy."""
     array = array.transpose([axes.index(axis) for axis in _AXES if axis in axes])
     return array if "N" in axes else [array]
 
@@ -202,8 +204,8 @@ def _class_names(labels, count, path):
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise InputError(
             f"{path} has {_LABELS} {labels.dtype.name} {list(labels.shape)}, but there are {count:,} clips: "
-            "each needs an integer"
+            "each clip needs one integer"
         )
-    # So that the names' order is that of the numbers.
+    # Zero-padded names sort in the order of the numbers.
     digits = len(str(labels.max()))
     return [f"{label:0{digits}d}" for label in labels.tolist()]

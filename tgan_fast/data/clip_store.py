@@ -18,7 +18,7 @@ FORMAT = "tgan_fast clip store"
 VERSION = 1
 INDEX_NAME = "index.jsonl"
 FRAMES_NAME = "frames.bin"
-# Class of videos without one among others that have one.
+# Class name of videos without a class, where other videos have one.
 UNCLASSIFIED = "unclassified"
 
 _COUNTS = ("height", "width", "channels", "stride", "length")
@@ -34,9 +34,9 @@ class Header:
         height: Rows of every frame.
         width: Columns of every frame.
         channels: Channels of every frame.
-        stride: Step between stored frames of the sources.
-        fps: Frames per second to which the sources were resampled before; None: not resampled.
-        classes: Names of the classes; a class's number is its place here.
+        stride: Step between stored frames, in frames of the source.
+        fps: Frames per second to which the sources were resampled before the stride was applied; None: not resampled.
+        classes: Names of the classes; a class's number is its index here.
     """
 
     height: int
@@ -56,16 +56,16 @@ class Entry:
     """One video of a store.
 
     Attributes:
-        video: Name of the video: its path below the source, as a rule.
-        start: Number of its first frame.
+        video: Name of the video, usually its path below the source.
+        start: Index of its first frame in the store.
         length: Number of its frames.
         label: Name of its class; None where there are no classes.
         group: Group in UCF-101's file names, or None.
         scene: Scene in UCF-101's file names, or None.
-        source_bytes: Bytes of the file that it was made of.
-        source_sha256: SHA-256 of that file.
+        source_bytes: Size of the source file in bytes.
+        source_sha256: SHA-256 of the source file.
         sha256: SHA-256 of its frames.
-        tool: Name of the program that made it.
+        tool: Name and version of the program that made the video.
     """
 
     video: str
@@ -82,12 +82,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """An index as it was read.
+    """Content of an index file.
 
     Attributes:
         header: Header of the store.
         entries: Videos of the store.
-        size: Bytes up to the end of the last whole line; a writer that died may have left more.
+        size: Bytes up to the end of the last complete line; a writer that died may have left more.
     """
 
     header: Header
@@ -100,7 +100,7 @@ class Index:
 
 
 class ClipStore:
-    """Prepared videos in a folder, as they are at this moment; another process may append to them meanwhile.
+    """Prepared videos in a folder, as they are when it is opened; another process may append videos afterwards.
 
     Attributes:
         header: Properties that all videos have in common.
@@ -108,7 +108,7 @@ class ClipStore:
         frames: Frames uint8 [F, H, W, C], memory-mapped.
 
     Raises:
-        InputError: There is no store, it is damaged or of a newer version, or holds no video.
+        InputError: There is no store, or the store is damaged, has a newer version or holds no video.
     """
 
     def __init__(self, folder: Path):
@@ -130,17 +130,21 @@ class ClipStore:
         return hashlib.sha256("".join(entry.sha256 for entry in self.entries).encode()).hexdigest()
 
     def damaged(self, progress: Callable[[int], object] = lambda nbytes: None, *, workers: int = 1) -> Iterator[Entry]:
-        """Yield the videos whose frames are not those that were written; `progress` is told of bytes as they are read.
+        """Yield the videos whose frames have changed since they were written.
+
+        Args:
+            progress: Function that is called with the number of bytes after each read.
+            workers: Number of threads.
 
         Raises:
-            OSError: The disk cannot read them.
+            OSError: The disk cannot read the frames.
         """
         with ThreadPoolExecutor(workers) as pool:
             digests = pool.map(lambda entry: self._digest(entry, progress), self.entries)
             yield from (entry for entry, digest in zip(self.entries, digests, strict=True) if digest != entry.sha256)
 
     def _digest(self, entry, progress):
-        # Read, not mapped: what a disk cannot read is an error then, and not the death of the process.
+        # A failed read raises an error, whereas a failed access to mapped memory would kill the process.
         digest, left = hashlib.sha256(), entry.length * self.header.frame_bytes
         with (self.folder / FRAMES_NAME).open("rb", buffering=0) as file:
             file.seek(entry.start * self.header.frame_bytes)
@@ -156,7 +160,7 @@ class ClipStore:
             size = path.stat().st_size
             if size < frames * header.frame_bytes:
                 raise InputError(
-                    f"{path} has {size:,} bytes, but its index tells of {frames * header.frame_bytes:,}: "
+                    f"{path} has {size:,} bytes, but its index expects {frames * header.frame_bytes:,}: "
                     "restore the file from a copy, or prepare the videos anew"
                 )
             return np.memmap(path, np.uint8, "r", shape=(frames, header.height, header.width, header.channels))
@@ -165,15 +169,15 @@ class ClipStore:
 
 
 def json_bytes(values: Any, indent: int | None = None) -> bytes:
-    """Return values as JSON in UTF-8, in which bytes of file names that are no UTF-8 are escaped as surrogates.
+    """Return values as JSON in UTF-8; bytes of file names that are not UTF-8 are escaped as surrogates.
 
-    Python's escape of a surrogate, \\udcff, is JSON's own, so that loading the text gives the same name.
+    Python's escape of a surrogate, \\udcff, is also JSON's, so loading the text gives the same name.
     """
     return json.dumps(values, ensure_ascii=False, indent=indent).encode("utf-8", "backslashreplace")
 
 
 def line_of(content: Header | Entry) -> bytes:
-    """Return a line of the index, with its checksum."""
+    """Return a header or an entry as a line of the index, with its checksum."""
     values = asdict(content)
     if isinstance(content, Header):
         values = {"format": FORMAT, "version": VERSION, **values}
@@ -182,17 +186,17 @@ def line_of(content: Header | Entry) -> bytes:
 
 
 def read_index(folder: Path) -> Index:
-    """Read the index of the store in `folder`, all of whose lines are checked.
+    """Read the index of the store in `folder` and check all of its lines.
 
     Raises:
-        InputError: There is no store, it is damaged, or of a newer version.
+        InputError: There is no store, or the store is damaged or has a newer version.
     """
     path = folder / INDEX_NAME
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder} is no clip store: make one with python -m tgan_fast prepare SOURCE {folder}"
+            f"{folder} is not a clip store: make one with python -m tgan_fast prepare SOURCE {folder}"
         ) from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
@@ -236,7 +240,7 @@ def _parse(kind, line, path, number):
         sound = all(isinstance(values.get(name, 1), int) and values.get(name, 1) > 0 for name in _COUNTS)
         sound = sound and isinstance(values.get("sha256", ""), str)
         content = kind(**values)
-        # Names of videos and classes are looked up.
+        # Names of videos and classes serve as dictionary keys, so they must be hashable.
         hash(content)
     except (ValueError, KeyError, TypeError, RecursionError):
         sound = False

@@ -31,11 +31,10 @@ class ClipDataset(Protocol):
     """Anything with a length and with clips by index.
 
     `dataset[i]` is a pair (clip, label): a uint8 array [T, H, W, C] of frames, and a class number (0 where there are no
-    classes). The same `i` must always give the same pair, whichever thread asks: that is what makes an interrupted run
-    resume exactly.
+    classes). The same `i` must always give the same pair in every thread, so that an interrupted run resumes exactly.
 
-    A data set may also have `classes`, the number of its classes; `fingerprint`, a text that changes with the clips, by
-    which a resumed run finds that they have changed; and `summary`, a line that a run begins with.
+    A data set may also have three attributes: `classes`, the number of its classes; `fingerprint`, a text that changes
+    with the clips, so that a resumed run notices changes; and `summary`, a line that is printed when a run begins.
     """
 
     def __len__(self) -> int: ...
@@ -47,8 +46,8 @@ class Batch(NamedTuple):
     """A process's rows of a batch, on its device.
 
     Attributes:
-        clips: Input of `Feed.read`: clips uint8 [n, T, H, W, C], or their windows int64 [n, layers, T, 4] of the frames
-            that live on the device.
+        clips: Input of `Feed.read`: clips uint8 [n, T, H, W, C], or windows int64 [n, layers, T, 4] that locate the
+            clips in frames on the device.
         labels: Classes of the clips, int64 [n]; None unless the feed is labeled.
     """
 
@@ -58,11 +57,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Feed:
-    """Batches for a training step, and the function that makes videos of them.
+    """Batches for a training step, and the function that converts them to videos.
 
     Attributes:
-        read: Function of a batch's clips to videos [n, C, T, H, W] in [-1, 1], channels last in memory; a CUDA graph
-            can hold it.
+        read: Function that converts a batch's clips to videos [n, C, T, H, W] in [-1, 1], channels last in memory; it
+            can be captured in a CUDA graph.
         description: One line on where the clips live.
     """
 
@@ -75,8 +74,8 @@ class Feed:
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield batches start, start + 1, … without end, on the device, each valid until the next one is asked for.
 
-        The step launches its work on the stream that is current here. Closing the generator ends its threads; an error
-        in one of them is raised in its batch's turn.
+        The step must launch its work on the stream that is current here. Closing the generator ends its threads; an
+        error in one of them is raised when its batch is due.
         """
         if self._device.type == "cuda":
             made = uploaded_ahead(self._filling, start, self._workers, self._device)
@@ -106,20 +105,20 @@ def open_feed(
 ) -> Feed:
     """Return a feed of shuffled batches for a training step; batch k depends only on the data set, `seed` and k.
 
-    Frames that fit the device live there, and moving digits are drawn there; a batch then only says where its clips
-    are. Other clips are put together in host memory by threads, and copied to the device ahead of time.
+    Frames that fit into the device's memory live there, and moving digits are drawn there; a batch then only holds the
+    positions of its clips. Other clips are assembled in host memory by threads, and copied to the device ahead of time.
 
     Args:
         dataset: Data set of clips.
-        batch_size: Clips of the whole batch; each of `world_size` processes gets an equal consecutive part of it.
-        batches_per_step: Number of batches that a step takes: they come concatenated, and `Feed.read` takes one of them
-            at a time.
-        channels: Number of channels of the videos; a single channel of a data set is repeated.
+        batch_size: Number of clips of the whole batch; each of `world_size` processes gets an equal consecutive part.
+        batches_per_step: Number of batches that a step takes: they are concatenated, and `Feed.read` converts one of
+            them at a time.
+        channels: Number of channels of the videos; if the clips have a single channel, it is repeated.
         device: Device of the step.
         dtype: Floating-point dtype of the videos.
-        seed: Seed of the order, and of windows, crops and flips.
+        seed: Seed of the order, windows, crops and flips.
         workers: Number of threads.
-        rank: Number of this process.
+        rank: Rank of this process.
         world_size: Number of processes.
         resident: Place of the frames: "on" puts them on the device, "off" leaves them in host memory, and "auto"
             puts them on a GPU where they take at most half of its free memory.
@@ -128,8 +127,8 @@ def open_feed(
         labeled: Whether batches have labels.
 
     Raises:
-        InputError: A data set that does not fit the model or the batch, labels that are no class numbers, or frames
-            that are to be resident and cannot.
+        InputError: The data set does not fit the model or the batch, a label is not a class number, or `resident` is
+            "on" and the frames cannot live on the device.
     """
     device = torch.device(device)
     _check_clips(dataset, (frames, image_size, image_size, channels))
@@ -139,7 +138,7 @@ def open_feed(
     order = BatchOrder(
         len(dataset), batch_size, batches_per_step=batches_per_step, seed=seed, rank=rank, world_size=world_size
     )
-    # Not isinstance: what is derived from MovingDigits may yield clips of its own.
+    # isinstance would also accept subclasses of MovingDigits, which may yield clips of their own.
     in_windows = isinstance(dataset, VideoFrames) or type(dataset) is MovingDigits
     if not in_windows and resident == "on":
         raise InputError("clips that a data set makes one by one cannot be resident: choose resident='auto'")
@@ -153,12 +152,12 @@ def open_feed(
 
 
 def fits_memory(nbytes: int, free: int) -> bool:
-    """Return whether frames of `nbytes` are to live on a device that has `free` bytes."""
+    """Return whether frames of `nbytes` should live on a device that has `free` bytes."""
     return nbytes <= RESIDENT_SHARE * free
 
 
 def _check_clips(dataset, wanted):
-    """Raise unless clips are uint8 of the `wanted` shape, or of a single channel that can be repeated."""
+    """Raise an InputError unless clips are uint8 of the `wanted` shape, or of that shape with a single channel."""
     if isinstance(dataset, VideoFrames):
         dtype, shape = "uint8", dataset.clip_shape
     elif len(dataset):
@@ -174,7 +173,7 @@ def _check_clips(dataset, wanted):
 
 
 def _remedy(dtype, shape, wanted):
-    """Return the settings of a model that takes such clips, in words, if there is one."""
+    """Return the end of a message that names the settings of a model for such clips; empty if there is none."""
     if dtype != "uint8" or len(shape) != 4:
         return ""
     frames, height, width, channels = shape
@@ -194,7 +193,7 @@ def _check_labels(dataset):
 
 
 def _check_size(dataset, batch_size):
-    """Raise an error with the remedy where there is one; `BatchOrder` refuses such sizes without it."""
+    """Raise an InputError where another weighting helps; `BatchOrder` refuses too few clips without that advice."""
     if isinstance(dataset, VideoFrames) and len(dataset) < batch_size <= dataset.starts.sum():
         raise InputError(
             f"the data set has {len(dataset)} videos, fewer than a batch of {batch_size}: choose weighting='windows'"
@@ -213,7 +212,7 @@ def _is_resident(residence, dataset, device):
 
 
 def _window_filling(dataset, order, labeled, device, dtype, channels):
-    """Return a filling of windows, and the function that reads them from frames on the device."""
+    """Return a filling of windows, and the function that reads their clips from frames on the device."""
 
     def fill(k, windows, labels=None):
         windows[...] = dataset.windows(order.indices(k), order.choices(k))[order.rank_rows]
@@ -234,16 +233,16 @@ def _specs(order, shape, dtype, labeled):
 
 
 def _uploaded(frames, device):
-    """Copy frames to the device, one after another whatever their strides were."""
+    """Copy frames to the device as a contiguous tensor."""
     uploaded = torch.empty(frames.shape, dtype=frames.dtype, device=device)
-    # In parts, since a copy of what has other strides goes through as much host memory as it has bytes.
+    # A copy from other strides needs a contiguous copy in host memory, so parts keep that small.
     for target, part in zip(uploaded.split(_FRAMES_AT_ONCE), frames.split(_FRAMES_AT_ONCE), strict=True):
         target.copy_(part)
     return uploaded
 
 
 def _clip_filling(dataset, order, labeled, device, dtype, channels):
-    """Return a filling of clips, put together in host memory, and the function that makes videos of them."""
+    """Return a filling of clips, assembled in host memory, and the function that converts them to videos."""
 
     def fill_with_windows(k, clips, labels=None):
         dataset.cut(dataset.windows(order.indices(k), order.choices(k))[order.rank_rows], clips)
@@ -263,7 +262,7 @@ def _clip_filling(dataset, order, labeled, device, dtype, channels):
     filling = Filling(fill_with_windows if of_frames else fill_one_by_one, specs)
     if device.type == "cpu":
         return filling, functools.partial(to_videos, dtype=dtype, channels=channels)
-    # In one pass, and the same bits that resident frames become.
+    # `read_windows` converts in one pass, and yields the same bits as with resident frames.
     frames, image_size, *_ = shape
     windows = whole_frames(len(order.rank_rows) // order.batches_per_step, frames).to(device)
     options = {"image_size": image_size, "dtype": dtype, "channels": channels}

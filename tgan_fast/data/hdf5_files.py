@@ -1,9 +1,9 @@
 """Reader of prepared videos in the HDF5 format of TGAN's authors: `image`, uint8 (frames, 3, rows, columns).
 
-Where each video begins and ends (one frame behind its last) is told by arrays `start` and `end` in the same file, or by
-a JSON file beside it, NAME.json or NAME_conf.json: a table as pandas' `to_json` writes it, by columns or by records,
-perhaps with `category`, `group`, `scene` and `video`; or a list of pairs. The authors' own table is a pickle. Loading
-one runs code, so that has to be done by whoever trusts it, once:
+Arrays `start` and `end` in the same file hold each video's first frame and the frame after its last. A JSON file
+beside it, NAME.json, NAME_conf.json or NAME_conf_pd.json, takes precedence: a table as pandas' `to_json` writes it, by
+columns or by records, optionally with `category`, `group`, `scene` and `video`; or a list of pairs. The authors' own
+table is a pickle. Loading a pickle runs code, so users who trust it must convert it once:
 
     python -c "import pandas; pandas.read_pickle('train_conf_pd.pkl').to_json('train.json')"
 """
@@ -25,7 +25,7 @@ IMAGES = "image"
 
 @dataclass(frozen=True)
 class Table:
-    """Columns on the videos of a file: first frame, one past the last, and further columns where they are known."""
+    """Table of the videos of a file: first frame, one past the last frame, and other columns, None where unknown."""
 
     start: np.ndarray
     end: np.ndarray
@@ -36,7 +36,7 @@ class Table:
 
 
 def open_images(path: Path) -> Any:
-    """Open the frames in an HDF5 file: a data set uint8 (F, C, H, W) or (F, H, W, C) of h5py, C of 1 or 3.
+    """Open the frames in an HDF5 file: an h5py data set uint8 (F, C, H, W) or (F, H, W, C) with C = 1 or 3.
 
     Raises:
         InputError: h5py is missing, the file cannot be read, or it has no such frames.
@@ -56,14 +56,14 @@ def open_images(path: Path) -> Any:
 
 
 def read_table(path: Path, images: Any) -> Table:
-    """Read where the videos of an HDF5 file begin and end.
+    """Read the table of where the videos of an HDF5 file begin and end.
 
     Args:
-        path: File.
+        path: HDF5 file.
         images: Data set of frames, from `open_images`.
 
     Raises:
-        InputError: Nothing tells it, or what tells it does not fit the frames.
+        InputError: There is no table, or it does not fit the frames.
     """
     count = len(images)
     beside = [path.with_name(f"{path.stem}{ending}.json") for ending in ("", "_conf", "_conf_pd")]
@@ -79,7 +79,7 @@ def read_table(path: Path, images: Any) -> Table:
     other = {name: columns.get(name) or [None] * len(start) for name in ("video", "category", "group", "scene")}
     lengths = [len(column) for column in (end, *other.values())]
     if start.ndim != 1 or lengths != [len(start)] * len(lengths):
-        raise InputError(f"{source} must have as many values in every column, one for each video")
+        raise InputError(f"every column of {source} must have the same number of values, one for each video")
     wrong = np.flatnonzero((start < 0) | (end <= start) | (end > count))
     if len(wrong):
         video = wrong[0]
@@ -100,7 +100,7 @@ def import_h5py() -> ModuleType:
     """Return h5py, which reads and writes HDF5.
 
     Raises:
-        InputError: It is not installed.
+        InputError: h5py is not installed.
     """
     require_package("h5py", "HDF5 files need h5py")
     import h5py
@@ -134,8 +134,8 @@ def _no_table(path, expected):
     pickles = sorted(path.parent.glob(f"{path.stem}*.pkl"))
     if not pickles:
         return InputError(
-            f"nothing tells where the videos of {path} begin: put a table of start and end beside it, {expected.name}, "
-            "or arrays start and end into it"
+            f"there is no table of where the videos of {path} begin: put {expected.name} with start and end beside it, "
+            "or add arrays start and end to the file"
         )
     return InputError(
         f"{pickles[-1]} is a pickle, and loading one runs code: if you trust it, convert it with "

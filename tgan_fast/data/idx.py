@@ -1,7 +1,7 @@
 """Reader of MNIST's files: arrays of bytes in the IDX format, plain or compressed by gzip.
 
-An IDX file begins with two zero bytes, a byte for the type of the numbers and one for how many dimensions there are.
-The size of each follows, 4 bytes with the highest first, and then the numbers, the last dimension running fastest.
+An IDX file begins with two zero bytes, a byte for the type of the numbers and a byte for the number of dimensions.
+The size of each dimension follows as 4 bytes, big-endian, and then the numbers in row-major order.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from tgan_fast.errors import InputError
 
 _TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _UINT8 = 0x08
-# NumPy's limit before 2.0.
+# NumPy before 2.0 takes no more dimensions.
 _MOST_DIMENSIONS = 32
 _GZIP = b"\x1f\x8b"
 _READ_AT_ONCE = 2**20
@@ -32,18 +32,18 @@ _TRAINING_IMAGES = (
 
 
 def read_digits(images: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read handwritten digits from MNIST's files, or from others that are like them.
+    """Read handwritten digits from MNIST's files, or from files in the same format.
 
     Args:
-        images: File of the images, such as `train-images-idx3-ubyte`, with that of their labels beside it,
-            `train-labels-idx1-ubyte`; each may be compressed and then end in `.gz`. Or a folder that holds MNIST's
-            training files.
+        images: File of the images, such as `train-images-idx3-ubyte`, with the file of their labels beside it,
+            `train-labels-idx1-ubyte`; compressed files end in `.gz`. Or a folder with MNIST's training files.
 
     Returns:
         Images uint8 [n, 28, 28] and their labels int64 [n], from 0 to 9.
 
     Raises:
-        InputError: A file that is missing or not what it should be; fewer than two handwritings of a digit.
+        InputError: A file is missing or damaged, or holds something else, or there are fewer than two images of a
+            digit.
     """
     with _as_input_error(images):
         images = _training_images(images) if images.is_dir() else images
@@ -58,28 +58,28 @@ def read_digits(images: Path) -> tuple[np.ndarray, np.ndarray]:
     if labels.shape != pixels.shape[:1]:
         raise InputError(
             f"{labels_path} holds an array {list(labels.shape)}, not a label for each of the {len(pixels)} images in "
-            f"{images}: get both files from one place"
+            f"{images}: download both files from the same place"
         )
     _check_labels(labels, labels_path)
     return pixels, labels.astype(np.int64)
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read an array of bytes from an IDX file, in the memory of what it holds, whatever its header announces.
+    """Read an array of bytes from an IDX file; memory is used for what it holds, not for what its header announces.
 
     Args:
-        path: File; its first bytes tell whether it is compressed.
+        path: File, compressed or not, as its first bytes show.
 
     Returns:
-        uint8, of the shape that the header gives.
+        Array uint8 of the shape that the header gives.
 
     Raises:
-        InputError: Missing, damaged, another format, or other numbers than unsigned bytes.
+        InputError: The file is missing or damaged, or is not an IDX file of unsigned bytes.
     """
     with _as_input_error(path), path.open("rb") as file, _decompressed(file) as content:
         shape = _read_shape(content, path)
         count = math.prod(shape)
-        # One more shows whether it goes on, and makes gzip come to its checksum.
+        # Reading one byte more shows whether more follows, and makes gzip verify its checksum.
         numbers = _read_at_most(content, count + 1)
     if len(numbers) > count:
         raise InputError(f"{path} holds more numbers than its header announces: download it anew")
@@ -90,7 +90,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 @contextmanager
 def _as_input_error(path):
-    """Make an error in reading `path` the user's."""
+    """Turn errors in reading `path` into InputErrors."""
     try:
         yield
     except FileNotFoundError:
@@ -106,13 +106,13 @@ def _decompressed(file):
 
 
 def _read_shape(content, path):
-    """Return the shape that the header gives: a possible one, but not necessarily that of what follows."""
+    """Return the shape that the header gives, which may not be that of the numbers that follow."""
     magic = content.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES:
         raise InputError(f"{path} is not an IDX file: give MNIST's own, such as {_TRAINING_IMAGES[0]}")
     _, _, number_type, dimensions = magic
     if number_type != _UINT8:
-        raise InputError(f"{path} holds numbers of {_TYPES[number_type]}: write it anew with those of uint8")
+        raise InputError(f"{path} holds numbers of {_TYPES[number_type]}: write it anew as uint8")
     sizes = content.read(4 * dimensions)
     if len(sizes) < 4 * dimensions:
         raise InputError(f"{path} ends within its header: download it anew")
@@ -123,7 +123,7 @@ def _read_shape(content, path):
 
 
 def _read_at_most(content, count):
-    """Return the next `count` bytes, or fewer at the end. A single read would first reserve memory for all of them."""
+    """Return the next `count` bytes, or fewer at the end; a single read would reserve memory for all of them first."""
     numbers = bytearray()
     while part := content.read(min(_READ_AT_ONCE, count - len(numbers))):
         numbers += part
@@ -142,7 +142,9 @@ def _labels_path(images):
     name = images.name.removesuffix(".gz")
     name_of_labels = name.replace("images", "labels").replace("idx3", "idx1")
     if name_of_labels == name:
-        raise InputError(f"the name of {images} does not tell that of its labels: name it as {_TRAINING_IMAGES[0]}")
+        raise InputError(
+            f"the name of {images} does not tell the name of its labels: name it like {_TRAINING_IMAGES[0]}"
+        )
     names = name_of_labels, f"{name_of_labels}.gz"
     for path in map(images.with_name, names):
         if path.is_file():
@@ -156,6 +158,6 @@ def _check_labels(labels, path):
     counts = np.bincount(labels, minlength=10)
     if counts.min() < 2:
         raise InputError(
-            f"{path} has {counts.min()} of the digit {counts.argmin()}, but digits move in two different handwritings: "
-            "give images with two or more of each"
+            f"{path} has {counts.min()} of the digit {counts.argmin()}, but clips show two images of a digit: "
+            "give a file with two or more of each"
         )

@@ -1,7 +1,7 @@
-"""The moving-digits data set: handwritten digits that bounce around in a frame, drawn when they are asked for.
+"""The moving-digits data set: handwritten digits that bounce around in a frame, drawn on request.
 
 The digits are the 1,797 of scikit-learn (the test set of "Optical Recognition of Handwritten Digits", E. Alpaydin and
-C. Kaynak, UCI Machine Learning Repository), which are part of that package, or others that are given, such as MNIST's;
+C. Kaynak, UCI Machine Learning Repository), which are part of that package, or others such as MNIST's;
 the motion is that of Moving MNIST (Srivastava, Mansimov and Salakhutdinov, arXiv:1502.04681).
 """
 
@@ -29,29 +29,29 @@ DIGIT_SIZE = 28
 class MovingDigits:
     """A data set of clips in which one or two handwritten digits bounce off the edges of the frame.
 
-    Both digits of a clip are of the same class, which is the clip's label, in different handwritings. Clip `i` depends
-    on `seed` and `i` alone.
+    Two digits of a clip are different images of the same class, which is the clip's label. Clip `i` depends only on
+    `seed` and `i`.
 
     Args:
         size: Number of clips.
         digits: Number of digits that move in a clip, 1 or 2.
-        channels: Number of equal channels.
-        seed: Seed of handwritings, places and speeds.
+        channels: Number of channels, all equal.
+        seed: Seed of images, positions and speeds.
         scans: Handwritten digits, images uint8 [n, 28, 28] and their labels, integers [n], with `digits` or more of
-            each class from 0 to 9; none is copied, unless they have to be resized. scikit-learn's where none are given.
+            each class from 0 to 9, copied only if they must be resized; None: scikit-learn's.
         clip_frames: Number of frames of a clip, 8 to 64.
         image_size: Side of a frame in pixels: 16, 32, 64 or 128.
-        digit_size: Side of a digit as a share of `image_size`, 1/4 to 15/16.
-        digit_speed: Largest speed along each axis, in shares of `image_size` per frame, 0 to 1.
+        digit_size: Side of a digit as a fraction of `image_size`, 1/4 to 15/16.
+        digit_speed: Largest speed along each axis, as a fraction of `image_size` per frame, 0 to 1.
 
     Attributes:
-        classes: Number of classes, whichever come up.
+        classes: Number of classes, always 10.
         scans: Handwritten digits: images and labels.
         layers: Layers of the windows that `read_windows` takes, one for each digit.
 
     Raises:
-        ValueError: Neither one digit nor two; scans of another dtype or shape, or too few of a class; sizes or a speed
-            out of range.
+        ValueError: `digits` is neither 1 nor 2; scans have another dtype or shape, or there are too few of a class; a
+            size or the speed is out of range.
     """
 
     classes = 10
@@ -88,7 +88,7 @@ class MovingDigits:
         self._images = _resize_all(images, self._side)
         self._room = image_size - self._side
         fastest = digit_speed * image_size
-        # A stream each, so that a clip does not depend on how many there are.
+        # Each property has its own random stream, so that a clip does not depend on the number of clips.
         of_labels, of_handwritings, of_starts, of_speeds = np.random.default_rng(seed).spawn(4)
         self._labels = of_labels.integers(10, size=size)
         self._handwritings = _choose_handwritings(of_handwritings, self._labels, digits, scanned)
@@ -99,7 +99,7 @@ class MovingDigits:
         return self.size
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Return clip `index`, uint8 [clip_frames, image_size, image_size, channels], and its digit."""
+        """Return clip `index`, uint8 [clip_frames, image_size, image_size, channels], and its class."""
         if not 0 <= index < self.size:
             raise IndexError(f"clip {index} of {self.size}")
         clip = np.zeros((self.clip_frames, self.image_size, self.image_size), np.uint8)
@@ -122,9 +122,9 @@ class MovingDigits:
 
     @functools.cached_property
     def frames(self) -> torch.Tensor:
-        """Frames that `windows` cuts clips out of: every handwriting amid black enough to hold it anywhere in a window.
+        """Frames that `windows` refers to: each scan with a black margin, so that a window can show it at any position.
 
-        uint8 [n, 100, 100, 1] of n handwritings in images of 64, made when first asked for: MNIST's take 600 MB.
+        For n scans and images of 64 pixels, uint8 [n, 100, 100, 1], made on first use; MNIST's take 600 MB.
         """
         margin = (self._room, self._room)
         return torch.from_numpy(np.pad(self._images, ((0, 0), margin, margin))[..., None])
@@ -132,7 +132,7 @@ class MovingDigits:
     def windows(self, clips: np.ndarray, choices: np.random.Generator | None = None) -> np.ndarray:
         """Return windows int64 [n, digits, clip_frames, 4], as `read_windows` takes them, of `clips` [n].
 
-        Nothing is left to choose.
+        `choices` is not used, since the seed determines every clip.
         """
         windows = np.ones((len(clips), self.digits, self.clip_frames, 4), np.int64)
         windows[..., 0] = self._handwritings[clips][..., None]
@@ -140,11 +140,11 @@ class MovingDigits:
         return windows
 
     def labels_of(self, clips: np.ndarray) -> np.ndarray:
-        """Return the digits, int64 [n], of `clips` [n]."""
+        """Return the classes, int64 [n], of `clips` [n]."""
         return self._labels[clips]
 
     def _corners(self, clips):
-        """Return top left corners int64 [..., digits, clip_frames, 2] on straight paths that the edges reflect."""
+        """Return the digits' top left corners int64 [..., digits, clip_frames, 2], on paths that the edges reflect."""
         starts, speeds = self._starts[clips][..., None, :], self._speeds[clips][..., None, :]
         unfolded = (starts + speeds * np.arange(self.clip_frames)[:, None]) % (2 * self._room)
         return np.rint(self._room - np.abs(self._room - unfolded)).astype(np.int64)
@@ -152,7 +152,7 @@ class MovingDigits:
 
 def scikit_learn_scans() -> tuple[np.ndarray, np.ndarray]:
     """Return the handwritten digits of scikit-learn: images uint8 [1797, 28, 28] and their labels int64 [1797]."""
-    # Here, since importing scikit-learn takes a second that other data sets need not wait for.
+    # Importing scikit-learn takes a second, which users of other data sets need not wait.
     from sklearn.datasets import load_digits
 
     scanned = load_digits()
@@ -172,11 +172,11 @@ def _check_scans(images, labels, digits):
         raise ValueError(f"labels of scans are 0 to 9, not {labels.min()} to {labels.max()}")
     counts = np.bincount(labels, minlength=10)
     if counts.min() < digits:
-        raise ValueError(f"a clip shows {digits} of a class, but of {counts.argmin()} there are {counts.min()}")
+        raise ValueError(f"a clip shows {digits} scans of a class, but class {counts.argmin()} has {counts.min()}")
 
 
 def _enlarged(image):
-    """Return 8×8 gray levels from 0 to 16 as uint8 [28, 28]."""
+    """Return an image of 8×8 gray levels from 0 to 16 as uint8 [28, 28]."""
     return _resized((image * (255 / 16)).astype(np.uint8), DIGIT_SIZE)
 
 
@@ -190,10 +190,10 @@ def _resized(image, size):
 
 
 def _choose_handwritings(random, labels, digits, scanned):
-    """Return for each of `labels` [n] `digits` different images that `scanned` names alike: int64 [n, digits]."""
+    """Return indices of images int64 [n, digits]: for each of `labels` [n], `digits` different images of that class."""
     counts = np.bincount(scanned)
     before = np.cumsum(counts) - counts
     places = random.integers(counts[labels][:, None] - np.arange(digits))
-    # The second one of those that the first one leaves.
+    # The second image is chosen among those other than the first.
     places[:, 1:] += places[:, 1:] >= places[:, :1]
     return np.argsort(scanned, kind="stable")[before[labels][:, None] + places]

@@ -6,19 +6,19 @@ import numpy as np
 
 from tgan_fast.errors import InputError
 
-# Apart from the streams that shuffle.
+# This key keeps the stream of choices apart from the streams that shuffle.
 _CHOICES = (1,)
 
 
 class BatchOrder:
-    """Endless batches of a data set, shuffled anew in every epoch; clips that do not fill a batch are left out of it.
+    """Endless batches of a data set, shuffled anew in every epoch; an incomplete last batch is left out.
 
     Args:
         count: Number of clips in the data set.
-        batch_size: Clips of a whole batch, which the processes share.
+        batch_size: Number of clips of a whole batch, which the processes share.
         batches_per_step: Number of batches that a step takes, each shared by the processes.
         seed: Seed of the order, at least 0.
-        rank: Number of this process.
+        rank: Rank of this process.
         world_size: Number of processes.
 
     Attributes:
@@ -26,7 +26,7 @@ class BatchOrder:
         rank_rows: Rows of this process, int64 [batches_per_step·batch_size / world_size], consecutive in each batch.
 
     Raises:
-        InputError: Fewer clips than these batches have, or a batch that the processes cannot share equally.
+        InputError: There are fewer clips than one step takes, or the processes cannot share a batch equally.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class BatchOrder:
         self._count, self._together, self._seed = count, together, seed
 
     def indices(self, k: int) -> np.ndarray:
-        """Return the clips of batch `k`, of all processes: int64 [batches_per_step·batch_size]."""
+        """Return the clips of step `k` for all processes: int64 [batches_per_step·batch_size]."""
         epoch, position = divmod(k, self._count // self._together)
         order = _permutation(self._seed, epoch, self._count)
         return order[position * self._together : (position + 1) * self._together]
 
     def choices(self, k: int) -> np.random.Generator:
-        """Return random numbers for whatever else is to be chosen in batch `k`; every process gets the same."""
+        """Return the random generator for all other choices in step `k`; it is the same in every process."""
         return np.random.default_rng(np.random.SeedSequence((self._seed, k), spawn_key=_CHOICES))
 
 

@@ -1,4 +1,4 @@
-"""Prefetching: threads make batches, and copy them to a GPU, before they are asked for."""
+"""Prefetching: threads make batches, and copy them to a GPU, before they are needed."""
 
 import itertools
 from collections import deque
@@ -37,8 +37,8 @@ class Filling(NamedTuple):
 def made_ahead(make: Callable[[int], Made], start: int, workers: int) -> Generator[Made, None, None]:
     """Yield make(start), make(start + 1), … without end, each made by a thread before its turn.
 
-    `make(k + batches_ahead(workers))` begins only when the caller has come back for more than `make(k)`. An error in
-    `make` is raised in its turn. Closing the generator ends the threads.
+    `make(k + batches_ahead(workers))` begins only when the caller asks for the item after `make(k)`. An error in `make`
+    is raised when its item is due. Closing the generator ends the threads.
     """
     depth = batches_ahead(workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="clips") as pool:
@@ -52,12 +52,12 @@ def made_ahead(make: Callable[[int], Made], start: int, workers: int) -> Generat
 
 
 def batches_ahead(workers: int) -> int:
-    """Return how many batches are made or being made at any time."""
+    """Return how many batches are ready or in progress at any time."""
     return max(4, 2 * workers)
 
 
 def filled_ahead(filling: Filling, start: int, workers: int) -> Generator[Tensors, None, None]:
-    """Yield batches start, start + 1, … without end, each in memory of its own."""
+    """Yield batches start, start + 1, … without end, each in its own memory."""
 
     def make(k):
         batch = filling.empty()
@@ -70,8 +70,8 @@ def filled_ahead(filling: Filling, start: int, workers: int) -> Generator[Tensor
 def uploaded_ahead(filling: Filling, start: int, workers: int, device: torch.device) -> Generator[Tensors, None, None]:
     """Yield batches start, start + 1, … on a GPU without end, each valid until the next one is asked for.
 
-    The caller must launch its work on a batch on the stream that is current when it asks for the next one. Its thread
-    waits for the GPU only when it is `batches_ahead` in front of it.
+    The caller must launch its work on a batch on the stream that is current when it asks for the next one. The caller
+    waits for the GPU only when it is `batches_ahead` batches ahead of it.
     """
     slots = [_Slot(filling, device) for _ in range(batches_ahead(workers))]
     copies = torch.cuda.Stream(device)
@@ -95,18 +95,18 @@ def uploaded_ahead(filling: Filling, start: int, workers: int, device: torch.dev
             slot.consumed.record(torch.cuda.current_stream(device))
     finally:
         made.close()
-        # The slots' memory goes back to an allocator that knows nothing of this stream.
+        # The slots' memory returns to an allocator that does not track this stream.
         copies.synchronize()
 
 
 class _Slot:
-    """Memory for one batch on the host and the device, and the events of its use."""
+    """Memory for one batch on the host and the device, and events that mark the ends of its uses."""
 
     def __init__(self, filling, device):
         self.host = filling.empty(pin_memory=True)
         self.on_device = filling.empty(device=device)
-        # Threads that wait for this one sleep; others spin.
+        # Waiting for a blocking event puts a thread to sleep; for others it spins.
         self.uploaded = torch.cuda.Event(blocking=True)
         self.consumed = torch.cuda.Event()
-        # Whoever had this memory before may not have finished with it.
+        # Work queued on the current stream may still use this memory.
         self.consumed.record(torch.cuda.current_stream(device))

@@ -15,23 +15,23 @@ from tgan_fast.errors import InputError
 
 @dataclass(eq=False)
 class PreparedVideos:
-    """Videos of any length that lie one after another, or anywhere, in one array of frames.
+    """Videos of any length, each a range of consecutive frames of one array.
 
     Attributes:
-        frames: Frames uint8 [F, H, W, C] in host memory, never copied: an array, a memory-mapped one, or a tensor.
-        first: First frame of each video, integers [V].
+        frames: Frames uint8 [F, H, W, C] in host memory, never copied: an array, memory-mapped or not, or a tensor.
+        first: Index of the first frame of each video, integers [V].
         length: Number of frames of each video, integers [V].
         labels: Class of each video, integers [V].
-        groups: Number that a video shares with the others of its class that look alike, such as the clips of one group
-            of UCF-101, integers [V]; None where nothing is known of that: each video is a group of its own.
+        groups: Group of each video, integers [V]; videos of a class that look alike, such as those of a group of
+            UCF-101, have the same number. None: each video is its own group.
         class_names: Names of the classes by number; empty where there are none.
-        name: Name of the whole, for messages; a path where it lies on a disk.
-        fingerprint: Text that changes with the videos; None where they lie in memory alone.
-        checksum: Digest of all frames where it is known without reading them, else None.
+        name: Name of the data set in messages; its path if it is on disk.
+        fingerprint: Text that changes with the videos; None if they are only in memory.
+        checksum: Digest of all frames if it is known without reading them, else None.
 
     Raises:
-        ValueError: An array of another dtype or shape.
-        InputError: No videos, an empty one, or one that is not within the frames.
+        ValueError: An array has another dtype or shape.
+        InputError: There are no videos, or a video is empty or extends beyond the frames.
     """
 
     frames: np.ndarray | torch.Tensor
@@ -65,7 +65,7 @@ class PreparedVideos:
         """Return some of the videos, without a copy of their frames.
 
         Args:
-            chosen: Choice, bool [V].
+            chosen: Mask of the videos to keep, bool [V].
         """
         vectors = {name: getattr(self, name)[chosen] for name in ("first", "length", "labels", "groups")}
         return replace(self, **vectors)
@@ -84,10 +84,10 @@ def read_videos(path: str | Path, axes: str | None = None) -> PreparedVideos:
 
     Args:
         path: Clip store; the HDF5 file of TGAN's authors, not compressed; or NumPy arrays such as Moving MNIST's.
-        axes: Order of the axes of an array, such as "NTHW"; None where its shape tells it.
+        axes: Order of the axes of an array, such as "NTHW"; None: by its shape or labels.
 
     Raises:
-        InputError: It is none of these, or it is damaged.
+        InputError: The file is none of these, or is damaged.
     """
     path, axes = Path(path), checked_axes(axes)
     if not path.exists():
@@ -99,7 +99,7 @@ def read_videos(path: str | Path, axes: str | None = None) -> PreparedVideos:
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return _arrays(path, axes)
     raise InputError(
-        f"{path} is no clip store: make one of it with python -m tgan_fast prepare {path} STORE, and give that"
+        f"{path} is not a clip store: make one with python -m tgan_fast prepare {path} STORE, and give that"
     )
 
 
@@ -125,7 +125,7 @@ def _hdf5(path):
     offset = images.id.get_offset()
     if offset is None:
         raise InputError(
-            f"the frames of {path} are compressed or in chunks: make a clip store of it with "
+            f"the frames of {path} are compressed or in chunks: make a clip store with "
             f"python -m tgan_fast prepare {path} STORE, and give that"
         )
     frames = frames_last(np.memmap(path, np.uint8, "r", offset, images.shape))
@@ -147,7 +147,7 @@ def _arrays(path, axes):
     frames = [_join_frames(array.videos) for array in arrays]
     if len({part.shape[1:] for part in frames}) > 1:
         raise InputError(
-            f"the clips of {path} have different sizes: make a clip store of it with "
+            f"the clips of {path} have different sizes: make a clip store with "
             f"python -m tgan_fast prepare {path} STORE, and give that"
         )
     length = np.array([len(video) for array in arrays for video in array.videos])
@@ -165,13 +165,13 @@ def _arrays(path, axes):
 
 
 def _join_frames(videos):
-    """Return the frames [F, H, W, C] of an array's videos, without a copy where these lie one after another."""
+    """Return the frames [F, H, W, C] of an array's videos, without a copy if they are contiguous."""
     frames = videos.reshape(-1, *videos.shape[2:]) if isinstance(videos, np.ndarray) else videos[0]
     return frames if frames.ndim == 4 else frames[..., None]
 
 
 def _number_classes(names):
-    """Return numbers of classes int64 [V], and the classes' names."""
+    """Return the class numbers of videos, int64 [V], and the names of the classes."""
     if not any(names):
         return np.zeros(len(names), np.int64), ()
     classes, numbers = np.unique([UNCLASSIFIED if name is None else str(name) for name in names], return_inverse=True)
@@ -179,7 +179,7 @@ def _number_classes(names):
 
 
 def _number_groups(names):
-    """Return numbers int64 [V] that tell groups apart within a class; a video without a group is one of its own."""
+    """Return group numbers int64 [V], distinct within a class; a video without a group is its own group."""
     numbers = {}
     keys = [(place, None) if name is None else (None, str(name)) for place, name in enumerate(names)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])

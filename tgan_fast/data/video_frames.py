@@ -1,4 +1,4 @@
-"""The data set of prepared videos: clips are cut from them at random."""
+"""The data set of prepared videos, from which clips are cut at random."""
 
 import warnings
 from typing import Literal
@@ -13,40 +13,40 @@ from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes
 
 
 def clip_span(stride: int = 1, clip_frames: int = FRAMES) -> int:
-    """Return how many frames a video must have for a clip of `clip_frames` that are `stride` apart."""
+    """Return how many frames of a video a clip of `clip_frames` frames, `stride` apart, covers."""
     return (clip_frames - 1) * stride + 1
 
 
 class VideoFrames:
-    """A data set of clips that are cut out of prepared videos.
+    """A data set of clips that are cut from prepared videos.
 
-    A clip is `clip_frames` frames of a video, `stride` apart from any start, and `image_size` pixels square of each.
+    A clip has `clip_frames` frames of a video, `stride` apart, cropped to `image_size` × `image_size` pixels.
 
     Args:
         videos: Videos.
         stride: Step from one frame of a clip to the next.
-        weighting: Content of an epoch: one clip of each of the "videos", from a random start, or all "windows", one
-            from every start of every video, so that longer videos come up more often.
-        last_start: Whether clips may end with the last frame; the authors' code leaves that start out, unless a video
-            has no other.
+        weighting: Content of an epoch: "videos": one clip of each video, from a random start; "windows": one clip from
+            every start of every video, so that longer videos appear more often.
+        last_start: Whether clips may end with a video's last frame; the authors' code leaves that start out unless it
+            is the only one.
         short: Treatment of videos with fewer frames than `clip_span(stride, clip_frames)`: "skip" leaves them out,
             "loop" repeats them from their beginning.
-        crop: Place of a clip's pixels in larger frames: their center, or one at random.
-        flip: Whether to mirror half of the clips, at random, left to right.
+        crop: Position of clips in larger frames: "center", or "random" for each clip.
+        flip: Whether to mirror half of the clips, chosen at random, left to right.
         clip_frames: Number of frames of a clip, 8 to 64.
-        image_size: Side of its images in pixels: 16, 32, 64 or 128.
+        image_size: Side of a clip's frames in pixels: 16, 32, 64 or 128.
 
     Attributes:
-        videos: Videos that clips are cut out of.
+        videos: Videos that clips are cut from.
         frames: Frames of all videos, uint8 tensor [F, H, W, C] in host memory.
         first, length, labels: First frame, number of frames and class of each video, int64 [V].
-        starts: Number of starts that a clip of each video may have, int64 [V].
+        starts: Number of possible starts of a clip in each video, int64 [V].
         summary: One line on the videos and on those that are too short.
         layers: Layers of the windows that `read_windows` takes.
 
     Raises:
-        ValueError: Frames of another dtype or shape, or an option that there is not.
-        InputError: Frames smaller than a clip, or no video that is long enough.
+        ValueError: Frames have another dtype or shape, or an option is unknown.
+        InputError: Frames are smaller than a clip, or no video is long enough.
     """
 
     layers = 1
@@ -89,7 +89,7 @@ class VideoFrames:
             height, width = self.frames.shape[1:3]
             raise InputError(
                 f"the frames are {height} pixels high and {width} wide, but a clip needs {image_size} of each: "
-                "prepare the videos anew, larger"
+                "prepare the videos anew in a larger size"
             )
 
     def __len__(self) -> int:
@@ -103,19 +103,19 @@ class VideoFrames:
 
     @property
     def fingerprint(self) -> str | None:
-        """Text that changes with the videos; None where they lie in memory alone."""
+        """Text that changes with the videos; None if they are only in memory."""
         return self.videos.fingerprint
 
     @property
     def classes(self) -> int:
-        """Number of classes, 0 where all videos are of the same class."""
+        """Number of classes; 0 if all videos have the same class."""
         alike = self.labels.min() == self.labels.max()
         return 0 if alike else int(self.labels.max()) + 1
 
     def windows(self, clips: np.ndarray, choices: np.random.Generator) -> np.ndarray:
         """Return windows int64 [n, 1, clip_frames, 4], as `read_windows` takes them, of `clips` [n] of an epoch.
 
-        Starts, where an epoch does not have all of them, crops and flips are chosen at random.
+        Crops and flips are chosen at random, and so are starts with the weighting "videos".
         """
         videos = self._videos_of(clips)
         start, top, left, mirrored = choices.integers(self._choice_counts(videos)).T
@@ -124,9 +124,9 @@ class VideoFrames:
         if self.crop == "center":
             top, left = top + self._room[0] // 2, left + self._room[1] // 2
         windows = np.empty((len(clips), 1, self.clip_frames, 4), np.int64)
-        # Each [clip_frames, n].
+        # Each view has the shape [clip_frames, n].
         frames, tops, lefts, steps = windows.T[:, :, 0]
-        # The remainder matters to repeated videos only: the offsets in others are smaller than their lengths.
+        # The remainder only affects looped videos: in others, offsets are smaller than the length.
         frames[...] = self.first[videos] + start + self._offsets % self.length[videos]
         tops[...] = top
         lefts[...] = left + mirrored * (self.image_size - 1)
@@ -149,7 +149,7 @@ class VideoFrames:
             if in_rows and step > 0:
                 clip[...] = pixels
             else:
-                # By channel, since NumPy would copy these rows pixel by pixel, several times as slowly.
+                # NumPy would copy all channels at once pixel by pixel, which is several times as slow.
                 for channel in range(clip.shape[-1]):
                     clip[..., channel] = pixels[:, :, ::step, channel]
 
@@ -159,7 +159,7 @@ class VideoFrames:
         return np.searchsorted(self._windows_up_to, clips, side="right")
 
     def _choice_counts(self, videos):
-        """Return how many starts, tops, lefts and directions there are to choose from: int64 [n, 4]."""
+        """Return the numbers of possible starts, tops, lefts and directions: int64 [n, 4]."""
         options = np.ones((len(videos), 4), np.int64)
         if self.weighting == "videos":
             options[:, 0] = self.starts[videos]
@@ -169,12 +169,12 @@ class VideoFrames:
         return options
 
     def _frame_index(self, numbers):
-        """Return an index of a clip's frames: a slice unless the video is repeated, since NumPy copies for a list."""
+        """Return an index of a clip's frames: a slice unless the video is looped, since NumPy copies for a list."""
         first, end = numbers[0], numbers[-1] + 1
         return slice(first, end, self.stride) if end - first == clip_span(self.stride, self.clip_frames) else numbers
 
     def _videos_long_enough(self, videos):
-        """Return the videos that clips can be cut out of."""
+        """Return the videos that clips can be cut from."""
         span = clip_span(self.stride, self.clip_frames)
         chosen = videos.length >= (1 if self.loop else span)
         if not chosen.any():
@@ -195,7 +195,7 @@ class VideoFrames:
 def _host_tensor(frames):
     if isinstance(frames, np.ndarray):
         with warnings.catch_warnings():
-            # That the array cannot be written, as is usual for a memory-mapped one; nobody does.
+            # PyTorch warns of read-only arrays such as memory-mapped ones, but nothing writes to this one.
             warnings.simplefilter("ignore", UserWarning)
             frames = torch.from_numpy(frames)
     if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.is_cuda:

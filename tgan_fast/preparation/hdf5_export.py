@@ -12,18 +12,18 @@ _AT_ONCE = 1024
 
 
 def export_hdf5(store: ClipStore, path: Path, progress: Callable[[int], object] = lambda frames: None) -> Path:
-    """Write the frames as the data set `image`, uint8 (F, C, H, W), not compressed, and a table of videos beside it.
+    """Write the frames as the uncompressed data set `image`, uint8 (F, C, H, W), and a table of videos beside it.
 
-    The table is a list of JSON objects with `category`, `group`, `scene`, `start`, `end` (one frame behind the last)
-    and `video`, which pandas reads.
+    The table, which pandas can read, is a list of JSON objects with `category`, `group`, `scene`, `start`, `end` (the
+    frame after the last) and `video`.
 
     Args:
         store: Clip store.
-        path: HDF5 file; its table has the same name, but for the ending .json.
+        path: HDF5 file; its table has the same name with the ending .json.
         progress: Function that is called with the number of frames after each write.
 
     Returns:
-        The table's path.
+        Path of the table.
 
     Raises:
         InputError: h5py is missing, or the files cannot be written; older ones are left as they were.

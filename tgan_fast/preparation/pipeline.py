@@ -21,12 +21,12 @@ from tgan_fast.preparation.worker import Changed, Job, Known, Outcome, Skipped
 
 REPORT = "skipped.jsonl"
 
-# A job is one video, or several small ones with at most so many bytes and videos.
+# A job is one video, or several small ones of at most this many bytes and videos in all.
 _JOB_BYTES = 1 << 20
 _JOB_VIDEOS = 64
 _SPOOLS = ".spools"
 
-# Videos that are looked at, as a sample of larger collections.
+# Approximate size of the sample of videos whose headers are read for an estimate.
 _LOOKED_AT = 256
 # Largest plausible number of frames per byte, relative to the median.
 _MOST_UNUSUAL = 100
@@ -39,7 +39,7 @@ class Result:
     Attributes:
         stored: Number of videos that were added.
         frames: Number of their frames.
-        known: Number of videos that the store had already.
+        known: Number of videos that were already in the store.
         skipped: Videos that are not in the store.
         finished: Whether all videos have been processed.
     """
@@ -77,12 +77,12 @@ def estimated_frames(videos: Sequence[SourceVideo], frame_format: FrameFormat) -
     """Estimate the frames of videos from the headers of their files.
 
     Args:
-        videos: Videos, of which a sample stands for many.
+        videos: Videos; if there are many, only a sample of them is read.
         frame_format: Format of the stored frames.
     """
     by_size = sorted(videos, key=lambda video: video.nbytes)
     step = max(1, len(by_size) // _LOOKED_AT)
-    # From the middle of each group of alike sizes.
+    # The sample takes the middle video of each group of similar sizes.
     sample = by_size[step // 2 :: step]
     sizes = [video.nbytes for video in sample]
     counts = _replace_implausible([_estimated_count(video, frame_format) for video in sample], sizes)
@@ -104,22 +104,22 @@ def prepare(
 ) -> Result:
     """Store the videos of a source that a clip store does not have yet.
 
-    The store depends on the source and the frame format alone, not on `workers`, and not on how often preparing was
-    interrupted: an interrupted one goes on where it was. A report beside it names what was skipped or left out.
+    The store depends only on the source and the frame format, not on `workers` or on interruptions: a rerun resumes an
+    interrupted preparation. A report in the folder names the videos that were skipped or left out.
 
     Args:
         collection: Videos of the source.
-        folder: Folder of the store, made where it is missing.
+        folder: Folder of the store, created if it is missing.
         frame_format: Format of the stored frames.
         workers: Number of processes.
-        fewest: Frames of a video; shorter ones are left out.
-        strict: Whether the first video that cannot be read is an error.
-        stop: Event that ends it early.
+        fewest: Smallest number of frames of a video; shorter videos are left out.
+        strict: Whether the first unreadable video is an error.
+        stop: Event that ends the preparation early; None: no event.
         progress: Function that is called with the result so far and the bytes of videos done since the last call.
 
     Raises:
-        InputError: The folder does not fit; a video has changed since it was stored; a video cannot be read, if
-            `strict`; the disk is full. What was stored before is kept.
+        InputError: The folder does not fit; a video has changed since it was stored; a video cannot be read and
+            `strict` is true; or the disk is full. Videos that were stored before are kept.
     """
     header = Header(
         frame_format.height,
@@ -139,7 +139,7 @@ def prepare(
             for job, outcomes in done_in_order(jobs, workers, stop, done.add):
                 _store_job(job, outcomes, writer, result, strict)
                 progress(result, done.take())
-            # A thread may tell of a job after its outcomes have arrived; by now all have.
+            # A thread may report a job after its outcomes have arrived, so the last bytes are reported here.
             progress(result, done.take())
     except OSError as error:
         raise InputError(_error_message(error, folder)) from error
@@ -148,7 +148,7 @@ def prepare(
 
 
 class _ByteCounter:
-    """Counter of the bytes of videos that are done, fed by several threads."""
+    """Thread-safe counter of the bytes of videos that are done."""
 
     def __init__(self):
         self._count, self._lock = 0, threading.Lock()
@@ -177,7 +177,7 @@ def _spool_folder(folder):
 
 def _jobs(videos, writer, frame_format, fewest, workers, spools) -> Iterator[Job]:
     known = {name: entry.source_sha256 for name, entry in writer.entries.items()}
-    # More than one for a decoder only where there are too few videos for all processes.
+    # A decoder gets several threads only if there are fewer videos than processes.
     threads = max(1, workers // max(1, len(videos)))
     for number, group in enumerate(_groups(videos)):
         mine = {video.name: known[video.name] for video in group if video.name in known}
@@ -216,11 +216,11 @@ def _store_outcome(outcome, spool, writer, result, strict):
             result.known += 1
         case Changed():
             raise InputError(
-                f"{outcome.video} is not what it was when it was stored in {writer.folder}: choose another folder"
+                f"{outcome.video} has changed since it was stored in {writer.folder}: choose another folder"
             )
         case Skipped():
             if strict and outcome.failed:
-                raise InputError(f"{outcome.video}: {outcome.reason}; leave out --strict to go on without it")
+                raise InputError(f"{outcome.video}: {outcome.reason}; leave out --strict to continue without it")
             result.skipped.append(outcome)
             append_line(writer.folder / REPORT, _report_line(outcome))
 
@@ -240,7 +240,7 @@ def _error_message(error, folder):
 
 
 def _replace_implausible(counts, nbytes):
-    """Return the counts, with usual ones in place of those from damaged headers."""
+    """Return the counts; implausible ones, from damaged headers, are replaced by typical ones."""
     ratios = [count / max(1, size) for count, size in zip(counts, nbytes, strict=True)]
     usual = statistics.median(ratios) if ratios else 0
     if not usual:

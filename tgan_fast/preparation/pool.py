@@ -13,25 +13,25 @@ from contextlib import contextmanager
 from tgan_fast.preparation import worker
 from tgan_fast.preparation.worker import Job, Outcome
 
-# Jobs for each process that may be under way while the oldest of them is not done.
+# Number of jobs per process that may have begun before the oldest of them is done.
 _AHEAD = 4
-# Seconds between checks whether to stop.
+# Seconds between two checks of the stop event.
 _PATIENCE = 0.1
 
 
 def done_in_order(
     jobs: Iterable[Job], workers: int, stop: threading.Event, progress: Callable[[Job], object]
 ) -> Iterator[tuple[Job, list[Outcome] | None]]:
-    """Yield jobs with their outcomes, in order; None for the outcomes where the process crashed.
+    """Yield jobs with their outcomes, in order; the outcomes are None if the process crashed.
 
-    A crash of one process, such as a decoder's, ends all of them. Jobs that were under way then run again, each of
-    their videos in a separate process, which shows the one that crashes.
+    A crash of one process, for instance in a decoder, ends all of them. Unfinished jobs then run again, with a separate
+    process for each video, which shows the video that crashes it.
 
     Args:
-        jobs: Jobs, of which at most `4 · workers` have begun and have not been yielded.
+        jobs: Jobs; at most `4 · workers` of them have begun and have not been yielded.
         workers: Number of processes.
-        stop: Event that breaks jobs off and ends the iteration.
-        progress: Function that any thread calls when a job is done.
+        stop: Event that aborts jobs and ends the iteration.
+        progress: Function that is called when a job is done, possibly in another thread.
     """
     jobs, again = iter(jobs), deque()
     while True:
@@ -91,7 +91,7 @@ def _run_alone(job, progress):
 
 @contextmanager
 def _process_pool(count):
-    # A fork of a process that has threads can hang, and every fresh Python takes seconds to import PyTorch: so these
+    # A fork of a process with threads can hang, and a fresh Python takes seconds to import PyTorch, so all processes
     # are forks of one fresh Python.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
@@ -103,5 +103,5 @@ def _process_pool(count):
             interrupt.set()
             raise
         finally:
-            # A process that is only starting needs what would be freed meanwhile, so it is waited for.
+            # A process that is still starting uses resources that would be freed, so the pool waits for it.
             pool.shutdown(cancel_futures=True)

@@ -10,27 +10,28 @@ from tgan_fast.data.clip_store import FRAMES_NAME, INDEX_NAME, Entry, Header, li
 from tgan_fast.errors import InputError
 from tgan_fast.files import lock, write_atomically
 
-# Between two moments at which what was appended is made safe.
+# Time between two commits.
 _COMMIT_SECONDS = 5.0
 _COPIED_AT_ONCE = 1 << 24
 
 
 class StoreWriter:
-    """A writer that appends videos to the store in a folder, which is made where there is none.
+    """A writer that appends videos to the store in a folder, and creates the store if there is none.
 
-    What was appended becomes part of the store every few seconds, and on `close`. What a writer that died had not yet
-    made part of it is removed first.
+    Appended videos become part of the store every few seconds, and on `close`. Data that an earlier writer left without
+    committing it is removed first.
 
     Args:
         folder: Folder of the store.
-        header: Header of the videos to come. An existing store keeps its classes' numbers; new ones come after them.
+        header: Header of the new videos. An existing store keeps its class numbers; new classes follow them.
 
     Attributes:
         header: Header of the store.
         entries: Entries of the store by the video's name.
 
     Raises:
-        InputError: The folder holds something else or a store of other videos, cannot be written, or is being written.
+        InputError: The folder holds other files or a store of another frame format, cannot be written, or is being
+            written by another process.
     """
 
     def __init__(self, folder: Path, header: Header):
@@ -42,14 +43,14 @@ class StoreWriter:
             raise InputError(f"cannot write to {folder}: {error.strerror}") from None
 
     def append(self, entry: Entry, source: int) -> None:
-        """Add a video, whose `start` the store decides.
+        """Append a video; the store sets its `start`.
 
         Args:
             entry: Entry of the video.
             source: File descriptor from which its frames are read.
 
         Raises:
-            OSError: The disk is full, for instance. What was appended before is safe after `close`.
+            OSError: Writing failed, for instance on a full disk. Videos appended before are safe after `close`.
         """
         start = self._frames.tell()
         with _undo_on_error(self._frames):
@@ -61,7 +62,7 @@ class StoreWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Make what was appended part of the store."""
+        """Make the appended videos part of the store."""
         if self._pending:
             os.fsync(self._frames.fileno())
             with _undo_on_error(self._index):
@@ -71,7 +72,7 @@ class StoreWriter:
         self._committed = time.monotonic()
 
     def close(self) -> None:
-        """Commit, and let others write."""
+        """Commit, and release the lock for other writers."""
         try:
             self.commit()
         finally:
@@ -105,17 +106,17 @@ class StoreWriter:
         if self.folder.is_dir() and not (self.folder / INDEX_NAME).exists():
             other = sorted(path.name for path in self.folder.iterdir() if path.name not in own)
             if other:
-                raise InputError(f"{self.folder} holds something else, {other[0]} for instance: choose another folder")
+                raise InputError(f"{self.folder} holds other files, such as {other[0]}: choose another folder")
 
     def _resume_index(self, path):
-        """Bring an index up to date, and return how many bytes of frames it tells of."""
+        """Update an existing index, and return the bytes of frames that it lists."""
         index = read_index(self.folder)
         mine, there = (replace(header, classes=()) for header in (self.header, index.header))
         if mine != there:
             raise InputError(f"{self.folder} has {_describe(there)}, not {_describe(mine)}: choose another folder")
         end = index.frames * there.frame_bytes
         if (self.folder / FRAMES_NAME).stat().st_size < end:
-            raise InputError(f"{self.folder / FRAMES_NAME} is shorter than its index tells: prepare the videos anew")
+            raise InputError(f"{self.folder / FRAMES_NAME} is shorter than its index says: prepare the videos anew")
         known = index.header.classes
         new = tuple(name for name in self.header.classes if name not in known)
         self.header = replace(self.header, classes=known + new)
@@ -127,14 +128,14 @@ class StoreWriter:
 
 
 def _describe(header):
-    rate = "" if header.fps is None else f", {header.fps:g} a second"
+    rate = "" if header.fps is None else f", {header.fps:g} per second"
     stride = "" if header.stride == 1 else f", stride {header.stride}"
     return f"frames of {header.height}×{header.width}×{header.channels}{rate}{stride}"
 
 
 @contextmanager
 def _undo_on_error(file):
-    """Remove what an error leaves unfinished at the end of a file."""
+    """Truncate a file to its former end if an error interrupts a write."""
     end = file.tell()
     try:
         yield
@@ -148,7 +149,7 @@ def _copy(source, target, count):
     while count:
         part = os.read(source, min(count, _COPIED_AT_ONCE))
         if not part:
-            raise ValueError("there are fewer frames than the entry tells")
+            raise ValueError("there are fewer frames than the entry says")
         _write(target, part)
         count -= len(part)
 

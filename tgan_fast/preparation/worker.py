@@ -18,14 +18,14 @@ from tgan_fast.stop_signals import end_with_parent
 
 @dataclass(frozen=True)
 class Job:
-    """Some videos, one after another in the source.
+    """Consecutive videos of a source, which one process decodes.
 
     Attributes:
         videos: Videos.
-        known: SHA-256 of the sources of those that the store has already, by name.
+        known: SHA-256 of the sources of videos that are already in the store, by name.
         frame_format: Format of the stored frames.
-        fewest: Frames of a video; shorter ones are skipped.
-        threads: Threads of a decoder.
+        fewest: Smallest number of frames of a video; shorter videos are skipped.
+        threads: Number of threads of a decoder.
         spool: File for the decoded frames.
     """
 
@@ -52,8 +52,8 @@ class Skipped:
 
     Attributes:
         video: Name of the video.
-        reason: Reason why.
-        failed: Whether it could not be read; otherwise it is too short.
+        reason: Reason, as a sentence.
+        failed: Whether the video could not be read; False: it is too short or of a kind that is left out.
     """
 
     video: str
@@ -63,14 +63,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Known:
-    """A video that the store has already."""
+    """A video that is already in the store."""
 
     video: str
 
 
 @dataclass(frozen=True)
 class Changed:
-    """A video that the store has under this name, made from another file."""
+    """A video that is in the store under this name, but was made from another file."""
 
     video: str
 
@@ -81,15 +81,15 @@ _interrupt: threading.Event | None = None
 
 
 class InterruptedJobError(Exception):
-    """Error of a job that was broken off."""
+    """Error in a job that was aborted."""
 
 
 class SpoolError(OSError):
-    """Error of a disk that takes no more frames."""
+    """Error in writing frames to the spool, for instance on a full disk."""
 
 
 def initialize(interrupt: threading.Event) -> None:
-    """Set up a process that ignores Ctrl-C, breaks jobs off when `interrupt` is set, and ends with its parent."""
+    """Make this process ignore Ctrl-C, abort jobs when `interrupt` is set, and end with its parent."""
     global _interrupt
     _interrupt = interrupt
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,7 +100,7 @@ def run_job(job: Job) -> list[Outcome]:
     """Decode the videos of a job into its spool, one after another, and return the outcome of each.
 
     Raises:
-        InterruptedJobError: The job was broken off.
+        InterruptedJobError: The job was aborted.
         SpoolError: The spool cannot be written.
     """
     with job.spool.open("wb", buffering=0) as spool:
@@ -116,7 +116,7 @@ def _decode_video(video, job, spool):
         length, frames = _write_frames(video, job, spool)
     except (InterruptedJobError, SpoolError):
         raise
-    # A file may make its decoder raise anything, and the other videos must still be prepared.
+    # A damaged file may make its decoder raise any error, and the other videos must still be prepared.
     except Exception as error:
         return _skip(video, _failure_reason(error), spool, before, failed=True)
     if length < job.fewest:

@@ -15,7 +15,7 @@ from tgan_fast.preparation.decoding import FrameFormat, count_frames, read_video
 
 FRAME_FORMAT = FrameFormat(24, 32, 3)
 
-NO_VIDEO = "it is not a video, or in no known format"
+NO_VIDEO = "it is not a video, or its format is unknown"
 
 INCOMPLETE = r"it is incomplete: (\d+) of about (\d+) frames are there"
 
@@ -202,7 +202,7 @@ def test_an_mp4_file_without_its_end_has_no_index(tmp_path, share):
     ids=str,
 )
 def test_a_file_that_was_cut_off_tells_how_much_is_there(tmp_path, suffix, how):
-    # Noise, so that frames have about the same sizes.
+    # Noise gives frames of about the same size in bytes.
     frames = np.random.default_rng(0).integers(256, size=(100, 48, 64), dtype=np.uint8)
     whole = encode(tmp_path / f"video{suffix}", frames, **how)
     for share in (0.5, 0.7, 0.95):
@@ -246,7 +246,7 @@ def test_damage_from_which_the_container_s_reader_does_not_find_back(tmp_path):
 
 
 def test_damage_that_a_decoder_hides(tmp_path):
-    """H.264 takes pixels of another frame for those that are lost, and says so only in a flag."""
+    """Check the flag by which H.264 tells that it replaced lost pixels by those of another frame."""
     path = encode(tmp_path / "video.mkv", moving_picture(50, 96, 128), options={"bf": "0"})
     with av.open(str(path)) as container:
         packet = next(itertools.islice(container.demux(video=0), 30, None))

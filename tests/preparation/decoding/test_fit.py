@@ -12,7 +12,7 @@ from support.encoding import encode, moving_picture
 from tgan_fast.preparation.decoding import FrameFormat, fit_frames, read_video
 from tgan_fast.preparation.decoding.fit import Fitter, covering_size
 
-# Luma of red and of blue.
+# Weights of red and blue in the luma.
 BT_601, BT_709 = (0.299, 0.114), (0.2126, 0.0722)
 
 COLORS = np.array(
@@ -111,7 +111,7 @@ def test_of_a_portrait_the_middle_rows_are_taken():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_pixel_is_the_mean_over_its_area(height, width, frame_format, channels):
     picture = moving_picture(1, height, width)[0]
-    # Fine patterns, of which a filter that is no mean over areas would make others.
+    # On fine patterns, any filter other than a mean over areas gives other results.
     picture[::2, : width // 2] = 255 - picture[::2, : width // 2]
     rows, columns = covering_size(height, width, *frame_format)
     top, left = (rows - frame_format[0]) // 2, (columns - frame_format[1]) // 2
@@ -138,7 +138,7 @@ def test_a_frame_that_is_as_large_already_is_only_converted(tmp_path):
 
 @pytest.mark.parametrize("aspect", [1, Fraction(1, 40)], ids=["in both directions", "in one"])
 def test_smaller_frames_are_enlarged_by_linear_interpolation(aspect):
-    """Pixels may be 40 times as high as wide: then columns become fewer, and rows more."""
+    """Scale frames whose pixels are 40 times as high as wide: columns become fewer, and rows more."""
     picture = np.random.default_rng(0).integers(256, size=(8, 16 // aspect), dtype=np.uint8)
     centers = (np.arange(64) + 0.5) * 8 / 64 - 0.5
     rows = np.stack([np.interp(centers, np.arange(8), column) for column in picture.T], -1)
@@ -257,7 +257,7 @@ def test_colors_and_grays_come_back_whatever_range_and_matrix(tmp_path, coding, 
     codec, layout = coding
     options = {"libx264": {"qp": "1"}, "mjpeg": {"qmin": "1", "qmax": "1"}}.get(codec, {})
     path = encode(tmp_path / "video.mkv", [yuv_frame(layout, matrix, full_range)], codec=codec, options=options)
-    # In the middle of each bar, since those of chroma are wider where they meet.
+    # Only the middle of each bar counts, since chroma is mixed where bars meet.
     colors, grays = read(path, 16, 128)[0, 8, 8::16], read(path, 16, 128, channels=1)[0, 8, 8::16]
     assert np.abs(colors - COLORS).max() <= 3
     assert np.abs(grays[:, 0] - luma(COLORS, matrix)).max() <= 2

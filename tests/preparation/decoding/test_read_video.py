@@ -13,7 +13,7 @@ from tgan_fast.preparation.decoding.fit import Fitter
 
 FRAME_FORMAT = FrameFormat(24, 32, 3)
 
-# The suffix of the file, and how it is encoded.
+# File suffix and encoding.
 KINDS = {
     "H.264 in MP4": (".mp4", {}),
     "H.264 with B-frames and sound": (".mp4", {"options": {"bf": "3", "g": "12"}, "audio": 5}),
@@ -122,14 +122,14 @@ def test_frames_a_second_are_taken_by_time(tmp_path, kind):
      ("mpeg4", ".avi", "yuv420p"), ("gif", ".gif", "rgb8")],
 )  # fmt: skip
 def test_frames_of_variable_rate_are_taken_by_time(tmp_path, codec, suffix, pix_fmt):
-    # GIF counts time in hundredths of a second, and players slow down what is faster than 50 frames a second.
+    # GIF counts time in hundredths of a second, and players slow down GIFs of more than 50 frames per second.
     times = np.array([0, *np.cumsum(np.random.default_rng(0).integers(2, 9, 99))]) / 100
     path = encode(tmp_path / f"video{suffix}", numbered_frames(100), codec=codec, pix_fmt=pix_fmt, times=times)
     assert numbers_of(read(path)) == list(range(100))
     numbers = numbers_of(read(path, FrameFormat(24, 32, 3, fps=12)))
     expected = [int(np.flatnonzero(times <= k / 12 + 1e-3)[-1]) for k in range(int(times[-1] * 12) + 1)]
     assert numbers[: len(expected)] == expected
-    # The last frame's duration is the container's to guess.
+    # The container guesses the last frame's duration.
     assert set(numbers[len(expected) :]) <= {99}
     assert len(numbers) <= len(expected) + 2
 
@@ -190,7 +190,7 @@ def remuxed(source, target, *, skipped=0, shift=0.0):
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_what_an_edit_list_cuts_off_is_not_missing(tmp_path, codec):
-    """Players begin at a time other than 0 where editors cut without encoding anew."""
+    """Read files that begin at a time other than 0, as after a cut without a new encoding."""
     whole = encode(tmp_path / "whole.mp4", numbered_frames(75), codec=codec, options={"g": "12", "bf": "0"})
     path = remuxed(whole, tmp_path / "cut.mp4", shift=-0.72)
     frames = read(path)
@@ -209,7 +209,7 @@ def test_a_video_may_begin_late(tmp_path, suffix):
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_a_video_may_begin_in_an_open_group(tmp_path, codec):
-    """Frames that need what was cut off before them are not shown by any player."""
+    """Skip frames that depend on missing earlier frames, as all players do."""
     options = {
         "libx264": {"x264-params": "open-gop=1:keyint=12:bframes=3"},
         "libx265": {"x265-params": "log-level=none:open-gop=1:keyint=12:bframes=3"},
@@ -235,7 +235,7 @@ def test_a_recording_may_begin_in_the_middle(tmp_path, codec):
 
 
 def test_joined_recordings_continue(tmp_path):
-    """Times start anew in the second part."""
+    """Join recordings whose times restart in the second part."""
     parts = [encode(tmp_path / f"{seed}.ts", numbered_frames(40)) for seed in range(2)]
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))

@@ -62,7 +62,7 @@ def test_a_part_of_moving_mnist_under_another_name_needs_its_axes(tmp_path, coun
     np.save(tmp_path / "digits.npy", array)
     message = (
         rf"digits.npy holds uint8 \[20, {count}, 8, 8\], whose axes may be NTHW or TNHW \(N videos, T frames\): "
-        "say which with --axes NTHW, for instance"
+        "pass the right one to prepare or train, such as --axes NTHW"
     )
     with pytest.raises(InputError, match=message):
         recognize(tmp_path / "digits.npy")
@@ -91,7 +91,7 @@ def test_ambiguous_axes_are_asked_for(tmp_path, array, orders):
 
 @pytest.mark.parametrize("axes", ["NTHW", "TNHW", "NTCHW", "NCTHW", "TNHWC", "TCHW", "CTHW", "HWT", "HWCTN"])
 def test_given_axes_count(tmp_path, axes):
-    # Three of everything but rows and columns, so that the shape tells nothing.
+    # All axes but rows and columns have size 3, so that the shape is ambiguous.
     clips = noise(3, 3, 8, 9, 3)
     array = clips[tuple(slice(None) if axis in axes else 0 for axis in "NTHWC")]
     left = [axis for axis in "NTHWC" if axis in axes]
@@ -108,9 +108,9 @@ def test_given_axes_count(tmp_path, axes):
     [
         ("NTHWC", r"\[3, 5, 64, 64\], whose axes may be NTHW or TNHW or CTHW"),
         ("TCHW", r"\[3, 5, 64, 64\], which --axes TCHW does not fit"),
-        ("NT", "--axes is 'NT', but must have the letters T"),
-        ("NTHH", "--axes is 'NTHH', but must have"),
-        ("THWX", "--axes is 'THWX', but must have"),
+        ("NT", "--axes is 'NT', but must list the axes"),
+        ("NTHH", "--axes is 'NTHH', but must list"),
+        ("THWX", "--axes is 'THWX', but must list"),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(tmp_path, axes, message):
@@ -121,7 +121,7 @@ def test_axes_that_do_not_fit_are_refused(tmp_path, axes, message):
 
 def test_axes_are_refused_for_videos(tmp_path):
     (tmp_path / "1.mp4").write_bytes(b"")
-    with pytest.raises(InputError, match=r"--axes tells how arrays lie, but .*1.mp4 is a video file: leave it out"):
+    with pytest.raises(InputError, match=r"--axes is the order of axes of arrays, but .*1.mp4 is a video file: leave"):
         recognize(tmp_path / "1.mp4", "NTHW")
 
 
@@ -166,7 +166,7 @@ def test_gray_clips_among_colored_ones_get_equal_channels(tmp_path):
     [
         (np.zeros((2, 5, 8, 8, 3), np.float32), r"holds float32 \[2, 5, 8, 8, 3\], but clips are uint8"),
         (np.zeros((8, 8), np.uint8), r"holds uint8 \[8, 8\]"),
-        (np.uint8(3), r"holds uint8 \[\], but clips are \[N, T, H, W, C\] or \[N, T, H, W\], C being 1 or 3"),
+        (np.uint8(3), r"holds uint8 \[\], but clips are \[N, T, H, W, C\] or \[N, T, H, W\], with C = 1 or 3"),
         (np.zeros((2, 5, 8, 8, 4), np.uint8), r"holds uint8 \[2, 5, 8, 8, 4\]"),
         (np.zeros((0, 5, 8, 8), np.uint8), r"holds uint8 \[0, 5, 8, 8\], which is empty: it has no clips"),
     ],
@@ -188,7 +188,7 @@ def test_broken_files_and_wrong_labels_are_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot read the array in .*clips.npz"):
         recognize(tmp_path / "clips.npz")
     np.savez(tmp_path / "clips.npz", a=noise(2, 5, 8, 8, 1), labels=np.array([1, 2, 3]))
-    with pytest.raises(InputError, match=r"has labels int64 \[3\], but there are 2 clips: each needs an integer"):
+    with pytest.raises(InputError, match=r"has labels int64 \[3\], but there are 2 clips: each clip needs one integer"):
         recognize(tmp_path / "clips.npz")
     np.savez(tmp_path / "clips.npz", labels=np.array([1, 2, 3]))
     with pytest.raises(InputError, match=r"clips.npz holds no array of clips"):

@@ -1,4 +1,4 @@
-"""Prepared videos in HDF5, as TGAN's authors and their followers have them."""
+"""Prepared videos in HDF5, in the format of TGAN's authors."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def test_a_table_of_pandas_gives_the_starts_and_classes_of_videos(file, table, n
     for video, (start, end) in zip(collection.videos, [(0, 18), (18, 30)], strict=True):
         frames = IMAGES[start:end].transpose(0, 2, 3, 1)
         assert np.array_equal(read(video), frames)
-        # The columns that training takes of the authors' frames.
+        # Training uses these columns of the authors' frames.
         assert np.array_equal(read(video, 64), frames[:, :, 10:74])
         assert video.digest() == hashlib.sha256(np.ascontiguousarray(frames)).hexdigest()
         assert video.count(FrameFormat(64, 85, 3)) == end - start
@@ -103,10 +103,10 @@ def test_a_pickle_is_not_loaded_and_the_error_says_how_to_convert_it(file):
         ([["a", "b"]], "must have an integer start and end for every video"),
         ([], "must be a table of start and end"),
         ("hello", "must be a table of start and end"),
-        ({"start": [0, 5], "end": [5]}, "must have as many values in every column, one for each video"),
-        ({"start": [0], "end": [5], "category": ["a", "b"]}, "must have as many values in every column"),
+        ({"start": [0, 5], "end": [5]}, "must have the same number of values, one for each video"),
+        ({"start": [0], "end": [5], "category": ["a", "b"]}, "must have the same number of values"),
         ({"start": 0, "end": 5}, "must be a table of start and end"),
-        ({"start": [[0]], "end": [[5]]}, "must have as many values in every column"),
+        ({"start": [[0]], "end": [[5]]}, "must have the same number of values"),
         ([{"start": 1}, {"end": 2}], "must be a table of start and end"),
     ],
 )
@@ -129,7 +129,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(InputError, match=r"'image' of .* is float32 \[30, 3, 64, 85\], but frames are uint8"):
         recognize(path)
     write(path)
-    with pytest.raises(InputError, match=r"nothing tells where the videos of .*x.h5 begin: .* x.json, or arrays start"):
+    with pytest.raises(InputError, match=r"no table of where the videos of .*x.h5 begin: put x.json .* arrays start"):
         recognize(path)
 
 

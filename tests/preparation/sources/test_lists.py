@@ -10,7 +10,7 @@ from tgan_fast.preparation.sources import only_of_split, recognize
 
 @pytest.fixture
 def tree(tmp_path):
-    """Four videos, three of them of UCF-101's naming."""
+    """Four videos, three of them with UCF-101's names."""
     root = tmp_path / "UCF-101"
     for name in ("Archery/v_Archery_g01_c01", "Archery/v_Archery_g02_c01", "Bowling/v_Bowling_g01_c01"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def test_a_test_list_has_no_class_numbers_and_files_may_lie_elsewhere(tmp_path, 
 def test_a_split_list_of_other_videos_is_refused(tmp_path, tree):
     split = tmp_path / "trainlist02.txt"
     split.write_text("Archery/v_Archery_g01_c01.avi 1\nDiving/v_Diving_g01_c01.avi 3\n")
-    message = r"trainlist02.txt names 2 videos, of which the source lacks 1, Diving/v_Diving_g01_c01.avi for instance"
+    message = r"trainlist02.txt names 2 videos, of which the source lacks 1, such as Diving/v_Diving_g01_c01.avi"
     with pytest.raises(InputError, match=message):
         only_of_split(recognize(tree), split)
     with pytest.raises(InputError, match=r"cannot read .*nothing.txt: No such file"):
@@ -51,7 +51,7 @@ def test_a_split_list_of_other_videos_is_refused(tmp_path, tree):
     with pytest.raises(InputError, match=r"the list .*trainlist02.txt names no videos"):
         only_of_split(recognize(tree), split)
     split.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"trainlist02.txt is no text file"):
+    with pytest.raises(InputError, match=r"trainlist02.txt is not a text file"):
         only_of_split(recognize(tree), split)
 
 
@@ -83,7 +83,7 @@ def test_a_list_with_numbers_needs_the_class_index(tmp_path, tree):
     videos = tree / "trainlist01.txt"
     videos.write_text("Bowling/v_Bowling_g01_c01.avi 2\nArchery/v_Archery_g01_c01.avi\n")
     (tree / "classInd.txt").write_text("1 Archery\n")
-    with pytest.raises(InputError, match="the class index has no class 2: is it the one of these videos"):
+    with pytest.raises(InputError, match="the class index has no class 2: is it the index of these videos"):
         recognize(videos)
     (tree / "classInd.txt").write_text("one Archery\n")
     with pytest.raises(InputError, match=r"line 1 of .*classInd.txt must be '1 NameOfTheClass'"):
@@ -117,7 +117,7 @@ def test_an_official_list_far_from_its_videos_raises_an_error_with_the_remedy(tm
     folder = tmp_path / "lists"
     folder.mkdir()
     (folder / "trainlist01.txt").write_text("Archery/v_Archery_g01_c01.avi 1\n")
-    with pytest.raises(InputError, match=r"none of the videos .* an official split list goes with --split"):
+    with pytest.raises(InputError, match=r"none of the videos .* or pass an official split list as --split"):
         recognize(folder / "trainlist01.txt")
 
 

@@ -1,4 +1,4 @@
-"""Folders of videos: which files are videos, what they are called, and which class they have."""
+"""Folders of videos: which files are videos, their names, and their classes."""
 
 import os
 
@@ -14,7 +14,7 @@ CLASSES = "1 Archery\r\n2 Bowling\r\n3 HandstandPushups\r\n"
 
 
 def touch(root, *names):
-    """Recognizing opens no videos."""
+    """Create files that are not real videos, since recognizing a source opens none."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def test_file_names_alone_give_the_class_where_there_are_no_folders(tmp_path):
         ("1 cat\n2 dog\n", "{} has no class Archery"),
         ("1 Archery\n3 Bowling\n", "line 2 of {} must be '2 NameOfTheClass', not '3 Bowling'"),
         ("Archery\n", "line 1 of {} must be '1 NameOfTheClass', not 'Archery'"),
-        ("\0", "{} is no text file in UTF-8, so it cannot be a list of videos"),
+        ("\0", "{} is not a text file in UTF-8, so it cannot be a list of videos"),
     ],
 )
 def test_a_class_index_of_other_videos_is_not_used(ucf, content, reason):
@@ -104,7 +104,7 @@ def test_folders_are_classes_in_any_other_tree(tmp_path):
     ]
     assert collection.classes == ("a", "cat", "unclassified")
     assert all(isinstance(video, VideoFile) for video in collection.videos)
-    assert collection.notices == ("only the videos count: left out are 1 .jpg",)
+    assert collection.notices == ("only the videos are prepared, not 1 .jpg",)
     assert collection.left_out == ()
 
 
@@ -137,10 +137,10 @@ def test_files_of_other_kinds_are_named_unless_they_are_company(tmp_path):
     (tmp_path / "subtitles.srt").write_text("utf-16", "utf-16")
     collection = recognize(tmp_path)
     assert (collection.description, collection.classes) == ("a folder: 1 video file", ("cat",))
-    assert collection.notices == ("only the videos count: left out are 1 .h5, 2 .npy, 1 .png",)
+    assert collection.notices == ("only the videos are prepared, not 1 .h5, 2 .npy, 1 .png",)
     archive, unknown = (
         "it is an archive: unpack it, and give the folder",
-        "its name ends in nothing that tells a kind of",
+        "its name does not end like that of a",
     )
     assert reasons(collection.left_out) == {
         "dQw4w9WgXcQ": f"{unknown} video",
@@ -160,7 +160,7 @@ def test_raw_streams_beside_arrays_and_images_are_named(tmp_path):
     np.save(tmp_path / "arrays" / "1.npy", np.zeros((5, 8, 9), np.uint8))
     touch(tmp_path / "arrays", "2.h264", "3.png")
     collection = recognize(tmp_path / "arrays")
-    assert collection.notices == ("only the arrays count: left out are 1 .png",)
+    assert collection.notices == ("only the arrays are prepared, not 1 .png",)
     assert list(reasons(collection.left_out)) == ["2.h264"]
 
 
@@ -287,7 +287,7 @@ def test_an_empty_folder_raises_an_error_that_lists_what_was_looked_for(tmp_path
         ):
             recognize(tmp_path / name)
     (tmp_path / "file.xyz").write_text("")
-    with pytest.raises(InputError, match=r"file.xyz is nothing that is known: give a folder, a list"):
+    with pytest.raises(InputError, match=r"file.xyz is of no known kind: give a folder, a list"):
         recognize(tmp_path / "file.xyz")
     (tmp_path / "conf.pkl").write_bytes(b"")
     with pytest.raises(InputError, match=r"is a pickle, and loading one runs code: give the .h5 file"):

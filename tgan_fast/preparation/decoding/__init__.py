@@ -1,7 +1,7 @@
 """Decoding of video files, image sequences and arrays into frames of one size.
 
 `container` opens video files, `truncation` finds missing frames in them, `resample` resamples their frames in time, and
-`fit` makes frames as large as is asked for.
+`fit` scales and crops frames to their stored size.
 """
 
 from tgan_fast.preparation.decoding.fit import FrameFormat, fit_frames

@@ -12,14 +12,14 @@ from av.video.stream import VideoStream
 
 from tgan_fast.errors import UnreadableVideoError
 
-# Containers of video, and none that names other files or addresses, which FFmpeg would open.
+# Only containers that hold video: FFmpeg would open the files or addresses that playlists name.
 _FORMATS = (
     "asf,av1,avi,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,wtv,"
     "yuv4mpegpipe"
 )
 _SAFE = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 
-# A title in Latin-1 is no reason to fail. PyAV 19 has no such option, and does not fail.
+# A title in Latin-1 must not be an error; PyAV 19 has no such option, and never fails.
 _LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 _DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
@@ -27,10 +27,10 @@ _DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video file and its first video stream that is no picture on a cover.
+    """Open a video file and its first video stream that is not a cover picture.
 
     Raises:
-        UnreadableVideoError: There is no such file, or none that can be opened, or it has no video.
+        UnreadableVideoError: The file is missing, cannot be opened, or has no video.
     """
     head = _head(path)
     try:
@@ -43,10 +43,10 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def promised_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    """Return the duration in seconds by the header of a file; None where the header has none that is reliable."""
+    """Return the duration in seconds that a file's header states; None if it states no reliable one."""
     match container.format.name.split(","):
         case ["avi"] if stream.average_rate:
-            # Its duration is one that FFmpeg shortens to fit the bytes that are there.
+            # FFmpeg shortens an AVI file's duration to match the bytes that the file has.
             seconds = Fraction(stream.frames) / stream.average_rate
         case ["mov" | "ivf" | "gif", *_] if stream.duration:
             seconds = stream.duration * stream.time_base
@@ -73,7 +73,7 @@ def _why_not_opened(error, head):
         return f"it cannot be opened: {error.strerror}"
     if head[4:] == b"ftyp":
         return "its index is damaged or missing, as in a file that was cut off"
-    return "it is not a video, or in no known format"
+    return "it is not a video, or its format is unknown"
 
 
 def _video_stream(container):
@@ -87,7 +87,7 @@ def _video_stream(container):
 
 
 def _matroska_seconds(container, stream):
-    """Return the stream's own tag, as FFmpeg and mkvmerge write it; the file's duration may be that of its sound."""
+    """Return the duration in the stream's own tag if it has one, since the file's duration may be that of its sound."""
     for name, value in stream.metadata.items():
         if name.startswith("DURATION") and (found := _DURATION.fullmatch(value)):
             hours, minutes, seconds = map(float, found.groups())

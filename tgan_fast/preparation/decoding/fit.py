@@ -1,4 +1,4 @@
-"""Fitting of frames to their stored size: scale until they just cover it, crop to the center, put into batches."""
+"""Fitting of frames to their stored size: scale them to just cover it, crop the center, collect batches."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-# Each new pixel is the mean over its area, or where it is smaller than an old one, in between those around it. Besides,
-# SWS_ACCURATE_RND and SWS_BITEXACT, which PyAV names from version 18 on: the same levels on every processor.
+# AREA averages over each new pixel's area, or interpolates where frames are enlarged. The other flags, SWS_ACCURATE_RND
+# and SWS_BITEXACT, which PyAV names from version 18 on, give the same levels on every processor.
 _INTERPOLATION = Interpolation.AREA | 0x40000 | 0x80000
 
 # AVCOL_SPC_RESERVED, which FFmpeg refuses to convert.
 _RESERVED = 3
 
-# In planes, since FFmpeg scales to interleaved colors three times as slowly.
+# Planar formats, since FFmpeg takes three times as long to scale to interleaved colors.
 _FORMATS = {1: "gray", 3: "gbrp"}
-# The place of each plane's channel among red, green and blue.
+# Index of each plane's channel among red, green and blue.
 _PLANES = {1: (0,), 3: (1, 2, 0)}
 
 _BATCH = 64
@@ -34,12 +34,12 @@ class FrameFormat:
         height: Rows of a frame.
         width: Columns of a frame.
         channels: Number of channels: 3 for red, green and blue, or 1 for gray.
-        stride: Step between stored frames: keep every stride-th one from the first on.
-        fps: Frames per second to which a video is resampled by the times at which its frames are shown, before `stride`
-            chooses; None: all frames.
+        stride: Step between stored frames: every stride-th frame is kept, beginning with the first.
+        fps: Frames per second to which a video is resampled, by its frames' times, before `stride` applies; None: no
+            resampling.
 
     Raises:
-        ValueError: A value that makes no sense.
+        ValueError: A value is out of range.
     """
 
     height: int
@@ -56,7 +56,7 @@ class FrameFormat:
         if self.stride < 1:
             raise ValueError(f"a stride is at least 1, not {self.stride}")
         if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise ValueError(f"frames a second are more than 0, not {self.fps}")
+            raise ValueError(f"frames per second are more than 0, not {self.fps}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,9 +64,9 @@ class FrameFormat:
         return self.height, self.width, self.channels
 
     def refuse_fps(self) -> None:
-        """Raise a ValueError for `fps`, where frames have no times."""
+        """Raise a ValueError if `fps` is set; for sources whose frames have no times."""
         if self.fps is not None:
-            raise ValueError(f"{self.fps:g} frames a second cannot be taken of frames without times: choose a stride")
+            raise ValueError(f"frames without times cannot be resampled to {self.fps:g} per second: choose a stride")
 
 
 def covering_size(
@@ -74,14 +74,14 @@ def covering_size(
 ) -> tuple[int, int]:
     """Return the rows and columns to which a frame is scaled so that it just covers the target.
 
-    One of them is the target's, and the other is rounded to the nearest pixel.
+    One of them equals the target's, and the other is rounded to the nearest pixel.
 
     Args:
         height: Rows of the frame.
         width: Columns of the frame.
         target_height: Rows to cover.
         target_width: Columns to cover.
-        pixel_aspect: Width of a pixel of the frame by its height.
+        pixel_aspect: Width of a pixel of the frame divided by its height.
     """
     across, down = width * pixel_aspect.numerator, height * pixel_aspect.denominator
     if target_height * across >= target_width * down:
@@ -90,14 +90,14 @@ def covering_size(
 
 
 class Fitter:
-    """Fitter of the frames of a video, one after another, into the array that each is given.
+    """Fitter that writes the frames of one video into arrays of the stored size.
 
-    A frame is scaled so that it just covers the place, by means over areas where it shrinks, and its center is cut
-    out. Levels go from 0 to 255, whatever the range of the source. Gray is its luma, or where it has red, green and
-    blue, that of BT.601.
+    A frame is scaled so that it just covers the array, by averages over areas where it shrinks, and its center is
+    kept. Levels go from 0 to 255, whatever the range of the source. Gray is the luma of the source; for RGB frames it
+    is the luma of BT.601.
 
     Args:
-        pixel_aspect: Width of a pixel of the frames by its height.
+        pixel_aspect: Width of a pixel of the frames divided by its height.
     """
 
     def __init__(self, pixel_aspect: Fraction = Fraction(1)):
@@ -105,16 +105,16 @@ class Fitter:
         self._reformatter = VideoReformatter()
 
     def fit(self, frame: av.VideoFrame, out: np.ndarray) -> None:
-        """Write a decoded frame into `out`, uint8 [H, W, C], turned as its rotation tells, in quarters."""
+        """Write a decoded frame into `out`, uint8 [H, W, C], rotated to the nearest quarter turn of its metadata."""
         turns = round(frame.rotation / 90)
         if turns:
             out = np.rot90(out, -turns)
         height, width, channels = out.shape
         size = covering_size(frame.height, frame.width, height, width, self._pixel_aspect)
         if frame.format.name == _FORMATS[channels] and frame.planes[0].line_size < 0:
-            # PyAV before version 18 cannot copy lines that go upwards.
+            # PyAV before version 18 cannot copy frames whose lines are stored bottom-up.
             frame = frame.reformat(format="rgb24", threads=1)
-        # Of gray the luma is taken as it is, and FFmpeg would make it that of another matrix.
+        # With equal matrices, FFmpeg keeps the luma of gray frames instead of converting it to another matrix.
         matrix = Colorspace.ITU601 if channels == 1 or frame.colorspace == _RESERVED else None
         scaled = self._reformatter.reformat(
             frame,
@@ -125,7 +125,7 @@ class Fitter:
             dst_colorspace=matrix,
             dst_color_range=ColorRange.JPEG,
             interpolation=_INTERPOLATION,
-            # Starting threads takes longer than such a frame.
+            # Starting threads takes longer than scaling a frame.
             threads=1,
         )
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
@@ -136,7 +136,7 @@ class Fitter:
     def fit_array(self, frame: np.ndarray, out: np.ndarray) -> None:
         """Write a frame uint8 [H', W'], [H', W', 1] or [H', W', 3] into `out`, uint8 [H, W, C].
 
-        One that is as large as that already is copied as it is.
+        A frame that already has this size is copied unchanged.
         """
         frame = frame if frame.ndim == 3 else frame[..., None]
         if frame.shape[:2] == out.shape[:2] and frame.shape[2] in (1, out.shape[2]):
@@ -150,11 +150,11 @@ class Fitter:
 def in_batches(
     frames: Iterable[Frame], fit: Callable[[Frame, np.ndarray], None], frame_format: FrameFormat
 ) -> Iterator[np.ndarray]:
-    """Yield frames as uint8 [n, H, W, C], n at most 64; each batch is memory of its own.
+    """Yield frames as uint8 [n, H, W, C], n at most 64; each batch has its own memory.
 
     Args:
         frames: Frames, as `fit` takes them.
-        fit: Function that writes a frame into its place, uint8 [H, W, C].
+        fit: Function that writes a frame into an array uint8 [H, W, C].
         frame_format: Format of the stored frames.
     """
     batch, filled = None, 0
@@ -178,7 +178,7 @@ def fit_frames(frames: np.ndarray, frame_format: FrameFormat) -> Iterator[np.nda
         frame_format: Format of the stored frames.
 
     Raises:
-        ValueError: An array of another dtype or shape, or a frame format with `fps`, since arrays have no times.
+        ValueError: The array has another dtype or shape, or the format sets `fps`, since arrays have no times.
     """
     frame_format.refuse_fps()
     if frames.dtype != np.uint8 or not (frames.ndim == 3 or (frames.ndim == 4 and frames.shape[3] in (1, 3))):

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tgan_fast.errors import UnreadableVideoError
 from tgan_fast.preparation.decoding.fit import Fitter, FrameFormat, in_batches
 
-# Others that Pillow reads start programs, or are no pictures.
+# Pillow starts programs for some other formats, or reads files that are not images.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 _GRAY = ("1", "L", "LA", "La")
@@ -18,19 +18,19 @@ _GRAY_OF_16_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_images(paths: Sequence[Path], frame_format: FrameFormat) -> Iterator[np.ndarray]:
-    """Yield the frames that are stored of a video whose frames are image files.
+    """Yield the frames to store of a video whose frames are image files.
 
-    Images are turned as their orientation tells, and transparency is left out.
+    Images are rotated according to their orientation tag, and transparency is ignored.
 
     Args:
-        paths: Files, in the order in which they are shown; those that `frame_format.stride` passes over are not opened.
+        paths: Image files in display order; files that `frame_format.stride` skips are not opened.
         frame_format: Format of the stored frames.
 
     Yields:
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
-        ValueError: A frame format with `fps`, since images have no times.
+        ValueError: The frame format sets `fps`, but images have no times.
         UnreadableVideoError: There are no images, one cannot be read, or they have different sizes.
     """
     frame_format.refuse_fps()
@@ -40,7 +40,7 @@ def read_images(paths: Sequence[Path], frame_format: FrameFormat) -> Iterator[np
 
 
 def _images_of_equal_size(paths):
-    """Yield the images as arrays uint8, [H, W] of gray or [H, W, 3] of colors."""
+    """Yield the images as arrays uint8: [H, W] for gray, [H, W, 3] for color."""
     first = None
     for path in paths:
         image = _read(path)
@@ -58,18 +58,18 @@ def _read(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # It would fill the memory.
+            # Decoding an image that large would fill the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 return _to_uint8(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableVideoError(f"{path.name} has too many pixels") from None
     except UnidentifiedImageError:
-        raise UnreadableVideoError(f"{path.name} is not an image, or in no known format") from None
+        raise UnreadableVideoError(f"{path.name} is not an image, or its format is unknown") from None
     except OSError as error:
         reason = f"cannot be read: {error.strerror}" if error.strerror else "is damaged"
         raise UnreadableVideoError(f"{path.name} {reason}") from None
-    # What Pillow's decoders raise where a file is not as it should be.
+    # Pillow's decoders raise these errors for damaged files.
     except (ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError):
         raise UnreadableVideoError(f"{path.name} is damaged") from None
 

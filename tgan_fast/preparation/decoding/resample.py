@@ -1,4 +1,4 @@
-"""Resampling of a video's frames by the times at which they are shown."""
+"""Resampling of a video to a frame rate, by the times of its frames."""
 
 import heapq
 import itertools
@@ -9,28 +9,28 @@ from typing import TypeVar
 
 Frame = TypeVar("Frame")
 
-# Containers round times, Matroska and Flash to a millisecond. Without this, 30 of 30 frames a second would be others.
+# Matroska and Flash round times to a millisecond, which must not change a video that already has the wanted rate.
 ROUNDING = 1e-3
 
-# Steps, in seconds, from one frame's time to the next one's that are no pauses: another clock begins.
+# A step in seconds from one frame's time to the next that is outside these bounds means that another clock begins.
 FARTHEST_BACK, FARTHEST_AHEAD = -1, 60
 
-# Frames among which times may be mixed up, as in AVI files with packed B-frames.
+# Number of frames within which times may be out of order, as in AVI files with packed B-frames.
 MIXED_UP = 4
 
 
 def resampled(frames: Iterable[tuple[Frame, float | None, float]], fps: float) -> Iterator[Frame]:
-    """Yield `fps` frames a second: at every tick k / fps from the first frame's time on, the one that is shown then.
+    """Yield `fps` frames per second: for each tick k / fps after the first frame's time, the frame shown at that time.
 
-    A frame is shown from its own time, or up to a millisecond before, until the next one's, and the last for its
-    duration, or a minute at most. It may be yielded several times, or never. Of a video of D seconds there are D · fps,
-    rounded up, and at least one.
+    A frame is shown from its time, or up to a millisecond earlier, until the next frame's time; the last frame is shown
+    for its duration, at most a minute. A frame may be yielded several times, or never. A video of D seconds gives
+    D · fps frames, rounded up, and at least one.
 
     Args:
-        frames: Frames in the order in which they are shown, each with its time and its duration in seconds. Where times
-            are not in that order, neighbors have each other's. A frame without a time (None) begins when the one
-            before it ends. So does one whose time is more than a second before or a minute after that one's, as where
-            recordings are joined, and the times of those that follow count from there.
+        frames: Frames in display order, each with its time and its duration in seconds. Times out of order among
+            neighbors are sorted. A frame without a time (None) begins when the previous frame ends. So does a frame
+            whose time is more than a second before or a minute after the previous frame's, as in joined recordings;
+            the times of later frames are shifted with it.
         fps: Frames per second.
     """
     held, start, end, ticks = None, None, 0.0, 0
@@ -60,7 +60,7 @@ def _repair_clock(frames):
 
 
 def _sort_times(frames):
-    """Yield all frames, with the times of neighbors in order."""
+    """Yield all frames with their times, sorted among neighbors."""
     waiting, times = deque(), []
     for frame, time, duration in frames:
         waiting.append((frame, duration))

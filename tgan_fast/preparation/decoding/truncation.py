@@ -1,4 +1,4 @@
-"""Detection of video files that are cut off: their headers promise more than they hold."""
+"""Detection of truncated video files, whose headers promise more than they hold."""
 
 import math
 from pathlib import Path
@@ -6,29 +6,29 @@ from pathlib import Path
 import av
 from av.video.stream import VideoStream
 
-# So many frames, and so large a share, may be missing: headers round, and count what never was a frame.
+# This many frames, or this share, may be missing: headers round durations, and may count packets that hold no frame.
 _FRAMES, _SHARE = 2, 0.01
 
-# The name of the element in which all of a Matroska file is, and of what comes before it, the most there is.
+# ID of the element that holds all of a Matroska file, and the largest number of bytes before it.
 _SEGMENT, _BEFORE = bytes.fromhex("18538067"), 4096
 
 
 class Extent:
-    """Amount of a video that has come out of its file.
+    """Amount of a video that has been read from its file.
 
     Attributes:
-        packets: Number of whole packets; most often each is a frame.
+        packets: Number of complete packets; usually each is a frame.
         frames: Number of decoded frames.
         is_cut: Whether the file ends within a packet.
     """
 
     def __init__(self):
         self.packets, self.frames, self.is_cut = 0, 0, False
-        # In units of the stream, and of the file.
+        # `_end` is in units of the stream's time base, `_last_byte` in bytes.
         self._end = self._last_byte = 0
 
     def add(self, packet: av.Packet) -> None:
-        """Take a packet into account."""
+        """Count a packet."""
         if packet.is_corrupt:
             self.is_cut = True
         elif packet.size:
@@ -36,17 +36,17 @@ class Extent:
             self._last_byte = max(self._last_byte, (packet.pos or 0) + packet.size)
             if packet.pts is not None:
                 self._end = max(self._end, packet.pts)
-            # Not from when it is shown: where frames are reordered, durations stay in the order of decoding.
+            # Durations belong to decoding times: where frames are reordered, they stay in decoding order.
             if packet.dts is not None:
                 self._end = max(self._end, packet.dts + (packet.duration or 0))
 
     def missing(self, path: Path, stream: VideoStream, promised: float | None) -> int:
-        """Estimate how many frames are missing of a video that has been read; 0 if it may well be whole.
+        """Estimate how many frames of a video that has been read are missing; 0 if it is probably complete.
 
         Args:
             path: File.
-            stream: Video.
-            promised: Duration by the file's header, in seconds; None where that does not tell.
+            stream: Video stream.
+            promised: Duration in the file's header, in seconds; None if it states none.
         """
         seconds = float(self._end * stream.time_base)
         if not promised or not seconds:
@@ -60,9 +60,9 @@ class Extent:
         return missing
 
     def _ends_with_a_long_frame(self, path, stream, share):
-        """Return whether the last frame is shown for all the missing time, which Matroska does not record.
+        """Return whether the last frame lasts for all the missing time, which Matroska does not record.
 
-        Then the file is as long as it should be, and little comes after that frame: tags, and an index.
+        In that case the file has its full size, and little follows that frame: tags and an index.
         """
         if not stream.container.format.name.startswith("matroska"):
             return False
@@ -71,12 +71,12 @@ class Extent:
 
 
 def _promised_size(path):
-    """Return how many bytes a Matroska file should have; infinity where it does not tell."""
+    """Return how many bytes a Matroska file should have; infinity if it does not say."""
     with path.open("rb") as file:
         before, _, rest = file.read(_BEFORE).partition(_SEGMENT)
     if not rest:
         return math.inf
-    # A number of as many bytes as the first one has leading zeros, and one more; the first bit that is set is no digit.
+    # The leading zero bits of the first byte, plus one, count the number's bytes, and the first set bit is a marker.
     digits = 9 - rest[0].bit_length()
     length = int.from_bytes(rest[:digits], "big") & ((1 << 7 * digits) - 1)
     return len(before) + len(_SEGMENT) + digits + length

@@ -16,24 +16,24 @@ from tgan_fast.preparation.decoding.fit import Fitter, FrameFormat, in_batches
 from tgan_fast.preparation.decoding.resample import resampled
 from tgan_fast.preparation.decoding.truncation import Extent
 
-# Of streams that tell neither times nor a rate.
+# Frame rate assumed for streams without times or a rate.
 _USUAL_RATE = 25
 
 
 def read_video(path: Path, frame_format: FrameFormat, *, threads: int = 1) -> Iterator[np.ndarray]:
-    """Yield the frames of a video file as they are stored, in the order in which they are shown.
+    """Yield the frames to store of a video file, in display order.
 
     Args:
         path: File.
         frame_format: Format of the stored frames.
-        threads: Threads for decoding; 0: one for each processor.
+        threads: Number of decoding threads; 0: one for each processor.
 
     Yields:
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
-        UnreadableVideoError: The file cannot be read, is no video, is damaged, or is cut off. What is wrong with its
-            end shows only after all batches have been yielded.
+        UnreadableVideoError: The file cannot be read, is not a video, is damaged, or is truncated. Damage at its end is
+            only found after all batches have been yielded.
     """
     with opened(path) as (container, stream):
         stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", threads
@@ -48,7 +48,7 @@ def read_video(path: Path, frame_format: FrameFormat, *, threads: int = 1) -> It
 
 
 def count_frames(path: Path, frame_format: FrameFormat) -> int:
-    """Estimate how many frames `read_video` will yield, without decoding any, from the header alone where that tells.
+    """Estimate how many frames `read_video` will yield, from the header if it says, and without decoding any.
 
     Raises:
         UnreadableVideoError: The file cannot be opened, or has no video.
@@ -60,11 +60,11 @@ def count_frames(path: Path, frame_format: FrameFormat) -> int:
 
 
 class _DamageError(Exception):
-    """Error of a frame of which only a part is there."""
+    """Error about an incomplete frame."""
 
 
 def _decode_or_refuse(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Yield all frames of a video, of which nothing may be missing."""
+    """Yield all frames of a video, and raise an error at its end if frames are damaged or missing."""
     extent, damaged = Extent(), False
     try:
         yield from _decode_until_damaged(container, stream, extent)
@@ -92,7 +92,7 @@ def _decode_until_damaged(container: InputContainer, stream: VideoStream, extent
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
-            # Recordings begin in the middle of things: what comes before the first key frame cannot be decoded.
+            # A recording may begin between key frames, and packets before the first one cannot be decoded.
             if begun:
                 raise
             continue
@@ -137,9 +137,9 @@ def _count_packets(container: InputContainer, stream: VideoStream) -> int:
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Yield the packets of a stream, and an empty one, for which a decoder gives what it holds back."""
+    """Yield the packets of a stream, and then an empty one that flushes the decoder."""
     for packet in container.demux(stream):
         yield packet
         if not packet.size:
-            # Where other streams have begun in the middle of the file, PyAV would fail to find them now.
+            # PyAV would fail for streams that begin in the middle of the file, so reading stops here.
             return

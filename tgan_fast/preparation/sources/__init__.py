@@ -22,15 +22,17 @@ def recognize(source: Path, axes: str | None = None) -> Collection:
     Args:
         source: Folder of videos, arrays or images, such as UCF-101's; list of videos; video; file of NumPy arrays, such
             as Moving MNIST; or the HDF5 file of TGAN's authors.
-        axes: Order of the axes of arrays, such as "NTHW", as in `read_arrays`; None where their shapes tell it.
+        axes: Order of the axes of arrays, such as "NTHW", as in `read_arrays`; None: by shapes or labels.
 
     Raises:
-        InputError: It is none of these; the order of axes has to be given, or fits nothing.
+        InputError: The source is none of these, or the order of axes is needed or does not fit.
     """
     axes = checked_axes(axes)
     collection = _collection(source, axes)
     if axes is not None and not any(isinstance(video, ArrayVideo) for video in collection.videos):
-        raise InputError(f"--axes tells how arrays lie, but {source} is {collection.description}: leave it out")
+        raise InputError(
+            f"--axes is the order of axes of arrays, but {source} is {collection.description}: leave it out"
+        )
     return collection
 
 
@@ -54,11 +56,11 @@ def _collection(source, axes):
     if suffix in (".txt", ".csv", ".lst", ".list"):
         return read_list(source)
     if suffix in (".pkl", ".pickle"):
-        raise InputError(f"{source} is a pickle, and loading one runs code: give the .h5 file that it belongs to")
+        raise InputError(f"{source} is a pickle, and loading one runs code: give the .h5 file beside it")
     reason = UNREADABLE.get(suffix) or REFUSED.get(suffix)
     if reason is not None:
         raise InputError(f"{source} cannot be prepared: {reason}")
     raise InputError(
-        f"{source} is nothing that is known: give a folder, a list (.txt), a video, an array "
+        f"{source} is of no known kind: give a folder, a list (.txt), a video, an array "
         f"({' '.join(sorted(ARRAY_SUFFIXES))}) or HDF5 ({' '.join(sorted(HDF5_SUFFIXES))})"
     )

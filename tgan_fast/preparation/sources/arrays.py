@@ -16,13 +16,13 @@ from tgan_fast.preparation.sources.media import text_of
 
 @dataclass(frozen=True)
 class ArrayVideo(SourceVideo):
-    """A video in an array of a file.
+    """A video in an array file.
 
     Attributes:
         path: File.
         key: Name of the array in an .npz file; None in an .npy file.
         axes: Order of the array's axes, such as "NTHW".
-        number: Index of the video among those of the array.
+        number: Index of the video in the array.
         channels: Number of channels, 1 or 3.
     """
 
@@ -44,7 +44,7 @@ class ArrayVideo(SourceVideo):
     def _frames(self):
         try:
             return load_videos(self.path, self.key, self.axes)[self.number]
-        # The file may have become any other since it was recognized.
+        # The file may have been replaced since it was recognized.
         except Exception as error:
             raise UnreadableVideoError(f"it cannot be read: {first_line(error)}") from None
 
@@ -61,7 +61,7 @@ def array_videos(
         axes: Order of the axes, as in `read_arrays`.
 
     Raises:
-        InputError: As in `read_arrays`.
+        InputError: `read_arrays` cannot read the file.
     """
     name = name or text_of(path.name)
     arrays, labels = read_arrays(path, axes)
@@ -78,5 +78,5 @@ def array_videos(
 
 
 def channels_of(videos: Sequence[SourceVideo]) -> int:
-    """Return 1 where all videos that can be read are gray, else 3."""
+    """Return 1 if all readable videos are gray, else 3."""
     return max((video.channels for video in videos if isinstance(video, ArrayVideo)), default=3)

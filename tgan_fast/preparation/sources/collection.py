@@ -18,15 +18,15 @@ _AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class SourceVideo(ABC):
-    """A video that can be prepared. It is sent to other processes.
+    """A video that can be prepared; it must be picklable, since it is sent to other processes.
 
     Attributes:
-        name: Name, unlike that of any other video of the source.
+        name: Name, unique within the source.
         nbytes: Bytes of its files, or of its array.
         label: Name of its class, or None.
         group: Group in UCF-101's file names, or None.
         scene: Scene in UCF-101's file names, or None.
-        has_times: Whether its frames have times, so that it can be resampled.
+        has_times: Whether its frames have times, which resampling needs.
     """
 
     name: str
@@ -39,27 +39,27 @@ class SourceVideo(ABC):
 
     @abstractmethod
     def read(self, frame_format: FrameFormat, threads: int = 1) -> Iterator[np.ndarray]:
-        """Yield its frames as they are stored: batches uint8 [n, H, W, C].
+        """Yield its frames to store: batches uint8 [n, H, W, C].
 
         Raises:
-            UnreadableVideoError: At the latest when the last batch is asked for.
+            UnreadableVideoError: The video cannot be read; this may only show after the last batch.
         """
 
     @abstractmethod
     def count(self, frame_format: FrameFormat) -> int:
-        """Estimate how many frames `read` will yield, without decoding any; raise as it does."""
+        """Estimate how many frames `read` will yield, without decoding any; raise the same error."""
 
     @abstractmethod
     def digest(self) -> str:
-        """Return the SHA-256 of its files or its array, in hexadecimal; raise as `read` does."""
+        """Return the SHA-256 of its files or its array, in hexadecimal; raise the same error as `read`."""
 
 
 @dataclass(frozen=True)
 class UnreadableSource(SourceVideo):
-    """A file that is known not to be readable as a video. Its label is no class.
+    """A file that is known not to be readable as a video; its label does not count as a class.
 
     Attributes:
-        reason: Reason why.
+        reason: Reason, as a sentence.
     """
 
     reason: str
@@ -79,12 +79,12 @@ class Collection:
     """All videos of a source.
 
     Attributes:
-        description: Kind that the source was taken for.
-        videos: Videos in the order in which they are stored.
+        description: Kind of source that was recognized, for messages.
+        videos: Videos, in the order in which they will be stored.
         classes: Names of the classes, in order of their numbers.
-        channels: Number of channels: 1 where the format of every video is gray, else 3.
-        notices: Lines on what may surprise, such as files of other kinds beside the videos.
-        left_out: Files beside the videos that cannot be prepared; sound, text and the like are not among them.
+        channels: Number of channels: 1 if the format of every video is gray, else 3.
+        notices: Lines on what may surprise users, such as files of other kinds beside the videos.
+        left_out: Files beside the videos that cannot be prepared, without sound, text and similar files.
     """
 
     description: str
@@ -106,14 +106,14 @@ def collect(
     """Return a collection of videos.
 
     Args:
-        description: Kind that the source was taken for.
-        videos: Videos in the order in which they are stored.
+        description: Kind of source that was recognized, for messages.
+        videos: Videos, in the order in which they will be stored.
         classes: Official classes; None: those of the videos, sorted.
-        channels: Number of channels: 1 where the format of every video is gray, else 3.
-        notices: Lines on what may surprise.
+        channels: Number of channels: 1 if the format of every video is gray, else 3.
+        notices: Lines on what may surprise users.
 
     Raises:
-        InputError: Two videos of one name, or a class that is not an official one.
+        InputError: Two videos have the same name, or a class is not an official one.
     """
     videos = tuple(videos)
     _refuse_equal_names(videos)
@@ -124,7 +124,7 @@ def collect(
         return Collection(description, videos, tuple(sorted(found)), channels, notices)
     strange = unofficial(found, classes)
     if strange:
-        raise InputError(f"the class index has no class {strange[0]}: is it the one of these videos?")
+        raise InputError(f"the class index has no class {strange[0]}: is it the index of these videos?")
     official = _by_lower_case(classes)
     videos = tuple(
         replace(video, label=official[video.label.lower()]) if _has_class(video) and video.label else video
@@ -134,7 +134,7 @@ def collect(
 
 
 def unofficial(labels: Iterable[str], classes: Iterable[str]) -> list[str]:
-    """Return those of `labels` that are none of the official `classes`, sorted."""
+    """Return the `labels` that are not among the official `classes`, sorted."""
     official = _by_lower_case(classes)
     return sorted(label for label in labels if label.lower() not in official)
 
@@ -161,7 +161,7 @@ def _has_class(video):
 
 
 def _by_lower_case(classes):
-    """Return official names by their lower case, since UCF-101 writes HandstandPushups in two ways."""
+    """Return official names by their lower-case form, since UCF-101 writes HandstandPushups in two ways."""
     return {name.lower(): name for name in classes}
 
 

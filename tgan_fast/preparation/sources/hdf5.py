@@ -1,4 +1,4 @@
-"""HDF5 files of TGAN's authors as a source of videos."""
+"""HDF5 files in the format of TGAN's authors as a source of videos."""
 
 import functools
 import hashlib
@@ -16,7 +16,7 @@ from tgan_fast.preparation.sources.media import text_of
 
 _AT_ONCE = 256
 
-# Kept, since a file has many videos, one asked for after another.
+# The last file stays open, since its videos are read one by one.
 _kept_open = functools.lru_cache(maxsize=1)(open_images)
 
 
@@ -54,7 +54,7 @@ def read_hdf5(path: Path) -> Collection:
     """Return the videos of an HDF5 file.
 
     Raises:
-        InputError: h5py is missing; the file cannot be read, has no such frames, or nothing tells where videos begin.
+        InputError: h5py is missing; the file cannot be read or has no such frames; or there is no table of videos.
     """
     images = open_images(path)
     table = read_table(path, images)
@@ -75,7 +75,7 @@ def read_hdf5(path: Path) -> Collection:
 
 
 def _names(path, table):
-    """Return the names in the table, or UCF-101's; numbers where these do not tell videos apart."""
+    """Return the names in the table, or UCF-101's; numbers if these are missing or not unique."""
     rows = zip(table.video, table.category, table.group, table.scene, strict=True)
     names = [video or _ucf_name(category, group, scene) for video, category, group, scene in rows]
     if None in names or len(set(names)) < len(names):

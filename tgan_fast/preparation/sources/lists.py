@@ -13,10 +13,10 @@ CLASS_INDEX = "classInd.txt"
 
 
 def read_list(path: Path) -> Collection:
-    """Return the videos of a list file: on each line a path, from the list's folder on, and perhaps its class.
+    """Return the videos of a list file; each line has a path, relative to the list's folder, and optionally a class.
 
     Raises:
-        InputError: The list is empty or no text, or none of its videos is there; a class is a number that the class
+        InputError: The list is empty or not text, or none of its videos exists; a class is a number that the class
             index near the list does not have, or the index is damaged.
     """
     videos = []
@@ -25,12 +25,12 @@ def read_list(path: Path) -> Collection:
         videos.append(video_file(file, Path(entry).as_posix(), label or Path(entry).parent.name or None))
     if not any(video.path.exists() for video in videos):
         raise InputError(
-            f"none of the videos that {path} names is there, {videos[0].path} for instance: their "
-            "paths begin at the list's own folder; an official split list goes with --split and the videos' folder"
+            f"none of the videos that {path} names exists, for instance {videos[0].path}: give paths relative to the "
+            "list's folder, or pass an official split list as --split beside the videos' folder"
         )
     index, notices = find_class_index(path.parent), ()
     if index is not None and any(video.label is not None and video.label.isdecimal() for video in videos):
-        # Without their names, numbers would be other classes than those of the same videos in a folder.
+        # Names replace numbers, so that the classes are the same as those of the same videos in a folder.
         classes = read_class_index(index)
         names = {str(number): name for number, name in enumerate(classes, 1)}
         videos = [replace(video, label=names.get((video.label or "").lstrip("0"), video.label)) for video in videos]
@@ -42,7 +42,7 @@ def read_list(path: Path) -> Collection:
 def only_of_split(collection: Collection, path: Path) -> Collection:
     """Return the videos that a split list names, such as trainlist01.txt, in the order of the collection.
 
-    A video is named by its path below the source, or where that is nowhere, by the name of its file.
+    An entry matches a video's path below the source, or otherwise the name of its file.
 
     Raises:
         InputError: A video of the list is not in the collection.
@@ -54,8 +54,8 @@ def only_of_split(collection: Collection, path: Path) -> Collection:
     missing = [entry for entry, video in found.items() if video is None]
     if missing:
         raise InputError(
-            f"{path} names {counted(len(found), 'video')}, of which the source lacks {len(missing):,}, {missing[0]} "
-            "for instance: is it the split list of these videos?"
+            f"{path} names {counted(len(found), 'video')}, of which the source lacks {len(missing):,}, such as "
+            f"{missing[0]}: is it the split list of these videos?"
         )
     chosen = {video.name for video in found.values()}
     return replace(
@@ -67,10 +67,10 @@ def only_of_split(collection: Collection, path: Path) -> Collection:
 
 
 def official_classes(videos: Sequence[SourceVideo], folder: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """Return the classes of the index near a folder, if it has those of all videos.
+    """Return the classes of the class index near a folder, if it has the classes of all videos.
 
     Returns:
-        Names of the classes by number, or None; and lines on why an index is not used.
+        Names of the classes by number, or None; and notices of why an index is not used.
     """
     path = find_class_index(folder)
     if path is None or not any(video.label for video in videos):
@@ -93,10 +93,10 @@ def find_class_index(folder: Path) -> Path | None:
 
 
 def read_class_index(path: Path) -> tuple[str, ...]:
-    """Read the names of classes, by number.
+    """Read the names of classes, in the order of their numbers.
 
     Raises:
-        InputError: It is no list of consecutive numbers from 1 and names.
+        InputError: The file is not a list of consecutive numbers from 1, each with a name.
     """
     names = []
     for number, line in enumerate(_text(path).split("\n"), 1):
@@ -110,7 +110,7 @@ def read_class_index(path: Path) -> tuple[str, ...]:
 
 
 def _lines(path):
-    """Return pairs of a path and a class, or None."""
+    """Return the entries of a list file: pairs of a path and a class, or None for no class."""
     lines = [line.strip() for line in _text(path).split("\n")]
     pairs = [_split_line(line, path.parent) for line in lines if line and not line.startswith("#")]
     if not pairs:
@@ -119,18 +119,18 @@ def _lines(path):
 
 
 def _split_line(line, folder):
-    """Return the path and the class, or None, of a line. Paths may have spaces: a class only follows a file name."""
+    """Return the path and the class, or None, of a line; paths may contain spaces, and a class follows a file name."""
     entry, *label = line.rsplit(maxsplit=1)
     whole = (folder / path_of(line)).exists() or not Path(entry.rstrip(",")).suffix
     return (line, None) if whole or not label else (entry.rstrip(","), label[0])
 
 
 def _text(path):
-    """Return the content of a text file, in which bytes of file names that are no UTF-8 become surrogates."""
+    """Return the content of a text file; bytes that are not UTF-8, as in file names, become surrogates."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     if "\0" in text:
-        raise InputError(f"{path} is no text file in UTF-8, so it cannot be a list of videos")
+        raise InputError(f"{path} is not a text file in UTF-8, so it cannot be a list of videos")
     return text

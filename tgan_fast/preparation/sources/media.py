@@ -33,13 +33,13 @@ UNREADABLE = {
     **dict.fromkeys((".264", ".265", ".avc", ".h264", ".h265", ".hevc"), _STREAM),
     **dict.fromkeys((".crdownload", ".part"), _UNFINISHED),
 }
-# Files that may hold videos or lead to some, and why they are not prepared.
+# Files that may hold or name videos, and why they are not prepared.
 REFUSED = {
     **dict.fromkeys((".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"), _ARCHIVE),
     **dict.fromkeys((".m3u", ".m3u8", ".mpd"), _PLAYLIST),
     **dict.fromkeys((".pickle", ".pkl"), _PICKLE),
 }
-# Files beside videos: sound, documents, and the usual kinds of text, which need not be opened.
+# Usual files beside videos, which are recognized without opening them: sound, documents and text.
 _COMPANY = frozenset(
     f".{suffix}"
     for suffix in (
@@ -49,7 +49,7 @@ _COMPANY = frozenset(
 )
 _HEAD = 1024
 
-# The naming of UCF-101.
+# File names of UCF-101.
 _UCF = re.compile(r"v_(?P<label>\w+)_g(?P<group>\d+)_c(?P<scene>\d+)")
 
 
@@ -101,12 +101,12 @@ def image_sequence(paths: Iterable[Path], name: str, label: str | None = None) -
 
 
 def is_of_ucf_101(video: SourceVideo) -> bool:
-    """Return whether a video is named as those of UCF-101."""
+    """Return whether a video's name has UCF-101's form."""
     return video.scene is not None and _UCF.fullmatch(Path(video.name).stem) is not None
 
 
 def is_company(path: Path) -> bool:
-    """Return whether a file of no known kind is usual beside videos: sound, documents, and text of any kind."""
+    """Return whether a file that is not a video is usual beside videos: sound, documents, and text of any kind."""
     if path.suffix.lower() in _COMPANY:
         return True
     try:
@@ -117,17 +117,17 @@ def is_company(path: Path) -> bool:
 
 
 def text_of(path: str | Path) -> str:
-    """Return a path as text that depends on its bytes alone and not on the locale: UTF-8, other bytes as surrogates."""
+    """Return a path as text, independent of the locale: UTF-8, with other bytes as surrogates."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def path_of(text: str) -> Path:
-    """Return the path of a text; the inverse of `text_of`."""
+    """Return the path for a text from `text_of`."""
     return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file; 0 where they are unknown, which its reader will find."""
+    """Return the size of a file in bytes; 0 if it is unknown, since opening the file will report the error."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""Folders, with all folders below them, as a source: of video files, of arrays, or of image sequences."""
+"""Folders and their subfolders as a source: of video files, arrays or image sequences."""
 
 import os
 from collections import Counter, defaultdict
@@ -29,16 +29,16 @@ _KNOWN = VIDEO_SUFFIXES | ARRAY_SUFFIXES | IMAGE_SUFFIXES | HDF5_SUFFIXES
 
 
 def read_tree(root: Path, axes: str | None = None) -> Collection:
-    """Return all videos below a folder; a video in a folder of its own below it has that folder's name for its class.
+    """Return all videos below a folder; the class of a video in a subfolder is the name of the folder that it is in.
 
-    Where there are video files, these alone count; otherwise arrays; otherwise images, whose folders are videos.
+    If there are video files, only these count; otherwise arrays; otherwise images, where each folder is a video.
 
     Args:
         root: Folder.
         axes: Order of the axes of all arrays, as in `read_arrays`.
 
     Raises:
-        InputError: There are none, or the order of an array's axes has to be given.
+        InputError: There are no videos, or the order of an array's axes is needed.
     """
     files = sorted(_files_below(root))
     for kind, suffixes in (("videos", VIDEO_SUFFIXES), ("arrays", ARRAY_SUFFIXES), ("images", IMAGE_SUFFIXES)):
@@ -70,10 +70,10 @@ def _files_below(root) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(identity)
-        # Such as the ._ files that macOS leaves beside others.
+        # Hidden files are skipped, such as the ._ files that macOS leaves beside others.
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(folder, name) for name in names if not name.startswith(".")):
-            # Opening a pipe would wait for ever; a link to nothing is told when it is opened.
+            # Opening a pipe would wait forever; a broken link is kept, since opening it reports the error.
             if path.is_file() or not path.exists():
                 yield path
 
@@ -126,14 +126,14 @@ _READERS = {"videos": _video_files, "arrays": _arrays, "images": _image_folders}
 
 
 def _notice_of_other_kinds(paths, kind):
-    """Yield a line on files of other kinds, which could be prepared by themselves."""
+    """Yield a notice of files of other kinds, which could be prepared separately."""
     counts = Counter(suffix for suffix in map(_suffix, paths) if suffix in _KNOWN)
     if counts:
-        yield f"only the {kind} count: left out are " + ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
+        yield f"only the {kind} are prepared, not " + ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
 
 
 def _files_left_out(paths, root) -> Iterator[UnreadableSource]:
-    """Yield the files that are no company of videos, and that are of no known kind."""
+    """Yield the files that cannot be prepared and are not usual beside videos."""
     for path in paths:
         reason = _why_refused(path)
         if reason is not None:
@@ -145,7 +145,7 @@ def _why_refused(path):
     reason = UNREADABLE.get(suffix) or REFUSED.get(suffix)
     if reason is not None or suffix in _KNOWN or not path.is_file() or is_company(path):
         return reason
-    return "its name ends in nothing that tells a kind of video"
+    return "its name does not end like that of a video"
 
 
 def _suffix(path):
