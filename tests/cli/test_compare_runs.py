@@ -52,7 +52,7 @@ def test_runs_of_the_same_name_are_distinguished_by_their_paths(runs, capsys):
         ([], "name at least one run folder to compare"),
         (["svc", "nothing"], "nothing does not exist"),
         (["svc", "plain"], "plain has no evaluations to compare: train with --evaluate-every N --classifier FILE"),
-        (["svc", "scored"], "scores of svc and scored cannot be compared: the classifier of the one is 0123456789ab"),
+        (["svc", "scored"], "scores of svc and scored cannot be compared: the classifier of the first is 0123456789ab"),
         (["svc", "./svc"], "svc is given twice"),
         (["svc", "--out", "x.gif"], r"cannot write x\.gif: its name must end in \.png or \.svg"),
         (["svc", "--out", "nowhere/x.png"], r"cannot write nowhere/x\.png: there is no folder nowhere"),

@@ -139,7 +139,7 @@ def test_a_classifier_of_other_videos_is_noticed(run, classifier, tmp_path, caps
     save_classifier(tmp_path / "other.pt", random_classifier(classes=2))
     command.main(["--checkpoint", str(run), "--classifier", str(tmp_path / "other.pt"), *QUICK])
     (notice,) = scores_in(run)[-1]["remarks"]
-    assert notice.startswith("the classifier knows a, b, but not 0, 1, 2 and 7 more, which the videos are of: ")
+    assert notice.startswith("the classifier knows a, b, but not the classes 0, 1, 2 and 7 more of the videos: ")
     assert notice in capsys.readouterr().err
     # Videos with classes of their own, and videos of which nothing is known.
     clips = np.random.default_rng(0).integers(256, size=(40, 16, 64, 64, 1), dtype=np.uint8)
@@ -191,7 +191,7 @@ def test_broken_weights_are_named(run, classifier, tmp_path):
         (["--real-clips", "100"], "only 100 different real clips, too few .* or add --force"),
         (["--protocol", "tgan2"], "the protocol tgan2 is for classifiers of the architecture c3d, not small"),
         (["--layer", "fc6"], "there is no layer 'fc6' to take features from: choose mean"),
-        (["--mean", "mean2.npz"], "holds all that it needs: leave out the mean"),
+        (["--mean", "mean2.npz"], "needs no mean: leave out"),
         (["--out", "nowhere/x.json"], r"cannot write nowhere/x\.json: there is no folder nowhere"),
         (["--precision", "tf32"], "the CPU does not compute in TF32"),
         (["--device", "cuda:99"], "cuda:99 cannot be used"),

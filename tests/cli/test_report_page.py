@@ -100,7 +100,7 @@ def test_the_file_can_be_named(tmp_path):
     ("arguments", "message"),
     [
         (["nothing"], "nothing does not exist"),
-        (["."], r"\. is no run folder"),
+        (["."], r"\. is not a run folder"),
         (["run", "--out", "nowhere/x.html"], r"cannot write nowhere/x\.html: there is no folder nowhere"),
         (["run", "--out", "run/stats.jsonl"], r"cannot write run/stats\.jsonl: its name must end in \.html"),
         (["broken"], r"cannot read broken/samples/00000030\.gif: Is a directory"),

@@ -1,4 +1,4 @@
-"""C3D's weights as people have them, and what is wrong with others."""
+"""C3D's weights in the formats in which they circulate, and errors about other files."""
 
 import math
 
@@ -89,7 +89,7 @@ def zeros(*shape):
     return np.zeros(shape, np.float32)
 
 
-# All names, without most of the numbers: what is wrong comes before.
+# All names, but few of the weights, since the error comes before they are used.
 NAMES = {f"{layer}/{kind}": zeros(1) for layer in c3d_weights.SHAPES for kind in "Wb"} | {"fc8/b": zeros(101)}
 
 
@@ -129,8 +129,8 @@ def test_other_files_are_no_classifiers(tmp_path):
     save_classifier(whole, small_classifier())
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:5000])
     for name, message in [
-        ("text.pt", "is no classifier, or is damaged"),
-        ("empty.pt", "is no classifier, or is damaged"),
+        ("text.pt", "is not a classifier, or is damaged"),
+        ("empty.pt", "is not a classifier, or is damaged"),
         ("cut.pt", "is damaged: get the file anew"),
         ("checkpoint.pt", "is not a classifier that this tgan_fast knows"),
         ("script.pt", "holds 0 weights and 0 biases that can be C3D's, which has 11 of each"),
@@ -142,7 +142,7 @@ def test_other_files_are_no_classifiers(tmp_path):
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"format": pytest.raises}, tmp_path / "code.pt")
-    with pytest.raises(InputError, match="is no classifier, or is damaged"):
+    with pytest.raises(InputError, match="is not a classifier, or is damaged"):
         load_classifier(tmp_path / "code.pt")
 
 
@@ -151,7 +151,7 @@ def test_a_mean_is_given_where_it_is_needed_and_nowhere_else(c3d_files, tmp_path
     with pytest.raises(InputError, match=r"has no mean: give mean2\.npz as well"):
         load_classifier(c3d_files[0])
     save_classifier(tmp_path / "c.pt", small_classifier())
-    with pytest.raises(InputError, match="holds all that it needs: leave out the mean"):
+    with pytest.raises(InputError, match="needs no mean: leave out"):
         load_classifier(tmp_path / "c.pt", c3d_files[1])
 
 
@@ -237,7 +237,7 @@ def test_weights_of_other_kinds_are_one_sentence(tmp_path):
     for other in others:
         torch.save(content | {"network": content["network"] | {"linear.weight": other}}, path)
         with pytest.raises(
-            InputError, match=r"linear\.weight in .*x\.pt is no array of torch\.float32: get the file anew"
+            InputError, match=r"linear\.weight in .*x\.pt is not an array of torch\.float32: get the file anew"
         ):
             load_classifier(path)
 
@@ -245,9 +245,7 @@ def test_weights_of_other_kinds_are_one_sentence(tmp_path):
 @pytest.mark.parametrize("dtype", ["U3", "complex64", "bool"])
 def test_means_of_other_kinds_are_one_sentence(tmp_path, dtype):
     np.savez(tmp_path / "mean2.npz", mean=np.zeros((3, 16, 128, 171), dtype))
-    with pytest.raises(
-        InputError, match=r"the mean in .*mean2\.npz is .*, no array of numbers: give that of mean2\.npz"
-    ):
+    with pytest.raises(InputError, match=r"the mean in .*mean2\.npz is .*, not an array of numbers: give mean2\.npz"):
         read_mean(tmp_path / "mean2.npz")
 
 

@@ -1,4 +1,4 @@
-"""Training classifiers: that they learn, from which clips, and what they are scored by."""
+"""Training classifiers: they learn from the training clips, and are scored on held-out clips."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_a_motion_is_learned_and_scored_by_every_held_out_clip_once(clips, train
 
 
 def test_what_it_was_trained_on_is_not_what_it_is_scored_by(clips):
-    # Held-out videos whose classes are swapped are all told wrongly.
+    # With swapped classes, every held-out video counts as wrong.
     swapped = LabeledClips(clips.training, bars(40, 1), clips.classes, "bars")
     swapped.held_out.labels[...] = 1 - swapped.held_out.labels
     assert train_classifier(swapped, "small", SHORT).accuracy < 0.1

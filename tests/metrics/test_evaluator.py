@@ -1,4 +1,4 @@
-"""Scores of a generator, against their definitions on its own videos; and that nothing is disturbed."""
+"""Scores of a generator, against their definitions on its videos; evaluation changes nothing."""
 
 import random
 import statistics

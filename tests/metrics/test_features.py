@@ -71,20 +71,20 @@ def test_c3d_sees_what_the_protocol_prepares(c3d_classifier, name):
     with torch.no_grad():
         expected = classifier.network(protocol.prepare(videos, classifier.mean), ["fc6"])
     seen = ClassifierFeatures(classifier, protocol, CPU, "fp32").of_generated(videos)
-    # Sums of thousands of float32, in another order.
+    # Sums of thousands of float32 numbers run in another order.
     torch.testing.assert_close(seen.probabilities, expected["logits"].softmax(1), rtol=1e-3, atol=1e-6)
     assert (seen.features - expected["fc6"]).abs().max() < 1e-5 * expected["fc6"].max()
 
 
 def test_bf16_sees_about_the_same_and_tells_the_difference(device):
-    # Not C3D, since processors without instructions for bfloat16 take minutes for a video.
+    # C3D is left out, since processors without bfloat16 instructions take minutes per video.
     classifier, videos = small_classifier(), torch.rand(3, 1, 16, 64, 64, device=device) * 2 - 1
     exact, rounded = (
         ClassifierFeatures(classifier, PROTOCOLS["plain"], device, precision).of_generated(videos)
         for precision in ("fp32", "bf16")
     )
     difference = (rounded.features - exact.features).norm() / exact.features.norm()
-    # Eight bits, in some layers in a row.
+    # Several layers in a row round to eight bits.
     assert 1e-4 < difference < 0.05
     assert f"features by {100 * difference:.2g} %" in rounded.difference(exact)
 
@@ -128,7 +128,7 @@ def test_scripts_that_are_not_i3d_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*nothing\.pt: i3d_torchscript\.pt is needed"):
         I3DFeatures(tmp_path / "nothing.pt", CPU)
     (tmp_path / "text.pt").write_text("text")
-    with pytest.raises(InputError, match=r"text\.pt is no TorchScript, or is damaged"):
+    with pytest.raises(InputError, match=r"text\.pt is not TorchScript, or is damaged"):
         I3DFeatures(tmp_path / "text.pt", CPU)
     with pytest.raises(InputError, match=r"linear\.pt does not take videos as i3d_torchscript\.pt does"):
         I3DFeatures(scripted(nn.Linear(2, 3), tmp_path / "linear.pt"), CPU).of_real(clips)

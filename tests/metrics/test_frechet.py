@@ -34,7 +34,7 @@ def by_matrix_root(first, second):
 def test_the_definition(n, m, d):
     first, second = features_of(n, d, 1), features_of(m, d, 2)
     got = frechet_distance(first, gaussian_of(second))
-    # Where covariances have no full rank, a matrix root keeps half of the digits.
+    # For covariances without full rank, a matrix root keeps half of the digits.
     assert got == pytest.approx(by_matrix_root(first, second), rel=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_gaussians_whose_distance_is_known():
 @pytest.mark.parametrize(("n", "_m", "d"), SHAPES)
 def test_equal_sets_have_no_distance(n, _m, d):
     features = features_of(n, d, 1)
-    # Roots of eigenvalues that are 0 but for rounding are as large as the root of the rounding.
+    # Eigenvalues that are 0 up to rounding have roots as large as the root of the rounding.
     scale = features.var(0).sum().item()
     assert abs(frechet_distance(features, gaussian_of(features))) < 1e-6 * scale
 

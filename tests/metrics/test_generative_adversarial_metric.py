@@ -24,7 +24,7 @@ def share_of_errors(real, generated, threshold):
 @pytest.mark.parametrize("seed", range(8))
 def test_no_threshold_makes_fewer_errors(seed):
     torch.manual_seed(seed)
-    # Rounded, so that scores come up more than once, and of different numbers.
+    # Scores are rounded, so that some are equal, and both sides have different counts.
     real, generated = (2 * torch.randn(30) + 1).round(), (2 * torch.randn(50)).round()
     got = share_of_errors(real, generated, best_threshold(real, generated))
     candidates = torch.arange(-12, 13) + 0.5

@@ -1,4 +1,4 @@
-"""Held-out clips of a classifier: none that it was trained on, and none that looks like one of those."""
+"""Held-out clips of a classifier: none was used for training, or looks like a clip that was."""
 
 import numpy as np
 import pytest
@@ -133,10 +133,10 @@ def test_many_classes_are_not_all_named(tmp_path):
 
 def test_fewer_than_two_classes_are_none(tmp_path):
     store = store_of(tmp_path / "store", ("Archery", 1), ("Archery", 2))
-    with pytest.raises(InputError, match=r"store are of one class, but .*: prepare a folder that has a folder of"):
+    with pytest.raises(InputError, match=r"store have one class, but .*: prepare a folder with a subfolder of"):
         split_videos(store, 0.2)
     np.save(tmp_path / "clips.npy", noise(4, 16, 64, 64, 1))
-    with pytest.raises(InputError, match=r"clips\.npy are of no class, but a classifier needs two or more: prep"):
+    with pytest.raises(InputError, match=r"clips\.npy have no classes, but a classifier needs two or more: prep"):
         split_videos(tmp_path / "clips.npy", 0.2)
 
 

@@ -30,7 +30,7 @@ def cubic_weights(size, target):
 
 
 def linear_weights(size, target):
-    """Matrix [target, size] of Chainer's resize_images: the corners stay where they are."""
+    """Matrix [target, size] of Chainer's resize_images: corners are aligned."""
     weights = np.zeros((target, size))
     for row in range(target):
         place = row * (size - 1) / (target - 1)

@@ -1,4 +1,4 @@
-"""Statistics of real clips: against NumPy, kept in the cache under what they depend on, and refused where too few."""
+"""Statistics of real clips: against NumPy, cached under everything they depend on, and refused for too few clips."""
 
 import os
 import re
@@ -24,7 +24,7 @@ CLASSIFIER = random_classifier()
 
 
 def statistics_of(real, cache=None, protocol=PROTOCOL, classifier=CLASSIFIER):
-    """Return the statistics, and how many clips the classifier saw for them."""
+    """Return the statistics, and the number of clips that were read for them."""
     seen = []
     result = real.statistics(seen_by(classifier), protocol, cache, seen.append)
     return result, sum(seen)
@@ -120,7 +120,7 @@ def test_a_cache_that_cannot_be_written_to_is_said_and_does_no_harm(tmp_path, ca
     (tmp_path / "file").write_text("")
     got, _ = statistics_of(RealClips(MovingDigits(400)), StatisticsCache(tmp_path / "file" / "cache"))
     assert got.clips == 50
-    assert re.search(r"cannot be kept in .*cache: Not a directory", capsys.readouterr().err)
+    assert re.search(r"cannot be cached in .*cache: Not a directory", capsys.readouterr().err)
 
 
 def test_clips_that_cannot_be_identified_are_not_kept(tmp_path):

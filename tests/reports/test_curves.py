@@ -1,4 +1,4 @@
-"""Curves show the numbers that were recorded, and nothing that cannot be compared."""
+"""Curves show the numbers that were recorded, and no scores that cannot be compared."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_a_score_that_one_run_lacks_is_drawn_of_the_other():
 @pytest.mark.parametrize(("what", "value"), [("protocol", "plain, 1 × 2,048 samples"), ("classifier", "other")])
 def test_scores_that_mean_different_things_are_not_drawn_together(what, value):
     other = evaluations([evaluation_line(10, 1.0, 500.0, **{what: value})])
-    with pytest.raises(InputError, match=rf"scores of a and b cannot be compared: the {what} of the one is .*{value}"):
+    with pytest.raises(InputError, match=rf"scores of a and b cannot be compared: the {what} of the first .*{value}"):
         score_figure({"a": evaluations(), "b": other})
 
 
@@ -89,7 +89,7 @@ def test_curves_are_drawn_wherever_nothing_can_be_kept(home):
     environment = {name: value for name, value in os.environ.items() if name not in names}
     options = dict(HOMES[home])
     program = options.pop("become", "") + DRAW
-    # Nobody can write to /proc.
+    # No user can write to /proc.
     done = subprocess.run(
         [sys.executable, "-c", program], cwd="/proc", env=environment | options, capture_output=True, check=False
     )

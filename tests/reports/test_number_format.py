@@ -1,4 +1,4 @@
-"""Numbers as text for people."""
+"""Formatting of numbers for readers."""
 
 import pytest
 

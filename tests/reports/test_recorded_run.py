@@ -1,4 +1,4 @@
-"""Run folders, whole, unfinished and damaged."""
+"""Reading of run folders: complete, unfinished and damaged ones."""
 
 import pytest
 from support.run_folders import evaluation_line, lines_of, loss_line, score_record, write_run
@@ -48,7 +48,7 @@ def test_after_a_change_of_classifier_only_the_later_scores_are_comparable(tmp_p
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("stats.jsonl", "nonsense\n", r"stats\.jsonl, line 1 is damaged: it is no JSON object"),
+        ("stats.jsonl", "nonsense\n", r"stats\.jsonl, line 1 is damaged: it is not a JSON object"),
         ("stats.jsonl", lines_of([loss_line(1), {"iteration": 2}]), r"line 2 is damaged: seconds: field required"),
         (
             "stats.jsonl",
@@ -60,10 +60,10 @@ def test_after_a_change_of_classifier_only_the_later_scores_are_comparable(tmp_p
         ("stats.jsonl", lines_of([loss_line(1, seconds=float("inf"))]), r"seconds: it must be a finite number"),
         ("stats.jsonl", lines_of([loss_line(10**30)]), r"iteration: it must be less than or equal to 9007199254740992"),
         ("stats.jsonl", lines_of([loss_line(-1)]), r"iteration: it must be greater than or equal to 0"),
-        ("scores.jsonl", "[1, 2]\n", r"scores\.jsonl, line 1 is damaged: it is no JSON object"),
+        ("scores.jsonl", "[1, 2]\n", r"scores\.jsonl, line 1 is damaged: it is not a JSON object"),
         ("scores.jsonl", lines_of([score_record(samples="many")]), "line 1 is damaged: samples: it must be"),
-        ("environment.jsonl", lines_of([{"torch": [1]}]), "torch is list, but must be a text or a number"),
-        ("config.yaml", "a: b: c", r"config\.yaml, line 1, is damaged: it is no YAML"),
+        ("environment.jsonl", lines_of([{"torch": [1]}]), "torch is list, but must be text or a number"),
+        ("config.yaml", "a: b: c", r"config\.yaml, line 1, is damaged: it is not YAML"),
         ("config.yaml", "text", "must hold lines of 'key: value'"),
     ],
 )
@@ -78,5 +78,5 @@ def test_damage_is_named_with_its_line(tmp_path, name, content, message):
 def test_other_folders_are_no_runs(tmp_path):
     with pytest.raises(InputError, match="nothing does not exist; give the folder that"):
         open_run(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"is no run folder: it has no config\.yaml"):
+    with pytest.raises(InputError, match=r"is not a run folder: it has no config\.yaml"):
         open_run(tmp_path)

@@ -60,7 +60,7 @@ def averaged(tmp_path_factory, classifier):
 
 def test_a_classifier_of_other_videos_gets_a_notice(tmp_path, classifier, capsys):
     trained(tmp_path / "run", steps=1, classifier=classifier, evaluate_every=1)
-    notice = "the classifier knows a, b, c and 2 more, but not 0, 1, 2 and 7 more, which the videos are of"
+    notice = "the classifier knows a, b, c and 2 more, but not the classes 0, 1, 2 and 7 more of the videos"
     assert capsys.readouterr().err.count(notice) == 1
 
 

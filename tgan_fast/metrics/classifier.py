@@ -86,8 +86,8 @@ def notice_on_classes(classifier: Classifier, names: Collection[str]) -> str | N
     if not unknown or (classifier.architecture == "c3d" and classifier.classes == numbers):
         return None
     return (
-        f"the classifier knows {_listed(classifier.classes)}, but not {_listed(unknown)}, which the videos are of: "
-        "scores say little of videos that it does not know, so train one on the same data"
+        f"the classifier knows {_listed(classifier.classes)}, but not the classes {_listed(unknown)} of the videos: "
+        "scores say little about videos that it does not know, so train a classifier on the same data"
     )
 
 

@@ -1,8 +1,8 @@
 """Files of classifiers: the package's own format, and the formats in which C3D's weights circulate.
 
 conv3d_deepnetA_ucf.npz   of TGAN's authors: arrays with Chainer's names, conv1a/W, conv1a/b, …, fc8/b
-c3d_ucf101.pt             the same as TorchScript, of which only the weights are read; its code is not run
-mean2.npz                 `mean`, float [3, 16, 128, 171], which both need
+c3d_ucf101.pt             the same as TorchScript; only its weights are read, and its code is not run
+mean2.npz                 array `mean`, float [3, 16, 128, 171], which both need
 """
 
 import io
@@ -50,7 +50,7 @@ def load_classifier(path: Path, mean: Path | None = None) -> Classifier:
     of_script = any(name.endswith("constants.pkl") for name in members)
     if not (of_numpy or of_script):
         if mean is not None:
-            raise InputError(f"{path} holds all that it needs: leave out the mean {mean}")
+            raise InputError(f"{path} needs no mean: leave out {mean}")
         return _from_content(_load(path), path)
     state = _from_chainer(path) if of_numpy else _from_torchscript(path)
     _check_classes(state, path)
@@ -73,7 +73,7 @@ def read_mean(path: Path) -> torch.Tensor:
     if "mean" not in arrays:
         raise InputError(f"{path} has no array 'mean', but {', '.join(sorted(arrays)[:3])}: give mean2.npz")
     if arrays["mean"].dtype.kind not in "fiu":
-        raise InputError(f"the mean in {path} is {arrays['mean'].dtype}, no array of numbers: give that of mean2.npz")
+        raise InputError(f"the mean in {path} is {arrays['mean'].dtype}, not an array of numbers: give mean2.npz")
     mean = torch.from_numpy(arrays["mean"].astype(np.float32))
     if mean.shape == (3, 1, *mean.shape[-3:]):
         mean = mean[:, 0]
@@ -103,7 +103,7 @@ def _load(path):
     if isinstance(content, dict) and "fc8.bias" in content:
         _check_classes(content, path)
     if not isinstance(content, dict) or "format" not in content:
-        raise InputError(f"{path} is no classifier, or is damaged: {_REMEDY}")
+        raise InputError(f"{path} is not a classifier, or is damaged: {_REMEDY}")
     return content
 
 
@@ -135,8 +135,8 @@ def _from_torchscript(path):
         try:
             script = torch.jit.load(io.BytesIO(path.read_bytes()), map_location="cpu")
         except Exception:  # damage leads to errors of many types
-            raise InputError(f"{path} is no TorchScript, or is damaged: {_REMEDY}") from None
-    # Tensors of steps before the first convolution have fewer than 64 channels.
+            raise InputError(f"{path} is not TorchScript, or is damaged: {_REMEDY}") from None
+    # Tensors with fewer than 64 channels belong to preprocessing before the first convolution.
     tensors = [tensor.detach().float() for tensor in script.state_dict().values() if len(tensor.shape) in (1, 2, 5)]
     weights = [tensor for tensor in tensors if tensor.dim() > 1 and len(tensor) >= 64]
     biases = [tensor for tensor in tensors if tensor.dim() == 1 and len(tensor) >= 64]
@@ -195,7 +195,7 @@ def _from_content(content: Mapping[str, Any], path: Path) -> Classifier:
         raise InputError(f"{path} is not a classifier that this tgan_fast knows: install a newer one")
     for name, is_right in _IS_VALID.items():
         if name not in content or not is_right(content[name]):
-            raise InputError(f"{path} is damaged: its {name} is missing, or of no use; get the file anew")
+            raise InputError(f"{path} is damaged: its {name} is missing or invalid; get the file anew")
     architecture, classes, channels = content["architecture"], tuple(content["classes"]), content["channels"]
     with torch.device("meta"):
         network = build_network(architecture, len(classes), channels)
@@ -216,7 +216,7 @@ def _load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], path: P
         if name not in expected:
             raise InputError(f"the weights in {path} are not those of this network: it has no {name}")
         if not _is_dense(tensor) or tensor.dtype != expected[name].dtype:
-            raise InputError(f"{name} in {path} is no array of {expected[name].dtype}: get the file anew")
+            raise InputError(f"{name} in {path} is not an array of {expected[name].dtype}: get the file anew")
         if tensor.shape != expected[name].shape:
             raise InputError(
                 f"the weights in {path} are not those of this network: {name} is {list(tensor.shape)}, "
@@ -249,6 +249,6 @@ def _check_mean(mean: torch.Tensor | None, path: Path) -> None:
     """Raise an InputError unless `mean` is finite and of the shape that C3D needs."""
     if mean is None or tuple(mean.shape) != MEAN_SHAPE:
         shape = "missing" if mean is None else list(mean.shape)
-        raise InputError(f"the mean in {path} is {shape}, but C3D needs {list(MEAN_SHAPE)}: give that of mean2.npz")
+        raise InputError(f"the mean in {path} is {shape}, but C3D needs {list(MEAN_SHAPE)}: give mean2.npz")
     if not mean.isfinite().all():
         raise InputError(f"the mean in {path} is not finite: get the file anew")

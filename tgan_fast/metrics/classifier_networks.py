@@ -21,7 +21,7 @@ class C3D(nn.Module):
         classes: Number of classes.
 
     Attributes:
-        taps: Layers whose activations `forward` can return, of 8192, 4096 and 4096 numbers.
+        taps: Layers whose activations `forward` can return, with 8192, 4096 and 4096 features.
     """
 
     taps = ("pool5", "fc6", "fc7")
@@ -62,14 +62,14 @@ class C3D(nn.Module):
 
 
 class Small3D(nn.Module):
-    """Four strided 3D convolutions with batch norm and ReLU, the mean over time and place, one linear layer.
+    """Four strided 3D convolutions with batch norm and ReLU, a mean over time and space, and one linear layer.
 
     Args:
         classes: Number of classes.
         channels: Color channels of the videos.
 
     Attributes:
-        taps: Layers whose activations `forward` can return: one, of 128 numbers.
+        taps: Layers whose activations `forward` can return: one, with 128 features.
     """
 
     taps = ("mean",)

@@ -57,7 +57,7 @@ def train_classifier(
         clips: Clips for training and held-out clips.
         architecture: Architecture of the network.
         recipe: Length and speed of the training; `RECIPES` has one for each architecture.
-        seed: Seed of the weights, of the clips' order, windows and flips, and of dropout.
+        seed: Seed of the weights, the clips' order, windows and flips, and dropout.
         device: Device to train on.
         progress: Function called after every step with its loss.
 
@@ -110,7 +110,7 @@ def _initialize_c3d(network):
 def _augment(videos):
     """Return videos with random amounts of contrast, brightness and noise.
 
-    Generated videos are never as dark and clean as real ones; a network that has seen only real ones is overconfident.
+    Generated videos are less dark and clean than real ones, and a network trained only on real ones is overconfident.
     """
     contrast, brightness, noise = videos.new_empty(3, len(videos), 1, 1, 1, 1).uniform_()
     videos = (videos + 1) * (1 - 0.5 * contrast) - 1 + 0.4 * brightness

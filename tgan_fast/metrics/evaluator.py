@@ -46,7 +46,7 @@ class Score:
 
 
 class Evaluator:
-    """Evaluator that scores generators, always with the same latents and real clips, and never changes them.
+    """Evaluator that scores generators with the same latents and real clips each time, and does not change them.
 
     Args:
         metrics: Metrics to compute.
@@ -97,7 +97,7 @@ class Evaluator:
 
     @property
     def description(self) -> dict[str, str]:
-        """Protocol and classifier, which comparable scores have in common, for files."""
+        """Protocol and classifier for files; scores are comparable only if both are equal."""
         protocol = f"{self.protocol.name}, {self.protocol.runs} × {self.protocol.samples:,} samples"
         network = next(iter(self._networks.values())).identity["network"]
         return {"protocol": protocol, "classifier": network[:12]}
@@ -118,7 +118,7 @@ class Evaluator:
             self._gaussians[name] = self._statistics[name].gaussian.to(self._device)
 
     def __call__(self, generator: Generator) -> dict[str, Score]:
-        """Score a generator; call `prepare` once before.
+        """Score a generator; `prepare` must have been called once.
 
         Args:
             generator: Generator of videos of the size that `check_size` accepts, in any mode.
@@ -184,5 +184,5 @@ def _concatenate(batches: list[Features]) -> Features:
     # Once per run, since reading a value makes the host wait for the GPU.
     if not features.isfinite().all():
         first = int((~features.isfinite()).any(1).nonzero()[0])
-        raise NonFiniteError(f"the features of generated video {first} are not finite: the generator's weights are not")
+        raise NonFiniteError(f"the features of generated video {first} are not finite: check the generator's weights")
     return Features(probabilities, features)

@@ -38,7 +38,7 @@ class ClassifierFeatures:
     """Features from a classifier under a protocol.
 
     Args:
-        classifier: Classifier, of which a copy is made.
+        classifier: Classifier, which is copied.
         protocol: Protocol that prepares the input and names the layer of the features.
         device: Device that computes.
         precision: Precision of convolutions and matrix products; videos are always prepared in float32.
@@ -51,7 +51,7 @@ class ClassifierFeatures:
         if classifier.architecture != protocol.architecture:
             raise InputError(
                 f"the protocol {protocol.name} is for classifiers of the architecture {protocol.architecture}, "
-                f"not {classifier.architecture}: leave out --protocol for the one that fits"
+                f"not {classifier.architecture}: leave out --protocol to choose the right one"
             )
         if protocol.layer not in classifier.network.taps:
             known = ", ".join(classifier.network.taps)
@@ -101,7 +101,7 @@ class ClassifierFeatures:
 class I3DFeatures:
     """Features for the Fréchet video distance: the 400 logits of I3D in TorchScript, `i3d_torchscript.pt`.
 
-    The file's own code is run, which only TorchScript can do.
+    The file's own code is run as TorchScript.
 
     Args:
         path: Path of the file.
@@ -122,7 +122,7 @@ class I3DFeatures:
             try:
                 self._script = torch.jit.load(str(path), map_location=device).eval()
             except (RuntimeError, OSError):
-                raise InputError(f"{path} is no TorchScript, or is damaged: i3d_torchscript.pt is needed") from None
+                raise InputError(f"{path} is not TorchScript, or is damaged: i3d_torchscript.pt is needed") from None
 
     @property
     def identity(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of features, each taken to be normally distributed.
+"""Fréchet distance between two sets of features, each assumed to be normally distributed.
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2·(Σ₁Σ₂)^½)
 
@@ -22,12 +22,12 @@ class Gaussian:
     covariance: torch.Tensor
 
     def to(self, device: torch.device) -> "Gaussian":
-        """Return the same on a device."""
+        """Return a copy on a device."""
         return Gaussian(self.mean.to(device), self.covariance.to(device))
 
 
 class Moments:
-    """Running mean and covariance in float64, of more features than fit into memory."""
+    """Running mean and covariance in float64, for more features than fit into memory."""
 
     def __init__(self):
         self.count = 0
@@ -46,7 +46,7 @@ class Moments:
         self._products.addmm_(centered.T, centered)
 
     def gaussian(self) -> Gaussian:
-        """Return the mean and covariance of everything that was added, which must be two rows or more."""
+        """Return the mean and covariance of all added features, at least two rows."""
         mean = self._sum / self.count
         covariance = (self._products - self.count * torch.outer(mean, mean)) / (self.count - 1)
         return Gaussian(self._pivot + mean, covariance)

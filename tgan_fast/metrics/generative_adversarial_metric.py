@@ -33,14 +33,14 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Errors:
-    """Number of videos that a discriminator takes for the wrong kind, and number of all."""
+    """Number of videos that a discriminator takes for the wrong kind, and number of all videos."""
 
     wrong: int
     count: int
 
     @property
     def share(self) -> float:
-        """Share of the wrong ones, 0 to 1."""
+        """Share of wrong decisions, 0 to 1."""
         return self.wrong / self.count
 
 
@@ -55,7 +55,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Battle:
-    """Outcome: the ratios, and the number of the GAN that wins, 1 or 2, or None."""
+    """Outcome of a comparison: both ratios, and the number of the GAN that wins, 1 or 2, or None."""
 
     r_test: Ratio
     r_samples: Ratio
@@ -63,7 +63,7 @@ class Battle:
 
 
 def ratio(first: Errors, second: Errors) -> Ratio:
-    """Return `first` / `second`. Half an error is added to each, so that there is a ratio without errors, too."""
+    """Return `first` / `second`; half an error is added to each, so that the ratio exists without errors, too."""
     shares = [(errors.wrong + 0.5) / (errors.count + 1) for errors in (first, second)]
     variance = sum((1 - p) / (p * errors.count) for p, errors in zip(shares, (first, second), strict=True))
     logarithm, margin = math.log(shares[0] / shares[1]), _CONFIDENCE * math.sqrt(variance)
@@ -88,7 +88,7 @@ def battle(test: tuple[Errors, Errors], samples: tuple[Errors, Errors]) -> Battl
 
 
 def best_threshold(real: torch.Tensor, generated: torch.Tensor) -> float:
-    """Return the smallest score of a video to take for real, such that the sum of both shares of errors is least.
+    """Return the threshold with the smallest sum of both shares of errors; videos that score at least it count as real.
 
     Args:
         real: Scores [n] of real videos.
@@ -101,7 +101,7 @@ def best_threshold(real: torch.Tensor, generated: torch.Tensor) -> float:
     ordered, order = scores.sort()
     # Errors of a threshold just above each score: real videos up to there, generated ones beyond.
     errors = weights[order].cumsum(0)
-    # Between two equal scores there is no threshold.
+    # No threshold separates two equal scores.
     errors[:-1][ordered[1:] == ordered[:-1]] = math.inf
     best = int(errors.argmin())
     if errors[best] >= 0:
@@ -156,9 +156,9 @@ def errors_of_both(
     Args:
         generators: Both generators, on one device.
         discriminators: Discriminators trained with them, in the same order, on that device.
-        real: Clips that thresholds are set with.
-        unseen: Clips that errors are counted on.
-        count: Number of generated videos of each, and of real clips of each kind.
+        real: Real clips for choosing the thresholds.
+        unseen: Real clips for counting errors.
+        count: Number of generated videos of each generator, and of clips from `real` and from `unseen`.
         seed: Seed of the latents and of the choice of real clips.
         progress: Function called with the number of videos in every batch that was scored.
     """
@@ -181,7 +181,7 @@ def errors_of_both(
     ]
     judges = list(zip(discriminators, thresholds, strict=True))
     test = tuple(errors_on_real(scores(d, clips(unseen, 1)), threshold) for d, threshold in judges)
-    # Not the videos that the thresholds were set with.
+    # Another seed gives videos other than those that set the thresholds.
     others = [videos(g, seed + 1) for g in reversed(generators)]
     samples = tuple(
         errors_on_generated(scores(d, made), threshold) for (d, threshold), made in zip(judges, others, strict=True)

@@ -14,7 +14,7 @@ _HELD_OUT_DIGITS = 1024
 _NAMED = 3
 # Sizes of digits, from the paper's to larger than any preset's.
 _DIGIT_SIZES = PAPER_DIGITS, 0.625, 0.8125
-# Share of the free space that a digit crosses in a frame at most, as the paper's do.
+# Largest share of the free space that a digit crosses per frame, the same as for the paper's digits.
 _SPEED = PAPER_SPEED / (1 - PAPER_DIGITS)
 
 
@@ -24,7 +24,7 @@ class LabeledClips:
 
     Attributes:
         training: Clips to train on.
-        held_out: Clips to test on, each once.
+        held_out: Clips to test on, each of them once.
         classes: Name of each label.
         summary: Description of both in one line.
         notices: Sentences on classes that are left out, or have no held-out clip.
@@ -61,7 +61,7 @@ class DigitsOfSizes:
         return self._size
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Return clip `index`, uint8 [16, 64, 64, 1], and its digit."""
+        """Return clip `index`, uint8 [16, 64, 64, 1], and its class."""
         return self._sets[index % len(self._sets)][index]
 
 
@@ -77,7 +77,7 @@ def split_digits(share: float, *, digits: int = 1, seed: int = 0) -> LabeledClip
     held_out = hold_out(labels, np.arange(len(labels)), share, seed=seed, fewest=digits)
     return LabeledClips(
         DigitsOfSizes(100_000, digits=digits, seed=seed, scans=(images[~held_out], labels[~held_out])),
-        # With another seed, since places and speeds would otherwise be those of training.
+        # The same seed would give the positions and speeds of the training clips.
         DigitsOfSizes(_HELD_OUT_DIGITS, digits=digits, seed=seed + 1, scans=(images[held_out], labels[held_out])),
         tuple(map(str, range(10))),
         f"moving digits: {(~held_out).sum():,} handwritings to train on, {held_out.sum():,} others held out",
@@ -95,18 +95,18 @@ def split_videos(path: Path, share: float, *, seed: int = 0) -> LabeledClips:
         seed: Seed of the split.
 
     Raises:
-        InputError: The file cannot be opened, there are fewer than two classes, or each has one group or video only.
+        InputError: The file cannot be opened, there are fewer than two classes, or each has only one group or video.
     """
     dataset = VideoFrames(read_videos(path))
     videos = dataset.videos
     present, labels = np.unique(videos.labels, return_inverse=True)
     if len(present) < 2:
         raise InputError(
-            f"the videos of {path} are of {'one class' if videos.class_names else 'no class'}, but a classifier needs "
-            "two or more: prepare a folder that has a folder of videos for each class"
+            f"the videos of {path} have {'one class' if videos.class_names else 'no classes'}, but a classifier needs "
+            "two or more: prepare a folder with a subfolder of videos for each class"
         )
     classes = tuple(videos.class_names[number] for number in present)
-    # Clips of a group of UCF-101 show one person in one place: split by video, training would see what is tested.
+    # Clips of a UCF-101 group show one person in one place, so a split by video would leak test scenes into training.
     held_out = hold_out(labels, videos.groups, share, seed=seed)
     grouped = np.unique((labels, videos.groups), axis=1).shape[1] < len(labels)
     unit = "group" if grouped else "video"
@@ -134,7 +134,7 @@ def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int,
         groups: Group of each item, integers [n]. Items of one class with the same number stay together.
         share: Share of each class's groups to choose.
         seed: Seed of the choice.
-        fewest: Number of groups that each class keeps, and, if it has twice as many, also gives.
+        fewest: Number of groups that each class keeps; as many are held out if the class has twice this number.
 
     Returns:
         Whether each item is held out, bool [n].

@@ -1,4 +1,4 @@
-"""Inception score: how confidently a classifier names each video, and how evenly it uses all names.
+"""Inception score: how confidently a classifier labels each video, and how evenly it uses all labels.
 
     exp(mean over videos of Σ p·(log(p + ε) − log(p̄ + ε))),  p̄ the mean of the probabilities p over all videos
 

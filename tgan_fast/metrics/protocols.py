@@ -23,7 +23,7 @@ from tgan_fast.pixels import to_videos
 
 ProtocolName = Literal["tgan", "tgan2", "plain"]
 
-# Rows and columns of the mean, which is larger than C3D's input, that belong to the input.
+# Rows, and columns, of C3D's input within the larger mean.
 _TOP = slice(8, 8 + C3D_SIZE)
 
 
@@ -34,7 +34,7 @@ class Protocol:
     Attributes:
         name: Name that is printed and stored with every score.
         architecture: Architecture of the classifiers that it is for.
-        prepare: Function from videos [N, C, T, H, W] in [-1, 1], C as the classifier's, and the classifier's mean to
+        prepare: Function from videos [N, C, T, H, W] in [-1, 1], with the classifier's C, and the classifier's mean to
             its input.
         scaled: Function from real clips uint8 [N, T, H, W, C] to videos for `prepare`.
         layer: Layer of the features for Fréchet distances.
@@ -44,7 +44,7 @@ class Protocol:
         epsilon: Number added to probabilities before their logarithms are taken.
         real_clips: Number of real clips for the statistics of real data.
         clips_per_video: Number of real clips from each video of a data set of videos; None: `real_clips` in all.
-        any_size: Whether `prepare` takes videos of any length and size, instead of 16 frames of 64×64 pixels alone.
+        any_size: Whether `prepare` takes videos of any length and size; False: only 16 frames of 64×64 pixels.
     """
 
     name: ProtocolName
@@ -67,7 +67,7 @@ def protocol_for(classifier: Classifier) -> ProtocolName:
 
 
 def check_size(clip_frames: int, image_size: int, protocol: Protocol | None) -> None:
-    """Raise an InputError unless videos of this size can be scored under a protocol, or by I3D, for None."""
+    """Raise an InputError unless videos of this size can be scored under `protocol`; None: by I3D."""
     any_size = protocol is not None and protocol.any_size
     if not any_size and (clip_frames, image_size) != (FRAMES, IMAGE_SIZE):
         name = "fvd" if protocol is None else f"protocol {protocol.name}"
@@ -113,7 +113,7 @@ def _prepare_plain(videos, mean):
 
 
 def _scaled_as_the_authors(clips):
-    """Scale levels from 0–255 to -1–0.992, which `_prepare_…` turn into the same levels again."""
+    """Scale levels from 0–255 to -1–0.992; `_prepare_tgan` and `_prepare_tgan2` restore the levels."""
     return (clips.permute(0, 4, 1, 2, 3).float() - 128) / 128
 
 

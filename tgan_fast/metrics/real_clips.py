@@ -1,4 +1,4 @@
-"""Real clips to compare generated ones with: how they are drawn, and the fingerprint of their data set."""
+"""Real clips for comparison with generated ones: drawing them, and the fingerprint of their data set."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _AT_ONCE = 1 << 26  # bytes
 def draw_clips(
     dataset: ClipDataset | VideoFrames, count: int, *, seed: int, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield clips and their labels in a random order, all of them once before any comes again.
+    """Yield clips and their labels in a random order; all come once before any is repeated.
 
     The clips depend only on the arguments. A video of `VideoFrames` starts at another frame each time.
 
@@ -47,7 +47,7 @@ def fingerprint_of(dataset: ClipDataset | VideoFrames) -> str | None:
     Frames of videos are read if their checksum is not known.
     """
     if isinstance(dataset, VideoFrames):
-        # Spelled as in 0.1.0, so that statistics in a cache are found.
+        # The spelling of 0.1.0 keeps cached statistics valid.
         crop = "centre" if dataset.crop == "center" else dataset.crop
         options = dataset.stride, dataset.weighting, dataset.loop, crop, dataset.flip, dataset.clip_shape
         arrays = dataset.first, dataset.length, dataset.labels, dataset.starts
@@ -55,10 +55,10 @@ def fingerprint_of(dataset: ClipDataset | VideoFrames) -> str | None:
         if checksum is None:
             return _digest(options, (*arrays, dataset.frames.numpy()))
         return _digest((*options, tuple(dataset.frames.shape), checksum), arrays)
-    # Not isinstance, since a subclass may yield other clips.
+    # isinstance would accept subclasses, which may yield other clips.
     if type(dataset) is MovingDigits:
         options = dataset.size, dataset.digits, dataset.channels, dataset.seed, dataset.clip_frames, dataset.image_size
-        # As in 0.1.0, which had no others, so that statistics in a cache are found.
+        # Leaving out the defaults, as in 0.1.0, keeps cached statistics valid.
         if (dataset.digit_size, dataset.digit_speed) != (PAPER_DIGITS, PAPER_SPEED):
             options = *options, dataset.digit_size, dataset.digit_speed
         return _digest(options, dataset.scans)

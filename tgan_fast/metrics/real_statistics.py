@@ -1,4 +1,4 @@
-"""Statistics of real clips, to which generated videos are compared, and their cache."""
+"""Statistics of real clips, with which generated videos are compared, and their cache."""
 
 import functools
 import hashlib
@@ -28,7 +28,7 @@ FEWEST_REAL_CLIPS = 256
 
 _BATCH = 64
 _ARRAYS = "mean", "covariance", "clips", "frechet_distance", "inception_scores"
-# Second element of the seed of other clips than those of the statistics.
+# Second element of the seed that draws clips other than those of the statistics.
 _OTHERS = 1
 
 
@@ -39,8 +39,8 @@ class RealStatistics:
     Attributes:
         gaussian: Mean and covariance.
         clips: Number of clips.
-        frechet_distance: Distance of as many other real clips as a run has: what a perfect generator would reach.
-        inception_scores: Scores of as many whole runs as the clips make; empty without probabilities.
+        frechet_distance: Distance of other real clips, as many as a run has: the distance of a perfect generator.
+        inception_scores: Scores of as many complete runs as there are clips for; empty without probabilities.
     """
 
     gaussian: Gaussian
@@ -50,7 +50,7 @@ class RealStatistics:
 
 
 class StatisticsCache:
-    """Folder of arrays, found by what they were computed from.
+    """Folder of arrays; the key of an entry is everything that its arrays were computed from.
 
     Args:
         folder: Path of the folder, which is created when something is written.
@@ -88,7 +88,7 @@ class StatisticsCache:
 
 
 def default_cache() -> StatisticsCache | None:
-    """Return the cache in the user's cache folder, or None for a user without a home."""
+    """Return the cache in the user's cache folder, or None for a user without a home folder."""
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
@@ -103,7 +103,7 @@ class RealClips:
     Args:
         dataset: Data set of clips or videos.
         count: Number of clips; None: the protocol's number, at most as many as there are.
-        force: Whether to compute statistics of fewer than `FEWEST_REAL_CLIPS` clips, too.
+        force: Whether to accept fewer than `FEWEST_REAL_CLIPS` clips.
         seed: Seed of the draw.
     """
 
@@ -154,7 +154,7 @@ class RealClips:
         """Return the statistics, from the cache if it has them.
 
         Args:
-            network: Network that computes features, and perhaps probabilities.
+            network: Network that computes features and, for classifiers, probabilities.
             protocol: Protocol, for the number of clips in a run.
             cache: Cache to read from and write to; not used for data sets without a fingerprint.
             advance: Function called with the number of clips after each batch.
@@ -208,8 +208,8 @@ def _write_or_warn(cache, key, arrays):
     try:
         cache.write(key, arrays)
     except OSError as error:
-        # Without the cache only a later evaluation takes longer.
-        tqdm.write(f"the statistics of real clips cannot be kept in {cache.folder}: {error.strerror}", file=sys.stderr)
+        # A missing cache only makes later evaluations slower.
+        tqdm.write(f"statistics of real clips cannot be cached in {cache.folder}: {error.strerror}", file=sys.stderr)
 
 
 def _scores(probabilities, protocol):

@@ -1,4 +1,4 @@
-"""The kinds of scores: their names, the network that computes features for them, and which one is better."""
+"""The kinds of scores: their names, the network that computes their features, and whether higher is better."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Distinct for the color-blind as well (Okabe and Ito), on white and on black.
+# The palette of Okabe and Ito is distinct for color-blind readers, on white and on black.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _STYLES = ("-", "--", ":")
 _UNITS = {"s": "seconds", "min": "minutes", "h": "hours"}
-# Ratio of scores from which an axis is logarithmic: distances fall by orders of magnitude.
+# Axes with a larger ratio of scores are logarithmic, since distances fall by orders of magnitude.
 _LARGEST_LINEAR = 20
 _METADATA = {"png": {"Software": None}, "svg": {"Date": None}}
 
@@ -53,7 +53,7 @@ def loss_figure(name: str, losses: Sequence[Losses]) -> Figure:
 
 
 def score_figure(runs: Mapping[str, Sequence[Evaluation]]) -> Figure:
-    """Return a figure with a row per score, against iterations and against training time; the best is marked.
+    """Return a figure with a row for each score, against iterations and training time; the best score is marked.
 
     Args:
         runs: Evaluations of each run by its name, at least one.
@@ -80,10 +80,10 @@ def score_figure(runs: Mapping[str, Sequence[Evaluation]]) -> Figure:
 
 
 def refuse_incomparable(runs: Mapping[str, Sequence[Evaluation]]) -> Evaluation:
-    """Return the first evaluation if all have its protocol and classifier.
+    """Return the first evaluation if all have the same protocol and classifier.
 
     Raises:
-        InputError: They differ.
+        InputError: The protocols or classifiers differ.
     """
     (name, first), *others = [(name, line) for name, lines in runs.items() for line in lines]
     for other, line in others:
@@ -91,8 +91,8 @@ def refuse_incomparable(runs: Mapping[str, Sequence[Evaluation]]) -> Evaluation:
             ours, theirs = getattr(first, what), getattr(line, what)
             if ours != theirs:
                 raise InputError(
-                    f"the scores of {name} and {other} cannot be compared: the {what} of the one is {ours}, "
-                    f"of the other {theirs}; train both with the same --classifier and --evaluate-samples"
+                    f"the scores of {name} and {other} cannot be compared: the {what} of the first is {ours}, "
+                    f"that of the second {theirs}; train both with the same --classifier and --evaluate-samples"
                 )
     return first
 
@@ -107,7 +107,7 @@ def bytes_of(figure: Figure, file_format: Literal["png", "svg"]) -> bytes:
 
 @functools.cache
 def _matplotlib():
-    """Import matplotlib on first use, without its warning about a home that cannot be written to."""
+    """Import matplotlib on first use, without its warning about a home folder that cannot be written to."""
     try:
         Path.home()
     except RuntimeError:

@@ -61,7 +61,7 @@ def _data(kind, content):
 
 
 def _svg(figure):
-    # As an image and not inline, since identifiers within two pictures may be the same.
+    # Inline SVGs of two pictures could use the same identifiers, so each is an image.
     return _data("image/svg+xml", bytes_of(figure, "svg"))
 
 

@@ -138,11 +138,11 @@ def open_run(path: Path) -> RecordedRun:
     """Read the folder of a run, which may still be training. A last line that a crash cut short is left out.
 
     Raises:
-        InputError: It is no run folder, or a file in it cannot be read or is damaged; the message names the line.
+        InputError: The folder is not a run folder, or a file in it cannot be read or is damaged, as the message says.
     """
     config = path / "config.yaml"
     if not config.is_file():
-        what = "is no run folder: it has no config.yaml" if path.exists() else "does not exist"
+        what = "is not a run folder: it has no config.yaml" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}; give the folder that python -m tgan_fast.train made")
     losses, evaluations = read_stats(path / "stats.jsonl")
     scores = path / "scores.jsonl"
@@ -195,7 +195,7 @@ def last_of(evaluations: list[Evaluation], kind: ScoreKind) -> Evaluation | None
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the place of each line, in words, and its values."""
-    # Split before decoding, since a crash can leave half of a character.
+    # Lines are split before decoding, since a crash can leave half of a character.
     for number, line in enumerate(_read_or_empty(path).split(b"\n")[:-1], start=1):
         where = f"{path}, line {number}"
         try:
@@ -203,7 +203,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise InputError(f"{where} is damaged: it is no JSON object; remove the line or restore the file")
+            raise InputError(f"{where} is damaged: it is not a JSON object; remove the line or restore the file")
         yield where, values
 
 
@@ -224,7 +224,7 @@ def _read_config(path):
     except Exception as error:  # PyYAML raises errors of many types for invalid values
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}," if mark else ""
-        raise InputError(f"{path}{line} is damaged: it is no YAML; restore it from a checkpoint's config") from None
+        raise InputError(f"{path}{line} is damaged: it is not YAML; restore it from a checkpoint's config") from None
     return _values_of(values, str(path))
 
 
@@ -234,7 +234,7 @@ def _values_of(values, where):
         raise InputError(f"{where} is damaged: it must hold lines of 'key: value'")
     for name, value in values.items():
         if not (isinstance(name, str) and isinstance(value, _VALUE)):
-            raise InputError(f"{where} is damaged: {name} is {type(value).__name__}, but must be a text or a number")
+            raise InputError(f"{where} is damaged: {name} is {type(value).__name__}, but must be text or a number")
     return values
 
 
