@@ -8,7 +8,7 @@ import torch
 from benchmarks import harness
 from benchmarks.result_files import rounded
 
-# Both sides of a comparison are rounded to float32 at best.
+# Both results of a comparison are rounded to float32 or less.
 FLOAT32_ROUNDING = 2 * torch.finfo(torch.float32).eps
 
 Error = TypeVar("Error", float, tuple[float, ...], dict[str, float])
@@ -26,9 +26,9 @@ def check_contenders(
     Args:
         case: Name of the case, for messages.
         calls: Contenders as calls without arguments, by name.
-        error_of: Error of what a call returns: a number, or one for each of several results.
-        allowed: Largest error that a contender may have, given its name and all errors.
-        rivals: Contenders that may fail; another one that is too inexact raises SystemExit.
+        error_of: Function that returns the error of a call's result: a number, or one for each of several results.
+        allowed: Function that returns the largest allowed error of a contender, given its name and all errors.
+        rivals: Names of contenders that are left out if they are too inexact; for others that is a SystemExit.
     """
     errors, left_out = {}, {}
     for name, call in calls.items():
@@ -40,7 +40,7 @@ def check_contenders(
             left_out[name] = harness.short_reason(error)
     for name, error in errors.items():
         found, limits = _values(error), _values(allowed(name, errors))
-        # Written so that NaN is too large.
+        # The comparison is written so that NaN counts as too large.
         if not all(value <= limit for value, limit in zip(found, limits, strict=True)):
             said, most = (", ".join(f"{value:.1e}" for value in values) for values in (found, limits))
             reason = f"is off by {said}, more than {most}"

@@ -23,9 +23,9 @@ from tgan_fast.ops import batch_norm_act
 from tgan_fast.ops.batch_norm.geometry import to_layout
 
 EPS, MOMENTUM = 1e-5, 0.1
-PASSES = {"forward": 3, "backward": 5}  # values moved for each of x
+PASSES = {"forward": 3, "backward": 5}  # values moved per value of x
 OURS, EAGER = "tgan_fast", ("eager", "eager channels-last")
-# Ten times the error that rounding and sums in plain float32 lead to: a contender beyond it does something else.
+# Ten times the error of float32 sums with rounding; a contender with a larger error computes something else.
 FAR = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 
@@ -38,7 +38,7 @@ class Case(NamedTuple):
     channels_last: bool = True
     negative_slope: float = 0.0
     groups: int = 1
-    compiled: bool = False  # torch.compile takes part
+    compiled: bool = False  # whether torch.compile takes part
 
     @property
     def nbytes(self):
@@ -89,7 +89,7 @@ def cases_for(run: Run) -> list[Case]:
     if run.device == "cpu":
         cases = [case._replace(dtype=torch.float32) for case in CPU_CASES]
         compiled = [case for case in cases if case.name in ("image", "discriminator")]
-    # torch.compile needs seconds for each case: on a GPU it takes part only where it generates another kernel.
+    # torch.compile needs seconds for each case, so on a GPU it takes part only where it generates another kernel.
     return [case._replace(compiled=case in compiled and not run.own_only) for case in cases]
 
 
@@ -113,7 +113,7 @@ class Problem:
 
 
 def makers_for(case: Case, device: str) -> dict[str, Callable[..., Problem]]:
-    """Return by name what makes each contender's problem from the same tensors."""
+    """Return functions by name that make each contender's problem from the same tensors."""
 
     def act_(y):
         return F.relu_(y) if case.negative_slope == 0 else F.leaky_relu_(y, case.negative_slope)
@@ -155,7 +155,7 @@ def check(case: Case, makers: dict[str, Callable], device: str) -> tuple[dict[st
     exact = [t.detach().double().requires_grad_() for t in (x, *affine)]
     groups = [F.batch_norm(group, None, None, *exact[1:], True, eps=EPS) for group in exact[0].chunk(case.groups)]
     v = torch.cat(groups)
-    # No gradient where rounding may decide on which side of the activation a value falls.
+    # Gradients are 0 where rounding may decide on which side of the activation a value falls.
     dy.masked_fill_(v.abs() < 1e-4, 0)
     y = torch.where(v > 0, v, case.negative_slope * v)
     expected = y.detach(), *torch.autograd.grad(y, exact, dy.double())
@@ -187,10 +187,10 @@ def measure(run: Run, case: Case) -> dict:
         torch.compiler.reset()
     torch.manual_seed(0)
     makers, rows = makers_for(case, run.device), []
-    # The compiled backward may not give away what it saved: it runs again and again.
+    # The compiled backward must keep its saved tensors, since it runs repeatedly.
     with harness.side_stream(run.device), torch._functorch.config.patch(donated_buffer=False):
         errors, left_out = check(case, makers, run.device)
-        # Each set has x and y, or x and dy.
+        # A set holds x and y, or x and dy.
         drawn = [tensors(case, run.device) for _ in range(run.input_set_count(2 * case.nbytes))]
         input_sets = [{name: makers[name](*of_set) for name in errors} for of_set in drawn]
         for part, passes in PASSES.items():
@@ -203,7 +203,7 @@ def measure(run: Run, case: Case) -> dict:
 
 
 def calls_for(run: Run, case: Case) -> dict[str, Callable]:
-    """Return for each part and contender what makes a call."""
+    """Return functions that make the calls, by part and contender."""
 
     def maker(part, make):
         with torch._functorch.config.patch(donated_buffer=False):
@@ -216,7 +216,7 @@ def calls_for(run: Run, case: Case) -> dict[str, Callable]:
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
-    """Return the goals; those of a GPU are about images, the model's largest tensors."""
+    """Return the goals; on a GPU they concern images, the model's largest tensors."""
     if device == "cpu":
         return _goals_on_cpu(records)
     cases, largest = [str(case) for case in GPU_CASES if case.name == "image"], str(images(64)[0])
@@ -249,7 +249,7 @@ def _goals_on_cpu(records):
         rows = [row for record in records if matches(record) for row in record["timings"] if row["part"] in parts]
         lead = min((row["ratio"] for row in rows if OURS not in row["contender"]), default=None)
         goals.append(Goal(f"times as fast as the fastest rival, {text}", lead, bound, at_most=False))
-    # In two samples of a vector any rounding counts.
+    # Vectors are left out, since with two samples any rounding is a large error.
     rows = [row for record in records if is_image(record) for row in record["timings"] if row["contender"] == OURS]
     error = max((row["error"][name] for row in rows for name in ("y", "dx")), default=None)
     return [*goals, Goal("error of y and dx of every image and discriminator", error, 1e-7, at_most=True)]

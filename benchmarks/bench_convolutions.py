@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_convolutions --device cuda
 
-FLOPs and bytes are those that the mathematics needs, whatever an algorithm computes. Some algorithms rearrange x, which
+FLOPs and bytes are those that the mathematics needs, not those of an algorithm. Some algorithms rearrange x, which
 is part of their forward pass. The conclusion is what to change in `tgan_fast.ops.convolution.algorithms.TABLE`.
 """
 
@@ -25,13 +25,13 @@ from tgan_fast.sizes import scaled
 
 ROUNDS = {"cpu": harness.FEWEST_ROUNDS, "cuda": None}
 CHECKED_SAMPLES = 2
-ROUNDINGS = 2  # of a result's norm: both sides of a comparison are rounded at the end
-# The table is to be changed where another entry is better by more than this share of the operation's time.
+ROUNDINGS = 2  # both results of a comparison are rounded at the end
+# The verdict is to change the table if another entry saves more than this share of the operation's time.
 MARGIN = 0.03
 # Runs of each direction in an iteration, on the batch of the layer: the generator runs twice forward and once backward,
 # the discriminator on real and fake videos together, and once more on half as many, without gradients of its weights.
 GENERATOR, DISCRIMINATOR, FIRST = PerDirection(2, 1, 1), PerDirection(1.5, 1.5, 1), PerDirection(1.5, 0.5, 1)
-# In the order of the forward pass: operation, samples for each of the batch, channels of x and y, size of x.
+# In the order of the forward pass: operation, samples per video, channels of x and y, size of x.
 LAYERS = {
     "temporal 1": ("conv_transpose1d_doubling", 1, 512, 256, (1,)),
     "temporal 2": ("conv_transpose1d_doubling", 1, 256, 128, (2,)),
@@ -84,7 +84,7 @@ class Layer(NamedTuple):
     def flops(self) -> int:
         """Return the multiplications and additions of one direction."""
         places = self.x if "transpose" in self.operation else self.y
-        # Of an input of two frames half of the kernel meets the padding.
+        # On an input of two frames, half of the kernel only reads padding.
         halves = 2 if self.operation == "conv3d_two_frames" else 1
         return 2 * math.prod((places[0], *places[2:])) * math.prod(self.weight) // halves
 
@@ -117,7 +117,7 @@ def layers_for(batch: int, width: float = 1.0) -> list[Layer]:
 
 
 def layer_inputs(layer: Layer, dtype: torch.dtype, device: str, samples: int | None = None) -> LayerInputs:
-    """Return random tensors; weights of such a size that y is about as large as x."""
+    """Return random tensors; weights are scaled so that y is about as large as x."""
 
     def random(shape, scale=1.0):
         values = torch.randn((shape[0], *shape[2:], *shape[1:2]), device=device).mul_(scale).to(dtype)
@@ -132,7 +132,7 @@ def layer_inputs(layer: Layer, dtype: torch.dtype, device: str, samples: int | N
 
 
 def directions_of(layer: Layer) -> dict[str, dict[str, Callable[[LayerInputs], list[torch.Tensor]]]]:
-    """Return for each direction the algorithms that have it, as functions of a feed."""
+    """Return the algorithms of each direction as functions of a feed."""
 
     def forward(algorithm, feed):
         x = algorithm.prepare(feed.x) if algorithm.prepare else feed.x
@@ -154,7 +154,7 @@ def directions_of(layer: Layer) -> dict[str, dict[str, Callable[[LayerInputs], l
 def check(layer: Layer, part: str, calls: dict[str, Callable], dtype: torch.dtype, device: str):
     """Return a direction's errors relative to float64, and why algorithms that the package does not use are left out.
 
-    An algorithm may have twice the error of the library's.
+    An algorithm may have twice the error of the library's algorithm.
     """
     feed = layer_inputs(layer, dtype, device, CHECKED_SAMPLES)
     x, weight, bias, dy = (None if t is None else t.double() for t in feed[:4])
@@ -179,7 +179,7 @@ def measure(run: Run, layer: Layer) -> dict:
         # Each direction reads or writes every tensor of its equation once.
         nbytes = first.x.nbytes + first.weight.nbytes + first.dy.nbytes
         count = run.input_set_count(nbytes)
-        if run.device == "cpu":  # so many exceed the cache once, and a layer takes seconds
+        if run.device == "cpu":  # this many exceed the cache once, and a layer takes seconds
             count = max(1, count // 2)
         feeds = [first, *(layer_inputs(layer, dtype, run.device) for _ in range(count - 1))]
         for part, calls in directions_of(layer).items():
@@ -196,27 +196,27 @@ def measure(run: Run, layer: Layer) -> dict:
 
 
 def iteration_seconds(record: dict, algorithms: PerDirection, key: str = "seconds") -> float:
-    """Return a layer's time in an iteration with these algorithms, or "direct" where it does not have them."""
+    """Return a layer's time per iteration with these algorithms, or with "direct" where it lacks them."""
     seconds = {(row["part"], row["contender"]): row[key] for row in record["timings"]}
     parts = zip(record["runs"], PerDirection._fields, algorithms, strict=True)
     return sum(runs * seconds.get((part, name), seconds[part, "direct"]) for runs, part, name in parts)
 
 
 def verdict_for(operation: str, layers: list[dict], device: str) -> dict:
-    """Return the entry of the table, the best one, the time of all layers of the operation, and whether they agree."""
+    """Return the table's entry and the best one, with the times of the operation's layers, and whether they agree."""
     algorithms, entry = _algorithms_of(operation), _entry_of(operation, device)
     names = [[name for name, each in algorithms.items() if getattr(each, part)] for part in PerDirection._fields]
     candidates = [
         chosen
         for chosen in itertools.starmap(PerDirection, itertools.product(*names))
-        # The gradients can only read a rearranged x that their own algorithm's forward pass has made.
+        # Gradients can only read a rearranged x from the forward pass of the same algorithm.
         if chosen.parameter_gradients == chosen.forward or algorithms[chosen.parameter_gradients].prepare is None
     ]
 
     def seconds(chosen, key="seconds"):
         return rounded(sum(iteration_seconds(layer, chosen, key) for layer in layers))
 
-    best = min(candidates, key=seconds)  # of several the first: "direct" rather than what took no part
+    best = min(candidates, key=seconds)  # the first of equal ones: "direct" before algorithms that were left out
     return {
         "operation": operation,
         "table": entry,
@@ -230,14 +230,14 @@ def verdict_for(operation: str, layers: list[dict], device: str) -> dict:
 
 
 def conclude(run: Run, records: list[dict]) -> dict:
-    """Return what to change in the table."""
+    """Return the verdicts on the table's entries."""
     layers = itertools.groupby(records, key=lambda record: record["operation"])
     verdicts = [verdict_for(operation, list(found), run.device) for operation, found in layers]
     return {"device_type": run.device, "verdicts": verdicts}
 
 
 def conclusion(payload: dict) -> Iterator[str]:
-    """Yield the verdicts for people."""
+    """Yield the verdicts as lines of a table."""
     verdicts, columns = payload["verdicts"], ("direct", "table", "best", "floor")
     yield f"{'ms in an iteration':30}" + "".join(f"{name:>10}" for name in columns)
     for verdict in verdicts:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_data --device cuda
 
-On a GPU the feeds also run beside a step of 3 ms that keeps the GPU busy: an iteration that takes longer with a feed
-than with the same batch again and again waits for data.
+On a GPU the feeds also run beside a step of 3 ms that keeps the GPU busy: if an iteration takes longer with a feed than
+with one repeated batch, it waits for data.
 """
 
 import itertools
@@ -30,7 +30,7 @@ BATCH, CHANNELS = 32, 3
 HEIGHT, WIDTH = 64, 85  # of prepared UCF-101
 STEP_SECONDS = 3e-3
 DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
-WORKERS, ROUNDS = 2, 3  # of feeds
+WORKERS, ROUNDS = 2, 3  # threads of a feed, and rounds in which feeds are timed
 
 WRITING, READING, FEEDING = "one thread writes a batch", "the step reads frames", "whole feeds"
 # Data sets whose windows a thread writes.
@@ -73,7 +73,7 @@ def first_clips(dataset: VideoFrames | MovingDigits) -> torch.Tensor:
 
 def check_reads(case: str, calls: Mapping[str, Callable[[], torch.Tensor]], clips: torch.Tensor) -> None:
     """Raise SystemExit unless all calls return the clips' videos, up to twice the rounding error of a number."""
-    exact = (2 * clips.movedim(-1, 1).double() - 255) / 255  # nowhere 0
+    exact = (2 * clips.movedim(-1, 1).double() - 255) / 255  # never 0
 
     def error_of(videos):
         return ((videos.double().cpu() / exact - 1).abs().max() / torch.finfo(videos.dtype).eps).item()
@@ -88,7 +88,7 @@ def measure_writing(run: Run, datasets: Mapping) -> list[dict]:
 
 
 def measure_reading(run: Run, datasets: Mapping) -> list[dict]:
-    """Check and time how windows of frames that live on the device become videos."""
+    """Check and time the reading of videos from windows of frames on the device."""
     dataset, dtype = datasets["frames"], DTYPE[run.device]
     frames, windows = dataset.frames.to(run.device), windows_of(dataset)
     nbytes = BATCH * CHANNELS * FRAMES * IMAGE_SIZE**2 * (1 + dtype.itemsize)  # read and written
@@ -106,7 +106,7 @@ def feed_of(run: Run, dataset: VideoFrames | MovingDigits, resident: str) -> Fee
 
 
 def measure_feeding(run: Run, datasets: Mapping) -> list[dict]:
-    """Check and time feeds that are read as fast as batches come; on a GPU also beside the work of a step."""
+    """Check and time feeds that are read as fast as possible; on a GPU also beside the work of a step."""
     feeds = {name: feed_of(run, datasets[source], resident) for name, (source, resident) in FEEDS.items()}
     for name, (source, _) in FEEDS.items():
         check_reads(FEEDING, {name: partial(first_videos, feeds[name])}, first_clips(datasets[source]))
@@ -120,14 +120,14 @@ def measure_feeding(run: Run, datasets: Mapping) -> list[dict]:
 
 
 def first_videos(feed: Feed) -> torch.Tensor:
-    """Return what the step reads of a feed's first batch."""
+    """Return the videos that a step reads from a feed's first batch."""
     return feed.read(next(feed.batches()).clips)
 
 
 def time_feeds(run: Run, feeds: Mapping[str, Feed], work: Callable = lambda: None) -> dict[str, Timing]:
-    """Time a batch of each feed, by the clock and in turns, with `work` behind each.
+    """Time a batch of each feed by wall clock, in turns, with `work` after each batch.
 
-    The clock begins when what was made ahead at the start is used up, and ends when the device is done.
+    Timing begins when the batches made ahead at the start are used up, and ends when the device is done.
     """
     rounds, count = (suite.SMOKE_ROUNDS, 1) if run.smoke else (ROUNDS, {"cpu": 20, "cuda": 100}[run.device])
     seconds = {name: [] for name in feeds}

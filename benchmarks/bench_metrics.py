@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_metrics --device cuda
 
-Before C3D with random weights scores videos, the scores of two are compared with float64: two features have one
-direction, which leaves a root of one number. The floor of scoring is that of C3D's operations alone.
+C3D has random weights. Before timing, the scores of two videos are compared with float64: the covariance of two feature
+vectors has rank 1, so its root is that of one number. The floor of scoring counts C3D's operations only.
 """
 
 import copy
@@ -34,14 +34,14 @@ SCORING, PROTOCOL = "inception score and Fréchet distance", PROTOCOLS["tgan2"]
 FRECHET = "Fréchet distance, 400 features"  # as many as I3D has logits
 OURS, TORCHMETRICS, SCIPY = "tgan_fast", "torchmetrics", "scipy.linalg.sqrtm"
 
-ALLOWED: dict[Precision, float] = {"fp32": 2e-5, "tf32": 1e-2}  # relative; several times what rounding leads to
+ALLOWED: dict[Precision, float] = {"fp32": 2e-5, "tf32": 1e-2}  # relative error; several times that of rounding
 
 
 def make_features(n: int, d: int, device: str) -> tuple[torch.Tensor, Gaussian, float]:
     """Return features float32 [n, d], what they are compared with, and their distance, float64."""
     torch.manual_seed(0)
     first, second = ((torch.randn(n, d) * torch.rand(d) + torch.rand(d)).to(device).double() for _ in range(2))
-    # Their covariances are R.T @ R, and the trace of the root of both covariances' product is a nuclear norm.
+    # With covariances R.T @ R, the trace of the root of their product is a nuclear norm.
     own, other = (torch.linalg.qr(side - side.mean(0)).R / (n - 1) ** 0.5 for side in (first, second))
     traces = own.square().sum() + other.square().sum() - 2 * torch.linalg.svdvals(own @ other.T).sum()
     distance = (first.mean(0) - second.mean(0)).square().sum() + traces
@@ -50,7 +50,7 @@ def make_features(n: int, d: int, device: str) -> tuple[torch.Tensor, Gaussian, 
 
 def by_torchmetrics(features: torch.Tensor, other: Gaussian) -> float:
     """Return the distance as torchmetrics computes it from features."""
-    # Here, as SciPy below, because a rival may be missing.
+    # torchmetrics and SciPy are imported in their functions, because a rival may be missing.
     from torchmetrics.image.fid import _compute_fid
 
     features = features.double()
@@ -71,14 +71,14 @@ DISTANCES = {OURS: frechet_distance, TORCHMETRICS: by_torchmetrics, SCIPY: by_sc
 
 
 def measure_frechet(run: Run) -> dict:
-    """Check and time distances by the clock, since the host waits for the number."""
+    """Check and time distances by wall clock, since the host waits for the number."""
     n, d = (24, 10) if run.smoke else (2048, 400)
     features, other, exact = make_features(n, d, run.device)
     errors, left_out = accuracy.check_contenders(
         FRECHET,
         {name: partial(call, features, other) for name, call in DISTANCES.items()},
         lambda distance: rounded(abs(distance / exact - 1)),
-        # In float64. A rival that is off by more computes something else.
+        # All compute in float64; a rival with a larger error computes something else.
         lambda name, errors: 1e-6 if name == OURS else 5e-2,
         {TORCHMETRICS, SCIPY},
     )
@@ -89,7 +89,7 @@ def measure_frechet(run: Run) -> dict:
 
 
 def make_classifier(protocol: Protocol, videos: torch.Tensor) -> tuple[Classifier, int]:
-    """Return random weights that tell two videos apart and are never sure, and the operations of one video."""
+    """Return a random classifier that separates two videos without certainty, and the FLOPs of one video."""
     network = build_network(protocol.architecture, 101, CHANNELS).eval()
     mean = 100 + 10 * torch.randn(MEAN_SHAPE)
     weighted = [module for module in network.modules() if isinstance(module, (nn.Conv3d, nn.Linear))]
@@ -111,7 +111,7 @@ def exact_scores(videos: torch.Tensor, classifier: Classifier, protocol: Protoco
     probabilities, features = activations["logits"].softmax(1), activations[protocol.layer]
     divergences = (probabilities * (probabilities.log() - probabilities.mean(0).log())).sum(1)
     mean, covariance = real.mean.to(features), real.covariance.to(features)
-    # Their covariance is that of one vector with itself.
+    # The covariance of two vectors is the outer product of one vector with itself.
     vector = (features[0] - features[1]) / 2**0.5
     root = (vector @ covariance @ vector).sqrt()
     distance = (features.mean(0) - mean).square().sum() + vector.square().sum() + covariance.trace() - 2 * root
@@ -120,7 +120,7 @@ def exact_scores(videos: torch.Tensor, classifier: Classifier, protocol: Protoco
 
 @torch.no_grad()
 def measure_scoring(run: Run) -> dict:
-    """Check and time all from latents to scores; in a smoke run with the small classifier and its protocol."""
+    """Check and time the way from latents to scores; a smoke run uses the small classifier and its protocol."""
     device, width = torch.device(run.device), 1 / 8 if run.smoke else 1.0
     precision = resolve_evaluation_precision("auto", device)
     protocol = PROTOCOLS["plain"] if run.smoke else PROTOCOL
@@ -133,7 +133,7 @@ def measure_scoring(run: Run) -> dict:
     videos = copy_of(network, torch.float64)(draw_latents(2, LATENT_DIM, 0).to(device, torch.float64))
     classifier, flops = make_classifier(protocol, videos.float().cpu())
     see = ClassifierFeatures(classifier, protocol, device, precision)
-    # What a distance to them takes does not depend on how many there are.
+    # The time of a distance does not depend on the number of real clips.
     real = RealClips(MovingDigits(), 256 if run.device == "cuda" else 2, force=True)
     options = {"classifier": see, "real": real, "device": device, "precision": precision}
     of_two, evaluator = (Evaluator(("is", "fid"), each, **options) for each in (two, protocol))
@@ -147,7 +147,7 @@ def measure_scoring(run: Run) -> dict:
         lambda scores: {key: rounded(abs(scores[key].mean / value - 1)) for key, value in exact.items()},
         lambda name, errors: dict.fromkeys(exact, ALLOWED[precision]),
     )
-    # A GPU has yet to record a graph.
+    # The first calls on a GPU record a CUDA graph.
     timings = run.measure({name: evaluator}, [generator], 1, device="cpu", warm=run.device == "cpu")
     work = Work(protocol.samples * protocol.runs * flops, 0)
     rows = run.rows(timings, None, work, precision, lambda name: {"error": errors.get(name)})

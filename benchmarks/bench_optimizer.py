@@ -4,7 +4,7 @@
 
 A contender receives gradients as autograd leaves them, one tensor for each parameter, and ends with all weights
 updated. In bfloat16, convolutions and linear layers have bfloat16 gradients and need a bfloat16 copy of their weights.
-GB/s count the bytes that one pass needs, whatever a contender really moves: gradients are read once; weights and
+GB/s count the bytes that one pass needs, not those that a contender moves: gradients are read once; weights and
 averages are read and written once.
 """
 
@@ -30,7 +30,7 @@ from tgan_fast.training.processes import Processes
 RATE = 1e-3
 CHECKED_STEPS = 3
 OURS = "tgan_fast"
-# The package's class, PyTorch's, the variants of that (there is no fused RMSprop), and averages of a weight.
+# The package's class, PyTorch's class, its variants (there is no fused RMSprop), and the number of averages per weight.
 KINDS = {
     "rmsprop": (RMSprop, torch.optim.RMSprop, ("for-loop", "foreach"), 1),
     "adam": (Adam, torch.optim.Adam, ("for-loop", "foreach", "fused"), 2),
@@ -38,7 +38,7 @@ KINDS = {
 
 
 class Case(NamedTuple):
-    """Optimizer, and the dtype of activations, which is that of all gradients except batch norm's."""
+    """Optimizer, and the dtype of activations and of all gradients except batch norm's."""
 
     optimizer: str
     dtype: torch.dtype
@@ -71,7 +71,7 @@ def make_problem(run: Run, case: Case) -> tuple[nn.Module, list[torch.Tensor]]:
 
 
 def makers_for(case: Case) -> dict[str, Callable]:
-    """Return by name what makes each contender from a problem, of which it takes a copy."""
+    """Return functions by name that make each contender from a copy of a problem."""
     rivals = {f"torch {variant}": partial(_make_torchs, case, variant) for variant in KINDS[case.optimizer][2]}
     return {OURS: partial(_make_own, case), **rivals}
 
@@ -169,7 +169,7 @@ def measure(run: Run, case: Case) -> dict:
 
 
 def calls_for(run: Run, case: Case) -> dict[str, Callable]:
-    """Return for each contender what makes its step."""
+    """Return a function for each contender that makes its step."""
     return {name: lambda make=make: make(make_problem(run, case)).step for name, make in makers_for(case).items()}
 
 

@@ -31,17 +31,17 @@ RIVALS = {
     IN_GRAPH: {"tuned": True},
     COMPILED: {"tuned": True, "compiled": True},
 }
-# Root mean squares of levels: what rounding to integers cannot exceed, and several times what computing in bfloat16
-# leads to. A rival that is off by more computes something else.
+# Largest root mean square errors in levels: the bound of rounding to integers, and several times bfloat16's error; a
+# rival with a larger error computes something else.
 ALWAYS_ALLOWED, FAR = 0.5, 5.0
 BATCH_SIZES = {"cpu": (8, 1), "cuda": (64, 16, 256)}
 INPUT_SETS = {"cpu": 1, "cuda": 8}
-# Calls after which a Sampler replays its graph; a CPU has none.
+# Number of calls before a Sampler replays its graph; a CPU has none.
 WARM_UP = {"cpu": 1, "cuda": 4}
 
 
 def make_rival(network: reference.Generator, precision: str = "tf32", tuned: bool = False, compiled: bool = False):
-    """Return a function from latents to clips uint8 [N, 16, 64, 64, C] as users of the reference have it on a GPU.
+    """Return a function from latents to clips uint8 [N, 16, 64, 64, C] as users of the reference would write it.
 
     TF32 is PyTorch's default. Tuned means channels-last, bfloat16 autocast, and cuDNN's fastest algorithms.
     """
@@ -62,7 +62,7 @@ def make_rival(network: reference.Generator, precision: str = "tf32", tuned: boo
 
 
 def _levels(videos):
-    """Videos [N, C, T, H, W] in [-1, 1] → levels [N, T, H, W, C] that are not rounded."""
+    """Return levels [N, T, H, W, C], not rounded, of videos [N, C, T, H, W] in [-1, 1]."""
     return (videos.permute(0, 2, 3, 4, 1) + 1) * 127.5
 
 
@@ -72,7 +72,7 @@ def cases_for(run: Run) -> list[str]:
 
 
 def names_for(run: Run, batch_size: int) -> list[str]:
-    """Return the contenders of a case, tgan_fast first; a GPU has time for torch.compile in the first one."""
+    """Return the contenders of a case, tgan_fast first; torch.compile takes part only in a GPU's first case."""
     rivals = [NOTEBOOK, TUNED] if run.device == "cpu" else list(RIVALS)  # on a CPU all is float32
     if run.device == "cuda" and (run.own_only or batch_size != BATCH_SIZES["cuda"][0]):
         rivals.remove(COMPILED)
@@ -108,7 +108,7 @@ def make(name: str, network: reference.Generator, batch_size: int) -> Callable[[
     generator.load_state_dict(network.state_dict())
     generator.to(next(network.parameters()).device)
     sampler = Sampler(generator, batch_size=batch_size, precision=name.removeprefix(fast("")))
-    # On a GPU without the copy to the CPU.
+    # On a GPU the copy to the CPU is left out.
     return lambda latents: next(sampler.on_device(latents)) if latents.is_cuda else sampler(latents)
 
 
@@ -131,7 +131,7 @@ def measure(run: Run, case: str) -> dict:
         if name in RIVALS:
             return FAR
         eager = errors.get(NOTEBOOK if run.device == "cpu" else SAME_ARITHMETIC[name.removeprefix(fast(""))], 0.0)
-        # What is left out excuses nothing.
+        # A rival that was left out does not raise the allowed error.
         return max(ALWAYS_ALLOWED, 2 * eager if eager <= FAR else 0.0)
 
     calls = {name: partial(clips_of, name) for name in names_for(run, size)}
@@ -150,7 +150,7 @@ def measure(run: Run, case: str) -> dict:
 
 
 def calls_for(run: Run, case: str) -> dict[str, Callable[[], Callable[[], torch.Tensor]]]:
-    """Return what makes calls of a batch."""
+    """Return functions that make the calls of a batch."""
     size = int(case.split()[1])
 
     def call_of(name):
@@ -160,7 +160,7 @@ def calls_for(run: Run, case: str) -> dict[str, Callable[[], Callable[[], torch.
             contender(latents)
         return partial(contender, latents)
 
-    # Without its graph one rival is another one.
+    # Without its graph, one rival equals another.
     return {name: partial(call_of, name) for name in names_for(run, size) if name != IN_GRAPH}
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_singular_value_clip --device cuda
 
-Every contender first clips the same weights, which are compared with the definition in float64. Then all take turns, in
-place, as in training. To clip a clipped weight again is cheaper, so each turn begins with fresh weights, copied outside
-of what is timed. "eigh" is the package's backend; "Gram + eigh" is how one would write it in plain PyTorch, in float32.
+Every contender first clips the same weights; the results are compared with the definition in float64. Then all
+take turns, in place, as in training. Clipping a clipped weight is cheaper, so turns begin with fresh weights, whose
+copy is not timed. "eigh" is the package's backend; "Gram + eigh" is a user's version in plain PyTorch, in float32.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ from tgan_fast.ops import singular_value_clip, singular_value_clip_
 FIVE = "all five"
 DISCRIMINATOR = ((64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192))
 GRAM = "Gram + eigh"
-CALL, REPLAY = "call", "replay"  # a plain call, and the replay of a CUDA graph
-LARGEST_SINGULAR_VALUE = 1.4  # of the Gaussian weights, about
-# Relative to a weight's norm. A rival with a larger error does something else; float32 allows 1e-6.
+CALL, REPLAY = "call", "replay"  # an ordinary call, and the replay of a CUDA graph
+LARGEST_SINGULAR_VALUE = 1.4  # approximate, of the Gaussian weights
+# Relative to a weight's norm; a rival with a larger error computes something else, since float32 reaches 1e-6.
 TOLERANCE = 1e-4
 
 
@@ -74,14 +74,14 @@ RIVALS = {GRAM: by_gram, "svd": by_svd, **DRIVERS}
 
 def contenders_for(device: str) -> dict[str, Callable]:
     """Return the package's contenders by the names of their backends, then the rivals."""
-    if device == "cpu":  # where "auto" is "eigh", and PyTorch has no drivers to choose from
+    if device == "cpu":  # "auto" is "eigh" there, and PyTorch has only one driver
         return {"auto": singular_value_clip_, GRAM: by_gram, "svd": by_svd}
     own = {name: partial(singular_value_clip_, backend=name) for name in ("auto", "eigh", "gemm", "cuda")}
     return own | RIVALS
 
 
 def make_inputs(case: Case, device: str) -> Inputs:
-    """Return Gaussian weights; in training they were clipped, and then moved by RMSprop's steps in one direction."""
+    """Return Gaussian weights; the state "training" clips them and then adds RMSprop steps in one direction."""
     fresh = []
     for rows, columns in case.shapes:
         weight = torch.randn(rows, columns, device=device) * (LARGEST_SINGULAR_VALUE / (rows**0.5 + columns**0.5))
@@ -93,14 +93,14 @@ def make_inputs(case: Case, device: str) -> Inputs:
 
 
 def restore(inputs: Inputs) -> None:
-    """Give the weights the values that they had before they were clipped."""
+    """Restore the values of the weights before they were clipped."""
     torch._foreach_copy_(*inputs)
 
 
 def check(case: Case, contenders: dict[str, Callable], inputs: Inputs) -> tuple[dict[str, dict], dict[str, str]]:
     """Return each contender's error and the excess of its largest singular value over 1, and why rivals are left out.
 
-    The package's own may have twice the error of the best rival.
+    The package's contenders may have twice the error of the best rival.
     """
     expected = [reference.clip_singular_values(weight.double().cpu()) for weight in inputs.fresh]
 
@@ -130,28 +130,28 @@ def measure(run: Run, case: Case) -> dict:
     errors, left_out = check(case, contenders, first)
     nbytes = sum(weight.nbytes for weight in first.weights)
     count = run.input_set_count(nbytes)
-    if run.device == "cpu":  # a contender takes much longer than to read the weights from memory
+    if run.device == "cpu":  # contenders take much longer than reading the weights from memory
         count = max(1, count // 4)
     input_sets = [first, *(Inputs([weight.clone() for weight in first.fresh], first.fresh) for _ in range(count - 1))]
     rows = []
     for part, timings in time_parts(run, {name: contenders[name] for name in errors}, input_sets).items():
         rows += run.rows(timings, part, Work(0, 2 * nbytes), more=lambda name: {"error": errors.get(name)})
-    # Last, since a profiler slows down what is launched after it.
+    # The profiler runs last, since it slows down later launches.
     launches = launches_of(contenders["auto"], first) if run.device == "cuda" else None
-    # From the device's results, once it was measured.
+    # The device's results have the step's time once it was measured.
     step = result_files.sections_of(result_files.file_of(run.device)).get("step", {}).get("seconds_an_iteration")
     more = {"launches": launches, "seconds_an_iteration": step, "left_out": left_out}
     return {**case._asdict(), "input_sets": count, "timings": rows, **more}
 
 
 def time_parts(run: Run, contenders: dict[str, Callable], input_sets: list[Inputs]) -> dict[str, dict]:
-    """Return timings of plain calls and, on a GPU, of the replays of what does not wait for the host."""
+    """Return timings of ordinary calls and, on a GPU, of graph replays of contenders that do not wait for the host."""
     calls = {name: lambda inputs, clip=clip: clip(inputs.weights) for name, clip in contenders.items()}
     options = {"rivals": RIVALS, "prepare": restore}
     if run.device == "cpu":
         return {CALL: run.measure(calls, input_sets, harness.FEWEST_ROUNDS, **options, warm=True)}
     plain = options | {"uncaptured": dict.fromkeys(calls, "a plain call")}
-    # A decomposition takes a hundred times as long as the others: neither the cache nor turns with them matter.
+    # A decomposition takes a hundred times as long as the others, so the cache and taking turns do not matter for it.
     slow = {name: call for name, call in calls.items() if name == "eigh" or name in RIVALS}
     quick = {name: call for name, call in calls.items() if name not in slow}
     timings = run.measure(quick, input_sets, **plain)
@@ -160,7 +160,7 @@ def time_parts(run: Run, contenders: dict[str, Callable], input_sets: list[Input
 
 
 def launches_of(clip: Callable, inputs: Inputs) -> int | None:
-    """Return the number of kernels in a call; None where the profiler sees none, as without permission."""
+    """Return the number of kernels in a call; None if the profiler sees none, for instance without permission."""
     restore(inputs)
     with profile() as profiler:
         clip(inputs.weights)
@@ -169,7 +169,7 @@ def launches_of(clip: Callable, inputs: Inputs) -> int | None:
 
 
 def calls_for(run: Run, case: Case) -> dict[str, Callable]:
-    """Return for each contender what makes a call, which also copies the fresh weights."""
+    """Return functions that make each contender's call, which also copies the fresh weights."""
 
     def maker(clip):
         inputs = make_inputs(case, run.device)
@@ -179,7 +179,7 @@ def calls_for(run: Run, case: Case) -> dict[str, Callable]:
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
-    """Return the goals of a plain call of `auto`."""
+    """Return the goals of an ordinary call of `auto`."""
     wanted = str(CASES[0])
     record = next((record for record in records if record["case"] == wanted), {"timings": []})
     rows = {row["contender"]: row for row in record["timings"] if row["part"] == CALL}

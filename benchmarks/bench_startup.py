@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_startup --device cuda
 
-Every timing is of a new process, from its start until it prints a line, or ends. On a GPU the first iterations compile
-Triton's kernels, or find them where an earlier process left them, and record CUDA graphs; by the tenth all is replayed.
+Every timing begins with a new process and ends when it prints a line, or exits. On a GPU the first iterations compile
+Triton's kernels, or load them from the cache, and record CUDA graphs; the tenth iteration only replays.
 """
 
 import os
@@ -20,7 +20,7 @@ from benchmarks.suite import Run, Section, main
 ROOT = Path(__file__).resolve().parent.parent
 IMPORT, COMMANDS, FIRST = "import", "commands", "first iteration"
 OURS, TORCH = "tgan_fast", "torch alone"
-# Arguments of Python, and the beginnings of lines that it prints.
+# Arguments of Python, and how the lines that it prints begin.
 PROGRAMS = {
     IMPORT: {
         OURS: (["-c", "import tgan_fast; print(tgan_fast.VideoGenerator)"], ["<class"]),
@@ -53,7 +53,7 @@ for iteration in range(1, 11):
 
 
 def seconds_to_lines(name: str, arguments: list[str], lines: list[str], **environment: str) -> list[float]:
-    """Return the time from the start of Python to each of these lines and to its end; SystemExit if it fails."""
+    """Return the times from the start of Python to each of these lines and to its exit; SystemExit if it fails."""
     options = {"cwd": ROOT, "env": os.environ | environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     begin, seconds, text = time.perf_counter(), [], "prints nothing"
     with subprocess.Popen([sys.executable, *arguments], text=True, **options) as process:
@@ -66,7 +66,7 @@ def seconds_to_lines(name: str, arguments: list[str], lines: list[str], **enviro
 
 
 def measure(run: Run, case: str) -> dict:
-    """Time one case in turns; not by `run.measure`, since nothing is left of a process to warm up."""
+    """Time one case in turns, without `run.measure`, since a new process cannot be warmed up."""
     run.rivals.add(TORCH)
     preset = "paper" if run.device == "cuda" and not run.smoke else "tiny"
     contenders = [f"{OURS}, compiling", f"{OURS}, compiled before"] if run.device == "cuda" else [OURS]
@@ -84,11 +84,11 @@ def measure(run: Run, case: str) -> dict:
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
-    """Return the goal: an import of the package is little more than one of PyTorch."""
-    # The fast rounds tell, because whatever else a machine does adds more to a process's time than the package.
+    """Return the goal: importing the package takes little longer than importing PyTorch."""
+    # The fast rounds count, because other work of the machine adds more to a process's time than the package does.
     rows = {row["contender"]: row["p10"] for record in records if record["case"] == IMPORT for row in record["timings"]}
     measured = rounded(rows[OURS] / rows[TORCH]) if TORCH in rows else None
-    # A hundredth for the package's modules, and the noise; what only parts of it need must not be loaded along.
+    # The bound allows 1 % for the package's modules, and noise; optional libraries must not be imported.
     return [Goal("times the import of PyTorch alone, that of tgan_fast", measured, 1.1, at_most=True)]
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_step --device cuda
 
-The losses of all contenders (contenders.py) must agree with float64. Rivals that compile are measured in a process of
-their own: torch.compile's CUDA graphs clear the cuBLAS workspaces whose addresses other graphs hold.
+The losses of all contenders (contenders.py) must agree with float64. Compiled rivals run in separate processes:
+torch.compile's CUDA graphs clear the cuBLAS workspaces whose addresses other graphs hold.
 """
 
 import copy
@@ -55,31 +55,31 @@ RIVALS = {
     COMPILED: contenders.Compiled,
     COMPILED_QUICKLY: contenders.CompiledQuickly,
 }
-STRONG = (TUNED, IN_GRAPH, COMPILED, COMPILED_QUICKLY)  # the goal is to beat the best of these
-# Measured in a process of its own; the second only where the first is not ready in time.
+STRONG = (TUNED, IN_GRAPH, COMPILED, COMPILED_QUICKLY)  # the goal compares with the best of these
+# Measured in separate processes; the second one only if the first is not ready in time.
 APART = (COMPILED, COMPILED_QUICKLY)
-# Time limits in another process, where IN_GRAPH is only tried first: a failed capture ruins a process, or hangs.
+# Time limits of other processes; IN_GRAPH is first tried in one, since a failed capture breaks a process, or hangs.
 SECONDS = {IN_GRAPH: 60, COMPILED: 240, COMPILED_QUICKLY: 90}
 
 ITERATIONS = 81_000  # of a training run
 BATCH_SIZES = {"cpu": (4, 8), "cuda": (32,)}  # the usual one first
 SMOKE_WIDTH, SMOKE_BATCH = 1 / 16, 2
 ROUNDS = {"cpu": 3, "cuda": 4}
-CYCLES = 4  # of a turn on a GPU: so many that the host's head start at its beginning does not count
-# Iterations of a training run, after those in which graphs are captured and memory is reserved.
+CYCLES = 4  # in a turn on a GPU, so that the host's head start at its beginning has little effect
+# Timed iterations of a training run, and earlier ones, in which graphs are captured and memory is reserved.
 TRAINING_ITERATIONS, UNCOUNTED_ITERATIONS = {"cpu": 20, "cuda": 3000}, {"cpu": 5, "cuda": 200}
 
-# Errors of losses that are always allowed, since two losses may happen to be nearly exact.
+# These errors of losses are always allowed, since eager PyTorch's losses may happen to be nearly exact.
 ALWAYS_ALLOWED = {"fp32": 1e-3, "tf32": 5e-3, "bf16": 2e-2}
-# Iterations compared with float64, after which both CUDA graphs of tgan_fast are recorded. RMSprop enlarges every
-# rounding: after six, float32 itself is off by 1e-2 to 5e-2 on a CPU, bfloat16 autocast by 5e-2. A CUDA graph that does
-# not train is off by more than what is allowed.
+# Iterations compared with float64, after which both CUDA graphs of tgan_fast are recorded. RMSprop amplifies
+# rounding: after six, errors are 1e-2 to 5e-2 in float32 on a CPU, and 5e-2 in bfloat16 autocast. A CUDA graph that
+# does not train exceeds the allowed error.
 CHECKED = {"cpu": 1, "cuda": 8}
 DRIFT_ALLOWED = 0.2
 
 
 class Fast:
-    """TrainingStep, called as its rivals are."""
+    """TrainingStep with the interface of its rivals."""
 
     memory_format = torch.channels_last_3d
 
@@ -97,7 +97,7 @@ class Fast:
 
 
 def fast(precision: Precision) -> str:
-    """Return the name of tgan_fast in an arithmetic."""
+    """Return the name of tgan_fast in a precision."""
     return f"tgan_fast {precision}"
 
 
@@ -118,11 +118,11 @@ def width_of(run: Run) -> float:
 
 
 def makers_for(run: Run) -> dict[str, Callable[[Start], Any]]:
-    """Return what makes the contenders that might take part; tgan_fast first, at last among its own with clipping."""
+    """Return functions that make all possible contenders: tgan_fast first, and with clipping last of its own."""
     precisions = harness.precisions_for(run.device)
     own = {fast(precision): partial(Fast, precision=precision) for precision in precisions}
     own[CLIPPED] = partial(Fast, precision=precisions[0], clip_interval=CLIP_INTERVAL)
-    # On a CPU, where all is float32, what users have and the fastest.
+    # A CPU computes in float32 throughout, so only the users' version and the fastest take part.
     names = (NOTEBOOK, TUNED) if run.device == "cpu" else set(RIVALS).difference(APART if run.smoke else ())
     return own | {name: rival for name, rival in RIVALS.items() if name in names and not run.own_only}
 
@@ -136,7 +136,7 @@ def make_batches(batch_size: int, device: str) -> list[dict[torch.memory_format,
 
 
 def starting_point(run: Run, batch_size: int | None = None) -> tuple[Start, list]:
-    """Return the networks and the batches with which all contenders begin; by default batches of the usual size."""
+    """Return the initial networks and the batches of all contenders; by default batches of the usual size."""
     return Start.random(run.device, width_of(run)), make_batches(batch_size or batch_sizes_of(run)[0], run.device)
 
 
@@ -157,7 +157,7 @@ def exact_losses(start: Start, batches, count) -> torch.Tensor:
 
 
 def errors_of(losses: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
-    """Return the errors of the first losses and of all [iterations, 2], in units of their size."""
+    """Return the relative errors of the first losses, and of all losses [iterations, 2]."""
     pairs = (losses[:1], exact[:1]), (losses, exact[: len(losses)])
     return tuple(accuracy.relative([got], [right]) for got, right in pairs)
 
@@ -165,12 +165,12 @@ def errors_of(losses: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
 def allowed_errors(precision: Precision, errors: dict[str, tuple[float, float]]) -> tuple[float, float]:
     """Return the largest errors that are allowed, given those of eager PyTorch."""
     first, all_together = errors.get(SAME_ARITHMETIC[precision], (0.0, 0.0))
-    # In this order: max() returns a NaN only if it comes first.
+    # The order matters, since max() returns a NaN only if it comes first.
     return max(ALWAYS_ALLOWED[precision], 2 * first), max(DRIFT_ALLOWED, 4 * all_together)
 
 
 def set_up(run: Run, makers, start: Start, batches, exact) -> tuple[dict, dict, dict, dict]:
-    """Return contenders that agree, errors, timing and memory in processes of their own, and why some are left out."""
+    """Return contenders that agree, errors, timings and memory from separate processes, and why some are left out."""
     made, apart = {}, {}
 
     def losses_of(name):
@@ -184,7 +184,7 @@ def set_up(run: Run, makers, start: Start, batches, exact) -> tuple[dict, dict, 
             return torch.tensor(losses, dtype=torch.float64)
         made[name] = makers[name](start)
         losses = iterate(made[name], batches, len(exact))
-        # Clipping changes all but the first iteration.
+        # Clipping changes all iterations but the first.
         return losses[:1] if name == CLIPPED else losses
 
     def allowed(name, errors):
@@ -198,7 +198,7 @@ def set_up(run: Run, makers, start: Start, batches, exact) -> tuple[dict, dict, 
 
 
 def measure(run: Run, case: str) -> dict:
-    """Check and time iterations by themselves, on the same videos again and again, or measure a training run."""
+    """Check and time iterations alone, on the same videos repeatedly, or measure a training run."""
     if case == TRAINING:
         return measure_training(run)
     size = int(case.split()[1])
@@ -234,7 +234,7 @@ def measure(run: Run, case: str) -> dict:
 
 
 def time_in_turns(run: Run, contenders, batches) -> dict[str, Timing]:
-    """Return timings of an iteration: in turns of whole cycles, but on a CPU of one iteration where nothing clips."""
+    """Return timings of an iteration, in turns of whole cycles; on a CPU, of single iterations if nothing clips."""
     on_gpu, calls = run.device == "cuda", {name: partial(call, each) for name, each in contenders.items()}
     if CLIPPED in contenders and not on_gpu:
         calls[CLIPPED] = lambda _: [call(contenders[CLIPPED], batch) for batch in batches]
@@ -243,7 +243,7 @@ def time_in_turns(run: Run, contenders, batches) -> dict[str, Timing]:
         batches * (1 if run.smoke else CYCLES) if on_gpu else batches[:1],
         ROUNDS[run.device],
         rivals=contenders.keys() & RIVALS.keys(),
-        # Nobody gets a head start while the GPU works for the one before.
+        # Synchronizing denies a contender a head start while the GPU still works for the previous one.
         prepare=(lambda _: torch.cuda.synchronize()) if on_gpu else None,
         uncaptured=dict.fromkeys(calls, "each as its users run it"),
         warm=True,
@@ -254,8 +254,8 @@ def time_in_turns(run: Run, contenders, batches) -> dict[str, Timing]:
 
 
 def contender_peak_bytes(make, start, batches) -> int | None:
-    """Return the most memory in use on a GPU, but for the batches, while a new contender runs; None on a CPU."""
-    # A new one, since choosing algorithms takes memory once.
+    """Return the peak GPU memory, without the batches, while a new contender runs; None on a CPU."""
+    # The contender is new, since choosing algorithms takes memory once.
     count = CHECKED["cuda"]
     return harness.peak_bytes(lambda: iterate(make(start), batches, count)) if start.device == "cuda" else None
 
@@ -272,7 +272,7 @@ def measure_alone(name: str, device: str, smoke: bool, checked: int) -> tuple:
 
 
 def in_process(function: Callable, arguments: tuple, seconds: float) -> Any:
-    """Return what a function of this module returns in a new process; RuntimeError if it fails, dies or is too slow."""
+    """Return the result of a function of this module in a new process; RuntimeError if it fails or is too slow."""
     with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(function, *arguments).result(seconds)
@@ -281,7 +281,7 @@ def in_process(function: Callable, arguments: tuple, seconds: float) -> Any:
         except Exception as error:
             raise RuntimeError(harness.short_reason(error)) from error
         finally:
-            # It may hang, also at its end.
+            # The process may hang, even at its exit.
             for process in pool._processes.values():
                 process.kill()
 
@@ -318,14 +318,14 @@ def measure_training(run: Run) -> dict:
 
 
 def seconds_without_waits(steps: Sequence[float], clip_interval: int) -> float:
-    """Return the time of all steps without waits for the host, taking the first quartile of each kind for all of it."""
+    """Return the time of all steps without waits for the host: each kind of step counts with its first quartile."""
     clipped = steps[::clip_interval]
     others = [seconds for index, seconds in enumerate(steps) if index % clip_interval]
     return sum(len(kind) * statistics.quantiles(kind, n=4)[0] for kind in (clipped, others))
 
 
 def calls_for(run: Run, case: str) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """Return what makes calls of an iteration without clipping, of contenders that need no process of their own."""
+    """Return functions that make calls of an iteration without clipping, for contenders without separate processes."""
 
     def make(maker):
         start, batches = starting_point(run, int(case.split()[1]))
@@ -353,7 +353,7 @@ def conclude(run: Run, records: list[dict]) -> dict:
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
-    """Return the goals of tgan_fast: on a CPU for every batch size, clipping included."""
+    """Return the goals of tgan_fast; on a CPU there are some for every batch size, including clipping."""
     if device == "cpu":
         return _goals_on_cpu(records)
     rows = rows_of(records, BATCH_SIZES[device][0])

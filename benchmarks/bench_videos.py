@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_videos --device cpu
 
-Videos are made for each run, as large as those of UCF-101 and with about as many bits. One process with one thread
-decodes them, but for PyAV's to_ndarray, which starts threads of its own, as users write it. The floor is PyAV's
-decoding alone; tgan_fast makes small frames of it, large arrays still have to be scaled.
+Videos are made for each run, with the size and about the bit rate of UCF-101's. One process with one thread decodes
+them; only PyAV's to_ndarray, called as users would, starts its own threads. The floor is PyAV's decoding alone;
+tgan_fast yields small frames, whereas PyAV's large arrays still have to be scaled.
 """
 
 import itertools
@@ -33,16 +33,16 @@ from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_step
 
 FRAME_FORMAT = FrameFormat(HEIGHT, WIDTH, CHANNELS)
-# FFmpeg's zoom into the Mandelbrot set, in which all moves, with a camera's noise; and about the bits of UCF-101's.
+# FFmpeg's zoom into the Mandelbrot set, in which everything moves, with camera noise; and about UCF-101's bit rate.
 SCENE, BIT_RATE = "mandelbrot=size=320x240:rate=25,noise=alls=4:allf=t", 500_000
 
-# Encoder, and how a file's name ends.
+# Encoder and file suffix.
 DECODING = {"decoding MPEG-4, 320×240": ("mpeg4", ".avi"), "decoding H.264, 320×240": ("libx264", ".mp4")}
 CUTTING, FEEDING = "one thread cuts a batch out of a store", "feed of a store"
 
 OURS, ARRAYS, NDARRAY, PILLOW = "tgan_fast", "PyAV, RGB arrays", "PyAV, to_ndarray", "PyAV, scaled by Pillow"
 ALONE = "decoding alone"
-MOST_LEVELS_OFF = 3  # on average; PyAV itself converts colors with few bits
+MOST_LEVELS_OFF = 3  # mean error in levels; PyAV itself converts colors with few bits
 
 AT_RANDOM = {"crop": "random", "flip": True}
 CUTS = {
@@ -80,7 +80,7 @@ def rgb_arrays(path: Path) -> Iterator[np.ndarray]:
 
 
 def to_store_size(image: Image.Image) -> np.ndarray:
-    """Return a frame as small as those of a store."""
+    """Return a frame scaled to the size of a store's frames."""
     return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BOX))
 
 
@@ -102,7 +102,7 @@ def levels_off(expected: np.ndarray, frames: Iterable[np.ndarray]) -> float:
 
 
 def measure_decoding(run: Run, case: str, folder: Path) -> list[dict]:
-    """Check and time what decodes one file, from its opening to the last frame."""
+    """Check and time the decoders on one file, from opening it to the last frame."""
     codec, suffix = DECODING[case]
     path = encode(folder / f"video{suffix}", 36 if run.smoke else 180, codec)
     expected = np.stack([to_store_size(frame.to_image()) for frame in decoded(path)])
@@ -131,7 +131,7 @@ def measure_cutting(run: Run, case: str, folder: Path) -> list[dict]:
     clips = np.empty((BATCH, FRAMES, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), np.uint8)
 
     def map_anew(k):
-        # Then most pages are touched for the first time, as in a large data set.
+        # This way most pages are touched for the first time, as in a large data set.
         if k == 0:
             opened.update({name: VideoFrames(read_videos(store), **options) for name, options in CUTS.items()})
 
@@ -150,7 +150,7 @@ def measure_cutting(run: Run, case: str, folder: Path) -> list[dict]:
 
 
 def measure_video_feeding(run: Run, case: str, folder: Path) -> list[dict]:
-    """Check and time whole feeds; on a CPU also a training step, on videos in colors that are there already."""
+    """Check and time whole feeds; on a CPU also a training step on color videos that are already in memory."""
     dataset = VideoFrames(read_videos(write_store(run, folder)), **AT_RANDOM)
     feed = bench_data.feed_of(run, dataset, "off")
     first = partial(bench_data.first_videos, feed)
@@ -164,14 +164,14 @@ def measure_video_feeding(run: Run, case: str, folder: Path) -> list[dict]:
 
 
 def measure(run: Run, case: str) -> dict:
-    """Check and time one case; its files are gone afterwards."""
+    """Check and time one case, and remove its files afterwards."""
     measures = {CUTTING: measure_cutting, FEEDING: measure_video_feeding}
     with tempfile.TemporaryDirectory() as folder:
         return {"timings": measures.get(case, measure_decoding)(run, case, Path(folder)), "left_out": {}}
 
 
 def goals_for(records: list[dict], device: str) -> list[Goal]:
-    """Return the goals: small frames cost little more than decoding, and no step waits for clips."""
+    """Return the goals: small frames take little longer than decoding, and no step waits for clips."""
     rows = [(row["contender"], row) for record in records for row in record["timings"]]
     arrays = max((rounded(1 / row["ratio"]) for name, row in rows if name == ARRAYS), default=None)
     cores = max((rounded(row["seconds"] / STEP_SECONDS) for name, row in rows if name in CUTS), default=None)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.breakdown --device cuda
 
-The profiler's trace of five iterations without a CUDA graph, one of which clips, says what each group takes: on a GPU
+The profiler's trace of five iterations without a CUDA graph, one of which clips, gives the time of each group: on a GPU
 the kernels launched in its ranges, on a CPU its ranges and operators without those of other groups inside them. A
 backward node belongs to the group of the forward operator with the same sequence number; copies within layers are a
-group of their own. The total is that of replays, so that total minus sum is what launches cost.
+group of their own. The total is that of graph replays, and total minus sum is the cost of launches.
 """
 
 import functools
@@ -29,7 +29,7 @@ from tgan_fast.precision import compute_dtype
 from tgan_fast.training import TrainingStep
 
 OURS = "tgan_fast"
-# On a CPU half of what is compared with others: the shares are nearly the same.
+# On a CPU half of the batch of the other benchmarks suffices, since the shares are nearly the same.
 BATCH = {"cpu": 2, "cuda": 32}
 ROUNDS = {"cpu": 2, "cuda": 10}
 
@@ -49,7 +49,7 @@ def measure(run: Run, case: str) -> dict:
     precision = harness.precisions_for(run.device)[0]
     batches = [batch[Fast.memory_format] for batch in bench_step.make_batches(batch_size, run.device)]
     needed = floors.iteration(batch_size, compute_dtype(precision, torch.float32).itemsize, start.width)
-    # First, since a profiler slows down what is launched after it.
+    # This is timed first, since a profiler slows down later launches.
     step = Fast(start, precision, CLIP_INTERVAL).step
     for index in range(bench_step.CHECKED[run.device]):
         step(batches[index % CLIP_INTERVAL])
@@ -68,7 +68,7 @@ def measure(run: Run, case: str) -> dict:
     floor = sum(group["floor_seconds"] for group in groups)
 
     def more(name):
-        # Each group needs its own floor: together they are more than that of all work at once.
+        # The groups' floors add up to more than the floor of all work at once.
         return {"floor_seconds": rounded(floor), "share_of_floor": rounded(floor / timings[name].median)}
 
     rows = run.rows(timings, more=more)
@@ -76,7 +76,7 @@ def measure(run: Run, case: str) -> dict:
 
 
 def mark(step: TrainingStep) -> None:
-    """Put a range around each group of a step, for good."""
+    """Put a profiler range around each group of a step, permanently."""
     for network in (step._generator, step._discriminator):
         _mark(network, "zero_grad", OPTIMIZERS)
         _mark(network, "update", OPTIMIZERS)
@@ -125,7 +125,7 @@ def seconds_by_group(events: Iterable[dict], device: str) -> dict[str, float]:
     """Return the seconds of each group in a trace."""
     complete = [event for event in events if event.get("ph") == "X"]
     seconds, forward, launches = defaultdict(float), {}, {}
-    running = defaultdict(list)  # by thread, each event inside the one before it
+    running = defaultdict(list)  # by thread; each event lies inside the previous one
     nothing = {"name": "", "group": None}
     for event in sorted(complete, key=lambda event: (event["ts"], -event["dur"])):
         if event["cat"] not in _HOST:
@@ -138,7 +138,7 @@ def seconds_by_group(events: Iterable[dict], device: str) -> dict[str, float]:
         event["group"] = group = _group_of(event["name"], parent, forward.get(number, OTHERS))
         around.append(event)
         if number is not None:
-            # The last operator with a number is the one whose node gets it.
+            # Several operators may have a sequence number; its backward node belongs to the last.
             forward[number] = group
         launches[arguments.get("correlation")] = group
         if device == "cpu":

@@ -1,4 +1,4 @@
-"""Largest rates of a device, measured in the same run as the timings that are compared with them."""
+"""Peak rates of a device, measured in the same run as the timings that are compared with them."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 class Work(NamedTuple):
-    """Operations to compute, multiplications and additions each counted, and bytes to move."""
+    """Floating-point operations, where a multiplication and an addition count as two, and bytes to move."""
 
     flops: float
     nbytes: float
 
     def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """Return the larger of the times to compute and to move."""
+        """Return the larger of the times for computing and for moving bytes."""
         return max(self.flops / flops_per_second, self.nbytes / bytes_per_second)
 
 
@@ -38,12 +38,12 @@ class Ceilings:
         return self._rates[name]
 
     def floor(self, work: Work, precision: Precision) -> float:
-        """Return the seconds that work takes at least."""
+        """Return the minimum time of work in seconds."""
         copy = self.rate("copy")
         return work.seconds(self.rate(precision) if work.flops else 1.0, copy)
 
     def record(self) -> dict[str, float]:
-        """Return the rates that were needed, for the file of results."""
+        """Return the rates that were used, for the file of results."""
         return {name: rounded(rate) for name, rate in self._rates.items()}
 
 

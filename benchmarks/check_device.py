@@ -2,7 +2,7 @@
 
     python -m benchmarks.check_device step --device cuda
 
-Each result is a line; exit code 1 if one is wrong. `benchmarks.validate` runs both checks first.
+Each result is printed as a line; the exit code is 1 if one is wrong. `benchmarks.validate` runs both checks first.
 """
 
 import operator

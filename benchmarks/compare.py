@@ -23,7 +23,7 @@ def main(revision: str, device: str, only: Sequence[str], smoke: bool) -> None:
     found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
         raise SystemExit(f"error: {ROOT} has no revision {revision}: name a commit, a branch or a tag")
-    # The module that this process was started with: all sections or one.
+    # The main module of this process runs all sections or one.
     command = ["-m", sys.modules["__main__"].__spec__.name, "--device", device, "--own-only"]
     command += ["--smoke"] * smoke + (["--only", *only] if only else [])
     here, there = [], []
@@ -62,7 +62,7 @@ def _run(tree, *arguments):
 def differences(here: list[dict], there: list[dict]) -> Iterator[str]:
     """Yield a line for every timing present in all runs of both trees, given as seconds by name.
 
-    The working tree differs only where each of its runs differs from each of the other's.
+    The trees differ in a timing only if each run of one is faster than every run of the other.
     """
     for name in here[0]:
         if all(name in run for run in here + there):

@@ -44,6 +44,6 @@ def pytest_generate_tests(metafunc):
 
 
 def _time_of_gpu():
-    """Return the time when the GPU has done all that was asked of it."""
+    """Return the time once the GPU has finished all launched work."""
     torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,7 +1,7 @@
 """Training iterations in plain PyTorch, as users would write them: the contenders that tgan_fast is compared with.
 
 All begin with the same weights, draw the same latents and compute the iteration of tgan_fast/reference.py with its
-networks, without singular value clipping, which is called by itself. Each class adds something to the one before.
+networks, without singular value clipping, which is called separately. Each class extends the previous one.
 """
 
 import copy
@@ -16,12 +16,12 @@ from tgan_fast import reference
 from tgan_fast.cuda_graph import Replayed
 from tgan_fast.models.layout import to_channels_last_
 
-# Names of plain PyTorch in training as in sampling.
+# Names of contenders in plain PyTorch, for training and sampling.
 NOTEBOOK, NOTEBOOK_FP32, TUNED, IN_GRAPH = "notebook", "notebook fp32", "tuned eager", "tuned, CUDA graph"
-# Eager PyTorch in the same arithmetic, twice whose error is allowed.
+# Eager PyTorch in the same precision; twice its error is allowed.
 SAME_ARITHMETIC = {"fp32": NOTEBOOK_FP32, "tf32": NOTEBOOK, "bf16": TUNED}
 LEARNING_RATE = 5e-5
-CLIP_INTERVAL = 5  # iterations, one of which clips
+CLIP_INTERVAL = 5  # every fifth iteration clips
 LATENT_DIM = 100
 SEED = 0  # of the latents
 
@@ -43,7 +43,7 @@ class Start(NamedTuple):
 
 @contextmanager
 def cudnn_for(precision: str, chooses_algorithms: bool) -> Iterator[None]:
-    """Set cuDNN as users of a contender have it; matrix products stay float32, PyTorch's default."""
+    """Set cuDNN's options as users of a contender would; matrix products stay in float32, PyTorch's default."""
     cudnn = torch.backends.cudnn
     before = cudnn.conv.fp32_precision, cudnn.benchmark
     cudnn.conv.fp32_precision = "ieee" if precision == "fp32" else "tf32"
@@ -58,7 +58,7 @@ class Notebook:
     """Iteration of the reference in PyTorch's default arithmetic: TF32 in a GPU's convolutions."""
 
     precision = "tf32"
-    memory_format = torch.contiguous_format  # of the videos that a call takes
+    memory_format = torch.contiguous_format  # memory format of a call's videos
     iteration, clip_interval = 1, CLIP_INTERVAL  # this iteration does not clip
     _chooses_algorithms = False
 
@@ -90,7 +90,7 @@ class StrictNotebook(Notebook):
 
 
 class WithoutWaste(Notebook):
-    """Notebook that skips gradients nobody needs: of G in D's step, and of D's weights in G's step."""
+    """Notebook that skips unused gradients: of G in D's step, and of D's weights in G's step."""
 
     def _iterate(self, real, z_discriminator, z_generator):
         loss_discriminator = self._discriminator_loss(real, z_discriminator)
@@ -137,7 +137,7 @@ class Tuned(WithoutWaste):
 
 
 class TunedInGraph(Tuned):
-    """Tuned iteration as one CUDA graph, for batches of one size. The next call overwrites the losses of one."""
+    """Tuned iteration as one CUDA graph, for batches of one size. The next call overwrites the losses."""
 
     def __init__(self, start: Start, dtype: torch.dtype = torch.float32):
         super().__init__(start, dtype)
@@ -162,7 +162,7 @@ class Compiled(Tuned):
     def _iterate(self, *inputs):
         # The discriminator's loss and gradients are used before the generator's graph, of the same step, runs.
         torch.compiler.cudagraph_mark_step_begin()
-        # What a graph returned is gone once it runs again.
+        # A graph's next run overwrites the tensors that it returned.
         return tuple(loss.clone() for loss in super()._iterate(*inputs))
 
 

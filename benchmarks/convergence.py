@@ -4,8 +4,8 @@
 
 Both begin with the same weights, draw the same latents, read the same batches, and take turns from point to
 point; the clock of each runs only while it trains, the first iterations included. Their metric is the Fréchet distance
-between generated and real clips in the first principal components of real clips: it sees where the ink is and how it
-moves, not whether a digit can be read. Runs with other seeds differ: one is a single sample.
+between generated and real clips in the first principal components of real clips: it measures where ink is and how it
+moves, not whether a digit is legible. Other seeds give other curves, so a run is a single sample.
 """
 
 import math
@@ -114,7 +114,7 @@ class Contender:
 
 
 def make_fast(name: str, config: TrainingConfig) -> Contender:
-    """Return TrainingStep as a contender, in the precision that it takes by default."""
+    """Return TrainingStep as a contender, in its default precision."""
     device = torch.device(config.device)
     dtype = compute_dtype(resolve_precision(config.precision, device), torch.float32)
     read, batches = _open_feed(config, dtype)
@@ -155,16 +155,16 @@ def _open_feed(config, dtype):
 
 
 def time_to_quality(fast: list[dict], slow: list[dict]) -> dict:
-    """Return the final metric of the slow contender, and the seconds after which each first reached it, or None.
+    """Return the slow contender's final metric, and the seconds after which each contender reached it, or None.
 
-    Single points are noisy, so each counts as the median of itself and the two before it.
+    Points are noisy, so each is replaced by the median of itself and the two points before it.
     """
 
     def metric_at(points, index):
         return statistics.median(point["metric"] for point in points[max(0, index - 2) : index + 1])
 
     def first(points):
-        # The first point comes before all training.
+        # The first point comes before any training.
         reached = (points[i]["seconds"] for i in range(1, len(points)) if metric_at(points, i) <= metric)
         return next(reached, None)
 
@@ -201,7 +201,7 @@ def main(seconds: float = 60.0, device: Literal["auto", "cpu", "cuda"] = "auto")
     device = choose_device(device)
     refuse_without_extension(device)
     if device == "cpu":
-        # As the command trains; the reference gains more by it.
+        # The training command keeps memory, too, and the reference gains more from it.
         allocator.keep_memory()
     config = TrainingConfig(**SETTINGS[device], device=device)
     distance = DigitDistance(config, REAL_CLIPS, GENERATED_CLIPS[device])

@@ -14,7 +14,7 @@ import torch
 from benchmarks.result_files import rounded
 
 INTERVAL = 0.1  # seconds between two readings of a GPU
-SHORTEST = 1.0  # seconds of all CPUs together, which are counted in steps of 0.01 s
+SHORTEST = 1.0  # seconds of all CPUs together; the system counts in steps of 0.01 s
 FIGURES = "sm_clock_mhz", "power_w", "temperature_c"  # of a GPU
 # NVML's reasons for a lower clock that slow down kernels, by their bits.
 SLOWING = {
@@ -78,7 +78,7 @@ class GpuWatch:
 class CpuWatch:
     """Context manager that reads the CPUs' times at its beginning and end.
 
-    Child processes count as others, unless they were started and waited for within.
+    Child processes count as other processes unless they were started and waited for within the context.
     """
 
     def __init__(self):

@@ -30,7 +30,7 @@ _ON_IMAGES |= dict.fromkeys(("model3d.0", "model3d.2", "model3d.5", "model3d.8",
 
 
 def group_of(name: str, module: nn.Module) -> str | None:
-    """Return the group of a module of the generator or discriminator, by the name that its weights have."""
+    """Return the group of a module of the generator or discriminator, by its name in the state dict."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return BATCH_NORM
     return VECTORS if name.startswith(("temp", "fast", "slow")) else _ON_IMAGES.get(name)
@@ -86,7 +86,7 @@ def iteration(batch_size: int, itemsize: int, width: float = 1.0) -> dict[str, l
         networks = reference.Generator(width, LATENT_DIM).eval(), reference.Discriminator(width).eval()
     generator, discriminator = layers(networks[0], LATENT_DIM), layers(networks[1], 3, reference.FRAMES, 64, 64)
     n, works = batch_size, defaultdict(list)
-    # Videos of each pass forward, of each pass back, and of the gradients of weights and of inputs in these.
+    # Numbers of videos: in forward passes, in backward passes, and in their gradients of weights and of inputs.
     passes = (generator, [n, n], [n], [n, n]), (discriminator, [2 * n, n], [2 * n, n], [2 * n, 2 * n, n])
     for network, forward, backward, gradients in passes:
         for layer in network:
@@ -95,7 +95,7 @@ def iteration(batch_size: int, itemsize: int, width: float = 1.0) -> dict[str, l
                 values = layer.outputs * (3 * sum(forward) + 5 * sum(backward))
                 works[BATCH_NORM].append(Work(0, itemsize * values))
             else:
-                # Each first layer does without one gradient of its inputs.
+                # The first layer of each network needs no gradient of its inputs in one of the passes.
                 videos = forward + gradients[layer.name in _FIRST :]
                 works[layer.group] += [layer.work(each, itemsize) for each in videos]
     # Tanh twice, its gradient, and real videos beside the fake ones; the first leaky ReLU, and its gradient.

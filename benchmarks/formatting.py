@@ -69,7 +69,7 @@ def three_digits(value: float) -> str:
 
 
 def seconds(*values: float) -> str:
-    """Return times in the unit that suits the last one."""
+    """Return times in the unit that fits the last one."""
     unit, size = next((each for each in (("s", 1), ("ms", 1e-3)) if abs(values[-1]) >= each[1]), ("µs", 1e-6))
     return f"{'–'.join(three_digits(value / size) for value in values)} {unit}"
 

@@ -18,18 +18,18 @@ from tgan_fast.cuda_graph import capture, empty_cache
 from tgan_fast.errors import InputError
 from tgan_fast.precision import Precision, resolve_precision
 
-WITHOUT_GRAPH = "events without a CUDA graph"  # the beginning of such a `Timing.method`
+WITHOUT_GRAPH = "events without a CUDA graph"  # beginning of `Timing.method` without a graph
 # Time of each contender in `measure`, and bounds of the number of rounds.
 SECONDS = {"cpu": 0.5, "cuda": 0.1}
 FEWEST_ROUNDS = 3
 MOST_ROUNDS = {"cpu": 10, "cuda": 30}
 
-_CPU_CACHE_BYTES = 32 << 20  # a common size of the last level, which PyTorch does not tell
-_MOST_INPUT_SETS = 256  # inputs so small that this many fit the cache are read from it in use, too
+_CPU_CACHE_BYTES = 32 << 20  # a common size of the last-level cache, which PyTorch does not report
+_MOST_INPUT_SETS = 256  # if this many inputs fit the cache, real use reads them from it, too
 
 
 class Timing(NamedTuple):
-    """Seconds a call over all rounds, and how they were measured."""
+    """Seconds per call over all rounds, and how they were measured."""
 
     median: float
     p10: float
@@ -60,20 +60,21 @@ def measure(
     uncaptured: Mapping[str, str] | None = None,
     warm: bool = False,
 ) -> dict[str, Timing]:
-    """Time contenders in turns, so that a machine whose speed drifts slows down all of them; the first one twice.
+    """Time contenders in turns, so that a drift of the machine's speed affects all of them; the first one twice.
 
-    In each round, in a random order, every contender runs once on each input set. On a GPU that is the replay of a
-    CUDA graph, timed by events; a contender that cannot be captured runs without one, and its `Timing.method` says why.
+    In each round, in a random order, every contender runs once on each input set. On a GPU it replays a CUDA graph,
+    timed by events; a contender that cannot be captured runs without a graph, and its `Timing.method` says why.
 
     Args:
-        contenders: Functions of an input set. What they return is dropped.
-        input_sets: As many as `input_set_count` says. For contenders that run backward on a GPU, forward must have run
-            within `side_stream`.
+        contenders: Functions of an input set, by name; their results are dropped.
+        input_sets: Input sets, as many as `input_set_count` returns. For contenders that run backward on a GPU, forward
+            must have run within `side_stream`.
         device: "cpu" or "cuda".
         rounds: Number of rounds; by default as many for each contender as fit `SECONDS`.
-        prepare: Function called with every input set before a contender's turn: restores what contenders change.
-        uncaptured: Contenders that run without a CUDA graph, and why. Name those that cannot be captured: after an
-            attempt that failed none is captured in this process.
+        prepare: Function called with every input set before a contender's turn, to restore tensors that contenders
+            change.
+        uncaptured: Reasons, by contender, for running without a CUDA graph. Contenders that cannot be captured must be
+            named: after a failed capture none is captured in this process.
         warm: Whether the contenders have run before, so that a CPU need not run them untimed.
     """
     first = next(iter(contenders))
@@ -87,7 +88,7 @@ def measure(
 
     runs, methods, marks, on_gpu = {}, {}, defaultdict(list), device == "cuda"
     with side_stream(device):
-        # One pool for all: their outputs are dropped, so that replays may overwrite each other's.
+        # All graphs share one pool: outputs are dropped, so replays may overwrite each other's.
         pool = torch.cuda.graph_pool_handle() if on_gpu else None
         for name, call in contenders.items():
             run = partial(_call_all, call, input_sets, device)
@@ -96,7 +97,7 @@ def measure(
                 run()  # compiles, loads libraries, takes memory
             runs[name], methods[name] = _replay(run, pool, uncaptured.get(name)) if on_gpu else (run, "perf_counter")
         counts = {name: rounds or _affordable(device, run, prepare_all) for name, run in runs.items()}
-        # Not timed, and not waited for: while a GPU is busy with these, the timed ones queue up without gaps.
+        # These runs are neither timed nor awaited: while a GPU executes them, the timed ones queue up without gaps.
         for run in runs.values() if on_gpu else ():
             prepare_all()
             run()
@@ -115,7 +116,7 @@ def input_set_count(nbytes: int, device: str) -> int:
 
 @contextmanager
 def side_stream(device: str) -> Iterator[None]:
-    """Work on the stream where `measure` captures: backward, too, runs on the stream of its forward."""
+    """Work on the stream where `measure` captures, since backward runs on the stream of its forward."""
     if device == "cpu":
         yield
         return
@@ -127,7 +128,7 @@ def side_stream(device: str) -> Iterator[None]:
 
 
 def precisions_for(device: str) -> list[Precision]:
-    """Return all precisions of the device, its default first; of a CPU the default alone."""
+    """Return all precisions of the device, its default first; for a CPU only the default."""
     found = []
     for name in ("auto", "bf16", "tf32", "fp32") if device == "cuda" else ("auto",):
         with suppress(InputError):
@@ -136,7 +137,7 @@ def precisions_for(device: str) -> list[Precision]:
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """Return the most memory in use on the GPU while `run` runs, on top of what is in use before."""
+    """Return the peak GPU memory while `run` runs, beyond the memory in use before."""
     gc.collect()
     empty_cache()
     before = torch.cuda.memory_allocated()
@@ -152,7 +153,7 @@ def short_reason(error: Exception) -> str:
 
 
 def _call_all(call, input_sets, device):
-    # On a GPU all outputs live until the last call: none is written where another one still is in the cache.
+    # On a GPU all outputs live until the last call, so that none overwrites another one that is still in the cache.
     deque(map(call, input_sets), maxlen=None if device == "cuda" else 0)
 
 
@@ -169,7 +170,7 @@ def _replay(run, pool, why_not):
 
 
 def _affordable(device, run, prepare_all):
-    # The first run of a graph, or of a call without one, still loads something on a GPU.
+    # On a GPU, the first run of a graph or of a call still loads modules.
     for _ in range(2 if device == "cuda" else 1):
         prepare_all()
         marks = _marks_around(device, run)
@@ -197,7 +198,7 @@ def _seconds(begin, end):
 
 
 def _turns(rounds):
-    # In a changing order, since a contender may find the cache as the one before left it.
+    # The order changes, since a contender may find the cache as the previous one left it.
     order, most = random.Random(0), max(rounds.values())
     for index in range(most):
         names = [name for name, count in rounds.items() if index * count % most < count]

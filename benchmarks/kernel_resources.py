@@ -39,7 +39,7 @@ from tgan_fast.ops.windows import triton as data_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU_ARCHITECTURES = (80, 90, 100)
-SIDE = 512  # of the largest weight
+SIDE = 512  # rows of the largest weight
 USAGE = (
     r"entry function '_ZN\d+tgan_fast\d+([a-z_]+_kernel)(?:ILi(\d+)E)?\w*' for 'sm_\d+'.*?(\d+) bytes stack frame, "
     r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
@@ -50,7 +50,7 @@ FLOATS = torch.float32, torch.bfloat16, torch.float16
 MODULES = batch_norm_kernels, optimizer_kernels, levels_kernels, data_kernels
 KERNELS = {name: kernel for module in MODULES for name, kernel in vars(module).items() if name.endswith("_kernel")}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-# The part of a driver that Triton calls before it compiles.
+# Stub of the driver functions that Triton calls before it compiles.
 DRIVER = SimpleNamespace(
     get_current_device=lambda: 0,
     get_current_stream=lambda device: 0,
@@ -59,12 +59,12 @@ DRIVER = SimpleNamespace(
 
 
 class Launch(NamedTuple):
-    """Kernel with everything that decides its machine code."""
+    """Kernel with everything that its machine code depends on."""
 
     kernel: str
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, object], ...]
-    divisible: tuple[int, ...]  # positions of arguments that 16 divides
+    divisible: tuple[int, ...]  # positions of arguments that are divisible by 16
     warps: int
 
 
@@ -77,7 +77,7 @@ def launches() -> list[Launch]:
         constants = tuple((names[position], value) for (position,), value in compile["constants"].items())
         divisible = tuple(position for (position,), attribute in attributes.items() if attribute)
         found[Launch(fn.name, tuple(compile["signature"].items()), constants, divisible, compile["num_warps"])] = None
-        return True  # Triton then neither compiles nor launches
+        return True  # makes Triton neither compile nor launch
 
     triton.runtime.driver.set_active(DRIVER)
     with (
@@ -128,7 +128,7 @@ def _train_and_back(x, slope=0.2, parameters=torch.float32, momentum=MOMENTUM, g
 
 
 def _run_every_option(x: torch.Tensor) -> None:
-    """Run all of the launchers with what a layer can lack, and what the processes of a group have of their own."""
+    """Run all launchers with the options of a layer, and with the arguments of a group of processes."""
     for options in ({"slope": 0.0}, {"slope": 1.0}, {"parameters": x.dtype}, {"momentum": None}, {"groups": 2}):
         _train_and_back(x, **options)
     channel = _empty(x.shape[1])
@@ -155,7 +155,7 @@ def _run_others() -> None:
             optimizer_kernels.adam(p, g, p, p, _empty(), c, rate, 0.9, 0.999, 1e-8)
         for dtype in FLOATS:
             levels_kernels.tanh_to_levels(_empty(length, dtype=dtype))
-    # Frames in color and in gray, on one layer and on two, as they are and widened.
+    # Frames are in color or gray, in one layer or two, with their own channels or widened.
     for (colors, layers, channels), size, dtype in itertools.product(
         ((3, 1, 3), (1, 1, 1), (1, 2, 3)), (16, 64), FLOATS
     ):
@@ -164,7 +164,7 @@ def _run_others() -> None:
 
 
 def compile_ahead(launch: Launch, architecture: int) -> dict:
-    """Compile a kernel and return what its machine code needs."""
+    """Compile a kernel, and return the resources that its machine code needs."""
     source = ASTSource(
         fn=KERNELS[launch.kernel],
         signature=dict(launch.signature),
@@ -192,7 +192,7 @@ def compile_ahead(launch: Launch, architecture: int) -> dict:
 
 
 def triton_resources() -> Iterator[dict]:
-    """Yield what every Triton kernel needs on every architecture."""
+    """Yield the resources that every Triton kernel needs on every architecture."""
     found = launches()
     with ProcessPoolExecutor() as pool:
         jobs = found * len(GPU_ARCHITECTURES), [each for each in GPU_ARCHITECTURES for _ in found]
@@ -200,7 +200,7 @@ def triton_resources() -> Iterator[dict]:
 
 
 def cuda_resources() -> Iterator[dict]:
-    """Yield what every CUDA kernel needs on every architecture."""
+    """Yield the resources that every CUDA kernel needs on every architecture."""
     setup = run_path(str(ROOT / "setup.py"))
     if reason := setup["why_without_cuda"]():
         sys.exit(f"the CUDA extension cannot be built here: {reason}")
@@ -219,7 +219,7 @@ def cuda_resources() -> Iterator[dict]:
 
 
 def main(kernels: Literal["triton", "cuda"], /) -> None:
-    """Print a JSON object for every kernel and architecture, one a line.
+    """Print a line with a JSON object for every kernel and architecture.
 
     Args:
         kernels: Kernels in Triton or in CUDA C++.

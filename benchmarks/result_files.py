@@ -17,7 +17,7 @@ from tgan_fast.provenance import commit_of
 SCHEMA = 2
 NOT_MEASURED = "not measured yet"
 FOLDER = Path(__file__).with_name("results")
-_commit_of = functools.cache(commit_of)  # writing a file of results makes the tree dirty
+_commit_of = functools.cache(commit_of)  # cached, since writing a file of results makes the tree dirty
 
 
 class Label(NamedTuple):
@@ -52,7 +52,7 @@ class Goal(NamedTuple):
         return "met" if met else "SHORT"
 
     def record(self) -> dict:
-        """Return what goes into the file of results."""
+        """Return the goal as an entry of the file of results."""
         return {**self._asdict(), "verdict": self.verdict}
 
     def __str__(self):
@@ -80,7 +80,7 @@ def describe_environment(device: str) -> dict:
 
 
 def device_name(device: str) -> str:
-    """Return the model of the GPU or of the CPU."""
+    """Return the model name of the GPU or CPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     information = Path("/proc/cpuinfo")
@@ -89,7 +89,7 @@ def device_name(device: str) -> str:
 
 
 def file_of(device: str) -> Path:
-    """Return where the results of this machine's device are, or will be."""
+    """Return the path of the results of this machine's device, whether it exists or not."""
     name = device_name(device) if device == "cuda" else f"cpu {device_name(device)} {torch.get_num_threads()} threads"
     return FOLDER / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
@@ -109,7 +109,7 @@ def write_section(section: str, payload: dict, device: str, path: Path | None = 
     path = path or file_of(device)
     sections = sections_of(path) | {section: {"environment": describe_environment(device), **payload}}
     text = json.dumps({"schema": SCHEMA, "sections": sections}, indent=1)
-    # Each innermost object and list on a line of its own.
+    # Each innermost object or list gets its own line.
     innermost = r"([\[{])\n\s*([^\[\]{}]*?)\n\s*([\]}])"
     text = re.sub(innermost, lambda match: match[1] + re.sub(r"\n\s*", " ", match[2]) + match[3], text)
     path.parent.mkdir(exist_ok=True)

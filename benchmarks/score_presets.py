@@ -37,7 +37,7 @@ SYSTEMS = {
 }
 # The systems that the paper compares, and their names in the figure.
 CONSTRAINTS = {"paper": "singular value clipping", "weight-clip": "weight clipping", "vanilla": "vanilla GAN"}
-# Clips of a picture.
+# Number of clips in a picture.
 _SHOWN = 4
 
 
@@ -97,9 +97,9 @@ def main(
     """Train and score every system, and write the section `systems` of the file of results and the pictures.
 
     Args:
-        only: Systems to measure anew, such as paper and vanilla; the others stay as they are in the file.
+        only: Systems to measure, such as paper and vanilla; the others keep their entries in the file.
         seconds: Seconds of training of each run.
-        seeds: Number of seeds: 1, 2, …
+        seeds: Number of seeds; they are 1, 2, …
         points: Number of scores of each run, at equal intervals.
     """
     device = resolve_device("auto").type

@@ -26,10 +26,10 @@ from tgan_fast.files import append_line
 from tgan_fast.training import PRESETS
 
 LOG = FOLDER / "search-quick.jsonl"
-# Settings of all trials. The digits can be read in small frames, and scores of others are not comparable.
+# Settings of all trials: digits stay legible in small frames, and scores of other videos are not comparable.
 _SHARED = "channels", "digits", "digit_size", "digit_speed", "initial_level", "frames", "latent_dim", "workers"
 FIXED = {name: PRESETS["tiny"][name] for name in _SHARED}
-# setting → values, of which a trial draws one; values listed twice come up twice as often
+# setting → values, one of which a trial draws; values listed twice are drawn twice as often
 SPACE: dict[str, tuple] = {
     "image_size": (16, 32, 32),
     "width": (0.125, 0.25),
@@ -45,9 +45,9 @@ SPACE: dict[str, tuple] = {
 }
 ADAM_SPACE: dict[str, tuple] = {"adam_beta1": (0.0, 0.5), "adam_beta2": (0.9, 0.99, 0.999)}
 RATES = 3e-4, 1.5e-3
-# Learning rate of the discriminator over the generator's.
+# Ratios of the discriminator's learning rate to the generator's.
 RATIOS = 1.0, 2.0, 2.0, 4.0
-# Earlier trials that the stopping rule needs.
+# Number of earlier trials that the stopping rule needs.
 _FEWEST = 4
 _LISTED = 10
 
@@ -87,7 +87,7 @@ def is_not_behind(log: Path, curve: Curve) -> bool:
     """Return whether a trial with this curve is not worse than the median of the log after the same time."""
     last = curve[-1]
     points = [point for record in read_log(log) for point in record["curve"]]
-    # Iterations end a little later than the time is up.
+    # The last iteration ends a little after the time is up.
     others = [x["frechet_distance"] for x in points if math.isclose(x["seconds"], last["seconds"], rel_tol=0.05)]
     return len(others) < _FEWEST or last["frechet_distance"] <= statistics.median(others)
 

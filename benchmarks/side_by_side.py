@@ -20,9 +20,9 @@ from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
 
 PRESET = "tiny"
-SLOWEST = 2.5  # times the iteration of a training that is alone
-WARM_UP = 5  # seconds; a training looks for other programs every second
-TIMEOUT = 120  # seconds until all processes have begun
+SLOWEST = 2.5  # times as long as an iteration of a single training
+WARM_UP = 5  # seconds; a training checks for other programs every second
+TIMEOUT = 120  # seconds to wait until all processes have begun
 
 
 def seconds_of_iterations(begin: multiprocessing.Barrier, seconds: float, answers: multiprocessing.Queue) -> None:

@@ -49,7 +49,7 @@ class Run:
         self.device, self.smoke, self.own_only, self.rivals_only = device, smoke, own_only, rivals_only
         self.ceilings = Ceilings(device)
         self.rivals: set[str] = set()  # of the case in progress
-        self.watch = GpuWatch() if device == "cuda" else CpuWatch()  # for what `measure` does not time, too
+        self.watch = GpuWatch() if device == "cuda" else CpuWatch()  # also covers work that `measure` does not time
 
     def measure(self, contenders, input_sets, rounds=None, *, rivals=(), device=None, **options) -> dict[str, Timing]:
         """Call `harness.measure`, watched; `rivals` names contenders that are not the package's own."""
@@ -69,7 +69,7 @@ class Run:
     def row(
         self, label: Label, timing: Timing, work: Work | None = None, precision: Precision = "fp32", **more: Any
     ) -> dict:
-        """Return a row of a case's timings; `work` is the least that a call has to do, whatever the contender does."""
+        """Return a row of a case's timings; `work` is the least work of a call, for any contender."""
         times = {"seconds": timing.median, "p10": timing.p10, "p90": timing.p90}
         row = label._asdict() | {name: rounded(value) for name, value in times.items()} | {"method": timing.method}
         if work is not None:
@@ -127,7 +127,7 @@ class Suite:
         try:
             record = section.measure(self.run, case)
         finally:
-            # Otherwise the next case would find this one's memory in use.
+            # Memory of this case is released, so that the next case does not find it in use.
             gc.collect()
             empty_cache()
         state, flags = self.run.watch.take()
@@ -163,11 +163,11 @@ class Suite:
 
     @cached_property
     def _other_process(self):
-        # One for all cases: like a process that trains, it has already freed tensors of many sizes.
+        # One process serves all cases: like a training process, it has already freed tensors of many sizes.
         return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
     def payload(self, section: Section) -> dict:
-        """Return what goes into the file of results of the cases so far."""
+        """Return the cases so far as entries of the file of results."""
         records = self.records[section.name]
         return {
             "title": section.title,
@@ -233,7 +233,7 @@ def run_sections(sections: Iterable[Section], suite: Suite, only: Sequence[str] 
 
 @dataclass
 class Options:
-    """Run benchmarks, print their tables, and write what was measured to benchmarks/results."""
+    """Run benchmarks, print their tables, and write the measurements to benchmarks/results."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto: a GPU if there is one."""
@@ -244,13 +244,13 @@ class Options:
     own_only: bool = False
     """Time only the package and no rivals; write nothing."""
     out: Path | None = None
-    """File of results to write, whatever is run."""
+    """File of results to write, for any selection of cases."""
     compare: str | None = None
     """Git revision to compare with: the package at the revision and in this working tree take turns."""
 
 
 def choose_device(device: str) -> str:
-    """Return "cpu" or "cuda"; raise SystemExit if a GPU was asked for and there is none."""
+    """Return "cpu" or "cuda"; raise SystemExit if a GPU is requested and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: PyTorch sees no GPU here: choose --device cpu")
     return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
@@ -264,7 +264,7 @@ def refuse_without_extension(device: str) -> None:
 
 
 def say_what_is_stale() -> None:
-    """Print the command that brings a new section into the texts."""
+    """Print the command that updates the tables and pictures with new results."""
     print("run python -m benchmarks.render to update the tables and pictures")
 
 
@@ -276,7 +276,7 @@ def main(*sections: Section, finish: Callable[[], None] = say_what_is_stale) -> 
         compare.main(options.compare, device, options.only, options.smoke)
         return
     refuse_without_extension(device)
-    # Before anything is measured: the package is timed as its commands run it.
+    # The package's commands keep memory, so this comes before any measurement.
     keeps_memory = device == "cpu" and allocator.keep_memory()
     run = Run(device, smoke=options.smoke, own_only=options.own_only)
     if not list(chosen(sections, run, options.only)):

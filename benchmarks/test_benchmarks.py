@@ -3,5 +3,5 @@
 
 def test_call(make, benchmark):
     call = make()
-    call()  # compiles and loads what is not to be timed
+    call()  # compiles and loads code, which must not be timed
     benchmark(call)

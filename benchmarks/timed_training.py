@@ -30,7 +30,7 @@ from tgan_fast.training.processes import Processes
 # Names of the scores and of their axes in figures.
 SCORES = {"inception_score": "inception score", "frechet_distance": "Fréchet distance"}
 PROTOCOL = replace(PROTOCOLS["plain"], samples=512, runs=1, real_clips=2048)
-# Seed of the latents that are scored; seed 0 makes the clips that are shown.
+# Seed of the latents of scored clips; seed 0 makes the clips in pictures.
 _SCORED = 1_000_003
 _SHOWN = 16
 
@@ -77,10 +77,10 @@ def train_for(
             began, due = time.perf_counter() - elapsed, seconds * (len(curve) + 1) / points
             while (now := time.perf_counter() - began) < due:
                 if step.decay_steps is not None:
-                    # As many as there will be at this speed.
+                    # The number of steps is an estimate from the current speed.
                     step.decay_steps = max(1, round(step.iteration * seconds / now))
                 step(*next(batches))
-                # Reading the scalars waits for a GPU, so that only finished iterations count.
+                # Reading the scalars waits for the GPU, so that only finished iterations count.
                 step.scalars.tolist()
             elapsed = time.perf_counter() - began
             generator = step.generator if step.ema is None else step.ema
@@ -102,9 +102,9 @@ def _open_evaluator(data, device):
 def side_by_side(
     function: Callable[[Argument], Found], arguments: Iterable[Argument], device: str
 ) -> Iterator[tuple[Argument, Found]]:
-    """Yield every argument and its result, as soon as there is one.
+    """Yield every argument and its result, as soon as it is done.
 
-    On CPUs, processes of one thread each work side by side, one for each CPU; a GPU does one call after another.
+    On CPUs, single-threaded processes run in parallel, one for each CPU; a GPU runs the calls one by one.
     """
     if device == "cuda":
         yield from ((argument, function(argument)) for argument in arguments)
@@ -116,8 +116,8 @@ def side_by_side(
 
 
 def _prepare_process():
-    # A process whose parent was killed would go on, and slow down whatever is timed next.
+    # A process whose parent was killed would continue, and slow down later timings.
     end_with_parent()
     torch.set_num_threads(1)
-    # As the command trains.
+    # The training command keeps memory, too.
     allocator.keep_memory()

@@ -24,23 +24,23 @@ from tgan_fast.files import write_atomically
 from tgan_fast.ops.batch_norm import triton as launch
 from tgan_fast.ops.batch_norm.tiles import TABLE, Key, Tile, table
 
-TENSOR, CHANNELS, ROUNDS = 1 << 25, 64, 20  # elements of a tensor, and channels of a contiguous one
+TENSOR, CHANNELS, ROUNDS = 1 << 25, 64, 20  # elements of a tensor, channels of a contiguous one, rounds
 ELEMENTS = (1024, 2048, 4096, 8192, 16384)  # of a tile
 SMALL_COLUMNS = {True: (4, 8, 16, 32, 64), False: (1, 2, 4, 8)}
 WARPS = (1, 2, 4, 8, 16)
 PROGRAMS = (1, 2, 4, 8, 16, 32)
-# Elements of a tile for each thread: fewer leave no work in flight, more do not fit its registers.
+# Elements of a tile per thread: with fewer, too little work is in flight; more do not fit its registers.
 PER_THREAD, SMALL_PER_THREAD = (8, 64), (2, 32)
 SMALL = ("small_forward", "small_backward")
-GAIN = 1.01  # below it an entry stays, so that the table does not change by chance
+GAIN = 1.01  # a smaller gain keeps an entry, so that the table does not change by chance
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
-# Largest difference between two tiles' results, relative to their norm: they add up in another order.
+# Largest difference between two tiles' results, relative to their norm, since tiles sum in different orders.
 TOLERANCES = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 EPS, NEGATIVE_SLOPE, MOMENTUM = 1e-5, 0.2, 0.1
 
 
 def _shape_for(key: Key) -> tuple[int, ...]:
-    # A kernel takes its tile from this entry for such a tensor; [N, C] has its channels last.
+    # A kernel uses this entry for such a tensor; [N, C] counts as channels-last.
     if key.kernel in SMALL:
         pixels = max(2, key.size // 32)
         return (key.size, 64 * CHANNELS) if key.channels_last else (key.size // pixels, 4 * CHANNELS, pixels)
@@ -86,7 +86,7 @@ def _put(key: Key, tile: Tile) -> None:
 
 
 def candidates_for(key: Key) -> list[Tile]:
-    """Return the present entry, then others."""
+    """Return the tiles to try: the table's entry first, then others."""
     present = table()[key]
     blocks, (fewest, most) = [(elements // key.size, key.size) for elements in ELEMENTS], PER_THREAD
     if key.kernel in SMALL:
@@ -97,7 +97,7 @@ def candidates_for(key: Key) -> list[Tile]:
 
 
 def usable(key: Key, tiles: list[Tile], inputs: list[torch.Tensor]) -> list[Tile]:
-    """Return the first tile, and those of the others that compile, fit the GPU and compute the same."""
+    """Return the first tile, and the others that compile, fit the GPU and give the same results."""
     expected = run_launcher(key, tiles[0], inputs)
 
     def agrees(tile):
@@ -115,7 +115,7 @@ def _compile_candidates(key: Key) -> None:
 
 
 def tune(key: Key, device: str) -> tuple[Tile, float]:
-    """Return the tile for an entry, and the time of the present one, which wins all but clear cases, over its own."""
+    """Return the tile for an entry, and its speedup over the present tile, which stays unless it clearly loses."""
     present = table()[key]
 
     def fastest(tiles):
@@ -146,7 +146,7 @@ def main(out: Path = TABLE) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("error: this needs a GPU")
     tiles = dict(table())
-    # A process for each core: compiling takes longer than measuring.
+    # Each core gets a compiling process, since compiling takes longer than measuring.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_compile_candidates, tiles))
     for key in tiles:

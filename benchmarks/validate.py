@@ -34,11 +34,11 @@ from tgan_fast.reports.recorded_run import read_stats
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORTEST = 5  # seconds; a part that would get less does not start
-SECONDS_TO_SAVE = 30  # for a process that is asked to stop
-SECONDS_TO_DUMP = 3  # for a process that hangs, to write its traceback
-LAST_LINES, MOST_LINES = 3, 8  # lines of a log to show for a part that failed
+SECONDS_TO_SAVE = 30  # time for a process to stop after a signal
+SECONDS_TO_DUMP = 3  # time for a hanging process to write its traceback
+LAST_LINES, MOST_LINES = 3, 8  # lines of a failed part's log to show
 MOST_PROCESSES = 8  # of tests: each takes half a gigabyte of the GPU's memory
-# A part is cut off if the time for all of them is over before its own time limit.
+# A part is cut off if the time for all parts ends before the part's own time limit.
 PASSED, FAILED, CUT, NOT_REACHED = "passed", "FAILED", "cut off", "not reached"
 # Seconds for each section, by itself and with its rivals.
 OWN_SECONDS = {
@@ -52,18 +52,18 @@ RIVAL_SECONDS = {
 
 
 class Part(NamedTuple):
-    """Process of the validation: arguments of Python, a time limit in seconds, and a function that sums it up."""
+    """Process of the validation: arguments of Python, a time limit in seconds, and a function that summarizes it."""
 
     name: str
     command: Sequence[str]
     seconds: float
-    # At the time limit SIGTERM asks a training to save and exit, SIGINT tests to say what they found.
+    # At the time limit, SIGTERM makes a training save and exit, and SIGINT makes tests report their results.
     stop: signal.Signals = signal.SIGABRT
     summary: Callable[[], str] | None = None  # None: the last line of the log
 
 
 class PartOutcome(NamedTuple):
-    """Result of a part: a verdict, the seconds it took, a summary in one line, and lines that say what is wrong."""
+    """Result of a part: a verdict, the seconds it took, a summary in one line, and lines on the failure."""
 
     part: str
     verdict: str = NOT_REACHED
@@ -77,7 +77,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
     on_gpu = device == "cuda"
 
     def tests(name, seconds, *selection, alone=False):
-        # The log gets the traceback of a test that hangs.
+        # A hanging test writes its traceback to the log.
         command = ["-m", "pytest", "-q", "--maxfail", "60", "--durations", "15", "-p", "no:cacheprovider"]
         command += ["-o", "faulthandler_timeout=90", *selection]
         if on_gpu and not alone and importlib.util.find_spec("xdist"):
@@ -154,11 +154,11 @@ def run_part(part: Part, out: Path, seconds: float) -> PartOutcome:
     log = log_of(out, part.name)
     log.parent.mkdir(exist_ok=True)
     environment = {"TRITON_CACHE_DIR": str(out / "triton")} | os.environ
-    # Pytest cuts what it says of a failed test to the width of the terminal.
+    # Pytest cuts its messages on failed tests to the width of the terminal.
     environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "250"}
     begin = time.monotonic()
     with log.open("w") as lines:
-        # In a session of its own, so that its children can be killed with it.
+        # The process gets its own session, so that its children can be killed with it.
         process = subprocess.Popen(
             [sys.executable, *part.command], cwd=ROOT, env=environment, stdout=lines, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, start_new_session=True,
@@ -176,7 +176,7 @@ def run_part(part: Part, out: Path, seconds: float) -> PartOutcome:
     text = lines[-1].strip("= ") if lines else ""
     try:
         text = part.summary() if part.summary else text
-    except Exception as error:  # whatever is left of a process that was killed
+    except Exception as error:  # a killed process may leave incomplete files
         why += [] if code is None or code else [f"its results cannot be read: {error}"]
     if code == 0:
         return PartOutcome(part.name, PASSED, taken, text, why)
@@ -189,7 +189,10 @@ def run_part(part: Part, out: Path, seconds: float) -> PartOutcome:
 
 
 def _exit_code(process: subprocess.Popen, stop: signal.Signals, seconds: float) -> int | None:
-    """Return None if the process exceeds its time; it is then asked to save its results, and for its traceback."""
+    """Return the exit code of a process, or None if it exceeds its time limit.
+
+    Past the limit it is asked to save its results, and if that fails, for its traceback.
+    """
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(seconds)
     for number in dict.fromkeys((stop, signal.SIGABRT)):
@@ -241,7 +244,7 @@ def main(
     """Check, test and measure tgan_fast on this machine; exit with code 1 if anything is wrong.
 
     Args:
-        minutes: Time for all parts together; saving may take another one. The page lists what was not reached.
+        minutes: Time for all parts together; saving may take one more minute. The page lists parts not reached.
         out: Folder of the results, new or empty; by default a new one in runs/.
         device: Device; auto is the GPU if there is one. A CPU runs small versions of most parts.
         only: Run only parts with one of these texts in their names, such as check, tests, time, rivals or training.
@@ -256,7 +259,7 @@ def main(
     if only and not any(text in part.name for part in parts for text in only):
         names = ", ".join(part.name for part in parts)
         raise SystemExit(f"error: no part has {' or '.join(only)} in its name: {names}")
-    # The first says which machine it is.
+    # The first part describes the machine.
     chosen = [part for part in parts if part is parts[0] or not only or any(text in part.name for text in only)]
     try:
         out.mkdir(parents=True, exist_ok=True)

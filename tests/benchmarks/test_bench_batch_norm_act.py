@@ -1,4 +1,4 @@
-"""The benchmark of batch norm + activation measures the model's layers and refuses what is wrong."""
+"""The benchmark of batch norm + activation measures the model's layers and refuses wrong results."""
 
 import itertools
 
@@ -44,7 +44,7 @@ def test_cases_are_the_batch_norms_of_both_networks():
 
 
 def scaled(make, factor):
-    """Return what makes a contender whose weight is off by a factor."""
+    """Return a function that makes a contender whose weight is off by a factor."""
 
     def make_wrong(x, dy, weight, bias):
         problem = make(x, dy, weight, bias)
@@ -62,7 +62,7 @@ def test_a_wrong_result_is_not_timed_and_a_wrong_rival_is_left_out(case):
     errors, left_out = bench.check(case, makers | {"cudnn": scaled(makers["eager"], 1.001)}, "cpu")
     assert errors.keys() == makers.keys()
     assert left_out["cudnn"].startswith("is off by ")
-    # Neither is excused by a yardstick that is as wrong.
+    # An equally wrong eager contender does not excuse the error.
     for wrong in ({"tgan_fast": 1 + 1e-5}, {"tgan_fast": 1.001, "eager": 1.001}):
         changed = makers | {name: scaled(makers[name], factor) for name, factor in wrong.items()}
         with pytest.raises(SystemExit, match=r"tgan_fast is off by .*: nothing is timed"):

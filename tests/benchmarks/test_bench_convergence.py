@@ -1,4 +1,4 @@
-"""Long runs compare what is comparable, and their clocks count training alone; the curves are their own business."""
+"""Long runs compare like with like, and their clocks count only training; the curves are not checked."""
 
 import json
 import time
@@ -45,7 +45,7 @@ def test_judging_takes_no_time_of_training_and_losses_are_means_of_a_turn():
         contender.train(until, lambda generator: time.sleep(0.2) or 1.0)
     losses = [(point["loss_discriminator"], point["loss_generator"]) for point in contender.points]
     assert losses == [(None, None), (1.0, 2.0), (1.0, 4.0)]
-    # With two judgments the time would have been over.
+    # If evaluations counted as training, two of them would use up the time.
     assert contender.points[2]["iteration"] > 2
     contender._iterate = lambda: (torch.tensor(0.0), torch.tensor(float("nan")))
     with pytest.raises(SystemExit, match="error: a: a loss is no longer finite by iteration"):
@@ -60,9 +60,9 @@ def test_time_to_quality_is_that_to_the_references_end():
     slow = curve(100, 90, 80, 70, 60, 50)
     reached = bench.time_to_quality(curve(100, 60, 60, 60, 10, 10), slow)
     assert reached == {"metric": 60, "seconds": 20, "reference_seconds": 50}
-    # A single good point is not the quality.
+    # A single good point does not count.
     assert bench.time_to_quality(curve(100, 99, 1, 99, 98, 97), slow)["seconds"] is None
-    # A reference that became worse is not made to look slow: it was as good as at its end before.
+    # A reference that became worse had reached its final quality earlier, and must not look slow.
     worse = curve(100, 50, 50, 60, 60, 60)
     assert bench.time_to_quality(worse, worse)["reference_seconds"] == 20
 

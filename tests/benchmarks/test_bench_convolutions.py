@@ -1,4 +1,4 @@
-"""The benchmark of convolutions measures the networks' layers, refuses what is wrong and names the best algorithms."""
+"""The benchmark of convolutions measures the networks' layers, refuses wrong results and names the best algorithms."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_layers_are_those_of_the_networks(monkeypatch):
 def test_flops_are_those_that_pytorch_counts(layer):
     feed = bench.layer_inputs(layer, torch.float32, "cpu")
     assert all(tensor.movedim(1, -1).is_contiguous() for tensor in (feed.x, feed.weight, feed.dy))
-    # The library also multiplies by what pads two frames.
+    # The library also multiplies by the padding of two frames.
     algorithm = "inner" if layer.operation == "conv3d_two_frames" else "direct"
     for part, calls in bench.directions_of(layer).items():
         with FlopCounterMode(display=False) as counter:
@@ -69,10 +69,10 @@ def test_the_table_is_to_be_changed_only_for_what_is_clearly_better(blocks, agre
     first = record_of(
         forward={"direct": 3.0, "pairs": 3.5, "direct again": 0.1},
         input_gradient={"direct": 4.0, "blocks": blocks},
-        # By "pairs" only after a forward pass that has rearranged x, too.
+        # "pairs" needs a forward pass that has rearranged x.
         parameter_gradients={"direct": 6.0, "pairs": 5.0},
     )
-    # A layer without the algorithms computes by "direct", whatever stands in the table.
+    # A layer without the algorithms uses "direct", regardless of the table.
     others = record_of(**{part: {"direct": 1.0} for part in PerDirection._fields})
     payload = bench.conclude(Run("cpu"), [first, others])
     (verdict,) = payload["verdicts"]

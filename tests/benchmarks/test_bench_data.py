@@ -1,4 +1,4 @@
-"""The benchmark of the data measures what it says; the figures are their own business."""
+"""The benchmark of the data measures what it claims; the figures are not checked."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The benchmark of scores times what computes the same; the figures are their own business."""
+"""The benchmark of scores times contenders with equal results; the figures are not checked."""
 
 import functools
 

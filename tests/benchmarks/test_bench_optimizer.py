@@ -1,4 +1,4 @@
-"""The benchmark of the optimizers times only what computes the same."""
+"""The benchmark of the optimizers times only contenders with equal results."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The benchmark of sampling compares what makes the same clips."""
+"""The benchmark of sampling compares contenders that make the same clips."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The benchmark of singular value clipping refuses what is wrong, and computes goals and shares right."""
+"""The benchmark of singular value clipping refuses wrong results, and computes goals and shares correctly."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The benchmark of start-up times the processes that it says; the figures are their own business."""
+"""The benchmark of start-up times the processes that it claims; the figures are not checked."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The benchmark of the whole step compares what does the same, and leaves out what does not."""
+"""The benchmark of the whole step compares contenders with equal results, and leaves out others."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The benchmark of the way from videos to clips measures what it says; the figures are their own business."""
+"""The benchmark of the way from videos to clips measures what it claims; the figures are not checked."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The breakdown of an iteration loses nothing, and its floors are what is computed."""
+"""The breakdown of an iteration accounts for all time, and its floors match the computation."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The short checks say what is right and what is wrong."""
+"""The short checks report right and wrong results."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Contenders are timed in turns, as often as they should be, on a device that is watched; ceilings give floors."""
+"""Contenders are timed in turns, the right number of times, on a watched device; ceilings give floors."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The search for the preset quick: settings that are valid, a log that goes on, trials that fall behind."""
+"""The search for the preset quick: valid settings, a log that is continued, and trials that fall behind."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Measuring block sizes anew: runs on a GPU or in Triton's interpreter; what it finds is its own business."""
+"""The search for block sizes runs on a GPU or in Triton's interpreter; its findings are not checked."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The validation: parts that crash, hang or fail cost themselves alone, and the page says so."""
+"""The validation: parts that crash, hang or fail do not stop others, and the page reports them."""
 
 import os
 import signal
