@@ -24,16 +24,16 @@ from tgan_fast.video_files import write_videos
 SECTION = "systems"
 # preset → title and source
 SYSTEMS = {
-    "paper": "TGAN: WGAN, singular value clipping (arXiv:1611.06624), in the PyTorch notebook's order",
-    "authors": "the same in the order of the authors' own code",
+    "paper": "TGAN: WGAN, singular value clipping (arXiv:1611.06624), iteration of the PyTorch notebook",
+    "authors": "the same, iteration of the authors' code",
     "weight-clip": "TGAN: WGAN, weight clipping ±0.01 (arXiv:1611.06624)",
-    "vanilla": "TGAN: vanilla GAN, noise on what the discriminator sees (arXiv:1611.06624)",
+    "vanilla": "TGAN: vanilla GAN, noise on the discriminator's input (arXiv:1611.06624)",
     "lsgan": "least squares (arXiv:1611.04076)",
     "gradient-penalty": "WGAN, gradient penalty over the whole video (arXiv:1704.00028)",
     "spectral-norm": "WGAN, spectral normalization (arXiv:1802.05957)",
     "conditional": "conditional TGAN (arXiv:1611.06624)",
-    "gru-summary": "GRU, frames of their own latents, frames as channels: the formulation of summaries",
-    "quick": "conditional, hinge loss, frames as channels: the default on a CPU",
+    "gru-summary": "TGAN as in later summaries: GRU, one latent per frame, 2D discriminator",
+    "quick": "default on a CPU: conditional, hinge loss, 2D discriminator",
 }
 # The systems that the paper compares, and their names in the figure.
 CONSTRAINTS = {"paper": "singular value clipping", "weight-clip": "weight clipping", "vanilla": "vanilla GAN"}
