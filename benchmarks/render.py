@@ -276,11 +276,10 @@ def filled(text: str, figures: dict[str, Callable[[], str]], name: str) -> str:
     return text
 
 
-def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the paths of a tree's texts, and the texts with figures from its files of results."""
-    folder = root / "benchmarks" / "results"
+def figures_of(folder: Path) -> dict[str, dict[str, Callable[[], str]]]:
+    """Return, for each text, functions that make its figures from a folder's files of results."""
     devices = devices_in(folder)
-    figures = {
+    return {
         "README.md": {
             "speed": lambda: _headlines(devices, list(HEADLINES)[:IN_README]),
             "operations": lambda: _operations(devices),
@@ -292,7 +291,11 @@ def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
             "devices": lambda: "\n\n".join(_chapter(device, folder) for device in _measured(devices)),
         },
     }
-    for name, makers in figures.items():
+
+
+def texts_of(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the paths of a tree's texts, and the texts with figures from its files of results."""
+    for name, makers in figures_of(root / "benchmarks" / "results").items():
         yield root / name, filled((root / name).read_text(), makers, name)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import result_files, score_presets, timed_training
-from benchmarks.render import devices_in, readme_figures
+from benchmarks.render import figures_of
 from tgan_fast.training import PRESETS
 
 
@@ -17,7 +17,7 @@ def test_every_system_is_a_preset_and_has_a_narrow_one():
 
 
 @pytest.mark.slow
-def test_systems_are_trained_scored_drawn_and_listed_in_the_readme(tmp_path, monkeypatch):
+def test_systems_are_trained_scored_drawn_and_listed_in_docs(tmp_path, monkeypatch):
     monkeypatch.setattr(result_files, "FOLDER", tmp_path)
     # One after another in this process, with fewer videos.
     in_turns = lambda function, jobs, device: ((job, function(job)) for job in jobs)  # noqa: E731
@@ -35,6 +35,6 @@ def test_systems_are_trained_scored_drawn_and_listed_in_the_readme(tmp_path, mon
         assert system["real"]["frechet_distance"] < system["runs"][0]["curve"][-1]["frechet_distance"]
         assert (tmp_path / score_presets.picture_of(path.stem, name)).exists()
     assert (tmp_path / f"{path.stem}-constraints.png").exists()
-    table = readme_figures(devices_in(tmp_path))["systems"]()
+    table = figures_of(tmp_path)["docs/variants.md"]["systems"]()
     scores = [run["curve"][-1]["inception_score"] for run in section["systems"]["vanilla"]["runs"]]
     assert f"{sum(scores) / 2:.2f} ({min(scores):.2f}–{max(scores):.2f})" in table
