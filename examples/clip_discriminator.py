@@ -1,16 +1,14 @@
 """Singular value clipping of the discriminator in a GAN of your own, here of points in the plane.
 
-`singular_value_clip_` changes a list of weights in place, after the optimizer's step. Linear layers whose singular
-values are at most 1, with leaky ReLUs between them, make a discriminator whose slope is nowhere more than 1: the
-condition of a Wasserstein GAN. `tgan_fast.nn.constrain_` does it for a whole network, with its batch norms.
+`singular_value_clip_` changes a list of weights in place, after the optimizer's step. If all singular values of
+linear layers are at most 1, with leaky ReLUs between them, the slope of the discriminator is at most 1 everywhere, as a
+Wasserstein GAN requires. `tgan_fast.nn.constrain_` clips a whole network, including its batch norms.
 
     python clip_discriminator.py
 
 Takes 10 seconds on one CPU thread. Prints the largest singular value before and after clipping, the steepest slope of
-the discriminator, and the mean distance of generated points from the nearest of the real ones' eight centers.
+the discriminator, and the mean distance of generated points from the nearest center of the real ones.
 """
-
-import math
 
 import torch
 from torch import nn
@@ -20,7 +18,7 @@ from tgan_fast.ops import singular_value_clip_
 
 ITERATIONS, BATCH, LATENT = 800, 128, 8
 torch.manual_seed(0)
-angles = torch.arange(8) * (2 * math.pi / 8)
+angles = torch.arange(8) * (torch.pi / 4)
 centers = 2 * torch.stack([angles.cos(), angles.sin()], 1)
 
 
@@ -35,21 +33,22 @@ def largest(weights):
 
 generator, discriminator = network(LATENT, 2), network(2, 1)
 weights = [layer.weight for layer in discriminator if isinstance(layer, nn.Linear)]
-of_generator, of_discriminator = (torch.optim.RMSprop(net.parameters(), 1e-3) for net in (generator, discriminator))
+generator_optimizer = torch.optim.RMSprop(generator.parameters(), 1e-3)
+discriminator_optimizer = torch.optim.RMSprop(discriminator.parameters(), 1e-3)
 for iteration in range(ITERATIONS + 1):
     real = centers[torch.randint(8, (BATCH,))] + 0.05 * torch.randn(BATCH, 2)
     fake = generator(torch.randn(BATCH, LATENT))
-    of_discriminator.zero_grad()
+    discriminator_optimizer.zero_grad()
     (discriminator(fake.detach()).mean() - discriminator(real).mean()).backward()
-    of_discriminator.step()
-    before = largest(weights) if iteration % 200 == 0 else None
+    discriminator_optimizer.step()
+    before = largest(weights)
     singular_value_clip_(weights)
-    if before is not None:
+    if iteration % 200 == 0:
         distance = torch.cdist(fake, centers).min(1).values.mean()
         print(f"{iteration}: largest singular value {before:.4f} -> {largest(weights):.6f}, distance {distance:.2f}")
-    of_generator.zero_grad()
+    generator_optimizer.zero_grad()
     (-discriminator(fake).mean()).backward()
-    of_generator.step()
+    generator_optimizer.step()
 
 points = (6 * torch.rand(10_000, 2) - 3).requires_grad_()
 (slopes,) = torch.autograd.grad(discriminator(points).sum(), points)

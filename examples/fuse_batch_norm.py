@@ -1,13 +1,13 @@
 """Batch norm and ReLU as one operation in a network of your own.
 
-`convert_batch_norm` changes an existing network, here a discriminator like DCGAN's; `BatchNormAct2d` is for the code of
-a new one, here a residual block. Parameters and state dicts stay those of `nn.BatchNorm2d`.
+`convert_batch_norm` changes an existing network, here a discriminator like DCGAN's. `BatchNormAct2d` is for new code,
+here a residual block. Parameters and state dicts stay the same as with `nn.BatchNorm2d`.
 
     python fuse_batch_norm.py
 
 Takes 10 seconds on one CPU thread; uses a GPU if there is one. Prints how far outputs and gradients are from PyTorch's
-(rounding), that state dicts fit, and the time of a forward and backward pass before and after. On a CPU the
-convolutions take nearly all of the network's time, so the difference shows in a batch norm alone.
+(rounding), whether state dicts fit, and the time of a forward and backward pass before and after. On a CPU,
+convolutions take nearly all of the network's time, so batch norm and activation are also timed alone.
 """
 
 import copy

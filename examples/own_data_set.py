@@ -1,13 +1,13 @@
 """TGAN on a data set of your own: colored squares that bounce, drawn with NumPy.
 
-A data set is any object with a length, and with pairs (clip, label) by index: clips are uint8 [frames, height, width,
-channels]. The same index must always give the same clip; that is what lets an interrupted run resume exactly. With
-`classes` the labels condition both networks.
+A data set is any object with a length that returns pairs (clip, label) by index. Clips are uint8 [frames, height,
+width, channels]. The same index must always give the same clip, so that an interrupted run resumes exactly. With
+`classes`, the labels can condition both networks.
 
     python own_data_set.py [FOLDER]
 
-Takes 20 seconds on one CPU thread; uses a GPU if there is one. Leaves a run folder (runs/squares by default, which must
-not hold a run yet) with samples, curves and checkpoints, and in it squares.gif with a row for each color.
+Takes 20 seconds on one CPU thread; uses a GPU if there is one. Writes a run folder (by default runs/squares, which must
+not hold a run yet) with samples, curves and checkpoints, and squares.gif in it with a row for each color.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """A loss of your own, here the Pearson divergence of f-GAN (Nowozin et al., arXiv:1606.00709).
 
-An objective is a class with two functions of the discriminator's scores [N]; `TrainingStep` takes an object of it, and
-runs it as part of its CUDA graph. The networks, the constraint and the optimizers stay as they are.
+An objective is a class with two functions of the discriminator's scores [N]. `TrainingStep` takes an instance, and on a
+GPU runs it as part of its CUDA graph. Networks, constraint and optimizers stay the same.
 
     python own_objective.py
 

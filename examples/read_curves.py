@@ -1,12 +1,12 @@
 """The curves of a run in NumPy, and in pandas if it is installed.
 
-A run folder holds stats.jsonl: a line for every logging interval, and a line with scores for every evaluation.
-`open_run` reads and checks them, and leaves out a line that a crash has cut short.
+A run folder has stats.jsonl, with a line for every logging interval and a line with scores for every evaluation.
+`open_run` reads and checks them, and skips a line that a crash cut short.
 
     python -m tgan_fast.train --preset tiny --out runs/tiny --device cpu    # two minutes; any run will do
     python read_curves.py runs/tiny
 
-Takes two seconds, also while the run is training. Prints the mean losses of ten parts of the run, all scores, and the
+Takes two seconds, and also works during training. Prints the mean losses of ten parts of the run, all scores, and the
 scores of the best checkpoint.
 """
 
@@ -24,11 +24,11 @@ print(f"{run.name}: {run.iterations:,} iterations in {run.seconds:.0f} seconds")
 
 names = ("iteration", "seconds", "loss_discriminator", "loss_generator")
 losses = np.array([[getattr(line, name) for name in names] for line in run.losses])
-print("iterations to, discriminator's loss, generator's loss")
+print("last iteration, mean discriminator loss, mean generator loss")
 for part in np.array_split(losses, min(10, len(losses))):
     print(f"{part[-1, 0]:9,.0f} {part[:, 2].mean():9.4f} {part[:, 3].mean():9.4f}")
 
-scores = run.comparable  # evaluations by the same classifier as the last one
+scores = run.comparable  # evaluations with the same classifier as the last one
 print("iteration, inception score, Fréchet distance")
 for line in scores:
     print(f"{line.iteration:9,} {line.inception_score:9.3f} {line.frechet_distance:9.3f}")
@@ -39,6 +39,6 @@ if run.has_best:
 with suppress(ImportError):
     import pandas as pd
 
-    # All columns, among them the scores of real and generated videos and the speed.
+    # All columns, including the scores of real and generated videos and the speed.
     table = pd.read_json(run.path / "stats.jsonl", lines=True)
     print(table.describe().to_string())

@@ -1,18 +1,17 @@
 """The checkpoint of the PyTorch notebook, state_normal81000.ckpt: sample from it, and train it further.
 
-`open_checkpoint` and `train` read the notebook's file as it is, and run no code that it may hold. On the command line
-that is
+`open_checkpoint` and `train` read the notebook's file unchanged, and execute no code in it. On the command line:
 
     python -m tgan_fast sample --checkpoint state_normal81000.ckpt --out videos.gif
     python -m tgan_fast.train --resume state_normal81000.ckpt --steps 100000 --data ucf --out runs/resumed
 
-and here the same in Python, for a first try with small batches and few iterations:
+The same in Python, as a first try with small batches and few iterations:
 
     python resume_notebook.py state_normal81000.ckpt [CLIP_STORE]
 
 Takes 30 seconds on one CPU thread; uses a GPU if there is one. CLIP_STORE is a folder made by `python -m tgan_fast
-prepare`; without it the data are moving digits. Leaves notebook.gif and the run folder runs/resumed, which must not
-hold a run yet, and prints what is in them.
+prepare`; without it the data are moving digits. Writes notebook.gif and the run folder runs/resumed, which must not
+hold a run yet.
 """
 
 import sys

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Train on several GPUs of one machine, one process for each; on CPUs too, which is a way to try it.
+# Train on several GPUs of one machine with one process for each GPU; to try it, CPUs work too.
 #
 #     sh several_gpus.sh 8 --data ucf                                               # the paper's model on 8 GPUs
 #     sh several_gpus.sh 2 --preset tiny --device cpu --batch-size 8 --steps 20     # two processes on a CPU
 #
-# The first argument is the number of processes; the others are settings of `python -m tgan_fast.train`, and override
-# the ones below. With a batch of 32 videos for each process and synchronized batch norm they train what one GPU would
-# with the whole batch. The same command resumes a run that was interrupted. The second line takes half a minute; it
-# leaves the run folder runs/several-gpus, and prints its newest samples and the commands that come next.
+# The first argument is the number of processes. The others are settings of `python -m tgan_fast.train`, and override
+# the ones below. Each process gets 32 videos of a batch. With synchronized batch norm, the processes train what one GPU
+# would train with the whole batch. The same command resumes an interrupted run. The second line takes half a minute. The
+# run folder is runs/several-gpus; its newest samples and the next commands are printed.
 set -eu
 processes=$1
 shift

@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support.notebook import notebook_checkpoint
 from support.run_folders import write_run
 
-from tgan_fast import TrainingStep, VideoDiscriminator, VideoGenerator, reference
+from tgan_fast import TrainingStep, VideoDiscriminator, VideoGenerator
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.checkpoint import CheckpointFolder, read_run
 
@@ -56,7 +57,7 @@ def test_every_example_is_short_and_run_by_a_test(path):
     assert f"test_{path.stem}" in globals()
     assert 10 <= len(text.splitlines()) <= 60
     interpreter = "python" if path.suffix == ".py" else "sh"
-    assert re.search(rf"^#? +{interpreter} {path.name}", text, re.MULTILINE), "the beginning tells the command"
+    assert re.search(rf"^#? +{interpreter} {path.name}", text, re.MULTILINE), "the docstring begins with the command"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".py"], ids=lambda path: path.name)
@@ -136,26 +137,11 @@ def test_read_curves(tmp_path):
     assert lines[7] == "best.pt is of iteration 1: {'frechet_distance': 70.5}"
 
 
-def notebook_checkpoint(path):
-    """Write a file of the size and form of state_normal81000.ckpt, and return its content."""
-    networks = reference.Generator(), reference.Discriminator()
-    optimizers = reference.make_optimizers(*networks)
-    for network, optimizer in zip(networks, optimizers, strict=True):
-        for parameter in network.parameters():
-            parameter.grad = torch.randn_like(parameter)
-        optimizer.step()
-    content = {
-        "epoch": 81_000,
-        "model_state_dict": [network.state_dict() for network in networks],
-        "optimizer_state_dict": [optimizer.state_dict() for optimizer in optimizers],
-    }
-    torch.save(content, path)
-    return content
-
-
 @pytest.mark.slow
 def test_resume_notebook(tmp_path):
-    content = notebook_checkpoint(tmp_path / "state_normal81000.ckpt")
+    path = tmp_path / "state_normal81000.ckpt"
+    notebook_checkpoint(path)
+    content = torch.load(path, weights_only=True)
     sampled, trained = run(tmp_path, "resume_notebook.py", "state_normal81000.ckpt")
     assert sampled == "iteration 81,000: notebook.gif shows clips [4, 16, 64, 64, 3]"
     assert trained.endswith("to iteration 81,002: runs/resumed")
@@ -185,4 +171,4 @@ def test_several_gpus(tmp_path):
     iterations = [yaml.safe_load(line)["iteration"] for line in (folder / "stats.jsonl").read_text().splitlines()]
     assert iterations == [1, 2, 3]
     refused = start(tmp_path, "several_gpus.sh", 2, *small, "--steps", "3", "--batch-size", "7").stderr
-    assert "batch_size is 7, but 2 processes share it evenly" in refused
+    assert "batch_size is 7, but 2 processes must share it evenly" in refused

@@ -201,12 +201,14 @@ def test_labels_that_are_missing_are_one_sentence_before_anything_is_written(dat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_data_set_of_others_is_not_asked_what_it_is():
-    class Clips:
-        def fingerprint(self):
+def test_a_data_set_may_have_a_fingerprint_and_a_summary_as_texts():
+    class Own(Clips):
+        fingerprint, summary = "0123", "two squares"
+
+    class Other(Clips):
+        def summary(self):
             raise AssertionError
 
-        summary = fingerprint
-
-    assert fingerprint_and_summary(Clips()) == (None, None)
+    assert fingerprint_and_summary(Own()) == ("0123", "two squares")
+    assert fingerprint_and_summary(Other()) == fingerprint_and_summary(Clips()) == (None, None)
     assert fingerprint_and_summary(MovingDigits(8))[1] == "1,797 handwritten digits"

@@ -58,8 +58,10 @@ def open_data(config: TrainingConfig) -> MovingDigits | VideoFrames:
 
 
 def fingerprint_and_summary(dataset: ClipDataset | VideoFrames) -> tuple[str | None, str | None]:
-    """Return the fingerprint and the summary of a data set of this package, and None for both of any other."""
-    return (dataset.fingerprint, dataset.summary) if isinstance(dataset, MovingDigits | VideoFrames) else (None, None)
+    """Return the fingerprint and the summary of a data set, None for each that it does not have as a text."""
+    found = getattr(dataset, "fingerprint", None), getattr(dataset, "summary", None)
+    fingerprint, summary = (text if isinstance(text, str) else None for text in found)
+    return fingerprint, summary
 
 
 def classes_of(config: TrainingConfig, dataset: ClipDataset | VideoFrames) -> int:
