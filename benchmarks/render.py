@@ -26,7 +26,7 @@ KINDS = {"cpu": "CPU", "cuda": "GPU"}
 MINUTES = {"cpu": 11, "cuda": 8}  # for all sections together
 # Section, how a case's name begins (the first such case counts), part, and how users write it in PyTorch.
 HEADLINES = {
-    "training iteration, clipping in every fifth": ("step", "", "with clipping", "notebook"),
+    "training iteration, with singular value clipping every 5th iteration": ("step", "", "with clipping", "notebook"),
     "sampling": ("sampling", "", None, "notebook"),
     "singular value clipping of the discriminator": ("singular_value_clip", "all five", "call", "svd"),
     "step of RMSprop": ("optimizer", "rmsprop", None, "torch for-loop"),
@@ -40,21 +40,21 @@ HEADLINES = {
 IN_README = 6  # headlines of README.md
 # Operation, its equivalent in PyTorch, and where its error stands: section, how a case's name begins, part, result.
 OPERATIONS = {
-    "`batch_norm_act(x, w, b, mean, var, negative_slope=0.2)`": (
+    "`batch_norm_act(x, w, b, mean, var, negative_slope=0.2)`, training": (
         "`F.leaky_relu(F.batch_norm(x, mean, var, w, b, True), 0.2)`",
         ("batch_norm_act", "image", "forward", "y"),
     ),
-    "the same, backward": ("autograd", ("batch_norm_act", "image", "backward", "dx")),
     "`singular_value_clip_(weights, 1.0)`": (
-        "for each weight `u, s, v = torch.linalg.svd(w, full_matrices=False)`, `w.copy_(u * s.clamp(max=1) @ v)`",
-        ("singular_value_clip", "all five, training", "call", "norm"),
+        "for each weight: `u, s, v = torch.linalg.svd(w.flatten(1), full_matrices=False)`, "
+        "`w.copy_((u * s.clamp(max=1) @ v).view_as(w))`",
+        ("singular_value_clip", "all five", "call", "norm"),
     ),
     "`rmsprop_(p, g, v, learning_rate=1e-3)`": (
         "`torch.optim.RMSprop`, one step on a flat tensor",
         ("optimizer", "rmsprop", None, None),
     ),
     "`adam_(p, g, m, v, step, learning_rate=1e-3)`": (
-        "`torch.optim.Adam`, one step on a flat tensor",
+        "`torch.optim.Adam`, one step on a flat tensor; `step` is `torch.tensor(1.0)` at first",
         ("optimizer", "adam", None, None),
     ),
 }
@@ -125,6 +125,24 @@ def _cell(case, own, eager, rival):
     ratios = [f"{three_digits(time / own['seconds'])} × {name}" for name, time in rivals.items()]
     spread = seconds(own["p10"], own["p90"])
     return f"{case}: **{seconds(own['seconds'])}** ({spread})<br>{', '.join(ratios)}".removesuffix("<br>")
+
+
+def _all_batch_norms(devices):
+    """Return a sentence for each device on the batch norms of all shapes, of which the table has the first."""
+    sentences = []
+    for device in _measured(devices):
+        parts: dict[str, list[float]] = {"forward": [], "backward": []}
+        for record in device.cases("batch_norm_act"):
+            for part, rows in parts_of(record).items():
+                rivals = [row["seconds"] for row in rows if row["contender"] in record["rivals"]]
+                parts[part].append(min(rivals) / rows[0]["seconds"])
+        ranges = [f"{three_digits(min(ratios))} to {three_digits(max(ratios))}" for ratios in parts.values()]
+        count = len(parts["forward"])
+        sentences.append(
+            f"{device.name}: on {count} shapes, including small ones, batch norm is {ranges[0]} times as fast as the "
+            f"fastest rival forward, and {ranges[1]} times backward."
+        )
+    return "\n".join(sentences)
 
 
 def _operations(devices):
@@ -227,7 +245,8 @@ def _chapter(device, folder):
     records = [record for payload in payloads for record in payload["cases"]]
     environment, software = payloads[0]["environment"], ("torch", "triton", "cuda", "cudnn", "python")
     said = [f"{name} {environment[name]}" for name in software if environment[name]]
-    said += [f"commit {commit[:10]}" for commit in dict.fromkeys(each["environment"]["commit"] for each in payloads)]
+    commits = [each["environment"]["commit"] for each in payloads]
+    said += [f"commit {commit[:10]}{commit[40:]}" for commit in dict.fromkeys(commits)]  # perhaps with "-dirty"
     said += [formatting.ceilings_text(payloads[0]["ceilings"])]
     said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
     said += _state([record["state"] for record in records if record.get("state")])
@@ -281,7 +300,7 @@ def figures_of(folder: Path) -> dict[str, dict[str, Callable[[], str]]]:
     devices = devices_in(folder)
     return {
         "README.md": {
-            "speed": lambda: _headlines(devices, list(HEADLINES)[:IN_README]),
+            "speed": lambda: f"{_headlines(devices, list(HEADLINES)[:IN_README])}\n\n{_all_batch_norms(devices)}",
             "operations": lambda: _operations(devices),
         },
         "docs/variants.md": {"systems": lambda: _systems(devices)},

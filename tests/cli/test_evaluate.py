@@ -188,7 +188,7 @@ def test_broken_weights_are_named(run, classifier, tmp_path):
         (["--seed", "-1"], "--seed is -1, but must be at least 0"),
         (["--seed", str(10**20)], "--seed is 10+, but must be at most 9,223,372,036,854,775,807"),
         (["--real-clips", "1"], "--real-clips is 1, but must be at least 2"),
-        (["--real-clips", "100"], "only 100 different real clips, too few .* or add --force"),
+        (["--real-clips", "100"], "only 100 different real clips, too few .* accept them by --force"),
         (["--protocol", "tgan2"], "the protocol tgan2 is for classifiers of the architecture c3d, not small"),
         (["--layer", "fc6"], "there is no layer 'fc6' to take features from: choose mean"),
         (["--mean", "mean2.npz"], "needs no mean: leave out"),

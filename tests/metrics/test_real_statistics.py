@@ -133,7 +133,7 @@ def test_clips_that_cannot_be_identified_are_not_kept(tmp_path):
 
 
 def test_too_few_clips_are_refused_unless_they_are_forced():
-    with pytest.raises(InputError, match=r"only 255 different real clips, too few .* or add --force"):
+    with pytest.raises(InputError, match=r"only 255 different real clips, too few .* accept them by --force"):
         RealClips(MovingDigits(255)).bias(PROTOCOLS["plain"])
     assert "only 255 different" in RealClips(MovingDigits(255), force=True).bias(PROTOCOLS["plain"])
     assert "clips raise Fréchet distances" in RealClips(MovingDigits(256)).bias(PROTOCOLS["plain"])

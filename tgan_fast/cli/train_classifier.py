@@ -30,7 +30,7 @@ class TrainClassifierCommand:
     out: Path = Path("classifier.pt")
     """File to write."""
     architecture: Literal["auto", "small", "c3d"] = "auto"
-    """Network; auto: small for moving digits (a minute or two on a CPU), c3d for videos (needs a GPU)."""
+    """Network; auto: small for moving digits (three minutes on a CPU), c3d for videos (needs a GPU)."""
     steps: int | None = None
     """Training steps; by default 1,000 for small, 20,000 for c3d."""
     batch_size: int = 32

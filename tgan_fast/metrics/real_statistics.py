@@ -135,7 +135,7 @@ class RealClips:
         if clips < FEWEST_REAL_CLIPS and not self.force:
             raise InputError(
                 f"there are only {clips:,} different real clips, too few for a Fréchet distance: "
-                f"give {FEWEST_REAL_CLIPS} or more, or add --force"
+                f"give {FEWEST_REAL_CLIPS} or more, or let evaluate accept them by --force"
             )
         if clips >= protocol.samples:
             return None

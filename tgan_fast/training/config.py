@@ -273,7 +273,7 @@ _QUICK: dict[str, Any] = {
     "ema_decay": 0.995,
 }
 
-# The generator in the package: half an hour on a CPU.
+# The generator in the package: 25 minutes on two CPU threads.
 _DIGITS: dict[str, Any] = {
     **_TINY,
     "conditional": True,
