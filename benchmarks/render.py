@@ -28,12 +28,12 @@ MINUTES = {"cpu": 11, "cuda": 8}  # for all sections together
 HEADLINES = {
     "training iteration, with singular value clipping every 5th iteration": ("step", "", "with clipping", "notebook"),
     "sampling": ("sampling", "", None, "notebook"),
-    "singular value clipping of the discriminator": ("singular_value_clip", "all five", "call", "svd"),
-    "step of RMSprop": ("optimizer", "rmsprop", None, "torch for-loop"),
+    "singular value clipping of the discriminator's five weights": ("singular_value_clip", "all five", "call", "svd"),
+    "RMSprop step on 15.5 million weights": ("optimizer", "rmsprop", None, "torch for-loop"),
     "batch norm + ReLU, forward": ("batch_norm_act", "image", "forward", "eager"),
     "batch norm + ReLU, backward": ("batch_norm_act", "image", "backward", "eager"),
-    "step of Adam": ("optimizer", "adam", None, "torch for-loop"),
-    "decoding a video to small frames": ("videos", "decoding MPEG-4", None, "PyAV, to_ndarray"),
+    "Adam step on 15.5 million weights": ("optimizer", "adam", None, "torch for-loop"),
+    "decoding of a video to small frames": ("videos", "decoding MPEG-4", None, "PyAV, to_ndarray"),
     "Fréchet distance": ("metrics", "Fréchet distance, 400", None, "scipy.linalg.sqrtm"),
     "import": ("startup", "import", None, "torch alone"),
 }

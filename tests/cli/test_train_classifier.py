@@ -103,7 +103,9 @@ def test_bad_input_is_one_sentence_before_any_training(run, tmp_path, capsys, ar
 @pytest.mark.parametrize("labels", [{}, {"labels": np.zeros(4, int)}], ids=["none", "one"])
 def test_classes_are_needed(run, tmp_path, labels):
     np.savez(tmp_path / "clips.npz", clips=np.zeros((4, 16, 64, 64, 1), np.uint8), **labels)
-    with pytest.raises(InputError, match=r"the videos of clips\.npz have (no classes|one class), but .* prepare a folder"):
+    with pytest.raises(
+        InputError, match=r"the videos of clips\.npz have (no classes|one class), but .* prepare a folder"
+    ):
         run("--data", "clips.npz")
     assert not (tmp_path / "classifier.pt").exists()
 
