@@ -120,7 +120,7 @@ def _headlines(devices, headlines):
 
 
 def _cell(case, own, eager, rival):
-    """Return a case, its median time and spread, and how many times as fast it is as eager and the best rival."""
+    """Return a case, its median time and spread, and its speedups over eager PyTorch and the fastest rival."""
     rivals = {row["contender"]: row["seconds"] for row in (eager, rival) if row is not None}
     ratios = [f"{three_digits(time / own['seconds'])} × {name}" for name, time in rivals.items()]
     spread = seconds(own["p10"], own["p90"])
@@ -128,14 +128,17 @@ def _cell(case, own, eager, rival):
 
 
 def _all_batch_norms(devices):
-    """Return a sentence for each device on the batch norms of all shapes, of which the table has the first."""
+    """Return a sentence for each device on batch norm over all shapes; the table has only the first shape."""
     sentences = []
     for device in _measured(devices):
         parts: dict[str, list[float]] = {"forward": [], "backward": []}
         for record in device.cases("batch_norm_act"):
             for part, rows in parts_of(record).items():
                 rivals = [row["seconds"] for row in rows if row["contender"] in record["rivals"]]
-                parts[part].append(min(rivals) / rows[0]["seconds"])
+                if rivals:
+                    parts[part].append(min(rivals) / rows[0]["seconds"])
+        if not all(parts.values()):
+            continue
         ranges = [f"{three_digits(min(ratios))} to {three_digits(max(ratios))}" for ratios in parts.values()]
         count = len(parts["forward"])
         sentences.append(
@@ -262,7 +265,7 @@ def _chapter(device, folder):
 def iteration_picture(name: str, groups: list[dict]) -> bytes:
     """Draw a bar for each group of a device's iteration, the longest at the top, its floor within it."""
     total = sum(group["seconds"] for group in groups)
-    # Where a profiler slows down the operations, what is left for gaps is less than nothing.
+    # If the profiler slows operations down, the remainder for gaps is negative.
     groups = sorted((group for group in groups if group["seconds"] > 0), key=lambda group: group["seconds"])
     # So wide that text is about as large as around it in README.md.
     figure = Figure(figsize=(9, 0.34 * len(groups) + 1.2), dpi=150, layout="constrained")
@@ -337,7 +340,7 @@ def refuse_stale(root: Path = ROOT) -> None:
 
 
 def print_tables(root: Path = ROOT) -> None:
-    """Print what running each section printed, of all devices."""
+    """Print the full tables of all sections of all devices."""
     for device in devices_in(root / "benchmarks" / "results"):
         for section in SECTIONS:
             if section.name in device.sections:

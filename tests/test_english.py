@@ -12,7 +12,7 @@ FILES = [ROOT / "setup.py", *(path for folder in FOLDERS for path in sorted((ROO
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 BAD_START = re.compile(r"\s*(of|that|those|by|so|as|what|whose)\b", re.IGNORECASE)
-SECTION = re.compile(r"( *)(Args|Attributes|Raises|Returns):")
+SECTION = re.compile(r"( *)(Args|Attributes|Raises|Returns|Yields):")
 NAMES = r"[*.\w]+(, [*.\w]+)*:"
 BAD_ARGUMENT = re.compile(rf"({NAMES})?[\s*]*(of|see|that|as given)\b", re.IGNORECASE)
 
@@ -51,7 +51,7 @@ def test_first_words_of_docstrings_are_checked(word):
     assert violations(f'def f():\n    """{word} videos."""\n') == [f"2: {word} videos."]
 
 
-@pytest.mark.parametrize("section", ["Args", "Attributes", "Raises", "Returns"])
+@pytest.mark.parametrize("section", ["Args", "Attributes", "Raises", "Returns", "Yields"])
 @pytest.mark.parametrize("line", ["x: of a", "x, y: See `g`.", "*x: **That**", "x: As given.", "see `g`"])
 def test_argument_lines_are_checked(section, line):
     source = f'class A:\n    """Class.\n\n    {section}:\n        {line}\n            of it\n        z: Z.\n    """\n'

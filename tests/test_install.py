@@ -200,7 +200,7 @@ def test_without_an_extra_a_command_says_what_to_install_and_does_nothing(withou
 
 def test_dependencies_and_extras_are_what_is_imported():
     imported = {name for path in MODULES for name in imports(path)}
-    # PyTorch's builds bring Triton where they use it; PyTorch imports the other two.
+    # PyTorch's builds bring Triton if they use it; PyTorch imports onnx and tensorboard, not this package.
     imported = imported - {"triton"} | {"onnx", "tensorboard"}
     assert {DISTRIBUTIONS[name] for name in imported} == {name_of(text) for text in (*CORE, *chain(*EXTRAS.values()))}
 
@@ -212,7 +212,7 @@ def test_only_preparation_needs_an_extra_to_be_imported():
 
 
 def imports(path, at_once=False):
-    """Yield the packages outside the standard library that a file imports, `at_once` only those not in functions."""
+    """Yield the third-party packages that a file imports, with `at_once` only by its top-level statements."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body if at_once else ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -76,6 +76,7 @@ def test_a_gpu_appears_once_it_has_a_file(tree):
     def on_gpu(sections):
         for payload in sections.values():
             payload["environment"] |= {"device": "Some GPU", "threads": None}
+        sections.pop("batch_norm_act")
         goal = {"text": "videos/s", "measured": 9.0, "bound": 10, "at_most": False, "verdict": "SHORT"}
         sections["sampling"]["goals"] = [goal]
 

@@ -57,7 +57,7 @@ def test_every_example_is_short_and_run_by_a_test(path):
     assert f"test_{path.stem}" in globals()
     assert 10 <= len(text.splitlines()) <= 60
     interpreter = "python" if path.suffix == ".py" else "sh"
-    assert re.search(rf"^#? +{interpreter} {path.name}", text, re.MULTILINE), "the docstring begins with the command"
+    assert re.search(rf"^#? +{interpreter} {path.name}", text, re.MULTILINE), "no line shows the command"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".py"], ids=lambda path: path.name)
@@ -99,6 +99,7 @@ def test_clip_discriminator(tmp_path):
 @pytest.mark.slow
 def test_own_data_set(tmp_path):
     lines = run(tmp_path, "own_data_set.py")
+    assert [line.split()[0] for line in lines] == ["red", "green", "blue"]
     for color, line in enumerate(lines):
         levels = numbers(line)
         assert levels[color] == max(levels)

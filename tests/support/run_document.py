@@ -28,3 +28,4 @@ def run(step):
 if __name__ == "__main__":
     for each in json.load(sys.stdin):
         run(each)
+    print("all done")
