@@ -149,13 +149,15 @@ def test_operations_and_networks_need_pytorch_and_numpy_alone(operations_alone, 
 def test_without_its_dependencies_a_command_says_what_to_install(operations_alone, tmp_path, module):
     arguments = ["train"] if module == "tgan_fast" else []
     result = run(operations_alone, tmp_path, "-m", module, *arguments)
-    assert result == (2, "", f"error: this command needs tyro: pip install . {FOLDER}\n")
+    assert result == (2, "", f"error: this command needs tyro: run pip install . {FOLDER}\n")
 
 
 @pytest.mark.parametrize(
     ("content", "code", "message"),
     [
-        pytest.param("import absent", 2, f"error: this command needs absent: pip install . {FOLDER}", id="dependency"),
+        pytest.param(
+            "import absent", 2, f"error: this command needs absent: run pip install . {FOLDER}", id="dependency"
+        ),
         pytest.param("import json.absent", 1, "ModuleNotFoundError: No module named 'json.absent'", id="module"),
         pytest.param("raise ImportError('no libavcodec')", 1, "ImportError: no libavcodec", id="library"),
     ],
@@ -193,7 +195,7 @@ def test_without_an_extra_a_command_says_what_to_install_and_does_nothing(withou
         ("export --checkpoint digits --out x.onnx --format onnx", ".onnx files need onnx", "export"),
     ]
     code, out, err = run_commands(without_extras, tmp_path, [arguments for arguments, *_ in cases])
-    assert err.splitlines() == [f"error: {need}: pip install '.[{extra}]' {FOLDER}" for _, need, extra in cases]
+    assert err.splitlines() == [f"error: {need}: run pip install '.[{extra}]' {FOLDER}" for _, need, extra in cases]
     assert (code, out) == (0, "exit code 2\n" * len(cases))
     assert [path.name for path in tmp_path.iterdir()] == ["videos.h5"]
 
@@ -223,4 +225,4 @@ def imports(path, at_once=False):
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_the_advice_names_the_extra_that_has_the_package(extra):
     for text in EXTRAS[extra]:
-        assert how_to_install(name_of(text)) == f"pip install '.[{extra}]' {FOLDER}"
+        assert how_to_install(name_of(text)) == f"run pip install '.[{extra}]' {FOLDER}"

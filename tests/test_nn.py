@@ -300,7 +300,7 @@ def test_torch_jit_script_compiles_a_converted_network():
         part.norm[0].track_running_stats = False
     scripted = torch.jit.script(network)
     assert_same_in_every_mode(scripted, baseline)
-    with pytest.raises(ValueError, match=r"torch\.jit\.script supports no statistics over processes"):
+    with pytest.raises(ValueError, match=r"torch\.jit\.script cannot combine statistics of processes"):
         torch.jit.script(convert_batch_norm(Block(3), process_group="group"))
 
 

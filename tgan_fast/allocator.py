@@ -41,5 +41,5 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def _is_configured() -> bool:
-    """Return whether the environment configures malloc, or another allocator as jemalloc's MALLOC_CONF does."""
+    """Return whether the environment configures malloc, or another allocator, such as jemalloc by MALLOC_CONF."""
     return "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(x.startswith("MALLOC_") for x in os.environ)

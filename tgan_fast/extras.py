@@ -8,10 +8,10 @@ _EXTRAS = {"av": "video", "h5py": "video", "onnx": "export", "onnxscript": "expo
 
 
 def require_package(name: str, purpose: str) -> None:
-    """Raise an InputError that says what to install, unless a package is installed.
+    """Raise an InputError that says what to install, unless the package is installed.
 
     Args:
-        name: Name that the package is imported by.
+        name: Import name of the package.
         purpose: First half of the error's sentence, such as "MP4 files need PyAV".
     """
     if find_spec(name) is None:
@@ -19,6 +19,6 @@ def require_package(name: str, purpose: str) -> None:
 
 
 def how_to_install(name: str) -> str:
-    """Return the command that installs the package that is imported by a name."""
+    """Return how to install the package with this import name."""
     extra = f"'.[{_EXTRAS[name]}]'" if name in _EXTRAS else "."
-    return f"pip install {extra} in tgan_fast's source folder"
+    return f"run pip install {extra} in tgan_fast's source folder"

@@ -85,7 +85,7 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
 
     def __prepare_scriptable__(self):
         if self.process_group is not None:
-            raise ValueError("torch.jit.script supports no statistics over processes: set process_group to None")
+            raise ValueError("torch.jit.script cannot combine statistics of processes: set process_group to None")
         return self
 
     def __deepcopy__(self, memo):
@@ -150,7 +150,7 @@ class FusedSequential(nn.Sequential):
     def __reduce_ex__(self, protocol):
         if not hasattr(self, "_derived_from"):
             return super().__reduce_ex__(protocol)
-        # Pickle cannot find a class that `_fused_class` made by its name.
+        # Pickle cannot find by name a class that `_fused_class` made.
         _, _, *state = super().__reduce_ex__(2)
         return _new_fused, (self._derived_from,), *state
 

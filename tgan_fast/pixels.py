@@ -12,7 +12,8 @@ def to_videos(clips: torch.Tensor, dtype: torch.dtype = torch.float32, channels:
     Args:
         clips: Clips uint8 [N, T, H, W, C].
         dtype: Floating-point dtype of the videos.
-        channels: Number of channels of the videos; clips of one channel are repeated. None: as many as the clips have.
+        channels: Number of channels of the videos, to which a single channel is repeated; None: as many as the clips
+            have.
     """
     shape = *clips.shape[:-1], channels or clips.shape[-1]
     videos = torch.empty(shape, dtype=dtype, device=clips.device).copy_(clips)

@@ -88,7 +88,7 @@ def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int |
         columns: Columns of the grid; None: as many as rows, or one more.
 
     Raises:
-        InputError: The file's format is unknown, or does not take so many frames per second, channels or pixels.
+        InputError: The file's format is unknown, or does not support these frames per second, channels or pixels.
         OSError: The file cannot be written; an older file of that name is left as it was.
     """
     check_videos(path, clips.shape, fps=fps, columns=columns)
@@ -96,7 +96,7 @@ def write_videos(path: Path, clips: np.ndarray, *, fps: int = 16, columns: int |
 
 
 def check_format(path: Path, fps: int) -> None:
-    """Raise an InputError unless a file of this name can be written here, and play `fps` frames per second."""
+    """Raise an InputError unless the file's format is known, supports `fps` and has its package installed."""
     file_format = _FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise InputError(f"cannot write {path}: its name must end in {', '.join(_FORMATS)}")

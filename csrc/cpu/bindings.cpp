@@ -149,7 +149,8 @@ PYBIND11_MODULE(_cpu, module) {
     py::class_<Layout>(module, "Layout", py::module_local())
         .def(py::init(&make_layout), py::arg("type"), py::arg("channels_last"), py::arg("groups"), py::arg("rows"),
              py::arg("cols"), py::arg("channels"), py::arg("strides"));
-    module.def("instruction_sets", &names_of_instruction_sets, "Returns the sets of this CPU, the best first.");
+    module.def("instruction_sets", &names_of_instruction_sets,
+               "Returns the instruction sets that this CPU can run, the best first.");
     module.def("use_instruction_set", &use_instruction_set, py::arg("name"));
     module.def(
         "use_openmp",

@@ -52,7 +52,7 @@ struct SignSchedule {
     double deviation;
 };
 
-// The sum over an operation's result that step() needs afterwards: that of the diagonal, or of all elements squared.
+// The sum over an operation's result that step() needs afterwards: of its diagonal, or of the squares of all elements.
 enum class Measure : int { nothing, trace, squares };
 
 // out = identity·I + addend_scale·addend + product_scale·left·right, of symmetric matrices that commute. With
@@ -188,7 +188,7 @@ __device__ inline void step(State& s, const MatrixPlan& m, const SignSchedule& s
 
         case Stage::root_first_factor: {
             const double excess = sqrt(measured);  // ‖B‖
-            // This is what rounding and the polynomials can leave of B = 0.
+            // If B is 0, the polynomials' deviation can still leave this much.
             if (excess <= schedule.deviation * s.norm * sqrt(static_cast<double>(m.rows)))
                 return finish(s, Status::untouched);
             const double largest = 1 + excess;

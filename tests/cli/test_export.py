@@ -141,7 +141,7 @@ def test_a_broken_generator_is_refused(trained, tmp_path, form):
 
 def test_a_missing_package_is_reported_before_the_checkpoint_is_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(InputError, match=r"onnx files need onnx: pip install '\.\[export\]'"):
+    with pytest.raises(InputError, match=r"onnx files need onnx: run pip install '\.\[export\]'"):
         exported("nothing.pt", tmp_path / "x.onnx", "onnx")
 
 

@@ -215,7 +215,7 @@ def test_exporting_is_quiet_and_only_reads_the_generator(file_format, capfd):
 def test_a_package_that_is_not_installed_is_named(package, monkeypatch):
     FORMATS["onnx"].check_packages()
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=rf"files need {package}: pip install '\.\[export\]'"):
+    with pytest.raises(InputError, match=rf"files need {package}: run pip install '\.\[export\]'"):
         FORMATS["onnx"].check_packages()
     for name in ("safetensors", "torch-export"):
         FORMATS[name].check_packages()

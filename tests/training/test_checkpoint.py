@@ -279,7 +279,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch, legacy
     torch.save({"model_state_dict": [Bomb(), {}]}, "x.pt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(
         InputError,
-        match=r"x\.pt is refused, because it holds the Python object \S*open and such objects can run code",
+        match=r"x\.pt is refused, because it holds the Python object \S*open, and such objects can run code",
     ):
         read(tmp_path / "x.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))

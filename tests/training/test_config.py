@@ -103,13 +103,16 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
         ({"frames": 12}, "frames is 12, which temporal_generator deconv cannot make by doubling: choose 8, 16, 32"),
         ({"objective": "hingis"}, "objective is 'hingis', but it must be 'wgan', 'hinge', 'vanilla' or 'lsgan'"),
         ({"digit_size": 1.0}, "digit_size is 1.0, but it must be less than or equal to 0.9375"),
-        ({"classes": 5}, "classes is 5, but only conditional runs have classes: add conditional, or leave it out"),
+        ({"classes": 5}, "classes is 5, but only conditional runs have classes: add conditional, or leave out classes"),
         ({"penalty_weight": 5}, "penalty_weight is 5.0, but the constraint is svc: choose constraint gradient-penalty"),
         (
             {"constraint": "gradient-penalty", "sync_batch_norm": True},
             "constraint gradient-penalty differentiates twice, which sync_batch_norm does not support",
         ),
-        ({"adam_beta1": 0.5}, "adam_beta1 is for optimizer adam, not rmsprop: choose optimizer adam, or leave it out"),
+        (
+            {"adam_beta1": 0.5},
+            "adam_beta1 is for optimizer adam, not rmsprop: choose optimizer adam, or leave out adam_beta1",
+        ),
         ({"optimizer": "adam", "adam_beta2": 1}, "adam_beta2 is 1, but it must be less than 1"),
         ({"shared_fakes": True, "objective": "lsgan"}, "shared_fakes needs two opposite losses"),
         ({"shared_fakes": True, "critic_steps": 2}, "shared_fakes is one batch of fakes .* critic_steps is 2"),

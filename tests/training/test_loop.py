@@ -216,7 +216,7 @@ def test_a_run_that_diverges_warns_once_and_keeps_the_checkpoint_before(tmp_path
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     kept = checkpoints / "before-divergence.pt"
     assert re.fullmatch(
-        r"warning: the run diverges: a weight is \d\.\de\+\d+ after 8 iterations: try a lower learning_rate; "
+        r"warning: the run diverges, with a weight of \d\.\de\+\d+ after 8 iterations: try a lower learning_rate; "
         rf"{kept} is an earlier checkpoint",
         warning,
     )

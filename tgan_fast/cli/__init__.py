@@ -64,7 +64,7 @@ def run(name: str | None, arguments: Sequence[str]) -> None:
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
-        # A pipe's reader, such as `head`, has closed it, or a disk is full: the rest of the output is dropped.
+        # Drop the rest of the output if a pipe's reader, such as `head`, has ended or a disk is full.
         code = 1 if error.errno == errno.EPIPE else _print_error(f"cannot write the output: {error.strerror}", 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -71,7 +71,7 @@ def _real_and_unseen(command, config):
     if config is None and command.data is None:
         raise InputError(f"{command.checkpoints[0]} does not say what it was trained on: give --data")
     config = with_data(config or TrainingConfig(), command.data)
-    # Another seed draws other digits on other paths; videos stay the same.
+    # Another seed gives other moving digits; it does not change a data set of videos.
     unseen = with_data(config.model_copy(update={"seed": config.seed + 1}), command.test_data)
     return open_data(config), open_data(unseen)
 

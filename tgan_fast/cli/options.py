@@ -28,7 +28,9 @@ CheckpointPath = Annotated[
 ]
 Weights = Annotated[
     WeightsOption,
-    tyro.conf.arg(help="Weights to use: live, or ema (averaged, of a run with ema_decay); auto: ema if there are any."),
+    tyro.conf.arg(
+        help="Weights to use: live, or ema (averaged, of a run with ema_decay); auto: ema if the run has them."
+    ),
 ]
 Device = Annotated[str, tyro.conf.arg(help="Device: auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
 KeepMemory = Annotated[

@@ -45,7 +45,8 @@ class PrepareCommand:
     stride: int = 1
     """Keep every n-th frame."""
     frames: int = 1
-    """Skip videos of fewer frames than this; training needs 16 (or its --frames), but can loop shorter videos."""
+    """Skip videos that give fewer frames than this, after --fps and --stride; training needs 16 (or its --frames), but
+    can loop shorter videos."""
     split: Path | None = None
     """File that lists the videos to use, such as UCF-101's trainlist01.txt; by default all."""
     axes: str | None = None

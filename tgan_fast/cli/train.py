@@ -36,7 +36,7 @@ class TrainCommand:
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     preset: Literal[("auto", *PRESETS)] = "auto"
     """Set of defaults: paper, or a related system such as authors;
-    tiny, tiny-… and quick: about two minutes on a CPU with moving digits; digits: the generator in the package;
+    tiny, tiny-… and quick: one to three minutes on a CPU with moving digits; digits: the generator in the package;
     auto: paper on a GPU; without one, quick for moving digits and tiny for other data.
     This help shows the defaults of --preset (auto: paper) and --config."""
     config: Path | None = None
@@ -122,7 +122,7 @@ def _parse_with_defaults(defaults, arguments) -> TrainCommand:
 
 
 def _refuse_another_preset(resumed, new, preset):
-    """Raise an InputError if the resumed run has other settings than the preset, which would be ignored."""
+    """Raise an InputError if the resumed run's settings differ from the preset, since the preset would be ignored."""
     resumed, new = (config.model_dump(exclude=_NOT_OF_PRESETS) for config in (resumed, new))
     for name, value in new.items():
         if value != resumed[name]:

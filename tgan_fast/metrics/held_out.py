@@ -134,7 +134,8 @@ def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int,
         groups: Group of each item, integers [n]. Items of one class with the same number stay together.
         share: Share of each class's groups to choose.
         seed: Seed of the choice.
-        fewest: Number of groups that each class keeps; as many are held out if the class has twice this number.
+        fewest: Smallest number of groups that each class keeps, and also the smallest number held out if the class has
+            twice as many.
 
     Returns:
         Whether each item is held out, bool [n].

@@ -104,7 +104,7 @@ def _fold(live, own, index, dtype):
         layer.bias = None
         left = own[index + 1]
         left.reset_parameters()
-        # PyTorch 2.11 refuses 0; added to a variance of 1 this changes nothing.
+        # PyTorch 2.11 refuses eps = 0; this smallest number does not change a variance of 1.
         left.eps = torch.finfo(torch.float32).tiny
         shift = left.bias
     return _Fold(live[index], norm, layer.weight, shift)

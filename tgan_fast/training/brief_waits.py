@@ -6,8 +6,8 @@ CPU that the thread it waits for needs: two trainings on two cores took three to
 
 GNU OpenMP waits only briefly while it has more threads than CPUs (see GOMP_SPINCOUNT in its manual). This module
 therefore starts idle threads while other programs are busy, and ends them afterwards. (Setting GOMP_SPINCOUNT for the
-whole run helps as much, but makes a training that runs alone up to 1.5 times as slow.) The training's own number of
-threads does not change, so that results stay the same to the last bit.
+whole run helps as much, but makes a training that runs alone take up to 1.5 times as long.) The training's own number
+of threads does not change, so that results stay the same to the last bit.
 """
 
 import os
@@ -22,7 +22,7 @@ _STAT = Path("/proc/stat")
 _INTERVAL = 1.0  # seconds between two measurements
 _MOST_OTHERS = 0.5  # CPUs that other programs may use, beyond those that the training leaves idle
 _MOST_TEAMS = 8  # a training with fewer threads than a ninth of the CPUs rarely has to share them
-_PARALLEL = 1 << 17  # size of a tensor that PyTorch adds to with all threads
+_PARALLEL = 1 << 17  # number of elements, enough that PyTorch adds with all threads
 
 
 class CpuTime(NamedTuple):
@@ -120,7 +120,7 @@ class BriefWaits:
         if active == self.active:
             return
         if active:
-            # If it cannot start a thread, GNU OpenMP ends the process, but Python raises an error: Python tries first.
+            # GNU OpenMP ends the process if it cannot start a thread; Python raises an error, so Python tries first.
             trial = _start(self._teams * self._threads, lambda: None)
             possible = bool(trial.threads)
             trial.end()

@@ -193,9 +193,10 @@ def _content_of(path, raw):
     except pickle.UnpicklingError as error:
         if "nsupported global" in str(error) or "nsupported class" in str(error):
             found = re.search(r"(?:GLOBAL|class) (\S+)", str(error))
+            held = f"the Python object {found[1]}" if found else "a Python object of an unknown class"
             raise InputError(
-                f"{path} is refused, because it holds the Python object {found[1] if found else 'of an unknown class'} "
-                "and such objects can run code when loaded: save only its tensors"
+                f"{path} is refused, because it holds {held}, and such objects can run code when loaded: save only its "
+                "tensors"
             ) from None
         raise InputError(f"{path} is not a checkpoint, or is damaged") from None
     except MemoryError:

@@ -200,11 +200,14 @@ def _why_not(config):
             "choose 8, 16, 32 or 64, or temporal_generator gru or lstm"
         )
     if config.classes is not None and not config.conditional:
-        return f"classes is {config.classes}, but only conditional runs have classes: add conditional, or leave it out"
+        return (
+            f"classes is {config.classes}, but only conditional runs have classes: "
+            "add conditional, or leave out classes"
+        )
     if config.penalty_weight is not None and config.constraint != "gradient-penalty":
         return (
             f"penalty_weight is {config.penalty_weight}, but the constraint is {config.constraint}: "
-            "choose constraint gradient-penalty, or leave it out"
+            "choose constraint gradient-penalty, or leave out penalty_weight"
         )
     if config.constraint == "gradient-penalty" and config.sync_batch_norm and config.discriminator == "conv3d":
         return (
@@ -213,16 +216,16 @@ def _why_not(config):
         )
     for name in ("adam_beta1", "adam_beta2"):
         if config.optimizer != "adam" and getattr(config, name) != type(config).model_fields[name].default:
-            return f"{name} is for optimizer adam, not {config.optimizer}: choose optimizer adam, or leave it out"
+            return f"{name} is for optimizer adam, not {config.optimizer}: choose optimizer adam, or leave out {name}"
     if config.shared_fakes and config.objective != "wgan":
         return (
             f"shared_fakes needs two opposite losses, which objective {config.objective} does not have: "
-            "choose objective wgan, or leave it out"
+            "choose objective wgan, or leave out shared_fakes"
         )
     if config.shared_fakes and config.critic_steps > 1:
         return (
             f"shared_fakes is one batch of fakes for both networks, but critic_steps is {config.critic_steps}: "
-            "choose 1, or leave it out"
+            "choose critic_steps 1, or leave out shared_fakes"
         )
     return None
 

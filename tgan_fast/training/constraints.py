@@ -53,7 +53,9 @@ class Constraint:
 
 
 class SingularValueClipping(Constraint):
-    """Clipping of all weights' singular values to 1, and of batch norms' scales, as in `tgan_fast.nn.constrain_`."""
+    """Clipping of all weights' singular values to 1 and clamping of batch-norm scales, as in
+    `tgan_fast.nn.constrain_`.
+    """
 
     def apply_(self, network, non_finite):
         copies = None if network.flat.copy is None else weights_of(network.computing)
@@ -71,7 +73,7 @@ class WeightClipping(Constraint):
 
 
 class SpectralNormalization(Constraint):
-    """Weights divided by their largest singular values in every use, and clipping of batch norms' scales."""
+    """Weights divided by their largest singular values in every use, and clamped batch-norm scales."""
 
     def prepare_(self, discriminator):
         normalize_spectra_(discriminator)

@@ -74,7 +74,8 @@ class FlatParameters:
 
         Args:
             sources: Parameters of the same shapes, in any dtype; None: the parameters themselves.
-            smaller_than: Number of elements from which on a parameter is left out; by default none is.
+            smaller_than: Limit on the number of elements; parameters with this many or more are left out. By default
+                none is.
         """
         sources = self.parameters if sources is None else sources
         copies: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}

@@ -50,7 +50,8 @@ class Inputs:
         count, rest = divmod(batch.shape[0], self._critic_steps)
         if rest:
             raise ValueError(
-                f"a batch of {batch.shape[0]} cannot be split evenly over {self._critic_steps} critic steps"
+                f"a batch of {batch.shape[0]} cannot be split evenly over {self._critic_steps} critic steps: choose a "
+                f"multiple of {self._critic_steps}"
             )
         if count < 2 and self._processes.size == 1:
             raise ValueError(f"a batch of {count} is too small: batch norm needs at least 2 videos")

@@ -15,7 +15,7 @@ from tgan_fast.training.flat_parameters import FlatParameters
 _REFUSED = ("momentum", "centered", "weight_decay", "amsgrad", "maximize")
 # Options of PyTorch's implementations that do not change the numbers.
 _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
-# In elements: a CPU copies a smaller gradient in less time than the operations of a step take to start.
+# Number of elements below which a CPU copies a gradient faster than it starts the operations of a step.
 _LARGE = 1 << 17
 
 

@@ -70,7 +70,7 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     initialized = dist.is_available() and dist.is_initialized()
     alone = not initialized and int(os.environ.get("WORLD_SIZE", "1")) == 1
     resolved = resolve_device(device) if alone or initialized else _own_device(device)
-    # Otherwise streams and events would belong to the first GPU.
+    # Streams and events belong to the current GPU, which would otherwise be the first one.
     with torch.cuda.device(resolved) if resolved.type == "cuda" else nullcontext():
         if alone:
             yield Processes(), resolved

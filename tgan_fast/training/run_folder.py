@@ -87,7 +87,7 @@ class RunFolder:
         path = self.path / "samples" / f"{iteration:08d}.gif"
         shown = [grid if grid.clips.shape[-1] in (1, 3) else grid._replace(clips=grid.clips[..., :1]) for grid in grids]
         clip = stack_grids(shown, _COLUMNS)
-        # Short clips last a second, too.
+        # Fewer frames per second make clips of under 16 frames last one second.
         write_videos(path, clip, fps=min(16, clip.shape[1]))
         return path
 
@@ -95,7 +95,7 @@ class RunFolder:
         """Draw `loss.png` from stats.jsonl, and `scores.png` if there were evaluations, unless nothing is new."""
         if self._plotted:
             return
-        # Before the lines are read, since training may meanwhile record others.
+        # The flag is set before the lines are read, since training may record more lines meanwhile.
         self._plotted = True
         losses, evaluations = read_stats(self._stats)
         name = printable(self.path.resolve().name)

@@ -67,7 +67,8 @@ class Session:
                 diverged = f"the checkpoint has diverged, with a weight of {weight:.1e}"
                 self._print_notice(f"warning: {diverged}: resume an earlier one")
             self.seconds = max((line["seconds"] for line in self.folder.stats()), default=0.0)
-            # Before the feed's thread starts: a data set may not expect two threads if there is one worker.
+            # Clips are read before the feed's thread starts, because with one worker a data set may not expect two
+            # threads.
             clips, labels = clips_to_show(self.dataset, _REAL_COUNT, self.config)
             self.real = TitledGrid("real", clips, self._captions(labels))
         if self.evaluator is not None:
@@ -135,7 +136,7 @@ class Session:
         kept = self.folder.checkpoints.keep_before(sound)
         earlier = "no earlier checkpoint is left" if kept is None else f"{kept} is an earlier checkpoint"
         self._print_notice(
-            f"warning: the run diverges: a weight is {weight:.1e} after {counted(iteration, 'iteration')}: try a "
+            f"warning: the run diverges, with a weight of {weight:.1e} after {counted(iteration, 'iteration')}: try a "
             f"lower learning_rate; {earlier}"
         )
 

@@ -166,8 +166,8 @@ class TrainingStep(TrainingState):
         self._constrain_if_due(self.iteration)
 
     def _load_inputs(self, batch, labels):
-        # Before the steps, because a CUDA graph only reads what is in memory.
         self._inputs.load(batch, labels)
+        # Random numbers are drawn before the steps, because a CUDA graph only reads them from memory.
         self._discriminator_draws.draw(len(batch))
         self._generator_draws.draw(len(batch))
 

@@ -135,5 +135,5 @@ def test_files_that_do_not_fit_are_named(tmp_path):
 
 def test_the_error_names_h5py_where_it_is_missing(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(InputError, match=r"HDF5 files need h5py: pip install '\.\[video\]'"):
+    with pytest.raises(InputError, match=r"HDF5 files need h5py: run pip install '\.\[video\]'"):
         recognize(file)

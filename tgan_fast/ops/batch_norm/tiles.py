@@ -37,8 +37,8 @@ class Tile(NamedTuple):
 def columns_for(size: int, channels_last: bool) -> int:
     """Return the columns of a tile for `size` channels or pixels.
 
-    The widest of the three widest choices that divide `size`; otherwise the widest choice that leaves at most a quarter
-    of its columns idle; otherwise the choice that leaves the fewest columns idle.
+    Prefer the widest among the three largest choices that divides `size`; otherwise the widest choice with which at
+    most a quarter of all columns is idle; otherwise the choice with the fewest idle columns.
     """
     choices = COLUMNS[channels_last]
     whole = [c for c in choices[-3:] if size % c == 0]

@@ -233,7 +233,10 @@ def _store_running(running_mean, running_var, mean, var, channel, valid):
 
 @triton.jit
 def _count_batches(batches, momentum, groups):
-    """Add the groups to the count, but not without a momentum: other programs read it, so the launcher has done it."""
+    """Add the groups to the count if there is a momentum.
+
+    Otherwise other programs read it, and the launcher adds them.
+    """
     if batches is not None:
         if momentum is not None:
             if tl.program_id(0) == 0:
@@ -303,7 +306,8 @@ def combine_statistics_kernel(
             sums = tl.load(at + channels, mask, other=0.0).to(tl.float64)
             sums_of_squares = tl.load(at + 2 * channels, mask, other=0.0).to(tl.float64)
             counts = tl.load(at + 3 * channels, mask, other=0.0).to(tl.float64)
-            # About the origin: sum(x - o) = s + n·(shift - o),  sum((x - o)²) = q + 2·s·(shift - o) + n·(shift - o)²
+            # Shift the sums to the common origin o: sum(x - o) = s + n·(shift - o),
+            # sum((x - o)²) = q + 2·s·(shift - o) + n·(shift - o)²
             step = tl.where(mask, shift - origin[None, :], 0.0)
             totals += sums + counts * step
             squares += sums_of_squares + (2 * sums + counts * step) * step

@@ -10,8 +10,9 @@ compute it and R in float64, whatever the dtype of W. Even so, singular values n
 than rounding: for the Gram matrix of a wide weight up to σ₁ = 1.5·t, and for the eigenvectors of G/t² − I if σ₁ is near
 t. A weight of one row needs only its norm.
 
-W' is the projection of W onto a convex set, the matrices with singular values of at most t. A projection does not
-increase the distance of two points, so an error in W, such as the rounding of a decomposition, is no larger in W'.
+W' is the projection of W onto a convex set, the matrices with singular values of at most t. Such a projection does
+not increase the distance between two points, so an error in W, such as the rounding of a decomposition, is no larger in
+W'.
 
 TGAN clips every layer of its discriminator at t = 1 (Saito et al., arXiv:1611.06624, section 3.3).
 """

@@ -87,7 +87,7 @@ class _Operand(NamedTuple):
     """A weight and the float32 matrix that the kernels clip: the weight itself if possible, else a copy."""
 
     weight: torch.Tensor
-    copy: torch.Tensor | None  # None if the kernels write it
+    copy: torch.Tensor | None  # copy that finish() writes; None if the kernels write it or there is none
     clipped: torch.Tensor
     matrix: tuple[int, int, int, int, int, int, int]
 
@@ -159,7 +159,8 @@ _workspaces: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
 def _workspace(device, size):
     """Return at least `size` bytes on the device, kept for the next call on the same stream.
 
-    While a CUDA graph is captured, they come from its own memory, because it may be replayed on another stream.
+    During the capture of a CUDA graph, the bytes come from the graph's memory, because the graph may be replayed on
+    another stream.
     """
     if torch.cuda.is_current_stream_capturing():
         return torch.empty(size, dtype=torch.uint8, device=device)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 # rounding.
 _NEARLY_ONE = 1e-5
 # Every polynomial is made for an interval a little longer than its predecessor leaves, because the next polynomials
-# would move a value far away that rounding pushes past the upper end.
+# would move a value that rounding pushes past the upper end far away.
 _CUSHION = 1.001
 # p(1) = 1, p'(1) = p''(1) = 0
 _NEWTON_SCHULZ = (15 / 8, -10 / 8, 3 / 8)

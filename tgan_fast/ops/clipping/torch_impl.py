@@ -19,7 +19,7 @@ _ROOT_LOWER = 1e-5
 _LARGEST_FOR_GRAM = 8192.0
 _LARGEST_FOR_GRAM_FLOAT64 = 4.0
 # Largest bound on σ₁/t for which `gemm` clips at t. The bound, the root of ‖W·Wᵀ‖∞, is at most m^¼ times too large for
-# m rows. That is ten times for 10,000 rows, so σ₁ = 1000·t is within the bound.
+# m rows. That is ten times for 10,000 rows, so σ₁ = 1000·t stays within this limit.
 _LARGEST_FOR_GEMM = 1e4
 # Columns of W that are multiplied at a time, so that they and their float64 copy stay in the cache.
 _COLUMNS = 2048
@@ -104,7 +104,9 @@ def _clip_row(row, threshold):
 
 
 def _clip_by_gram(wide, gram, largest, blur=0.0):
-    """Clip by the Gram matrix G/t², which is overwritten, and return True; only return False if σ₁ exceeds `largest`·t.
+    """Clip by the Gram matrix G/t², which is overwritten, and return True.
+
+    If σ₁ exceeds `largest`·t, keep W and return False.
 
     Args:
         blur: Expected error of the Gram matrix; a weight whose eigenvalues stay below 1 + `blur` is left alone.

@@ -4,8 +4,8 @@ The library's own convolution converts its inputs to channels-first.
 
 "image": the transposed 2D convolution of an image of one row, which keeps the channels last.
 
-"product": the matrix product [N·L, C]·[C, 4·out] gives what each step adds to four steps of y, of which neighbors share
-two. The weight is the second matrix, without a copy, if it lies [C, 4, out] in memory.
+"product": the matrix product [N·L, C]·[C, 4·out] gives the contributions of each step to four steps of y; those of
+neighboring steps overlap in two. The weight is the second matrix, without a copy, if it lies [C, 4, out] in memory.
 """
 
 import torch

@@ -10,7 +10,7 @@ import torch
 
 from tgan_fast.ops.convolution.algorithms import Algorithm, PerDirection, check_shapes, convolve, direct
 
-_MANY = 16  # output channels from which on the library is as fast as "phases" on a CPU
+_MANY = 16  # number of output channels at which the library becomes as fast as "phases" on a CPU
 
 
 def conv_transpose2d_doubling(
@@ -37,7 +37,7 @@ def conv_transpose2d_doubling(
 def _phases_forward(x, weight, bias):
     n, _, h, w = x.shape
     channels, out = weight.shape[:2]
-    # y[2p] = x[p - 1]·w[3] + x[p]·w[1] and y[2p - 1] = x[p - 1]·w[2] + x[p]·w[0], in rows as in columns.
+    # y[2p] = x[p - 1]·w[3] + x[p]·w[1] and y[2p - 1] = x[p - 1]·w[2] + x[p]·w[0]. This holds for rows and for columns.
     taps = weight.flip(2, 3).reshape(channels, out, 2, 2, 2, 2)
     kernel = weight.new_zeros(2, 2, out, 2, 3, channels)
     for column in range(2):

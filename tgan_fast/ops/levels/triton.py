@@ -18,7 +18,7 @@ def levels_kernel(x, levels, count, block: tl.constexpr):
     offsets = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     mask = offsets < count
     values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
-    # ±1 for ±inf, where exp is inf or 0.
+    # For ±inf, exp is inf or 0, so this gives ±1.
     tanh = 1.0 - 2.0 / (tl.exp(2.0 * values) + 1.0)
     level = (tanh + 1.0) * 127.5 + _ROUNDING - _ROUNDING
     # The comparison is false for NaN.

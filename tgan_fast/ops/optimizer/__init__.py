@@ -158,7 +158,7 @@ def _one_minus_power(beta, step, dtype):
 
 
 def _chunks(parameter, *others):
-    """Yield chunks of all tensors (None for None), and uninitialized memory of the same size."""
+    """Yield chunks of all tensors (None for None), and uninitialized memory of one chunk's size."""
     size = _CHUNK if parameter.is_cpu else max(1, parameter.numel())
     scratch = parameter.new_empty(min(size, parameter.numel()))
     for start in range(0, parameter.numel(), size):

@@ -1,7 +1,7 @@
 """Clips that are cut out of frames by windows and scaled to [-1, 1], on the device of the frames.
 
 A window is four numbers: the index of a frame, the top row, the column of the clip's leftmost pixel, and 1, or -1 if
-the clip is mirrored. A clip may have several layers; each of its pixels is that of the brightest layer.
+the clip is mirrored. A clip may have several layers; each value is the largest one over the layers.
 """
 
 import torch
@@ -29,7 +29,7 @@ def read_windows(
             checked.
         image_size: Side of the videos in pixels.
         dtype: Floating-point dtype of the videos.
-        channels: Number of channels of the videos, to which a single channel is repeated; None for the frames' number.
+        channels: Number of channels of the videos, to which a single channel is repeated; None: as many as frames have.
         backend: Name of an implementation: "triton" reads and writes in one pass, for float32, float16 and bfloat16;
             "torch" takes every dtype; "auto" picks "triton" on a GPU where it fits, and "torch" otherwise.
 
