@@ -34,7 +34,7 @@ def read_windows_kernel(
         y, x = top.to(tl.int32) + row, left.to(tl.int32) + step.to(tl.int32) * column
         value = tl.maximum(value, tl.load(frame + (y * width + x) * CHANNELS + channel).to(tl.int32))
 
-    # Only the division rounds.
+    # In float32, only the division rounds.
     video = tl.div_rn((2 * value - 255).to(tl.float32), 255.0)
     first = tl.program_id(0).to(tl.int64) * (SIZE * SIZE * VIDEO_CHANNELS)
     tl.store(videos + first + place, video.to(videos.dtype.element_ty))
