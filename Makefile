@@ -1,7 +1,7 @@
 # make train      train on moving digits: a narrow model on a CPU, the paper's on a GPU; ARGS="--help" lists options
 # make test       run the quick tests; ARGS="tests/data" runs those of a folder
 # make test-all   run all tests, also those that take long
-# make bench      measure all that is claimed, on the GPU if there is one; ARGS="--help" lists options
+# make bench      measure times and errors of all operations, on the GPU if there is one; ARGS="--help" lists options
 # make gpu        check, test and benchmark on a GPU in ten minutes, important parts first; ARGS="--help" lists options
 # make lint       check the code's style, and the types of the public interface
 #

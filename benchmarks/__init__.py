@@ -1,1 +1,1 @@
-"""Benchmarks of all that the README claims; each file runs by itself: `python -m benchmarks.bench_step --help`."""
+"""Benchmarks of the README's numbers; each section runs alone, too: `python -m benchmarks.bench_step --help`."""

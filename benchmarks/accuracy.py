@@ -8,7 +8,7 @@ import torch
 from benchmarks import harness
 from benchmarks.result_files import rounded
 
-# Both results of a comparison are rounded to float32 or less.
+# Both results of a comparison are rounded to float32 or a lower precision.
 FLOAT32_ROUNDING = 2 * torch.finfo(torch.float32).eps
 
 Error = TypeVar("Error", float, tuple[float, ...], dict[str, float])

@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_batch_norm_act --device cuda
 
-GB/s count the bytes that two passes over the tensors need, whatever a contender really moves: forward reads x twice and
+GB/s count the bytes that two passes over the tensors need, not those that a contender moves: forward reads x twice and
 writes y, backward reads x and dy twice and writes dx. On a CPU a call costs some 70 µs in Python before the kernel
 starts, where eager PyTorch needs half as much: tensors of less than 100,000 values show little else.
 """
@@ -140,7 +140,7 @@ def makers_for(case: Case, device: str) -> dict[str, Callable[..., Problem]]:
 
 
 def tensors(case: Case, device: str) -> list[torch.Tensor]:
-    """Return random x and dy in the layout of the case, and weight and bias in float32, whatever its dtype."""
+    """Return random x and dy in the layout of the case, and weight and bias, always in float32."""
     drawn = torch.randn(2, *case.shape, device=device).to(case.dtype)
     channels = torch.rand(2, case.shape[1], device=device) + torch.tensor([[0.5], [-0.5]], device=device)
     return [*(to_layout(t, case.channels_last) for t in drawn), *(t.clone().requires_grad_() for t in channels)]

@@ -25,7 +25,7 @@ from tgan_fast.sizes import scaled
 
 ROUNDS = {"cpu": harness.FEWEST_ROUNDS, "cuda": None}
 CHECKED_SAMPLES = 2
-ROUNDINGS = 2  # both results of a comparison are rounded at the end
+ROUNDINGS = 2  # allowed in addition, relative to a result's norm, since both results are rounded at the end
 # The verdict is to change the table if another entry saves more than this share of the operation's time.
 MARGIN = 0.03
 # Runs of each direction in an iteration, on the batch of the layer: the generator runs twice forward and once backward,
@@ -132,7 +132,7 @@ def layer_inputs(layer: Layer, dtype: torch.dtype, device: str, samples: int | N
 
 
 def directions_of(layer: Layer) -> dict[str, dict[str, Callable[[LayerInputs], list[torch.Tensor]]]]:
-    """Return the algorithms of each direction as functions of a feed."""
+    """Return the algorithms of each direction as functions of a layer's inputs."""
 
     def forward(algorithm, feed):
         x = algorithm.prepare(feed.x) if algorithm.prepare else feed.x
@@ -216,7 +216,7 @@ def verdict_for(operation: str, layers: list[dict], device: str) -> dict:
     def seconds(chosen, key="seconds"):
         return rounded(sum(iteration_seconds(layer, chosen, key) for layer in layers))
 
-    best = min(candidates, key=seconds)  # the first of equal ones: "direct" before algorithms that were left out
+    best = min(candidates, key=seconds)  # ties go to the first, "direct": an algorithm that was left out has its time
     return {
         "operation": operation,
         "table": entry,

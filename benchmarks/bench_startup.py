@@ -1,4 +1,4 @@
-"""Import and start-up times, which users wait for before training begins.
+"""Times of the import and of start-up, before training begins.
 
     python -m benchmarks.bench_startup --device cuda
 

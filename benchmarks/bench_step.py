@@ -43,7 +43,7 @@ from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep, train
 
 WITHOUT_CLIPPING, WITH_CLIPPING, WITH_DATA = "without clipping", "with clipping", "with its data"
 CLIPPED = "tgan_fast with clipping"  # the name of this contender while it is timed
-TRAINING = "training run"  # the name of this case; the other one is iterations by themselves
+TRAINING = "training run"  # name of the case; the other cases time iterations alone
 UNWASTED = "without wasted work"
 COMPILED, COMPILED_QUICKLY = "tuned, max-autotune", "tuned, reduce-overhead"
 RIVALS = {

@@ -66,7 +66,7 @@ def encode(path: Path, count: int, codec: str) -> Path:
 
 
 def decoded(path: Path) -> Iterator[av.VideoFrame]:
-    """Yield a video's frames as PyAV has them, decoded by one thread."""
+    """Yield a video's frames as PyAV objects, decoded by one thread."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1

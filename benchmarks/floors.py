@@ -1,6 +1,6 @@
 """Lower bounds of the time of a training iteration, from the FLOPs and bytes of each group of operations.
 
-Operations are those of the mathematics, multiplications and additions each counted, whatever algorithm computes a
+Operations are those of the mathematics, counting multiplications and additions, for any algorithm that computes a
 convolution. Bytes are each operation's tensors read and written once; batch norm and activation are one operation. The
 iteration is that of `TrainingStep`: N videos pass through the generator twice, and back once; 2·N and then N pass
 through the discriminator, and both back, the second time without the gradients of its weights.

@@ -37,7 +37,7 @@ def goal_key(section: str, goal: dict) -> tuple[str, str, str]:
 
 
 def goal_cell(goal: dict) -> str:
-    """Return what was measured for a goal and the verdict, as in a table."""
+    """Return a goal's measurement and verdict as a table cell."""
     return ("" if goal["measured"] is None else f"{goal['measured']:,g} ") + MARKS[goal["verdict"]]
 
 

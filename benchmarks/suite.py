@@ -105,7 +105,7 @@ class Section:
     conclusion: Callable[[dict], Iterable[str]] = lambda payload: ()  # lines at the section's end
     # Goals for a device; without a measurement where there is no record.
     goals: Callable[[list[dict], str], list[Goal]] = lambda records, device: []
-    # Whether rivals on a CPU are timed as people run them and in a process that keeps its memory, as the package does.
+    # Whether rivals on a CPU are timed twice: with the default allocator, and with kept memory as the package has.
     both_ways: bool = False
 
 
@@ -148,7 +148,7 @@ class Suite:
         return record
 
     def _add_rivals_as_run(self, section, case, record) -> list[str]:
-        """Add the timings of rivals as people run them to a record, and return the flags of these timings."""
+        """Add to a record the timings of rivals with PyTorch's default allocator, and return their flags."""
         arguments = section.name, str(case), self.run.smoke, self.run.ceilings
         other = self._other_process.submit(measure_rivals, *arguments).result()
         as_run, rows, rivals = {Label.of(row): row for row in other["timings"]}, [], sorted(self.run.rivals)
@@ -184,7 +184,7 @@ def memory_kept(name: str) -> str:
 
 
 def measure_rivals(section_name: str, case_name: str, smoke: bool, ceilings: Ceilings) -> dict:
-    """Return the record of a case on a CPU in which only rivals are timed, in this process as it is."""
+    """Return the record of a case on a CPU in which only rivals are timed, without kept memory."""
     from benchmarks.sections import SECTIONS
 
     run = Run("cpu", smoke=smoke, rivals_only=True)

@@ -5,9 +5,10 @@ here a residual block. Parameters and state dicts stay the same as with `nn.Batc
 
     python fuse_batch_norm.py
 
-Takes 10 seconds on one CPU thread; uses a GPU if there is one. Prints how far outputs and gradients are from PyTorch's
-(rounding), whether state dicts fit, and the time of a forward and backward pass before and after. On a CPU,
-convolutions take nearly all of the network's time, so batch norm and activation are also timed alone.
+Takes 10 seconds on one CPU thread; uses a GPU if there is one. Prints how far the conversion changes outputs and
+gradients (rounding), whether state dicts fit, and the time of a forward and backward pass before and after it. The
+residual block is the same in both. On a CPU, convolutions take nearly all of the network's time, so batch norm and
+activation are also timed alone.
 """
 
 import copy

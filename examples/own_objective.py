@@ -25,7 +25,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 class Pearson(Objective):
     """Variational lower bound of the χ² divergence: E[D(real)] − E[D(fake)²/4 + D(fake)]."""
 
-    opposite = True  # the generator minimizes what the discriminator maximizes
+    opposite = True  # both networks have the same loss, with opposite signs
 
     def discriminator(self, real, fake):
         return (fake.square() / 4 + fake).mean() - real.mean()

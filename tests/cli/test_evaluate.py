@@ -139,7 +139,7 @@ def test_a_classifier_of_other_videos_is_noticed(run, classifier, tmp_path, caps
     save_classifier(tmp_path / "other.pt", random_classifier(classes=2))
     command.main(["--checkpoint", str(run), "--classifier", str(tmp_path / "other.pt"), *QUICK])
     (notice,) = scores_in(run)[-1]["remarks"]
-    assert notice.startswith("the classifier knows a, b, but not the classes 0, 1, 2 and 7 more of the videos: ")
+    assert notice.startswith("the classifier knows a, b, but not 0, 1, 2 and 7 more, found in the videos: ")
     assert notice in capsys.readouterr().err
     # Videos with classes of their own, and videos of which nothing is known.
     clips = np.random.default_rng(0).integers(256, size=(40, 16, 64, 64, 1), dtype=np.uint8)

@@ -291,7 +291,7 @@ def test_too_small_a_disk_is_reported_before_anything_is_written(run, source, tm
         (["clips.npy", "store", "--axes", "nt"], "--axes is 'NT', but must list the axes"),
         (
             ["ambiguous.npy", "store"],
-            "whose axes may be NTHW or TNHW .*: pass the right one to prepare or train",
+            "whose axes may be NTHW or TNHW .*: pass the right one to prepare or train, such as --axes NTHW",
         ),
         (["VIDEOS", "store", "--workers", "0"], "--workers is 0, but must be at least 1"),
         (["VIDEOS", "store", "--split", "empty/x.txt"], r"cannot read empty/x.txt: No such file"),

@@ -107,7 +107,7 @@ def test_another_file_of_that_name_is_no_index(tmp_path, content):
 def test_a_store_of_a_newer_version_asks_for_a_newer_tgan_fast(store):
     path = store / "index.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 2'))
-    with pytest.raises(InputError, match="of version 2, but this tgan_fast reads version 1: install a newer one"):
+    with pytest.raises(InputError, match="of version 2, but this tgan_fast reads version 1: install a newer tgan_fast"):
         ClipStore(store)
 
 

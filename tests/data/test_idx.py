@@ -227,7 +227,9 @@ def test_missing_labels_are_named(write_digits):
     names = r"there is no train-labels-idx1-ubyte or train-labels-idx1-ubyte\.gz beside .*/train-images-idx3-ubyte\.gz"
     with pytest.raises(InputError, match=f"{names}: download the labels into its folder"):
         read_digits(images)
-    with pytest.raises(InputError, match=r"the name of .*/digits\.gz does not tell the name of its labels: name"):
+    with pytest.raises(
+        InputError, match=r"the name of .*/digits\.gz does not tell the name of its labels: name it like"
+    ):
         read_digits(images.rename(images.with_name("digits.gz")))
 
 
@@ -244,7 +246,9 @@ def test_labels_that_do_not_fit_are_named(write_digits):
     images = np.zeros((20, 28, 28))
     for labels in (np.arange(19) % 10, np.arange(21) % 10, np.zeros((20, 1))):
         array = rf"train-labels-idx1-ubyte holds an array \[{', '.join(map(str, labels.shape))}\]"
-        with pytest.raises(InputError, match=f"{array}, not a label for each of the 20 images in .*download both"):
+        with pytest.raises(
+            InputError, match=f"{array}, not a label for each of the 20 images in .*download both files"
+        ):
             read_digits(write_digits(images, labels))
     with pytest.raises(InputError, match="train-labels-idx1-ubyte has the label 10, but digits are 0 to 9"):
         read_digits(write_digits(images, np.arange(20) % 11))
@@ -254,5 +258,5 @@ def test_labels_that_do_not_fit_are_named(write_digits):
 def test_a_digit_of_too_few_handwritings_is_named(write_digits, count, digit):
     others = np.setdiff1d(np.arange(10), digit)
     labels = np.concatenate([others, others, [digit] * count])
-    with pytest.raises(InputError, match=f"has {count} of the digit {digit}, but clips show two images"):
+    with pytest.raises(InputError, match=f"has {count} of the digit {digit}, but a clip may show two images"):
         read_digits(write_digits(np.zeros((len(labels), 28, 28)), labels))

@@ -290,8 +290,8 @@ def test_bad_input_is_named():
         (lambda images, labels: (images, labels / 1), r"an integer for each of 20 images, not float64 \[20\]"),
         (lambda images, labels: (images, labels + 1), "labels of scans are 0 to 9, not 1 to 10"),
         (lambda images, labels: (images, labels - 1), "labels of scans are 0 to 9, not -1 to 8"),
-        (lambda images, labels: (images[:19], labels[:19]), "a clip shows 2 scans of a class, but class 9 has 1"),
-        (lambda images, labels: (images[:0], labels[:0]), "a clip shows 2 scans of a class, but class 0 has 0"),
+        (lambda images, labels: (images[:19], labels[:19]), "class 9 has 1 scan, but a clip shows 2: give more"),
+        (lambda images, labels: (images[:0], labels[:0]), "class 0 has 0 scans, but a clip shows 2: give more"),
     ],
 )
 def test_bad_scans_are_named(change, problem):
@@ -301,5 +301,5 @@ def test_bad_scans_are_named(change, problem):
 
 def test_one_scan_of_a_class_is_enough_for_one_digit():
     assert MovingDigits(10, scans=scans_of(10))[9][0].any()
-    with pytest.raises(ValueError, match="a clip shows 1 scans of a class, but class 9 has 0"):
+    with pytest.raises(ValueError, match="class 9 has 0 scans, but a clip shows 1: give more scans"):
         MovingDigits(10, scans=scans_of(9))

@@ -195,7 +195,7 @@ def test_arrays_of_different_sizes_have_to_be_prepared(tmp_path):
 
 
 def test_files_that_are_not_prepared_raise_an_error_with_the_command(tmp_path):
-    with pytest.raises(InputError, match=r"there is no .*nothing"):
+    with pytest.raises(InputError, match=r"there is no .*nothing: check the path"):
         read_videos(tmp_path / "nothing")
     (tmp_path / "UCF-101").mkdir()
     with pytest.raises(InputError, match=r"UCF-101 is not a clip store: make one with python -m tgan_fast prepare"):

@@ -250,7 +250,7 @@ def test_classes_are_numbered_from_0_and_a_single_one_is_none(labels, classes):
         ({"first": [0.0, 20.0]}, ValueError, r"first holds an integer for each of 2 videos, not float64 \[2\]"),
         ({"length": [16]}, ValueError, r"length holds an integer for each of 2 videos, not int64 \[1\]"),
         ({"labels": [[0, 1]]}, ValueError, r"labels holds an integer for each of 2 videos, not int64 \[1, 2\]"),
-        ({"stride": 0}, ValueError, "a stride is at least 1, not 0"),
+        ({"stride": 0}, ValueError, "a stride must be at least 1, not 0"),
         ({"weighting": "frames"}, ValueError, "weighting is 'videos' or 'windows', not 'frames'"),
         ({"crop": "left"}, ValueError, "crop is 'center' or 'random', not 'left'"),
         ({"frames": FRAMES[:, :60]}, InputError, "are 60 pixels high and 85 wide, but a clip needs 64 of each"),

@@ -275,7 +275,11 @@ def test_an_algorithm_leaves_the_directions_that_it_lacks_to_direct_and_algorith
         ("colors", "four gray pixels", "cannot be used: it is for one output channel, and y has 3"),
         ("odd videos", "blocks", r"algorithm 'blocks' cannot be used: it needs even sizes, and x has \[5, 7, 9\]"),
         ("many channels", "blocks", "algorithm 'blocks' cannot be used: it is for fewer than 4 channels, and x has 6"),
-        ("odd rows", "eight pixels", "cannot be used: it needs rows of a multiple of 8 pixels, and x has 7"),
+        (
+            "odd rows",
+            "eight pixels",
+            "algorithm 'eight pixels' cannot be used: it needs rows of a multiple of 8 pixels, and x has 7",
+        ),
     ],
 )
 def test_algorithms_that_do_not_exist_or_do_not_fit_are_named(name, algorithm, message):

@@ -231,7 +231,7 @@ def test_what_nobody_foresaw_costs_only_its_own_video(source, tmp_path):
 @pytest.mark.usefixtures("whole")  # The fork server, which keeps running, must have begun without a limit.
 def test_a_full_disk_keeps_what_was_stored_and_says_how_to_resume(source, tmp_path, monkeypatch):
     monkeypatch.setattr("tgan_fast.preparation.pipeline._JOB_VIDEOS", 1)
-    message = r"cannot write to .*store: File too large; what was stored is kept: rerun to resume"
+    message = r"cannot write to .*store: File too large; stored videos are kept: rerun to resume"
     with pytest.raises(InputError, match=message), largest_file(60 * 32 * 40 * 3):
         prepare(recognize(source), tmp_path / "store", FRAME_FORMAT)
     assert [entry.video for entry in ClipStore(tmp_path / "store").entries] == ["a/1.mp4", "a/2.avi"]

@@ -57,7 +57,9 @@ def test_a_score_that_one_run_lacks_is_drawn_of_the_other():
 @pytest.mark.parametrize(("what", "value"), [("protocol", "plain, 1 × 2,048 samples"), ("classifier", "other")])
 def test_scores_that_mean_different_things_are_not_drawn_together(what, value):
     other = evaluations([evaluation_line(10, 1.0, 500.0, **{what: value})])
-    with pytest.raises(InputError, match=rf"scores of a and b cannot be compared: the {what} of the first .*{value}"):
+    with pytest.raises(
+        InputError, match=rf"scores of a and b cannot be compared: the {what} of the first is .*{value}"
+    ):
         score_figure({"a": evaluations(), "b": other})
 
 

@@ -15,7 +15,7 @@ def watched(network):
     """Check inside the block that every activation and gradient between the layers of `network` is channels-last.
 
     Yields:
-        A list that collects the shapes of those copied into another layout.
+        List that collects the shapes of activations and gradients that are copied into another layout.
     """
     handles = [module.register_forward_hook(_check) for module in network.modules() if not list(module.children())]
     try:

@@ -188,7 +188,11 @@ def test_how_many_classes_a_conditional_run_has(dataset, classes, found):
 @pytest.mark.parametrize(
     ("dataset", "classes", "message"),
     [
-        (videos_of([0, 0]), None, "conditional needs videos of at least two classes, which the data does not have"),
+        (
+            videos_of([0, 0]),
+            None,
+            "conditional needs videos of at least two classes, which the data does not have: leave",
+        ),
         (videos_of([0, 4]), 3, "classes is 3, but the data has 5: leave it out"),
         (Clips(), None, "the data set does not say how many classes it has: set classes"),
     ],

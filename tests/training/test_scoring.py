@@ -60,7 +60,7 @@ def averaged(tmp_path_factory, classifier):
 
 def test_a_classifier_of_other_videos_gets_a_notice(tmp_path, classifier, capsys):
     trained(tmp_path / "run", steps=1, classifier=classifier, evaluate_every=1)
-    notice = "the classifier knows a, b, c and 2 more, but not the classes 0, 1, 2 and 7 more of the videos"
+    notice = "the classifier knows a, b, c and 2 more, but not 0, 1, 2 and 7 more, found in the videos"
     assert capsys.readouterr().err.count(notice) == 1
 
 
@@ -186,7 +186,9 @@ def test_clips_of_ones_own_are_not_scored_by_the_classifier_of_digits(tmp_path):
             return np.full((16, 64, 64, 1), index % 256, np.uint8), 0
 
     config = TrainingConfig(**VALUES, evaluate_every=2)
-    with pytest.raises(InputError, match="evaluate_every needs a classifier: train one with"):
+    with pytest.raises(
+        InputError, match="evaluate_every needs a classifier: train one with python -m tgan_fast train-classifier"
+    ):
         train(config, tmp_path / "run", dataset=Clips())
     assert not (tmp_path / "run").exists()
 
@@ -199,7 +201,10 @@ def test_clips_of_ones_own_are_not_scored_by_the_classifier_of_digits(tmp_path):
             "evaluate_every needs a classifier: train one with python -m tgan_fast train-classifier",
         ),
         ({"classifier": "c.pt"}, "classifier is only used by evaluations during training: set evaluate_every, too"),
-        ({"evaluate_every": 2, "classifier": "nothing.pt"}, r"there is no classifier nothing\.pt"),
+        (
+            {"evaluate_every": 2, "classifier": "nothing.pt"},
+            r"there is no classifier nothing\.pt: check the path, or train one",
+        ),
         ({"evaluate_every": 2, "evaluate_samples": 1}, "evaluate_samples is 1"),
         ({"evaluate_every": 2, "channels": 3}, "takes videos of 1 channels, but the run's have 3"),
     ],

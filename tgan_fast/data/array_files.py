@@ -52,7 +52,8 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
 
     Args:
         path: File. An .npz file may also have an array `labels`, with one integer for each clip.
-        axes: Order of the axes, letters of "NTHWC", for arrays with that many axes; None: by shapes or labels.
+        axes: Order of the axes, letters of "NTHWC", for arrays with that many axes; None: inferred from shapes
+            or labels.
 
     Returns:
         Arrays of clips, and the class name of each clip, None where the file has no labels.
@@ -64,7 +65,7 @@ def read_arrays(path: Path, axes: str | None = None) -> tuple[list[ClipArray], l
     arrays = dict(_open_arrays(path))
     labels = arrays.pop(_LABELS, None)
     if not arrays:
-        raise InputError(f"{path} holds no array of clips")
+        raise InputError(f"{path} holds no array of clips: give one that does")
     readings = {key: _possible_orders(array, path, key, axes) for key, array in arrays.items()}
     if any(len(some) > 1 for some in readings.values()):
         readings = _choose_order_by_labels(arrays, labels, readings, path)
@@ -89,7 +90,7 @@ def load_videos(path: Path, key: str | None, axes: str) -> Sequence[np.ndarray]:
 
 
 def checked_axes(axes: str | None) -> str | None:
-    """Return the order of the axes of clips in capital letters, or None for None.
+    """Return the order of the axes of clips in capital letters, or None if `axes` is None.
 
     Raises:
         InputError: The text is not an order of the axes of clips.
@@ -130,7 +131,7 @@ def _as_input_error(path):
             warnings.simplefilter("ignore")
             yield
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
+        raise InputError(f"there is no file {path}: check its name") from None
     # Damaged files make NumPy and zipfile raise errors of a dozen types, and MemoryError for absurd sizes.
     except Exception as error:
         # NumPy's own message recommends an unsafe option.

@@ -65,7 +65,7 @@ class Entry:
         source_bytes: Size of the source file in bytes.
         source_sha256: SHA-256 of the source file.
         sha256: SHA-256 of its frames.
-        tool: Name and version of the program that made the video.
+        tool: Names and versions of the programs that prepared the video.
     """
 
     video: str
@@ -223,7 +223,7 @@ def _header(line, path):
     if version > VERSION:
         raise InputError(
             f"{path.parent} is a clip store of version {version}, but this tgan_fast reads version {VERSION}: "
-            "install a newer one"
+            "install a newer tgan_fast"
         )
     return _parse(Header, line, path, 1)
 

@@ -74,8 +74,8 @@ class Feed:
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield batches start, start + 1, … without end, on the device, each valid until the next one is asked for.
 
-        The step must launch its work on the stream that is current here. Closing the generator ends its threads; an
-        error in one of them is raised when its batch is due.
+        The step must launch its work on the stream that is current when batches are asked for. Closing the generator
+        ends its threads; an error in one of them is raised when its batch is due.
         """
         if self._device.type == "cuda":
             made = uploaded_ahead(self._filling, start, self._workers, self._device)

@@ -44,7 +44,7 @@ def open_images(path: Path) -> Any:
     try:
         images = import_h5py().File(path, "r")[IMAGES]
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
+        raise InputError(f"there is no file {path}: check its name") from None
     except (OSError, KeyError) as error:
         raise InputError(f"{path} cannot be read as HDF5 with a data set '{IMAGES}': {error}") from None
     shape = images.shape

@@ -158,6 +158,6 @@ def _check_labels(labels, path):
     counts = np.bincount(labels, minlength=10)
     if counts.min() < 2:
         raise InputError(
-            f"{path} has {counts.min()} of the digit {counts.argmin()}, but clips show two images of a digit: "
-            "give a file with two or more of each"
+            f"{path} has {counts.min()} of the digit {counts.argmin()}, but a clip may show two images of a digit: "
+            "give files with two or more of each"
         )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tgan_fast.errors import counted
 from tgan_fast.sizes import (
     FRAMES,
     IMAGE_SIZE,
@@ -29,8 +30,8 @@ DIGIT_SIZE = 28
 class MovingDigits:
     """A data set of clips in which one or two handwritten digits bounce off the edges of the frame.
 
-    Two digits of a clip are different images of the same class, which is the clip's label. Clip `i` depends only on
-    `seed` and `i`.
+    If a clip has two digits, they are different images of the same class, which is the clip's label. Clip `i` depends
+    only on `seed` and `i`.
 
     Args:
         size: Number of clips.
@@ -172,7 +173,8 @@ def _check_scans(images, labels, digits):
         raise ValueError(f"labels of scans are 0 to 9, not {labels.min()} to {labels.max()}")
     counts = np.bincount(labels, minlength=10)
     if counts.min() < digits:
-        raise ValueError(f"a clip shows {digits} scans of a class, but class {counts.argmin()} has {counts.min()}")
+        found = counted(int(counts.min()), "scan")
+        raise ValueError(f"class {counts.argmin()} has {found}, but a clip shows {digits}: give more scans")
 
 
 def _enlarged(image):

@@ -11,7 +11,7 @@ _CHOICES = (1,)
 
 
 class BatchOrder:
-    """Endless batches of a data set, shuffled anew in every epoch; an incomplete last batch is left out.
+    """Endless batches of a data set, shuffled anew in every epoch; clips that do not fill a last step are left out.
 
     Args:
         count: Number of clips in the data set.

@@ -84,14 +84,14 @@ def read_videos(path: str | Path, axes: str | None = None) -> PreparedVideos:
 
     Args:
         path: Clip store; the HDF5 file of TGAN's authors, not compressed; or NumPy arrays such as Moving MNIST's.
-        axes: Order of the axes of an array, such as "NTHW"; None: by its shape or labels.
+        axes: Order of the axes of an array, such as "NTHW"; None: inferred from its shape or labels.
 
     Raises:
         InputError: The file is none of these, or is damaged.
     """
     path, axes = Path(path), checked_axes(axes)
     if not path.exists():
-        raise InputError(f"there is no {path}")
+        raise InputError(f"there is no {path}: check the path")
     if ClipStore.is_at(path):
         return _store(path)
     if path.suffix.lower() in HDF5_SUFFIXES:

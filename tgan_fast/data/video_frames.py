@@ -13,7 +13,7 @@ from tgan_fast.sizes import FRAMES, IMAGE_SIZE, check_sizes
 
 
 def clip_span(stride: int = 1, clip_frames: int = FRAMES) -> int:
-    """Return how many frames of a video a clip of `clip_frames` frames, `stride` apart, covers."""
+    """Return the number of video frames that a clip spans: `clip_frames` frames, `stride` apart."""
     return (clip_frames - 1) * stride + 1
 
 
@@ -66,7 +66,7 @@ class VideoFrames:
     ):
         check_sizes(clip_frames, image_size)
         if stride < 1:
-            raise ValueError(f"a stride is at least 1, not {stride}")
+            raise ValueError(f"a stride must be at least 1, not {stride}")
         for name, value, known in (
             ("weighting", weighting, ("videos", "windows")),
             ("short", short, ("skip", "loop")),

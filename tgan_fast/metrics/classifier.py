@@ -86,7 +86,7 @@ def notice_on_classes(classifier: Classifier, names: Collection[str]) -> str | N
     if not unknown or (classifier.architecture == "c3d" and classifier.classes == numbers):
         return None
     return (
-        f"the classifier knows {_listed(classifier.classes)}, but not the classes {_listed(unknown)} of the videos: "
+        f"the classifier knows {_listed(classifier.classes)}, but not {_listed(unknown)}, found in the videos: "
         "scores say little about videos that it does not know, so train a classifier on the same data"
     )
 

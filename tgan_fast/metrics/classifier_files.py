@@ -83,7 +83,8 @@ def read_mean(path: Path) -> torch.Tensor:
 
 def _members(path):
     if not path.exists():
-        raise InputError(f"there is no classifier {path}")
+        remedy = "check the path, or train one with python -m tgan_fast train-classifier"
+        raise InputError(f"there is no classifier {path}: {remedy}")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -88,7 +88,7 @@ def battle(test: tuple[Errors, Errors], samples: tuple[Errors, Errors]) -> Battl
 
 
 def best_threshold(real: torch.Tensor, generated: torch.Tensor) -> float:
-    """Return the threshold with the smallest sum of both shares of errors; videos that score at least it count as real.
+    """Return the threshold with the smallest sum of both shares of errors; a score at or above it counts as real.
 
     Args:
         real: Scores [n] of real videos.

@@ -40,7 +40,8 @@ class RealStatistics:
         gaussian: Mean and covariance.
         clips: Number of clips.
         frechet_distance: Distance of other real clips, as many as a run has: the distance of a perfect generator.
-        inception_scores: Scores of as many complete runs as there are clips for; empty without probabilities.
+        inception_scores: Score of each complete run that the clips make up, or of all clips if they are fewer; empty
+            without probabilities.
     """
 
     gaussian: Gaussian

@@ -114,7 +114,7 @@ def prepare(
         workers: Number of processes.
         fewest: Smallest number of frames of a video; shorter videos are left out.
         strict: Whether the first unreadable video is an error.
-        stop: Event that ends the preparation early; None: no event.
+        stop: Event that ends the preparation early; None: it cannot be stopped.
         progress: Function that is called with the result so far and the bytes of videos done since the last call.
 
     Raises:
@@ -233,10 +233,10 @@ def _error_message(error, folder):
     if error.errno == errno.ENOSPC:
         free = shutil.disk_usage(folder).free
         return (
-            f"no space is left for {folder}, {free / 1e9:.1f} GB free: what was stored is kept; make room, and "
+            f"no space is left for {folder}, {free / 1e9:.1f} GB free: stored videos are kept; make room, and "
             "rerun to resume"
         )
-    return f"cannot write to {folder}: {error.strerror or error}; what was stored is kept: rerun to resume"
+    return f"cannot write to {folder}: {error.strerror or error}; stored videos are kept: rerun to resume"
 
 
 def _replace_implausible(counts, nbytes):

@@ -22,7 +22,7 @@ _PATIENCE = 0.1
 def done_in_order(
     jobs: Iterable[Job], workers: int, stop: threading.Event, progress: Callable[[Job], object]
 ) -> Iterator[tuple[Job, list[Outcome] | None]]:
-    """Yield jobs with their outcomes, in order; the outcomes are None if the process crashed.
+    """Yield jobs with their outcomes, in order; the outcomes of a job are None if its process crashed.
 
     A crash of one process, for instance in a decoder, ends all of them. Unfinished jobs then run again, with a separate
     process for each video, which shows the video that crashes it.

@@ -138,7 +138,8 @@ def open_run(path: Path) -> RecordedRun:
     """Read the folder of a run, which may still be training. A last line that a crash cut short is left out.
 
     Raises:
-        InputError: The folder is not a run folder, or a file in it cannot be read or is damaged, as the message says.
+        InputError: The folder is not a run folder, or a file in it cannot be read or is damaged; the message names the
+            file and, for damage in a line, its number.
     """
     config = path / "config.yaml"
     if not config.is_file():

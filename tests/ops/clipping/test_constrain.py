@@ -53,7 +53,10 @@ def test_scales_of_another_dtype_are_clamped_too(device):
         ({"max_singular_value": 0}, "max_singular_value must be a number from"),
         ({"lowest": 2}, "lowest must be a number from 0 to 1, not 2"),
         ({"eps": -1e-5}, "eps must be a number from 0 to"),
-        ({"running_vars": [torch.ones(9, device="meta")]}, "variance on the same device, not on meta"),
+        (
+            {"running_vars": [torch.ones(9, device="meta")]},
+            "a scale on cpu needs a running variance on the same device, not on meta",
+        ),
         ({"backend": "magma"}, "choose auto, svd, eigh, gemm, cuda"),
     ],
 )
@@ -81,5 +84,5 @@ def test_scales_end_between_a_hundredth_of_the_deviation_and_the_deviation(eps, 
 def test_lists_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="1 scales, but 0"):
         clamp_batch_norm_scale_([torch.ones(3)], [])
-    with pytest.raises(ValueError, match="of the same shape, not \\[2\\]"):
+    with pytest.raises(ValueError, match="a scale of \\[3\\] needs a running variance of the same shape, not \\[2\\]"):
         clamp_batch_norm_scale_([torch.ones(3)], [torch.ones(2)])

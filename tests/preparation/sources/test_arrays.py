@@ -191,7 +191,7 @@ def test_broken_files_and_wrong_labels_are_named(tmp_path):
     with pytest.raises(InputError, match=r"has labels int64 \[3\], but there are 2 clips: each clip needs one integer"):
         recognize(tmp_path / "clips.npz")
     np.savez(tmp_path / "clips.npz", labels=np.array([1, 2, 3]))
-    with pytest.raises(InputError, match=r"clips.npz holds no array of clips"):
+    with pytest.raises(InputError, match=r"clips.npz holds no array of clips: give one that does"):
         recognize(tmp_path / "clips.npz")
 
 

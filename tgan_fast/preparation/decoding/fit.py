@@ -54,9 +54,9 @@ class FrameFormat:
         if self.channels not in (1, 3):
             raise ValueError(f"frames have 1 or 3 channels, not {self.channels}")
         if self.stride < 1:
-            raise ValueError(f"a stride is at least 1, not {self.stride}")
+            raise ValueError(f"a stride must be at least 1, not {self.stride}")
         if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise ValueError(f"frames per second are more than 0, not {self.fps}")
+            raise ValueError(f"frames per second must be more than 0, not {self.fps}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -105,7 +105,7 @@ class Fitter:
         self._reformatter = VideoReformatter()
 
     def fit(self, frame: av.VideoFrame, out: np.ndarray) -> None:
-        """Write a decoded frame into `out`, uint8 [H, W, C], rotated to the nearest quarter turn of its metadata."""
+        """Write a frame into `out`, uint8 [H, W, C], rotated as its metadata says, to the nearest quarter turn."""
         turns = round(frame.rotation / 90)
         if turns:
             out = np.rot90(out, -turns)
@@ -114,7 +114,7 @@ class Fitter:
         if frame.format.name == _FORMATS[channels] and frame.planes[0].line_size < 0:
             # PyAV before version 18 cannot copy frames whose lines are stored bottom-up.
             frame = frame.reformat(format="rgb24", threads=1)
-        # With equal matrices, FFmpeg keeps the luma of gray frames instead of converting it to another matrix.
+        # For gray output, equal matrices make FFmpeg keep the source's luma instead of converting it to another matrix.
         matrix = Colorspace.ITU601 if channels == 1 or frame.colorspace == _RESERVED else None
         scaled = self._reformatter.reformat(
             frame,

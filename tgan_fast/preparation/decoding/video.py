@@ -64,7 +64,7 @@ class _DamageError(Exception):
 
 
 def _decode_or_refuse(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Yield all frames of a video, and raise an error at its end if frames are damaged or missing."""
+    """Yield the frames of a video up to the first damaged one; then raise an error if frames are damaged or missing."""
     extent, damaged = Extent(), False
     try:
         yield from _decode_until_damaged(container, stream, extent)
@@ -141,5 +141,5 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
     for packet in container.demux(stream):
         yield packet
         if not packet.size:
-            # PyAV would fail for streams that begin in the middle of the file, so reading stops here.
+            # Reading stops here, since PyAV would now fail if other streams began in the middle of the file.
             return

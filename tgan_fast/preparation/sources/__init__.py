@@ -22,7 +22,7 @@ def recognize(source: Path, axes: str | None = None) -> Collection:
     Args:
         source: Folder of videos, arrays or images, such as UCF-101's; list of videos; video; file of NumPy arrays, such
             as Moving MNIST; or the HDF5 file of TGAN's authors.
-        axes: Order of the axes of arrays, such as "NTHW", as in `read_arrays`; None: by shapes or labels.
+        axes: Order of the axes of arrays, such as "NTHW", as in `read_arrays`; None: inferred from shapes or labels.
 
     Raises:
         InputError: The source is none of these, or the order of axes is needed or does not fit.

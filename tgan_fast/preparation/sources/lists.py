@@ -25,8 +25,8 @@ def read_list(path: Path) -> Collection:
         videos.append(video_file(file, Path(entry).as_posix(), label or Path(entry).parent.name or None))
     if not any(video.path.exists() for video in videos):
         raise InputError(
-            f"none of the videos that {path} names exists, for instance {videos[0].path}: give paths relative to the "
-            "list's folder, or pass an official split list as --split beside the videos' folder"
+            f"the videos that {path} names do not exist, such as {videos[0].path}: give paths relative to the list's "
+            "folder, or pass an official split list as --split and the videos' folder as the source"
         )
     index, notices = find_class_index(path.parent), ()
     if index is not None and any(video.label is not None and video.label.isdecimal() for video in videos):
@@ -70,7 +70,7 @@ def official_classes(videos: Sequence[SourceVideo], folder: Path) -> tuple[tuple
     """Return the classes of the class index near a folder, if it has the classes of all videos.
 
     Returns:
-        Names of the classes by number, or None; and notices of why an index is not used.
+        Names of the classes by number, or None; and notices that say why an index is not used.
     """
     path = find_class_index(folder)
     if path is None or not any(video.label for video in videos):

@@ -126,7 +126,7 @@ _READERS = {"videos": _video_files, "arrays": _arrays, "images": _image_folders}
 
 
 def _notice_of_other_kinds(paths, kind):
-    """Yield a notice of files of other kinds, which could be prepared separately."""
+    """Yield a notice about files of other kinds, which could be prepared separately."""
     counts = Counter(suffix for suffix in map(_suffix, paths) if suffix in _KNOWN)
     if counts:
         yield f"only the {kind} are prepared, not " + ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
