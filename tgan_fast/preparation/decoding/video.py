@@ -32,8 +32,8 @@ def read_video(path: Path, frame_format: FrameFormat, *, threads: int = 1) -> It
         Batches uint8 [n, H, W, C], n at most 64.
 
     Raises:
-        UnreadableVideoError: The file cannot be read, is not a video, is damaged, or is truncated. Damage at its end is
-            only found after all batches have been yielded.
+        UnreadableVideoError: The file cannot be read, is not a video, is damaged, or is truncated. Damage is only found
+            after the batches before it have been yielded.
     """
     with opened(path) as (container, stream):
         stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", threads
