@@ -95,16 +95,30 @@ def parts_of(record: dict) -> dict[str | None, list[dict]]:
     return parts
 
 
-def rows_of(headline: str, device: Device) -> tuple | None:
-    """Return the case of a headline and the rows of tgan_fast, eager PyTorch and the fastest rival; None if missing."""
-    section, begin, part, eager = HEADLINES[headline]
+def fastest_rival(record: dict, rows: list[dict]) -> dict | None:
+    """Return the row of the fastest rival among the rows of a case's part; None if all are left out."""
+    rivals = [row for row in rows if row["contender"] in record["rivals"]]
+    return min(rivals, key=lambda row: row["seconds"], default=None)
+
+
+def first_case(device: Device, section: str, begin: str, part: str | None) -> tuple[dict, list[dict]] | None:
+    """Return the first record of a section whose case begins so, and the rows of its part; None if missing."""
     for record in device.cases(section):
         rows = parts_of(record).get(part)
         if rows and record["case"].startswith(begin):
-            rivals = [row for row in rows if row["contender"] in record["rivals"]]
-            fastest = min(rivals, key=lambda row: row["seconds"], default=None)
-            return record["case"], rows[0], next((row for row in rows if row["contender"] == eager), None), fastest
+            return record, rows
     return None
+
+
+def rows_of(headline: str, device: Device) -> tuple | None:
+    """Return the case of a headline and the rows of tgan_fast, eager PyTorch and the fastest rival; None if missing."""
+    *place, eager = HEADLINES[headline]
+    found = first_case(device, *place)
+    if found is None:
+        return None
+    record, rows = found
+    usual = next((row for row in rows if row["contender"] == eager), None)
+    return record["case"], rows[0], usual, fastest_rival(record, rows)
 
 
 def _measured(devices):
@@ -134,9 +148,9 @@ def _all_batch_norms(devices):
         parts: dict[str, list[float]] = {"forward": [], "backward": []}
         for record in device.cases("batch_norm_act"):
             for part, rows in parts_of(record).items():
-                rivals = [row["seconds"] for row in rows if row["contender"] in record["rivals"]]
-                if rivals:
-                    parts[part].append(min(rivals) / rows[0]["seconds"])
+                rival = fastest_rival(record, rows)
+                if rival is not None:
+                    parts[part].append(rival["seconds"] / rows[0]["seconds"])
         if not all(parts.values()):
             continue
         ranges = [f"{three_digits(min(ratios))} to {three_digits(max(ratios))}" for ratios in parts.values()]
@@ -161,14 +175,13 @@ def _operations(devices):
 
 def _error(device, section, begin, part, result):
     """Return the error of tgan_fast, and that of the fastest rival, both relative to float64."""
-    for record in device.cases(section):
-        rows = parts_of(record).get(part)
-        if rows and record["case"].startswith(begin):
-            rivals = [row for row in rows if row["contender"] in record["rivals"]]
-            own, rival = rows[0], min(rivals, key=lambda row: row["seconds"], default=None)
-            errors = [f"{row['error'][result] if result else row['error']:.1e}" for row in (own, rival) if row]
-            return errors[0] if rival is None else f"{errors[0]} ({rival['contender'].split(', ')[0]}: {errors[1]})"
-    return ""
+    found = first_case(device, section, begin, part)
+    if found is None:
+        return ""
+    record, rows = found
+    own, rival = rows[0], fastest_rival(record, rows)
+    errors = [f"{row['error'][result] if result else row['error']:.1e}" for row in (own, rival) if row]
+    return errors[0] if rival is None else f"{errors[0]} ({rival['contender'].split(', ')[0]}: {errors[1]})"
 
 
 def _systems(devices):
