@@ -18,8 +18,9 @@ using tgan_fast::Matrix;
 namespace {
 
 using Address = std::uintptr_t;
-// address, rows, columns, row stride, column stride, address of the copy (0: none), its type (1: float16, 2: bfloat16)
-using MatrixTuple = std::tuple<Address, std::int64_t, std::int64_t, std::int64_t, std::int64_t, Address, int>;
+// address, rows, columns, row stride, column stride, threshold, address of the copy (0: none), its type (1: float16,
+// 2: bfloat16)
+using MatrixTuple = std::tuple<Address, std::int64_t, std::int64_t, std::int64_t, std::int64_t, double, Address, int>;
 // address of the scale, address of the running variance, channels
 using ScaleTuple = std::tuple<Address, Address, std::int64_t>;
 // lower, upper, a, b, c
@@ -32,20 +33,19 @@ T* pointer(Address address) {
 
 std::vector<Matrix> matrices_of(const std::vector<MatrixTuple>& tuples) {
     std::vector<Matrix> matrices;
-    for (const auto& [data, rows, columns, row_stride, column_stride, copy, type] : tuples)
-        matrices.push_back({pointer<float>(data), rows, columns, row_stride, column_stride, pointer<void>(copy),
-                            static_cast<CopyType>(type)});
+    for (const auto& [data, rows, columns, row_stride, column_stride, threshold, copy, type] : tuples)
+        matrices.push_back({pointer<float>(data), rows, columns, row_stride, column_stride, threshold,
+                            pointer<void>(copy), static_cast<CopyType>(type)});
     return matrices;
 }
 
 std::string constrain(int device, const std::vector<MatrixTuple>& matrices, const std::vector<ScaleTuple>& scales,
-                      double threshold, double lowest, double epsilon, const std::vector<PolynomialTuple>& polynomials,
-                      double deviation, Address workspace, std::size_t workspace_size, Address non_finite,
-                      Address stream) {
+                      double lowest, double epsilon, const std::vector<PolynomialTuple>& polynomials, double deviation,
+                      Address workspace, std::size_t workspace_size, Address non_finite, Address stream) {
     std::vector<BatchNormScale> batch_norms;
     for (const auto& [scale, running_var, channels] : scales)
         batch_norms.push_back({pointer<float>(scale), pointer<const float>(running_var), channels});
-    Constraint constraint = {threshold, lowest, epsilon, {}, deviation};
+    Constraint constraint = {lowest, epsilon, {}, deviation};
     for (const auto& [lower, upper, a, b, c] : polynomials) constraint.polynomials.push_back({lower, upper, a, b, c});
     // The GIL stays locked, because the launches of two threads on one stream and workspace must not mix.
     return tgan_fast::constrain(device, matrices_of(matrices), batch_norms, constraint, pointer<void>(workspace),
@@ -70,8 +70,8 @@ PYBIND11_MODULE(_cuda, module) {
         "workspace_bytes",
         [](const std::vector<MatrixTuple>& matrices) { return tgan_fast::workspace_bytes(matrices_of(matrices)); },
         py::arg("matrices"));
-    module.def("constrain", &constrain, py::arg("device"), py::arg("matrices"), py::arg("scales"), py::arg("threshold"),
-               py::arg("lowest"), py::arg("epsilon"), py::arg("polynomials"), py::arg("deviation"),
-               py::arg("workspace"), py::arg("workspace_size"), py::arg("non_finite"), py::arg("stream"),
+    module.def("constrain", &constrain, py::arg("device"), py::arg("matrices"), py::arg("scales"), py::arg("lowest"),
+               py::arg("epsilon"), py::arg("polynomials"), py::arg("deviation"), py::arg("workspace"),
+               py::arg("workspace_size"), py::arg("non_finite"), py::arg("stream"),
                "Clips and clamps in the order of the stream; returns an error message, or \"\".");
 }

@@ -31,6 +31,7 @@ struct MatrixPlan {
     void* copy;
     std::int64_t columns, row_stride, column_stride;
     std::int64_t partials, slots;
+    double threshold_squared;
     CopyType copy_type;
     int rows, padded;
     int splits;         // of the columns, in the Gram kernel

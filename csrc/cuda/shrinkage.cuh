@@ -14,7 +14,6 @@ struct ShrinkageArguments {
     Plan plan;
     SignSchedule schedule;
     double* workspace;
-    double threshold_squared;
     int* non_finite;
 };
 
@@ -139,7 +138,7 @@ __device__ __forceinline__ double scaled_gram(const ShrinkageArguments& argument
     double sum = 0;
     for (int split = 0; split < m.splits; ++split)
         sum += partial(arguments.workspace, m, lower_block, split)[(first_row + i) * kBlock + j];
-    return sum / arguments.threshold_squared;
+    return sum / m.threshold_squared;
 }
 
 // Computes a tile of left·right in shared memory, as one tile per group of warps that the caller must add up.

@@ -24,6 +24,7 @@ MatrixPlan plan_of(const Matrix& matrix) {
     m.data = matrix.data;
     m.copy = matrix.copy;
     m.copy_type = matrix.copy == nullptr ? CopyType::none : matrix.copy_type;
+    m.threshold_squared = matrix.threshold * matrix.threshold;
     const bool wide = matrix.rows <= matrix.columns;
     m.rows = static_cast<int>(wide ? matrix.rows : matrix.columns);
     m.columns = wide ? matrix.columns : matrix.rows;
@@ -107,7 +108,6 @@ cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, con
     std::copy(constraint.polynomials.begin(), constraint.polynomials.end(), arguments.schedule.polynomials);
     arguments.schedule.deviation = constraint.deviation;
     arguments.workspace = call.workspace;
-    arguments.threshold_squared = constraint.threshold * constraint.threshold;
     arguments.non_finite = call.non_finite;
     // One block per multiprocessor: more would only make the barriers slower.
     return launch(shrinkage_kernel, std::min(call.plan.tiles, device.multiprocessors), ShrinkageWarpTile::kThreads,
@@ -191,12 +191,12 @@ Device newly_prepared(int index) {
 
 std::string refusal(const std::vector<Matrix>& matrices, const Constraint& constraint, std::size_t workspace_size,
                     int side) {
-    const double squared = constraint.threshold * constraint.threshold;
-    if (!(constraint.threshold > 0 && squared > 0 && std::isfinite(squared)))
-        return "the threshold and its square must be positive numbers";
     if (constraint.polynomials.empty() || constraint.polynomials.size() > kPolynomials)
         return "1 to 32 polynomials are needed";
     for (const Matrix& matrix : matrices) {
+        const double squared = matrix.threshold * matrix.threshold;
+        if (!(matrix.threshold > 0 && squared > 0 && std::isfinite(squared)))
+            return "a threshold and its square must be positive numbers";
         if (matrix.rows < 1 || matrix.columns < 1) return "a matrix is empty";
         if (std::min(matrix.rows, matrix.columns) > side)
             return "a matrix of " + std::to_string(matrix.rows) + "×" + std::to_string(matrix.columns) +

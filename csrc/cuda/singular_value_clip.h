@@ -1,4 +1,4 @@
-// Singular value clipping of many matrices at once, on a CUDA device.
+// Singular value clipping of many matrices at once, each at its own threshold t, on a CUDA device.
 //
 //     W = U·diag(σ)·Vᵀ   →   W' = U·diag(min(σ, t))·Vᵀ
 //
@@ -19,6 +19,7 @@ enum class CopyType : int { none, float16, bfloat16 };
 struct Matrix {
     float* data;
     std::int64_t rows, columns, row_stride, column_stride;
+    double threshold;  // t > 0
     // Receives the clipped values, rounded to `copy_type`, at the same offsets.
     void* copy;
     CopyType copy_type;
@@ -39,7 +40,6 @@ struct SignPolynomial {
 };
 
 struct Constraint {
-    double threshold;                         // t > 0
     double lowest, epsilon;                   // of the batch norm scales
     std::vector<SignPolynomial> polynomials;  // at most 32
     double deviation;                         // of their composition from sign(x)

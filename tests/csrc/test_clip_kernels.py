@@ -37,7 +37,7 @@ class HostDevice:
     def configure(self, multiprocessors=4, shared_bytes=H100, blocks=1, seed=0):
         self.device = self.library.configure_host_device(multiprocessors, shared_bytes, blocks, seed)
 
-    def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
+    def clip(self, weights, thresholds=None, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
         """Clip in place, and return whether a weight was reported as not finite."""
         non_finite = torch.zeros((), dtype=torch.int32)
         gpu = {"device": self.device, "stream": 0}
@@ -49,7 +49,7 @@ class HostDevice:
         ):
             singular_value_clip_cuda.launch(
                 weights,
-                threshold,
+                thresholds or [1.0] * len(weights),
                 copies=copies,
                 non_finite=non_finite,
                 scales=scales,
@@ -64,7 +64,7 @@ class HostDevice:
 class Gpu:
     """Extension for GPUs. Tensors are copied there and back with all of the memory that they are views of."""
 
-    def clip(self, weights, threshold=1.0, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
+    def clip(self, weights, thresholds=None, *, copies=None, scales=(), running_vars=(), lowest=0.01, eps=0.0):
         bases = {}
 
         def there(tensor):
@@ -79,7 +79,7 @@ class Gpu:
         non_finite = torch.zeros((), dtype=torch.int32, device="cuda")
         singular_value_clip_cuda.launch(
             [there(weight) for weight in weights],
-            threshold,
+            thresholds or [1.0] * len(weights),
             copies=None if copies is None else [there(copy) for copy in copies],
             non_finite=non_finite,
             scales=[there(scale) for scale in scales],
@@ -151,7 +151,7 @@ THRESHOLDS = [1.0, 0.037, 20.0]  # in turns, because a threshold only divides th
 def test_every_spectrum_is_clipped_to_rounding(name, threshold, kernels):
     before = (threshold * with_spectrum(SPECTRA[name]())).float()
     weight = before.clone()
-    assert not kernels.clip([weight], threshold)
+    assert not kernels.clip([weight], [threshold])
     assert_clipped(weight, before, threshold, bound=BOUNDS.get(name, 1e-7))
 
 
@@ -251,15 +251,32 @@ def test_random_batches(host):
 
 
 def test_more_weights_and_scales_than_one_launch_takes(kernels):
-    before = [gaussian(3, 5 + i, top=2) for i in range(50)]
+    thresholds = [0.5 + i for i in range(50)]
+    before = [gaussian(3, 5 + i, top=2 * threshold) for i, threshold in enumerate(thresholds)]
     weights = [weight.clone() for weight in before]
     scales, running_vars = [torch.randn(3) for _ in range(30)], [torch.rand(3) for _ in range(30)]
     expected = [scale.clone() for scale in scales]
     clamp_batch_norm_scale_(expected, running_vars)
-    kernels.clip(weights, scales=scales, running_vars=running_vars)
-    for weight, original in zip(weights, before, strict=True):
-        assert_clipped(weight, original)
+    kernels.clip(weights, thresholds, scales=scales, running_vars=running_vars)
+    for weight, original, threshold in zip(weights, before, thresholds, strict=True):
+        assert_clipped(weight, original, threshold)
     torch.testing.assert_close(scales, expected, rtol=SQRT, atol=0)
+
+
+def test_every_weight_is_clipped_at_its_own_threshold(kernels):
+    """The kernels take the largest weights first, not in the order of the list."""
+    row, tall, within, wide = before = [
+        gaussian(1, 500, top=200),
+        gaussian(300, 40, top=3e-3),
+        gaussian(70, 90, top=40),
+        gaussian(66, 2060, top=3),
+    ]
+    weights = [weight.clone() for weight in before]
+    kernels.clip(weights, [50.0, 1e-3, 50.0, 1.0])
+    assert_clipped(weights[0], row, 50.0)
+    assert_clipped(weights[1], tall, 1e-3)
+    assert torch.equal(weights[2], within)
+    assert_clipped(weights[3], wide, 1.0)
 
 
 def test_the_same_weight_twice_is_clipped_once(kernels):
@@ -384,18 +401,21 @@ def test_what_the_extension_refuses(host):
     def refused(
         rows=4, columns=4, threshold=1.0, polynomials=singular_value_clip_cuda._POLYNOMIALS, workspace_size=None
     ):
-        weight = torch.ones(rows, columns)
-        matrices = [(weight.data_ptr(), rows, columns, columns, 1, 0, 0)]
+        sound, weight = torch.ones(1, 1), torch.ones(rows, columns)
+        matrices = [
+            (sound.data_ptr(), 1, 1, 1, 1, 1.0, 0, 0),
+            (weight.data_ptr(), rows, columns, columns, 1, threshold, 0, 0),
+        ]
         size = host.module.workspace_bytes(matrices)
         workspace = torch.empty(size, dtype=torch.uint8)
         return host.module.constrain(
-            host.device, matrices, [], threshold, 0, 0, polynomials, 0, workspace.data_ptr(),
+            host.device, matrices, [], 0, 0, polynomials, 0, workspace.data_ptr(),
             size if workspace_size is None else workspace_size, 0, 0,
         )  # fmt: skip
 
     assert refused() == ""
     for threshold in (0.0, -1.0, float("nan"), float("inf"), 1e-170, 1e170):
-        assert refused(threshold=threshold) == "the threshold and its square must be positive numbers"
+        assert refused(threshold=threshold) == "a threshold and its square must be positive numbers"
     assert refused(polynomials=[]) == "1 to 32 polynomials are needed"
     assert refused(workspace_size=8) == "the workspace is too small"
     assert refused(rows=0) == "a matrix is empty"

@@ -106,7 +106,7 @@ def singular_value_clip_(
         batch = [i for i, weight in enumerate(weights) if chosen[i] == "cuda" and weight.device == device]
         cuda.launch(
             [weights[i] for i in batch],
-            max_singular_value,
+            [max_singular_value] * len(batch),
             copies=[copies[i] for i in batch],
             non_finite=non_finite,
         )

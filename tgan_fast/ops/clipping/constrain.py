@@ -43,7 +43,7 @@ def constrain_layers_(
     if set(choose_backends(weights, backend)) == {"cuda"} and _one_launch_takes(weights, scales, running_vars):
         cuda.launch(
             weights,
-            max_singular_value,
+            [max_singular_value] * len(weights),
             copies=copies,
             non_finite=non_finite,
             scales=scales,

@@ -29,7 +29,7 @@ def has_memory(weight: torch.Tensor) -> bool:
 
 def launch(
     weights: Sequence[torch.Tensor],
-    threshold: float,
+    thresholds: Sequence[float],
     *,
     copies: Sequence[torch.Tensor | None] | None = None,
     non_finite: torch.Tensor | None = None,
@@ -38,15 +38,16 @@ def launch(
     lowest: float = 0.0,
     eps: float = 0.0,
 ) -> None:
-    """Clip weights and clamp batch-norm scales of one GPU, in place, on its current stream.
+    """Clip weights, each at its own threshold, and clamp batch-norm scales of one GPU, in place, on its current stream.
 
     The arguments are those of `tgan_fast.ops.constrain_layers_` and have passed its checks. The smaller side of every
-    weight must be at most the GPU's `largest_side`, and scales and variances must be contiguous float32.
+    weight must be at most the GPU's `largest_side`, and scales and variances must be contiguous float32. A weight that
+    is listed again is clipped once, at the first of its thresholds, so the caller must give it the same one every time.
     """
     device = (*weights, *scales)[0].device
     copies = copies or [None] * len(weights)
     with _current_gpu(device) as gpu:
-        operands, repeated = _operands(weights, copies)
+        operands, repeated = _operands(weights, thresholds, copies)
         matrices = [operand.matrix for operand in operands]
         size = extension().workspace_bytes(matrices)
         workspace = _workspace(device, size)
@@ -55,7 +56,6 @@ def launch(
             scales=[(s.data_ptr(), v.data_ptr(), s.numel()) for s, v in zip(scales, running_vars, strict=True)],
             polynomials=_POLYNOMIALS,
             deviation=_POLYNOMIALS[-1].deviation,
-            threshold=threshold,
             lowest=lowest,
             epsilon=eps,
             non_finite=0 if non_finite is None else non_finite.data_ptr(),
@@ -89,10 +89,10 @@ class _Operand(NamedTuple):
     weight: torch.Tensor
     copy: torch.Tensor | None  # copy that finish() writes; None if the kernels write it or there is none
     clipped: torch.Tensor
-    matrix: tuple[int, int, int, int, int, int, int]
+    matrix: tuple[int, int, int, int, int, float, int, int]
 
     @classmethod
-    def of(cls, weight, copy):
+    def of(cls, weight, threshold, copy):
         clipped, written = weight.detach(), None
         if clipped.dtype != torch.float32 or _column_stride(clipped) is None:
             clipped = clipped.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
@@ -106,6 +106,7 @@ class _Operand(NamedTuple):
             clipped.numel() // rows,
             row_stride,
             _column_stride(clipped),
+            threshold,
             0 if written is None else written.data_ptr(),
             0 if written is None else _COPY_TYPES[written.dtype],
         )
@@ -119,16 +120,16 @@ class _Operand(NamedTuple):
             self.copy.copy_(self.weight)
 
 
-def _operands(weights, copies):
+def _operands(weights, thresholds, copies):
     """Return the operands of the kernels, and (weight, copy) pairs of weights that are listed again.
 
     A weight that two layers share is clipped once, because clipping it twice at the same time would be a race.
     """
     operands, repeated, seen = [], [], set()
-    for weight, copy in zip(weights, copies, strict=True):
+    for weight, threshold, copy in zip(weights, thresholds, copies, strict=True):
         place = (weight.data_ptr(), weight.shape, weight.stride())
         if place not in seen:
-            operands.append(_Operand.of(weight, copy))
+            operands.append(_Operand.of(weight, threshold, copy))
         elif copy is not None:
             repeated.append((weight, copy))
         seen.add(place)
