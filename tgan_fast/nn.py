@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
-from tgan_fast.choices import Backend, ClippingBackend
-from tgan_fast.ops import batch_norm_act, constrain_layers_
+from tgan_fast.choices import Backend, ClippingAccuracy, ClippingBackend
+from tgan_fast.ops import batch_norm_act, constrain_layers_, singular_value_clip, singular_value_clip_
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -114,6 +115,7 @@ class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # the classes above are derived from them
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FUSED = dict(zip(BATCH_NORMS, (BatchNormAct1d, BatchNormAct2d, BatchNormAct3d), strict=True))
 
 
@@ -230,6 +232,121 @@ def convert_batch_norm(
         if _is_sequential(kind) and any(itertools.starmap(_is_pair, itertools.pairwise(child))):
             child.__class__ = _fused_class(kind)
     return module
+
+
+class SingularValueClipping:
+    """Clipping of a module's weights after the steps of an optimizer, which calls it as a hook.
+
+        optimizer.register_step_post_hook(SingularValueClipping(model, 1.0, every=5))
+
+    It clips the weights of `nn.Linear`, `nn.Conv1d/2d/3d` and `nn.ConvTranspose1d/2d/3d` as matrices [shape[0],
+    everything else], and every projection of an `nn.MultiheadAttention` as a matrix of its own. Parameters, state dict
+    and forward pass of the module stay as they are. Weights that are not finite are left alone.
+
+    Args:
+        module: Network whose weights are clipped; layers that are added later are clipped too.
+        max_singular_value: Threshold, as in `tgan_fast.ops.singular_value_clip`.
+        every: Number of steps from one clipping to the next.
+        accuracy, backend: Arguments of `tgan_fast.ops.singular_value_clip`.
+
+    Attributes:
+        steps: Number of steps taken. Save it beside the optimizer's state, and set it when training is resumed.
+
+    Raises:
+        TypeError: `module` is not an `nn.Module`.
+        ValueError: `every` is not a positive whole number, or a parametrization computes one of the weights.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        max_singular_value: float = 1.0,
+        *,
+        every: int = 1,
+        accuracy: ClippingAccuracy = "exact",
+        backend: ClippingBackend = "auto",
+    ):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"SingularValueClipping takes an nn.Module, not an object of type {type(module).__name__}")
+        if type(every) is not int or every < 1:
+            raise ValueError(f"every must be a whole number of steps, 1 or more, not {every!r}")
+        self.module, self.max_singular_value, self.every = module, max_singular_value, every
+        self.accuracy, self.backend = accuracy, backend
+        self.steps = 0
+        _matrices_of(module)
+
+    def __call__(self, *_hook_arguments: Any) -> None:
+        """Count a step, and clip if it is one of every `every`; the arguments are those of a hook and are not used."""
+        self.steps += 1
+        if self.steps % self.every == 0:
+            weights = _matrices_of(self.module)
+            singular_value_clip_(weights, self.max_singular_value, accuracy=self.accuracy, backend=self.backend)
+
+
+def _matrices_of(module) -> list[torch.Tensor]:
+    """Return the weights that `SingularValueClipping` clips."""
+    weights: list[torch.Tensor] = []
+    for name, child in module.named_modules():
+        names = [key for key in _clipped_parameters(child) if getattr(child, key, None) is not None]
+        if computed := [key for key in names if parametrize.is_parametrized(child, key)]:
+            raise ValueError(
+                f"{computed[0]} of {name or type(child).__name__} is computed by a parametrization, so clipping it "
+                "would change nothing: remove the parametrization, or leave the layer out of the module"
+            )
+        for key in names:
+            weight = getattr(child, key)
+            # Query, key and value have one parameter, [3·E, E].
+            weights += weight.detach().chunk(3) if key == "in_proj_weight" else [weight]
+    return weights
+
+
+def _clipped_parameters(module):
+    if isinstance(module, nn.MultiheadAttention):
+        return "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
+    return ("weight",) if isinstance(module, (*WEIGHTED, *TRANSPOSED)) else ()
+
+
+class ClippedSingularValues(nn.Module):
+    """Parametrization that clips the singular values of a weight in every forward pass, with gradients through it.
+
+        torch.nn.utils.parametrize.register_parametrization(layer, "weight", ClippedSingularValues(1.0))
+
+    The optimizer moves the unclipped weight, so it costs a clipping per forward pass and an eigendecomposition per
+    backward pass; `SingularValueClipping` costs less.
+
+    Args:
+        max_singular_value, batch_dims, out_dim, accuracy, backend: Arguments of
+            `tgan_fast.ops.singular_value_clip`.
+    """
+
+    def __init__(
+        self,
+        max_singular_value: float = 1.0,
+        *,
+        batch_dims: int = 0,
+        out_dim: int = 0,
+        accuracy: ClippingAccuracy = "exact",
+        backend: ClippingBackend = "auto",
+    ):
+        super().__init__()
+        self.max_singular_value = max_singular_value
+        self.options: dict[str, Any] = {
+            "batch_dims": batch_dims,
+            "out_dim": out_dim,
+            "accuracy": accuracy,
+            "backend": backend,
+        }
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the clipped weight."""
+        return singular_value_clip(weight, self.max_singular_value, **self.options)
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return a value assigned to the layer's weight, which becomes the unclipped weight."""
+        return weight
+
+    def extra_repr(self):
+        return f"max_singular_value={self.max_singular_value}"
 
 
 def constrain_(network: nn.Module, max_singular_value: float = 1.0, *, backend: ClippingBackend = "auto") -> None:

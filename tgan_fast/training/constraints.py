@@ -52,7 +52,7 @@ class Constraint:
         raise NotImplementedError
 
 
-class SingularValueClipping(Constraint):
+class SpectralClipping(Constraint):
     """Clipping of all weights' singular values to 1 and clamping of batch-norm scales, as in
     `tgan_fast.nn.constrain_`.
     """

@@ -34,7 +34,7 @@ REGISTRY = {
         "lsgan": "tgan_fast.training.objectives:LeastSquares",
     },
     "constraint": {
-        "svc": "tgan_fast.training.constraints:SingularValueClipping",
+        "svc": "tgan_fast.training.constraints:SpectralClipping",
         "weight-clip": "tgan_fast.training.constraints:WeightClipping",
         "gradient-penalty": "tgan_fast.training.constraints:GradientPenalty",
         "spectral-norm": "tgan_fast.training.constraints:SpectralNormalization",

@@ -8,7 +8,7 @@ import torch
 from tgan_fast.cuda_graph import CudaGraphMode, GraphRunner, run_eagerly, use_cuda_graph
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.precision import PrecisionOption, arithmetic
-from tgan_fast.training.constraints import Constraint, SingularValueClipping
+from tgan_fast.training.constraints import Constraint, SpectralClipping
 from tgan_fast.training.inputs import Draws, Inputs
 from tgan_fast.training.objectives import Objective, Wasserstein
 from tgan_fast.training.optimizers import FlatOptimizer, RMSprop
@@ -101,7 +101,7 @@ class TrainingStep(TrainingState):
         processes: Processes | None = None,
         sync_batch_norm: bool = False,
     ):
-        self._objective, self._constraint = objective or Wasserstein(), constraint or SingularValueClipping()
+        self._objective, self._constraint = objective or Wasserstein(), constraint or SpectralClipping()
         # A function, since a bound method would be a reference cycle, which keeps CUDA graphs alive.
         self._iterate = variant_of(self._objective, critic_steps, shared_fakes) or TrainingStep._run_iteration
         super().__init__(

@@ -22,37 +22,53 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
-from tgan_fast.choices import ClippingBackend
+from tgan_fast.choices import ClippingAccuracy, ClippingBackend
 from tgan_fast.ops import cuda_extension
-from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor_list
+from tgan_fast.ops.arguments import tensor_list
 from tgan_fast.ops.clipping import cuda, torch_impl
+from tgan_fast.ops.clipping.operands import Operand, check_weight, checked_operands, checked_threshold, has_memory
 from tgan_fast.ops.dispatch import BackendError, require
 
-_SMALLEST_THRESHOLD, _LARGEST_THRESHOLD = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
-
-@torch.no_grad()
 def singular_value_clip(
-    weight: torch.Tensor, max_singular_value: float = 1.0, *, backend: ClippingBackend = "auto"
-) -> torch.Tensor:
-    """Return `weight` with every singular value above `max_singular_value` lowered to it.
+    weight: Tensor,
+    max_singular_value: float = 1.0,
+    *,
+    batch_dims: int = 0,
+    out_dim: int = 0,
+    accuracy: ClippingAccuracy = "exact",
+    backend: ClippingBackend = "auto",
+) -> Tensor:
+    """Return `weight` with every singular value above `max_singular_value` lowered to it; differentiable once.
+
+    The gradient is that of the definition. It is finite where singular values coincide; the derivative of min(σ, t) at
+    σ = t is taken as 1.
 
     Args:
         weight: Dense tensor in float64, float32, float16 or bfloat16. A tensor of more than 2 dimensions is clipped as
             the matrix [shape[0], -1], and one of 1 dimension as a row. If no singular value is too large, or if an
             entry is not finite, the result equals `weight` bit for bit.
         max_singular_value: Threshold t, a Python or NumPy number within the range of float32 (1.2e-38 to 3.4e38).
+        batch_dims: Number of leading dimensions that count matrices, such as 1 for [experts, out, in]. A convolution
+            with groups has a matrix for each: pass `weight.view(groups, out // groups, ...)`.
+        out_dim: Dimension, counted after those of the batch, that is the rows of the matrix. 0 is "out" for linear
+            layers and convolutions, and "in" for transposed convolutions, whose "out" is 1.
+        accuracy: "exact" for the errors given below. "fast" for float32 arithmetic if σ₁, the largest singular value,
+            is at most 8·t: the relative error is then 1e-7 to 4e-6. "fast" concerns "eigh" and "gemm", and does not
+            concern float64.
         backend: Name of an implementation, each with its own accuracy:
 
             "svd": `torch.linalg.svd` in the weight's dtype, float32 at least. No singular value of the result exceeds
-            t by more than rounding in that dtype; the error of the result is rounding of the weight's largest one, σ₁.
+            t by more than rounding in that dtype; the error of the result is rounding of the weight's σ₁.
             "eigh": eigenvalues of the Gram matrix, in float64 unless float32 on a CPU is as accurate; if σ₁ exceeds
             8192·t (float64: 4·t), the SVD in float64. No singular value of the result exceeds t by more than rounding
             in the weight's dtype; the error is rounding of the result to this dtype and of σ₁ to float64.
-            "gemm": matrix products only, in float64, without synchronization with the host. The result is accurate to
-            1e-6·t up to σ₁ = 1000·t. A larger weight is clipped at σ₁/1000 or less, and further by the next call; a
-            float64 weight above 1e150 stays as it is.
+            "gemm": matrix products only, in float64. The result is accurate to 1e-6·t up to σ₁ = 1000·t. A larger
+            weight is clipped at σ₁/1000 or less, and further by the next call; a float64 weight above 1e150 stays as
+            it is. If the smaller side exceeds 1024, or with "fast", the host waits for the norm and leaves out what
+            the norm makes unnecessary. It never waits while a CUDA graph is captured, where "fast" is "exact".
             "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization and
             with the same bits every time. They also treat singular values within 3e-6·t below the threshold as too
             large, clip a weight of Frobenius norm ‖W‖ > 3162·t only at ‖W‖/3162, and leave weights whose smaller side
@@ -64,22 +80,27 @@ def singular_value_clip(
 
     Raises:
         TypeError: `weight` is not a tensor, or the threshold is not a number.
-        ValueError: The weight's layout, dtype or shape is not supported, or the threshold is out of range.
+        ValueError: The weight's layout, dtype or shape is not supported, it is sharded over processes, or another
+            argument is out of range.
         BackendError: The requested backend cannot run here.
     """
-    check_tensor("a weight", weight)
-    clipped = weight.detach().clone()
-    singular_value_clip_([clipped], max_singular_value, backend=backend)
-    return clipped
+    if not torch.compiler.is_compiling():  # a compiled function checks when it runs
+        check_weight(weight, batch_dims, out_dim)
+        max_singular_value = checked_threshold(max_singular_value)
+        _check_choices(accuracy, backend)
+    return _clip_operator(weight, max_singular_value, batch_dims, out_dim, accuracy, backend)
 
 
 @torch.no_grad()
 def singular_value_clip_(
-    weights: torch.Tensor | Iterable[torch.Tensor],
-    max_singular_value: float = 1.0,
+    weights: Tensor | Iterable[Tensor],
+    max_singular_value: float | Sequence[float] = 1.0,
     *,
-    copies: torch.Tensor | Iterable[torch.Tensor | None] | None = None,
-    non_finite: torch.Tensor | None = None,
+    batch_dims: int = 0,
+    out_dim: int = 0,
+    accuracy: ClippingAccuracy = "exact",
+    copies: Tensor | Iterable[Tensor | None] | None = None,
+    non_finite: Tensor | None = None,
     backend: ClippingBackend = "auto",
 ) -> None:
     """Clip the singular values of several weights in place; "cuda" clips all of them in one batch.
@@ -88,8 +109,10 @@ def singular_value_clip_(
 
     Args:
         weights: List of weights as in `singular_value_clip`, or a single weight. The elements of a weight must not
-            share memory, as those of an expanded tensor do.
-        max_singular_value, backend: Threshold and implementation, as in `singular_value_clip`.
+            share memory, as those of an expanded tensor do. Nor must two weights, unless they are equal: a weight that
+            is listed several times is clipped at the smallest of its thresholds.
+        max_singular_value: Threshold as in `singular_value_clip`, or a list or tuple with one for each weight.
+        batch_dims, out_dim, accuracy, backend: Arguments of `singular_value_clip`, the same for all weights.
         copies: List with an entry for each weight: a floating-point tensor of its shape that is overwritten with the
             clipped values, such as the bfloat16 weights of mixed precision, or None. A tensor is a list of one; None
             for no copies.
@@ -97,25 +120,39 @@ def singular_value_clip_(
             entry is not finite, and never reset. None to report nothing.
 
     Raises:
-        TypeError, ValueError, BackendError: As for `singular_value_clip`, or `copies` or `non_finite` do not fit.
+        TypeError, ValueError, BackendError: As for `singular_value_clip`, or `copies` or `non_finite` do not fit, or
+            two different weights share elements.
     """
-    weights, copies, max_singular_value = checked_weights(weights, max_singular_value, copies, non_finite)
-    chosen = choose_backends(weights, backend)
-    # One batch per GPU.
-    for device in {weight.device for weight, name in zip(weights, chosen, strict=True) if name == "cuda"}:
-        batch = [i for i, weight in enumerate(weights) if chosen[i] == "cuda" and weight.device == device]
-        cuda.launch(
-            [weights[i] for i in batch],
-            [max_singular_value] * len(batch),
-            copies=[copies[i] for i in batch],
-            non_finite=non_finite,
+    if torch.compiler.is_compiling():
+        _clip_in_place_operator(
+            *_listed(weights, max_singular_value, copies), non_finite, batch_dims, out_dim, accuracy, backend
         )
-    for weight, copy, name in zip(weights, copies, chosen, strict=True):
+        return
+    operands = checked_operands(weights, max_singular_value, copies, non_finite, batch_dims, out_dim)
+    clip_operands(operands, non_finite, accuracy, backend)
+
+
+def clip_operands(operands: Sequence[Operand], non_finite: Tensor | None, accuracy: str, backend: str) -> None:
+    """Clip matrices that `checked_operands` returned; the other arguments are those of `singular_value_clip_`."""
+    _check_choices(accuracy, backend)
+    chosen = choose_backends([operand.weight for operand in operands], backend)
+    by_kernels = [operand for operand, name in zip(operands, chosen, strict=True) if name == "cuda"]
+    for device in {operand.weight.device for operand in by_kernels}:  # one batch per GPU
+        weights, copies, thresholds = zip(*(each for each in by_kernels if each.weight.device == device), strict=True)
+        cuda.launch(weights, thresholds, copies=copies, non_finite=non_finite)
+    for operand, name in zip(operands, chosen, strict=True):
         if name != "cuda":
-            torch_impl.clip_(weight, copy, max_singular_value, non_finite, name)
+            torch_impl.clip_(operand, non_finite, name, accuracy)
 
 
-def choose_backends(weights: Sequence[torch.Tensor], backend: str) -> list[str]:
+def _check_choices(accuracy, backend):
+    if accuracy not in ("exact", "fast"):
+        raise ValueError(f"accuracy must be 'exact' or 'fast', not {accuracy!r}")
+    if backend != "auto":
+        require("singular_value_clip", backend, ())
+
+
+def choose_backends(weights: Sequence[Tensor], backend: str) -> list[str]:
     """Return the backend for each weight: the requested one, but "gemm" if the weight is too large for "cuda".
 
     Raises:
@@ -129,7 +166,7 @@ def choose_backends(weights: Sequence[torch.Tensor], backend: str) -> list[str]:
     for weight in weights:
         if weight.dtype not in cuda.DTYPES:
             raise BackendError(f"backend 'cuda' clips float32, float16 and bfloat16, not {weight.dtype}: use 'gemm'")
-        if not cuda.has_memory(weight):
+        if not has_memory(weight):
             raise BackendError(f"backend 'cuda' clips plain tensors, not a {type(weight).__name__}: use 'gemm'")
     return [_fastest(weight) for weight in weights]
 
@@ -138,7 +175,7 @@ def _fastest(weight):
     if not weight.is_cuda:
         return "eigh"
     # On a GPU an eigendecomposition synchronizes with the host; matrix products do not.
-    if weight.dtype not in cuda.DTYPES or not cuda.has_memory(weight):
+    if weight.dtype not in cuda.DTYPES or not has_memory(weight):
         return "gemm"
     if reason := cuda_extension.why_not(weight.device):
         _warn_of_gemm(weight.device, reason)
@@ -155,39 +192,84 @@ def _warn_of_gemm(device, reason):
     warnings.warn(message, stacklevel=2)
 
 
-def checked_weights(weights, threshold, copies, non_finite) -> tuple[list[torch.Tensor], list, float]:
-    """Return weights and copies as lists of equal length, and the threshold as a float.
+# Operators for torch.compile and autograd.
 
-    Raises:
-        TypeError, ValueError: As for `singular_value_clip_`.
+
+def _clipped(weight: Tensor, threshold: float, batch_dims: int, out_dim: int, accuracy: str, backend: str) -> Tensor:
+    clipped = weight.detach().clone()
+    operands = checked_operands(clipped, threshold, None, None, batch_dims, out_dim)
+    clip_operands(operands, None, accuracy, backend)
+    return clipped
+
+
+def _gradient(
+    gradient: Tensor, weight: Tensor, threshold: float, batch_dims: int, out_dim: int, accuracy: str
+) -> Tensor:
+    """Return the gradient with respect to a weight, given that with respect to the clipped weight."""
+    result = gradient.to(weight.dtype, copy=True)
+    matrices, gradients = (
+        [operand.weight for operand in checked_operands(tensor, threshold, None, None, batch_dims, out_dim)]
+        for tensor in (weight, result)
+    )
+    for matrix, of_matrix in zip(matrices, gradients, strict=True):
+        torch_impl.gradient_(matrix, of_matrix, threshold, accuracy)
+    return result
+
+
+def _clip_in_place(
+    weights: list[Tensor],
+    thresholds: list[float],
+    copies: list[Tensor],
+    copied: list[int],
+    non_finite: Tensor | None,
+    batch_dims: int,
+    out_dim: int,
+    accuracy: str,
+    backend: str,
+) -> None:
+    by_index = dict(zip(copied, copies, strict=True))
+    all_copies = [by_index.get(i) for i in range(len(weights))]
+    operands = checked_operands(weights, thresholds, all_copies, non_finite, batch_dims, out_dim)
+    clip_operands(operands, non_finite, accuracy, backend)
+
+
+def _listed(weights, thresholds, copies):
+    """Return what an operator's schema can hold: lists of weights, thresholds, copies, and the copied weights' indices.
+
+    A list of an operator that changes its tensors has no place for None.
     """
     weights = tensor_list("weights", weights)
     copies = [None] * len(weights) if copies is None else tensor_list("copies", copies)
-    threshold = number("max_singular_value", threshold, _SMALLEST_THRESHOLD, _LARGEST_THRESHOLD)
-    if len(copies) != len(weights):
-        raise ValueError(f"copies must have one entry per weight: {len(weights)} weights, but {len(copies)} copies")
-    if non_finite is not None:
-        _check_flag(non_finite)
-    for weight, copy in zip(weights, copies, strict=True):
-        check_tensor("a weight", weight)
-        check_writable("a weight", weight)
-        if weight.dim() == 0 or weight.numel() == 0:
-            raise ValueError(f"singular value clipping needs a matrix with elements, not {list(weight.shape)}")
-        if copy is not None:
-            check_tensor("a copy", copy, float8=True)
-            if copy.shape != weight.shape or copy.device != weight.device:
-                raise ValueError(
-                    f"a copy of {list(copy.shape)} on {copy.device} does not fit the weight of {list(weight.shape)} on "
-                    f"{weight.device}"
-                )
-            check_writable("a copy", copy)
-        if non_finite is not None and non_finite.device != weight.device:
-            raise ValueError(f"non_finite is on {non_finite.device}, but a weight is on {weight.device}")
-    return weights, copies, threshold
+    thresholds = list(thresholds) if isinstance(thresholds, list | tuple) else [thresholds] * len(weights)
+    copied = [i for i, copy in enumerate(copies) if copy is not None]
+    return weights, thresholds, [copies[i] for i in copied], copied
 
 
-def _check_flag(non_finite):
-    if not isinstance(non_finite, torch.Tensor):
-        raise TypeError(f"non_finite must be one int32 tensor, not {type(non_finite).__name__}")
-    if non_finite.dtype != torch.int32 or non_finite.numel() != 1:
-        raise ValueError(f"non_finite must be one int32, and is {list(non_finite.shape)} of {non_finite.dtype}")
+_clip_operator = torch.library.custom_op("tgan_fast::singular_value_clip", _clipped, mutates_args=())
+_gradient_operator = torch.library.custom_op("tgan_fast::singular_value_clip_gradient", _gradient, mutates_args=())
+_clip_in_place_operator = torch.library.custom_op(
+    "tgan_fast::singular_value_clip_", _clip_in_place, mutates_args=("weights", "copies", "non_finite")
+)
+
+
+@_clip_operator.register_fake
+def _(weight, *_options):
+    return torch.empty_like(weight)
+
+
+@_gradient_operator.register_fake
+def _(gradient, weight, *_options):
+    return torch.empty_like(gradient, dtype=weight.dtype)
+
+
+def _keep_for_gradient(ctx, inputs, output):
+    weight, *options, _ = inputs
+    ctx.save_for_backward(weight)
+    ctx.options = options
+
+
+def _backward(ctx, gradient):
+    return _gradient_operator(gradient, *ctx.saved_tensors, *ctx.options), *(None,) * 5
+
+
+_clip_operator.register_autograd(_backward, setup_context=_keep_for_gradient)

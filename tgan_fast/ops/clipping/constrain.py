@@ -7,13 +7,14 @@ A batch norm multiplies a channel by γ / s, so the second line keeps every fact
 arXiv:1611.06624, section 3.3). On a GPU the last kernel of the clipping clamps the scales as well.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from tgan_fast.choices import ClippingBackend
 from tgan_fast.ops.arguments import check_tensor, check_writable, number, tensor_list
-from tgan_fast.ops.clipping import checked_weights, choose_backends, cuda, singular_value_clip_
+from tgan_fast.ops.clipping import choose_backends, clip_operands, cuda
+from tgan_fast.ops.clipping.operands import checked_operands
 
 
 @torch.no_grad()
@@ -21,7 +22,7 @@ def constrain_layers_(
     weights: torch.Tensor | Iterable[torch.Tensor],
     scales: torch.Tensor | Iterable[torch.Tensor],
     running_vars: torch.Tensor | Iterable[torch.Tensor],
-    max_singular_value: float = 1.0,
+    max_singular_value: float | Sequence[float] = 1.0,
     *,
     lowest: float = 0.01,
     eps: float = 0.0,
@@ -38,13 +39,14 @@ def constrain_layers_(
     Raises:
         TypeError, ValueError, BackendError: As for these two functions; nothing is changed then.
     """
-    weights, copies, max_singular_value = checked_weights(weights, max_singular_value, copies, non_finite)
+    operands = checked_operands(weights, max_singular_value, copies, non_finite)
     scales, running_vars, lowest, eps = _checked_scales(scales, running_vars, lowest, eps)
+    weights = [operand.weight for operand in operands]
     if set(choose_backends(weights, backend)) == {"cuda"} and _one_launch_takes(weights, scales, running_vars):
         cuda.launch(
             weights,
-            [max_singular_value] * len(weights),
-            copies=copies,
+            [operand.threshold for operand in operands],
+            copies=[operand.copy for operand in operands],
             non_finite=non_finite,
             scales=scales,
             running_vars=running_vars,
@@ -52,7 +54,7 @@ def constrain_layers_(
             eps=eps,
         )
         return
-    singular_value_clip_(weights, max_singular_value, copies=copies, non_finite=non_finite, backend=backend)
+    clip_operands(operands, non_finite, "exact", backend)
     _clamp_scales_(scales, running_vars, lowest, eps)
 
 

@@ -22,11 +22,6 @@ _POLYNOMIALS = sign_schedule(1e-15, 1e-8)
 _KEPT_WORKSPACES = 8
 
 
-def has_memory(weight: torch.Tensor) -> bool:
-    """Return whether the tensor has an address, unlike a FakeTensor or another class with its own dispatch."""
-    return type(weight).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-
-
 def launch(
     weights: Sequence[torch.Tensor],
     thresholds: Sequence[float],

@@ -1,19 +1,26 @@
-"""Singular value clipping by PyTorch's own operations: the backends `svd`, `eigh` and `gemm`.
+"""Singular value clipping by PyTorch's own operations: the backends `svd`, `eigh` and `gemm`, and the gradient.
 
 Each backend clips a matrix [rows, columns] with rows ≤ columns in place. The package's docstring has the mathematics.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from tgan_fast.ops.clipping.operands import Operand
 from tgan_fast.ops.clipping.sign_schedule import sign_schedule
 
-# Lower ends of the intervals of |x| on which the `gemm` iterations converge, for matrices scaled to a norm of at most
-# 1. The sign iteration has x ~ σ²/t² − 1: where |x| is smaller, σ ends within 1e-6·t of t if the largest σ is 1000·t.
-# The inverse-root iteration has x down to about t/σ₁: the largest σ₁ that is clipped correctly is about 20,000·t.
-_SIGN_LOWER = 1e-12
-_ROOT_LOWER = 1e-5
+# Smallest |σ²/t² − 1| that the sign iteration of `gemm` resolves: closer to t, σ ends within half of it, relative to t.
+# That holds up to σ₁ = 1000·t; the lower end of the iteration's interval is never below _LEAST_SIGN_LOWER.
+_RESOLUTION = {"exact": 1e-6, "fast": 1e-3}
+_LEAST_SIGN_LOWER = 1e-12
+# Largest σ₁/t for which accuracy="fast" uses float32 throughout. The error of W' grows with the square of this.
+_LARGEST_FOR_FAST = 8.0
+# Largest number of rows for which `gemm` does not let the host wait for the norm of the matrix, because it takes less
+# time to compute than the host needs to get ahead again.
+_LARGEST_WITHOUT_WAITING = 1024
 # Largest σ₁/t for which `eigh` uses the Gram matrix. Rounding of that matrix leaves σ up to 2·2⁻⁵²·(σ₁/t)²·t too large:
 # at these limits, a quarter of float32's eps, and in float64 as much as an SVD leaves.
 _LARGEST_FOR_GRAM = 8192.0
@@ -39,18 +46,12 @@ _LARGEST_SQUARE_FOR_FLOAT32_VECTORS = 1.02
 _LARGEST_ERROR = 6e-8
 
 
-def clip_(
-    weight: torch.Tensor,
-    copy: torch.Tensor | None,
-    threshold: float,
-    non_finite: torch.Tensor | None,
-    backend: str,
-) -> None:
-    """Clip one weight in place; the arguments have passed the checks of `singular_value_clip_`."""
-    in_memory_order = _rows_in_memory_order(weight)
-    matrix = in_memory_order.flatten(1)
-    # A tall matrix is clipped as its transpose, whose Gram matrix is smaller.
-    _BACKENDS[backend](matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix, threshold)
+def clip_(operand: Operand, non_finite: torch.Tensor | None, backend: str, accuracy: str) -> None:
+    """Clip one matrix in place; the arguments have passed the checks of `singular_value_clip_`."""
+    weight, copy, threshold = operand
+    in_memory_order = weight.permute(_memory_order(weight))
+    matrix = torch.atleast_2d(in_memory_order).flatten(1)
+    _BACKENDS[backend](_wide(matrix), threshold, accuracy if weight.dtype != torch.float64 else "exact")
     if matrix.data_ptr() != weight.data_ptr():
         in_memory_order.copy_(matrix.view(in_memory_order.shape))
     if copy is not None:
@@ -59,17 +60,77 @@ def clip_(
         non_finite.logical_or_(~weight.isfinite().all())
 
 
-def _rows_in_memory_order(weight):
-    """Return the weight as [rows, …], its other dimensions permuted so that flattening copies nothing, if possible.
+def gradient_(weight: torch.Tensor, gradient: torch.Tensor, threshold: float, accuracy: str) -> None:
+    """Turn the gradient of a loss with respect to a clipped matrix into that with respect to the matrix, in place.
+
+    W' = M·W with M = m(S), S = G/t², m(s) = min(1, s^(-1/2)). In the eigenvectors U of S, the derivative of m(S) is the
+    table D of the divided differences of m (Daleckii and Krein), so the gradient is
+
+        M·∂W' + Z·W/t²,  Z = U·(D ∘ Uᵀ·(∂W'·Wᵀ + W·∂W'ᵀ)·U)·Uᵀ
+
+    No divided difference exceeds 1/2, however close two singular values are.
+    """
+    order = _memory_order(weight)
+    matrix, of_matrix = (torch.atleast_2d(tensor.permute(order)).flatten(1) for tensor in (weight, gradient))
+    wide = _wide(matrix)
+    spectrum = _left_spectrum(wide, threshold, accuracy if weight.dtype != torch.float64 else "exact")
+    if spectrum is None:
+        return
+    x, u = spectrum
+    w = wide.to(u.dtype) / threshold
+    g = (of_matrix if wide is matrix else of_matrix.mT).to(u.dtype)
+    above, excess = x > 0, x.clamp(min=0)
+    sigma = (1 + excess).sqrt()
+    # D by the chain rule: of max(x, 0), where two eigenvalues on one side of 0 have 0 or 1, and then of 1/σ.
+    of_excess = (excess[:, None] - excess) / (x[:, None] - x)
+    of_excess = torch.where(above[:, None] == above, above.to(x.dtype), of_excess)
+    table = -of_excess / (sigma[:, None] * sigma * (sigma[:, None] + sigma))
+    y = u.mT @ (g @ w.mT) @ u
+    z = u @ (table * (y + y.mT)) @ u.mT
+    result = g - (u * (1 - 1 / sigma)) @ (u.mT @ g) + z @ w
+    gradient.permute(order).copy_((result if wide is matrix else result.mT).reshape(gradient.permute(order).shape))
+
+
+def _left_spectrum(wide, threshold, accuracy):
+    """Return eigenvalues and eigenvectors of G/t² − I; None if no eigenvalue is above 0, or an entry is not finite."""
+    limits = {"fast": _LARGEST_FOR_FAST, "exact": _LARGEST_FOR_GRAM}
+    if wide.dtype == torch.float64:
+        limits["exact"] = _LARGEST_FOR_GRAM_FLOAT64
+    for level in ("fast", "exact") if accuracy == "fast" else ("exact",):
+        if level == "fast":
+            with _ieee_float32():
+                gram = _gram(wide, torch.float32, threshold).float()
+        else:
+            gram = _gram(wide) / threshold**2
+        longest = gram.diagonal().max().item()
+        if not longest <= limits[level] ** 2:
+            continue
+        gram.diagonal().sub_(1)
+        if longest <= 1 and _is_below(gram, 0.0):
+            return None
+        x, u = torch.linalg.eigh(gram)
+        if 1 + x.max().item() <= limits[level] ** 2:
+            return (x, u) if x.max().item() > 0 else None
+    if not wide.isfinite().all():
+        return None
+    u, s, _ = torch.linalg.svd(wide.double() / threshold, full_matrices=False)
+    return (s - 1) * (s + 1), u
+
+
+def _wide(matrix):
+    """Return the matrix, or its transpose if that has the smaller Gram matrix."""
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+
+
+def _memory_order(weight):
+    """Return an order of the dimensions, the first one first, in which flattening the others copies nothing, if any.
 
     The order of columns does not change the singular values.
     """
-    if weight.dim() <= 2:
-        return torch.atleast_2d(weight)
-    return weight.permute(0, *sorted(range(1, weight.dim()), key=weight.stride, reverse=True))
+    return 0, *sorted(range(1, weight.dim()), key=weight.stride, reverse=True)
 
 
-def _svd(wide, threshold, least_dtype=torch.float32):
+def _svd(wide, threshold, _accuracy, least_dtype=torch.float32):
     largest = wide.abs().max().item()
     if not math.isfinite(largest):
         return
@@ -82,57 +143,63 @@ def _svd(wide, threshold, least_dtype=torch.float32):
         wide.copy_((u * s.clamp(max=threshold)) @ vh)
 
 
-def _eigh(wide, threshold):
+def _eigh(wide, threshold, accuracy):
     if wide.shape[0] == 1:
         _clip_row(wide, threshold)
         return
+    if accuracy == "fast":
+        with _ieee_float32():
+            gram = _gram(wide, torch.float32, threshold)
+            if _clip_by_gram(wide, gram, _LARGEST_FOR_FAST, _BLUR, fast=True):
+                return
     gram = _gram_of_float32(wide, threshold)
     if gram is not None and _clip_by_gram(wide, gram, _LARGEST_FOR_FLOAT32, _BLUR):
         return
     largest = _LARGEST_FOR_GRAM_FLOAT64 if wide.dtype == torch.float64 else _LARGEST_FOR_GRAM
     if not _clip_by_gram(wide, _gram(wide) / threshold**2, largest):
-        _svd(wide, threshold, torch.float64)
+        _svd(wide, threshold, accuracy, torch.float64)
 
 
 def _clip_row(row, threshold):
     in_float64 = row.double()
     norm = torch.linalg.vector_norm(in_float64).item()
     if not math.isfinite(norm):
-        _svd(row, threshold, torch.float64)
+        _svd(row, threshold, "exact", torch.float64)
     elif norm > threshold:
         torch.mul(in_float64, threshold / norm, out=row)
 
 
-def _clip_by_gram(wide, gram, largest, blur=0.0):
+def _clip_by_gram(wide, gram, largest, blur=0.0, *, fast=False):
     """Clip by the Gram matrix G/t², which is overwritten, and return True.
 
     If σ₁ exceeds `largest`·t, keep W and return False.
 
     Args:
         blur: Expected error of the Gram matrix; a weight whose eigenvalues stay below 1 + `blur` is left alone.
+        fast: Whether all is computed in float32.
     """
     # The norm of a row is a lower bound for σ₁. It is not finite if an entry or its square is not.
     longest = gram.diagonal().max().item()
     if not longest <= largest**2:
         return False
     gram.diagonal().sub_(1)
-    if longest <= 1 and _is_below(gram, blur):
+    if longest <= 1 and _is_below(gram.float() if fast else gram, blur):
         return True
     # From here on the eigenvalues are those of G/t² − I, because float32 rounds those near the threshold least.
-    in_float32 = _is_single_on_cpu(wide) and longest <= _LARGEST_SQUARE_FOR_FLOAT32_VECTORS
+    in_float32 = fast or (_is_single_on_cpu(wide) and longest <= _LARGEST_SQUARE_FOR_FLOAT32_VECTORS)
     eigenvalues, u = torch.linalg.eigh(gram.float() if in_float32 else gram)
-    if in_float32:
+    if in_float32 and not fast:
         # Rayleigh quotients are better, because every float32 eigenvalue has the error of the largest one.
         v = u.double()
         eigenvalues = (((gram @ v) * v).sum(0) / v.square().sum(0)).float()
     top = 1 + eigenvalues.max().item()
-    if in_float32 and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
+    if in_float32 and not fast and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
         eigenvalues, u = torch.linalg.eigh(gram)
         top = 1 + eigenvalues.max().item()
     if top > largest**2:
         return False
     if top > 1:
-        _subtract(wide, eigenvalues, u, top)
+        _subtract(wide, eigenvalues, u, top, fast)
     return True
 
 
@@ -143,23 +210,29 @@ def _is_below(a, bound):
     return torch.linalg.cholesky_ex(difference).info.item() == 0
 
 
-def _subtract(wide, eigenvalues, u, top):
+def _subtract(wide, eigenvalues, u, top, fast):
     """Subtract R·W from W, given the eigenvalues and eigenvectors of G/t² − I; `top` is σ₁²/t²."""
+    # The eigenvalues of R: 1 − t/σ = 1 − (1 + x)^(-1/2), without cancellation in float32.
+    r = -torch.expm1(-0.5 * torch.log1p(eigenvalues.clamp(min=0)))
     too_large = eigenvalues > 0
     v = u[:, too_large]
-    # t/σ − 1 = (1 + x)^(-1/2) − 1, without cancellation in float32.
-    scaled = v * torch.expm1(-0.5 * torch.log1p(eigenvalues[too_large]))
-    # If few singular values are too large, −R = V·D·Vᵀ is cheaper as two factors.
-    factors = [v.mT, scaled] if 2 * v.shape[1] <= len(v) else [scaled @ v.mT]
-    single = wide.dtype != torch.float64 and top <= _LARGEST_FOR_FLOAT32**2
-    if single and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
+    # If few singular values are too large, R = V·D·Vᵀ is cheaper as two factors.
+    if 2 * v.shape[1] <= len(v):
+        factors = [v.mT, v * r[too_large]]
+    else:
+        # A multiple of I apart halves what the eigenvectors' deviation from orthogonality adds.
+        middle = (r.min() + r.max()) / 2
+        factors = [(u * (r - middle)) @ u.mT]
+        factors[0].diagonal().add_(middle)
+    single = fast or (wide.dtype != torch.float64 and top <= _LARGEST_FOR_FLOAT32**2)
+    if single and not fast and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
         # Sums of equal terms round in one direction, which a sample of the columns reveals.
         sample = wide[:, :: wide.shape[1] // 32 + 1]
         error = _product([factor.float() for factor in factors], sample) - _product(factors, sample)
         single = error.norm() <= _LARGEST_ERROR * sample.norm()
     factors = [factor.to(torch.float32 if single else torch.float64) for factor in factors]
     for columns in wide.split(_COLUMNS, dim=1):
-        columns.add_(_product(factors, columns))
+        columns.sub_(_product(factors, columns))
 
 
 def _product(factors, columns):
@@ -169,27 +242,52 @@ def _product(factors, columns):
     return product
 
 
-def _gemm(wide, threshold):
-    gram = _gram(wide)
-    threshold = (torch.linalg.matrix_norm(gram, ord=torch.inf).sqrt() / _LARGEST_FOR_GEMM).clamp(min=threshold)
-    gram = gram / threshold.square()
-    identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
-    at_least_one = _max_with_identity(gram, identity)
-    r = identity - _inverse_root(at_least_one, identity)
-    # If nothing exceeds the threshold, max(G, I) is I up to rounding; for a non-finite weight the comparison is false.
-    excess = (at_least_one - identity).diagonal().sum()
-    clips = (excess > 1e-10) & excess.isfinite()
-    for columns in wide.split(_COLUMNS, dim=1):
-        columns.copy_(torch.where(clips, columns - r @ columns.double(), columns))
+def _gemm(wide, threshold, accuracy):
+    capturing = wide.is_cuda and torch.cuda.is_current_stream_capturing()
+    waits = not capturing and (accuracy == "fast" or wide.shape[0] > _LARGEST_WITHOUT_WAITING)
+    with _ieee_float32():
+        gram, accuracy = _gram_for_gemm(wide, threshold, accuracy if waits else "exact")
+        # The host knows a bound of σ₁²/t² if it waits; on the device, a larger one raises the threshold.
+        bound = torch.linalg.matrix_norm(gram, ord=torch.inf)
+        raised = (bound / _LARGEST_FOR_GEMM**2).clamp(min=1)
+        gram = (gram / raised).to(torch.float64 if accuracy == "exact" else torch.float32)
+        gram.diagonal().sub_(1)
+        largest = _LARGEST_FOR_GEMM**2
+        if waits:
+            largest = min(max(bound.item(), 1.0), largest)
+            if gram.diagonal().max().item() <= 0 and _is_below(gram, 0.0 if accuracy == "exact" else _BLUR):
+                return
+        positive = _positive_part(gram, max(_RESOLUTION[accuracy] / largest, _LEAST_SIGN_LOWER))
+        # If nothing exceeds the threshold, max(A, 0) is 0 up to rounding; for a non-finite weight the comparison is
+        # false.
+        excess = positive.diagonal().sum()
+        clips = (excess > 1e-10) & excess.isfinite()
+        positive.diagonal().add_(1)
+        # The Frobenius norm that scales the matrix exceeds `largest` by a factor of rows^¼ at most.
+        r = -_inverse_root(positive, 0.9 / (largest * len(gram) ** 0.25) ** 0.5)
+        r.diagonal().add_(1)
+        for columns in wide.split(_COLUMNS, dim=1):
+            columns.copy_(torch.where(clips, columns - r @ columns.to(r.dtype), columns))
 
 
-def _gram(wide, dtype=torch.float64):
-    """Return W·Wᵀ in float64, from products in `dtype`: up to four bands of rows up to the diagonal, then mirrored."""
+def _gram_for_gemm(wide, threshold, accuracy):
+    """Return G/t² in float64, and the accuracy for which it will do: "fast" only up to σ₁ = 8·t."""
+    if accuracy == "fast":
+        gram = _gram(wide, torch.float32, threshold)
+        if torch.linalg.matrix_norm(gram, ord=torch.inf).item() <= _LARGEST_FOR_FAST**2:
+            return gram, accuracy
+    return _gram(wide) / threshold**2, "exact"
+
+
+def _gram(wide, dtype=torch.float64, unit=1.0):
+    """Return W·Wᵀ/unit² in float64, from products in `dtype`: up to four bands of rows up to the diagonal, mirrored."""
     rows = wide.shape[0]
     height = max(_ROWS, (rows + 3) // 4)
     gram = torch.zeros(rows, rows, dtype=torch.float64, device=wide.device)
     for columns in wide.split(_COLUMNS, dim=1):
         columns = columns.to(dtype)
+        if unit != 1:
+            columns = columns / unit
         for start in range(0, rows, height):
             band = slice(start, start + height)
             gram[band, : band.stop].add_(columns[band] @ columns[: band.stop].mT)
@@ -221,34 +319,59 @@ def _is_single_on_cpu(wide):
     return wide.dtype != torch.float64 and wide.device.type == "cpu"
 
 
-def _max_with_identity(gram, identity):
-    """Return max(G, I) = (G + I + |G − I|) / 2, with |A| = A·sign(A)."""
-    a = gram - identity
+def _positive_part(a, lower):
+    """Return max(A, 0) = (A + |A|)/2, with |A| = A·sign(A); `lower` is the lower end of the iteration's interval."""
     # ‖A²‖ in the Frobenius norm bounds the square of the largest eigenvalue, by a factor of √m closer than ‖A‖² does.
     x = a / torch.linalg.matrix_norm(a @ a).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
-    for p in sign_schedule(_SIGN_LOWER):
-        y = x @ x
-        x = x @ (p.a * identity + p.b * y + p.c * (y @ y))
-    return _symmetric((gram + identity + a @ x) / 2)
+    for p in _schedule(lower, a.dtype):
+        # Without symmetry, rounding would grow from step to step.
+        x = _symmetric(x @ _factor(x @ x, p))
+    return _symmetric((a + a @ x) / 2)
 
 
-def _inverse_root(h, identity):
+def _inverse_root(h, lower):
     """Return H^(-1/2) for eigenvalues of at least 1.
 
     With y = x² and p(x) = x·f(y) of the sign schedule, y ← y·f(y)² tends to 1, so the product of all f(y) tends to
     1/√y.
     """
     scale = torch.linalg.matrix_norm(h @ h).sqrt()
-    y, product = h / scale, identity
-    for p in sign_schedule(_ROOT_LOWER):
-        f = p.a * identity + p.b * y + p.c * (y @ y)
-        product = _symmetric(product @ f)
+    y, product = h / scale, None
+    for p in _schedule(lower, h.dtype):
+        f = _factor(y, p)
+        product = f if product is None else _symmetric(product @ f)
         y = _symmetric(y @ f @ f)
     return product / scale.sqrt()
 
 
+def _schedule(lower, dtype):
+    """Return the polynomials for an interval of |x| from about `lower`; powers of 10, so that few are ever computed."""
+    return sign_schedule(10.0 ** math.floor(math.log10(lower)), 1e-14 if dtype == torch.float64 else 1e-7)
+
+
+def _factor(y, p):
+    """Return f(y) = a + b·y + c·y² of a polynomial x·f(x²)."""
+    f = torch.addmm(y, y, y, beta=p.b, alpha=p.c)
+    f.diagonal().add_(p.a)
+    return f
+
+
 def _symmetric(a):
     return (a + a.mT) / 2
+
+
+@contextmanager
+def _ieee_float32() -> Iterator[None]:
+    """Compute products of float32 matrices in float32, even if the process allows TF32 or bfloat16 for them."""
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [product.fp32_precision for product in products]
+    try:
+        for product in products:
+            product.fp32_precision = "ieee"
+        yield
+    finally:
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
 
 
 _BACKENDS = {"svd": _svd, "eigh": _eigh, "gemm": _gemm}
