@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from tgan_fast.choices import Backend, ClippingAccuracy, ClippingBackend
 from tgan_fast.ops import batch_norm_act, constrain_layers_, singular_value_clip, singular_value_clip_
+from tgan_fast.ops.clipping import check_options
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -273,6 +274,8 @@ class SingularValueClipping:
         self.module, self.max_singular_value, self.every = module, max_singular_value, every
         self.accuracy, self.backend = accuracy, backend
         self.steps = 0
+        # What is wrong is said now, and not after `every` steps.
+        check_options(max_singular_value, accuracy, backend)
         _matrices_of(module)
 
     def __call__(self, *_hook_arguments: Any) -> None:
@@ -329,6 +332,7 @@ class ClippedSingularValues(nn.Module):
         backend: ClippingBackend = "auto",
     ):
         super().__init__()
+        check_options(max_singular_value, accuracy, backend)
         self.max_singular_value = max_singular_value
         self.options: dict[str, Any] = {
             "batch_dims": batch_dims,

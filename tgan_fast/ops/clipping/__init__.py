@@ -28,7 +28,14 @@ from tgan_fast.choices import ClippingAccuracy, ClippingBackend
 from tgan_fast.ops import cuda_extension
 from tgan_fast.ops.arguments import tensor_list
 from tgan_fast.ops.clipping import cuda, torch_impl
-from tgan_fast.ops.clipping.operands import Operand, check_weight, checked_operands, checked_threshold, has_memory
+from tgan_fast.ops.clipping.operands import (
+    Operand,
+    check_weight,
+    checked_operands,
+    checked_threshold,
+    has_memory,
+    place_of,
+)
 from tgan_fast.ops.dispatch import BackendError, require
 
 
@@ -56,8 +63,9 @@ def singular_value_clip(
         out_dim: Dimension, counted after those of the batch, that is the rows of the matrix. 0 is "out" for linear
             layers and convolutions, and "in" for transposed convolutions, whose "out" is 1.
         accuracy: "exact" for the errors given below. "fast" for float32 arithmetic if σ₁, the largest singular value,
-            is at most 8·t: the relative error is then 1e-7 to 4e-6. "fast" concerns "eigh" and "gemm", and does not
-            concern float64.
+            is at most 8·t: the relative error is then 1e-7 (σ₁ near t) to 4e-6 (8·t), and some times that for a
+            matrix of equal entries, whose rounding does not average out. Larger σ₁ and float64 are always exact.
+            "fast" concerns "eigh" and "gemm"; the other backends have one accuracy.
         backend: Name of an implementation, each with its own accuracy:
 
             "svd": `torch.linalg.svd` in the weight's dtype, float32 at least. No singular value of the result exceeds
@@ -86,8 +94,7 @@ def singular_value_clip(
     """
     if not torch.compiler.is_compiling():  # a compiled function checks when it runs
         check_weight(weight, batch_dims, out_dim)
-        max_singular_value = checked_threshold(max_singular_value)
-        _check_choices(accuracy, backend)
+        max_singular_value = check_options(max_singular_value, accuracy, backend)
     return _clip_operator(weight, max_singular_value, batch_dims, out_dim, accuracy, backend)
 
 
@@ -128,28 +135,36 @@ def singular_value_clip_(
             *_listed(weights, max_singular_value, copies), non_finite, batch_dims, out_dim, accuracy, backend
         )
         return
+    check_options(1.0, accuracy, backend)
     operands = checked_operands(weights, max_singular_value, copies, non_finite, batch_dims, out_dim)
     clip_operands(operands, non_finite, accuracy, backend)
 
 
 def clip_operands(operands: Sequence[Operand], non_finite: Tensor | None, accuracy: str, backend: str) -> None:
     """Clip matrices that `checked_operands` returned; the other arguments are those of `singular_value_clip_`."""
-    _check_choices(accuracy, backend)
     chosen = choose_backends([operand.weight for operand in operands], backend)
     by_kernels = [operand for operand, name in zip(operands, chosen, strict=True) if name == "cuda"]
     for device in {operand.weight.device for operand in by_kernels}:  # one batch per GPU
         weights, copies, thresholds = zip(*(each for each in by_kernels if each.weight.device == device), strict=True)
         cuda.launch(weights, thresholds, copies=copies, non_finite=non_finite)
+    clipped = set()
     for operand, name in zip(operands, chosen, strict=True):
-        if name != "cuda":
-            torch_impl.clip_(operand, non_finite, name, accuracy)
+        if name == "cuda":
+            continue
+        if place_of(operand.weight) not in clipped:  # clipping twice could change the last bits after the first copy
+            torch_impl.clip_(operand.weight, operand.threshold, non_finite, name, accuracy)
+            clipped.add(place_of(operand.weight))
+        if operand.copy is not None:
+            operand.copy.copy_(operand.weight)
 
 
-def _check_choices(accuracy, backend):
+def check_options(threshold: float, accuracy: str, backend: str) -> float:
+    """Return the threshold as a float, or raise as `singular_value_clip` does for these three of its arguments."""
     if accuracy not in ("exact", "fast"):
         raise ValueError(f"accuracy must be 'exact' or 'fast', not {accuracy!r}")
     if backend != "auto":
         require("singular_value_clip", backend, ())
+    return checked_threshold(threshold)
 
 
 def choose_backends(weights: Sequence[Tensor], backend: str) -> list[str]:

@@ -123,10 +123,10 @@ def _of_equal_weights(weights: Sequence[torch.Tensor], thresholds: list[float]) 
     """
     least: dict[tuple, float] = {}
     for weight, threshold in zip(weights, thresholds, strict=True):
-        place = _place(weight)
+        place = place_of(weight)
         least[place] = min(threshold, least.get(place, threshold))
-    _check_apart([weight for weight in {_place(weight): weight for weight in weights}.values() if has_memory(weight)])
-    return [least[_place(weight)] for weight in weights]
+    _check_apart([weight for weight in {place_of(weight): weight for weight in weights}.values() if has_memory(weight)])
+    return [least[place_of(weight)] for weight in weights]
 
 
 def has_memory(weight: torch.Tensor) -> bool:
@@ -134,7 +134,7 @@ def has_memory(weight: torch.Tensor) -> bool:
     return type(weight).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
 
 
-def _place(weight):
+def place_of(weight):
     """Return a key that two tensors share if they are the same elements in the same order."""
     return weight.data_ptr() if has_memory(weight) else id(weight), weight.dtype, weight.shape, weight.stride()
 

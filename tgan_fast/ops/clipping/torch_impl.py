@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import torch
 
-from tgan_fast.ops.clipping.operands import Operand
 from tgan_fast.ops.clipping.sign_schedule import sign_schedule
 
 # Smallest |σ²/t² − 1| that the sign iteration of `gemm` resolves: closer to t, σ ends within half of it, relative to t.
@@ -18,6 +17,8 @@ _RESOLUTION = {"exact": 1e-6, "fast": 1e-3}
 _LEAST_SIGN_LOWER = 1e-12
 # Largest σ₁/t for which accuracy="fast" uses float32 throughout. The error of W' grows with the square of this.
 _LARGEST_FOR_FAST = 8.0
+# Enough to find out, at the cost of reading G a few times, that float32 will not do.
+_POWER_ITERATIONS = 4
 # Largest number of rows for which `gemm` does not let the host wait for the norm of the matrix, because it takes less
 # time to compute than the host needs to get ahead again.
 _LARGEST_WITHOUT_WAITING = 1024
@@ -46,16 +47,13 @@ _LARGEST_SQUARE_FOR_FLOAT32_VECTORS = 1.02
 _LARGEST_ERROR = 6e-8
 
 
-def clip_(operand: Operand, non_finite: torch.Tensor | None, backend: str, accuracy: str) -> None:
+def clip_(weight: torch.Tensor, threshold: float, non_finite: torch.Tensor | None, backend: str, accuracy: str) -> None:
     """Clip one matrix in place; the arguments have passed the checks of `singular_value_clip_`."""
-    weight, copy, threshold = operand
     in_memory_order = weight.permute(_memory_order(weight))
     matrix = torch.atleast_2d(in_memory_order).flatten(1)
     _BACKENDS[backend](_wide(matrix), threshold, accuracy if weight.dtype != torch.float64 else "exact")
     if matrix.data_ptr() != weight.data_ptr():
         in_memory_order.copy_(matrix.view(in_memory_order.shape))
-    if copy is not None:
-        copy.copy_(weight)
     if non_finite is not None:
         non_finite.logical_or_(~weight.isfinite().all())
 
@@ -149,8 +147,7 @@ def _eigh(wide, threshold, accuracy):
         return
     if accuracy == "fast":
         with _ieee_float32():
-            gram = _gram(wide, torch.float32, threshold)
-            if _clip_by_gram(wide, gram, _LARGEST_FOR_FAST, _BLUR, fast=True):
+            if _clip_in_float32(wide, threshold):
                 return
     gram = _gram_of_float32(wide, threshold)
     if gram is not None and _clip_by_gram(wide, gram, _LARGEST_FOR_FLOAT32, _BLUR):
@@ -169,37 +166,78 @@ def _clip_row(row, threshold):
         torch.mul(in_float64, threshold / norm, out=row)
 
 
-def _clip_by_gram(wide, gram, largest, blur=0.0, *, fast=False):
+def _clip_in_float32(wide, threshold):
+    """Clip by float32 arithmetic, and return True; if σ₁ exceeds 8·t, keep W and return False."""
+    gram = _gram(wide, torch.float32, threshold)
+    if not _power_iteration(gram) <= _LARGEST_FOR_FAST**2:
+        return False
+    longest = gram.diagonal().max().item()
+    gram.diagonal().sub_(1)
+    if longest <= 1 and _is_below(gram.float(), _BLUR):
+        return True
+    # Around their mean, equal eigenvalues lose nothing in float32.
+    mean = gram.diagonal().mean()
+    gram.diagonal().sub_(mean)
+    eigenvalues, u = torch.linalg.eigh(gram.float())
+    eigenvalues = eigenvalues.double() + mean
+    top = 1 + eigenvalues.max().item()
+    if top > _LARGEST_FOR_FAST**2:
+        return False
+    if top > 1:
+        _subtract(wide, _factors_of_shrinkage(eigenvalues, u))
+    return True
+
+
+def _power_iteration(gram):
+    """Return a lower bound of the largest eigenvalue of a Gram matrix, close if it is far above the others.
+
+    It is NaN if an entry is not finite.
+    """
+    v = gram[gram.diagonal().argmax()]
+    for _ in range(_POWER_ITERATIONS):
+        v = v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(v.dtype).tiny)
+        v = gram @ v
+    return torch.linalg.vector_norm(v).item()
+
+
+def _clip_by_gram(wide, gram, largest, blur=0.0):
     """Clip by the Gram matrix G/t², which is overwritten, and return True.
 
     If σ₁ exceeds `largest`·t, keep W and return False.
 
     Args:
         blur: Expected error of the Gram matrix; a weight whose eigenvalues stay below 1 + `blur` is left alone.
-        fast: Whether all is computed in float32.
     """
     # The norm of a row is a lower bound for σ₁. It is not finite if an entry or its square is not.
     longest = gram.diagonal().max().item()
     if not longest <= largest**2:
         return False
     gram.diagonal().sub_(1)
-    if longest <= 1 and _is_below(gram.float() if fast else gram, blur):
+    if longest <= 1 and _is_below(gram, blur):
         return True
     # From here on the eigenvalues are those of G/t² − I, because float32 rounds those near the threshold least.
-    in_float32 = fast or (_is_single_on_cpu(wide) and longest <= _LARGEST_SQUARE_FOR_FLOAT32_VECTORS)
+    in_float32 = _is_single_on_cpu(wide) and longest <= _LARGEST_SQUARE_FOR_FLOAT32_VECTORS
     eigenvalues, u = torch.linalg.eigh(gram.float() if in_float32 else gram)
-    if in_float32 and not fast:
+    if in_float32:
         # Rayleigh quotients are better, because every float32 eigenvalue has the error of the largest one.
         v = u.double()
         eigenvalues = (((gram @ v) * v).sum(0) / v.square().sum(0)).float()
     top = 1 + eigenvalues.max().item()
-    if in_float32 and not fast and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
+    if in_float32 and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
         eigenvalues, u = torch.linalg.eigh(gram)
         top = 1 + eigenvalues.max().item()
     if top > largest**2:
         return False
-    if top > 1:
-        _subtract(wide, eigenvalues, u, top, fast)
+    if top <= 1:
+        return True
+    factors = _factors_of_shrinkage(eigenvalues, u)
+    single = wide.dtype != torch.float64 and top <= _LARGEST_FOR_FLOAT32**2
+    if single and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
+        # Sums of equal terms round in one direction, which a sample of the columns reveals.
+        sample = wide[:, :: wide.shape[1] // 32 + 1]
+        error = _product([factor.float() for factor in factors], sample) - _product(factors, sample)
+        single = error.norm() <= _LARGEST_ERROR * sample.norm()
+    _subtract(wide, [factor.to(torch.float32 if single else torch.float64) for factor in factors])
     return True
 
 
@@ -210,27 +248,23 @@ def _is_below(a, bound):
     return torch.linalg.cholesky_ex(difference).info.item() == 0
 
 
-def _subtract(wide, eigenvalues, u, top, fast):
-    """Subtract R·W from W, given the eigenvalues and eigenvectors of G/t² − I; `top` is σ₁²/t²."""
+def _factors_of_shrinkage(eigenvalues, u):
+    """Return matrices whose product, from the last to the first, is R, given the eigensystem of G/t² − I."""
     # The eigenvalues of R: 1 − t/σ = 1 − (1 + x)^(-1/2), without cancellation in float32.
-    r = -torch.expm1(-0.5 * torch.log1p(eigenvalues.clamp(min=0)))
+    r = -torch.expm1(-0.5 * torch.log1p(eigenvalues.clamp(min=0))).to(u.dtype)
     too_large = eigenvalues > 0
     v = u[:, too_large]
     # If few singular values are too large, R = V·D·Vᵀ is cheaper as two factors.
     if 2 * v.shape[1] <= len(v):
-        factors = [v.mT, v * r[too_large]]
-    else:
-        # A multiple of I apart halves what the eigenvectors' deviation from orthogonality adds.
-        middle = (r.min() + r.max()) / 2
-        factors = [(u * (r - middle)) @ u.mT]
-        factors[0].diagonal().add_(middle)
-    single = fast or (wide.dtype != torch.float64 and top <= _LARGEST_FOR_FLOAT32**2)
-    if single and not fast and top > _LARGEST_SQUARE_FOR_FLOAT32_VECTORS:
-        # Sums of equal terms round in one direction, which a sample of the columns reveals.
-        sample = wide[:, :: wide.shape[1] // 32 + 1]
-        error = _product([factor.float() for factor in factors], sample) - _product(factors, sample)
-        single = error.norm() <= _LARGEST_ERROR * sample.norm()
-    factors = [factor.to(torch.float32 if single else torch.float64) for factor in factors]
+        return [v.mT, v * r[too_large]]
+    # A multiple of I set apart halves what the eigenvectors' deviation from orthogonality adds.
+    middle = (r.min() + r.max()) / 2
+    factor = (u * (r - middle)) @ u.mT
+    factor.diagonal().add_(middle)
+    return [factor]
+
+
+def _subtract(wide, factors):
     for columns in wide.split(_COLUMNS, dim=1):
         columns.sub_(_product(factors, columns))
 
@@ -254,6 +288,8 @@ def _gemm(wide, threshold, accuracy):
         gram.diagonal().sub_(1)
         largest = _LARGEST_FOR_GEMM**2
         if waits:
+            if not math.isfinite(bound.item()):
+                return
             largest = min(max(bound.item(), 1.0), largest)
             if gram.diagonal().max().item() <= 0 and _is_below(gram, 0.0 if accuracy == "exact" else _BLUR):
                 return
