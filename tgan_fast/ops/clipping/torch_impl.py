@@ -51,7 +51,9 @@ def clip_(weight: torch.Tensor, threshold: float, non_finite: torch.Tensor | Non
     """Clip one matrix in place; the arguments have passed the checks of `singular_value_clip_`."""
     in_memory_order = weight.permute(_memory_order(weight))
     matrix = torch.atleast_2d(in_memory_order).flatten(1)
-    _BACKENDS[backend](_wide(matrix), threshold, accuracy if weight.dtype != torch.float64 else "exact")
+    accuracy = accuracy if weight.dtype != torch.float64 else "exact"
+    with _true_float32(accuracy):
+        _BACKENDS[backend](_wide(matrix), threshold, accuracy)
     if matrix.data_ptr() != weight.data_ptr():
         in_memory_order.copy_(matrix.view(in_memory_order.shape))
     if non_finite is not None:
@@ -70,13 +72,20 @@ def gradient_(weight: torch.Tensor, gradient: torch.Tensor, threshold: float, ac
     """
     order = _memory_order(weight)
     matrix, of_matrix = (torch.atleast_2d(tensor.permute(order)).flatten(1) for tensor in (weight, gradient))
-    wide = _wide(matrix)
-    spectrum = _left_spectrum(wide, threshold, accuracy if weight.dtype != torch.float64 else "exact")
-    if spectrum is None:
-        return
-    x, u = spectrum
-    w = wide.to(u.dtype) / threshold
-    g = (of_matrix if wide is matrix else of_matrix.mT).to(u.dtype)
+    wide, of_wide = (matrix, of_matrix) if matrix.shape[0] <= matrix.shape[1] else (matrix.mT, of_matrix.mT)
+    accuracy = accuracy if weight.dtype != torch.float64 else "exact"
+    with _true_float32(accuracy):
+        spectrum = _left_spectrum(wide, threshold, accuracy)
+        if spectrum is None:
+            return
+        of_wide.copy_(_gradient_by_spectrum(wide, of_wide, threshold, *spectrum))
+    if of_matrix.data_ptr() != gradient.data_ptr():
+        in_order = gradient.permute(order)
+        in_order.copy_(of_matrix.view(in_order.shape))
+
+
+def _gradient_by_spectrum(wide, of_wide, threshold, x, u):
+    w, g = wide.to(u.dtype) / threshold, of_wide.to(u.dtype)
     above, excess = x > 0, x.clamp(min=0)
     sigma = (1 + excess).sqrt()
     # D by the chain rule: of max(x, 0), where two eigenvalues on one side of 0 have 0 or 1, and then of 1/σ.
@@ -85,30 +94,26 @@ def gradient_(weight: torch.Tensor, gradient: torch.Tensor, threshold: float, ac
     table = -of_excess / (sigma[:, None] * sigma * (sigma[:, None] + sigma))
     y = u.mT @ (g @ w.mT) @ u
     z = u @ (table * (y + y.mT)) @ u.mT
-    result = g - (u * (1 - 1 / sigma)) @ (u.mT @ g) + z @ w
-    gradient.permute(order).copy_((result if wide is matrix else result.mT).reshape(gradient.permute(order).shape))
+    return g - (u * (1 - 1 / sigma)) @ (u.mT @ g) + z @ w
 
 
 def _left_spectrum(wide, threshold, accuracy):
     """Return eigenvalues and eigenvectors of G/t² − I; None if no eigenvalue is above 0, or an entry is not finite."""
-    limits = {"fast": _LARGEST_FOR_FAST, "exact": _LARGEST_FOR_GRAM}
-    if wide.dtype == torch.float64:
-        limits["exact"] = _LARGEST_FOR_GRAM_FLOAT64
-    for level in ("fast", "exact") if accuracy == "fast" else ("exact",):
-        if level == "fast":
-            with _ieee_float32():
-                gram = _gram(wide, torch.float32, threshold).float()
-        else:
-            gram = _gram(wide) / threshold**2
+    levels = [(torch.float64, _LARGEST_FOR_GRAM if wide.dtype != torch.float64 else _LARGEST_FOR_GRAM_FLOAT64)]
+    if accuracy == "fast":
+        levels.insert(0, (torch.float32, _LARGEST_FOR_FAST))
+    for dtype, largest in levels:
+        gram = _gram(wide, dtype, threshold).to(dtype)
         longest = gram.diagonal().max().item()
-        if not longest <= limits[level] ** 2:
+        if not longest <= largest**2:
             continue
         gram.diagonal().sub_(1)
         if longest <= 1 and _is_below(gram, 0.0):
             return None
         x, u = torch.linalg.eigh(gram)
-        if 1 + x.max().item() <= limits[level] ** 2:
-            return (x, u) if x.max().item() > 0 else None
+        top = x.max().item()
+        if 1 + top <= largest**2:
+            return (x, u) if top > 0 else None
     if not wide.isfinite().all():
         return None
     u, s, _ = torch.linalg.svd(wide.double() / threshold, full_matrices=False)
@@ -145,10 +150,8 @@ def _eigh(wide, threshold, accuracy):
     if wide.shape[0] == 1:
         _clip_row(wide, threshold)
         return
-    if accuracy == "fast":
-        with _ieee_float32():
-            if _clip_in_float32(wide, threshold):
-                return
+    if accuracy == "fast" and _clip_in_float32(wide, threshold):
+        return
     gram = _gram_of_float32(wide, threshold)
     if gram is not None and _clip_by_gram(wide, gram, _LARGEST_FOR_FLOAT32, _BLUR):
         return
@@ -279,31 +282,30 @@ def _product(factors, columns):
 def _gemm(wide, threshold, accuracy):
     capturing = wide.is_cuda and torch.cuda.is_current_stream_capturing()
     waits = not capturing and (accuracy == "fast" or wide.shape[0] > _LARGEST_WITHOUT_WAITING)
-    with _ieee_float32():
-        gram, accuracy = _gram_for_gemm(wide, threshold, accuracy if waits else "exact")
-        # The host knows a bound of σ₁²/t² if it waits; on the device, a larger one raises the threshold.
-        bound = torch.linalg.matrix_norm(gram, ord=torch.inf)
-        raised = (bound / _LARGEST_FOR_GEMM**2).clamp(min=1)
-        gram = (gram / raised).to(torch.float64 if accuracy == "exact" else torch.float32)
-        gram.diagonal().sub_(1)
-        largest = _LARGEST_FOR_GEMM**2
-        if waits:
-            if not math.isfinite(bound.item()):
-                return
-            largest = min(max(bound.item(), 1.0), largest)
-            if gram.diagonal().max().item() <= 0 and _is_below(gram, 0.0 if accuracy == "exact" else _BLUR):
-                return
-        positive = _positive_part(gram, max(_RESOLUTION[accuracy] / largest, _LEAST_SIGN_LOWER))
-        # If nothing exceeds the threshold, max(A, 0) is 0 up to rounding; for a non-finite weight the comparison is
-        # false.
-        excess = positive.diagonal().sum()
-        clips = (excess > 1e-10) & excess.isfinite()
-        positive.diagonal().add_(1)
-        # The Frobenius norm that scales the matrix exceeds `largest` by a factor of rows^¼ at most.
-        r = -_inverse_root(positive, 0.9 / (largest * len(gram) ** 0.25) ** 0.5)
-        r.diagonal().add_(1)
-        for columns in wide.split(_COLUMNS, dim=1):
-            columns.copy_(torch.where(clips, columns - r @ columns.to(r.dtype), columns))
+    gram, accuracy = _gram_for_gemm(wide, threshold, accuracy if waits else "exact")
+    # The host knows a bound of σ₁²/t² if it waits; on the device, a larger one raises the threshold.
+    bound = torch.linalg.matrix_norm(gram, ord=torch.inf)
+    raised = (bound / _LARGEST_FOR_GEMM**2).clamp(min=1)
+    gram = (gram / raised).to(torch.float64 if accuracy == "exact" else torch.float32)
+    gram.diagonal().sub_(1)
+    largest = _LARGEST_FOR_GEMM**2
+    if waits:
+        if not math.isfinite(bound.item()):
+            return
+        largest = min(max(bound.item(), 1.0), largest)
+        if gram.diagonal().max().item() <= 0 and _is_below(gram, 0.0 if accuracy == "exact" else _BLUR):
+            return
+    positive = _positive_part(gram, max(_RESOLUTION[accuracy] / largest, _LEAST_SIGN_LOWER))
+    # If nothing exceeds the threshold, max(A, 0) is 0 up to rounding; for a non-finite weight the comparison is
+    # false.
+    excess = positive.diagonal().sum()
+    clips = (excess > 1e-10) & excess.isfinite()
+    positive.diagonal().add_(1)
+    # The Frobenius norm that scales the matrix exceeds `largest` by a factor of rows^¼ at most.
+    r = -_inverse_root(positive, 0.9 / (largest * len(gram) ** 0.25) ** 0.5)
+    r.diagonal().add_(1)
+    for columns in wide.split(_COLUMNS, dim=1):
+        columns.copy_(torch.where(clips, columns - r @ columns.to(r.dtype), columns))
 
 
 def _gram_for_gemm(wide, threshold, accuracy):
@@ -397,16 +399,16 @@ def _symmetric(a):
 
 
 @contextmanager
-def _ieee_float32() -> Iterator[None]:
-    """Compute products of float32 matrices in float32, even if the process allows TF32 or bfloat16 for them."""
+def _true_float32(accuracy) -> Iterator[None]:
+    """Multiply float32 matrices in float32 for "fast", even if the process allows TF32 or bfloat16 for that."""
     products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = [product.fp32_precision for product in products]
     try:
-        for product in products:
+        for product in products if accuracy == "fast" else ():
             product.fp32_precision = "ieee"
         yield
     finally:
-        for product, precision in zip(products, before, strict=True):
+        for product, precision in zip(products, before, strict=True) if accuracy == "fast" else ():
             product.fp32_precision = precision
 
 
