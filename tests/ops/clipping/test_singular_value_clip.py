@@ -324,3 +324,21 @@ def test_equal_entries_are_clipped_to_rounding(shape, largest):
         weight = weight * (largest / torch.linalg.matrix_norm(weight.double(), 2)).float()
         clipped = singular_value_clip(weight).double()
         assert abs(torch.linalg.matrix_norm(clipped, 2).item() - 1) <= 2e-7
+
+
+@pytest.mark.slow
+def test_matrices_beyond_the_kernels_are_clipped_as_exactly(device):
+    """Here the host reads the norm for `gemm`, which then has fewer polynomials, or nothing to do."""
+    weight = gaussian(1100, 1030)
+    expected = clipped_by_svd(weight, 1.0)
+    weight = weight.to(device)
+    for backend in GRAM_BACKENDS:
+        for accuracy, error in (("exact", 1e-7), ("fast", 2e-6)):
+            got = singular_value_clip(weight, accuracy=accuracy, backend=backend)
+            assert relative_error(got, expected) <= error, (backend, accuracy)
+            within = 0.6 * weight
+            assert torch.equal(singular_value_clip(within, accuracy=accuracy, backend=backend), within)
+    steep = weight.clone()
+    steep[0] *= 300
+    got = singular_value_clip(steep, backend="gemm")
+    assert relative_error(got, singular_value_clip(steep, backend="eigh").double().cpu()) <= 1e-6

@@ -383,8 +383,8 @@ def _inverse_root(h, lower):
 
 
 def _schedule(lower, dtype):
-    """Return the polynomials for an interval of |x| from about `lower`; powers of 10, so that few are ever computed."""
-    return sign_schedule(10.0 ** math.floor(math.log10(lower)), 1e-14 if dtype == torch.float64 else 1e-7)
+    """Return the polynomials for |x| from `lower` on, or from the power of 2 below it: few are ever computed."""
+    return sign_schedule(2.0 ** math.floor(math.log2(lower)), 1e-14 if dtype == torch.float64 else 1e-7)
 
 
 def _factor(y, p):
