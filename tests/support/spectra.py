@@ -2,21 +2,15 @@
 
 import torch
 
+from benchmarks import spectra
+from benchmarks.spectra import gaussian as gaussian
+
 ROWS, COLUMNS = 70, 160
 TGAN = [(64, 192), (128, 4096), (256, 8192), (512, 16384), (1, 8192)]  # its discriminator's weights
 
 
 def with_spectrum(s, columns=COLUMNS):
-    """Return a float64 matrix with singular values s and random singular vectors."""
-    rows = len(s)
-    u = torch.linalg.qr(torch.randn(rows, rows, dtype=torch.float64)).Q
-    v = torch.linalg.qr(torch.randn(columns, rows, dtype=torch.float64)).Q
-    return (u * s.double()) @ v.mT
-
-
-def gaussian(rows, columns, top=1.4):
-    """Return a Gaussian matrix with singular values from 0 to about `top`."""
-    return torch.randn(rows, columns) * top / (rows**0.5 + columns**0.5)
+    return spectra.with_spectrum(s, columns)
 
 
 def cluster(width):
