@@ -19,11 +19,12 @@ from benchmarks.device_state import FIGURES
 from benchmarks.formatting import markdown_table, percent, seconds, three_digits
 from benchmarks.result_files import NOT_MEASURED, Goal, rounded
 from benchmarks.sections import SECTIONS
+from benchmarks.spectra import SPECTRA
 from tgan_fast.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"cpu": "CPU", "cuda": "GPU"}
-MINUTES = {"cpu": 11, "cuda": 8}  # for all sections together
+MINUTES = {"cpu": 35, "cuda": 13}  # for all sections together
 # Section, how a case's name begins (the first such case counts), part, and how users write it in PyTorch.
 HEADLINES = {
     "training iteration, with singular value clipping every 5th iteration": ("step", "", "with clipping", "notebook"),
@@ -213,6 +214,35 @@ def _median_and_range(numbers):
     return f"{three_digits(statistics.median(numbers))} ({three_digits(min(numbers))}–{three_digits(max(numbers))})"
 
 
+def _clipping(devices):
+    """Return a table of times and errors for each transformer's weight that was clipped."""
+    tables = []
+    for device in devices:
+        for record in device.cases("singular_value_clip"):
+            if "spectra" in record:
+                environment = device.sections["singular_value_clip"]["environment"]
+                caption = (
+                    f"{record['case']}: {device.name}, torch {environment['torch']}, Python {environment['python']}"
+                )
+                if len(record["spectra"]) < len(SPECTRA):
+                    caption += f"; only checked on {' and '.join(record['spectra'])}, because a call takes too long"
+                left_out = [f"{name} is left out: {reason}." for name, reason in record["left_out"].items()]
+                tables += [f"{caption}.", _clipping_of(record), *left_out]
+    return "\n\n".join(tables) or f"The weights of transformers are {NOT_MEASURED}."
+
+
+def _clipping_of(record):
+    parts = parts_of(record)
+    trained = {row["contender"]: seconds(row["seconds"]) for row in parts.get("training", [])}
+    rows = [
+        [row["contender"], seconds(row["seconds"]), three_digits(row["ratio"]), trained.get(row["contender"], "")]
+        + [f"{row['errors'][spectrum]:.1e}" for spectrum in record["spectra"]]
+        for row in parts["gaussian"]
+    ]
+    head = ["contender", "time", "× auto", "time, training", *(f"error, {spectrum}" for spectrum in record["spectra"])]
+    return markdown_table(head, rows)
+
+
 def _goals(devices):
     """Return a table of the goals with a column for each measured device, and one of the goals of other devices."""
     found: dict[tuple, dict[str, str]] = {}
@@ -259,9 +289,12 @@ def _state(states):
 def _chapter(device, folder):
     payloads = [device.sections[section.name] for section in SECTIONS if section.name in device.sections]
     records = [record for payload in payloads for record in payload["cases"]]
-    environment, software = payloads[0]["environment"], ("torch", "triton", "cuda", "cudnn", "python")
-    said = [f"{name} {environment[name]}" for name in software if environment[name]]
-    commits = [each["environment"]["commit"] for each in payloads]
+    environments = [payload["environment"] for payload in payloads]
+    said = []
+    for name in ("torch", "triton", "cuda", "cudnn", "python"):
+        versions = dict.fromkeys(str(environment[name]) for environment in environments if environment[name])
+        said += [f"{name} {' and '.join(versions)}"] if versions else []
+    commits = [environment["commit"] for environment in environments]
     said += [f"commit {commit[:10]}{commit[40:]}" for commit in dict.fromkeys(commits)]  # perhaps with "-dirty"
     said += [formatting.ceilings_text(payloads[0]["ceilings"])]
     said += [f"{sum(bool(record['flags']) for record in records)} of {len(records)} cases have a flag"]
@@ -323,6 +356,7 @@ def figures_of(folder: Path) -> dict[str, dict[str, Callable[[], str]]]:
         "benchmarks/README.md": {
             "goals": lambda: _goals(devices),
             "headlines": lambda: _headlines(devices, HEADLINES),
+            "clipping": lambda: _clipping(devices),
             "devices": lambda: "\n\n".join(_chapter(device, folder) for device in _measured(devices)),
         },
     }

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import render, result_files
+from benchmarks import bench_singular_value_clip, render, result_files, suite
 from benchmarks.formatting import percent, seconds, three_digits
 from benchmarks.result_files import NOT_MEASURED
+from benchmarks.spectra import SPECTRA
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +90,27 @@ def test_a_gpu_appears_once_it_has_a_file(tree):
     assert line_with(page, "| section | goal").endswith("| Some GPU |")
     assert line_with(page, "| `sampling` | videos/s | ≥ 10 |").endswith("|  | 9 🔴 SHORT |")
     assert "(results/gpu-iteration.png)" in page
+
+
+def test_each_weight_of_a_transformer_has_a_table_of_its_errors(tree):
+    def measured(sections):
+        run = suite.Suite(suite.Run("cpu", smoke=True))
+        cases = [run.record(bench_singular_value_clip.SECTION, size) for size in bench_singular_value_clip.SMOKE_SIZES]
+        cases[0]["left_out"]["absent"] = "not installed"
+        sections["singular_value_clip"]["cases"] += cases
+        sections["singular_value_clip"]["environment"]["python"] = "3.99"
+
+    _, page = written(tree)
+    assert f"The weights of transformers are {NOT_MEASURED}." in page
+    _, page = written(tree, measured)
+    assert NOT_MEASURED not in page.partition("figure: clipping")[2].partition("<!-- end -->")[0]
+    assert re.search(r"^transformer 24×40: .*, Python 3\.99\.$", page, re.MULTILINE)
+    assert "absent is left out: not installed." in page.splitlines()
+    assert re.search(r"^transformer 2×16×16: .*; only checked on gaussian and log-spaced", page, re.MULTILINE)
+    heads = [line for line in page.splitlines() if line.startswith("| contender |")]
+    assert [head.count("error, ") for head in heads] == [len(SPECTRA), 2]
+    assert len(re.findall(r"^\| auto \| .*(\| \d\.\de-08 ){2}\|$", page, re.MULTILINE)) == 2
+    assert re.search(r"python 3\.[\d.]+ and 3\.99, ", page)
 
 
 @pytest.mark.parametrize("text", ["", "<!-- figure: x -->\n"])
