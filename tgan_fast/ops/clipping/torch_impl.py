@@ -41,8 +41,10 @@ _LARGEST_FOR_FLOAT32 = 1.5
 # and 1.3e-7·t² at σ₁ = 1.4·t, which moves σ by half of that.
 _WIDE = 16
 _BLUR = 2.0**-23  # in σ²/t²: a smaller excess may be rounding of the float32 Gram matrix, and is not clipped
-# Largest σ₁²/t² for which the eigenvectors may be computed in float32. Their error is multiplied by 1 − t/σ.
+# Largest σ₁²/t² and number of rows for which the eigenvectors may be computed in float32. Their error is multiplied by
+# 1 − t/σ, and grows with the matrix: with half of the singular values at t, to 0.96e-7 at 512 rows and 1.03e-7 at 1024.
 _LARGEST_SQUARE_FOR_FLOAT32_VECTORS = 1.02
+_MOST_ROWS_FOR_FLOAT32_VECTORS = 512
 # Largest error of R·W in float32, relative to the norm of W: as large as the rounding of W.
 _LARGEST_ERROR = 6e-8
 
@@ -219,7 +221,11 @@ def _clip_by_gram(wide, gram, largest, blur=0.0):
     if longest <= 1 and _is_below(gram, blur):
         return True
     # From here on the eigenvalues are those of G/t² − I, because float32 rounds those near the threshold least.
-    in_float32 = _is_single_on_cpu(wide) and longest <= _LARGEST_SQUARE_FOR_FLOAT32_VECTORS
+    in_float32 = (
+        _is_single_on_cpu(wide)
+        and len(wide) <= _MOST_ROWS_FOR_FLOAT32_VECTORS
+        and longest <= _LARGEST_SQUARE_FOR_FLOAT32_VECTORS
+    )
     eigenvalues, u = torch.linalg.eigh(gram.float() if in_float32 else gram)
     if in_float32:
         # Rayleigh quotients are better, because every float32 eigenvalue has the error of the largest one.
