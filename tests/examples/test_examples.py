@@ -97,6 +97,30 @@ def test_clip_discriminator(tmp_path):
 
 
 @pytest.mark.slow
+def test_certified_digits(tmp_path):
+    lines = [numbers(line) for line in run(tmp_path, "certified_digits.py")]
+    for (_, accuracy, _), (_, certified, attacked), (within, right, _, _) in (lines[:3], lines[3:]):
+        assert accuracy > 95
+        assert right == pytest.approx(5 * accuracy)
+        assert certified <= attacked <= accuracy
+        assert within == 0, "a certificate is wrong"
+    (bound, _, median), (_, certified, _), (_, right, beyond, _) = lines[:3]
+    assert bound <= 1 + 1e-5
+    assert beyond > right / 2, "the attack is too weak to show anything"
+    assert median > 2 * lines[3][2]
+    assert certified > 70 > 10 > lines[4][1]
+
+
+@pytest.mark.slow
+def test_clipped_muon(tmp_path):
+    lines = run(tmp_path, "clipped_muon.py")
+    assert [line.split(":")[0] for line in lines] == ["SGD", "Muon", "ClippedMuon"]
+    for loss, accuracy, low, high in map(numbers, lines):
+        assert loss < 0.05
+        assert 93 < low <= accuracy <= high
+
+
+@pytest.mark.slow
 def test_own_data_set(tmp_path):
     lines = run(tmp_path, "own_data_set.py")
     assert [line.split()[0] for line in lines] == ["red", "green", "blue"]
