@@ -359,8 +359,8 @@ def constrain_(network: nn.Module, max_singular_value: float = 1.0, *, backend: 
     The singular values of the weights of `nn.Linear` and `nn.Conv1d/2d/3d`, as matrices [out, everything else], are
     clipped at `max_singular_value`. The scales of `nn.BatchNorm1d/2d/3d` that have running statistics are clamped into
     [0.01·s, s] with s = sqrt(running_var). Activations of slope ≤ 1 need no change (Saito et al., arXiv:1611.06624,
-    section 3.3). All other layers stay as they are, including transposed convolutions: clip the weights of those, as
-    matrices [in, everything else], with `tgan_fast.ops.singular_value_clip_`. With a threshold of 1, linear layers do
+    section 3.3). All other layers stay as they are, including transposed convolutions, whose weights
+    `tgan_fast.ops.singular_value_clip_` and `SingularValueClipping` clip. With a threshold of 1, linear layers do
     not amplify; a convolution still can where its windows overlap.
 
     Args:

@@ -80,6 +80,7 @@ def test_batches_and_other_rows_have_gradients():
     assert torch.autograd.gradcheck(lambda w: singular_value_clip(w, 1.5, batch_dims=1, out_dim=1), weight)
     row = torch.randn(6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(singular_value_clip, row)
+    assert torch.autograd.gradcheck(lambda w: singular_value_clip(w.expand(4, 6)), row)
 
 
 def test_a_second_derivative_is_refused():

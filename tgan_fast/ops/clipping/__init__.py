@@ -224,7 +224,7 @@ def _gradient(
     result = gradient.to(weight.dtype, copy=True)
     matrices, gradients = (
         [operand.weight for operand in checked_operands(tensor, threshold, None, None, batch_dims, out_dim)]
-        for tensor in (weight, result)
+        for tensor in (weight.clone(), result)  # elements of an expanded weight share memory
     )
     for matrix, of_matrix in zip(matrices, gradients, strict=True):
         torch_impl.gradient_(matrix, of_matrix, threshold, accuracy)
