@@ -108,6 +108,8 @@ def test_what_cannot_be_clipped_is_named():
     network = nn.Sequential(nn.Linear(2, 2), parametrizations.weight_norm(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="weight of 1 is computed by a parametrization, so clipping it would change"):
         SingularValueClipping(network)
+    with pytest.raises(ValueError, match="ReLU has no linear layer, convolution or attention to clip"):
+        SingularValueClipping(nn.ReLU())
     for make in (SingularValueClipping, lambda module, t: ClippedSingularValues(t)(module.weight)):
         with pytest.raises(ValueError, match="max_singular_value must be a number from"):
             make(nn.Linear(2, 2), 0.0)

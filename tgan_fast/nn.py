@@ -244,6 +244,8 @@ class SingularValueClipping:
     everything else], and every projection of an `nn.MultiheadAttention` as a matrix of its own. Parameters, state dict
     and forward pass of the module stay as they are. Weights that are not finite are left alone.
 
+    Before the first clipping, and between two of them, weights may exceed the threshold; after one, by rounding.
+
     Args:
         module: Network whose weights are clipped; layers that are added later are clipped too.
         max_singular_value: Threshold, as in `tgan_fast.ops.singular_value_clip`.
@@ -255,7 +257,8 @@ class SingularValueClipping:
 
     Raises:
         TypeError: `module` is not an `nn.Module`.
-        ValueError: `every` is not a positive whole number, or a parametrization computes one of the weights.
+        ValueError: `every` is not a positive whole number, the module has no weight to clip, a parametrization computes
+            one of the weights, or another argument is refused by `tgan_fast.ops.singular_value_clip`.
     """
 
     def __init__(
@@ -276,7 +279,8 @@ class SingularValueClipping:
         self.steps = 0
         # What is wrong is said now, and not after `every` steps.
         check_options(max_singular_value, accuracy, backend)
-        _matrices_of(module)
+        if not _matrices_of(module):
+            raise ValueError(f"{type(module).__name__} has no linear layer, convolution or attention to clip")
 
     def __call__(self, *_hook_arguments: Any) -> None:
         """Count a step, and clip if it is one of every `every`; the arguments are those of a hook and are not used."""
