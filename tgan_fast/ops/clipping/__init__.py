@@ -65,7 +65,8 @@ def singular_value_clip(
         accuracy: "exact" for the errors given below. "fast" for float32 arithmetic if σ₁, the largest singular value,
             is at most 8·t: the relative error is then 1e-7 (σ₁ near t) to 4e-6 (8·t), and some times that for a
             matrix of equal entries, whose rounding does not average out. Larger σ₁ and float64 are always exact.
-            "fast" concerns "eigh" and "gemm"; the other backends have one accuracy.
+            "fast" concerns "eigh" and "gemm", which lowers singular values within 1e-3·t above t only in part, with
+            errors of up to 3e-5.
         backend: Name of an implementation, each with its own accuracy:
 
             "svd": `torch.linalg.svd` in the weight's dtype, float32 at least. No singular value of the result exceeds

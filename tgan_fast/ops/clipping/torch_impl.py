@@ -54,7 +54,7 @@ def clip_(weight: torch.Tensor, threshold: float, non_finite: torch.Tensor | Non
     in_memory_order = weight.permute(_memory_order(weight))
     matrix = torch.atleast_2d(in_memory_order).flatten(1)
     accuracy = accuracy if weight.dtype != torch.float64 else "exact"
-    with _true_float32(accuracy):
+    with _true_float32(weight.device):
         _BACKENDS[backend](_wide(matrix), threshold, accuracy)
     if matrix.data_ptr() != weight.data_ptr():
         in_memory_order.copy_(matrix.view(in_memory_order.shape))
@@ -76,7 +76,7 @@ def gradient_(weight: torch.Tensor, gradient: torch.Tensor, threshold: float, ac
     matrix, of_matrix = (torch.atleast_2d(tensor.permute(order)).flatten(1) for tensor in (weight, gradient))
     wide, of_wide = (matrix, of_matrix) if matrix.shape[0] <= matrix.shape[1] else (matrix.mT, of_matrix.mT)
     accuracy = accuracy if weight.dtype != torch.float64 else "exact"
-    with _true_float32(accuracy):
+    with _true_float32(weight.device):
         spectrum = _left_spectrum(wide, threshold, accuracy)
         if spectrum is None:
             return
@@ -405,16 +405,17 @@ def _symmetric(a):
 
 
 @contextmanager
-def _true_float32(accuracy) -> Iterator[None]:
-    """Multiply float32 matrices in float32 for "fast", even if the process allows TF32 or bfloat16 for that."""
+def _true_float32(device) -> Iterator[None]:
+    """Multiply float32 matrices in float32, even under autocast or if the process allows TF32 or bfloat16 for that."""
     products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = [product.fp32_precision for product in products]
     try:
-        for product in products if accuracy == "fast" else ():
+        for product in products:
             product.fp32_precision = "ieee"
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        for product, precision in zip(products, before, strict=True) if accuracy == "fast" else ():
+        for product, precision in zip(products, before, strict=True):
             product.fp32_precision = precision
 
 
