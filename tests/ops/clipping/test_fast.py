@@ -24,7 +24,7 @@ def test_the_error_is_float32_rounding_or_that_of_exact(spectrum, backend, devic
         got = singular_value_clip(weight, threshold, accuracy="fast", backend=backend).double() / threshold
         expected = clipped_by_svd(weight, threshold) / threshold
         # `gemm` lowers singular values within 1e-3 of the threshold only in part: measured, 2.7e-6 for "trained".
-        resolved = 1e-5 if backend == "gemm" else 0
+        resolved = 5e-6 if backend == "gemm" else 0
         assert relative_error(got, expected) <= bound(s.max().item()) + resolved, threshold
 
 
@@ -98,14 +98,15 @@ def test_another_accuracy_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("backend", "accuracy"), [("eigh", "exact"), ("svd", "exact"), ("eigh", "fast"), ("gemm", "fast")]
+    ("backend", "accuracy", "error"),
+    [("eigh", "exact", 1e-7), ("svd", "exact", 2e-6), ("eigh", "fast", 7e-7), ("gemm", "fast", 2e-6)],
 )
-def test_autocast_does_not_lower_the_precision(backend, accuracy, device):
+def test_autocast_does_not_lower_the_precision(backend, accuracy, error, device):
     weight = with_spectrum(torch.linspace(0, 1.4, 70)).float().to(device).requires_grad_()
     with torch.autocast(device.type, torch.bfloat16):
         got = singular_value_clip(weight, accuracy=accuracy, backend=backend)
     (gradient,) = torch.autograd.grad(got.sum(), weight)
     assert got.dtype == torch.float32
-    assert relative_error(got.detach(), clipped_by_svd(weight.detach(), 1.0)) <= 4e-6
+    assert relative_error(got.detach(), clipped_by_svd(weight.detach(), 1.0)) <= error
     (expected,) = torch.autograd.grad(singular_value_clip(weight, accuracy=accuracy).sum(), weight)
     assert torch.equal(gradient, expected)

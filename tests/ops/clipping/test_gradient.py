@@ -102,6 +102,8 @@ def test_compiled_with_its_gradient_in_one_graph(device):
     (got,) = torch.autograd.grad(value, weight)
     (expected,) = torch.autograd.grad(loss(weight), weight)
     torch.testing.assert_close(got, expected)
+    with pytest.raises(ValueError, match="accuracy must be 'exact' or 'fast', not 'fsat'"):
+        torch.compile(lambda w: singular_value_clip(w, accuracy="fsat"), fullgraph=True)(weight)
 
 
 @pytest.mark.slow

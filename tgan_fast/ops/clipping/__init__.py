@@ -5,10 +5,10 @@
 R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W itself need not be decomposed: `eigh` decomposes the
 Gram matrix, `gemm` computes R by matrix products alone, and `cuda` does the same for a whole list of weights in three
 kernels (csrc/cuda). Only `svd` decomposes W. The Gram matrix squares the condition number, so all backends but `svd`
-compute it and R in float64, whatever the dtype of W. Even so, singular values near t change by about 2⁻⁵²·σ₁²/t, where
-σ₁ is the largest one; `eigh` uses the SVD where that would matter. On a CPU `eigh` uses float32 where this adds no more
-than rounding: for the Gram matrix of a wide weight up to σ₁ = 1.5·t, and for the eigenvectors of G/t² − I if σ₁ is near
-t. A weight of one row needs only its norm.
+compute it and R in float64, except with accuracy="fast". Even so, singular values near t change by about 2⁻⁵²·σ₁²/t,
+where σ₁ is the largest one; `eigh` uses the SVD where that would matter. `eigh` also uses float32 where this adds no
+more than rounding: for R·W up to σ₁ = 1.5·t and, on a CPU, for the Gram matrix of a wide weight and for the
+eigenvectors of G/t² − I if σ₁ is near t. A weight of one row needs only its norm.
 
 W' is the projection of W onto a convex set, the matrices with singular values of at most t. Such a projection does
 not increase the distance between two points, so an error in W, such as the rounding of a decomposition, is no larger in
@@ -34,6 +34,7 @@ from tgan_fast.ops.clipping.operands import (
     checked_operands,
     checked_threshold,
     has_memory,
+    matrices_of,
     place_of,
 )
 from tgan_fast.ops.dispatch import BackendError, require
@@ -51,7 +52,7 @@ def singular_value_clip(
     """Return `weight` with every singular value above `max_singular_value` lowered to it; differentiable once.
 
     The gradient is that of the definition. It is finite where singular values coincide; the derivative of min(σ, t) at
-    σ = t is taken as 1.
+    σ = t is taken as 1. Its computation decomposes the Gram matrix and synchronizes with the host, for every backend.
 
     Args:
         weight: Dense tensor in float64, float32, float16 or bfloat16. A tensor of more than 2 dimensions is clipped as
@@ -62,11 +63,11 @@ def singular_value_clip(
             with groups has a matrix for each: pass `weight.view(groups, out // groups, ...)`.
         out_dim: Dimension, counted after those of the batch, that is the rows of the matrix. 0 is "out" for linear
             layers and convolutions, and "in" for transposed convolutions, whose "out" is 1.
-        accuracy: "exact" for the errors given below. "fast" for float32 arithmetic if σ₁, the largest singular value,
-            is at most 8·t: the relative error is then 1e-7 (σ₁ near t) to 4e-6 (8·t), and some times that for a
-            matrix of equal entries, whose rounding does not average out. Larger σ₁ and float64 are always exact.
-            "fast" concerns "eigh" and "gemm", which lowers singular values within 1e-3·t above t only in part, with
-            errors of up to 3e-5.
+        accuracy: Precision of the backends "eigh" and "gemm". "exact" (default) has the errors listed under `backend`.
+            "fast" computes in float32 if the largest singular value σ₁ is at most 8·t: the relative error is then 1e-7
+            (σ₁ near t) to 4e-6 (8·t), and twice that for a matrix of equal entries, whose rounding does not average
+            out. "gemm" lowers singular values within 1e-3·t above t only in part, with errors of up to 3e-5. Larger σ₁
+            and float64 are always exact.
         backend: Name of an implementation, each with its own accuracy:
 
             "svd": `torch.linalg.svd` in the weight's dtype, float32 at least. No singular value of the result exceeds
@@ -81,7 +82,7 @@ def singular_value_clip(
             "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization and
             with the same bits every time. They also treat singular values within 3e-6·t below the threshold as too
             large, clip a weight of Frobenius norm ‖W‖ > 3162·t only at ‖W‖/3162, and leave weights whose smaller side
-            exceeds 1024 to "gemm".
+            exceeds 1024 (576 where a block has 99 KB of shared memory) to "gemm", with its accuracy and its waiting.
             "auto": "eigh" on a CPU; "cuda" on a GPU, or "gemm" where "cuda" cannot be used.
 
     Returns:
@@ -136,13 +137,13 @@ def singular_value_clip_(
             *_listed(weights, max_singular_value, copies), non_finite, batch_dims, out_dim, accuracy, backend
         )
         return
-    check_options(1.0, accuracy, backend)
     operands = checked_operands(weights, max_singular_value, copies, non_finite, batch_dims, out_dim)
     clip_operands(operands, non_finite, accuracy, backend)
 
 
 def clip_operands(operands: Sequence[Operand], non_finite: Tensor | None, accuracy: str, backend: str) -> None:
     """Clip matrices that `checked_operands` returned; the other arguments are those of `singular_value_clip_`."""
+    _check_accuracy(accuracy)
     chosen = choose_backends([operand.weight for operand in operands], backend)
     by_kernels = [operand for operand, name in zip(operands, chosen, strict=True) if name == "cuda"]
     for device in {operand.weight.device for operand in by_kernels}:  # one batch per GPU
@@ -161,11 +162,15 @@ def clip_operands(operands: Sequence[Operand], non_finite: Tensor | None, accura
 
 def check_options(threshold: float, accuracy: str, backend: str) -> float:
     """Return the threshold as a float, or raise as `singular_value_clip` does for these three of its arguments."""
-    if accuracy not in ("exact", "fast"):
-        raise ValueError(f"accuracy must be 'exact' or 'fast', not {accuracy!r}")
+    _check_accuracy(accuracy)
     if backend != "auto":
         require("singular_value_clip", backend, ())
     return checked_threshold(threshold)
+
+
+def _check_accuracy(accuracy):
+    if accuracy not in ("exact", "fast"):
+        raise ValueError(f"accuracy must be 'exact' or 'fast', not {accuracy!r}")
 
 
 def choose_backends(weights: Sequence[Tensor], backend: str) -> list[str]:
@@ -223,12 +228,9 @@ def _gradient(
 ) -> Tensor:
     """Return the gradient with respect to a weight, given that with respect to the clipped weight."""
     result = gradient.to(weight.dtype, copy=True)
-    matrices, gradients = (
-        [operand.weight for operand in checked_operands(tensor, threshold, None, None, batch_dims, out_dim)]
-        for tensor in (weight.clone(), result)  # elements of an expanded weight share memory
-    )
-    for matrix, of_matrix in zip(matrices, gradients, strict=True):
-        torch_impl.gradient_(matrix, of_matrix, threshold, accuracy)
+    matrices, gradients = (matrices_of(tensor, batch_dims, out_dim) for tensor in (weight, result))
+    for matrix, matrix_gradient in zip(matrices, gradients, strict=True):
+        torch_impl.gradient_(matrix, matrix_gradient, threshold, accuracy)
     return result
 
 

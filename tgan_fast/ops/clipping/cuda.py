@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from tgan_fast.ops.clipping.operands import place_of
 from tgan_fast.ops.clipping.sign_schedule import sign_schedule
 from tgan_fast.ops.cuda_extension import extension
 from tgan_fast.ops.dispatch import BackendError
@@ -122,7 +123,7 @@ def _operands(weights, thresholds, copies):
     """
     operands, repeated, seen = [], [], set()
     for weight, threshold, copy in zip(weights, thresholds, copies, strict=True):
-        place = (weight.data_ptr(), weight.shape, weight.stride())
+        place = place_of(weight)
         if place not in seen:
             operands.append(_Operand.of(weight, threshold, copy))
         elif copy is not None:

@@ -40,16 +40,17 @@ def checked_operands(weights, thresholds, copies, non_finite, batch_dims: int = 
             _check_copy(copy, weight)
         if non_finite is not None and non_finite.device != weight.device:
             raise ValueError(f"non_finite is on {non_finite.device}, but a weight is on {weight.device}")
-    thresholds = _of_equal_weights(weights, thresholds)
     operands = []
-    for weight, copy, threshold in zip(weights, copies, thresholds, strict=True):
-        for index in np.ndindex(*weight.shape[:batch_dims]):
-            matrix, its_copy = weight[index], None if copy is None else copy[index]
-            if out_dim:
-                matrix = matrix.movedim(out_dim, 0)
-                its_copy = None if its_copy is None else its_copy.movedim(out_dim, 0)
-            operands.append(Operand(matrix, its_copy, threshold))
+    for weight, copy, threshold in zip(weights, copies, _smallest_thresholds(weights, thresholds), strict=True):
+        matrices = matrices_of(weight, batch_dims, out_dim)
+        parts = [None] * len(matrices) if copy is None else matrices_of(copy, batch_dims, out_dim)
+        operands += [Operand(matrix, part, threshold) for matrix, part in zip(matrices, parts, strict=True)]
     return operands
+
+
+def matrices_of(tensor: torch.Tensor, batch_dims: int, out_dim: int) -> list[torch.Tensor]:
+    """Return the matrices [rows, *] of a checked weight, or of a tensor of its shape, as views."""
+    return [tensor[index].movedim(out_dim, 0) for index in np.ndindex(*tensor.shape[:batch_dims])]
 
 
 def check_weight(weight: torch.Tensor, batch_dims: int = 0, out_dim: int = 0) -> None:
@@ -115,7 +116,7 @@ def _check_copy(copy, weight):
     check_writable("a copy", copy)
 
 
-def _of_equal_weights(weights: Sequence[torch.Tensor], thresholds: list[float]) -> list[float]:
+def _smallest_thresholds(weights: Sequence[torch.Tensor], thresholds: list[float]) -> list[float]:
     """Return the thresholds; a weight that is listed several times gets the smallest of its own.
 
     Raises:

@@ -73,27 +73,28 @@ def gradient_(weight: torch.Tensor, gradient: torch.Tensor, threshold: float, ac
     No divided difference exceeds 1/2, however close two singular values are.
     """
     order = _memory_order(weight)
-    matrix, of_matrix = (torch.atleast_2d(tensor.permute(order)).flatten(1) for tensor in (weight, gradient))
-    wide, of_wide = (matrix, of_matrix) if matrix.shape[0] <= matrix.shape[1] else (matrix.mT, of_matrix.mT)
+    matrix, matrix_gradient = (torch.atleast_2d(tensor.permute(order)).flatten(1) for tensor in (weight, gradient))
+    wide, wide_gradient = _wide(matrix), _wide(matrix_gradient)
     accuracy = accuracy if weight.dtype != torch.float64 else "exact"
     with _true_float32(weight.device):
         spectrum = _left_spectrum(wide, threshold, accuracy)
         if spectrum is None:
             return
-        of_wide.copy_(_gradient_by_spectrum(wide, of_wide, threshold, *spectrum))
-    if of_matrix.data_ptr() != gradient.data_ptr():
+        wide_gradient.copy_(_gradient_by_spectrum(wide, wide_gradient, threshold, *spectrum))
+    if matrix_gradient.data_ptr() != gradient.data_ptr():
         in_order = gradient.permute(order)
-        in_order.copy_(of_matrix.view(in_order.shape))
+        in_order.copy_(matrix_gradient.view(in_order.shape))
 
 
-def _gradient_by_spectrum(wide, of_wide, threshold, x, u):
-    w, g = wide.to(u.dtype) / threshold, of_wide.to(u.dtype)
+def _gradient_by_spectrum(wide, gradient, threshold, x, u):
+    """Return the gradient, given the eigenvalues x and eigenvectors u of G/t² − I."""
+    w, g = wide.to(u.dtype) / threshold, gradient.to(u.dtype)
     above, excess = x > 0, x.clamp(min=0)
     sigma = (1 + excess).sqrt()
     # D by the chain rule: of max(x, 0), where two eigenvalues on one side of 0 have 0 or 1, and then of 1/σ.
-    of_excess = (excess[:, None] - excess) / (x[:, None] - x)
-    of_excess = torch.where(above[:, None] == above, above.to(x.dtype), of_excess)
-    table = -of_excess / (sigma[:, None] * sigma * (sigma[:, None] + sigma))
+    ratios = (excess[:, None] - excess) / (x[:, None] - x)
+    ratios = torch.where(above[:, None] == above, above.to(x.dtype), ratios)
+    table = -ratios / (sigma[:, None] * sigma * (sigma[:, None] + sigma))
     y = u.mT @ (g @ w.mT) @ u
     z = u @ (table * (y + y.mT)) @ u.mT
     return g - (u * (1 - 1 / sigma)) @ (u.mT @ g) + z @ w
@@ -135,7 +136,7 @@ def _memory_order(weight):
     return 0, *sorted(range(1, weight.dim()), key=weight.stride, reverse=True)
 
 
-def _svd(wide, threshold, _accuracy, least_dtype=torch.float32):
+def _svd(wide, threshold, least_dtype=torch.float32):
     largest = wide.abs().max().item()
     if not math.isfinite(largest):
         return
@@ -159,14 +160,14 @@ def _eigh(wide, threshold, accuracy):
         return
     largest = _LARGEST_FOR_GRAM_FLOAT64 if wide.dtype == torch.float64 else _LARGEST_FOR_GRAM
     if not _clip_by_gram(wide, _gram(wide) / threshold**2, largest):
-        _svd(wide, threshold, accuracy, torch.float64)
+        _svd(wide, threshold, torch.float64)
 
 
 def _clip_row(row, threshold):
     in_float64 = row.double()
     norm = torch.linalg.vector_norm(in_float64).item()
     if not math.isfinite(norm):
-        _svd(row, threshold, "exact", torch.float64)
+        _svd(row, threshold, torch.float64)
     elif norm > threshold:
         torch.mul(in_float64, threshold / norm, out=row)
 
@@ -302,8 +303,7 @@ def _gemm(wide, threshold, accuracy):
         if gram.diagonal().max().item() <= 0 and _is_below(gram, 0.0 if accuracy == "exact" else _BLUR):
             return
     positive = _positive_part(gram, max(_RESOLUTION[accuracy] / largest, _LEAST_SIGN_LOWER))
-    # If nothing exceeds the threshold, max(A, 0) is 0 up to rounding; for a non-finite weight the comparison is
-    # false.
+    # If nothing exceeds the threshold, max(A, 0) is 0 up to rounding; the sum of a non-finite weight is not finite.
     excess = positive.diagonal().sum()
     clips = (excess > 1e-10) & excess.isfinite()
     positive.diagonal().add_(1)
@@ -419,4 +419,4 @@ def _true_float32(device) -> Iterator[None]:
             product.fp32_precision = precision
 
 
-_BACKENDS = {"svd": _svd, "eigh": _eigh, "gemm": _gemm}
+_BACKENDS = {"svd": lambda wide, threshold, _accuracy: _svd(wide, threshold), "eigh": _eigh, "gemm": _gemm}
