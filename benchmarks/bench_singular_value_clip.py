@@ -231,7 +231,7 @@ def measure_size(run: Run, size: Size) -> dict:
     count = 1 if run.device == "cpu" else run.input_set_count(nbytes)
     for spectrum in (each for each in TIMED if each in fresh):
         input_sets = [Inputs([fresh[spectrum].clone()], [fresh[spectrum]]) for _ in range(count)]
-        # Only the package's time depends on the spectrum.
+        # Rivals take too long to be timed twice.
         names = [name for name in errors if spectrum == TIMED[0] or name not in RIVALS]
         timings = time_calls(run, {name: contenders[name] for name in names}, input_sets, size.rounds)
         more = errors if spectrum == TIMED[0] else {}

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from tgan_fast.nn import ClippedSingularValues, SingularValueClipping
 from tgan_fast.ops import singular_value_clip
@@ -149,3 +149,10 @@ def test_a_parametrized_layer_takes_values_and_saves_them():
     assert "max_singular_value=1.0" in repr(other)
     parametrize.remove_parametrizations(other, "weight")
     torch.testing.assert_close(other.weight.detach(), torch.eye(4))
+
+
+def test_a_weight_that_pruning_computes_is_named():
+    network = nn.Sequential(nn.Linear(4, 4))
+    prune.l1_unstructured(network[0], "weight", amount=0.5)
+    with pytest.raises(ValueError, match="weight of 0 is computed by a parametrization"):
+        SingularValueClipping(network)

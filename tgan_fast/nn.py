@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.utils import parametrize
 
 from tgan_fast.choices import Backend, ClippingAccuracy, ClippingBackend
 from tgan_fast.ops import batch_norm_act, constrain_layers_, singular_value_clip, singular_value_clip_
 from tgan_fast.ops.clipping import check_options
+from tgan_fast.ops.clipping.operands import check_weight
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -277,13 +277,13 @@ class SingularValueClipping:
         self.module, self.max_singular_value, self.every = module, max_singular_value, every
         self.accuracy, self.backend = accuracy, backend
         self.steps = 0
-        # What is wrong is said now, and not after `every` steps.
+        # Report errors here rather than after `every` steps.
         check_options(max_singular_value, accuracy, backend)
         if not _matrices_of(module):
             raise ValueError(f"{type(module).__name__} has no linear layer, convolution or attention to clip")
 
     def __call__(self, *_hook_arguments: Any) -> None:
-        """Count a step, and clip if it is one of every `every`; the arguments are those of a hook and are not used."""
+        """Count a step, and clip after every `every`-th; the arguments of the hook are not used."""
         self.steps += 1
         if self.steps % self.every == 0:
             weights = _matrices_of(self.module)
@@ -295,15 +295,20 @@ def _matrices_of(module) -> list[torch.Tensor]:
     weights: list[torch.Tensor] = []
     for name, child in module.named_modules():
         names = [key for key in _clipped_parameters(child) if getattr(child, key, None) is not None]
-        if computed := [key for key in names if parametrize.is_parametrized(child, key)]:
+        # A parametrization, pruning or FSDP computes the attribute, and keeps its parameters elsewhere.
+        parameters = dict(child.named_parameters(recurse=False))
+        if computed := [key for key in names if key not in parameters]:
             raise ValueError(
                 f"{computed[0]} of {name or type(child).__name__} is computed by a parametrization, so clipping it "
                 "would change nothing: remove the parametrization, or leave the layer out of the module"
             )
         for key in names:
-            weight = getattr(child, key)
-            # Query, key and value have one parameter, [3·E, E].
-            weights += weight.detach().chunk(3) if key == "in_proj_weight" else [weight]
+            weight = parameters[key]
+            if key == "in_proj_weight":  # [3·E, E], of query, key and value
+                check_weight(weight)  # its parts would not show that it is sharded
+                weights += weight.detach().chunk(3)
+            else:
+                weights.append(weight)
     return weights
 
 
@@ -350,7 +355,7 @@ class ClippedSingularValues(nn.Module):
         return singular_value_clip(weight, self.max_singular_value, **self.options)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return a value assigned to the layer's weight, which becomes the unclipped weight."""
+        """Return `weight`, which becomes the unclipped weight when a user assigns it."""
         return weight
 
     def extra_repr(self):
