@@ -38,9 +38,9 @@
 
 namespace tgan_fast {
 
-// If σ² lies between t² and (1 + kResolution)·t², it is lowered only in part: σ stays up to 4e-7·t too large, a
+// If σ² lies between t² and (1 + kResolution)·t², it is lowered only in part: σ stays up to 1.6e-7·t too large, a
 // sixteenth of kResolution.
-constexpr double kResolution = 6e-6;
+constexpr double kResolution = 2.5e-6;
 // If ‖W‖² exceeds this times t², rounding of the largest eigenvalues would disturb those near t². Such a W is clipped
 // at the larger threshold ‖W‖/3162, and further by the next call.
 constexpr double kLargestTrace = 1e7;

@@ -187,4 +187,4 @@ def test_a_thousand_random_batches():
         weights = [weight.clone() for weight in before]
         singular_value_clip_(weights, backend="cuda")
         for weight, original in zip(weights, before, strict=True):
-            assert relative_error(weight, clipped_by_svd(original, 1.0)) <= 4e-7
+            assert relative_error(weight, clipped_by_svd(original, 1.0)) <= 2e-7

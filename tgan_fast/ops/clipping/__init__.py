@@ -80,7 +80,7 @@ def singular_value_clip(
             it is. If the smaller side exceeds 1024, or with "fast", the host waits for the norm and leaves out what
             the norm makes unnecessary. It never waits while a CUDA graph is captured, where "fast" is "exact".
             "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization and
-            with the same bits every time. They also treat singular values within 3e-6·t below the threshold as too
+            with the same bits every time. They also treat singular values within 1.3e-6·t below the threshold as too
             large, clip a weight of Frobenius norm ‖W‖ > 3162·t only at ‖W‖/3162, and leave weights whose smaller side
             exceeds 1024 (576 where a block has 99 KB of shared memory) to "gemm", with its accuracy and its waiting.
             "auto": "eigh" on a CPU; "cuda" on a GPU, or "gemm" where "cuda" cannot be used.

@@ -3,6 +3,10 @@
 Each polynomial p(x) = a·x + b·x³ + c·x⁵ has the smallest possible deviation E from 1 on the interval that its
 predecessor leaves; it maps [lower, upper] into [1 − E, 1 + E]. This greedy choice is optimal among compositions of
 polynomials of one degree: Amsel, Persson, Musco and Gower, "The Polar Express" (arXiv:2505.16932).
+
+With a tiny `lower`, 1 − E would be tiny as well, and p would take some values in the middle of the interval down to it,
+where they are lost in rounding. As in the authors' code, an interval therefore counts as beginning no lower than at a
+fixed fraction of its upper end; p grows steadily below that.
 """
 
 import functools
@@ -15,6 +19,8 @@ _NEARLY_ONE = 1e-5
 # Every polynomial is made for an interval a little longer than its predecessor leaves, because the next polynomials
 # would move a value that rounding pushes past the upper end far away.
 _CUSHION = 1.001
+# 1 − E is at least 0.3 then, for one polynomial more in 26.
+_FLOOR = 1 / 20
 # p(1) = 1, p'(1) = p''(1) = 0
 _NEWTON_SCHULZ = (15 / 8, -10 / 8, 3 / 8)
 
@@ -30,12 +36,11 @@ class SignPolynomial(NamedTuple):
 
     @property
     def deviation(self) -> float:
-        """Largest |p(x) − sign(x)| on the interval; the same at both of its ends."""
-        return 1.0 - self._at_lower
+        """Largest |p(x) − sign(x)| on the interval."""
+        return 1.0 - self(self.lower)
 
-    @property
-    def _at_lower(self):
-        return self.lower * (self.a + self.b * self.lower**2 + self.c * self.lower**4)
+    def __call__(self, x: float) -> float:
+        return x * (self.a + self.b * x**2 + self.c * x**4)
 
 
 @functools.cache
@@ -52,11 +57,10 @@ def sign_schedule(lower: float, deviation: float = 1e-14) -> tuple[SignPolynomia
     while 1.0 - lower > deviation:
         if upper - lower <= _NEARLY_ONE:
             return (*schedule, SignPolynomial(lower, upper, *_NEWTON_SCHULZ))
-        polynomial = SignPolynomial(lower, upper, *_closest_to_one(lower, _CUSHION * upper))
+        floor = max(lower, _FLOOR * upper)
+        polynomial = SignPolynomial(lower, upper, *_closest_to_one(floor, _CUSHION * upper))
         schedule.append(polynomial)
-        # Taken from the polynomial itself, because 1 − (1 − p) loses all digits when p is tiny.
-        lower = polynomial._at_lower
-        upper = 2.0 - lower
+        lower, upper = polynomial(lower), 2.0 - polynomial(floor)
     return tuple(schedule)
 
 
