@@ -39,6 +39,7 @@ from tgan_fast.ops.windows import triton as data_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU_ARCHITECTURES = (80, 90, 100)
+CUDA_ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 SIDE = 512  # rows of the largest weight
 USAGE = (
     r"entry function '_ZN\d+tgan_fast\d+([a-z_]+_kernel)(?:ILi(\d+)E)?\w*' for 'sm_\d+'.*?(\d+) bytes stack frame, "
@@ -206,7 +207,7 @@ def cuda_resources() -> Iterator[dict]:
         sys.exit(f"the CUDA extension cannot be built here: {reason}")
     shared = dict(extension().shared_bytes(SIDE))
     source, command = ROOT / "csrc" / "cuda" / "singular_value_clip.cu", [setup["find_nvcc"](), *setup["COMPILE_FLAGS"]]
-    for architecture in GPU_ARCHITECTURES:
+    for architecture in CUDA_ARCHITECTURES:
         with tempfile.NamedTemporaryFile(suffix=".o") as file:
             options = [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c", "-o", file.name, str(source)]
             result = subprocess.run([*command, *options], capture_output=True, text=True)
