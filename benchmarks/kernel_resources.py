@@ -38,7 +38,7 @@ from tgan_fast.ops.optimizer import triton as optimizer_kernels
 from tgan_fast.ops.windows import triton as data_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-GPU_ARCHITECTURES = (80, 90, 100)
+TRITON_ARCHITECTURES = (80, 90, 100)
 CUDA_ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 SIDE = 512  # rows of the largest weight
 USAGE = (
@@ -55,7 +55,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 DRIVER = SimpleNamespace(
     get_current_device=lambda: 0,
     get_current_stream=lambda device: 0,
-    get_current_target=lambda: GPUTarget("cuda", GPU_ARCHITECTURES[0], 32),
+    get_current_target=lambda: GPUTarget("cuda", TRITON_ARCHITECTURES[0], 32),
 )
 
 
@@ -196,7 +196,7 @@ def triton_resources() -> Iterator[dict]:
     """Yield the resources that every Triton kernel needs on every architecture."""
     found = launches()
     with ProcessPoolExecutor() as pool:
-        jobs = found * len(GPU_ARCHITECTURES), [each for each in GPU_ARCHITECTURES for _ in found]
+        jobs = found * len(TRITON_ARCHITECTURES), [each for each in TRITON_ARCHITECTURES for _ in found]
         yield from pool.map(compile_ahead, *jobs, chunksize=8)
 
 

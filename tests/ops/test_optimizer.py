@@ -333,10 +333,10 @@ def test_the_kernels_compile_for_three_architectures_with_wide_accesses():
     """A separate process compiles, because this one may use Triton's interpreter."""
     program = (
         "import json\n"
-        "from benchmarks.kernel_resources import GPU_ARCHITECTURES, compile_ahead, launches\n"
+        "from benchmarks.kernel_resources import TRITON_ARCHITECTURES, compile_ahead, launches\n"
         "steps = [launch for launch in launches() if launch.kernel in ('rmsprop_kernel', 'adam_kernel')]\n"
         "found = [{**compile_ahead(launch, a), 'signature': dict(launch.signature), 'divisible': launch.divisible}\n"
-        "         for launch in steps for a in GPU_ARCHITECTURES]\n"
+        "         for launch in steps for a in TRITON_ARCHITECTURES]\n"
         "print(json.dumps(found))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -4,9 +4,9 @@ Each polynomial p(x) = a·x + b·x³ + c·x⁵ has the smallest possible deviati
 predecessor leaves; it maps [lower, upper] into [1 − E, 1 + E]. This greedy choice is optimal among compositions of
 polynomials of one degree: Amsel, Persson, Musco and Gower, "The Polar Express" (arXiv:2505.16932).
 
-With a tiny `lower`, 1 − E would be tiny as well, and p would take some values in the middle of the interval down to it,
-where they are lost in rounding. As in the authors' code, an interval therefore counts as beginning no lower than at a
-fixed fraction of its upper end; p grows steadily below that.
+If `lower` is tiny, so is 1 − E, and p maps some values in the middle of the interval almost to 0, where rounding errors
+are large beside them. As in the authors' code, p is therefore made for an interval that begins at a fixed fraction of
+its upper end or above. Below that fraction, p increases from 0.
 """
 
 import functools
@@ -19,7 +19,8 @@ _NEARLY_ONE = 1e-5
 # Every polynomial is made for an interval a little longer than its predecessor leaves, because the next polynomials
 # would move a value that rounding pushes past the upper end far away.
 _CUSHION = 1.001
-# 1 − E is at least 0.3 then, for one polynomial more in 26.
+# Smallest ratio of lower to upper end of the interval that a polynomial is made for. 1 − E is then at least 0.3, and a
+# schedule has at most one more polynomial.
 _FLOOR = 1 / 20
 # p(1) = 1, p'(1) = p''(1) = 0
 _NEWTON_SCHULZ = (15 / 8, -10 / 8, 3 / 8)
