@@ -41,11 +41,12 @@ std::vector<Matrix> matrices_of(const std::vector<MatrixTuple>& tuples) {
 
 std::string constrain(int device, const std::vector<MatrixTuple>& matrices, const std::vector<ScaleTuple>& scales,
                       double lowest, double epsilon, const std::vector<PolynomialTuple>& polynomials, double deviation,
-                      Address workspace, std::size_t workspace_size, Address non_finite, Address stream) {
+                      bool float64_only, Address workspace, std::size_t workspace_size, Address non_finite,
+                      Address stream) {
     std::vector<BatchNormScale> batch_norms;
     for (const auto& [scale, running_var, channels] : scales)
         batch_norms.push_back({pointer<float>(scale), pointer<const float>(running_var), channels});
-    Constraint constraint = {lowest, epsilon, {}, deviation};
+    Constraint constraint = {lowest, epsilon, {}, deviation, float64_only};
     for (const auto& [lower, upper, a, b, c] : polynomials) constraint.polynomials.push_back({lower, upper, a, b, c});
     // The GIL stays locked, because the launches of two threads on one stream and workspace must not mix.
     return tgan_fast::constrain(device, matrices_of(matrices), batch_norms, constraint, pointer<void>(workspace),
@@ -71,7 +72,7 @@ PYBIND11_MODULE(_cuda, module) {
         [](const std::vector<MatrixTuple>& matrices) { return tgan_fast::workspace_bytes(matrices_of(matrices)); },
         py::arg("matrices"));
     module.def("constrain", &constrain, py::arg("device"), py::arg("matrices"), py::arg("scales"), py::arg("lowest"),
-               py::arg("epsilon"), py::arg("polynomials"), py::arg("deviation"), py::arg("workspace"),
-               py::arg("workspace_size"), py::arg("non_finite"), py::arg("stream"),
+               py::arg("epsilon"), py::arg("polynomials"), py::arg("deviation"), py::arg("float64_only"),
+               py::arg("workspace"), py::arg("workspace_size"), py::arg("non_finite"), py::arg("stream"),
                "Clips and clamps in the order of the stream; returns an error message, or \"\".");
 }

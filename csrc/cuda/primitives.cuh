@@ -12,6 +12,11 @@
 
 namespace tgan_fast {
 
+// Products of two digits below this weight, which is the sum of their d, are left out. Together they are below 2⁻³⁸ of
+// the largest product of integers.
+constexpr int kLowestWeight = 2;
+constexpr int kWeights = 7 - kLowestWeight;
+
 // A warp's C += A·B in float64 on the tensor cores: A is 16×8, B 8×8, C 16×8. With g = l / 4, t = l % 4, lane l holds
 //   a = A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4]
 //   b = B[t][g], B[t + 4][g]
@@ -31,6 +36,44 @@ __device__ __forceinline__ void multiply_add(double (&c)[4], const double (&a)[4
                 : "d"(a[2 * k + half]), "d"(b[k]));
 #endif
 }
+
+// A warp's C[w] += Σ A_i·B_j over the digits i + j = w + kLowestWeight, on the int8 tensor cores: 13 products of 16×32
+// and 32×8 digits, whose int32 sums are exact. With g = l / 4, t = l % 4, lane l holds, with four digits in a word,
+//   a[i] = A_i[g][4t…], A_i[g + 8][4t…], A_i[g][16 + 4t…], A_i[g + 8][16 + 4t…]
+//   b[j] = B_j[4t…][g], B_j[16 + 4t…][g]
+//   c[w] = C[g][2t], C[g][2t + 1], C[g + 8][2t], C[g + 8][2t + 1]
+__device__ __forceinline__ void multiply_add(int (&c)[kWeights][4], const unsigned (&a)[4][4],
+                                             const unsigned (&b)[4][2]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            if (i + j < kLowestWeight) continue;
+            int (&sum)[4] = c[i + j - kLowestWeight];
+            asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                "{%0, %1, %2, %3};"
+                : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
+                : "r"(a[i][0]), "r"(a[i][1]), "r"(a[i][2]), "r"(a[i][3]), "r"(b[j][0]), "r"(b[j][1]));
+        }
+}
+
+// Loads four matrices of 8 rows and 16 bytes from shared memory, of which lanes 8·i to 8·i + 7 pass the rows of matrix
+// i. Lane l gets bytes 4·(l % 4) to 4·(l % 4) + 3 of row l / 4 of each: operands of multiply_add.
+__device__ __forceinline__ void load_matrices(unsigned (&words)[4], const char* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+                 : "memory");
+}
+
+// Returns the four bytes that the hexadecimal digits of `selector` choose, the lowest first: 0–3 from a, 4–7 from b.
+__device__ __forceinline__ unsigned permute_bytes(unsigned a, unsigned b, unsigned selector) {
+    return __byte_perm(a, b, selector);
+}
+
+// The nearest int; beyond its range the largest or smallest one.
+__device__ __forceinline__ int round_to_int(float value) { return __float2int_rn(value); }
+__device__ __forceinline__ int round_to_int(double value) { return __double2int_rn(value); }
 
 // Asynchronous copy of 16 bytes between addresses that are multiples of 16. It bypasses the L1 cache, so it sees what
 // other blocks wrote before a grid_barrier.
@@ -52,13 +95,15 @@ __device__ __forceinline__ void wait_for_copies() {
 }
 
 // The block's dynamic shared memory, 16-byte aligned.
-__device__ __forceinline__ double* shared_memory() {
-    extern __shared__ __align__(16) double dynamic_shared_memory[];
+__device__ __forceinline__ char* shared_memory() {
+    extern __shared__ __align__(16) char dynamic_shared_memory[];
     return dynamic_shared_memory;
 }
 
-// A load that sees what other blocks wrote before a grid_barrier.
+// Loads that see what other blocks wrote before a grid_barrier.
 __device__ __forceinline__ double load_fresh(const double* global) { return __ldcg(global); }
+__device__ __forceinline__ double2 load_fresh(const double2* global) { return __ldcg(global); }
+__device__ __forceinline__ unsigned load_fresh(const unsigned* global) { return __ldcg(global); }
 
 // Makes all blocks of a cooperative launch wait for one another; afterwards each sees what any of them wrote before.
 // `arrivals` must be 0 at launch, and `barriers` counts the barriers that this block has passed.

@@ -8,6 +8,7 @@
 
 #include "apply.cuh"
 #include "gram.cuh"
+#include "quantize.cuh"
 #include "shrinkage.cuh"
 
 namespace tgan_fast {
@@ -24,16 +25,12 @@ MatrixPlan plan_of(const Matrix& matrix) {
     m.data = matrix.data;
     m.copy = matrix.copy;
     m.copy_type = matrix.copy == nullptr ? CopyType::none : matrix.copy_type;
-    m.threshold_squared = matrix.threshold * matrix.threshold;
+    m.threshold = matrix.threshold;
     const bool wide = matrix.rows <= matrix.columns;
     m.rows = static_cast<int>(wide ? matrix.rows : matrix.columns);
     m.columns = wide ? matrix.columns : matrix.rows;
     m.row_stride = wide ? matrix.row_stride : matrix.column_stride;
     m.column_stride = wide ? matrix.column_stride : matrix.row_stride;
-    m.padded = static_cast<int>(ceil_div(m.rows, kBlock)) * kBlock;
-    m.splits = static_cast<int>(ceil_div(m.columns, kSplitColumns));
-    m.split_columns = static_cast<int>(ceil_div(ceil_div(m.columns, m.splits), kGramDepth)) * kGramDepth;
-    m.splits = static_cast<int>(ceil_div(m.columns, m.split_columns));
     m.vectorized = m.column_stride == 1 && (m.rows == 1 || m.row_stride % 4 == 0) &&
                    reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
     return m;
@@ -54,17 +51,17 @@ Layout lay_out(const std::vector<Matrix>& matrices, std::size_t first, std::size
                      [](const MatrixPlan& a, const MatrixPlan& b) { return a.rows > b.rows; });
     for (int i = 0; i < plan.count; ++i) {
         MatrixPlan& m = plan.matrices[i];
+        m.first_block = plan.blocks;
         m.first_gram_item = plan.gram_items;
         m.first_tile = plan.tiles;
-        plan.gram_items += lower_blocks(m) * m.splits;
+        plan.blocks += blocks_of_side(m) * splits(m);
+        plan.gram_items += lower_blocks(m) * splits(m);
         plan.tiles += 2 * lower_blocks(m);
     }
-    layout.doubles = kControlDoubles + ceil_div(plan.tiles, 32) * 32;
+    layout.doubles = kControlDoubles + rounded_up(2 * plan.tiles, 32);
     for (int i = 0; i < plan.count; ++i) {
-        MatrixPlan& m = plan.matrices[i];
-        m.partials = layout.doubles;
-        m.slots = m.partials + static_cast<std::int64_t>(lower_blocks(m)) * m.splits * kBlock * kBlock;
-        layout.doubles = m.slots + kSlots * slot_doubles(m);
+        plan.matrices[i].workspace = layout.doubles;
+        layout.doubles += workspace_doubles(plan.matrices[i]);
     }
     return layout;
 }
@@ -77,7 +74,7 @@ void cut_into_strips(Plan& plan, int width) {
 }
 
 // The matrices of a plan are sorted, the largest first.
-int largest_padded(const Plan& plan) { return plan.count > 0 ? plan.matrices[0].padded : 0; }
+int largest_padded(const Plan& plan) { return plan.count > 0 ? padded(plan.matrices[0]) : 0; }
 
 // Calls cudaSetDevice only where needed, because it would leave a green context.
 cudaError_t make_current(int device) {
@@ -96,8 +93,13 @@ struct Call {
     cudaStream_t stream;
 };
 
+cudaError_t launch_quantize(const Call& call) {
+    return launch(quantize_kernel, call.plan.blocks, kQuantizeThreads, kQuantizeShared, false, call.stream,
+                  QuantizeArguments{call.plan, call.workspace});
+}
+
 cudaError_t launch_gram(const Call& call) {
-    return launch(gram_kernel, call.plan.gram_items, GramWarpTile::kThreads, kGramShared, false, call.stream,
+    return launch(gram_kernel, call.plan.gram_items, kGramThreads, kGramShared, false, call.stream,
                   GramArguments{call.plan, call.workspace});
 }
 
@@ -110,14 +112,14 @@ cudaError_t launch_shrinkage(const Call& call, const Constraint& constraint, con
     arguments.workspace = call.workspace;
     arguments.non_finite = call.non_finite;
     // One block per multiprocessor: more would only make the barriers slower.
-    return launch(shrinkage_kernel, std::min(call.plan.tiles, device.multiprocessors), ShrinkageWarpTile::kThreads,
+    return launch(shrinkage_kernel, std::min(call.plan.tiles, device.multiprocessors), kShrinkageThreads,
                   kShrinkageShared, true, call.stream, arguments);
 }
 
 template <int Width>
 cudaError_t launch_apply_of_width(const Call& call, ApplyArguments arguments) {
     cut_into_strips(arguments.plan, Width);
-    return launch(apply_kernel<Width>, arguments.plan.strips + call.scale_count, ApplyWarpTile<Width>::kThreads,
+    return launch(apply_kernel<Width>, arguments.plan.strips + call.scale_count, kApplyThreads<Width>,
                   apply_shared<Width>(largest_padded(call.plan)), false, call.stream, arguments);
 }
 
@@ -136,7 +138,8 @@ cudaError_t launch_apply(const Call& call, const Constraint& constraint, const D
 
 cudaError_t launch_all(const Call& call, const Constraint& constraint, const Device& device) {
     cudaError_t error = cudaSuccess;
-    if (call.plan.count > 0) error = launch_gram(call);
+    if (call.plan.count > 0) error = launch_quantize(call);
+    if (call.plan.count > 0 && error == cudaSuccess) error = launch_gram(call);
     if (call.plan.count > 0 && error == cudaSuccess) error = launch_shrinkage(call, constraint, device);
     return error == cudaSuccess ? launch_apply(call, constraint, device) : error;
 }
@@ -218,8 +221,9 @@ const Device& prepare(int device) {
 }
 
 std::vector<std::pair<std::string, int>> shared_bytes(int side) {
-    const int padded = static_cast<int>(ceil_div(side, kBlock)) * kBlock;
-    return {{"gram_kernel", kGramShared},
+    const int padded = static_cast<int>(rounded_up(side, kBlock));
+    return {{"quantize_kernel", kQuantizeShared},
+            {"gram_kernel", kGramShared},
             {"shrinkage_kernel", kShrinkageShared},
             {"apply_kernel<64>", apply_shared<64>(padded)},
             {"apply_kernel<32>", apply_shared<32>(padded)}};
@@ -245,7 +249,9 @@ std::string constrain(int device, const std::vector<Matrix>& matrices, const std
     while (state == cudaSuccess && (matrix < matrices.size() || scale < scales.size())) {
         const std::size_t matrix_end = std::min(matrices.size(), matrix + kMatricesPerCall);
         const std::size_t scale_end = std::min(scales.size(), scale + kScalesPerCall);
-        const Call call = {lay_out(matrices, matrix, matrix_end).plan,
+        Plan plan = lay_out(matrices, matrix, matrix_end).plan;
+        plan.float64_only = constraint.float64_only;
+        const Call call = {plan,
                            scales.data() + scale,
                            static_cast<int>(scale_end - scale),
                            static_cast<double*>(workspace),

@@ -43,6 +43,7 @@ struct Constraint {
     double lowest, epsilon;                   // of the batch norm scales
     std::vector<SignPolynomial> polynomials;  // at most 32
     double deviation;                         // of their composition from sign(x)
+    bool float64_only;                        // no matrix is clipped in fixed point
 };
 
 // A device on which the kernels are prepared.
@@ -63,7 +64,7 @@ std::vector<std::pair<std::string, int>> shared_bytes(int side);
 // Returns the bytes of device memory that `constrain` needs; their address must be a multiple of 256.
 std::size_t workspace_bytes(const std::vector<Matrix>& matrices);
 
-// Clips all matrices and clamps all scales, which are on the device, in the order of the stream: with three launches
+// Clips all matrices and clamps all scales, which are on the device, in the order of the stream: with four launches
 // for up to 24 matrices, and without synchronization with the host, so that a CUDA graph can capture it. The same input
 // gives the same bits. Prepares the kernels if `prepare` has not, and makes the device the thread's current one.
 //

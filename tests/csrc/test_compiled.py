@@ -17,9 +17,10 @@ from tgan_fast.ops.cuda_extension import extension
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = run_path(str(ROOT / "setup.py"))
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
-# threads per block, and blocks per multiprocessor for which the kernel is compiled
+# threads per block, and blocks per multiprocessor that its registers must leave room for
 LAUNCHES = {
-    "gram_kernel": (128, 2),
+    "quantize_kernel": (256, 4),
+    "gram_kernel": (256, 1),
     "shrinkage_kernel": (256, 1),
     "apply_kernel<64>": (256, 1),
     "apply_kernel<32>": (128, 1),

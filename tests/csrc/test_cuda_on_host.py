@@ -30,6 +30,8 @@ FAULTS = [
     "copy_of_changed_source",
     "copy_misaligned",
     "copy_beyond",
+    "matrix_misaligned",
+    "matrix_beyond",
     "write_by_all",
     "write_by_blocks",
     "write_neighbors",
@@ -59,6 +61,10 @@ class Toys:
 
     def products(self, a, b, c, threads, repeats=1):
         return self.call("run_products", a, b, c, a.shape[1], threads, repeats)
+
+    def integer_products(self, a, b):
+        out = np.zeros((16, 8), np.int64)
+        return out, self.call("run_integer_products", a, b, out, a.shape[1])
 
     def sums(self, values, missing=Missing.NOTHING):
         out = np.full(len(values), np.nan)
@@ -138,6 +144,94 @@ def test_multiply_add_is_a_matrix_product(toys):
         expected = c + a @ b
         assert toys.products(a, b, c, threads=96) == "", seed
         np.testing.assert_allclose(c, expected, rtol=0, atol=1e-13)
+
+
+LARGEST_WITH_DIGITS = 0x7F7F7F7F
+
+
+def digits(values):
+    """Return the signed digits of integers in base 256, from −128 to 127, the lowest first."""
+    rest, found = values.astype(np.int64), []
+    for _ in range(4):
+        found.append((rest + 128) % 256 - 128)
+        rest = (rest - found[-1]) // 256
+    assert not rest.any()
+    return found
+
+
+def random_integers(random, *shape):
+    """Return integers of all magnitudes, and those whose digits are the largest."""
+    values = random.integers(-LARGEST_WITH_DIGITS, LARGEST_WITH_DIGITS, shape) >> random.integers(0, 32, shape)
+    values.flat[:4] = LARGEST_WITH_DIGITS, -LARGEST_WITH_DIGITS, -0x7F808080, 0
+    return values.astype(np.int32)
+
+
+def test_products_of_integers(toys):
+    """The host computes exactly what the sum over digits i + j ≥ 2 is, and this is near the product."""
+    for seed in SEEDS:
+        toys.configure(seed=seed)
+        random = np.random.default_rng(seed)
+        a, b = random_integers(random, 16, 96), random_integers(random, 96, 8)
+        found, error = toys.integer_products(a, b)
+        assert error == "", seed
+        left, right = digits(a), digits(b)
+        pairs = [(i, j) for i in range(4) for j in range(4) if i + j >= 2]
+        assert len(pairs) == 13
+        np.testing.assert_array_equal(found, sum((left[i] @ right[j]) * 256 ** (i + j - 2) for i, j in pairs))
+        exact = a.astype(object) @ b.astype(object)
+        assert max(abs(exact - found.astype(object) * 65536).flat) <= 96 * (2 * 256 + 1) * 128**2
+
+
+def test_matrices_are_loaded_into_operands(toys):
+    for seed in SEEDS:
+        toys.configure(seed=seed)
+        words = np.random.default_rng(seed).integers(0, 2**32, 128, dtype=np.uint32)
+        out = np.zeros((32, 4), np.uint32)
+        assert toys.call("run_matrices", words, out, Missing.NOTHING) == "", seed
+        matrices = words.reshape(32, 4)[::-1].reshape(4, 8, 4)  # matrix, row, word
+        np.testing.assert_array_equal(out, matrices.transpose(1, 2, 0).reshape(32, 4))
+
+
+def test_a_loaded_matrix_needs_a_barrier_before(checked):
+    words, out = np.zeros(128, np.uint32), np.zeros((32, 4), np.uint32)
+    assert checked.call("run_matrices", words, out, Missing.FIRST_BARRIER).startswith("race: thread ")
+
+
+def test_sums_of_digits_products_must_not_overflow(plain):
+    def products(depth):
+        largest = np.full((16, depth), LARGEST_WITH_DIGITS, np.int32)
+        return plain.integer_products(largest, np.ascontiguousarray(largest[:8].T))[1]
+
+    assert products(32 * 1040) == ""  # 4 · 127² · 33280 < 2³¹
+    assert products(32 * 1041) == "an int32 sum of digits' products overflows"
+
+
+def test_integers_are_the_sums_of_their_digits(plain):
+    values = random_integers(np.random.default_rng(0), 1000, 4)
+    values[0] = 2**31 - 1, -(2**31), 127, -129
+    out = np.zeros_like(values)
+    plain.call("through_digits", values, out, len(values))
+    np.testing.assert_array_equal(out, values.astype(np.int64).clip(-LARGEST_WITH_DIGITS, LARGEST_WITH_DIGITS))
+
+
+@pytest.mark.parametrize("largest", [1e-45, 1e-38, 3e-30, 1.0, 0.3, 8.0, 1e30, 3.4028235e38])
+def test_floats_in_fixed_point(plain, largest):
+    """At most half a unit is lost, and nothing of numbers within a factor of 64 of the largest."""
+    values = (np.random.default_rng(0).uniform(-1, 1, 1000) * np.float32(largest)).astype(np.float32)
+    values[:2] = largest, -largest
+    out = np.zeros(1000)
+    plain.call("through_fixed_point", values, out, values.size, np.full(1, largest, np.float32))
+    assert np.abs(out - values).max() <= np.abs(values).max() * 2.0**-30
+    large = np.abs(values) >= np.abs(values).max() / 64
+    np.testing.assert_array_equal(out[large], values[large])
+
+
+def test_rounding_to_an_int_saturates(plain):
+    values = np.array([0.5, 1.5, -2.5, 2.0**31 - 0.5, 2.0**31, -(2.0**31) - 1, 1e300, -np.inf, 7.4999])
+    out = np.zeros(values.size, np.int32)
+    plain.call("round_to_ints", values, out, values.size)
+    top, bottom = 2**31 - 1, -(2**31)
+    assert out.tolist() == [0, 2, -2, top, top, bottom, top, bottom, 7]
 
 
 def test_right_kernels(toys):
@@ -256,6 +350,8 @@ def test_a_race_names_its_source_lines(checked):
         ("copy_of_changed_source", "changed before its wait"),
         ("copy_misaligned", "no multiples of 16"),
         ("copy_beyond", "copy_async to byte "),
+        ("matrix_misaligned", "load_matrices from byte 8 of 512 bytes of shared memory"),
+        ("matrix_beyond", "load_matrices from byte 512 of 512 bytes of shared memory"),
     ],
 )
 def test_a_fault_is_an_error_of_its_launch(toys, fault, message):

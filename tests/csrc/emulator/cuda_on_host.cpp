@@ -145,6 +145,10 @@ const char* name(State state) {
             return "ready";
         case State::multiply_add:
             return "in multiply_add";
+        case State::multiply_add_digits:
+            return "in multiply_add of digits";
+        case State::load_matrices:
+            return "in load_matrices";
         case State::syncwarp:
             return "in __syncwarp";
         case State::syncthreads:
@@ -491,33 +495,114 @@ using namespace host;
 
 namespace {
 
+template <typename T>
+auto& operand(const void* pointer) {
+    return *static_cast<const T*>(pointer);
+}
+
 // C += A·B of the whole warp.
 void multiply_add(const Fiber* lanes) {
     double a[16][8], b[8][8], c[16][8];
     for (int lane = 0; lane < 32; ++lane) {
         const Fiber& fiber = lanes[lane];
         const int g = lane / 4, t = lane % 4;
-        for (int e = 0; e < 4; ++e) a[g + e % 2 * 8][t + e / 2 * 4] = fiber.a[e];
-        for (int e = 0; e < 2; ++e) b[t + 4 * e][g] = fiber.b[e];
-        for (int e = 0; e < 4; ++e) c[g + e / 2 * 8][2 * t + e % 2] = fiber.c[e];
+        for (int e = 0; e < 4; ++e) a[g + e % 2 * 8][t + e / 2 * 4] = operand<double[4]>(fiber.a)[e];
+        for (int e = 0; e < 2; ++e) b[t + 4 * e][g] = operand<double[2]>(fiber.b)[e];
+        for (int e = 0; e < 4; ++e) c[g + e / 2 * 8][2 * t + e % 2] = operand<double[4]>(fiber.c)[e];
     }
     for (int i = 0; i < 16; ++i)
         for (int k = 0; k < 8; ++k)
             for (int j = 0; j < 8; ++j) c[i][j] += a[i][k] * b[k][j];
     for (int lane = 0; lane < 32; ++lane)
-        for (int e = 0; e < 4; ++e) lanes[lane].c[e] = c[lane / 4 + e / 2 * 8][lane % 4 * 2 + e % 2];
+        for (int e = 0; e < 4; ++e)
+            static_cast<double*>(lanes[lane].c)[e] = c[lane / 4 + e / 2 * 8][lane % 4 * 2 + e % 2];
+}
+
+int16_t signed_byte(unsigned word, int k) { return static_cast<int8_t>(word >> 8 * k & 255); }
+
+// The same for digits: a sum for every weight, which must not leave the range of an int.
+void multiply_add_digits(const Fiber* lanes) {
+    int16_t a[4][16][32], b[4][8][32];  // digit, row of A or column of B, depth
+    for (int lane = 0; lane < 32; ++lane) {
+        const auto& left = operand<unsigned[4][4]>(lanes[lane].a);
+        const auto& right = operand<unsigned[4][2]>(lanes[lane].b);
+        const int g = lane / 4, t = lane % 4;
+        for (int d = 0; d < 4; ++d)
+            for (int k = 0; k < 4; ++k) {
+                for (int e = 0; e < 4; ++e) a[d][g + e % 2 * 8][e / 2 * 16 + 4 * t + k] = signed_byte(left[d][e], k);
+                for (int e = 0; e < 2; ++e) b[d][g][e * 16 + 4 * t + k] = signed_byte(right[d][e], k);
+            }
+    }
+    int64_t sums[kWeights][16][8] = {};
+    for (int left = 0; left < 4; ++left)
+        for (int right = 0; right < 4; ++right) {
+            if (left + right < kLowestWeight) continue;
+            for (int i = 0; i < 16; ++i)
+                for (int j = 0; j < 8; ++j) {
+                    int sum = 0;
+                    for (int k = 0; k < 32; ++k) sum += a[left][i][k] * b[right][j][k];
+                    sums[left + right - kLowestWeight][i][j] += sum;
+                }
+        }
+    for (int lane = 0; lane < 32; ++lane)
+        for (int w = 0; w < kWeights; ++w)
+            for (int e = 0; e < 4; ++e) {
+                int& c = static_cast<int (*)[4]>(lanes[lane].c)[w][e];
+                const int64_t sum = c + sums[w][lane / 4 + e / 2 * 8][lane % 4 * 2 + e % 2];
+                if (sum != static_cast<int>(sum)) fail("an int32 sum of digits' products overflows");
+                c = static_cast<int>(sum);
+            }
+}
+
+// Every lane gets a word of each of four matrices, whose rows eight lanes each have passed.
+void load_matrices(const Fiber* lanes) {
+    for (int lane = 0; lane < 32; ++lane)
+        for (int matrix = 0; matrix < 4; ++matrix) {
+            const char* const row = &operand<char>(lanes[8 * matrix + lane / 4].a);
+            memcpy(static_cast<unsigned*>(lanes[lane].c) + matrix, row + lane % 4 * 4, 4);
+        }
+}
+
+void run_as_warp(State state, void (*multiply)(const Fiber*), void* c, const void* a, const void* b) {
+    if (current->warp->size < kLanes) fail("%s in a warp of %u threads", name(state) + 3, current->warp->size);
+    current->c = c;
+    current->a = a;
+    current->b = b;
+    if (!last_of_warp(state)) return;
+    multiply(current->warp->lanes);
+    release_warp();
 }
 
 }  // namespace
 
 void multiply_add(double (&c)[4], const double (&a)[4], const double (&b)[2]) {
-    if (current->warp->size < kLanes) fail("multiply_add in a warp of %u threads", current->warp->size);
-    current->c = c;
-    current->a = a;
-    current->b = b;
-    if (!last_of_warp(State::multiply_add)) return;
-    multiply_add(current->warp->lanes);
-    release_warp();
+    run_as_warp(State::multiply_add, multiply_add, c, a, b);
+}
+
+void multiply_add(int (&c)[kWeights][4], const unsigned (&a)[4][4], const unsigned (&b)[4][2]) {
+    run_as_warp(State::multiply_add_digits, multiply_add_digits, c, a, b);
+}
+
+void load_matrices(unsigned (&words)[4], const char* row) {
+    const Block& block = *current->block;
+    const ptrdiff_t offset = row - block.shared;
+    if (offset < 0 || offset + 16 > static_cast<ptrdiff_t>(block.shared_bytes) || offset % 16 != 0)
+        fail("load_matrices from byte %td of %zu bytes of shared memory", offset, block.shared_bytes);
+    race::row_is_read(row, __builtin_return_address(0));
+    run_as_warp(State::load_matrices, load_matrices, words, row, nullptr);
+}
+
+unsigned permute_bytes(unsigned a, unsigned b, unsigned selector) {
+    const uint64_t bytes = uint64_t{b} << 32 | a;
+    unsigned result = 0;
+    for (int i = 0; i < 4; ++i) result |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return result;
+}
+
+int round_to_int(double value) {
+    if (std::isnan(value)) return 0;
+    const double rounded = std::nearbyint(value);  // to even
+    return static_cast<int>(std::min(std::max(rounded, -2147483648.0), 2147483647.0));
 }
 
 // The destination is undefined until the wait, so it is NaN until then.
@@ -533,7 +618,7 @@ void copy_async(void* shared, const void* global) {
 
 void commit_copies() { current->groups.push_back(current->copies.size()); }
 
-double* shared_memory() { return reinterpret_cast<double*>(current->block->shared); }
+char* shared_memory() { return current->block->shared; }
 
 namespace {
 

@@ -36,8 +36,14 @@ struct HostIndex {
 };
 extern HostIndex threadIdx, blockIdx, blockDim, gridDim;
 
+struct __align__(8) float2 {
+    float x, y;
+};
 struct __align__(16) float4 {
     float x, y, z, w;
+};
+struct __align__(16) uint4 {
+    unsigned x, y, z, w;
 };
 struct __align__(16) double2 {
     double x, y;
@@ -106,11 +112,19 @@ void wait_for_copies(size_t pending);
 
 }  // namespace host
 
+constexpr int kLowestWeight = 2;
+constexpr int kWeights = 7 - kLowestWeight;
+
 // The functions of primitives.cuh. The sum over k is in order.
 void multiply_add(double (&c)[4], const double (&a)[4], const double (&b)[2]);
+void multiply_add(int (&c)[kWeights][4], const unsigned (&a)[4][4], const unsigned (&b)[4][2]);
+void load_matrices(unsigned (&words)[4], const char* row);
+unsigned permute_bytes(unsigned a, unsigned b, unsigned selector);
+int round_to_int(double value);
+inline int round_to_int(float value) { return round_to_int(static_cast<double>(value)); }
 void copy_async(void* shared, const void* global);
 void commit_copies();
-double* shared_memory();
+char* shared_memory();
 void grid_barrier(unsigned* arrivals, unsigned& barriers);
 unsigned short round_to_half(float value);
 unsigned short round_to_bfloat16(float value);
@@ -120,7 +134,10 @@ __forceinline__ void wait_for_copies() {
     host::wait_for_copies(Pending);
 }
 
-__forceinline__ double load_fresh(const double* global) { return *global; }
+template <typename T>
+__forceinline__ T load_fresh(const T* global) {
+    return *global;
+}
 
 template <typename Argument>
 cudaError_t launch(void (*kernel)(Argument), int blocks, int threads, size_t shared_bytes, bool cooperative,

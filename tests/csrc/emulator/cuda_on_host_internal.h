@@ -14,8 +14,17 @@ namespace host {
 constexpr unsigned kLanes = 32;
 constexpr size_t kStackBytes = 128 << 10;
 
-enum class State : uint8_t { ready, multiply_add, syncwarp, syncthreads, grid_barrier, exited };
-constexpr size_t kStates = 6;
+enum class State : uint8_t {
+    ready,
+    multiply_add,
+    multiply_add_digits,
+    load_matrices,
+    syncwarp,
+    syncthreads,
+    grid_barrier,
+    exited
+};
+constexpr size_t kStates = 8;
 
 struct Copy {
     char* to;
@@ -50,9 +59,9 @@ struct Fiber {
     Warp* warp;
     unsigned thread, lane;
     State state;
-    // Operands of a multiply_add.
-    double* c;
-    const double *a, *b;
+    // Operands of a multiply_add; result and row of a load_matrices.
+    void* c;
+    const void *a, *b;
     std::vector<Copy> copies;    // not yet completed by a wait
     std::vector<size_t> groups;  // where in `copies` each committed group ends
     // The grid barrier that thread 0 of a block waits at.
@@ -80,6 +89,7 @@ void warp_synchronized(const Fiber& fiber);
 void grid_synchronized();
 void copy_starts(const Copy& copy);
 void copy_ends(const Copy& copy);
+void row_is_read(const char* row, const void* code);
 #else
 inline void launch_starts() {}
 inline void block_starts(const Block&) {}
@@ -88,6 +98,7 @@ inline void warp_synchronized(const Fiber&) {}
 inline void grid_synchronized() {}
 inline void copy_starts(const Copy&) {}
 inline void copy_ends(const Copy&) {}
+inline void row_is_read(const char*, const void*) {}
 #endif
 }  // namespace race
 

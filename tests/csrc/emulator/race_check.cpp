@@ -177,6 +177,8 @@ void mark_copied(const Copy& copy, bool copied) {
     for (size_t i = 0; i < 16; i += 4) shared_cell(copy.to - current->block->shared + i).copied = copied;
 }
 
+void row_is_read(const char* row, const void* code) { access(row, 16, false, code); }
+
 void copy_starts(const Copy& copy) {
     access(copy.from, 16, false, copy.code);
     access(copy.to, 16, true, copy.code);

@@ -1,6 +1,6 @@
 // Correct and faulty kernels that test_cuda_on_host.py runs.
 
-#include "primitives.cuh"
+#include "fixed_point.cuh"
 
 using namespace tgan_fast;
 
@@ -27,8 +27,50 @@ __global__ void products(Products p) {
     for (int e = 0; e < 4; ++e) out[(g + e / 2 * 8) * 8 + 2 * t + e % 2] = c[e];
 }
 
+struct IntegerProducts {
+    const int *a, *b;
+    std::int64_t* c;
+    int depth;
+};
+
+// C = A·B of integers, 16×depth by depth×8, without the digits' products of the lowest weights.
+__global__ void integer_products(IntegerProducts p) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int sums[kWeights][4] = {}, four[4];
+    for (int k = 0; k < p.depth; k += 32) {
+        unsigned a[4][4], b[4][2];
+        for (int e = 0; e < 4; ++e) {
+            for (int i = 0; i < 4; ++i) four[i] = p.a[(g + e % 2 * 8) * p.depth + k + e / 2 * 16 + 4 * t + i];
+            for (int d = 0; d < 4; ++d) a[d][e] = to_digits(four).plane[d];
+        }
+        for (int e = 0; e < 2; ++e) {
+            for (int i = 0; i < 4; ++i) four[i] = p.b[(k + e * 16 + 4 * t + i) * 8 + g];
+            for (int d = 0; d < 4; ++d) b[d][e] = to_digits(four).plane[d];
+        }
+        multiply_add(sums, a, b);
+    }
+    for (int e = 0; e < 4; ++e) p.c[(g + e / 2 * 8) * 8 + 2 * t + e % 2] = combined(sums, e);
+}
+
 // The synchronization that a kernel leaves out.
 enum Missing : int { nothing, first_barrier, second_barrier, the_wait };
+
+struct Matrices {
+    const unsigned* in;
+    unsigned* out;
+    Missing missing;
+};
+
+// Loads four matrices of 8 rows, in the opposite order of their places in memory.
+__global__ void matrices(Matrices p) {
+    unsigned* const shared = reinterpret_cast<unsigned*>(shared_memory());
+    const int lane = threadIdx.x;
+    for (int word = lane; word < 128; word += 32) shared[word] = p.in[word];
+    if (p.missing != first_barrier) __syncwarp();
+    unsigned words[4];
+    load_matrices(words, shared_memory() + 16 * (31 - lane));
+    for (int i = 0; i < 4; ++i) p.out[4 * lane + i] = words[i];
+}
 
 struct Sum {
     const double* in;
@@ -38,7 +80,7 @@ struct Sum {
 };
 
 __device__ double block_sum(double value, Missing missing) {
-    double* const shared = shared_memory();
+    double* const shared = reinterpret_cast<double*>(shared_memory());
     shared[threadIdx.x] = value;
     if (missing != first_barrier) __syncthreads();
     for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
@@ -55,7 +97,7 @@ __global__ void sum(Sum s) {
 
 // Does the last steps of `sum`, in one warp.
 __global__ void warp_sum(Sum s) {
-    double* const shared = shared_memory();
+    double* const shared = reinterpret_cast<double*>(shared_memory());
     shared[threadIdx.x] = s.in[threadIdx.x];
     for (unsigned half = 16; half > 0; half /= 2) {
         if (s.missing != first_barrier) __syncwarp();
@@ -87,7 +129,7 @@ struct Tiles {
 
 // out[i] = in[i ^ 2] through shared memory: two numbers per thread in every tile, while the next tile is copied.
 __global__ void swap_pairs(Tiles p) {
-    double* const shared = shared_memory();
+    double* const shared = reinterpret_cast<double*>(shared_memory());
     const int tile_size = 2 * blockDim.x, mine = 2 * threadIdx.x, others = mine ^ 2;
     const auto start = [&](int tile) {
         if (tile < p.tiles) copy_async(shared + tile % 2 * tile_size + mine, p.in + tile * tile_size + mine);
@@ -119,6 +161,8 @@ enum Fault : int {
     copy_of_changed_source,
     copy_misaligned,
     copy_beyond,
+    matrix_misaligned,
+    matrix_beyond,
     write_by_all,
     write_by_blocks,
     write_neighbors,
@@ -142,8 +186,13 @@ __device__ void wrong_meeting(const Faulty& f) {
     if (f.fault == grid_barrier_for_some && blockIdx.x != 1) grid_barrier(f.arrivals, barriers);
 }
 
+__device__ void wrong_matrices(const Faulty& f) {
+    unsigned words[4];
+    load_matrices(words, shared_memory() + (f.fault == matrix_beyond ? 512 : 8));
+}
+
 __device__ void wrong_copy(const Faulty& f) {
-    double* const to = shared_memory() + 2 * threadIdx.x;
+    double* const to = reinterpret_cast<double*>(shared_memory()) + 2 * threadIdx.x;
     double* const from = f.memory + 2 * threadIdx.x;
     const int shift = f.fault == copy_misaligned;
     copy_async(f.fault == copy_beyond ? to + 64 : to, from + shift);
@@ -153,7 +202,7 @@ __device__ void wrong_copy(const Faulty& f) {
 }
 
 __device__ void wrong_access(const Faulty& f) {
-    double* const shared = shared_memory();
+    double* const shared = reinterpret_cast<double*>(shared_memory());
     if (f.fault == write_before) shared[-1] = 0;
     if (f.fault == write_behind) shared[64] = 0;
     if (f.fault == write_far_behind) shared[20000] = 0;
@@ -168,6 +217,7 @@ __device__ void wrong_access(const Faulty& f) {
 __global__ void faulty(Faulty f) {
     if (f.fault <= grid_barrier_for_some) return wrong_meeting(f);
     if (f.fault >= copy_not_waited_for && f.fault <= copy_beyond) return wrong_copy(f);
+    if (f.fault == matrix_misaligned || f.fault == matrix_beyond) return wrong_matrices(f);
     wrong_access(f);
 }
 
@@ -177,6 +227,34 @@ extern "C" {
 
 int run_products(const double* a, const double* b, double* c, int depth, int threads, int repeats) {
     return launch(products, 1, threads, 0, false, nullptr, Products{a, b, c, depth, repeats});
+}
+
+int run_integer_products(const int* a, const int* b, std::int64_t* c, int depth) {
+    return launch(integer_products, 1, 32, 0, false, nullptr, IntegerProducts{a, b, c, depth});
+}
+
+int run_matrices(const unsigned* in, unsigned* out, int missing) {
+    return launch(matrices, 1, 32, 512, false, nullptr, Matrices{in, out, static_cast<Missing>(missing)});
+}
+
+// Converts integers to digits and back.
+void through_digits(const int* in, int* out, int fours) {
+    for (int i = 0; i < fours; ++i) {
+        int integers[4];
+        for (int e = 0; e < 4; ++e) integers[e] = clamped(in[4 * i + e]);
+        to_integers(to_digits(integers), integers);
+        for (int e = 0; e < 4; ++e) out[4 * i + e] = integers[e];
+    }
+}
+
+// Converts floats to fixed point and back, with the unit for numbers up to `largest`.
+void through_fixed_point(const float* in, double* out, int count, const float* largest) {
+    const FloatScale scale(*largest);
+    for (int i = 0; i < count; ++i) out[i] = scale(in[i]) * scale.unit();
+}
+
+void round_to_ints(const double* in, int* out, int count) {
+    for (int i = 0; i < count; ++i) out[i] = round_to_int(in[i]);
 }
 
 int run_sum(const double* in, double* out, int blocks, int threads, int missing) {

@@ -1,6 +1,6 @@
 """Launcher of the CUDA kernels of singular value clipping: tensors in, addresses and strides out to csrc/cuda.
 
-One call clips all weights of a discriminator in three launches (csrc/cuda/singular_value_clip.h). It does not wait for
+One call clips all weights of a discriminator in four launches (csrc/cuda/singular_value_clip.h). It does not wait for
 the GPU. A CUDA graph can capture it after a first call outside of the graph, which loads the kernels.
 """
 
@@ -19,7 +19,7 @@ from tgan_fast.ops.dispatch import BackendError
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _COPY_TYPES = {torch.float16: 1, torch.bfloat16: 2}
 # For σ from t up to ‖W‖ = 3162·t. Their deviation only decides which weights count as within the threshold.
-_POLYNOMIALS = sign_schedule(1e-15, 1e-8)
+POLYNOMIALS = sign_schedule(1e-15, 1e-8)
 _KEPT_WORKSPACES = 8
 
 
@@ -33,11 +33,13 @@ def launch(
     running_vars: Sequence[torch.Tensor] = (),
     lowest: float = 0.0,
     eps: float = 0.0,
+    float64_only: bool = False,
 ) -> None:
     """Clip weights, each at its own threshold, and clamp batch-norm scales of one GPU, in place, on its current stream.
 
     The arguments are those of `tgan_fast.ops.constrain_layers_` and have passed its checks. The smaller side of every
-    weight must be at most the GPU's `largest_side`, and scales and variances must be contiguous float32. A weight that
+    weight must be at most the GPU's `largest_side`, and scales and variances must be contiguous float32. With
+    `float64_only`, no weight is clipped in fixed point (csrc/cuda/fixed_point.cuh). A weight that
     is listed again is clipped once, at the first of its thresholds, so the caller must give it the same one every time.
     """
     device = (*weights, *scales)[0].device
@@ -50,8 +52,9 @@ def launch(
         error = extension().constrain(
             matrices=matrices,
             scales=[(s.data_ptr(), v.data_ptr(), s.numel()) for s, v in zip(scales, running_vars, strict=True)],
-            polynomials=_POLYNOMIALS,
-            deviation=_POLYNOMIALS[-1].deviation,
+            polynomials=POLYNOMIALS,
+            deviation=POLYNOMIALS[-1].deviation,
+            float64_only=float64_only,
             lowest=lowest,
             epsilon=eps,
             non_finite=0 if non_finite is None else non_finite.data_ptr(),

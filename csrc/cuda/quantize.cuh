@@ -1,0 +1,100 @@
+// Writes every W in fixed point for the Gram kernel, in blocks of 64 rows and 1024 columns with a unit each.
+//
+// The unit is a power of two and fine enough for a block's largest element to have 30 bits. A block with an element
+// above 8·t keeps its float32 values, because the unit would be too coarse beside t; so does one with a non-finite
+// element. A W of m×n takes 8·m·n bytes from and to memory.
+#pragma once
+
+#include "fixed_point.cuh"
+#include "plan.cuh"
+
+namespace tgan_fast {
+
+struct QuantizeArguments {
+    Plan plan;
+    double* workspace;
+};
+
+constexpr int kQuantizeThreads = 256;
+constexpr int kQuantizeShared = kQuantizeThreads * sizeof(float);
+constexpr double kLargestElement = 8;  // times t
+
+// The largest of the values of a block's threads, in all threads.
+template <int Threads>
+__device__ __forceinline__ float largest_of_block(float* shared, float value) {
+    __syncthreads();
+    shared[threadIdx.x] = value;
+    for (int half = Threads / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (static_cast<int>(threadIdx.x) < half)
+            shared[threadIdx.x] = fmaxf(shared[threadIdx.x], shared[threadIdx.x + half]);
+    }
+    __syncthreads();
+    return shared[0];
+}
+
+// |value|, or infinity for a NaN.
+__device__ __forceinline__ float magnitude(float value) { return isnan(value) ? INFINITY : fabsf(value); }
+
+// Four neighbors in a row; zeros beyond its end.
+__device__ __forceinline__ float4 load_four(const MatrixPlan& m, int row, std::int64_t column) {
+    float4 four = {0, 0, 0, 0};
+    if (column >= m.columns) return four;
+    const float* const from = m.data + row * m.row_stride + column * m.column_stride;
+    if (m.vectorized && column + 4 <= m.columns) return *reinterpret_cast<const float4*>(from);
+    four.x = from[0];
+    if (column + 1 < m.columns) four.y = from[m.column_stride];
+    if (column + 2 < m.columns) four.z = from[2 * m.column_stride];
+    if (column + 3 < m.columns) four.w = from[3 * m.column_stride];
+    return four;
+}
+
+// Calls function(row, chunk) for this thread's share of the chunks of a block of rows from `first_row` on; adjacent
+// threads get chunks that are adjacent in memory.
+template <typename Function>
+__device__ __forceinline__ void for_each_chunk(const MatrixPlan& m, int first_row, int chunks, Function function) {
+    const bool down = m.row_stride < m.column_stride;
+    for (int index = threadIdx.x; index < kBlock * chunks; index += kQuantizeThreads) {
+        const int row = first_row + (down ? index % kBlock : index / chunks);
+        if (row < m.rows) function(row, down ? index / kBlock : index % chunks);
+    }
+}
+
+__global__ void __launch_bounds__(kQuantizeThreads) quantize_kernel(const QuantizeArguments arguments) {
+    const Plan& plan = arguments.plan;
+    const MatrixPlan& m = plan.matrices[matrix_of(plan, &MatrixPlan::first_block, blockIdx.x)];
+    const int index = blockIdx.x - m.first_block;
+    const int row_block = index / splits(m), split = index % splits(m);
+    const int first_row = row_block * kBlock;
+    const std::int64_t first_column = static_cast<std::int64_t>(split) * kSplitColumns;
+    const std::int64_t left = padded_columns(m) - first_column;
+    const int chunks = static_cast<int>(left < kSplitColumns ? left : kSplitColumns) / 4;
+
+    // The iteration counts the arrivals at its barriers, from 0.
+    if (blockIdx.x == 0 && threadIdx.x == 0) control(arguments.workspace)->arrivals = 0;
+
+    float largest = 0;
+    for_each_chunk(m, first_row, chunks, [&](int row, int chunk) {
+        const float4 four = load_four(m, row, first_column + 4 * chunk);
+        largest = fmaxf(fmaxf(largest, fmaxf(magnitude(four.x), magnitude(four.y))),
+                        fmaxf(magnitude(four.z), magnitude(four.w)));
+    });
+    largest = largest_of_block<kQuantizeThreads>(reinterpret_cast<float*>(shared_memory()), largest);
+    const bool fits = !plan.float64_only && largest <= kLargestElement * m.threshold;
+    const FloatScale scale(fits ? largest : 0);
+    if (threadIdx.x == 0) *unit_of(arguments.workspace, m, row_block, split) = fits ? scale.unit() : 0;
+
+    char* const out = panel(arguments.workspace, m);
+    for_each_chunk(m, first_row, chunks, [&](int row, int chunk) {
+        const float4 four = load_four(m, row, first_column + 4 * chunk);
+        const std::int64_t index = row * padded_columns(m) + first_column + 4 * chunk;
+        if (!fits) {
+            *reinterpret_cast<float4*>(out + index * sizeof(float)) = four;
+            return;
+        }
+        const int integers[4] = {scale(four.x), scale(four.y), scale(four.z), scale(four.w)};
+        store_digits(out, index, integers);
+    });
+}
+
+}  // namespace tgan_fast
