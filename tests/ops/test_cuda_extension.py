@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tgan_fast.ops import BackendError, backends, cuda_extension, extensions, singular_value_clip_
+from tgan_fast.ops import (
+    BackendError,
+    backends,
+    constrain_layers_,
+    cuda_extension,
+    extensions,
+    singular_value_clip_,
+)
 from tgan_fast.ops.clipping import _warn_of_gemm, choose_backends
 from tgan_fast.ops.clipping import cuda as singular_value_clip_cuda
 
@@ -40,15 +47,17 @@ class Gpus:
         self.current = 0  # PyTorch's
         self.prepared = []
         self.constrained = []
+        self.in_float64 = []
 
     def prepare(self, device):
         assert device == self.current
         self.prepared.append(device)
         return 1024, "" if device == 1 else NOT_COMPILED
 
-    def constrain(self, device, **_):
+    def constrain(self, device, scales, float64_only, **_):
         assert device == self.current
         self.constrained.append(device)
+        self.in_float64.append((float64_only, len(scales)))
         return ""
 
     @contextlib.contextmanager
@@ -94,6 +103,13 @@ def test_the_gpu_of_the_weight_is_asked_once_and_pytorchs_current_one_stays(back
     assert gpus.prepared == [1]
     assert gpus.constrained == [1, 1, 1]
     assert gpus.current == 0
+
+
+def test_float64_is_requested_by_name(gpus):
+    for backend in ("auto", "cuda", "cuda-float64"):
+        singular_value_clip_([on_gpu(1)], backend=backend)
+        constrain_layers_([on_gpu(1)], [on_gpu(1)[0]], [on_gpu(1)[0]], backend=backend)
+    assert gpus.in_float64 == [(False, 0), (False, 1), (False, 0), (False, 1), (True, 0), (True, 1)]
 
 
 def test_a_gpu_that_it_was_not_compiled_for_is_named(gpus):

@@ -121,6 +121,7 @@ _REGISTRY: dict[str, dict[str, str | Callable[[torch.device], str]]] = {
         "eigh": AVAILABLE,
         "gemm": AVAILABLE,
         "cuda": _cuda_extension_state,
+        "cuda-float64": _cuda_extension_state,
     },
     "tanh_to_levels": {
         "triton": _triton_state,

@@ -57,7 +57,7 @@ def test_scales_of_another_dtype_are_clamped_too(device):
             {"running_vars": [torch.ones(9, device="meta")]},
             "a scale on cpu needs a running variance on the same device, not on meta",
         ),
-        ({"backend": "magma"}, "choose auto, svd, eigh, gemm, cuda"),
+        ({"backend": "magma"}, "choose auto, svd, eigh, gemm, cuda, cuda-float64"),
     ],
 )
 def test_nothing_changes_where_an_argument_does_not_fit(options, message):

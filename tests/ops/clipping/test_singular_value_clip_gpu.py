@@ -30,6 +30,15 @@ def test_it_is_there_and_auto_takes_it():
     assert choose_backends([half, single, large], "cuda") == ["cuda", "cuda", "gemm"]
 
 
+def test_float64_on_request():
+    fixed, exact = (gaussian(40, 50, top=2).cuda() for _ in range(2))
+    before = exact.copy_(fixed).clone()
+    singular_value_clip_(fixed, backend="cuda")
+    singular_value_clip_(exact, backend="cuda-float64")
+    assert not torch.equal(fixed, exact)
+    assert relative_error(exact, clipped_by_svd(before, 1.0)) <= 1e-7
+
+
 def test_larger_weights_are_clipped_too():
     weights = [gaussian(1100, 1200, top=2).cuda(), gaussian(40, 50, top=2).cuda()]
     before = [weight.clone() for weight in weights]

@@ -3,12 +3,13 @@
     W = U·diag(σ)·Vᵀ   →   W' = U·diag(min(σ, t))·Vᵀ = W − R·W,   R = U·diag(max(0, 1 − t/σ))·Uᵀ
 
 R is a function of the small Gram matrix W·Wᵀ = U·diag(σ²)·Uᵀ, so W itself need not be decomposed: `eigh` decomposes the
-Gram matrix, `gemm` computes R by matrix products alone, and `cuda` does the same for a whole list of weights in three
+Gram matrix, `gemm` computes R by matrix products alone, and `cuda` does the same for a whole list of weights in four
 kernels (csrc/cuda). Only `svd` decomposes W. The Gram matrix squares the condition number, so all backends but `svd`
-compute it and R in float64, except with accuracy="fast". Even so, singular values near t change by about 2⁻⁵²·σ₁²/t,
-where σ₁ is the largest one; `eigh` uses the SVD where that would matter. `eigh` also uses float32 where this adds no
-more than rounding: for R·W up to σ₁ = 1.5·t and, on a CPU, for the Gram matrix of a wide weight and for the
-eigenvectors of G/t² − I if σ₁ is near t. A weight of one row needs only its norm.
+compute it and R in float64, except with accuracy="fast"; `cuda` uses 32-bit fixed point where that is as accurate. Even
+so, singular values near t change by about 2⁻⁵²·σ₁²/t, where σ₁ is the largest one; `eigh` uses the SVD where that would
+matter. `eigh` also uses float32 where this adds no more than rounding: for R·W up to σ₁ = 1.5·t and, on a CPU, for the
+Gram matrix of a wide weight and for the eigenvectors of G/t² − I if σ₁ is near t. A weight of one row needs only its
+norm.
 
 W' is the projection of W onto a convex set, the matrices with singular values of at most t. Such a projection does
 not increase the distance between two points, so an error in W, such as the rounding of a decomposition, is no larger in
@@ -38,6 +39,9 @@ from tgan_fast.ops.clipping.operands import (
     place_of,
 )
 from tgan_fast.ops.dispatch import BackendError, require
+
+# Backends that are kernels of csrc/cuda.
+CUDA_BACKENDS = ("cuda", "cuda-float64")
 
 
 def singular_value_clip(
@@ -80,9 +84,11 @@ def singular_value_clip(
             it is. If the smaller side exceeds 1024, or with "fast", the host waits for the norm and leaves out what
             the norm makes unnecessary. It never waits while a CUDA graph is captured, where "fast" is "exact".
             "cuda": the kernels of csrc/cuda for float32, float16 and bfloat16 on a GPU, without synchronization and
-            with the same bits every time. They also treat singular values within 1.3e-6·t below the threshold as too
+            with the same bits every time. They compute in 32-bit fixed point, on the int8 tensor cores, up to
+            σ₁ = 4·t, and in float64 beyond. They also treat singular values within 1.3e-6·t below the threshold as too
             large, clip a weight of Frobenius norm ‖W‖ > 3162·t only at ‖W‖/3162, and leave weights whose smaller side
-            exceeds 1024 (576 where a block has 99 KB of shared memory) to "gemm", with its accuracy and its waiting.
+            exceeds 1024 (512 where a block has 99 KB of shared memory) to "gemm", with its accuracy and its waiting.
+            "cuda-float64": the same kernels, in float64 for every weight; most GPUs are slow at that.
             "auto": "eigh" on a CPU; "cuda" on a GPU, or "gemm" where "cuda" cannot be used.
 
     Returns:
@@ -145,13 +151,14 @@ def clip_operands(operands: Sequence[Operand], non_finite: Tensor | None, accura
     """Clip matrices that `checked_operands` returned; the other arguments are those of `singular_value_clip_`."""
     _check_accuracy(accuracy)
     chosen = choose_backends([operand.weight for operand in operands], backend)
-    by_kernels = [operand for operand, name in zip(operands, chosen, strict=True) if name == "cuda"]
+    by_kernels = [operand for operand, name in zip(operands, chosen, strict=True) if name in CUDA_BACKENDS]
     for device in {operand.weight.device for operand in by_kernels}:  # one batch per GPU
         weights, copies, thresholds = zip(*(each for each in by_kernels if each.weight.device == device), strict=True)
-        cuda.launch(weights, thresholds, copies=copies, non_finite=non_finite)
+        float64_only = backend == "cuda-float64"
+        cuda.launch(weights, thresholds, copies=copies, non_finite=non_finite, float64_only=float64_only)
     clipped = set()
     for operand, name in zip(operands, chosen, strict=True):
-        if name == "cuda":
+        if name in CUDA_BACKENDS:
             continue
         if place_of(operand.weight) not in clipped:  # clipping twice could change the last bits after the first copy
             torch_impl.clip_(operand.weight, operand.threshold, non_finite, name, accuracy)
@@ -174,7 +181,7 @@ def _check_accuracy(accuracy):
 
 
 def choose_backends(weights: Sequence[Tensor], backend: str) -> list[str]:
-    """Return the backend for each weight: the requested one, but "gemm" if the weight is too large for "cuda".
+    """Return the backend for each weight: the requested one, but "gemm" if the weight is too large for the kernels.
 
     Raises:
         ValueError, BackendError: The backend does not exist, or cannot clip these weights.
@@ -182,14 +189,16 @@ def choose_backends(weights: Sequence[Tensor], backend: str) -> list[str]:
     if backend == "auto":
         return [_fastest(weight) for weight in weights]
     require("singular_value_clip", backend, {weight.device for weight in weights})
-    if backend != "cuda":
+    if backend not in CUDA_BACKENDS:
         return [backend] * len(weights)
     for weight in weights:
         if weight.dtype not in cuda.DTYPES:
-            raise BackendError(f"backend 'cuda' clips float32, float16 and bfloat16, not {weight.dtype}: use 'gemm'")
+            raise BackendError(
+                f"backend {backend!r} clips float32, float16 and bfloat16, not {weight.dtype}: use 'gemm'"
+            )
         if not has_memory(weight):
-            raise BackendError(f"backend 'cuda' clips plain tensors, not a {type(weight).__name__}: use 'gemm'")
-    return [_fastest(weight) for weight in weights]
+            raise BackendError(f"backend {backend!r} clips plain tensors, not a {type(weight).__name__}: use 'gemm'")
+    return [backend if _fastest(weight) == "cuda" else "gemm" for weight in weights]
 
 
 def _fastest(weight):

@@ -42,7 +42,8 @@ def constrain_layers_(
     operands = checked_operands(weights, max_singular_value, copies, non_finite)
     scales, running_vars, lowest, eps = _checked_scales(scales, running_vars, lowest, eps)
     weights = [operand.weight for operand in operands]
-    if set(choose_backends(weights, backend)) == {"cuda"} and _one_launch_takes(weights, scales, running_vars):
+    chosen = set(choose_backends(weights, backend))
+    if chosen in ({"cuda"}, {"cuda-float64"}) and _one_launch_takes(weights, scales, running_vars):
         cuda.launch(
             weights,
             [operand.threshold for operand in operands],
@@ -52,6 +53,7 @@ def constrain_layers_(
             running_vars=running_vars,
             lowest=lowest,
             eps=eps,
+            float64_only=chosen == {"cuda-float64"},
         )
         return
     clip_operands(operands, non_finite, "exact", backend)
