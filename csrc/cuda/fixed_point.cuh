@@ -2,7 +2,7 @@
 //
 // An integer is the sum of four signed 8-bit digits (Ozaki's scheme), so the product of two integers is a sum of 16
 // products of digits. The 13 of the highest weights are computed. The others matter less than rounding of the result,
-// unless they have the same sign in all terms of a sum, as for a W with only a few distinct rows (docs/kernels.md).
+// unless they have the same sign in all terms of a sum, as for a W with equal rows (docs/kernels.md).
 // Sums of digits' products are exact in int32 for up to 2¹⁵ terms, so the order of additions does not matter.
 #pragma once
 

@@ -40,8 +40,8 @@
 
 namespace tgan_fast {
 
-// If σ² lies between t² and (1 + kResolution)·t², it is lowered only in part: σ stays up to 4.2e-8·t too large, a
-// sixtieth of kResolution.
+// If σ² lies between t² and (1 + kResolution)·t², it is lowered only in part: σ stays up to 4.2e-8·t too large, or
+// 8.8e-8·t where the last polynomial alone is enough for ‖A‖.
 constexpr double kResolution = 2.5e-6;
 // If ‖W‖² exceeds this times t², rounding of the largest eigenvalues would disturb those near t². Such a W is clipped
 // at the larger threshold ‖W‖/3162, and further by the next call.
