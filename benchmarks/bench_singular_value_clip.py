@@ -138,10 +138,8 @@ def contenders_for_size(size: Size, device: str) -> dict[str, Callable]:
     own = {"auto": clip, FAST: partial(clip, accuracy="fast")}
     if device == "cuda":
         matrix = torch.empty(size.shape[-2:], device=device)
-        backends = (
-            ["eigh", "gemm", *CUDA_BACKENDS] if choose_backends([matrix], "cuda") == ["cuda"] else ["eigh", "gemm"]
-        )
-        own |= {name: partial(clip, backend=name) for name in backends}
+        kernels = CUDA_BACKENDS if choose_backends([matrix], "cuda") == ["cuda"] else ()
+        own |= {name: partial(clip, backend=name) for name in ("eigh", "gemm", *kernels)}
     missing = missing_rivals()
     return own | {name: rival for name, rival in USUAL_RIVALS.items() if name not in missing}
 

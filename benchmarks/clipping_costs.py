@@ -17,7 +17,7 @@ from benchmarks.spectra import trained
 from tgan_fast.ops.clipping.cuda import POLYNOMIALS
 
 # As in csrc/cuda.
-BLOCK, SPLIT_COLUMNS, TILE_ROWS, ROW_BYTES, DIGITS_PRODUCTS, RESOLUTION = 64, 1024, 32, 256, 13, 2.5e-6
+BLOCK, SPLIT_COLUMNS, TILE_ROWS, DIGITS_PRODUCTS, RESOLUTION = 64, 1024, 32, 13, 2.5e-6
 BARRIER = 2e-6  # seconds for a grid barrier, and to fill and empty the pipeline between two of them: an assumption
 
 
@@ -25,7 +25,6 @@ class Gpu(NamedTuple):
     """Rates of a GPU per second; `int8` and `float64` are those of `mma.sync`, `vector` is float64 without it."""
 
     name: str
-    multiprocessors: int
     int8: float
     float64: float
     vector: float
@@ -35,10 +34,10 @@ class Gpu(NamedTuple):
 
 
 GPUS = (
-    Gpu("H100 SXM", 132, 0.63 * 1979e12, 0.9 * 67e12, 34e12, 3.35e12, 5.5e12, 64),
-    Gpu("RTX 4090", 128, 0.95 * 661e12, 1.29e12, 1.29e12, 1.01e12, 5e12, 32),
+    Gpu("H100 SXM", 0.63 * 1979e12, 0.9 * 67e12, 34e12, 3.35e12, 5.5e12, 64),
+    Gpu("RTX 4090", 0.95 * 661e12, 1.29e12, 1.29e12, 1.01e12, 5e12, 32),
     # Data sheets of systems with B300 give 0.165 POPS of int8 per GPU. The L2 bandwidth is an assumption.
-    Gpu("B300", 160, 0.95 * 165e12, 1.25e12, 1.25e12, 8e12, 10e12, 64),
+    Gpu("B300", 0.95 * 165e12, 1.25e12, 1.25e12, 8e12, 10e12, 64),
 )
 
 

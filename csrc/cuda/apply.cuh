@@ -9,8 +9,7 @@
 
 #include <algorithm>
 
-#include "plan.cuh"
-#include "quantize.cuh"
+#include "block.cuh"
 #include "tile_product.cuh"
 
 namespace tgan_fast {
@@ -48,17 +47,9 @@ __device__ __forceinline__ int strip_offset(int row, int column) {
     return (row / 4 * Width + column) * kChunkBytes;
 }
 
-// Calls function(row, column) for this thread's share of a strip whose `rows` are counted from 0; adjacent threads get
-// elements that are adjacent in memory.
 template <int Width, typename Function>
 __device__ __forceinline__ void for_each_of_strip(const MatrixPlan& m, int rows, Function function) {
-    const bool down = m.row_stride < m.column_stride;
-    for (int index = threadIdx.x; index < rows * Width; index += kApplyThreads<Width>) {
-        if (down)
-            function(index % rows, index / rows);
-        else
-            function(index / Width, index % Width);
-    }
+    for_each_in_memory_order<kApplyThreads<Width>>(m, rows, Width, function);
 }
 
 __device__ __forceinline__ void write_copy(const MatrixPlan& m, std::int64_t offset, float value) {
@@ -147,8 +138,7 @@ __device__ __forceinline__ void multiply_stage(Float64::Sums& sums, const ApplyW
 template <int Width, typename Arithmetic>
 __device__ __forceinline__ void multiply_strip(char* shared, const char* strip, const char* rows, int padded) {
     const ApplyWarpTile<Arithmetic, Width> warp;
-    typename Arithmetic::Sums sums;
-    sums.clear();
+    typename Arithmetic::Sums sums = {};
     const std::int64_t pitch = padded * Arithmetic::kNumberBytes;
     const auto load = [&](int stage, int step) {
         copy_rows<kBlock, kApplyThreads<Width>>(shared + stage * kApplyStageBytes, rows + step * kRowBytes, pitch);

@@ -72,12 +72,9 @@ template <typename Arithmetic>
 __device__ __forceinline__ void multiply_rows(char* shared, double* workspace, const MatrixPlan& m,
                                               const GramItem& item) {
     const GramWarpTile<Arithmetic> warp;
-    typename Arithmetic::Sums sums;
-    sums.clear();
+    typename Arithmetic::Sums sums = {};
     const bool diagonal = item.row == item.column;
     const std::int64_t pitch = padded_columns(m) * sizeof(float), first = std::int64_t{item.split} * kSplitColumns;
-    const std::int64_t left_columns = padded_columns(m) - first;
-    const int columns = static_cast<int>(left_columns < kSplitColumns ? left_columns : kSplitColumns);
     const char* const w = panel(workspace, m) + first * sizeof(float);
     const auto operand = [&](int stage, int which) { return shared + (2 * stage + which) * kGramOperandBytes; };
     const auto load = [&](int stage, int step) {
@@ -93,7 +90,7 @@ __device__ __forceinline__ void multiply_rows(char* shared, double* workspace, c
         multiply_stage(sums, warp, operand(stage, 0) + warp.row * kRowBytes,
                        operand(stage, !diagonal) + warp.column * kRowBytes, item);
     };
-    pipeline<kGramStages>(columns * static_cast<int>(sizeof(float)) / kRowBytes, load, compute);
+    pipeline<kGramStages>(columns_of_split(m, item.split) * static_cast<int>(sizeof(float)) / kRowBytes, load, compute);
     add_groups(shared, sums, warp);
 }
 

@@ -54,13 +54,21 @@ struct Control {
 constexpr int kControlDoubles = 64;
 static_assert(sizeof(Control) <= kControlDoubles * sizeof(double));
 
+__host__ __device__ constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t by) {
+    return (value + by - 1) / by;
+}
 __host__ __device__ constexpr std::int64_t rounded_up(std::int64_t value, int multiple) {
-    return (value + multiple - 1) / multiple * multiple;
+    return ceil_div(value, multiple) * multiple;
 }
 __host__ __device__ constexpr int padded(const MatrixPlan& m) { return static_cast<int>(rounded_up(m.rows, kBlock)); }
 __host__ __device__ constexpr std::int64_t padded_columns(const MatrixPlan& m) { return rounded_up(m.columns, kBlock); }
 __host__ __device__ constexpr int splits(const MatrixPlan& m) {
-    return static_cast<int>((m.columns + kSplitColumns - 1) / kSplitColumns);
+    return static_cast<int>(ceil_div(m.columns, kSplitColumns));
+}
+// Number of columns in a part, padded.
+__host__ __device__ constexpr int columns_of_split(const MatrixPlan& m, int split) {
+    const std::int64_t left = padded_columns(m) - std::int64_t{split} * kSplitColumns;
+    return static_cast<int>(left < kSplitColumns ? left : kSplitColumns);
 }
 __host__ __device__ constexpr int blocks_of_side(const MatrixPlan& m) { return padded(m) / kBlock; }
 // Number of 64×64 blocks in the lower triangle of a Gram matrix.

@@ -5,8 +5,8 @@
 // element. A W of m×n takes 8·m·n bytes from and to memory.
 #pragma once
 
+#include "block.cuh"
 #include "fixed_point.cuh"
-#include "plan.cuh"
 
 namespace tgan_fast {
 
@@ -18,20 +18,6 @@ struct QuantizeArguments {
 constexpr int kQuantizeThreads = 256;
 constexpr int kQuantizeShared = kQuantizeThreads * sizeof(float);
 constexpr double kLargestElement = 8;  // times t
-
-// The largest of the values of a block's threads, in all threads.
-template <int Threads>
-__device__ __forceinline__ float largest_of_block(float* shared, float value) {
-    __syncthreads();
-    shared[threadIdx.x] = value;
-    for (int half = Threads / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (static_cast<int>(threadIdx.x) < half)
-            shared[threadIdx.x] = fmaxf(shared[threadIdx.x], shared[threadIdx.x + half]);
-    }
-    __syncthreads();
-    return shared[0];
-}
 
 // |value|, or infinity for a NaN.
 __device__ __forceinline__ float magnitude(float value) { return isnan(value) ? INFINITY : fabsf(value); }
@@ -49,17 +35,6 @@ __device__ __forceinline__ float4 load_four(const MatrixPlan& m, int row, std::i
     return four;
 }
 
-// Calls function(row, chunk) for this thread's share of the chunks of a block of rows from `first_row` on; adjacent
-// threads get chunks that are adjacent in memory.
-template <typename Function>
-__device__ __forceinline__ void for_each_chunk(const MatrixPlan& m, int first_row, int chunks, Function function) {
-    const bool down = m.row_stride < m.column_stride;
-    for (int index = threadIdx.x; index < kBlock * chunks; index += kQuantizeThreads) {
-        const int row = first_row + (down ? index % kBlock : index / chunks);
-        if (row < m.rows) function(row, down ? index / kBlock : index % chunks);
-    }
-}
-
 __global__ void __launch_bounds__(kQuantizeThreads) quantize_kernel(const QuantizeArguments arguments) {
     const Plan& plan = arguments.plan;
     const MatrixPlan& m = plan.matrices[matrix_of(plan, &MatrixPlan::first_block, blockIdx.x)];
@@ -67,15 +42,19 @@ __global__ void __launch_bounds__(kQuantizeThreads) quantize_kernel(const Quanti
     const int row_block = index / splits(m), split = index % splits(m);
     const int first_row = row_block * kBlock;
     const std::int64_t first_column = static_cast<std::int64_t>(split) * kSplitColumns;
-    const std::int64_t left = padded_columns(m) - first_column;
-    const int chunks = static_cast<int>(left < kSplitColumns ? left : kSplitColumns) / 4;
+    const auto for_each_chunk = [&](auto function) {
+        const int rows = m.rows - first_row < kBlock ? m.rows - first_row : kBlock;
+        for_each_in_memory_order<kQuantizeThreads>(m, rows, columns_of_split(m, split) / 4, [&](int row, int chunk) {
+            function(first_row + row, first_column + 4 * chunk);
+        });
+    };
 
     // The iteration counts the arrivals at its barriers, from 0.
     if (blockIdx.x == 0 && threadIdx.x == 0) control(arguments.workspace)->arrivals = 0;
 
     float largest = 0;
-    for_each_chunk(m, first_row, chunks, [&](int row, int chunk) {
-        const float4 four = load_four(m, row, first_column + 4 * chunk);
+    for_each_chunk([&](int row, std::int64_t column) {
+        const float4 four = load_four(m, row, column);
         largest = fmaxf(fmaxf(largest, fmaxf(magnitude(four.x), magnitude(four.y))),
                         fmaxf(magnitude(four.z), magnitude(four.w)));
     });
@@ -85,9 +64,9 @@ __global__ void __launch_bounds__(kQuantizeThreads) quantize_kernel(const Quanti
     if (threadIdx.x == 0) *unit_of(arguments.workspace, m, row_block, split) = fits ? scale.unit() : 0;
 
     char* const out = panel(arguments.workspace, m);
-    for_each_chunk(m, first_row, chunks, [&](int row, int chunk) {
-        const float4 four = load_four(m, row, first_column + 4 * chunk);
-        const std::int64_t index = row * padded_columns(m) + first_column + 4 * chunk;
+    for_each_chunk([&](int row, std::int64_t column) {
+        const float4 four = load_four(m, row, column);
+        const std::int64_t index = row * padded_columns(m) + column;
         if (!fits) {
             *reinterpret_cast<float4*>(out + index * sizeof(float)) = four;
             return;

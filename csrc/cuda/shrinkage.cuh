@@ -5,6 +5,7 @@
 // which a tile reads 384·m bytes in fixed point, and twice as many in float64, for 4096·m FLOP.
 #pragma once
 
+#include "block.cuh"
 #include "program.cuh"
 #include "tile_product.cuh"
 
@@ -63,8 +64,7 @@ __device__ __forceinline__ void multiply_tile(char* shared, const Operation& o, 
                                               Tile tile) {
     const ShrinkageWarpTile<Arithmetic> warp;
     static_assert(warp.kGroups <= kLargestGroups);
-    typename Arithmetic::Sums sums;
-    sums.clear();
+    typename Arithmetic::Sums sums = {};
     const std::int64_t pitch = padded(m) * Arithmetic::kNumberBytes;
     const auto compute = [&](int stage, int) {
         const char* const operands = shared + stage * kStageBytes;
@@ -160,15 +160,8 @@ __device__ __forceinline__ void write_tile(char* out, const Element* values, boo
     }
 }
 
-// Adds up the values of the block's threads in a fixed order; thread 0 gets the sum.
 __device__ __forceinline__ double sum_over_block(double* sums, double value) {
-    __syncthreads();
-    sums[threadIdx.x] = value;
-    for (int half = kShrinkageThreads / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    }
-    return threadIdx.x == 0 ? sums[0] : 0;
+    return reduce_over_block<kShrinkageThreads>(sums, value, [](double a, double b) { return a + b; });
 }
 
 // Four neighbors of the tile in G/t²; zeros beyond the matrix.

@@ -18,8 +18,6 @@ constexpr int kLargestSide = 1024;
 static_assert(sizeof(GramArguments) <= 4096 && sizeof(ShrinkageArguments) <= 4096 && sizeof(ApplyArguments) <= 4096,
               "kernel arguments have 4 KB");
 
-std::int64_t ceil_div(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
-
 MatrixPlan plan_of(const Matrix& matrix) {
     MatrixPlan m = {};
     m.data = matrix.data;

@@ -14,15 +14,6 @@ struct FixedPoint {
     // This lane's elements of a warp tile, of 4 results of multiply_add.
     struct Sums {
         int c[4][kWeights][4];
-
-        __device__ __forceinline__ void clear() {
-#pragma unroll
-            for (int j = 0; j < 4; ++j)
-#pragma unroll
-                for (int w = 0; w < kWeights; ++w)
-#pragma unroll
-                    for (int e = 0; e < 4; ++e) c[j][w][e] = 0;
-        }
         __device__ __forceinline__ Value value(int, int j, int e) const { return combined(c[j], e); }
     };
 };
@@ -34,15 +25,6 @@ struct Float64 {
     // Of 2 × 4 results of multiply_add.
     struct Sums {
         double c[2][4][4];
-
-        __device__ __forceinline__ void clear() {
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-#pragma unroll
-                for (int j = 0; j < 4; ++j)
-#pragma unroll
-                    for (int e = 0; e < 4; ++e) c[i][j][e] = 0;
-        }
         __device__ __forceinline__ Value value(int i, int j, int e) const { return c[i][j][e]; }
     };
 };

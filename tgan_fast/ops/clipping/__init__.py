@@ -88,7 +88,8 @@ def singular_value_clip(
             σ₁ = 4·t, and in float64 beyond. They also treat singular values within 1.3e-6·t below the threshold as too
             large, clip a weight of Frobenius norm ‖W‖ > 3162·t only at ‖W‖/3162, and leave weights whose smaller side
             exceeds 1024 (512 where a block has 99 KB of shared memory) to "gemm", with its accuracy and its waiting.
-            "cuda-float64": the same kernels, in float64 for every weight; most GPUs are slow at that.
+            "cuda-float64": the same kernels, in float64 for every weight: more accurate if rows are equal (see
+            docs/kernels.md), and slow on most GPUs.
             "auto": "eigh" on a CPU; "cuda" on a GPU, or "gemm" where "cuda" cannot be used.
 
     Returns:
