@@ -1,0 +1,30 @@
+"""Modules around the operations: fused batch norm and activation, and the Lipschitz constraint of a network."""
+
+from tgan_fast.nn.batch_norm import BATCH_NORMS, BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
+from tgan_fast.nn.fusion import FusedSequential, convert_batch_norm, is_watched
+from tgan_fast.nn.singular_values import (
+    TRANSPOSED,
+    WEIGHTED,
+    ClippedSingularValues,
+    SingularValueClipping,
+    constrain_,
+    scales_of,
+    weights_of,
+)
+
+__all__ = [
+    "BATCH_NORMS",
+    "TRANSPOSED",
+    "WEIGHTED",
+    "BatchNormAct1d",
+    "BatchNormAct2d",
+    "BatchNormAct3d",
+    "ClippedSingularValues",
+    "FusedSequential",
+    "SingularValueClipping",
+    "constrain_",
+    "convert_batch_norm",
+    "is_watched",
+    "scales_of",
+    "weights_of",
+]
