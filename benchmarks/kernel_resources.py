@@ -30,6 +30,7 @@ from triton.compiler import ASTSource
 
 from tgan_fast.ops.batch_norm import triton as launchers
 from tgan_fast.ops.batch_norm import triton_kernels as batch_norm_kernels
+from tgan_fast.ops.batch_norm.activation import IDENTITY, Activation
 from tgan_fast.ops.batch_norm.geometry import to_layout
 from tgan_fast.ops.batch_norm.tiles import table
 from tgan_fast.ops.cuda_extension import extension
@@ -47,6 +48,8 @@ USAGE = (
 )
 MULTIPROCESSORS = 132
 EPS, MOMENTUM = 1e-5, 0.1
+LEAKY, GELU = Activation("leaky_relu", 0.2), Activation("gelu_tanh")
+ACTIVATIONS = [LEAKY, GELU, IDENTITY, *(Activation(name) for name in ("leaky_relu", "relu6", "silu", "hardswish"))]
 FLOATS = torch.float32, torch.bfloat16, torch.float16
 MODULES = batch_norm_kernels, optimizer_kernels, levels_kernels, data_kernels
 KERNELS = {name: kernel for module in MODULES for name, kernel in vars(module).items() if name.endswith("_kernel")}
@@ -88,6 +91,7 @@ def launches() -> list[Launch]:
         triton.knobs.runtime.jit_cache_hook = note
         for x in _tensors_of_every_entry():
             _train_and_back(x)
+            _train_and_back(x, GELU, residual=x)  # the most registers
         for x in _tensors_of_every_kind():
             _run_every_option(x)
         _run_others()
@@ -122,26 +126,30 @@ def _tensors_of_every_kind() -> Iterator[torch.Tensor]:
     yield _empty(64, 4, dtype=torch.bfloat16).t()
 
 
-def _train_and_back(x, slope=0.2, parameters=torch.float32, momentum=MOMENTUM, groups=1) -> None:
+def _train_and_back(x, activation=LEAKY, residual=None, parameters=torch.float32, momentum=MOMENTUM, groups=1) -> None:
     channel, statistics = _empty(x.shape[1], dtype=parameters), _empty(groups, x.shape[1])
-    launchers.train(x, *[channel] * 4, _empty(dtype=torch.int64), momentum, EPS, slope, groups)
-    launchers.backward(x, x, statistics, statistics, None, channel, channel, slope, EPS, True, True, True)
+    count = _empty(dtype=torch.int64)
+    launchers.train(x, *[channel] * 4, count, momentum, EPS, residual, activation, groups)
+    tensors = x, statistics, statistics, None, channel, channel
+    launchers.backward(x, *tensors, residual, activation, EPS, True, True, True)
 
 
 def _run_every_option(x: torch.Tensor) -> None:
     """Run all launchers with the options of a layer, and with the arguments of a group of processes."""
-    for options in ({"slope": 0.0}, {"slope": 1.0}, {"parameters": x.dtype}, {"momentum": None}, {"groups": 2}):
+    for options in ({"parameters": x.dtype}, {"momentum": None}, {"groups": 2}):
         _train_and_back(x, **options)
     channel = _empty(x.shape[1])
-    launchers.train(x, None, None, None, None, None, None, EPS, 0.2, 1)
-    launchers.backward(x, x, channel, channel, None, None, None, 0.2, EPS, True, False, False)
+    launchers.train(x, *[None] * 6, EPS, None, LEAKY, 1)
+    launchers.backward(x, x, channel, channel, *[None] * 4, LEAKY, EPS, True, False, False)
     for part in (x, x[:1]):
         launchers.statistics(part, 1)
     for wanted in torch.eye(3, dtype=torch.bool).tolist():
         for rstd, var in ((channel, None), (None, channel)):
-            launchers.backward(x, x, channel, rstd, var, channel, channel, 0.2, EPS, *wanted)
-    for slope in (0.0, 0.2, 1.0):
-        launchers.evaluate(x, *[channel] * 4, slope, EPS)
+            launchers.backward(x, x, channel, rstd, var, channel, channel, None, LEAKY, EPS, *wanted)
+    for activation in ACTIVATIONS:
+        for residual in (None, x):
+            _train_and_back(x, activation, residual)
+        launchers.evaluate(x, *[channel] * 4, None, activation, EPS)
 
 
 def _run_others() -> None:

@@ -22,6 +22,7 @@ from benchmarks import harness
 from benchmarks.result_files import device_name
 from tgan_fast.files import write_atomically
 from tgan_fast.ops.batch_norm import triton as launch
+from tgan_fast.ops.batch_norm.activation import Activation
 from tgan_fast.ops.batch_norm.tiles import TABLE, Key, Tile, table
 
 TENSOR, CHANNELS, ROUNDS = 1 << 25, 64, 20  # elements of a tensor, channels of a contiguous one, rounds
@@ -36,7 +37,7 @@ GAIN = 1.01  # a smaller gain keeps an entry, so that the table does not change 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 # Largest difference between two tiles' results, relative to their norm, since tiles sum in different orders.
 TOLERANCES = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
-EPS, NEGATIVE_SLOPE, MOMENTUM = 1e-5, 0.2, 0.1
+EPS, MOMENTUM, ACTIVATION = 1e-5, 0.1, Activation("leaky_relu", 0.2)
 
 
 def _shape_for(key: Key) -> tuple[int, ...]:
@@ -60,16 +61,15 @@ def inputs_for(key: Key, device: str) -> list[torch.Tensor]:
 def run_launcher(key: Key, tile: Tile, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Call the kernel's launcher with this tile in the table."""
     x, dy, mean, rstd, weight, bias, sums = inputs
-    forward = x, mean, rstd, weight, bias, NEGATIVE_SLOPE
-    running = None, None, None
+    tensors, running = (x, mean, rstd, weight, bias), (None, None, None)
     launchers = {
         "statistics": lambda: launch.statistics(x, 1),
-        "normalize": lambda: [launch.normalize(*forward)],
-        "gradient_sums": lambda: launch.gradient_sums(dy, *forward, True, True),
-        "input_gradient": lambda: [launch.input_gradient(dy, *forward, sums, x.numel() // x.shape[1])],
-        "small_forward": lambda: launch.train(x, weight, bias, *running, MOMENTUM, EPS, NEGATIVE_SLOPE, 1),
+        "normalize": lambda: [launch.normalize(*tensors, None, ACTIVATION)],
+        "gradient_sums": lambda: launch.gradient_sums(dy, *tensors, None, ACTIVATION, True, True)[:3],
+        "input_gradient": lambda: [launch.input_gradient(dy, *tensors, ACTIVATION, sums, x.numel() // x.shape[1])],
+        "small_forward": lambda: launch.train(x, weight, bias, *running, MOMENTUM, EPS, None, ACTIVATION, 1),
         "small_backward": lambda: launch.backward(
-            dy, x, mean, rstd, None, weight, bias, NEGATIVE_SLOPE, EPS, True, True, True
+            dy, x, mean, rstd, None, weight, bias, None, ACTIVATION, EPS, True, True, True
         ),
     }
     present = table()[key]

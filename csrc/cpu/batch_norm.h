@@ -1,11 +1,12 @@
-// Batch norm + leaky ReLU, forward and backward, each in one parallel region.
+// Batch norm + residual + activation, forward and backward, each in one parallel region.
 //
-//     y = act(v),  v = (x − mean)·scale + bias,  scale = weight·rstd,  rstd = 1 / √(var + eps)
+//     y = act(v),  v = (x − mean)·scale + bias + residual,  scale = weight·rstd,  rstd = 1 / √(var + eps)
 //     dx = scale·(g − mean(g) − (x − mean)·mean(g·(x − mean))·rstd²),  g = act'(v)·dy
-//     dweight = Σ g·(x − mean)·rstd,  dbias = Σ g
+//     dweight = Σ g·(x − mean)·rstd,  dbias = Σ g,  dresidual = g
 //
-// Forward reads x twice and writes y once; backward reads x and dy twice, writes dx once, and recomputes the activation
-// mask from x. The second pass begins where the first one ended, because that memory is still in the cache.
+// Forward reads x twice and the residual once, and writes y once. Backward reads x and dy twice, writes dx once, and
+// recomputes v from x; with a residual, its first pass also reads the residual and writes g, and its second pass reads
+// g instead of dy. The second pass begins where the first one ended, because that memory is still in the cache.
 //
 // Within a block of at most 128 rows, sums have the tensor's compute type, and the variance is relative to the mean of
 // the block. Across blocks, sums are float64. Slices depend only on the shape, so that every number of threads gives
@@ -14,6 +15,7 @@
 
 #include <cmath>
 
+#include "activations.h"
 #include "slices.h"
 #include "team.h"
 
@@ -24,7 +26,7 @@ double* scratch(std::int64_t count);
 
 namespace {
 
-template <typename T, bool kRelu>
+template <typename T>
 class BatchNormKernel {
   public:
     BatchNormKernel(const BatchNorm& call, bool dense, int threads)
@@ -32,8 +34,7 @@ class BatchNormKernel {
           slices_(call.shape, dense),
           channels_(call.shape.channels),
           groups_(call.shape.groups),
-          width_(slices_.width()),
-          slope_(static_cast<Value>(call.negative_slope)) {
+          width_(slices_.width()) {
         const std::int64_t useful = groups_ * slices_.values() * channels_ / kValuesOfThread;
         threads_ = static_cast<int>(most(1, least(threads, least(slices_.items(), useful))));
         const std::int64_t sums = kSums * groups_ * slices_.slices() * channels_;
@@ -55,7 +56,9 @@ class BatchNormKernel {
             team.barrier();
             for_items(team, true, [&](const Item& item, bool differs) {
                 if (differs) copy_constants(team, item, kMean, kBias);
-                slices_.for_parts(item, [&](const Part& part) { normalize(call.x, call.y, team, part); });
+                slices_.for_parts(item, [&](const Part& part) {
+                    with_activation<Value>(call, [&](const auto& act) { normalize(call, act, team, part); });
+                });
             });
         });
         if (call_.training && call.batches != nullptr) *call.batches += groups_;
@@ -68,7 +71,7 @@ class BatchNormKernel {
             team.barrier();
             for_items(team, false, [&](const Item& item, bool differs) {
                 if (differs) copy_constants(team, item, kMean, kBias);
-                add_gradients(call.x, call.dy, team, item);
+                add_gradients(call, team, item);
             });
             team.barrier();
             finish_gradients(call, begin, end);
@@ -76,14 +79,18 @@ class BatchNormKernel {
             team.barrier();
             for_items(team, true, [&](const Item& item, bool differs) {
                 if (differs) copy_constants(team, item, kMean, kOffset);
-                slices_.for_parts(item, [&](const Part& part) { write_input_gradient(call, team, part); });
+                slices_.for_parts(item, [&](const Part& part) {
+                    if (call.residual.data != nullptr)
+                        return write_input_gradient(call, call.dresidual, LeakyRelu<Value>{1}, team, part);
+                    with_activation<Value>(
+                        call, [&](const auto& act) { write_input_gradient(call, call.dy, act, team, part); });
+                });
             });
         });
     }
 
   private:
     using Value = typename Tile<T>::Value;
-    using Vector = typename Tile<T>::Vector;
     using Item = typename Slices<T>::Item;
     static constexpr int kWidth = Tile<T>::kWidth;
 
@@ -263,44 +270,54 @@ class BatchNormKernel {
         }
     }
 
-    void normalize(const Operand& from, const Operand& to, const Team& team, const Part& part) const {
-        const View<const T> x(from, part);
-        const View<T> y(to, part);
+    template <typename Act>
+    void normalize(const BatchNormForward& call, const Act& act, const Team& team, const Part& part) const {
+        const View<const T> x(call.x, part), residual(call.residual, part);
+        const View<T> y(call.y, part);
+        const bool has_residual = call.residual.data != nullptr;
         for_tiles<T>(part, [&](const Block& block, std::int64_t column, std::int64_t count, auto full) {
             const auto mean = constant(team, kMean, column), scale = constant(team, kScale, column);
             const auto bias = constant(team, kBias, column);
             block.for_rows([&](std::int64_t o, std::int64_t i) {
-                const auto v = (load(full, x.at(o, i, column), count) - mean) * scale + bias;
-                activated(v).template store<decltype(full)::value>(y.at(o, i, column), count);
+                auto v = (load(full, x.at(o, i, column), count) - mean) * scale + bias;
+                if (has_residual) v = v + load(full, residual.at(o, i, column), count);
+                const auto activated = Tile<T>::make([&](int k) { return act.value(v.vectors[k]); });
+                store(full, activated, y.at(o, i, column), count);
             });
         });
     }
 
     // ---- gradients
 
-    // Writes Σ g and Σ g·(x − mean) of each of the item's channels, with the rounded mean.
-    void add_gradients(const Operand& input, const Operand& upstream, const Team& team, const Item& item) const {
+    // Writes Σ g and Σ g·(x − mean) of each of the item's channels, with the rounded mean, and the residual's gradient.
+    void add_gradients(const BatchNormBackward& call, const Team& team, const Item& item) const {
         double* __restrict const sums_g = sums(item.group, item.slice) + item.channel;
         double* __restrict const sums_gx = sums_g + channels_;
         for (std::int64_t c = 0; c < item.channels; ++c) sums_g[c] = sums_gx[c] = 0;
         const double *const first = row_of_sums(team, kFirst), *const second = row_of_sums(team, kSecond);
         slices_.for_parts(item, [&](const Part& part) {
-            add_gradient_columns(View<const T>(input, part), View<const T>(upstream, part), part, team);
+            with_activation<Value>(call, [&](const auto& act) { add_gradient_columns(call, act, team, part); });
             slices_.for_columns(part.width, item.channels, [&](std::int64_t c, std::int64_t column) {
                 sums_g[c] += first[column], sums_gx[c] += second[column];
             });
         });
     }
 
-    void add_gradient_columns(const View<const T>& x, const View<const T>& dy, const Part& part,
-                              const Team& team) const {
+    template <typename Act>
+    void add_gradient_columns(const BatchNormBackward& call, const Act& act, const Team& team, const Part& part) const {
+        const View<const T> x(call.x, part), dy(call.dy, part), residual(call.residual, part);
+        const View<T> dresidual(call.dresidual, part);
+        const bool has_residual = call.residual.data != nullptr;
         for_tiles<T>(part, [&](const Block& block, std::int64_t column, std::int64_t count, auto full) {
             const auto mean = constant(team, kMean, column), scale = constant(team, kScale, column);
             const auto bias = constant(team, kBias, column);
             Tile<T> sum_g = {}, sum_gx = {};
             block.for_rows([&](std::int64_t o, std::int64_t i) {
                 const auto centered = load(full, x.at(o, i, column), count) - mean;
-                const auto g = activation_gradient(centered * scale + bias, load(full, dy.at(o, i, column), count));
+                auto v = centered * scale + bias;
+                if (has_residual) v = v + load(full, residual.at(o, i, column), count);
+                const auto g = gradient(act, v, load(full, dy.at(o, i, column), count));
+                if (has_residual) store(full, g, dresidual.at(o, i, column), count);
                 sum_g = sum_g + g;
                 sum_gx = sum_gx + g * centered;
             });
@@ -346,8 +363,10 @@ class BatchNormKernel {
             static_cast<Value*>(call.dbias)[c] = static_cast<Value>(dbias[c]);
     }
 
-    void write_input_gradient(const BatchNormBackward& call, const Team& team, const Part& part) const {
-        const View<const T> x(call.x, part), dy(call.dy, part);
+    template <typename Act>
+    void write_input_gradient(const BatchNormBackward& call, const Operand& upstream, const Act& act, const Team& team,
+                              const Part& part) const {
+        const View<const T> x(call.x, part), dy(upstream, part);
         const View<T> dx(call.dx, part);
         for_tiles<T>(part, [&](const Block& block, std::int64_t column, std::int64_t count, auto full) {
             const auto mean = constant(team, kMean, column), scale = constant(team, kScale, column);
@@ -355,9 +374,8 @@ class BatchNormKernel {
             const auto factor = constant(team, kFactor, column), offset = constant(team, kOffset, column);
             block.for_rows([&](std::int64_t o, std::int64_t i) {
                 const auto centered = load(full, x.at(o, i, column), count) - mean;
-                const auto g = activation_gradient(centered * scale + bias, load(full, dy.at(o, i, column), count));
-                const auto gradient = (centered * factor + g + offset) * scale;
-                gradient.template store<decltype(full)::value>(dx.at(o, i, column), count);
+                const auto g = gradient(act, centered * scale + bias, load(full, dy.at(o, i, column), count));
+                store(full, (centered * factor + g + offset) * scale, dx.at(o, i, column), count);
             });
         });
     }
@@ -369,56 +387,47 @@ class BatchNormKernel {
         return Tile<T>::template load<Full::value>(from, count);
     }
 
+    template <typename Full>
+    static INLINE void store(Full, const Tile<T>& tile, T* to, std::int64_t count) {
+        tile.template store<Full::value>(to, count);
+    }
+
     INLINE Tile<T> constant(const Team& team, Row row, std::int64_t column) const {
         return Tile<T>::load_values(row_of_constants(team, row) + column);
     }
 
-    // A NaN stays NaN, and −∞ does not become NaN.
-    INLINE Tile<T> activated(const Tile<T>& v) const {
-        return Tile<T>::make([&](int k) {
-            if constexpr (kRelu) return v.vectors[k] < 0 ? Vector{} : v.vectors[k];
-            return v.vectors[k] > 0 ? v.vectors[k] : v.vectors[k] * slope_;
-        });
-    }
-
-    INLINE Tile<T> activation_gradient(const Tile<T>& v, const Tile<T>& dy) const {
-        return Tile<T>::make([&](int k) {
-            if constexpr (kRelu) return v.vectors[k] > 0 ? dy.vectors[k] : Vector{};
-            return v.vectors[k] > 0 ? dy.vectors[k] : dy.vectors[k] * slope_;
-        });
+    template <typename Act>
+    static INLINE Tile<T> gradient(const Act& act, const Tile<T>& v, const Tile<T>& dy) {
+        return Tile<T>::make([&](int k) { return act.gradient(v.vectors[k], dy.vectors[k]); });
     }
 
     const BatchNorm& call_;
     const Slices<T> slices_;
     const std::int64_t channels_, groups_, width_;
-    const Value slope_;
     int threads_;
     double *sums_, *constants_, *rows_;
 };
 
-// Returns whether a row (channels-last) or a sample (channels-first) has no gaps.
+// Returns whether no row (channels-last) or sample (channels-first) of the tensor, if there is one, has gaps.
 INLINE bool is_dense(const Shape& shape, const Operand& tensor) {
+    if (tensor.data == nullptr) return true;
     if (!shape.channels_last) return shape.channels == 1 || tensor.channel == shape.cols;
     return tensor.row == shape.channels || shape.groups * shape.rows == 1;
 }
 
 template <typename T>
 void batch_norm_forward(const BatchNormForward& call, int threads) {
-    const bool dense = is_dense(call.shape, call.x) && is_dense(call.shape, call.y);
-    if (call.negative_slope == 0)
-        BatchNormKernel<T, true>(call, dense, threads).forward(call);
-    else
-        BatchNormKernel<T, false>(call, dense, threads).forward(call);
+    const bool dense =
+        is_dense(call.shape, call.x) && is_dense(call.shape, call.residual) && is_dense(call.shape, call.y);
+    BatchNormKernel<T>(call, dense, threads).forward(call);
 }
 
 template <typename T>
 void batch_norm_backward(const BatchNormBackward& call, int threads) {
-    const bool dense = is_dense(call.shape, call.x) && is_dense(call.shape, call.dy) &&
-                       (call.dx.data == nullptr || is_dense(call.shape, call.dx));
-    if (call.negative_slope == 0)
-        BatchNormKernel<T, true>(call, dense, threads).backward(call);
-    else
-        BatchNormKernel<T, false>(call, dense, threads).backward(call);
+    const bool dense = is_dense(call.shape, call.x) && is_dense(call.shape, call.residual) &&
+                       is_dense(call.shape, call.dy) && is_dense(call.shape, call.dx) &&
+                       is_dense(call.shape, call.dresidual);
+    BatchNormKernel<T>(call, dense, threads).backward(call);
 }
 
 }  // namespace

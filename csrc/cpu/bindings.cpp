@@ -38,11 +38,13 @@ void use_instruction_set(const std::string& name) {
     throw py::value_error("this CPU has no kernels for the instruction set " + name);
 }
 
-// Arguments that do not change between calls: dtype, shape, and the strides of x and of two more tensors of its shape.
+// Arguments that do not change between calls: dtype, shape, and the strides of x and of the other tensors of its shape.
 struct Layout {
     Type type;
     Shape shape;
-    Operand x, second, third;
+    Operand x, residual;
+    Operand other;   // y or dy
+    Operand output;  // dx and dresidual
 
     static Operand at(Operand strides, Address address) {
         return {pointer<void>(address), strides.row, strides.channel};
@@ -51,28 +53,38 @@ struct Layout {
 
 Layout make_layout(Type type, bool channels_last, std::int64_t groups, std::int64_t rows, std::int64_t cols,
                    std::int64_t channels, const std::vector<std::int64_t>& strides) {
-    if (strides.size() != 6) throw py::value_error("a layout needs the strides of a row and a channel for 3 tensors");
+    if (strides.size() != 8) throw py::value_error("a layout needs the strides of a row and a channel for 4 tensors");
     const Shape shape = {channels_last, groups, rows, cols, channels};
     return {type,
             shape,
             {nullptr, strides[0], strides[1]},
             {nullptr, strides[2], strides[3]},
-            {nullptr, strides[4], strides[5]}};
+            {nullptr, strides[4], strides[5]},
+            {nullptr, strides[6], strides[7]}};
 }
 
-BatchNorm batch_norm(const Layout& layout, Address mean, Address rstd, Address weight, Address bias, bool training,
-                     double negative_slope) {
-    return {layout.shape,          layout.type, pointer<void>(weight), pointer<void>(bias), pointer<double>(mean),
-            pointer<double>(rstd), training,    negative_slope};
+BatchNorm batch_norm(const Layout& layout, Address x, Address residual, Address mean, Address rstd, Address weight,
+                     Address bias, bool training, Activation activation, double negative_slope) {
+    return {layout.shape,
+            layout.type,
+            pointer<void>(weight),
+            pointer<void>(bias),
+            pointer<double>(mean),
+            pointer<double>(rstd),
+            training,
+            activation,
+            negative_slope,
+            Layout::at(layout.x, x),
+            Layout::at(layout.residual, residual)};
 }
 
-void forward(const Layout& layout, Address x, Address y, Address mean, Address rstd, Address weight, Address bias,
-             Address running_mean, Address running_var, Address batches, bool training, std::optional<double> momentum,
-             double eps, double negative_slope, int threads) {
+void forward(const Layout& layout, Address x, Address residual, Address y, Address mean, Address rstd, Address weight,
+             Address bias, Address running_mean, Address running_var, Address batches, bool training,
+             std::optional<double> momentum, double eps, Activation activation, double negative_slope, int threads) {
     BatchNormForward call;
-    static_cast<BatchNorm&>(call) = batch_norm(layout, mean, rstd, weight, bias, training, negative_slope);
-    call.x = Layout::at(layout.x, x);
-    call.y = Layout::at(layout.second, y);
+    static_cast<BatchNorm&>(call) =
+        batch_norm(layout, x, residual, mean, rstd, weight, bias, training, activation, negative_slope);
+    call.y = Layout::at(layout.other, y);
     call.running_mean = pointer<void>(running_mean);
     call.running_var = pointer<void>(running_var);
     call.batches = pointer<std::int64_t>(batches);
@@ -83,13 +95,15 @@ void forward(const Layout& layout, Address x, Address y, Address mean, Address r
     kernels->batch_norm_forward(call, threads);
 }
 
-void backward(const Layout& layout, Address x, Address dy, Address dx, Address mean, Address rstd, Address weight,
-              Address bias, Address dweight, Address dbias, bool training, double negative_slope, int threads) {
+void backward(const Layout& layout, Address x, Address residual, Address dy, Address dx, Address dresidual,
+              Address mean, Address rstd, Address weight, Address bias, Address dweight, Address dbias, bool training,
+              Activation activation, double negative_slope, int threads) {
     BatchNormBackward call;
-    static_cast<BatchNorm&>(call) = batch_norm(layout, mean, rstd, weight, bias, training, negative_slope);
-    call.x = Layout::at(layout.x, x);
-    call.dy = Layout::at(layout.second, dy);
-    call.dx = Layout::at(layout.third, dx);
+    static_cast<BatchNorm&>(call) =
+        batch_norm(layout, x, residual, mean, rstd, weight, bias, training, activation, negative_slope);
+    call.dy = Layout::at(layout.other, dy);
+    call.dx = Layout::at(layout.output, dx);
+    call.dresidual = Layout::at(layout.output, dresidual);
     call.dweight = pointer<void>(dweight);
     call.dbias = pointer<void>(dbias);
     py::gil_scoped_release released;
@@ -146,6 +160,12 @@ PYBIND11_MODULE(_cpu, module) {
         .value("float64", Type::float64)
         .value("bfloat16", Type::bfloat16)
         .value("float16", Type::float16);
+    py::enum_<Activation>(module, "Activation", py::module_local())
+        .value("leaky_relu", Activation::leaky_relu)
+        .value("relu6", Activation::relu6)
+        .value("silu", Activation::silu)
+        .value("gelu_tanh", Activation::gelu_tanh)
+        .value("hardswish", Activation::hardswish);
     py::class_<Layout>(module, "Layout", py::module_local())
         .def(py::init(&make_layout), py::arg("type"), py::arg("channels_last"), py::arg("groups"), py::arg("rows"),
              py::arg("cols"), py::arg("channels"), py::arg("strides"));

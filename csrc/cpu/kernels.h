@@ -7,6 +7,7 @@
 namespace tgan_fast::cpu {
 
 enum class Type { float32, float64, bfloat16, float16 };
+enum class Activation { leaky_relu, relu6, silu, gelu_tanh, hardswish };
 
 // The shape of x [N, C, *]: `groups` blocks [rows, C] if channels-last, or [rows, C, cols] if channels-first.
 struct Shape {
@@ -33,11 +34,13 @@ struct BatchNorm {
     double* mean;        // [groups, channels]: forward writes it, backward reads it
     double* rstd;        // [groups, channels]: 1 / √(var + eps), used like mean
     bool training;
-    double negative_slope;
+    Activation activation;
+    double negative_slope;  // of leaky_relu
+    Operand x;
+    Operand residual;  // null data: none
 };
 
 struct BatchNormForward : BatchNorm {
-    Operand x;
     Operand y;
     void* running_mean;  // may be null in training
     void* running_var;
@@ -48,10 +51,10 @@ struct BatchNormForward : BatchNorm {
 };
 
 struct BatchNormBackward : BatchNorm {
-    Operand x;
     Operand dy;
-    Operand dx;     // null data: not wanted
-    void* dweight;  // null: not wanted
+    Operand dx;         // null data: not wanted
+    Operand dresidual;  // wanted if there is a residual
+    void* dweight;      // null: not wanted
     void* dbias;
 };
 

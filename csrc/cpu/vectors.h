@@ -23,6 +23,7 @@ constexpr int kVectorBytes = 16;
 typedef float Floats __attribute__((vector_size(kVectorBytes)));
 typedef double Doubles __attribute__((vector_size(kVectorBytes)));
 typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
+typedef std::uint64_t LongWords __attribute__((vector_size(kVectorBytes)));
 typedef std::uint16_t HalfWords __attribute__((vector_size(kVectorBytes / 2)));
 
 struct BFloat16 {
@@ -112,6 +113,55 @@ struct Stored<Float16> {
         store_halves(to, rounded | (is_nan & 0x0200) | (bits & 0x80000000) >> 16);
     }
 };
+
+// Constants of exponential(), which multiplies by 2ⁿ⁺ᵘ, a normal number for every n, and by 2⁻ᵘ.
+template <typename Value>
+struct Exponential;
+
+template <>
+struct Exponential<float> {
+    using Bits = Words;
+    static constexpr int kMantissaBits = 23;
+    static constexpr float kLowest = -104;  // its exponential rounds to 0
+    // Adding kRound rounds to an integer, and leaves the biased exponent of 2ⁿ⁺ᵘ in the lowest bits.
+    static constexpr float kRound = 0x1.8p23f + (127 + 64), kDown = 0x1p-64f;
+    static constexpr float kInverseLn2 = 1.44269504f;
+    static constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;  // n·kLn2High is exact
+    // These minimize the largest relative error of 1 + r + r²·Σ cᵢ·rⁱ.
+    static constexpr float kCoefficients[] = {0.499999934f, 0.166665206f, 0.0416683881f, 0.00836871692f,
+                                              0.00138145972f};
+};
+
+template <>
+struct Exponential<double> {
+    using Bits = LongWords;
+    static constexpr int kMantissaBits = 52;
+    static constexpr double kLowest = -746;
+    static constexpr double kRound = 0x1.8p52 + (1023 + 600), kDown = 0x1p-600;
+    static constexpr double kInverseLn2 = 1.4426950408889634;
+    static constexpr double kLn2High = 0x1.62e42fefa38p-1, kLn2Low = 0x1.ef35793c7673p-45;
+    static constexpr double kCoefficients[] = {0.50000000000000106,   0.16666666666666412,   0.04166666666653016,
+                                               0.0083333333334944626, 0.001388888894363007,  0.00019841269506576397,
+                                               2.4801493098947544e-5, 2.7557586375990774e-6, 2.7630248366114965e-7,
+                                               2.5000060913375838e-8};
+};
+
+// Returns eᵛ for v ≤ 0, down to the smallest subnormal number; a NaN stays NaN.
+//
+//     eᵛ = 2ⁿ·eʳ,  n = round(v / ln 2),  r = v − n·ln 2
+template <typename Value>
+INLINE typename Stored<Value>::Vector exponential(const typename Stored<Value>::Vector& unbounded) {
+    using Vector = typename Stored<Value>::Vector;
+    using E = Exponential<Value>;
+    const Vector v = unbounded < E::kLowest ? Vector{} + E::kLowest : unbounded;
+    const Vector shifted = v * E::kInverseLn2 + E::kRound, n = shifted - E::kRound;
+    const Vector r = v - n * E::kLn2High - n * E::kLn2Low;
+    Vector sum = {};
+#pragma GCC unroll 16
+    for (int i = sizeof(E::kCoefficients) / sizeof(Value) - 1; i >= 0; --i) sum = sum * r + E::kCoefficients[i];
+    const Vector power = same_bits<Vector>(same_bits<typename E::Bits>(shifted) << E::kMantissaBits);
+    return (sum * r * r + r + 1) * power * E::kDown;
+}
 
 // Several vectors side by side, so that their sums do not wait for each other.
 template <typename T>

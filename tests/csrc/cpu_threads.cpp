@@ -61,27 +61,30 @@ void parallel(void (*body)(void*), void* argument, unsigned threads, unsigned) {
 
 void batch_norm(const Shape& shape) {
     const std::int64_t count = shape.groups * shape.rows * shape.channels * shape.cols;
-    std::vector<float> x(count), dy(count, 1), y(count), dx(count);
+    std::vector<float> x(count), residual(count, 1), dy(count, 1), y(count), dx(count), dresidual(count);
     for (std::int64_t i = 0; i < count; ++i) x[i] = static_cast<float>(i % 97);
     const std::int64_t row = shape.channels * shape.cols, channel = shape.cols;
     std::vector<float> vectors(6 * shape.channels, 1);
     std::vector<double> mean(shape.groups * shape.channels), rstd(mean.size());
     float* const weight = vectors.data();
-    const BatchNorm common = {shape,       Type::float32, weight, weight + shape.channels,
-                              mean.data(), rstd.data(),   true,   0.2};
-    BatchNormForward forward = {common,
-                                {x.data(), row, channel},
-                                {y.data(), row, channel},
-                                weight + 2 * shape.channels,
-                                weight + 3 * shape.channels,
-                                nullptr,
-                                false,
-                                0.1,
-                                1e-5};
+    const BatchNorm common = {shape,
+                              Type::float32,
+                              weight,
+                              weight + shape.channels,
+                              mean.data(),
+                              rstd.data(),
+                              true,
+                              Activation::leaky_relu,
+                              0.2,
+                              {x.data(), row, channel},
+                              {residual.data(), row, channel}};
+    BatchNormForward forward = {
+        common, {y.data(), row, channel}, weight + 2 * shape.channels, weight + 3 * shape.channels, nullptr, false, 0.1,
+        1e-5};
     BatchNormBackward backward = {common,
-                                  {x.data(), row, channel},
                                   {dy.data(), row, channel},
                                   {dx.data(), row, channel},
+                                  {dresidual.data(), row, channel},
                                   weight + 4 * shape.channels,
                                   weight + 5 * shape.channels};
     baseline.batch_norm_forward(forward, kThreads);

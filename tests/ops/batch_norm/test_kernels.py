@@ -3,7 +3,9 @@
 The Triton kernels run natively on a GPU and in Triton's interpreter without one.
 """
 
+from functools import partial
 from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from support.pairwise import covering
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tgan_fast.choices import ActivationName
 from tgan_fast.ops import batch_norm_act
+from tgan_fast.ops.batch_norm.activation import Activation
 from tgan_fast.ops.batch_norm.autograd import launchers
 from tgan_fast.ops.batch_norm.geometry import to_walkable
 from tgan_fast.ops.cpu_extension import WHY_NOT_LOADED
@@ -37,6 +41,15 @@ LARGE = {
     "few-channels": (2, 3, 2, 40, 50),
     "many-rows": (4500, 5),
 }
+
+ACTIVATIONS = Activation("leaky_relu", 0.2), *(Activation(name) for name in get_args(ActivationName))
+FUNCTIONS = {
+    "relu6": nn.functional.relu6,
+    "silu": nn.functional.silu,
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
+    "hardswish": nn.functional.hardswish,
+}
+KINKS = -3.0, 0.0, 3.0, 6.0  # of any activation
 
 
 @pytest.fixture(params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu), "cpu"])
@@ -156,6 +169,44 @@ def rows_of(shapes, **others):
     return pytest.mark.parametrize(rows[0].keys(), [row.values() for row in rows], ids=str)
 
 
+def activated(v, activation):
+    """Return what PyTorch's own function computes."""
+    if activation.name == "leaky_relu":
+        return nn.functional.leaky_relu(v, activation.negative_slope)
+    return FUNCTIONS[activation.name](v)
+
+
+def exact_results(x, residual, weight, bias, mean, var, upstream, activation, groups, training):
+    """Return y, dx, dweight, dbias and g by PyTorch's separate layers in float64.
+
+    Where rounding may decide on which side of a kink a value falls, `upstream` becomes 0.
+    """
+    x, weight, bias, mean, var = (t.detach().double() for t in (x, weight, bias, mean, var))
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    norm = partial(nn.functional.batch_norm, weight=weight, bias=bias, training=training, eps=EPS)
+    v = torch.cat([norm(part, mean.clone(), var.clone()) for part in x.chunk(groups)])
+    if residual is not None:
+        v = v + residual.detach().double()
+    for kink in KINKS:
+        upstream.mul_((v - kink).abs() > 1e-4)
+    y = activated(v, activation)
+    return y.detach(), *torch.autograd.grad(y, (*leaves, v), upstream.double())
+
+
+def rstd_of(x, groups):
+    """Return 1 / sqrt(var + EPS) of each value's channel and group."""
+    dims = [d for d in range(x.dim()) if d != 1]
+    parts = [part.var(dims, correction=0, keepdim=True).expand_as(part) for part in x.chunk(groups)]
+    return (torch.cat(parts) + EPS).rsqrt()
+
+
+def assert_within(got, exact, bound, what):
+    """Check that no element differs by more than its bound."""
+    assert torch.isfinite(got).all(), what
+    excess = ((got.double() - exact).abs() - bound).max().item()
+    assert excess <= 0, f"{what}: {excess:.1e} more than its bound"
+
+
 # Each kind of kernel has its own shapes, because dtype and layout change what each of them does.
 @rows_of(SMALL)
 def test_training_of_small_tensors_is_accurate(shape, layout, dtype, backend, device):
@@ -183,6 +234,153 @@ def test_every_slope(shape, slopes, layout, backend, device):
     x = values(shape, torch.float32, device)
     for slope in slopes:
         assert_accurate(backend, x, layout(x), slope=slope, what=f"slope {slope}, ")
+
+
+@rows_of(
+    {"small": (4, 6, 5, 3), "one-pixel": (6, 20, 1, 1), "large": (4, 7, 32, 24), "several-blocks": (300, 40, 2, 2)},
+    activation=ACTIVATIONS,
+    residual=["none", "alike", "other-layout"],
+    statistics=["batch", "groups", "running"],
+)
+def test_every_activation_with_and_without_a_residual(
+    shape, layout, dtype, activation, residual, statistics, backend, device
+):
+    """Results may be off by one unit of their dtype, because Triton's interpreter rounds bfloat16 toward zero."""
+    x = LAYOUTS[layout](values(shape, dtype, device))
+    weight, bias = parameters(shape[1], device)
+    training, groups = statistics != "running", 2 if statistics == "groups" else 1
+    mean_and_var = running(shape[1], device)
+    added = None
+    if residual != "none":
+        others = dict(zip(LAYOUTS, reversed(LAYOUTS.values()), strict=True))
+        added = (LAYOUTS if residual == "alike" else others)[layout]((torch.randn(shape, device=device) * 3).to(dtype))
+    upstream = torch.randn(shape, device=device).to(dtype)
+    y, dx, dweight, dbias, g = exact_results(
+        x, added, weight, bias, *mean_and_var, upstream, activation, groups, training
+    )
+    leaves = [t.requires_grad_() for t in (x, weight, bias, added) if t is not None]
+    got = batch_norm_act(
+        x, weight, bias, *mean_and_var, training=training, eps=EPS, residual=added, groups=groups,
+        activation=activation.name, negative_slope=activation.negative_slope, backend=backend,
+    )  # fmt: skip
+    gradients = torch.autograd.grad(got, leaves, upstream)
+    assert {t.dtype for t in (got, gradients[0], gradients[-1 if residual != "none" else 0])} == {dtype}
+    assert got.stride() == x.stride()
+
+    eps, tiny = torch.finfo(dtype).eps, 4e-6
+    x, weight = x.detach().double(), weight.detach().double()
+    rstd = rstd_of(x, groups) if training else torch.ones_like(x)
+    scale = rstd * weight.view(-1, *[1] * (x.dim() - 2))
+    assert_within(got, y, eps * y.abs() + tiny, "y")
+    # The large kernels read the rounded g.
+    rounded = eps * (dx.abs() + (0 if added is None else scale * g.abs()))
+    assert_within(gradients[0], dx, rounded + tiny * (1 + scale), "dx")
+    if added is not None:
+        assert_within(gradients[3], g, eps * g.abs() + tiny, "dresidual")
+    terms, farthest = upstream.double().abs(), 2 * x.abs() * rstd
+    terms, farthest = (t.movedim(1, 0).flatten(1) for t in (terms, farthest))
+    assert_within(gradients[1], dweight, 1e-6 * terms.sum(1) * farthest.amax(1), "dweight")
+    assert_within(gradients[2], dbias, 1e-6 * terms.sum(1), "dbias")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (2, 3, 64, 64)], ids=str)
+def test_the_residual_may_come_in_another_layout(shape, training, backend, device):
+    """Slices have NaN between their values."""
+    weight, bias = parameters(shape[1], device)
+    residual, upstream = torch.randn(2, *shape, device=device)
+
+    def outcome(x, residual):
+        x, residual = (t.detach().requires_grad_() for t in (x, residual))
+        y = batch_norm_act(
+            x, weight, bias, *running(shape[1], device), training=training, activation="silu", residual=residual,
+            backend=backend,
+        )  # fmt: skip
+        return y, *torch.autograd.grad(y, (x, residual), upstream)
+
+    for layout in LAYOUTS.values():
+        x = layout(values(shape, torch.float32, device))
+        expected = outcome(x, layout(residual))
+        for name, view in {**LAYOUTS, **VIEWS}.items():
+            torch.testing.assert_close(
+                outcome(x, view(residual)),
+                expected,
+                rtol=1e-6,
+                atol=1e-6,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
+        one = residual[:1, :, :1, :1]
+        torch.testing.assert_close(
+            outcome(x, one.expand(shape)), outcome(x, one.expand(shape).contiguous()), rtol=1e-6, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("shape", "training"), [((4, 6, 5, 3), True), ((2, 3, 64, 64), True), ((4, 6, 5, 3), False)], ids=str
+)
+def test_with_a_residual_only_wanted_gradients_are_computed_and_they_do_not_change(shape, training, backend, device):
+    tensors = values(shape, torch.float32, device), *parameters(shape[1], device), torch.randn(shape, device=device)
+    upstream = torch.randn(shape, device=device)
+
+    def gradients(*wanted):
+        x, weight, bias, residual = leaves = [t.clone().requires_grad_(w) for t, w in zip(tensors, wanted, strict=True)]
+        statistics = running(shape[1], device)
+        y = batch_norm_act(
+            x, weight, bias, *statistics, training=training, activation="hardswish", residual=residual, backend=backend
+        )
+        y.backward(upstream)
+        return [leaf.grad for leaf in leaves]
+
+    every = gradients(True, True, True, True)
+    for wanted in [w for w in product((True, False), repeat=4) if any(w)]:
+        for some, whole, want in zip(gradients(*wanted), every, wanted, strict=True):
+            assert (some is not None) == want, wanted
+            assert some is None or torch.equal(some, whole), wanted
+
+
+@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != Activation("leaky_relu", 0.0)], ids=str)
+@pytest.mark.parametrize(("pixels", "training"), [(6, True), (5000, True), (6, False)])
+def test_kinks_and_numbers_of_any_size(pixels, training, activation, backend, device):
+    """A weight of 0 leaves the bias, or the residual, as the input of the activation.
+
+    The reference is PyTorch in float64, where no power of these numbers is infinite.
+    """
+    largest = torch.finfo(torch.float32).max
+    inputs = [-7.0, -2.5, 2.5, 7.0, 1e30, -1e30, largest, -largest, torch.inf, -torch.inf, torch.nan, *KINKS]
+    v = torch.tensor(inputs, device=device)
+    exact = v.double().requires_grad_()
+    y = activated(exact, activation)
+    (slope,) = torch.autograd.grad(y.sum(), exact)
+    shape, zeros = (2, len(v), pixels), torch.zeros_like(v)
+    x, statistics = values(shape, torch.float32, device), running(len(v), device)
+    operation = partial(
+        batch_norm_act, training=training, activation=activation.name, negative_slope=activation.negative_slope,
+        backend=backend,
+    )  # fmt: skip
+    bias, residual = v.clone().requires_grad_(), v[:, None].expand(shape).clone().requires_grad_()
+    of_bias = operation(x, zeros, bias, *statistics)
+    of_residual = operation(x, zeros, zeros, *statistics, residual=residual)
+    gradients = torch.autograd.grad((of_bias.sum() / (2 * pixels), of_residual.sum()), (bias, residual))
+    slopes = [gradients[0], *gradients[1].movedim(1, 2).flatten(0, 1)]
+    rows = [*of_bias.movedim(1, 2).flatten(0, 1), *of_residual.movedim(1, 2).flatten(0, 1)]
+    got, slopes = torch.stack(rows).double(), torch.stack(slopes).double()
+    numbers = ~v.isnan()  # a NaN has no slope
+    tolerances = {"rtol": 2e-6, "atol": 2e-7, "equal_nan": True}
+    torch.testing.assert_close(got, y.detach().expand_as(got), **tolerances)
+    torch.testing.assert_close(slopes[:, numbers], slope.expand_as(slopes)[:, numbers], **tolerances)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (2, 3, 64, 64)], ids=str)
+def test_the_residual_may_be_the_input(shape, backend, device):
+    x = values(shape, torch.float32, device)
+    weight, bias = parameters(shape[1], device)
+    upstream = torch.randn(shape, device=device)
+    *_, dx, _, _, g = exact_results(
+        x, x, weight, bias, *running(shape[1], device), upstream, Activation("silu"), 1, True
+    )
+    x.requires_grad_()
+    batch_norm_act(x, weight, bias, activation="silu", residual=x, backend=backend).backward(upstream)
+    torch.testing.assert_close(x.grad.double(), dx + g, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -471,21 +669,46 @@ class BatchNormThenDouble(nn.BatchNorm2d):
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_registered_operations_keep_their_promises(layout, backend, device):
-    torch.use_deterministic_algorithms(False)
     x = layout(values((4, 6, 5, 3), torch.float32, device))
-    weight, bias = parameters(6, device)
-    mean, var = running(6, device)
-    count = torch.tensor(3, device=device)
-    check = torch.library.opcheck
-    check(torch.ops.tgan_fast.batch_norm_act_train, (backend, x, weight, bias, mean, var, count, 0.1, EPS, 0.2, 2))
-    check(torch.ops.tgan_fast.batch_norm_act_train, (backend, x, None, None, None, None, None, None, EPS, 0.2, 1))
-    check(torch.ops.tgan_fast.batch_norm_act_evaluate, (backend, x, mean, var, weight, bias, 0.2, EPS))
+    check_operations(backend, x, None, "leaky_relu", 0.2)
+
+
+@pytest.mark.slow
+def test_registered_operations_with_a_residual_keep_their_promises(backend, device):
+    x = values((4, 6, 5, 3), torch.float32, device)
+    check_operations(backend, x, LAYOUTS["channels-last"](x + 1), "silu", 0.0)
+
+
+def check_operations(backend, x, residual, *activation):
+    torch.use_deterministic_algorithms(False)
+    weight, bias = parameters(x.shape[1], x.device)
+    mean, var = running(x.shape[1], x.device)
+    count = torch.tensor(3, device=x.device)
+    check, operations = torch.library.opcheck, torch.ops.tgan_fast
+    train = operations.batch_norm_act_train
+    check(train, (backend, x, weight, bias, mean, var, count, residual, 0.1, EPS, *activation, 2))
+    check(train, (backend, x, None, None, None, None, None, residual, None, EPS, *activation, 1))
+    check(operations.batch_norm_act_evaluate, (backend, x, mean, var, weight, bias, residual, *activation, EPS))
     dtype = launchers(backend).STATISTICS_DTYPE
     of_batch, of_running = (mean[None].to(dtype), var[None].to(dtype), None), (mean[None], None, var[None])
     for wanted in ((True, True, True), (True, False, False), (False, True, False)):
         for statistics in (of_batch, of_running):
-            arguments = backend, x, x, *statistics, weight, bias, 0.2, EPS, *wanted
-            check(torch.ops.tgan_fast.batch_norm_act_backward, arguments)
+            arguments = backend, x, x, *statistics, weight, bias, residual, *activation, EPS, *wanted
+            check(operations.batch_norm_act_backward, arguments)
+
+
+@pytest.mark.slow
+def test_torch_compile_takes_a_residual(backend, device):
+    leaves = [values((4, 6, 5, 3), torch.float32, device).requires_grad_() for _ in range(2)]
+
+    def run(x, residual):
+        return 2 * batch_norm_act(x + 1, None, None, residual=residual, activation="gelu_tanh", backend=backend)
+
+    outcomes = []
+    for function in (run, torch.compile(run, fullgraph=True)):
+        y = function(*leaves)
+        outcomes.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    torch.testing.assert_close(*outcomes, rtol=1e-6, atol=1e-6)
 
 
 def test_an_expanded_tensor(backend, device):

@@ -57,17 +57,28 @@ def empty_gradient(x: torch.Tensor, parameter: torch.Tensor | None, wanted: bool
     return torch.empty_like(parameter) if wanted and parameter is not None else x.new_empty(0)
 
 
-def strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
-    """Return the strides of a row and of a channel for each tensor."""
-    return [stride for t in tensors for stride in _walk(t.shape, t.stride(), geometry.channels_last)]
+def strides_of(geometry: Geometry, *tensors: torch.Tensor | None) -> list[int | None]:
+    """Return the strides of a row and of a channel for each tensor; those of None are None."""
+    return [stride for t in tensors for stride in _strides(geometry, t)]
 
 
-def small_strides_of(geometry: Geometry, *tensors: torch.Tensor) -> list[int]:
-    """Return each tensor's strides of a sample, a pixel and a channel; if channels-last, a group is one sample."""
-    walks = (_walk(t.shape, t.stride(), geometry.channels_last) for t in tensors)
-    if geometry.channels_last:
-        return [stride for row, channel in walks for stride in (geometry.rows * row, row, channel)]
-    return [stride for row, channel in walks for stride in (row, 1, channel)]
+def small_strides_of(geometry: Geometry, *tensors: torch.Tensor | None) -> list[int | None]:
+    """Return each tensor's strides of a sample, a pixel and a channel; those of None are None.
+
+    If channels-last, a group is one sample.
+    """
+    return [stride for t in tensors for stride in _small_strides(geometry, t)]
+
+
+def _strides(geometry, t):
+    return (None, None) if t is None else _walk(t.shape, t.stride(), geometry.channels_last)
+
+
+def _small_strides(geometry, t):
+    if t is None:
+        return None, None, None
+    row, channel = _walk(t.shape, t.stride(), geometry.channels_last)
+    return (geometry.rows * row, row, channel) if geometry.channels_last else (row, 1, channel)
 
 
 def _copied(t, channels_last):

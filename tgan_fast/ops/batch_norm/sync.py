@@ -9,11 +9,12 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
+from tgan_fast.ops.batch_norm.activation import IDENTITY
 from tgan_fast.ops.batch_norm.geometry import to_walkable
 
 
 def batch_norm_act_sync(
-    x, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps, negative_slope, groups,
+    x, weight, bias, running_mean, running_var, num_batches_tracked, residual, momentum, eps, activation, groups,
     process_group, backend,
 ):  # fmt: skip
     """Compute `batch_norm_act` in training with a process group; differentiable once."""
@@ -23,7 +24,7 @@ def batch_norm_act_sync(
         from tgan_fast.ops.batch_norm import torch_impl as impl
     weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
     y, mean, var, count = _SyncBatchNormAct.apply(
-        to_walkable(x), weight, bias, eps, negative_slope, groups, process_group, impl
+        to_walkable(x), weight, bias, residual, eps, activation, groups, process_group, impl
     )
     if num_batches_tracked is not None:
         num_batches_tracked.add_(groups)
@@ -43,30 +44,35 @@ def batch_norm_act_sync(
 
 class _SyncBatchNormAct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps, negative_slope, groups, process_group, impl):
+    def forward(ctx, x, weight, bias, residual, eps, activation, groups, process_group, impl):
         local_count = x.numel() // x.shape[1] // groups
         mean, var, count = _reduce_statistics(process_group, *impl.statistics(x, groups), local_count)
         rstd = (var + eps).rsqrt()
-        ctx.save_for_backward(x, mean, rstd, weight, bias, count)
-        ctx.negative_slope, ctx.local_count = negative_slope, local_count
+        # Without an activation, the residual's gradient is dy.
+        saved_residual = None if activation == IDENTITY else residual
+        ctx.save_for_backward(x, mean, rstd, weight, bias, saved_residual, count)
+        ctx.activation, ctx.local_count = activation, local_count
         ctx.process_group, ctx.impl = process_group, impl
         ctx.mark_non_differentiable(mean, var, count)
-        return impl.normalize(x, mean, rstd, weight, bias, negative_slope), mean, var, count
+        return impl.normalize(x, mean, rstd, weight, bias, residual, activation), mean, var, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *_):
-        *tensors, count = ctx.saved_tensors
-        want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
-        arguments = dy, *tensors, ctx.negative_slope
-        sums, dweight, dbias = ctx.impl.gradient_sums(*arguments, want_weight, want_bias)
+        *tensors, residual, count = ctx.saved_tensors
+        want_x, want_weight, want_bias, want_residual = ctx.needs_input_grad[:4]
+        activation = ctx.activation
+        sums, dweight, dbias, g = ctx.impl.gradient_sums(dy, *tensors, residual, activation, want_weight, want_bias)
+        if residual is not None:
+            dy, activation = g, IDENTITY
         dx = None
         if want_x:
             dist.all_reduce(sums, group=ctx.process_group)
             # Only the device knows the count of all values, so the sums are scaled to be divided by the local count.
             sums = sums * (ctx.local_count / count).to(sums.dtype)
-            dx = ctx.impl.input_gradient(*arguments, sums, ctx.local_count)
-        return dx, dweight if want_weight else None, dbias if want_bias else None, *(None,) * 5
+            dx = ctx.impl.input_gradient(dy, *tensors, activation, sums, ctx.local_count)
+        dweight, dbias = dweight if want_weight else None, dbias if want_bias else None
+        return dx, dweight, dbias, dy if want_residual else None, *(None,) * 5
 
 
 def _reduce_statistics(process_group, mean, var, count):

@@ -1,9 +1,13 @@
 """The PyTorch implementation of batch norm + activation, stage by stage, with the same functions as triton.py."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+
+from tgan_fast.ops.batch_norm.activation import Activation
 
 
 def statistics(x, groups):
@@ -16,37 +20,45 @@ def statistics(x, groups):
     return mean, var
 
 
-def normalize(x, mean, rstd, weight, bias, negative_slope):
+def normalize(x, mean, rstd, weight, bias, residual, activation):
     """Return y from x, mean and rstd = 1 / sqrt(var + eps), [groups, C] each."""
-    _, v, _ = _affine(x, mean, rstd, weight, bias)
-    return _restore_layout(x, activate_(v, negative_slope))
+    _, v, _ = _affine(x, mean, rstd, weight, bias, residual)
+    return _restore_layout(x, activate_(v, activation))
 
 
-def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias):
-    """Return sums of g and g·(x - mean) [groups, 2, C], dweight and dbias (None where not wanted)."""
-    centered, v, _ = _affine(x, mean, rstd, weight, bias)
-    g = activation_backward(_split_groups(dy, len(mean)), v, negative_slope)
+def gradient_sums(dy, x, mean, rstd, weight, bias, residual, activation, want_weight, want_bias):
+    """Return sums of g and g·(x - mean) [groups, 2, C], dweight and dbias (None where not wanted), and g.
+
+    g is the gradient of the residual, and None if there is none.
+    """
+    centered, v, _ = _affine(x, mean, rstd, weight, bias, residual)
+    g = activation_backward(_split_groups(dy, len(mean)), v, activation)
     sums = torch.stack([g.sum((1, 3)), (g * centered).sum((1, 3))], 1)
     # rstd is infinite if eps = 0 and no process has values; for an empty x, 0 · rstd would then be NaN.
     weighted = sums[:, 1] * rstd if x.numel() else sums[:, 1]
     dweight = weighted.sum(0).to(weight.dtype) if want_weight else None
-    return sums, dweight, sums[:, 0].sum(0).to(bias.dtype) if want_bias else None
+    dbias = sums[:, 0].sum(0).to(bias.dtype) if want_bias else None
+    return sums, dweight, dbias, None if residual is None else _restore_layout(x, g)
 
 
-def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count):
+def input_gradient(dy, x, mean, rstd, weight, bias, activation, sums, count):
     """Return dx; `sums` [groups, 2, C] are over `count` values per channel and group."""
     centered, v, scale = _affine(x, mean, rstd, weight, bias)
-    g = activation_backward(_split_groups(dy, len(mean)), v, negative_slope)
+    g = activation_backward(_split_groups(dy, len(mean)), v, activation)
     mean_g, mean_gx = (sums / count).unbind(1)
     return _restore_layout(x, (g - _by_channel(mean_g) - centered * _by_channel(mean_gx * rstd**2)) * scale)
 
 
-def _affine(x, mean, rstd, weight, bias):
+def _affine(x, mean, rstd, weight, bias, residual=None):
     """Return x - mean, v and scale, [groups, N / groups, C, pixels] or broadcastable to it."""
     centered = _split_groups(x, len(mean)) - _by_channel(mean)
     scale = _by_channel(rstd if weight is None else rstd * weight)
     v = centered * scale
-    return centered, v if bias is None else v + bias[:, None], scale
+    if bias is not None:
+        v = v + bias[:, None]
+    if residual is not None:
+        v = v + _split_groups(residual, len(mean))
+    return centered, v, scale
 
 
 def _split_groups(x, groups):
@@ -65,8 +77,11 @@ def _restore_layout(x, grouped):
     return torch.empty_like(x).copy_(grouped.reshape(x.shape))
 
 
-def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
-    """Return the leaky ReLU of v, computed in place where autograd can differentiate that."""
+def activate_(v: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """Return the activation of v, computed in place where autograd can differentiate that."""
+    name, negative_slope = activation
+    if name != "leaky_relu":
+        return _FORWARD[name](v)
     if negative_slope < 0:
         # The in-place operation's backward infers the input's sign from the output's.
         return F.leaky_relu(v, negative_slope)
@@ -75,7 +90,24 @@ def activate_(v: torch.Tensor, negative_slope: float) -> torch.Tensor:
     return v if negative_slope == 1 else F.leaky_relu_(v, negative_slope)
 
 
-def activation_backward(dy: torch.Tensor, v: torch.Tensor, negative_slope: float) -> torch.Tensor:
+def activation_backward(dy: torch.Tensor, v: torch.Tensor, activation: Activation) -> torch.Tensor:
     """Return g, the gradient of v, in v's dtype."""
+    name, negative_slope = activation
     dy = dy.to(v.dtype)
+    if name != "leaky_relu":
+        return _BACKWARD[name](dy, v)
     return dy if negative_slope == 1 else torch.ops.aten.leaky_relu_backward(dy, v, negative_slope, False)
+
+
+_FORWARD: dict[str, Callable[..., torch.Tensor]] = {
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "hardswish": F.hardswish,
+}
+_BACKWARD: dict[str, Callable[..., torch.Tensor]] = {
+    "relu6": partial(torch.ops.aten.hardtanh_backward, min_val=0.0, max_val=6.0),
+    "silu": torch.ops.aten.silu_backward,
+    "gelu_tanh": partial(torch.ops.aten.gelu_backward, approximate="tanh"),
+    "hardswish": torch.ops.aten.hardswish_backward,
+}

@@ -1,4 +1,4 @@
-"""Launchers of the Triton kernels of batch norm + (leaky) ReLU."""
+"""Launchers of the Triton kernels of batch norm + activation."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from tgan_fast.ops.batch_norm import triton_kernels as kernels
+from tgan_fast.ops.batch_norm.activation import IDENTITY
 from tgan_fast.ops.batch_norm.geometry import (
     empty_gradient,
     empty_output,
@@ -41,38 +42,44 @@ def channels_dtype(x: Tensor) -> None:
     """Return the dtype that weight, bias and running statistics must have; None for any."""
 
 
-def train(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, groups):
+def train(x, weight, bias, running_mean, running_var, batches, momentum, eps, residual, activation, groups):
     """Return y, mean and rstd [groups, C], and update the running statistics."""
     running = running_mean, running_var, batches, momentum
     if momentum is None and batches is not None:
         batches.add_(groups)
     geometry = geometry_of(x, groups)
     if small_rows_for(geometry.values, geometry.channels_last) is not None:
-        return _small_forward(x, weight, bias, *running, eps, negative_slope, geometry)
+        return _small_forward(x, weight, bias, *running, eps, residual, activation, geometry)
     rstd = x.new_empty((groups, x.shape[1]), dtype=torch.float32)
     mean = _statistics(x, groups, rstd, None, eps, *running)
-    return normalize(x, mean, rstd, weight, bias, negative_slope), mean, rstd
+    return normalize(x, mean, rstd, weight, bias, residual, activation), mean, rstd
 
 
-def evaluate(x, mean, var, weight, bias, negative_slope, eps):
+def evaluate(x, mean, var, weight, bias, residual, activation, eps):
     """Return y from running statistics [C]."""
-    return normalize(x, mean, None, weight, bias, negative_slope, var, eps)
+    return normalize(x, mean, None, weight, bias, residual, activation, var, eps)
 
 
-def backward(dy, x, mean, rstd, var, weight, bias, negative_slope, eps, want_x, want_weight, want_bias):
-    """Return dx, dweight and dbias, empty where not wanted; training passes rstd, and evaluation var."""
+def backward(dy, x, mean, rstd, var, weight, bias, residual, activation, eps, want_x, want_weight, want_bias):
+    """Return dx, dweight and dbias, empty where not wanted, and the gradient of the residual, empty without one.
+
+    Training passes rstd, and evaluation var.
+    """
     training = var is None
     geometry = geometry_of(x, mean.numel() // x.shape[1])
-    arguments = dy, x, mean, rstd, weight, bias, negative_slope
+    tensors, wanted = (x, mean, rstd, weight, bias), (want_weight, want_bias)
     if training and small_rows_for(geometry.values, geometry.channels_last) is not None:
-        return _small_backward(*arguments, want_x, want_weight, want_bias, geometry)
-    sums, dweight, dbias = None, x.new_empty(0), x.new_empty(0)
-    if training or want_weight or want_bias:
-        sums, dweight, dbias = gradient_sums(*arguments, want_weight, want_bias, var, eps)
+        return _small_backward(dy, *tensors, residual, activation, want_x, *wanted, geometry)
+    sums = None
+    dweight, dbias, dresidual = (x.new_empty(0) for _ in range(3))
+    if training or any(wanted) or residual is not None:
+        sums, dweight, dbias, g = gradient_sums(dy, *tensors, residual, activation, *wanted, var, eps)
+        if residual is not None:
+            dy, activation, dresidual = g, IDENTITY, g
     if not want_x:
-        return x.new_empty(0), dweight, dbias
-    dx = input_gradient(*arguments, sums if training else None, geometry.values, var, eps)
-    return dx, dweight, dbias
+        return x.new_empty(0), dweight, dbias, dresidual
+    dx = input_gradient(dy, *tensors, activation, sums if training else None, geometry.values, var, eps)
+    return dx, dweight, dbias, dresidual
 
 
 def statistics(x, groups):
@@ -103,43 +110,51 @@ def _statistics(x, groups, rstd, var, eps=None, running_mean=None, running_var=N
 # a launch.
 
 
-def normalize(x, mean, rstd, weight, bias, negative_slope, var=None, eps=None):
+def normalize(x, mean, rstd, weight, bias, residual, activation, var=None, eps=None):
     """Return y from x and statistics [groups, C], or [C] for all of x."""
     geometry = geometry_of(x, mean.numel() // max(1, x.shape[1]))
     y = empty_output(x, geometry)
     if x.numel() == 0:
         return y
-    strides, launch = _launch("normalize", x, geometry, y)
+    residual = _residual_to_layout(residual, geometry)
+    strides, launch = _launch("normalize", x, geometry, y, residual)
     with torch.cuda.device_of(x):
         kernels.normalize_kernel[launch.grid](
-            x, y, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols, geometry.channels,
-            launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
+            x, y, residual, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols, geometry.channels,
+            launch.splits, launch.blocks, *strides, **_constants_of(activation), **launch.options,
         )  # fmt: skip
     return y
 
 
-def gradient_sums(dy, x, mean, rstd, weight, bias, negative_slope, want_weight, want_bias, var=None, eps=None):
-    """Return sums of g and g·(x - mean) [groups, 2, C] in float32, dweight and dbias (empty where not wanted)."""
+def gradient_sums(dy, x, mean, rstd, weight, bias, residual, activation, want_weight, want_bias, var=None, eps=None):
+    """Return sums of g and g·(x - mean) [groups, 2, C] in float32, dweight and dbias (empty where not wanted), and g.
+
+    g is the gradient of the residual, and None if there is none.
+    """
     geometry = geometry_of(x, mean.numel() // x.shape[1])
-    dy = to_layout(dy, geometry.channels_last)
-    strides, launch = _launch("gradient_sums", x, geometry, dy)
+    dy, residual = to_layout(dy, geometry.channels_last), _residual_to_layout(residual, geometry)
+    g = None if residual is None else empty_output(x, geometry)
+    strides, launch = _launch("gradient_sums", x, geometry, dy, residual, g)
     partials = x.new_empty((geometry.groups, launch.splits, 2, x.shape[1]), dtype=torch.float32)
     sums = x.new_empty((geometry.groups, 2, x.shape[1]), dtype=torch.float32)
     dweight, dbias = empty_gradient(x, weight, want_weight), empty_gradient(x, bias, want_bias)
     with torch.cuda.device_of(x):
         kernels.gradient_sums_kernel[launch.grid](
-            x, dy, partials, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols, geometry.channels,
-            launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope, **launch.options,
+            x, dy, residual, g, partials, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols,
+            geometry.channels, launch.splits, launch.blocks, *strides, **_constants_of(activation), **launch.options,
         )  # fmt: skip
         kernels.combine_gradients_kernel[_combine_grid(x)](
             partials, sums, dweight if want_weight else None, dbias if want_bias else None, rstd, var, eps,
             geometry.channels, launch.splits, geometry.groups, num_warps=4,
         )  # fmt: skip
-    return sums, dweight, dbias
+    return sums, dweight, dbias, g
 
 
-def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count, var=None, eps=None):
-    """Return dx; `sums` [groups, 2, C] are over `count` values per channel and group, None for constant statistics."""
+def input_gradient(dy, x, mean, rstd, weight, bias, activation, sums, count, var=None, eps=None):
+    """Return dx; `sums` [groups, 2, C] are over `count` values per channel and group, None for constant statistics.
+
+    With a residual, pass its gradient as dy, and IDENTITY.
+    """
     geometry = geometry_of(x, mean.numel() // x.shape[1])
     dy, dx = to_layout(dy, geometry.channels_last), empty_output(x, geometry)
     if x.numel() == 0:
@@ -148,37 +163,45 @@ def input_gradient(dy, x, mean, rstd, weight, bias, negative_slope, sums, count,
     with torch.cuda.device_of(x):
         kernels.input_gradient_kernel[launch.grid](
             x, dy, dx, sums, mean, rstd, var, eps, weight, bias, 1 / count, geometry.rows, geometry.cols,
-            geometry.channels, launch.splits, launch.blocks, *strides, NEGATIVE_SLOPE=negative_slope,
-            **launch.options,
+            geometry.channels, launch.splits, launch.blocks, *strides, **_constants_of(activation), **launch.options,
         )  # fmt: skip
     return dx
 
 
-def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum, eps, negative_slope, geometry):
-    y = empty_output(x, geometry)
+def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum, eps, residual, activation, geometry):
+    y, residual = empty_output(x, geometry), _residual_to_layout(residual, geometry)
     mean, rstd = (x.new_empty((geometry.groups, geometry.channels), dtype=torch.float32) for _ in range(2))
     grid, options = _small_launch_for("small_forward", x.element_size(), geometry)
     with torch.cuda.device_of(x):
         kernels.small_forward_kernel[grid](
-            x, y, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps, geometry.values,
-            geometry.inner, geometry.channels, geometry.groups, *small_strides_of(geometry, x, y),
-            NEGATIVE_SLOPE=negative_slope, **options,
+            x, y, residual, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps,
+            geometry.values, geometry.inner, geometry.channels, geometry.groups,
+            *small_strides_of(geometry, x, y, residual), **_constants_of(activation), **options,
         )  # fmt: skip
     return y, mean, rstd
 
 
-def _small_backward(dy, x, mean, rstd, weight, bias, negative_slope, want_x, want_weight, want_bias, geometry):
-    dy = to_layout(dy, geometry.channels_last)
+def _small_backward(dy, x, mean, rstd, weight, bias, residual, activation, want_x, want_weight, want_bias, geometry):
+    dy, residual = to_layout(dy, geometry.channels_last), _residual_to_layout(residual, geometry)
     dx = empty_output(x, geometry)
+    g = None if residual is None else empty_output(x, geometry)
     dweight, dbias = empty_gradient(x, weight, want_weight), empty_gradient(x, bias, want_bias)
     grid, options = _small_launch_for("small_backward", x.element_size(), geometry)
     with torch.cuda.device_of(x):
         kernels.small_backward_kernel[grid](
-            x, dy, dx if want_x else None, dweight if want_weight else None, dbias if want_bias else None,
+            x, dy, dx if want_x else None, residual, g, dweight if want_weight else None, dbias if want_bias else None,
             mean, rstd, weight, bias, geometry.values, geometry.inner, geometry.channels, geometry.groups,
-            *small_strides_of(geometry, x, dy, dx), NEGATIVE_SLOPE=negative_slope, **options,
+            *small_strides_of(geometry, x, dy, dx, residual, g), **_constants_of(activation), **options,
         )  # fmt: skip
-    return dx if want_x else x.new_empty(0), dweight, dbias
+    return dx if want_x else x.new_empty(0), dweight, dbias, x.new_empty(0) if g is None else g
+
+
+def _residual_to_layout(residual, geometry):
+    return None if residual is None else to_layout(residual, geometry.channels_last)
+
+
+def _constants_of(activation):
+    return {"ACTIVATION": activation.name, "NEGATIVE_SLOPE": activation.negative_slope}
 
 
 class _Launch(NamedTuple):
@@ -191,7 +214,7 @@ class _Launch(NamedTuple):
 
 
 def _launch(kernel, x, geometry, *others):
-    """Return strides and launch of a kernel on x and other tensors of its shape."""
+    """Return strides and launch of a kernel on x and other tensors of its shape, which may be None."""
     strides = strides_of(geometry, x, *others)
     return strides, _launch_for(kernel, x.element_size(), x.device, geometry, tuple(strides))
 
@@ -211,7 +234,7 @@ def _launch_for(kernel, itemsize, device, geometry, strides):
     steps = strides[::2] if channels_last else strides
     options = {
         "CHANNELS_LAST": channels_last,
-        "ALIGNMENT": math.gcd(_WIDEST_ACCESS, geometry.cols, *steps),
+        "ALIGNMENT": math.gcd(_WIDEST_ACCESS, geometry.cols, *(step for step in steps if step is not None)),
         "BLOCK_ROWS": tile.rows,
         "BLOCK_COLS": tile.columns,
         "num_warps": tile.warps,

@@ -1,9 +1,15 @@
-"""Triton kernels of batch norm + (leaky) ReLU.
+"""Triton kernels of batch norm + activation.
 
-    v = (x - mean)·scale + bias,  scale = weight·rstd,  rstd = 1 / sqrt(var + eps),  y = v if v > 0 else slope·v
-    g = dy if v > 0 else slope·dy
+    v = (x - mean)·scale + bias + residual,  scale = weight·rstd,  rstd = 1 / sqrt(var + eps),  y = act(v)
+    g = dy·act'(v)
     dx = scale·(g - mean(g) - (x - mean)·mean(g·(x - mean))·rstd²)
-    dweight = sum(g·(x - mean))·rstd,  dbias = sum(g)
+    dweight = sum(g·(x - mean))·rstd,  dbias = sum(g),  dresidual = g
+
+    leaky_relu   v if v > 0 else slope·v
+    relu6        min(max(v, 0), 6)
+    hardswish    v·min(max(v + 3, 0), 6) / 6
+    silu         v·σ(v),  σ(w) = 1 / (1 + exp(-w))
+    gelu_tanh    v·σ(w),  w = 2·√(2/π)·(v + 0.044715·v³),  which is v·(1 + tanh(w/2)) / 2
 
 Six kernels for tensors of any size; in half precision they move 6 bytes per element forward and 10 backward:
 
@@ -14,8 +20,11 @@ Six kernels for tensors of any size; in half precision they move 6 bytes per ele
     combine_gradients   reads the sums   writes their totals, dweight and dbias
     input_gradient      reads x, dy      writes dx
 
+With a residual, normalize and gradient_sums read it too, and gradient_sums writes dresidual, which input_gradient reads
+instead of dy: 8 bytes forward and 14 backward.
+
 Two more, small_forward and small_backward, compute a whole direction at once if the values of a channel fit one tile:
-4 bytes per element forward and 6 backward.
+4 bytes per element forward and 6 backward, or 6 and 10 with a residual.
 
 A tile is [BLOCK_ROWS, BLOCK_COLS], its columns adjacent in memory. If channels-last, a row is a pixel and a column a
 channel. If channels-first, a tile lies within one channel, a row is a sample and a column a pixel. The samples form
@@ -23,12 +32,18 @@ channel. If channels-first, a tile lies within one channel, a row is a sample an
 programs. Offsets have 64 bits. There are no atomics, so results repeat bit for bit.
 """
 
+import math
+
 import triton
 import triton.language as tl
 
 # Partial sums are combined in tiles of this many programs and channels; eight floats are a sector of memory.
 COMBINED_SPLITS = tl.constexpr(128)
 COMBINED_CHANNELS = tl.constexpr(8)
+
+# gelu_tanh is v·σ(GELU_SLOPE·v + GELU_CUBIC·v³).
+GELU_SLOPE = tl.constexpr(2 * math.sqrt(2 / math.pi))
+GELU_CUBIC = tl.constexpr(0.044715 * 2 * math.sqrt(2 / math.pi))
 
 
 @triton.jit
@@ -105,6 +120,21 @@ def _tile_offsets(row_stride, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 
 
 @triton.jit
+def _optional_tile(
+    pointer, group, first_row, first_col, block, rows, row_stride, channel_stride,
+    CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """Return pointers to the elements of a tile, or None if there is no such tensor."""
+    if pointer is None:
+        return None
+    else:
+        start = _tile_pointer(
+            pointer, group, first_row, first_col, block, rows, row_stride, channel_stride, CHANNELS_LAST, ALIGNMENT
+        )
+        return start + _tile_offsets(row_stride, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
+
+
+@triton.jit
 def _aligned(number, ALIGNMENT: tl.constexpr):
     """Return the number in a form that shows the compiler that it may load ALIGNMENT values at once."""
     return number // ALIGNMENT * ALIGNMENT
@@ -175,9 +205,24 @@ def _bias_of(rstd, bias, channel, valid):
 
 
 @triton.jit
-def _activate(v, NEGATIVE_SLOPE: tl.constexpr):
-    # Multiplying by a slope of 0 would turn -inf into NaN; a NaN fails the comparison and stays.
-    if NEGATIVE_SLOPE == 0:
+def _add_residual(v, residual, mask):
+    """Return v plus the tile that `residual` points to, or v if it is None."""
+    if residual is None:
+        return v
+    else:
+        return v + tl.load(residual, mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _activate(v, ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr):
+    if ACTIVATION == "relu6":
+        v = tl.clamp(v, 0.0, 6.0, propagate_nan=tl.PropagateNan.ALL)
+    elif ACTIVATION == "hardswish":
+        v *= tl.minimum(tl.maximum(v + 3, 0.0), 6.0) * (1 / 6)
+    elif ACTIVATION != "leaky_relu":
+        v *= _gate(v, ACTIVATION)
+    elif NEGATIVE_SLOPE == 0:
+        # Multiplying by a slope of 0 would turn -inf into NaN; a NaN fails the comparison and stays.
         v = tl.where(v <= 0, 0.0, v)
     elif NEGATIVE_SLOPE != 1:
         v = tl.where(v > 0, v, v * NEGATIVE_SLOPE)
@@ -185,16 +230,45 @@ def _activate(v, NEGATIVE_SLOPE: tl.constexpr):
 
 
 @triton.jit
-def _load_gradient(x, dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE: tl.constexpr):
-    """Return x - mean and g of the tile that x and dy point to."""
-    centered = tl.load(x, mask, other=0.0).to(tl.float32) - mean_value[None, :]
-    g = tl.load(dy, mask, other=0.0).to(tl.float32)
-    v = centered * scale[None, :] + shift[None, :]
-    if NEGATIVE_SLOPE == 0:
-        g = tl.where(v > 0, g, 0.0)
+def _activation_gradient(dy, v, ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr):
+    """Return g, with PyTorch's derivatives where an activation has a kink."""
+    if ACTIVATION == "relu6":
+        dy = tl.where((v <= 0) | (v >= 6), 0.0, dy)
+    elif ACTIVATION == "hardswish":
+        dy *= tl.where(v < 3, v * (1 / 3) + 0.5, 1.0)
+        dy = tl.where(v <= -3, 0.0, dy)
+    elif ACTIVATION != "leaky_relu":
+        gate = _gate(v, ACTIVATION)
+        # v comes first, because gate·(1 - gate) is 0 where v is large, and v times anything else may be infinite.
+        slope = v * (gate * (1 - gate))
+        if ACTIVATION == "gelu_tanh":
+            # Where v² > 100, the factor before is 0 or almost; a larger v² may be infinite.
+            slope *= GELU_SLOPE + 3 * GELU_CUBIC * tl.minimum(v * v, 100.0)
+        dy *= gate + slope
+    elif NEGATIVE_SLOPE == 0:
+        dy = tl.where(v > 0, dy, 0.0)
     elif NEGATIVE_SLOPE != 1:
-        g = tl.where(v > 0, g, g * NEGATIVE_SLOPE)
-    return centered, g
+        dy = tl.where(v > 0, dy, dy * NEGATIVE_SLOPE)
+    return dy
+
+
+@triton.jit
+def _gate(v, ACTIVATION: tl.constexpr):
+    """Return SiLU or GELU divided by v."""
+    if ACTIVATION == "gelu_tanh":
+        v *= GELU_SLOPE + GELU_CUBIC * (v * v)
+    return tl.sigmoid(v)
+
+
+@triton.jit
+def _load_gradient(
+    x, dy, residual, mask, mean_value, scale, shift, ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr
+):
+    """Return x - mean and g of the tile that x, dy and residual, which may be None, point to."""
+    centered = tl.load(x, mask, other=0.0).to(tl.float32) - mean_value[None, :]
+    dy_value = tl.load(dy, mask, other=0.0).to(tl.float32)
+    v = _add_residual(centered * scale[None, :] + shift[None, :], residual, mask)
+    return centered, _activation_gradient(dy_value, v, ACTIVATION, NEGATIVE_SLOPE)
 
 
 @triton.jit
@@ -330,11 +404,15 @@ def combine_statistics_kernel(
 
 @triton.jit
 def normalize_kernel(
-    x, y, mean, rstd, var, eps, weight, bias, rows, cols, channels, splits, blocks, x_row, x_channel, y_row, y_channel,
-    CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
+    x, y, residual, mean, rstd, var, eps, weight, bias, rows, cols, channels, splits, blocks,
+    x_row, x_channel, y_row, y_channel, residual_row, residual_channel,
+    CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write y = act((x - mean)·scale + bias), the last tiles first. Reads x and writes y once."""
+    """Write y = act((x - mean)·scale + bias + residual), the last tiles first.
+
+    Reads x and the residual, which may be None, and writes y once.
+    """
     split, block, group = _program_ids(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, _, scale, shift = _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid)
@@ -346,19 +424,26 @@ def normalize_kernel(
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
         start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
         values = tl.load(start + within_x, mask, other=0.0).to(tl.float32)
-        v = (values - mean_value[None, :]) * scale[None, :] + shift[None, :]
+        residual_tile = _optional_tile(
+            residual, group, row, col, block, rows, residual_row, residual_channel,
+            CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS,
+        )  # fmt: skip
+        v = _add_residual((values - mean_value[None, :]) * scale[None, :] + shift[None, :], residual_tile, mask)
         start = _tile_pointer(y, group, row, col, block, rows, y_row, y_channel, CHANNELS_LAST, ALIGNMENT)
-        tl.store(start + within_y, _activate(v, NEGATIVE_SLOPE), mask)
+        tl.store(start + within_y, _activate(v, ACTIVATION, NEGATIVE_SLOPE), mask)
 
 
 @triton.jit
 def gradient_sums_kernel(
-    x, dy, partials, mean, rstd, var, eps, weight, bias, rows, cols, channels, splits, blocks,
-    x_row, x_channel, dy_row, dy_channel,
-    CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
+    x, dy, residual, dresidual, partials, mean, rstd, var, eps, weight, bias, rows, cols, channels, splits, blocks,
+    x_row, x_channel, dy_row, dy_channel, residual_row, residual_channel, dresidual_row, dresidual_channel,
+    CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write partials [groups, splits, 2, channels]: sums of g and g·(x - mean). Reads x and dy once."""
+    """Write partials [groups, splits, 2, channels]: sums of g and g·(x - mean). Reads x, dy and the residual once.
+
+    Writes g as dresidual if there is a residual.
+    """
     split, block, group = _program_ids(splits, blocks, False)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, _, scale, shift = _affine_of(mean, rstd, var, eps, weight, bias, group, channels, channel, valid)
@@ -371,9 +456,19 @@ def gradient_sums_kernel(
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
         x_start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
         dy_start = _tile_pointer(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
+        residual_tile = _optional_tile(
+            residual, group, row, col, block, rows, residual_row, residual_channel,
+            CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS,
+        )  # fmt: skip
         centered, g = _load_gradient(
-            x_start + within_x, dy_start + within_dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE
-        )
+            x_start + within_x, dy_start + within_dy, residual_tile, mask, mean_value, scale, shift,
+            ACTIVATION, NEGATIVE_SLOPE,
+        )  # fmt: skip
+        if dresidual is not None:
+            start = _tile_pointer(
+                dresidual, group, row, col, block, rows, dresidual_row, dresidual_channel, CHANNELS_LAST, ALIGNMENT
+            )
+            tl.store(start + _tile_offsets(dresidual_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS), g, mask)
         sum_g += g
         sum_gx += g * centered
 
@@ -417,10 +512,13 @@ def combine_gradients_kernel(partials, sums, dweight, dbias, rstd, var, eps, cha
 def input_gradient_kernel(
     x, dy, dx, sums, mean, rstd, var, eps, weight, bias, inverse_count, rows, cols, channels, splits, blocks,
     x_row, x_channel, dy_row, dy_channel, dx_row, dx_channel,
-    CHANNELS_LAST: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, ALIGNMENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write dx, the last tiles first; sums is None for constant statistics. Reads x and dy once and writes dx once."""
+    """Write dx, the last tiles first; sums is None for constant statistics. Reads x and dy once and writes dx once.
+
+    With a residual, dy is g, and the activation is the identity.
+    """
     split, block, group = _program_ids(splits, blocks, True)
     channel, valid = _channels_of(block, channels, CHANNELS_LAST, BLOCK_COLS)
     mean_value, rstd_value, scale, shift = _affine_of(
@@ -443,7 +541,7 @@ def input_gradient_kernel(
         x_start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
         dy_start = _tile_pointer(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
         centered, g = _load_gradient(
-            x_start + within_x, dy_start + within_dy, mask, mean_value, scale, shift, NEGATIVE_SLOPE
+            x_start + within_x, dy_start + within_dy, None, mask, mean_value, scale, shift, ACTIVATION, NEGATIVE_SLOPE
         )
         result = g * scale[None, :]
         if sums is not None:
@@ -462,11 +560,15 @@ def _locate_small(group, rows, inner, valid, BLOCK_ROWS: tl.constexpr):
 
 @triton.jit
 def small_forward_kernel(
-    x, y, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps, rows, inner, channels, groups,
-    x_sample, x_pixel, x_channel, y_sample, y_pixel, y_channel,
-    NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    x, y, residual, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps, rows, inner, channels,
+    groups, x_sample, x_pixel, x_channel, y_sample, y_pixel, y_channel,
+    residual_sample, residual_pixel, residual_channel,
+    ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write y, mean and rstd of a block of channels, each group's values in one tile. Reads x and writes y once."""
+    """Write y, mean and rstd of a block of channels, each group's values in one tile.
+
+    Reads x and the residual, which may be None, and writes y once.
+    """
     channel = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     valid = channel < channels
     wide = channel.to(tl.int64)[None, :]
@@ -490,19 +592,26 @@ def small_forward_kernel(
         tl.store(rstd + at, rstd_value, valid)
         scale = _scale_of(rstd_value, weight, channel, valid)
         v = (values - mean_value[None, :]) * scale[None, :] + _bias_of(rstd_value, bias, channel, valid)[None, :]
+        if residual is not None:
+            offsets = sample * residual_sample + pixel * residual_pixel + wide * residual_channel
+            v = _add_residual(v, residual + offsets, mask)
         offsets = sample * y_sample + pixel * y_pixel + wide * y_channel
-        tl.store(y + offsets, _activate(v, NEGATIVE_SLOPE), mask)
+        tl.store(y + offsets, _activate(v, ACTIVATION, NEGATIVE_SLOPE), mask)
     _store_running(running_mean, running_var, old_mean, old_var, channel, valid)
     _count_batches(batches, momentum, groups)
 
 
 @triton.jit
 def small_backward_kernel(
-    x, dy, dx, dweight, dbias, mean, rstd, weight, bias, rows, inner, channels, groups,
+    x, dy, dx, residual, dresidual, dweight, dbias, mean, rstd, weight, bias, rows, inner, channels, groups,
     x_sample, x_pixel, x_channel, dy_sample, dy_pixel, dy_channel, dx_sample, dx_pixel, dx_channel,
-    NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    residual_sample, residual_pixel, residual_channel, dresidual_sample, dresidual_pixel, dresidual_channel,
+    ACTIVATION: tl.constexpr, NEGATIVE_SLOPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write dx, dweight and dbias of a block of channels, each group's values in one tile. Reads x and dy once."""
+    """Write dx, dresidual, dweight and dbias of a block of channels, each group's values in one tile.
+
+    Reads x, dy and the residual, which may be None, once.
+    """
     dweight_value = tl.zeros([BLOCK_COLS], tl.float32)
     dbias_value = tl.zeros([BLOCK_COLS], tl.float32)
     channel = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
@@ -515,7 +624,16 @@ def small_backward_kernel(
         sample, pixel, mask = _locate_small(group, rows, inner, valid, BLOCK_ROWS)
         x_offsets = sample * x_sample + pixel * x_pixel + wide * x_channel
         dy_offsets = sample * dy_sample + pixel * dy_pixel + wide * dy_channel
-        centered, g = _load_gradient(x + x_offsets, dy + dy_offsets, mask, mean_value, scale, shift, NEGATIVE_SLOPE)
+        residual_tile = None
+        if residual is not None:
+            offsets = sample * residual_sample + pixel * residual_pixel + wide * residual_channel
+            residual_tile = residual + offsets
+        centered, g = _load_gradient(
+            x + x_offsets, dy + dy_offsets, residual_tile, mask, mean_value, scale, shift, ACTIVATION, NEGATIVE_SLOPE
+        )
+        if dresidual is not None:
+            offsets = sample * dresidual_sample + pixel * dresidual_pixel + wide * dresidual_channel
+            tl.store(dresidual + offsets, g, mask)
         sum_g = tl.sum(g, 0)
         sum_gx = tl.sum(g * centered, 0)
         dweight_value += sum_gx * rstd_value
