@@ -1,7 +1,8 @@
 """Modules around the operations: fused batch norm and activation, and the Lipschitz constraint of a network."""
 
 from tgan_fast.nn.batch_norm import BATCH_NORMS, BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
-from tgan_fast.nn.fusion import FusedSequential, convert_batch_norm, is_watched
+from tgan_fast.nn.fused import FusedModule, FusedSequential, is_watched
+from tgan_fast.nn.fusion import FusionReport, fuse_batch_norm
 from tgan_fast.nn.singular_values import (
     TRANSPOSED,
     WEIGHTED,
@@ -20,10 +21,12 @@ __all__ = [
     "BatchNormAct2d",
     "BatchNormAct3d",
     "ClippedSingularValues",
+    "FusedModule",
     "FusedSequential",
+    "FusionReport",
     "SingularValueClipping",
     "constrain_",
-    "convert_batch_norm",
+    "fuse_batch_norm",
     "is_watched",
     "scales_of",
     "weights_of",

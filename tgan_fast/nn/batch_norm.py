@@ -6,42 +6,59 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from tgan_fast.choices import ActivationName, Backend
 from tgan_fast.ops import batch_norm_act
+from tgan_fast.ops.batch_norm import check_activation
+from tgan_fast.ops.batch_norm.activation import Activation
 
 
 class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
-    """`nn.BatchNorm*` and a leaky ReLU in one operation.
+    """`nn.BatchNorm*` and an activation in one operation.
 
     Parameters, buffers and therefore the state dict are those of `nn.BatchNorm*`.
 
     Args:
         num_features: Number of channels C of the input [N, C, *].
-        negative_slope: Finite slope of the activation below zero; 0 is ReLU, 1 is no activation.
+        negative_slope: Finite slope of the leaky ReLU below zero; 0 is ReLU, 1 is no activation.
+        activation: Name of the activation, as in `tgan_fast.ops.batch_norm_act`.
         eps, momentum, affine, track_running_stats, device, dtype: Arguments of `nn.BatchNorm*`.
         process_group: Processes whose statistics are combined in training, as in `nn.SyncBatchNorm`, except that None
             means this process alone, and `torch.distributed.group.WORLD` all processes.
         backend: Backend of `tgan_fast.ops.batch_norm_act`.
     """
 
-    def __init__(self, num_features, negative_slope=0.0, *, process_group=None, backend="auto", **batch_norm_options):
+    def __init__(
+        self,
+        num_features: int,
+        negative_slope: float = 0.0,
+        *,
+        activation: ActivationName = "leaky_relu",
+        process_group=None,
+        backend: Backend = "auto",
+        **batch_norm_options,
+    ):
         super().__init__(num_features, **batch_norm_options)
+        check_activation(activation, negative_slope)
         self.negative_slope = negative_slope
+        self.activation = activation
         self.process_group = process_group
         self.backend = backend
 
-    def forward(self, input: torch.Tensor, groups: int = 1) -> torch.Tensor:
-        """Return act(batch_norm(input)) for input [N, C, *]; `tgan_fast.ops.batch_norm_act` explains `groups`."""
+    def forward(self, input: torch.Tensor, groups: int = 1, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Return act(batch_norm(input) + residual) for input [N, C, *].
+
+        `tgan_fast.ops.batch_norm_act` explains `groups` and `residual`.
+        """
         if torch.jit.is_scripting():
-            y = self._forward_in_torchscript(input, groups)
+            y = self._forward_in_torchscript(input, groups, residual)
         elif isinstance(input, fx.Proxy):
-            # torch.fx traces into every module that is not PyTorch's own, and would fail at the shape checks.
-            arguments = (input,) if groups == 1 else (input, groups)
-            y = input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), arguments, {})
+            y = self._trace(input, groups, residual)
         else:
-            y = self._normalize(input, groups, self.negative_slope)
+            y = self.normalize(input, Activation(self.activation, self.negative_slope), residual, groups)
         return y
 
-    def _normalize(self, x, groups, negative_slope):
+    def normalize(self, x, activation, residual=None, groups=1):
+        """Compute `forward` with another activation."""
         self._check_input_dim(x)
         tracked = not self.training or self.track_running_stats
         running_mean, running_var = (self.running_mean, self.running_var) if tracked else (None, None)
@@ -54,14 +71,23 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
             training=self.training or running_mean is None,
             momentum=self.momentum,
             eps=self.eps,
-            negative_slope=negative_slope,
+            negative_slope=activation.negative_slope,
+            activation=activation.name,
+            residual=residual,
             groups=groups,
             num_batches_tracked=self.num_batches_tracked if self.training and tracked else None,
             process_group=self.process_group if self.training else None,
             backend=self.backend,
         )
 
-    def _forward_in_torchscript(self, x: torch.Tensor, groups: int) -> torch.Tensor:
+    def _trace(self, x, groups, residual):
+        # torch.fx traces into every module that is not PyTorch's own, and would fail at the shape checks.
+        options = {"groups": groups} if groups != 1 else {}
+        if residual is not None:
+            options["residual"] = residual
+        return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), options)
+
+    def _forward_in_torchscript(self, x: torch.Tensor, groups: int, residual: torch.Tensor | None) -> torch.Tensor:
         assert groups == 1, "groups must be 1 in torch.jit.script"
         self._check_input_dim(x)
         tracked = not self.training or self.track_running_stats
@@ -73,7 +99,19 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)
         y = F.batch_norm(x, mean, var, self.weight, self.bias, self.training or mean is None, momentum, self.eps)
-        return F.relu(y) if self.negative_slope == 0 else F.leaky_relu(y, float(self.negative_slope))
+        if residual is not None:
+            y = y + residual
+        if self.activation == "relu6":
+            y = F.relu6(y)
+        elif self.activation == "silu":
+            y = F.silu(y)
+        elif self.activation == "gelu_tanh":
+            y = F.gelu(y, approximate="tanh")
+        elif self.activation == "hardswish":
+            y = F.hardswish(y)
+        else:
+            y = F.relu(y) if self.negative_slope == 0 else F.leaky_relu(y, float(self.negative_slope))
+        return y
 
     def __prepare_scriptable__(self):
         if self.process_group is not None:
@@ -89,19 +127,20 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         return clone
 
     def extra_repr(self):
-        return f"{super().extra_repr()}, negative_slope={self.negative_slope}"
+        shown = "negative_slope={negative_slope}" if self.activation == "leaky_relu" else "activation={activation}"
+        return f"{super().extra_repr()}, {shown.format(**vars(self))}"
 
 
 class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):
-    """`nn.BatchNorm1d` and a leaky ReLU of slope `negative_slope` (0: ReLU, 1: none), on [N, C] or [N, C, L]."""
+    """`nn.BatchNorm1d` and an activation, by default ReLU, on [N, C] or [N, C, L]."""
 
 
 class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
-    """`nn.BatchNorm2d` and a leaky ReLU of slope `negative_slope` (0: ReLU, 1: none), on [N, C, H, W]."""
+    """`nn.BatchNorm2d` and an activation, by default ReLU, on [N, C, H, W]."""
 
 
 class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
-    """`nn.BatchNorm3d` and a leaky ReLU of slope `negative_slope` (0: ReLU, 1: none), on [N, C, D, H, W]."""
+    """`nn.BatchNorm3d` and an activation, by default ReLU, on [N, C, D, H, W]."""
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # the classes above are derived from them
