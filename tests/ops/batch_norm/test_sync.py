@@ -139,6 +139,20 @@ def test_one_process_is_ordinary_batch_norm(alone):
         batch_norm_act(torch.ones(1, 3), None, None, process_group=alone)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_one_process_adds_a_residual_as_ordinary_batch_norm_does(backend, alone):
+    if backend == "triton":
+        pytest.importorskip("triton")
+    x, residual = torch.randn(2, 6, CHANNELS, 3, 3).to(device_of(backend))
+    tensors = [x, torch.rand(CHANNELS).to(x), torch.randn(CHANNELS).to(x), residual]
+    outcomes = []
+    for options in ({"backend": backend, "process_group": alone}, {"backend": "torch"}):
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        y = batch_norm_act(*leaves[:3], residual=leaves[3], activation="silu", groups=2, **options)
+        outcomes.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    torch.testing.assert_close(*outcomes, rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_without_values_are_zero_where_rstd_is_infinite(alone):
     weight, bias = (torch.ones(CHANNELS, requires_grad=True) for _ in range(2))
     batch_norm_act(torch.empty(0, CHANNELS, 3, 3), weight, bias, eps=0.0, process_group=alone).sum().backward()

@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from tgan_fast.choices import ActivationName
 from tgan_fast.ops.batch_norm.tiles import table
 
 pytest.importorskip("triton")
@@ -62,10 +65,18 @@ def test_every_option_was_compiled(resources):
     def options(kernel, name):
         return {entry["constants"].get(name, "given") for entry in resources if entry["kernel"] == kernel}
 
-    slopes = {0.0, 0.2, 1.0}
+    slopes, activations = {0.0, 0.2, 1.0}, set(get_args(ActivationName))
     for kernel in ("normalize", "gradient_sums", "input_gradient", "small_forward", "small_backward"):
         assert options(f"{kernel}_kernel", "NEGATIVE_SLOPE") == slopes, kernel
+        assert options(f"{kernel}_kernel", "ACTIVATION") == activations, kernel
         assert options(f"{kernel}_kernel", "weight") == {None, "given"}
+    for kernel in ("normalize", "gradient_sums", "small_forward", "small_backward"):
+        found = {
+            (entry["constants"]["ACTIVATION"], "residual" in entry["constants"])
+            for entry in resources
+            if entry["kernel"] == f"{kernel}_kernel"
+        }
+        assert found == set(product(activations, (True, False))), kernel
     for kernel in ("normalize", "gradient_sums", "input_gradient", "combine_statistics", "combine_gradients"):
         for name in ("rstd", "var"):
             assert options(f"{kernel}_kernel", name) == {None, "given"}, (kernel, name)
