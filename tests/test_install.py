@@ -60,7 +60,8 @@ for step, optimizer, state in (
 network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
 images = torch.randn(2, 3, 8, 8)
 expected = network(images)
-torch.testing.assert_close(nn.convert_batch_norm(network)(images), expected)
+assert nn.fuse_batch_norm(network).fused == {"1": "ReLU"}
+torch.testing.assert_close(network(images), expected)
 nn.constrain_(network)
 
 print(list(VideoGenerator(width=1 / 16)(torch.randn(2, 100)).shape), ops.backends()["batch_norm_act"]["cpu"])

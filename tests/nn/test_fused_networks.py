@@ -10,7 +10,7 @@ from support import networks
 from support.two_processes import outcomes_of_two
 from torch import nn
 
-import tgan_fast.nn.batch_norm
+import tgan_fast.nn.batch_norm_act
 from tgan_fast.nn import fuse_batch_norm
 
 ADDED_TO_ANOTHER = "the addition is fused with"
@@ -82,7 +82,7 @@ def test_it_fuses_everything_that_can_be_fused(make, shape, fused, left):
 def test_it_computes_what_the_report_says(make, shape, fused, left, monkeypatch):
     _, network, report = pair_of(make)
     calls = []
-    operation = tgan_fast.nn.batch_norm.batch_norm_act
+    operation = tgan_fast.nn.batch_norm_act.batch_norm_act
 
     def recording(*args, **kwargs):
         calls.append(
@@ -90,7 +90,7 @@ def test_it_computes_what_the_report_says(make, shape, fused, left, monkeypatch)
         )
         return operation(*args, **kwargs)
 
-    monkeypatch.setattr(tgan_fast.nn.batch_norm, "batch_norm_act", recording)
+    monkeypatch.setattr(tgan_fast.nn.batch_norm_act, "batch_norm_act", recording)
     expected = [("residual" in what, what != "residual") for what in report.fused.values()]
     expected += [(False, False)] * len(report.left)
     for training in (True, False):

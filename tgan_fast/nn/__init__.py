@@ -1,6 +1,6 @@
 """Modules around the operations: fused batch norm and activation, and the Lipschitz constraint of a network."""
 
-from tgan_fast.nn.batch_norm import BATCH_NORMS, BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
+from tgan_fast.nn.batch_norm_act import BATCH_NORMS, BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 from tgan_fast.nn.fused import FusedModule, FusedSequential, is_watched
 from tgan_fast.nn.fusion import FusionReport, fuse_batch_norm
 from tgan_fast.nn.singular_values import (

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from tgan_fast.nn.batch_norm import FUSED
+from tgan_fast.nn.batch_norm_act import FUSED
 from tgan_fast.ops.batch_norm.activation import IDENTITY, Activation
 from tgan_fast.ops.batch_norm.torch_impl import activate_
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from tgan_fast.choices import Backend
-from tgan_fast.nn.batch_norm import FUSED
+from tgan_fast.nn.batch_norm_act import FUSED
 from tgan_fast.nn.fused import FusedModule, FusedSequential, activation_of, fused_class, is_pair, is_sequential
 from tgan_fast.nn.tracing import NotFusedError, norm_at_end, trace
 from tgan_fast.ops.batch_norm.activation import IDENTITY

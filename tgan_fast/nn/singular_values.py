@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tgan_fast.choices import ClippingAccuracy, ClippingBackend
-from tgan_fast.nn.batch_norm import BATCH_NORMS
+from tgan_fast.nn.batch_norm_act import BATCH_NORMS
 from tgan_fast.ops import constrain_layers_, singular_value_clip, singular_value_clip_
 from tgan_fast.ops.clipping import check_options
 from tgan_fast.ops.clipping.operands import check_weight

@@ -31,7 +31,7 @@ from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tgan_fast.nn.batch_norm import FUSED
+from tgan_fast.nn.batch_norm_act import FUSED
 from tgan_fast.nn.fused import Unregistered, activation_of, call_fused, is_altered, is_sequential, last_norm
 from tgan_fast.ops.batch_norm.activation import IDENTITY, Activation
 
