@@ -127,7 +127,7 @@ class _LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         results = function(*arguments, **(options or {}))
         for tensor in tree_leaves(results):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
                 self.largest = max(self.largest, tensor.numel())
                 self._track(tensor.untyped_storage())
         return results
