@@ -70,6 +70,7 @@ class Launch(NamedTuple):
     constants: tuple[tuple[str, object], ...]
     divisible: tuple[int, ...]  # positions of arguments that are divisible by 16
     warps: int
+    most_registers: int | None
 
 
 def launches() -> list[Launch]:
@@ -80,7 +81,9 @@ def launches() -> list[Launch]:
         names, (attributes,) = fn.jit_function.arg_names, compile["configs"]
         constants = tuple((names[position], value) for (position,), value in compile["constants"].items())
         divisible = tuple(position for (position,), attribute in attributes.items() if attribute)
-        found[Launch(fn.name, tuple(compile["signature"].items()), constants, divisible, compile["num_warps"])] = None
+        limit = json.loads(compile["specialization_data"])["options"]["maxnreg"]
+        signature = tuple(compile["signature"].items())
+        found[Launch(fn.name, signature, constants, divisible, compile["num_warps"], limit)] = None
         return True  # makes Triton neither compile nor launch
 
     triton.runtime.driver.set_active(DRIVER)
@@ -180,7 +183,8 @@ def compile_ahead(launch: Launch, architecture: int) -> dict:
         constexprs=dict(launch.constants),
         attrs={(position,): [["tt.divisibility", 16]] for position in launch.divisible},
     )
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": launch.warps})
+    options = {"num_warps": launch.warps, "maxnreg": launch.most_registers}
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()

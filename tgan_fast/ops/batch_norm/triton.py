@@ -27,6 +27,7 @@ STATISTICS_DTYPE = torch.float32  # of mean and rstd
 INTERPRETED = not isinstance(kernels.normalize_kernel, triton.JITFunction)
 _INTERPRETED_MULTIPROCESSORS = 2
 _WIDEST_ACCESS = 8  # half-precision values in 16 bytes
+_MOST_REGISTERS = 255  # of a thread
 
 
 def why_not(x: Tensor) -> str | None:
@@ -121,7 +122,7 @@ def normalize(x, mean, rstd, weight, bias, residual, activation, var=None, eps=N
     with torch.cuda.device_of(x):
         kernels.normalize_kernel[launch.grid](
             x, y, residual, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols, geometry.channels,
-            launch.splits, launch.blocks, *strides, **_constants_of(activation), **launch.options,
+            launch.splits, launch.blocks, *strides, **_options_of(activation, residual), **launch.options,
         )  # fmt: skip
     return y
 
@@ -141,7 +142,8 @@ def gradient_sums(dy, x, mean, rstd, weight, bias, residual, activation, want_we
     with torch.cuda.device_of(x):
         kernels.gradient_sums_kernel[launch.grid](
             x, dy, residual, g, partials, mean, rstd, var, eps, weight, bias, geometry.rows, geometry.cols,
-            geometry.channels, launch.splits, launch.blocks, *strides, **_constants_of(activation), **launch.options,
+            geometry.channels, launch.splits, launch.blocks, *strides, **_options_of(activation, residual),
+            **launch.options,
         )  # fmt: skip
         kernels.combine_gradients_kernel[_combine_grid(x)](
             partials, sums, dweight if want_weight else None, dbias if want_bias else None, rstd, var, eps,
@@ -163,7 +165,7 @@ def input_gradient(dy, x, mean, rstd, weight, bias, activation, sums, count, var
     with torch.cuda.device_of(x):
         kernels.input_gradient_kernel[launch.grid](
             x, dy, dx, sums, mean, rstd, var, eps, weight, bias, 1 / count, geometry.rows, geometry.cols,
-            geometry.channels, launch.splits, launch.blocks, *strides, **_constants_of(activation), **launch.options,
+            geometry.channels, launch.splits, launch.blocks, *strides, **_options_of(activation), **launch.options,
         )  # fmt: skip
     return dx
 
@@ -176,7 +178,7 @@ def _small_forward(x, weight, bias, running_mean, running_var, batches, momentum
         kernels.small_forward_kernel[grid](
             x, y, residual, mean, rstd, weight, bias, running_mean, running_var, batches, momentum, eps,
             geometry.values, geometry.inner, geometry.channels, geometry.groups,
-            *small_strides_of(geometry, x, y, residual), **_constants_of(activation), **options,
+            *small_strides_of(geometry, x, y, residual), **_options_of(activation, residual), **options,
         )  # fmt: skip
     return y, mean, rstd
 
@@ -191,7 +193,7 @@ def _small_backward(dy, x, mean, rstd, weight, bias, residual, activation, want_
         kernels.small_backward_kernel[grid](
             x, dy, dx if want_x else None, residual, g, dweight if want_weight else None, dbias if want_bias else None,
             mean, rstd, weight, bias, geometry.values, geometry.inner, geometry.channels, geometry.groups,
-            *small_strides_of(geometry, x, dy, dx, residual, g), **_constants_of(activation), **options,
+            *small_strides_of(geometry, x, dy, dx, residual, g), **_options_of(activation, residual), **options,
         )  # fmt: skip
     return dx if want_x else x.new_empty(0), dweight, dbias, x.new_empty(0) if g is None else g
 
@@ -200,8 +202,12 @@ def _residual_to_layout(residual, geometry):
     return None if residual is None else to_layout(residual, geometry.channels_last)
 
 
-def _constants_of(activation):
-    return {"ACTIVATION": activation.name, "NEGATIVE_SLOPE": activation.negative_slope}
+def _options_of(activation, residual=None):
+    """Return compile-time arguments of a kernel with this activation, and its limit of registers."""
+    options = {"ACTIVATION": activation.name, "NEGATIVE_SLOPE": activation.negative_slope}
+    # By its own choice, ptxas spills registers of these kernels, so that one more program fits a multiprocessor.
+    spills = residual is not None or activation == IDENTITY
+    return {**options, "maxnreg": _MOST_REGISTERS} if spills else options
 
 
 class _Launch(NamedTuple):
