@@ -6,7 +6,8 @@ state dicts stay the same as with `nn.BatchNorm2d`.
     python fuse_batch_norm.py
 
 Takes 15 seconds on one CPU thread; uses a GPU if there is one. Prints what is fused, how far that changes outputs and
-gradients (rounding), whether state dicts fit, and the time of a forward and backward pass before and after it.
+gradients (rounding, which moves a few values across zero, where ReLU's slope jumps), whether state dicts fit, and the
+time of a forward and backward pass before and after it.
 """
 
 import copy

@@ -75,7 +75,10 @@ def test_fuse_batch_norm(tmp_path):
     fused, *norms, difference, state, before, after = run(tmp_path, "fuse_batch_norm.py")
     assert fused == "4 of 4 batch norms are fused"
     assert [line.split("  ")[-1] for line in norms] == ["with ReLU", "with residual + ReLU"] * 2
-    assert max(numbers(difference)) < 1e-3
+    output, gradient = numbers(difference)
+    # Twice the errors of PyTorch's own layers against float64.
+    assert output < 2.8e-6
+    assert gradient < 8.4e-4
     assert state == "state dict: <All keys matched successfully>"
     assert [line.split(":")[0] for line in (before, after)] == ["before", "after"]
     assert min(numbers(before) + numbers(after)) > 0

@@ -277,14 +277,16 @@ def test_fusion_leaves_alone_what_it_does_not_know():
         def forward(self, x):
             return self[1](x)
 
-    network = nn.Sequential(OwnBatchNorm(3), nn.ReLU(), OwnOrder(nn.BatchNorm2d(3), nn.ReLU()), nn.Tanh())
+    network = nn.Sequential(OwnBatchNorm(3), nn.ReLU(), OwnOrder(nn.BatchNorm2d(3), nn.ReLU()), nn.BatchNorm2d(3))
+    network.append(nn.Tanh())
     report = fuse_batch_norm(network)
     assert report.fused == {}
     assert report.left == {
         "0": f"{__name__}.{OwnBatchNorm.__qualname__} is not one of nn.BatchNorm1d, 2d and 3d",
         "2.0": "nothing to fuse it with follows where it is called",
+        "3": "Tanh follows",
     }
-    assert [type(part) for part in network] == [OwnBatchNorm, nn.ReLU, OwnOrder, nn.Tanh]
+    assert [type(part) for part in network] == [OwnBatchNorm, nn.ReLU, OwnOrder, BatchNormAct2d, nn.Tanh]
     assert type(network) is nn.Sequential
 
 

@@ -9,7 +9,8 @@ from torch import fx, nn
 from tgan_fast.choices import ActivationName, Backend
 from tgan_fast.ops import batch_norm_act
 from tgan_fast.ops.batch_norm import check_activation
-from tgan_fast.ops.batch_norm.activation import Activation
+from tgan_fast.ops.batch_norm.activation import IDENTITY, Activation
+from tgan_fast.ops.batch_norm.torch_impl import activate
 
 
 class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
@@ -101,17 +102,11 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         y = F.batch_norm(x, mean, var, self.weight, self.bias, self.training or mean is None, momentum, self.eps)
         if residual is not None:
             y = y + residual
-        if self.activation == "relu6":
-            y = F.relu6(y)
-        elif self.activation == "silu":
-            y = F.silu(y)
-        elif self.activation == "gelu_tanh":
-            y = F.gelu(y, approximate="tanh")
-        elif self.activation == "hardswish":
-            y = F.hardswish(y)
-        else:
-            y = F.relu(y) if self.negative_slope == 0 else F.leaky_relu(y, float(self.negative_slope))
-        return y
+        return activate(y, self.activation, float(self.negative_slope))
+
+    def has_activation(self):
+        """Return whether the module computes more than batch norm."""
+        return (self.activation, self.negative_slope) != IDENTITY
 
     def __prepare_scriptable__(self):
         if self.process_group is not None:

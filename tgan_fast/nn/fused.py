@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from tgan_fast.nn.batch_norm_act import FUSED
 from tgan_fast.ops.batch_norm.activation import IDENTITY, Activation
-from tgan_fast.ops.batch_norm.torch_impl import activate_
+from tgan_fast.ops.batch_norm.torch_impl import activate, activate_
 
 _NAMES: dict[type, str] = {nn.ReLU: "leaky_relu", nn.ReLU6: "relu6", nn.SiLU: "silu", nn.Hardswish: "hardswish"}
 
@@ -50,12 +50,12 @@ def is_sequential(module: nn.Module) -> bool:
     )
 
 
-def last_norm(module: nn.Module) -> nn.Module | None:
+def last_norm(module: Any) -> nn.Module | None:
     """Return the batch norm without an activation that a module is, or that a sequence of modules ends with."""
     if is_altered(module):
         return None
     if type(module) in FUSED.values():
-        return module if (module.activation, module.negative_slope) == IDENTITY else None
+        return None if module.has_activation() else module
     return last_norm(module[-1]) if isinstance(module, FusedSequential) and len(module) else None
 
 
@@ -76,8 +76,8 @@ def call_fused(norm, activation, x, residual=None, order=None):
     y = norm(x)
     if residual is not None:
         y = _add(y, residual, order)
-    # A copy, because the batch norm may have become a module that returns its input.
-    return activate_(y.clone(), activation) if known is activation else activation(y)
+    # Not in place, because the batch norm may have become a module that returns its input.
+    return activate(y, *activation) if known is activation else activation(y)
 
 
 def _normalize_last(module, x, activation, residual=None, order=None):

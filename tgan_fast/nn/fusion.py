@@ -122,7 +122,7 @@ def _fuse_forward(module, prefix, fused, left):
 def _is_alone(module):
     """Return whether a module is a batch norm without an activation."""
     if type(module) in FUSED.values():
-        return (module.activation, module.negative_slope) == IDENTITY
+        return not module.has_activation()
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 

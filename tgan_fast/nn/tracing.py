@@ -137,8 +137,9 @@ def trace(module: nn.Module) -> Tracing:
     return result
 
 
-def _check_code(function, cls, seen=()):
+def _check_code(function, cls, seen=None):
     """Refuse code that does what a trace cannot show; it includes the methods of the class that it names."""
+    seen = set() if seen is None else seen
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError, TypeError):
@@ -153,7 +154,7 @@ def _check_code(function, cls, seen=()):
         name = part.attr if isinstance(part, ast.Attribute) else None
         method = getattr(cls, name, None) if name is not None and name not in seen else None
         if inspect.isfunction(method) and not method.__module__.startswith("torch."):
-            seen = (*seen, name)
+            seen.add(name)
             _check_code(method, cls, seen)
 
 
@@ -516,7 +517,7 @@ def _followers(node, module):
     """
     norm = module.get_submodule(node.target)
     if last_norm(norm) is None:
-        if norm_at_end(norm).negative_slope != 1 or norm_at_end(norm).activation != "leaky_relu":
+        if norm_at_end(norm).has_activation():
             raise NotFusedError("it has an activation of its own")
         raise NotFusedError("it has hooks or a forward of its own")
     if len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node):
@@ -595,7 +596,12 @@ def _why_no_activation(node, module):
         child = module.get_submodule(node.target)
         altered = activation_of(child) is not None
         return f"{node.target} has hooks or a forward of its own" if altered else f"{type(child).__name__} follows"
-    return f"{node.target if isinstance(node.target, str) else node.target.__name__} follows"
+    return f"{_name_of(node)} follows"
+
+
+def _name_of(node):
+    """Return the name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else node.target.__name__
 
 
 def _check_order(graph, node, addition, activation, module):
@@ -640,7 +646,7 @@ def _may_change(node, module):
     """Return whether a call may change its arguments in place."""
     if node.op == "call_module":
         return _changes_input(module.get_submodule(node.target))
-    name = node.target if isinstance(node.target, str) else node.target.__name__
+    name = _name_of(node)
     return name.endswith("_") or bool(node.kwargs.get("inplace")) or name in _IN_PLACE
 
 
@@ -653,7 +659,7 @@ def _changes_input(module):
 def _label(node, module):
     if node.op == "call_module":
         return type(module.get_submodule(node.target)).__name__
-    return (node.target if isinstance(node.target, str) else node.target.__name__).strip("_")
+    return _name_of(node).strip("_")
 
 
 def _replace(graph, node, addition, activation, module):

@@ -77,14 +77,25 @@ def _restore_layout(x, grouped):
     return torch.empty_like(x).copy_(grouped.reshape(x.shape))
 
 
+def activate(v: torch.Tensor, name: str, negative_slope: float) -> torch.Tensor:
+    """Return the activation of v; torch.jit.script can compile this."""
+    if name == "relu6":
+        return F.relu6(v)
+    if name == "silu":
+        return F.silu(v)
+    if name == "gelu_tanh":
+        return F.gelu(v, approximate="tanh")
+    if name == "hardswish":
+        return F.hardswish(v)
+    return F.relu(v) if negative_slope == 0 else F.leaky_relu(v, negative_slope)
+
+
 def activate_(v: torch.Tensor, activation: Activation) -> torch.Tensor:
     """Return the activation of v, computed in place where autograd can differentiate that."""
     name, negative_slope = activation
-    if name != "leaky_relu":
-        return _FORWARD[name](v)
-    if negative_slope < 0:
-        # The in-place operation's backward infers the input's sign from the output's.
-        return F.leaky_relu(v, negative_slope)
+    # For a slope below zero, the in-place operation's backward would infer the input's sign from the output's.
+    if name != "leaky_relu" or negative_slope < 0:
+        return activate(v, name, negative_slope)
     if negative_slope == 0:
         return F.relu_(v)
     return v if negative_slope == 1 else F.leaky_relu_(v, negative_slope)
@@ -99,12 +110,6 @@ def activation_backward(dy: torch.Tensor, v: torch.Tensor, activation: Activatio
     return dy if negative_slope == 1 else torch.ops.aten.leaky_relu_backward(dy, v, negative_slope, False)
 
 
-_FORWARD: dict[str, Callable[..., torch.Tensor]] = {
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "hardswish": F.hardswish,
-}
 _BACKWARD: dict[str, Callable[..., torch.Tensor]] = {
     "relu6": partial(torch.ops.aten.hardtanh_backward, min_val=0.0, max_val=6.0),
     "silu": torch.ops.aten.silu_backward,
