@@ -28,6 +28,8 @@ import tyro
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from tgan_fast.ops.augmentation import TRANSFORMS, Pass
+from tgan_fast.ops.augmentation import triton as augmentation_kernels
 from tgan_fast.ops.batch_norm import triton as launchers
 from tgan_fast.ops.batch_norm import triton_kernels as batch_norm_kernels
 from tgan_fast.ops.batch_norm.activation import IDENTITY, Activation
@@ -51,7 +53,7 @@ EPS, MOMENTUM = 1e-5, 0.1
 LEAKY, GELU = Activation("leaky_relu", 0.2), Activation("gelu_tanh")
 ACTIVATIONS = [LEAKY, GELU, IDENTITY, *(Activation(name) for name in ("leaky_relu", "relu6", "silu", "hardswish"))]
 FLOATS = torch.float32, torch.bfloat16, torch.float16
-MODULES = batch_norm_kernels, optimizer_kernels, levels_kernels, data_kernels
+MODULES = batch_norm_kernels, optimizer_kernels, levels_kernels, data_kernels, augmentation_kernels
 KERNELS = {name: kernel for module in MODULES for name, kernel in vars(module).items() if name.endswith("_kernel")}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 # Stub of the driver functions that Triton calls before it compiles.
@@ -173,6 +175,11 @@ def _run_others() -> None:
     ):
         frames, windows = _empty(100, 64, 85, colors, dtype=torch.uint8), _empty(32, layers, 16, 4, dtype=torch.int64)
         data_kernels.read_windows(frames, windows, size, dtype, channels)
+    for channels, dtype, transforms in itertools.product((1, 3), FLOATS, (TRANSFORMS, TRANSFORMS[:1], TRANSFORMS[1:])):
+        values, numbers = _empty(32, 16, 64, 64, channels, dtype=dtype), _empty(32, 7)
+        for transposed in (False, True):
+            kind = Pass(frozenset(transforms), transposed=transposed, shifts=not transposed)
+            augmentation_kernels.augment(values, numbers, kind)
 
 
 def compile_ahead(launch: Launch, architecture: int) -> dict:

@@ -13,3 +13,4 @@ ActivationName = Literal["leaky_relu", "relu6", "silu", "gelu_tanh", "hardswish"
 TritonBackend = Literal["auto", "triton", "torch"]
 ClippingBackend = Literal["auto", "cuda", "cuda-float64", "gemm", "eigh", "svd"]
 ClippingAccuracy = Literal["exact", "fast"]
+Transform = Literal["color", "translation", "cutout"]

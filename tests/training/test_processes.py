@@ -34,6 +34,7 @@ CASES = {
         "input_noise": 0.3,
         "decay_steps": ITERATIONS,
     },
+    "augmented": {"sync_batch_norm": True, "augment": ("color", "translation", "cutout")},
     "own statistics": {},
 }
 
@@ -126,7 +127,7 @@ def test_all_processes_end_with_the_same_bits(results, name):
     torch.testing.assert_close(state, other_state, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["synchronized", "shared fakes", "critics"])
+@pytest.mark.parametrize("name", ["synchronized", "shared fakes", "critics", "augmented"])
 def test_with_synchronized_batch_norm_they_train_as_one_process_does(results, name):
     losses, state = results[0][name]
     expected_losses, expected = trained(Processes(), **CASES[name])

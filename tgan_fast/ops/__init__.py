@@ -1,5 +1,6 @@
 """Operations for any network, one module each."""
 
+from tgan_fast.ops.augmentation import augment_videos
 from tgan_fast.ops.batch_norm import batch_norm_act
 from tgan_fast.ops.clipping import singular_value_clip, singular_value_clip_
 from tgan_fast.ops.clipping.constrain import clamp_batch_norm_scale_, constrain_layers_
@@ -11,6 +12,7 @@ from tgan_fast.ops.optimizer import adam_, rmsprop_
 __all__ = [
     "BackendError",
     "adam_",
+    "augment_videos",
     "backends",
     "batch_norm_act",
     "clamp_batch_norm_scale_",

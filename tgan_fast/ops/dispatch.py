@@ -102,6 +102,10 @@ _REGISTRY: dict[str, dict[str, str | Callable[[torch.device], str]]] = {
         "cpu": _cpu_extension_state,
         "torch": AVAILABLE,
     },
+    "augment_videos": {
+        "triton": _triton_state,
+        "torch": AVAILABLE,
+    },
     "batch_norm_act": {
         "triton": _triton_state,
         "cpu": _cpu_extension_state,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tgan_fast.choices import CudaGraphMode, PrecisionOption
+from tgan_fast.choices import CudaGraphMode, PrecisionOption, Transform
 from tgan_fast.errors import InputError, nearest
 from tgan_fast.sizes import (
     FEWEST_FRAMES,
@@ -114,6 +114,11 @@ class TrainingConfig(BaseModel):
     penalty_weight: float | None = Field(None, gt=0, description="Weight of the gradient penalty; None: 10.")
     critic_steps: int = Field(1, ge=1, le=1024, description="Discriminator steps per iteration, each on its own batch.")
     input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise added to the discriminator's input.")
+    augment: tuple[Transform, ...] = Field(
+        (),
+        description="Differentiable augmentation of real and generated videos alike, for small data sets: color "
+        "(brightness, saturation, contrast), translation, cutout; empty: none.",
+    )
     optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="Optimizer of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Learning rate of both optimizers.")
     discriminator_learning_rate: float | None = Field(
@@ -400,4 +405,8 @@ def _sentence(error):
     if error["type"] == "extra_forbidden":
         return f"there is no setting {key}{nearest(key, TrainingConfig.model_fields)}"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key} is {reprlib.repr(error['input'])}, but {message.replace('input should', 'it must')}"
+    return f"{key} is {reprlib.repr(error['input'])}, but {_in_plain_words(message)}"
+
+
+def _in_plain_words(message):
+    return message.replace("input should", "it must").replace("a valid tuple", "a list")

@@ -45,7 +45,8 @@ class Constraint:
 
         Args:
             discriminator: Network to call.
-            real, fake: Videos [N, C, T, H, W], in the dtype of its activations.
+            real, fake: Videos [N, C, T, H, W] as the discriminator sees them, but without noise, in the dtype of its
+                activations.
             mix: Shares of the real videos, uniform in [0, 1), float32 [N, 1, 1, 1, 1].
             labels: Labels, int64 [N], or None.
         """
@@ -105,7 +106,7 @@ class GradientPenalty(Constraint):
 
     def penalty(self, discriminator, real, fake, mix, labels):
         dtype = torch.promote_types(real.dtype, torch.float32)
-        between = torch.lerp(fake.detach().to(dtype), real.to(dtype), mix.to(dtype))
+        between = torch.lerp(fake.detach().to(dtype), real.detach().to(dtype), mix.to(dtype))
         # Channels last, like the discriminator's other inputs.
         between = between.movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
         weights = {name: weight.to(dtype) for name, weight in discriminator.named_parameters()}

@@ -1,11 +1,13 @@
 """The batch and random numbers of an iteration, kept at fixed addresses for CUDA graphs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 
+from tgan_fast.choices import Transform
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.models.conditions import check_labels
+from tgan_fast.ops.augmentation import RANDOM_NUMBERS, augment_videos
 from tgan_fast.training.processes import Processes
 
 
@@ -94,9 +96,11 @@ class Draws:
 
     Args:
         generator: Generator that the latents are for.
-        random: Source of the random numbers.
+        random: Source of the random numbers, but for those of the augmentation.
+        augmentation_random: Source of those, so that the others do not depend on whether videos are augmented.
+        transforms: Names of the transforms of the discriminator's videos; empty for no augmentation.
         noise: Standard deviation of the noise on the discriminator's videos; 0 is none.
-        real: Whether the step also sees real videos, which get noise of their own.
+        real: Whether the step also sees real videos, which get noise and an augmentation of their own.
         mixes: Whether to draw the shares at which real and fake videos are mixed.
         processes: Processes that draw the same numbers.
     """
@@ -106,12 +110,15 @@ class Draws:
         generator: Generator,
         random: torch.Generator,
         *,
+        augmentation_random: torch.Generator,
+        transforms: Collection[Transform],
         noise: float,
         real: bool,
         mixes: bool,
         processes: Processes,
     ):
         self._generator, self._random, self._noise, self._mixes = generator, random, noise, mixes
+        self._augmentation_random, self._transforms = augmentation_random, transforms
         self._kinds = 2 if real else 1
         self._processes = processes
         self._latents = torch.empty(0, 0)
@@ -126,6 +133,8 @@ class Draws:
             self._deviations.normal_(generator=self._random)
         if self._mixes:
             self._shares.uniform_(generator=self._random)
+        if self._transforms:
+            self._numbers.uniform_(generator=self._augmentation_random)
 
     def latents(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the latents, [count, latent_dim]."""
@@ -134,6 +143,12 @@ class Draws:
     def mix(self) -> torch.Tensor | None:
         """Return numbers uniform in [0, 1), float32 [count, 1, 1, 1, 1], or None where nothing is mixed."""
         return self._rank_rows(self._shares, 0) if self._mixes else None
+
+    def augment(self, videos: torch.Tensor) -> torch.Tensor:
+        """Return videos [count or 2·count, C, T, H, W], the real ones first, augmented."""
+        if not self._transforms:
+            return videos
+        return augment_videos(videos, self._rank_rows(self._numbers, 1).flatten(0, 1), self._transforms)
 
     def add_noise(self, videos: torch.Tensor) -> torch.Tensor:
         """Return videos [count or 2·count, C, T, H, W], the real ones first, with their noise."""
@@ -150,6 +165,8 @@ class Draws:
             self._deviations = torch.empty(self._kinds, count, *video, device=device)
         if self._mixes:
             self._shares = torch.empty(count, 1, 1, 1, 1, device=device)
+        if self._transforms:
+            self._numbers = torch.empty(self._kinds, count, RANDOM_NUMBERS, device=device)
 
     def _rank_rows(self, drawn, dim):
         return drawn.chunk(self._processes.size, dim)[self._processes.rank]

@@ -68,6 +68,8 @@ class TrainingState:
         self._discriminator = trained(discriminator, optimizer=of_discriminator, allreduce_extra=statistics[1])
         self._learning_rates = [(self._generator.optimizer, rates[0]), (self._discriminator.optimizer, rates[1])]
         self._random = torch.Generator(self.device).manual_seed(seed)
+        # A generator of its own, so that augmented and other runs draw the same latents.
+        self._augmentation_random = torch.Generator(self.device).manual_seed(seed + (1 << 32))
         self._ema_decay = ema_decay
         self._ema: Generator | None = None
         # Iteration after which the running statistics of `_ema` were estimated; at first they are the generator's.
@@ -138,6 +140,7 @@ class TrainingState:
             "generator_optimizer": self._generator.optimizer.state_dict(),
             "discriminator_optimizer": self._discriminator.optimizer.state_dict(),
             "random": self._random.get_state(),
+            "augmentation_random": self._augmentation_random.get_state(),
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
@@ -147,7 +150,7 @@ class TrainingState:
         """Continue from what `state_dict` returned, at this object's own learning rate.
 
         Args:
-            state: State; without `random`, this object keeps its own random state.
+            state: State; without `random` or `augmentation_random`, this object keeps its own random states.
         """
         for name, network in (("generator", self._generator), ("discriminator", self._discriminator)):
             network.load_state_dict(state[name])
@@ -155,8 +158,9 @@ class TrainingState:
         for optimizer, rate in self._learning_rates:
             (group,) = optimizer.param_groups
             group["lr"] = rate
-        if "random" in state:
-            self._random.set_state(state["random"].cpu())
+        for name, random in (("random", self._random), ("augmentation_random", self._augmentation_random)):
+            if name in state:
+                random.set_state(state[name].cpu())
         self.iteration = state["iteration"]
         if self._ema is not None:
             self._ema.load_state_dict(state["ema"])

@@ -1,10 +1,11 @@
 """One training iteration of TGAN: discriminator step, generator step, constraint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
 
+from tgan_fast.choices import Transform
 from tgan_fast.cuda_graph import CudaGraphMode, GraphRunner, run_eagerly, use_cuda_graph
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.precision import PrecisionOption, arithmetic
@@ -45,6 +46,8 @@ class TrainingStep(TrainingState):
             constraint follows each of them and `clip_interval` counts them.
         clip_interval: Iterations from one application of the constraint to the next; 0: it is never applied.
         input_noise: Standard deviation of the noise added to all videos that the discriminator sees.
+        augment: Names of the transforms of all videos that the discriminator sees, from
+            `tgan_fast.ops.augmentation.TRANSFORMS`; the noise is added afterwards.
         shared_fakes: Whether to train in the order of the authors' own code: one batch of fakes and one pass of it
             through D serve both steps, and the generator is updated before the discriminator.
         ema_decay: Decay of the running average of the generator's weights; None: there is no average.
@@ -92,6 +95,7 @@ class TrainingStep(TrainingState):
         critic_steps: int = 1,
         clip_interval: int = 5,
         input_noise: float = 0.0,
+        augment: Collection[Transform] = (),
         shared_fakes: bool = False,
         ema_decay: float | None = None,
         seed: int = 0,
@@ -128,7 +132,15 @@ class TrainingStep(TrainingState):
             processes=self._processes,
             static=replays,
         )
-        draws = partial(Draws, generator, self._random, noise=input_noise, processes=self._processes)
+        draws = partial(
+            Draws,
+            generator,
+            self._random,
+            augmentation_random=self._augmentation_random,
+            transforms=augment,
+            noise=input_noise,
+            processes=self._processes,
+        )
         self._discriminator_draws = draws(real=True, mixes=self._constraint.penalizes)
         self._generator_draws = draws(real=False, mixes=False)
 
@@ -181,10 +193,11 @@ class TrainingStep(TrainingState):
         with torch.no_grad():
             fake = self._fakes(self._discriminator_draws)
         self._discriminator.zero_grad()
-        score_real, score_fake = self._score(torch.cat([real, fake]), self._discriminator_draws, groups=2).chunk(2)
+        videos = self._discriminator_draws.augment(torch.cat([real, fake]))
+        score_real, score_fake = self._score(videos, self._discriminator_draws, groups=2).chunk(2)
         loss = self._objective.discriminator(score_real, score_fake)
         if self._constraint.penalizes:
-            loss = loss + self._penalty(real, fake)
+            loss = loss + self._penalty(*videos.chunk(2))
         loss.backward()
         self._record_discriminator(loss, score_real, score_fake)
         self._discriminator.update()
@@ -193,7 +206,7 @@ class TrainingStep(TrainingState):
         """Update the generator on fresh fakes, which the updated discriminator scores."""
         self._generator.zero_grad()
         with self._discriminator.frozen():
-            fake = self._fakes(self._generator_draws)
+            fake = self._generator_draws.augment(self._fakes(self._generator_draws))
             loss = self._objective.generator(self._score(fake, self._generator_draws))
         loss.backward()
         self._update_generator(loss)

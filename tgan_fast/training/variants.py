@@ -48,14 +48,15 @@ def _update_on_shared_fakes(step):
     fake = step._fakes(step._discriminator_draws)
     seen = fake.detach().requires_grad_()
     step._discriminator.zero_grad()
-    score_real, score_fake = step._score(torch.cat([real, seen]), step._discriminator_draws, groups=2).chunk(2)
+    videos = step._discriminator_draws.augment(torch.cat([real, seen]))
+    score_real, score_fake = step._score(videos, step._discriminator_draws, groups=2).chunk(2)
     loss = step._objective.discriminator(score_real, score_fake)
     loss.backward()
     # The two losses see the fakes with opposite signs, so one backward pass through D serves both.
     step._generator.zero_grad()
     fake.backward(-seen.grad)
     if step._constraint.penalizes:
-        penalty = step._penalty(real, fake)
+        penalty = step._penalty(*videos.chunk(2))
         penalty.backward()
         loss = loss + penalty
     step._record_discriminator(loss, score_real, score_fake)
