@@ -195,7 +195,7 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path):
         (["--preset", "huge"], "--preset is 'huge', but must be one of 'auto', 'paper', "),
         (["--resume"], "--resume needs a value"),
         (["--batch-size", "0"], "batch_size is 0, but batch norm needs at least 2 videos"),
-        (["--augment", "blur"], "--augment is 'blur', but must be one of 'color', 'translation', 'cutout'"),
+        (["--augment", "blur"], "augment has 'blur', but the transforms are color, translation, cutout"),
         (["--learning-rate", "0"], "learning_rate is 0.0, but it must be greater than 0"),
         (["--config", "nothing.yaml"], "cannot read the config file nothing.yaml"),
         (["--device", "cuda:99"], "cuda:99 cannot be used"),

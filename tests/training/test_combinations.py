@@ -25,7 +25,7 @@ VALUES = {
     "conditional": [False, True],
     "critic_steps": [1, 2],
     "input_noise": [0.0, 0.3],
-    "augment": [(), ("color", "translation", "cutout")],
+    "augment": [None, "color,translation,cutout"],
     "lr_decay": ["none", "linear"],
     "shared_fakes": [False, True],
     "ema_decay": [None, 0.9],

@@ -114,8 +114,11 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
             "adam_beta1 is for optimizer adam, not rmsprop: choose optimizer adam, or leave out adam_beta1",
         ),
         ({"optimizer": "adam", "adam_beta2": 1}, "adam_beta2 is 1, but it must be less than 1"),
-        ({"augment": ["color", "blur"]}, "augment is 'blur', but it must be 'color', 'translation' or 'cutout'"),
-        ({"augment": "color"}, "augment is 'color', but it must be a list"),
+        (
+            {"augment": "color,blur"},
+            "augment has 'blur', but the transforms are color, translation, cutout: choose from",
+        ),
+        ({"augment": ","}, "augment is empty: name transforms such as color,translation,cutout, or leave it out"),
         ({"shared_fakes": True, "objective": "lsgan"}, "shared_fakes needs two opposite losses"),
         ({"shared_fakes": True, "critic_steps": 2}, "shared_fakes is one batch of fakes .* critic_steps is 2"),
     ],

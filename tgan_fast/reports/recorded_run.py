@@ -230,18 +230,13 @@ def _read_config(path):
 
 
 def _values_of(values, where):
-    """Return values if they are a mapping of names to strings, numbers or None; a list of strings becomes one."""
+    """Return values if they are a mapping of names to strings, numbers or None."""
     if not isinstance(values, dict):
         raise InputError(f"{where} is damaged: it must hold lines of 'key: value'")
-    values = {name: _text_of_list(value) for name, value in values.items()}
     for name, value in values.items():
         if not (isinstance(name, str) and isinstance(value, _VALUE)):
             raise InputError(f"{where} is damaged: {name} is {type(value).__name__}, but must be text or a number")
     return values
-
-
-def _text_of_list(value):
-    return ", ".join(value) if isinstance(value, list) and all(isinstance(part, str) for part in value) else value
 
 
 _Checked = TypeVar("_Checked", bound=_Line)

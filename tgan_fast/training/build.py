@@ -85,7 +85,7 @@ def build_step(
         critic_steps=config.critic_steps,
         clip_interval=config.clip_interval,
         input_noise=config.input_noise,
-        augment=config.augment,
+        augment=config.transforms,
         shared_fakes=config.shared_fakes,
         ema_decay=config.ema_decay,
         seed=config.seed,

@@ -3,7 +3,7 @@
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -114,10 +114,10 @@ class TrainingConfig(BaseModel):
     penalty_weight: float | None = Field(None, gt=0, description="Weight of the gradient penalty; None: 10.")
     critic_steps: int = Field(1, ge=1, le=1024, description="Discriminator steps per iteration, each on its own batch.")
     input_noise: float = Field(0.0, ge=0, description="Standard deviation of noise added to the discriminator's input.")
-    augment: tuple[Transform, ...] = Field(
-        (),
-        description="Differentiable augmentation of real and generated videos alike, for small data sets: color "
-        "(brightness, saturation, contrast), translation, cutout; empty: none.",
+    augment: str | None = Field(
+        None,
+        description="Differentiable augmentation of real and generated videos, for small data sets: color, "
+        "translation, cutout, or several of them, separated by commas; None: no augmentation.",
     )
     optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="Optimizer of both networks.")
     learning_rate: float = Field(5e-5, gt=0, description="Learning rate of both optimizers.")
@@ -181,6 +181,12 @@ class TrainingConfig(BaseModel):
         if self.classifier is not None and not self.evaluate_every:
             raise InputError("classifier is only used by evaluations during training: set evaluate_every, too")
 
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """Transforms that `augment` names."""
+        names = (name.strip() for name in (self.augment or "").split(","))
+        return cast(tuple[Transform, ...], tuple(filter(None, names)))
+
     def _refuse_settings_of_other_data(self):
         other, kind = (OF_VIDEOS, "videos") if self.data is None else (OF_DIGITS, "moving digits")
         for name in other:
@@ -209,6 +215,11 @@ def _why_not(config):
             f"classes is {config.classes}, but only conditional runs have classes: "
             "add conditional, or leave out classes"
         )
+    for name in config.transforms:
+        if name not in get_args(Transform):
+            return f"augment has {name!r}, but the transforms are {', '.join(get_args(Transform))}: choose from these"
+    if config.augment is not None and not config.transforms:
+        return "augment is empty: name transforms such as color,translation,cutout, or leave it out"
     if config.penalty_weight is not None and config.constraint != "gradient-penalty":
         return (
             f"penalty_weight is {config.penalty_weight}, but the constraint is {config.constraint}: "
@@ -405,8 +416,4 @@ def _sentence(error):
     if error["type"] == "extra_forbidden":
         return f"there is no setting {key}{nearest(key, TrainingConfig.model_fields)}"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key} is {reprlib.repr(error['input'])}, but {_in_plain_words(message)}"
-
-
-def _in_plain_words(message):
-    return message.replace("input should", "it must").replace("a valid tuple", "a list")
+    return f"{key} is {reprlib.repr(error['input'])}, but {message.replace('input should', 'it must')}"
