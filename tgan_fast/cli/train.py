@@ -58,6 +58,7 @@ class _Sources:
     resume: str | None = None
     data: str | None = None
     axes: str | None = None
+    init_from: str | None = None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     if command.keep_memory and resolve_device(command.training.device).type == "cpu":
         allocator.keep_memory()
     with _output_folder(command, checkpoint) as out:
-        step = train(_with_absolute_paths(command.training), out, resume=checkpoint)
+        step = train(_with_absolute_paths(command.training, checkpoint), out, resume=checkpoint)
     if os.environ.get("RANK", "0") != "0":
         return
     done = counted(step.iteration, "iteration")
@@ -150,9 +151,14 @@ def _output_folder(command, checkpoint) -> Iterator[Path]:
             _RUNS.rmdir()
 
 
-def _with_absolute_paths(config):
+def _with_absolute_paths(config, checkpoint):
     """Return settings with which a run can be resumed from anywhere."""
+    from tgan_fast.training.checkpoint import find
+
     paths = {name: getattr(config, name) for name in PATHS}
+    # A resumed run does not read the file, which may be gone.
+    if config.init_from is not None and checkpoint is None:
+        paths["init_from"] = find(Path(config.init_from))
     return config.model_copy(update={name: path and str(Path(path).absolute()) for name, path in paths.items()})
 
 
@@ -169,7 +175,7 @@ def _find_checkpoint(sources: _Sources) -> Path | None:
 
 def _default_config(sources: _Sources, checkpoint: Path | None) -> TrainingConfig:
     given = {} if sources.config is None else read_yaml(sources.config)
-    for name in ("data", "axes"):
+    for name in ("data", "axes", "init_from"):
         if getattr(sources, name) is not None:
             given[name] = getattr(sources, name)
     if checkpoint is not None:
@@ -179,13 +185,17 @@ def _default_config(sources: _Sources, checkpoint: Path | None) -> TrainingConfi
     else:
         preset = default_preset(given.get("data")) if sources.preset == "auto" else sources.preset
         # The parser has refused unknown names.
-        values = dict(PRESETS.get(preset, {}))
+        values, channels = dict(PRESETS.get(preset, {})), 1
         if isinstance(given.get("data"), str):
             values = {name: value for name, value in values.items() if name not in _FOR_DIGITS}
             from tgan_fast.data import read_videos
 
             channels = read_videos(Path(given["data"]), given.get("axes")).frames.shape[3]
             values["channels"] = max(values.get("channels", 3), channels)
+        if isinstance(given.get("init_from"), str):
+            from tgan_fast.training.fine_tuning import network_settings
+
+            values |= network_settings(Path(given["init_from"]), channels)
     return _build_config(values | given, sources)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from tgan_fast.models.conditions import check_labels
 from tgan_fast.models.layers import HalvingConv3d, OneFrameConv3d, SameConv2d, TwoFrameConv3d, WholeConv2d
-from tgan_fast.nn import BatchNormAct3d
+from tgan_fast.nn import WEIGHTED, BatchNormAct3d
 from tgan_fast.sizes import FRAMES, IMAGE_SIZE, SMALLEST_IMAGE, check_sizes, doublings, scaled
 
 NEGATIVE_SLOPE = 0.2
@@ -64,6 +64,20 @@ class Discriminator(nn.Module, ABC):
         self.check(videos)
         check_labels(labels, len(videos), self.classes, "discriminator")
         return self.scores(videos, groups, labels)
+
+    def freeze_(self, layers: int) -> None:
+        """Exclude the first layers, nearest to the videos, and their batch norms from training.
+
+        Args:
+            layers: Number of convolutions and linear layers, less than there are.
+
+        Source: Mo, Cho and Shin, Freeze the Discriminator, arXiv:2002.10964.
+        """
+        number = 0
+        for module in self.modules():
+            number += isinstance(module, WEIGHTED)
+            if 0 < number <= layers:
+                module.requires_grad_(False)
 
     @abstractmethod
     def scores(self, videos: torch.Tensor, groups: int, labels: torch.Tensor | None) -> torch.Tensor:

@@ -3,6 +3,8 @@
 PyTorch's own is a parametrization as well, but computes in the dtype of the weights, which is too coarse in bfloat16.
 """
 
+from collections.abc import Collection, Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -42,6 +44,38 @@ class SpectralNorm(nn.Module):
         v = F.normalize(matrix.t().mv(u), dim=0)
         self.u.copy_(F.normalize(matrix.mv(v), dim=0))
         self.v.copy_(v)
+
+
+_ORIGINAL, _VECTORS = ".parametrizations.weight.original", ".parametrizations.weight.0."
+
+
+def without_spectral_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a state dict with the normalized weights in place of their parametrizations."""
+    plain = {name: tensor for name, tensor in state.items() if ".parametrizations.weight." not in name}
+    for name, weight in state.items():
+        if name.endswith(_ORIGINAL):
+            layer = name.removesuffix(_ORIGINAL)
+            norm = SpectralNorm(weight)
+            norm.load_state_dict({vector: state[f"{layer}{_VECTORS}{vector}"] for vector in ("u", "v")})
+            plain[f"{layer}.weight"] = norm.eval()(weight)
+    return plain
+
+
+def with_spectral_norm(state: Mapping[str, torch.Tensor], layers: Collection[str]) -> dict[str, torch.Tensor]:
+    """Return a state dict in which the weights of `layers`, as far as it has them, are parametrized."""
+    parametrized = dict(state)
+    for layer in layers:
+        weight = parametrized.pop(f"{layer}.weight", None)
+        if weight is not None:
+            vectors = SpectralNorm(weight).state_dict()
+            parametrized[f"{layer}{_ORIGINAL}"] = weight
+            parametrized |= {f"{layer}{_VECTORS}{name}": vector for name, vector in vectors.items()}
+    return parametrized
+
+
+def parametrized_layers(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of the layers with spectral normalization in a state dict."""
+    return [name.removesuffix(_ORIGINAL) for name in state if name.endswith(_ORIGINAL)]
 
 
 def normalize_spectra_(network: nn.Module) -> None:

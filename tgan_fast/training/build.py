@@ -71,6 +71,7 @@ def build_step(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         generator, discriminator = build_generator(config), build_discriminator(config)
+    discriminator.freeze_(config.freeze_discriminator)
     if config.initial_level is not None:
         generator.set_initial_level_(config.initial_level)
     return TrainingStep(

@@ -20,6 +20,7 @@ from tgan_fast.sizes import (
     PAPER_DIGITS,
     PAPER_SPEED,
     SMALLEST_DIGITS,
+    doublings,
 )
 
 # Largest number of iterations and frames, so that sums of them stay exact. The bounds of sizes are far beyond what fits
@@ -99,6 +100,18 @@ class TrainingConfig(BaseModel):
     )
     digit_images: str | None = Field(
         None, description="Moving digits: MNIST's train-images-idx3-ubyte[.gz]; None: scikit-learn's digits."
+    )
+    init_from: str | None = Field(
+        None,
+        description="Fine-tuning: checkpoint of any kind, run folder or digits whose networks the run starts with; "
+        "settings of the networks then default to the checkpoint's. None: new networks.",
+    )
+    init_optimizers: bool = Field(False, description="Fine-tuning: also start with the optimizers of init_from.")
+    freeze_discriminator: int = Field(
+        0,
+        ge=0,
+        description="Fine-tuning: number of the discriminator's first layers that no optimizer step changes; "
+        "the constraint still does.",
     )
     batch_size: int = Field(
         32, le=2**20, description="Videos in a batch, at least 2; several processes share it evenly."
@@ -215,6 +228,15 @@ def _why_not(config):
             f"classes is {config.classes}, but only conditional runs have classes: "
             "add conditional, or leave out classes"
         )
+    for name in ("init_optimizers", "freeze_discriminator"):
+        if getattr(config, name) and config.init_from is None:
+            return f"{name} is for the networks of a checkpoint: give init_from, too, or leave out {name}"
+    layers = doublings(config.image_size)
+    if config.freeze_discriminator > layers:
+        return (
+            f"freeze_discriminator is {config.freeze_discriminator}, but at most {layers} of the discriminator's "
+            f"{layers + 1} layers can be frozen"
+        )
     for name in config.transforms:
         if name not in get_args(Transform):
             return f"augment has {name!r}, but the transforms are {', '.join(get_args(Transform))}: choose from these"
@@ -247,7 +269,7 @@ def _why_not(config):
 
 
 # Settings that name files.
-PATHS = ("data", "digit_images", "classifier")
+PATHS = ("data", "digit_images", "classifier", "init_from")
 
 # Settings that apply to moving digits only, and to videos only.
 OF_DIGITS = ("digit_images", "digit_size", "digit_speed")

@@ -13,6 +13,7 @@ from tgan_fast.training.brief_waits import BriefWaits
 from tgan_fast.training.build import build_step
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.dataset import classes_of, fingerprint_and_summary, open_data, open_run_feed
+from tgan_fast.training.fine_tuning import start_from
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
 from tgan_fast.training.processes import joined
 from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore_step, take_over
@@ -79,6 +80,8 @@ def _train(config, out, dataset, resume, processes, device):
     step = build_step(config, device, read=feed.read, processes=processes)
     if saved is not None:
         restore_step(step, saved["step"], resume)
+    elif config.init_from is not None:
+        changes = start_from(step, config)
 
     folder = evaluator = None
     notices = [*changes, *notices_on_data(config, dataset, data_fingerprint, saved)]

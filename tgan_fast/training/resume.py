@@ -15,7 +15,7 @@ from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.step import TrainingStep
 
 # Settings of the networks, and the seed: most of its draws are in the checkpoint, so a new seed would be ignored.
-_FIXED = GENERATOR_SETTINGS | {"discriminator", "optimizer", "seed"}
+_FIXED = GENERATOR_SETTINGS | {"discriminator", "optimizer", "seed", "init_from", "init_optimizers"}
 # `open_saved` refuses another kind of device.
 _UNIMPORTANT = {"device"}
 

@@ -1,7 +1,7 @@
 """State of a training run: networks with their optimizers, averaged generator, random numbers."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -146,25 +146,37 @@ class TrainingState:
             state["ema"] = self.ema.state_dict()
         return state
 
+    def load_networks(self, states: Mapping[str, dict[str, torch.Tensor]]) -> None:
+        """Load the state dicts of networks by name: `generator`, `discriminator` and, with `ema_decay`, `ema`."""
+        self._generator.load_state_dict(states["generator"])
+        self._discriminator.load_state_dict(states["discriminator"])
+        if self._ema is not None:
+            self._ema.load_state_dict(states["ema"])
+
+    def load_optimizers(self, states: Mapping[str, dict]) -> None:
+        """Load the state dicts of `generator_optimizer` and `discriminator_optimizer`, but no learning rates.
+
+        Raises:
+            ValueError: A state does not fit; the message says why.
+        """
+        self._generator.optimizer.load_state_dict(states["generator_optimizer"])
+        self._discriminator.optimizer.load_state_dict(states["discriminator_optimizer"])
+        for optimizer, rate in self._learning_rates:
+            (group,) = optimizer.param_groups
+            group["lr"] = rate
+
     def load_state_dict(self, state: dict) -> None:
         """Continue from what `state_dict` returned, at this object's own learning rate.
 
         Args:
             state: State; without `random` or `augmentation_random`, this object keeps its own random states.
         """
-        for name, network in (("generator", self._generator), ("discriminator", self._discriminator)):
-            network.load_state_dict(state[name])
-            network.optimizer.load_state_dict(state[f"{name}_optimizer"])
-        for optimizer, rate in self._learning_rates:
-            (group,) = optimizer.param_groups
-            group["lr"] = rate
+        self.load_networks(state)
+        self.load_optimizers(state)
         for name, random in (("random", self._random), ("augmentation_random", self._augmentation_random)):
             if name in state:
                 random.set_state(state[name].cpu())
-        self.iteration = state["iteration"]
-        if self._ema is not None:
-            self._ema.load_state_dict(state["ema"])
-            self._ema_estimated = self.iteration
+        self.iteration = self._ema_estimated = state["iteration"]
         self.non_finite.zero_()
 
 
