@@ -21,6 +21,7 @@ from tgan_fast.extras import how_to_install
 COMMANDS = {
     "train": "Train on videos or moving digits.",
     "sample": "Sample videos from a checkpoint.",
+    "project": "Find the latents with which a generator reproduces a video.",
     "evaluate": "Compute the inception score, FID and FVD of a checkpoint.",
     "export": "Export a generator for use in other programs.",
     "prepare": "Turn videos into a clip store to train on.",

@@ -26,6 +26,14 @@ class LatentDistribution(ABC):
     def between(self, begin: torch.Tensor, end: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         """Return latents [N, K, latent_dim] at shares [K] of the way from `begin` to `end`, [N, latent_dim]."""
 
+    @abstractmethod
+    def to_free(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return numbers without bounds that `from_free` turns into about these latents, for gradient descent."""
+
+    @abstractmethod
+    def from_free(self, free: torch.Tensor) -> torch.Tensor:
+        """Return latents within the distribution's bounds, differentiable."""
+
 
 class Uniform(LatentDistribution):
     """Uniform in (-1, 1), as in the paper. Interpolation is linear."""
@@ -40,6 +48,14 @@ class Uniform(LatentDistribution):
 
     def between(self, begin, end, share):
         return torch.lerp(begin.unsqueeze(1), end.unsqueeze(1), share.view(1, -1, 1))
+
+    def to_free(self, latents):
+        # Near ±1 the gradient of tanh vanishes.
+        return latents.clamp(-0.99, 0.99).atanh()
+
+    def from_free(self, free):
+        # Tanh can round to 1, which is outside of the distribution.
+        return free.tanh() * (1 - 2**-20)
 
 
 class Normal(LatentDistribution):
@@ -60,6 +76,12 @@ class Normal(LatentDistribution):
         cosine = torch.cosine_similarity(begin, end, dim=2).unsqueeze(2)
         angle = torch.arccos(cosine.clamp(-1, 1)).clamp(min=1e-4)
         return (begin * torch.sin((1 - share) * angle) + end * torch.sin(share * angle)) / torch.sin(angle)
+
+    def to_free(self, latents):
+        return latents
+
+    def from_free(self, free):
+        return free
 
 
 LATENTS: dict[str, LatentDistribution] = {"uniform": Uniform(), "normal": Normal()}
