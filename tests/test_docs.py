@@ -29,6 +29,7 @@ QUICK = {
     "train": "--steps 2 --batch-size 4 --workers 1 --evaluate-samples 8 --device cpu",
     "evaluate": "--samples 8 --runs 1 --real-clips 8 --force",
     "gam": "--samples 8",
+    "project": "--restarts 2 --steps 2",
     "train-classifier": "--steps 2 --batch-size 2 --architecture small",
 }
 PREPARE = ["prepare", "UCF-101", "ucf"]
