@@ -117,6 +117,11 @@ def test_the_notebooks_checkpoint_is_recognized_by_content(tmp_path):
         (["--out", "nowhere/x.onnx", "--format", "onnx"], r"cannot write nowhere/x\.onnx: there is no folder nowhere"),
         (["--out", "/proc/x.safetensors", "--format", "safetensors"], r"cannot write /proc/x\.safetensors"),
         (["--out", "x.onnx", "--format", "onnx", "--weigths", "ema"], "no option --weigths; did you mean --weights"),
+        (["--out", "x.onnx", "--format", "onnx", "--frames", "0"], "--frames is 0, but must be at least 1"),
+        (
+            ["--out", "x.safetensors", "--format", "safetensors", "--frames", "20"],
+            "--frames is for onnx and torch-export, because safetensors holds only weights",
+        ),
         (["--out", "x.pt2", "--format", "torch-export", "--checkpoint", "a.pt"], r"there is no checkpoint a\.pt"),
     ],
 )

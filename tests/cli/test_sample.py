@@ -179,6 +179,20 @@ def test_more_frames_of_the_same_motion(trained, tmp_path):
     assert got.shape == (4, 32, 64, 64, 1)
 
 
+def test_videos_longer_than_trained(trained, tmp_path):
+    folder, step = trained
+    options = "--grid", "2", "--seed", "5"
+    got = sampled(folder, tmp_path / "x.npy", *options, "--frames", "40")
+    assert got.shape == (4, 40, 64, 64, 1)
+    expected = levels_of(step.ema.eval()(draw_latents(4, 6, 5, windows=3), frames=40))
+    assert np.abs(got - expected).max() <= 1
+    walk = sampled(folder, tmp_path / "y.npy", *options, "--frames", "40", "--walk", "8")
+    begin, end = draw_latents(2, 6, 5, windows=3), draw_latents(2, 6, 8, windows=3)
+    expected = levels_of(step.ema.eval()(torch.stack([begin, end], 1).flatten(0, 1), frames=40))
+    assert np.abs(walk - expected).max() <= 1
+    assert sampled(folder, tmp_path / "z.npy", *options, "--frames", "5", "--batch-norm", "batch").shape[1] == 5
+
+
 def test_truncated_latents(trained, tmp_path):
     folder, step = trained
     got = sampled(folder, tmp_path / "x.npy", "--grid", "2", "--seed", "5", "--truncation", "0.25")
@@ -203,6 +217,8 @@ def test_every_row_walks_from_one_latent_to_another(trained, tmp_path):
     ("arguments", "message"),
     [
         (["--class", "3"], "was trained without classes: leave out --class"),
+        (["--frames", "0"], "--frames is 0, but must be at least 1"),
+        (["--frames", "10001"], "--frames is 10001, but must be at most 10,000"),
         (["--interpolate", "0"], "--interpolate is 0, but must be at least 1"),
         (["--truncation", "0"], r"--truncation is 0\.0, but must be a number more than 0"),
         (["--truncation", "nan"], "--truncation is nan, but must be a number more than 0"),

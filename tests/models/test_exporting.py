@@ -23,6 +23,7 @@ from tgan_fast.models import exporting
 from tgan_fast.models.exporting import FORMATS, describe, to_safetensors
 from tgan_fast.models.generator import Generator
 from tgan_fast.models.layout import to_channels_last_
+from tgan_fast.models.sampling import draw_latents
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_generator
 
@@ -45,6 +46,8 @@ KINDS = {
     "conditional lstm": {"temporal_generator": "lstm", "frames": 9, "image_size": 32, "width": 0.125, **_CONDITIONAL},
     "conditional frame": {"image_generator": "frame", "frames": 8, "image_size": 16, "width": 0.125, **_CONDITIONAL},
 }
+# Kinds that are also exported for videos of another length.
+LENGTHS = {"conditional frame": 21, "gru": 11}
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +129,25 @@ def test_a_loaded_program_computes_the_generators_videos(kind):
         assert_as_accurate(videos.numpy(), generator, given)
 
 
+@pytest.mark.parametrize("file_format", ["onnx", "torch-export"])
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_videos_of_another_length_are_the_generators(kind, file_format):
+    generator, frames = trained(kind), LENGTHS[kind]
+    content = FORMATS[file_format].write(generator, describe(generator, frames))
+    windows = generator.windows(frames)
+    for count in (1, 3):
+        latents = draw_latents(count, 12, 0, distribution=generator.latent, windows=windows)
+        given = (latents, *inputs(generator, count)[1:], frames)
+        if file_format == "onnx":
+            session = onnxruntime.InferenceSession(content)
+            names = [value.name for value in session.get_inputs()]
+            (got,) = session.run(None, {name: value.numpy() for name, value in zip(names, given, strict=False)})
+        else:
+            got = torch.export.load(io.BytesIO(content)).module()(*given[:-1]).numpy()
+        assert got.shape[2] == frames
+        assert_as_accurate(got, generator, given if generator.classes else (latents, None, frames))
+
+
 @every_kind
 def test_weights_by_name_are_those_of_the_generator(kind):
     generator, content = exported(kind, "safetensors")
@@ -165,12 +187,15 @@ def test_every_format_tells_how_to_call_the_generator(tmp_path):
     assert facts == {
         "latent_distribution": "uniform in (-1, 1)",
         "latent_dim": "12",
+        "windows": "1",
         "classes": "3",
         "channels": "3",
         "frames": "8",
         "image_size": "16",
         "video_range": "[-1, 1]",
     }
+    longer = describe(untrained("conditional frame"), 21)
+    assert (longer["windows"], longer["frames"]) == ("4", "21")
     assert describe(untrained("gru"))["latent_distribution"] == "normal, of mean 0 and variance 1"
     safe, model, program = (exported("conditional frame", name)[1] for name in ("safetensors", "onnx", "torch-export"))
     (tmp_path / "x.safetensors").write_bytes(safe)

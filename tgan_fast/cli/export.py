@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tgan_fast.choices import ExportFormat
-from tgan_fast.cli.options import CheckpointPath, Weights, parse
+from tgan_fast.cli.options import MOST_FRAMES, CheckpointPath, Weights, check_range, parse
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, printable
 from tgan_fast.files import write_atomically
@@ -21,6 +21,8 @@ class ExportCommand:
     """File to write: .safetensors, .onnx, or .pt2 for torch-export."""
     format: ExportFormat
     """safetensors: weights by name; onnx: for onnxruntime and others; torch-export: for torch.export.load."""
+    frames: int | None = None
+    """Number of frames that the exported generator makes, for onnx and torch-export; by default as in training."""
     weights: Weights = "auto"
 
 
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint = open_checkpoint(find(command.checkpoint))
     generator = checkpoint.generator(command.weights)
     refuse_non_finite(generator, checkpoint.path)
-    facts = describe(generator)
+    facts = describe(generator, command.frames)
     metadata = {**facts, **_record(checkpoint), "weights": checkpoint.kind(command.weights)}
     content = FORMATS[command.format].write(generator, metadata)
     with writing(command.out):
@@ -61,10 +63,11 @@ def _record(checkpoint) -> dict[str, str]:
 
 def _signature(generator, facts) -> str:
     """Return text like "latents float32 [N, 4], uniform in (-1, 1) → videos float32 [N, 3, 16, 64, 64] in [-1, 1]"."""
-    inputs = f"latents float32 [N, {generator.latent_dim}], {facts['latent_distribution']}"
+    windows = "" if facts["windows"] == "1" else f"{facts['windows']}, "
+    inputs = f"latents float32 [N, {windows}{generator.latent_dim}], {facts['latent_distribution']}"
     if generator.classes:
         inputs += f"; labels int64 [N], 0 to {generator.classes - 1}"
-    shape = ["N", generator.channels, generator.clip_frames, generator.image_size, generator.image_size]
+    shape = ["N", generator.channels, facts["frames"], generator.image_size, generator.image_size]
     return f"{inputs} → videos float32 [{', '.join(map(str, shape))}] in {facts['video_range']}"
 
 
@@ -72,6 +75,12 @@ def _check(command, chosen):
     if command.out.suffix.lower() != chosen.suffix:
         raise InputError(
             f"cannot write {command.out}: with --format {command.format} its name must end in {chosen.suffix}"
+        )
+    check_range(command, "frames", 1, MOST_FRAMES)
+    if command.frames is not None and command.format == "safetensors":
+        raise InputError(
+            "--frames is for onnx and torch-export, because safetensors holds only weights, which make videos of any "
+            "length: leave it out"
         )
     check_folder(command.out)
     chosen.check_packages()

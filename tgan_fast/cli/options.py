@@ -18,6 +18,8 @@ from tgan_fast.errors import InputError, nearest
 # PyTorch takes larger seeds, but commands also use seeds just above the given one.
 LARGEST_SEED = 2**63 - 1
 MOST_SAMPLES = 1_000_000
+# All frames of a video are made at once.
+MOST_FRAMES = 10_000
 
 CheckpointPath = Annotated[
     Path,

@@ -10,7 +10,16 @@ from typing import Annotated, Literal
 import tyro
 
 from tgan_fast.choices import PrecisionOption
-from tgan_fast.cli.options import LARGEST_SEED, CheckpointPath, Device, KeepMemory, Weights, check_range, parse
+from tgan_fast.cli.options import (
+    LARGEST_SEED,
+    MOST_FRAMES,
+    CheckpointPath,
+    Device,
+    KeepMemory,
+    Weights,
+    check_range,
+    parse,
+)
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, NonFiniteError, printable, refuse_out_of_memory
 
@@ -39,6 +48,8 @@ class SampleCommand:
     """Largest absolute value of the latents, for less variety and fewer failures; by default no limit."""
     walk: int | None = None
     """Second seed; every row interpolates from a latent of --seed to a latent of this seed."""
+    frames: int | None = None
+    """Number of frames, of more or less motion; by default as many as the generator was trained with."""
     interpolate: int = 1
     """Factor by which to increase the number of frames, for the same motion in more frames."""
     weights: Weights = "auto"
@@ -70,12 +81,12 @@ def main(arguments: Sequence[str]) -> None:
     generator = load_generator(checkpoint, weights=command.weights).to(device)
     _check_class(command, generator)
     rows, columns = _rows_and_columns(command, generator)
-    size, frames = generator.image_size, generator.clip_frames * command.interpolate
+    size, frames = generator.image_size, _frames(command, generator) * command.interpolate
     shape = rows * columns, frames, size, size, generator.channels
     check_videos(command.out, shape, fps=command.fps, columns=columns)
     too_many = (
         f"{shape[0]:,} videos of {frames:,} frames do not fit into the memory: choose a smaller --grid"
-        f"{' or --interpolate' if command.interpolate > 1 else ''}"
+        f"{' or --interpolate' if command.interpolate > 1 else ''}{' or --frames' if command.frames else ''}"
     )
     with writing(command.out), refuse_out_of_memory(too_many):
         clips = _clips(command, checkpoint, generator, precision, _inputs(command, generator, rows, columns))
@@ -88,6 +99,7 @@ def _check(command: SampleCommand) -> None:
     for name in ("seed", "walk"):
         check_range(command, name, 0, LARGEST_SEED)
     check_range(command, "grid", 1, _LARGEST_GRID)
+    check_range(command, "frames", 1, MOST_FRAMES)
     check_range(command, "interpolate", 1, _MOST_INTERPOLATED)
     if command.truncation is not None and not 0 < command.truncation < math.inf:
         raise InputError(f"--truncation is {command.truncation}, but must be a number more than 0")
@@ -104,14 +116,20 @@ def _clips(command, checkpoint, generator, precision, inputs):
     from tgan_fast.pixels import to_clips
     from tgan_fast.precision import arithmetic
 
+    lengths = {"interpolate": command.interpolate, "frames": command.frames}
     if command.batch_norm == "running":
         refuse_non_finite(generator, checkpoint)
-        return Sampler(generator, precision=precision, interpolate=command.interpolate)(inputs)
+        return Sampler(generator, precision=precision, **lengths)(inputs)
     with arithmetic("fp32"):
-        videos = sample_videos(generator, inputs, batch_statistics=True, interpolate=command.interpolate)
+        videos = sample_videos(generator, inputs, batch_statistics=True, **lengths)
     if not videos.isfinite().all():
         raise NonFiniteError(not_finite(checkpoint, "its output"))
     return to_clips(videos)
+
+
+def _frames(command, generator) -> int:
+    """Return the number of frames before interpolation."""
+    return command.frames or generator.clip_frames
 
 
 def _rows_and_columns(command, generator) -> tuple[int, int]:
@@ -131,22 +149,25 @@ def _inputs(command, generator, rows, columns):
         labels = None if command.class_ is None else torch.full((rows * columns,), command.class_)
         return generator.conditioned(latents, labels)
     # All rows have the same latents, so that only the class differs.
-    latents = _latents(command, generator, 1, columns).expand(rows, -1, -1).flatten(0, 1)
+    latents = torch.cat([_latents(command, generator, 1, columns)[0]] * rows)
     return generator.conditioned(latents, torch.arange(rows).repeat_interleave(columns))
 
 
 def _latents(command, generator, rows, columns):
-    """Return latents [rows, columns, latent_dim]."""
+    """Return latents [rows, columns, latent_dim], or [rows, columns, windows, latent_dim] for several windows."""
     import torch
 
     from tgan_fast.models.sampling import draw_latents
 
-    options = {"distribution": generator.latent, "truncation": command.truncation}
+    windows = generator.windows(_frames(command, generator))
+    options = {"distribution": generator.latent, "truncation": command.truncation, "windows": windows}
     draw = partial(draw_latents, latent_dim=generator.latent_dim, **options)
     if command.walk is None:
         return draw(rows * columns, seed=command.seed).unflatten(0, (rows, columns))
-    begin, end = (draw(rows, seed=seed) for seed in (command.seed, command.walk))
-    return generator.latent.between(begin, end, torch.linspace(0, 1, columns))
+    begin, end = (draw(rows, seed=seed).reshape(rows * windows, -1) for seed in (command.seed, command.walk))
+    walk = generator.latent.between(begin, end, torch.linspace(0, 1, columns))
+    # Every window walks from the one seed's latent to the other's.
+    return walk if windows == 1 else walk.unflatten(0, (rows, windows)).transpose(1, 2)
 
 
 def _shows_all_classes(command, generator):

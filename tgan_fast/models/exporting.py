@@ -22,14 +22,21 @@ from tgan_fast.models.generator import Generator
 from tgan_fast.ops.native import native_ops
 
 
-def describe(generator: Generator) -> dict[str, str]:
-    """Return the metadata of every format: what a program must know to call an exported generator."""
+def describe(generator: Generator, frames: int | None = None) -> dict[str, str]:
+    """Return the metadata of every format: what a program must know to call an exported generator.
+
+    Args:
+        generator: Generator to export.
+        frames: Number of frames of its videos; None: `clip_frames`.
+    """
+    frames = frames or generator.clip_frames
     return {
         "latent_distribution": generator.latent.description,
         "latent_dim": str(generator.latent_dim),
+        "windows": str(generator.windows(frames)),
         "classes": str(generator.classes),
         "channels": str(generator.channels),
-        "frames": str(generator.clip_frames),
+        "frames": str(frames),
         "image_size": str(generator.image_size),
         "video_range": "[-1, 1]",
     }
@@ -52,20 +59,21 @@ def to_safetensors(generator: Generator, metadata: Mapping[str, str]) -> bytes:
 def to_onnx(generator: Generator, metadata: Mapping[str, str]) -> bytes:
     """Return an ONNX model with its weights.
 
-    Its inputs are `latents`, float32 [N, latent_dim] for any N, and for a generator with classes `labels`, int64 [N].
-    Its output is `videos`, float32 [N, C, T, H, W].
+    Its inputs are `latents`, float32 [N, latent_dim] for any N, or [N, windows, latent_dim] for windows, and for
+    a generator with classes `labels`, int64 [N]. Its output is `videos`, float32 [N, C, T, H, W].
 
     Args:
         generator: Generator on the CPU, in any mode; it is only read.
-        metadata: Entries of the model's `metadata_props`.
+        metadata: Entries of the model's `metadata_props`, from `describe`; `frames` is the number T.
     """
+    frames = int(metadata["frames"])
     with _silenced():
         from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 
         exported = torch.onnx.export(
-            _exported_program(generator),
+            _exported_program(generator, frames),
             dynamo=True,
-            dynamic_shapes={name: {0: "N"} for name in _examples(generator)},
+            dynamic_shapes={name: {0: "N"} for name in _examples(generator, frames)},
             output_names=["videos"],
             verbose=False,
         )
@@ -79,13 +87,12 @@ def to_torch_export(generator: Generator, metadata: Mapping[str, str]) -> bytes:
 
     Args:
         generator: Generator on the CPU, in any mode; it is only read.
-        metadata: Entries of the program's extra file "metadata.json".
+        metadata: Entries of the program's extra file "metadata.json", from `describe`.
     """
     content = io.BytesIO()
     with _silenced():
-        torch.export.save(
-            _exported_program(generator), content, extra_files={"metadata.json": json.dumps(dict(metadata))}
-        )
+        program = _exported_program(generator, int(metadata["frames"]))
+        torch.export.save(program, content, extra_files={"metadata.json": json.dumps(dict(metadata))})
     return content.getvalue()
 
 
@@ -112,21 +119,21 @@ FORMATS: dict[ExportFormat, Format] = {
 class _NamedInputs(nn.Module):
     """The generator with its inputs named as in the exported file."""
 
-    def __init__(self, generator: Generator):
+    def __init__(self, generator: Generator, frames: int):
         super().__init__()
-        self.generator = FoldedGenerator(generator, torch.float32).network
+        self.generator, self.frames = FoldedGenerator(generator, torch.float32).network, frames
 
     def forward(self, latents, labels=None):
-        return self.generator(latents, labels)
+        return self.generator(latents, labels, self.frames)
 
 
-def _exported_program(generator) -> torch.export.ExportedProgram:
-    """Return a folded generator as an exported program, for any number of videos."""
-    examples = _examples(generator)
+def _exported_program(generator, frames) -> torch.export.ExportedProgram:
+    """Return a folded generator as an exported program, for any number of videos of `frames` frames."""
+    examples = _examples(generator, frames)
     count = torch.export.Dim("N", min=1)
     with native_ops():
         program = torch.export.export(
-            _NamedInputs(generator),
+            _NamedInputs(generator, frames),
             tuple(examples.values()),
             dynamic_shapes={name: {0: count} for name in examples},
             strict=True,  # otherwise len() of a tensor would make N a constant
@@ -137,9 +144,10 @@ def _exported_program(generator) -> torch.export.ExportedProgram:
     return program
 
 
-def _examples(generator) -> dict[str, torch.Tensor]:
+def _examples(generator, frames) -> dict[str, torch.Tensor]:
     """Return inputs for two videos, by name."""
-    examples = {"latents": torch.zeros(2, generator.latent_dim)}
+    windows = generator.windows(frames)
+    examples = {"latents": torch.zeros(2, *[windows] * (windows > 1), generator.latent_dim)}
     if generator.classes:
         examples["labels"] = torch.zeros(2, dtype=torch.int64)
     return examples

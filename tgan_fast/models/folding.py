@@ -59,9 +59,9 @@ class FoldedGenerator:
         for live, own in self._copies:
             own.copy_(live)
 
-    def frames(self, inputs: torch.Tensor, interpolate: int = 1) -> torch.Tensor:
+    def frames(self, inputs: torch.Tensor, interpolate: int = 1, length: int | None = None) -> torch.Tensor:
         """Return frames like `Generator.frames`, in the dtype of the weights."""
-        return self.network.frames(inputs.to(self._dtype), interpolate)
+        return self.network.frames(inputs.to(self._dtype), interpolate, length)
 
 
 class _Fold(NamedTuple):

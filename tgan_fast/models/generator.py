@@ -56,51 +56,75 @@ class Generator(nn.Module, ABC):
         self.inputs = latent_dim + classes
         self.temp = temporal(self.inputs, latent_dim, clip_frames, width)
 
-    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None, frames: int | None = None) -> torch.Tensor:
         """Generate videos.
 
         Args:
-            z: Latents [N, latent_dim]; N ≥ 2 in training mode.
+            z: Latents [N, latent_dim]; N ≥ 2 in training mode. If `windows(frames)` is more than 1, that many latents
+                for each video, [N, windows, latent_dim].
             labels: Class labels, int64 [N], each less than `classes`; None where there are no classes.
+            frames: Number of frames; None: `clip_frames`.
 
         Returns:
-            Videos [N, channels, clip_frames, image_size, image_size] in (-1, 1).
+            Videos [N, channels, frames, image_size, image_size] in (-1, 1).
         """
-        return self.frames(self.conditioned(z, labels)).tanh().unflatten(0, (-1, self.clip_frames)).transpose(1, 2)
+        frames = frames or self.clip_frames
+        videos = self.frames(self.conditioned(z, labels), length=frames).tanh()
+        return videos.unflatten(0, (-1, frames)).transpose(1, 2)
+
+    def windows(self, frames: int) -> int:
+        """Return the number of latents that a video with this number of frames is made from.
+
+        A recurrent temporal generator makes a video of any length from one latent. Transposed convolutions need a
+        latent for each window of `clip_frames` frames; the first one is also that of the content.
+        """
+        return self.temp.windows(frames)
 
     def conditioned(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Return latents and one-hot labels as one tensor [N, inputs]; arguments as for `forward`.
+        """Return latents and one-hot labels as one tensor [N, inputs], or [N, windows, inputs] for several windows.
+
+        Arguments are those of `forward`.
 
         Raises:
             ValueError: Shapes do not fit, labels are missing, or the network takes none.
         """
-        if z.dim() != 2 or z.shape[1] != self.latent_dim:
+        if z.dim() not in (2, 3) or z.shape[-1] != self.latent_dim:
             raise ValueError(f"the generator takes latents [N, {self.latent_dim}] and got {list(z.shape)}")
         check_labels(labels, len(z), self.classes, "generator")
-        return z if labels is None else torch.cat([z, one_hot(labels, self.classes, z.dtype)], 1)
+        if labels is None:
+            return z
+        encoded = one_hot(labels, self.classes, z.dtype)
+        if z.dim() == 3:
+            encoded = encoded.unsqueeze(1).expand(-1, z.shape[1], -1)
+        return torch.cat([z, encoded], -1)
 
-    def frames(self, inputs: torch.Tensor, interpolate: int = 1) -> torch.Tensor:
+    def frames(self, inputs: torch.Tensor, interpolate: int = 1, length: int | None = None) -> torch.Tensor:
         """Return frames before the final tanh.
 
         Args:
-            inputs: Latents and labels [N, inputs], from `conditioned`.
+            inputs: Latents and labels from `conditioned`: [N, inputs], or [N, windows, inputs] for several windows.
             interpolate: Factor by which to increase the number of frames, by interpolating frame latents.
+            length: Number of frames before interpolation; None: `clip_frames`.
 
         Returns:
-            Frames [N·clip_frames·interpolate, channels, image_size, image_size].
+            Frames [N·length·interpolate, channels, image_size, image_size].
         """
-        self.check_inputs(inputs)
-        latents = self.temp(inputs)
+        self.check_inputs(inputs, length)
+        latents = self.temp(inputs, length)
         if interpolate > 1:
-            length = self.clip_frames * interpolate
-            latents = F.interpolate(latents.mT, size=length, mode="linear", align_corners=True).mT
-        return self.images(inputs, latents)
+            latents = F.interpolate(
+                latents.mT, size=latents.shape[1] * interpolate, mode="linear", align_corners=True
+            ).mT
+        return self.images(inputs if inputs.dim() == 2 else inputs[:, 0], latents)
 
-    def check_inputs(self, inputs: torch.Tensor) -> None:
-        """Raise a ValueError unless `inputs` has the shape that `frames` takes."""
-        if inputs.dim() != 2 or inputs.shape[1] != self.inputs:
+    def check_inputs(self, inputs: torch.Tensor, length: int | None = None) -> None:
+        """Raise a ValueError unless `inputs` has the shape that `frames` takes for videos of `length` frames."""
+        windows = self.windows(length or self.clip_frames)
+        expected = (self.inputs,) if windows == 1 else (windows, self.inputs)
+        if inputs.dim() < 2 or inputs.shape[1:] != expected:
             named = "latents and one-hot labels" if self.classes else "latents"
-            raise ValueError(f"the generator takes {named} [N, {self.inputs}] and got {list(inputs.shape)}")
+            shape = ", ".join(map(str, ("N", *expected)))
+            raise ValueError(f"the generator takes {named} [{shape}] and got {list(inputs.shape)}")
 
     def set_initial_level_(self, level: float) -> None:
         """Set the bias of the last layer so that untrained videos have about this level, between -1 and 1."""

@@ -30,18 +30,22 @@ def draw_latents(
     *,
     distribution: LatentDistribution = LATENTS["uniform"],
     truncation: float | None = None,
+    windows: int = 1,
 ) -> torch.Tensor:
-    """Return latents [count, latent_dim] on the CPU.
+    """Return latents [count, latent_dim] on the CPU, or [count, windows, latent_dim] for several windows.
 
     Args:
         count, latent_dim: Shape of the result.
-        seed: Seed of the generator of random numbers.
+        seed: Seed of the generator of random numbers. The first windows do not depend on how many there are.
         distribution: Distribution of the latents.
         truncation: Limit > 0 on their absolute value, for less variety and fewer failures; None for no limit.
+        windows: Number of latents for a video, from `Generator.windows`.
     """
     random = torch.Generator().manual_seed(seed)
-    latents = torch.empty(count, latent_dim)
-    distribution.fill_(latents, random)
+    latents = torch.empty(windows, count, latent_dim)
+    for window in latents:
+        distribution.fill_(window, random)
+    latents = latents[0] if windows == 1 else latents.transpose(0, 1)
     return latents if truncation is None else distribution.truncated(latents, truncation)
 
 
@@ -54,9 +58,20 @@ def draw_labels(generator: Generator, count: int, seed: int) -> torch.Tensor | N
     return torch.randint(generator.classes, (count,), generator=random)
 
 
-def draw_inputs(generator: Generator, count: int, seed: int) -> torch.Tensor:
-    """Return inputs of a `Sampler` [count, inputs] on the CPU: latents, and labels if the generator has classes."""
-    latents = draw_latents(count, generator.latent_dim, seed, distribution=generator.latent)
+def draw_inputs(generator: Generator, count: int, seed: int, frames: int | None = None) -> torch.Tensor:
+    """Return inputs of a `Sampler` on the CPU: latents, and labels if the generator has classes.
+
+    Args:
+        generator: Generator that the inputs are for.
+        count: Number of videos.
+        seed: Seed of latents and labels.
+        frames: Number of frames of the videos; None: the generator's.
+
+    Returns:
+        Inputs [count, inputs], or [count, windows, inputs] for longer videos that need several latents.
+    """
+    windows = generator.windows(frames or generator.clip_frames)
+    latents = draw_latents(count, generator.latent_dim, seed, distribution=generator.latent, windows=windows)
     return generator.conditioned(latents, draw_labels(generator, count, seed))
 
 
@@ -67,13 +82,14 @@ class Sampler:
 
     Args:
         generator: Generator in any mode; it stays on its device.
-        batch_size: Largest number of clips in a batch. A GPU always computes full batches and drops the surplus; a CPU
-            computes smaller ones where they are faster.
+        batch_size: Largest number of clips in a batch, and fewer of longer ones. A GPU always computes full batches and
+            drops the surplus; a CPU computes smaller ones where they are faster.
         precision: Precision of convolutions and matrix products, an option of `tgan_fast.precision`.
         cuda_graph: Mode of `tgan_fast.cuda_graph.use_cuda_graph`.
         output: Kind of result: "clips", uint8 [n, T, H, W, C], or "videos", float32 [n, C, T, H, W] in (-1, 1) as other
             networks take them, from `on_device` only.
         interpolate: Factor by which to increase the number of frames.
+        frames: Number of frames before interpolation; None: the generator's.
 
     Raises:
         InputError: The device does not support the precision, or a required CUDA graph is not possible.
@@ -88,16 +104,22 @@ class Sampler:
         cuda_graph: CudaGraphMode = "auto",
         output: Literal["clips", "videos"] = "clips",
         interpolate: int = 1,
+        frames: int | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, and is {batch_size}")
         if interpolate < 1:
             raise ValueError(f"interpolate must be at least 1, and is {interpolate}")
-        weight = next(generator.parameters())
-        self.batch_size = batch_size if weight.is_cuda else min(batch_size, _CPU_BATCH)
-        self._check = generator.check_inputs
-        self._inputs = weight.detach().new_zeros(self.batch_size, generator.inputs)
-        self._clip_frames, self._interpolate = generator.clip_frames * interpolate, interpolate
+        if frames is not None and frames < 1:
+            raise ValueError(f"frames must be at least 1, and is {frames}")
+        weight, length = next(generator.parameters()), frames or generator.clip_frames
+        batch_size = batch_size if weight.is_cuda else min(batch_size, _CPU_BATCH)
+        # A longer video takes the place of several in memory.
+        self.batch_size = max(1, batch_size * generator.clip_frames // max(length, generator.clip_frames))
+        self._check = partial(generator.check_inputs, length=length)
+        # Of the shape of a batch; every batch replaces the values.
+        self._inputs = draw_inputs(generator, self.batch_size, 0, length).to(weight)
+        self._clip_frames, self._interpolate, self._length = length * interpolate, interpolate, length
         self._clip_shape = self._clip_frames, generator.image_size, generator.image_size, generator.channels
         self._precision = resolve_precision(precision, weight.device)
         self._generator = FoldedGenerator(generator, compute_dtype(self._precision, weight.dtype))
@@ -121,7 +143,7 @@ class Sampler:
 
         Args:
             inputs: Latents [N, latent_dim] on any device; for a generator with classes, latents and labels [N, inputs]
-                from `Generator.conditioned`.
+                from `Generator.conditioned`. For videos of several windows, as `draw_inputs` returns them.
 
         Raises:
             ValueError: The inputs have another shape.
@@ -147,11 +169,11 @@ class Sampler:
             return compute(inputs) if self._static is None else self._static(compute, inputs)
 
     def _clips(self, inputs):
-        levels = tanh_to_levels(self._generator.frames(inputs, self._interpolate))
+        levels = tanh_to_levels(self._generator.frames(inputs, self._interpolate, self._length))
         return levels.permute(0, 2, 3, 1).contiguous().unflatten(0, (-1, self._clip_frames))
 
     def _videos(self, inputs):
-        frames = self._generator.frames(inputs, self._interpolate)
+        frames = self._generator.frames(inputs, self._interpolate, self._length)
         return frames.float().tanh_().unflatten(0, (-1, self._clip_frames)).transpose(1, 2)
 
 
@@ -212,16 +234,18 @@ def sample_videos(
     batch_size: int = 32,
     batch_statistics: bool = False,
     interpolate: int = 1,
+    frames: int | None = None,
 ) -> torch.Tensor:
     """Generate videos with the generator itself; a `Sampler` is faster.
 
     Args:
         generator: Generator in any mode; its mode and running statistics are restored afterwards.
-        inputs: Inputs [N, inputs] on any device, as for `Sampler`.
+        inputs: Inputs on any device, as for `Sampler`.
         batch_size: Largest number of videos in a batch.
         batch_statistics: Whether to normalize with each batch's own statistics, as in training, instead of the running
             ones.
         interpolate: Factor by which to increase the number of frames.
+        frames: Number of frames before interpolation; None: the generator's.
 
     Returns:
         Videos [N, C, T, H, W] in (-1, 1), on the CPU.
@@ -230,8 +254,8 @@ def sample_videos(
     with undisturbed(generator, batch_statistics=batch_statistics):
         # Nearly equal batches: a remainder of one video would have no batch statistics.
         batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
-        frames = torch.cat([generator.frames(batch.to(device), interpolate).tanh().cpu() for batch in batches])
-    return frames.unflatten(0, (len(inputs), -1)).transpose(1, 2)
+        made = torch.cat([generator.frames(batch.to(device), interpolate, frames).tanh().cpu() for batch in batches])
+    return made.unflatten(0, (len(inputs), -1)).transpose(1, 2)
 
 
 def refuse_non_finite(generator: Generator, path: Path) -> None:

@@ -14,7 +14,9 @@ from tgan_fast.sizes import FRAMES, scaled
 class TemporalGenerator(nn.Module):
     """TGAN's temporal generator: [N, inputs] → [N, frames, outputs] in (-1, 1), by transposed convolutions.
 
-    Each convolution doubles the number of frames, starting from one.
+    Each convolution doubles the number of frames, starting from one. Longer videos are windows of `clip_frames` frames,
+    each with a latent of its own. Neighbors overlap by a quarter of a window, where one set of frame latents fades into
+    the next along a raised cosine.
 
     Args:
         inputs: Size of a latent and a one-hot label together.
@@ -38,12 +40,33 @@ class TemporalGenerator(nn.Module):
             layers[f"{3 * step + 1}"] = BatchNormAct1d(channels[step])
             layers[f"{3 * step + 3}"] = DoublingConvTranspose1d(*channels[step : step + 2])
         self.model = nn.Sequential(layers)
+        self.clip_frames, self._overlap = clip_frames, clip_frames // 4
         for layer in self.model:
             if isinstance(layer, nn.ConvTranspose1d):
                 nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2))
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        return self.model(z.unsqueeze(2)).tanh().transpose(1, 2)
+    def forward(self, z: torch.Tensor, frames: int | None = None) -> torch.Tensor:
+        """Return frame latents [N, frames, outputs].
+
+        Args:
+            z: Latents [N, inputs], or [N, windows, inputs] for several windows.
+            frames: Number of frames; None: `clip_frames`.
+        """
+        if z.dim() == 2:
+            return self.model(z.unsqueeze(2)).tanh().transpose(1, 2)[:, :frames]
+        windows = self.model(z.flatten(0, 1).unsqueeze(2)).tanh().transpose(1, 2).unflatten(0, (-1, z.shape[1]))
+        angle = torch.arange(1, self._overlap + 1, device=z.device) * (math.pi / (self._overlap + 1))
+        fade = ((1 - angle.cos()) / 2).to(z.dtype).unsqueeze(1)
+        first, *others = windows.unbind(1)
+        parts, end = [first[:, : -self._overlap]], first[:, -self._overlap :]
+        for window in others:
+            parts += [torch.lerp(end, window[:, : self._overlap], fade), window[:, self._overlap : -self._overlap]]
+            end = window[:, -self._overlap :]
+        return torch.cat([*parts, end], 1)[:, :frames]
+
+    def windows(self, frames: int) -> int:
+        """Return the number of windows, each with a latent, of videos with this number of frames."""
+        return 1 + math.ceil(max(0, frames - self.clip_frames) / (self.clip_frames - self._overlap))
 
 
 class RecurrentTemporalGenerator(nn.Module):
@@ -67,12 +90,17 @@ class RecurrentTemporalGenerator(nn.Module):
         self.recurrent = self.cell(hidden, hidden)
         self.last = nn.Linear(hidden, outputs)
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, frames: int | None = None) -> torch.Tensor:
+        """Return frame latents [N, frames, outputs] from latents [N, inputs]; by default of `clip_frames` frames."""
         x, state, hidden = self.first(z), None, []
-        for _ in range(self.clip_frames):
+        for _ in range(frames or self.clip_frames):
             state = self.recurrent(x, state)
             hidden.append(self.hidden(state))
         return self.last(torch.stack(hidden, 1))
+
+    def windows(self, frames: int) -> int:
+        """Return 1, the number of latents of videos with this number of frames."""
+        return 1
 
 
 class GRUTemporalGenerator(RecurrentTemporalGenerator):
