@@ -23,9 +23,9 @@ from benchmarks.suite import Run, Section
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.nn import BATCH_NORMS
+from tgan_fast.processes import Processes
 from tgan_fast.training.network import TrainedNetwork
 from tgan_fast.training.optimizers import Adam, RMSprop
-from tgan_fast.training.processes import Processes
 
 RATE = 1e-3
 CHECKED_STEPS = 3

@@ -17,8 +17,8 @@ import tyro
 from benchmarks import result_files
 from benchmarks.result_files import rounded
 from benchmarks.timed_training import PROTOCOL, SCORES, TimedRun, side_by_side, train_for
+from tgan_fast.devices import resolve_device
 from tgan_fast.training import PRESETS
-from tgan_fast.training.devices import resolve_device
 from tgan_fast.video_files import write_videos
 
 SECTION = "systems"

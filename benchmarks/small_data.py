@@ -22,13 +22,13 @@ from benchmarks import result_files
 from benchmarks.result_files import rounded
 from benchmarks.timed_training import PROTOCOL, side_by_side
 from tgan_fast.data import MovingDigits
+from tgan_fast.devices import resolve_device
 from tgan_fast.metrics.classifier_files import DIGITS_CLASSIFIER, load_classifier
 from tgan_fast.metrics.evaluator import Evaluator
 from tgan_fast.metrics.features import ClassifierFeatures
 from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.training import PRESETS, TrainingConfig, train
 from tgan_fast.training.checkpoint import CheckpointFolder, iteration_of, load_generator
-from tgan_fast.training.devices import resolve_device
 
 SECTION = "small data"
 CLIPS, STEPS, POINTS, SEEDS = 100, 2500, 10, 3

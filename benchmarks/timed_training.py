@@ -21,11 +21,11 @@ from tgan_fast.metrics.protocols import PROTOCOLS
 from tgan_fast.metrics.real_statistics import RealClips
 from tgan_fast.models.sampling import Sampler, draw_inputs
 from tgan_fast.precision import resolve_precision
+from tgan_fast.processes import Processes
 from tgan_fast.stop_signals import end_with_parent
 from tgan_fast.training import TrainingConfig
 from tgan_fast.training.build import build_step
 from tgan_fast.training.dataset import classes_of, open_data, open_run_feed
-from tgan_fast.training.processes import Processes
 
 # Names of the scores and of their axes in figures.
 SCORES = {"inception_score": "inception score", "frechet_distance": "Fréchet distance"}

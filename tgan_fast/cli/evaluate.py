@@ -76,6 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from tgan_fast import allocator
+    from tgan_fast.devices import resolve_device
     from tgan_fast.metrics.classifier import notice_on_classes
     from tgan_fast.metrics.classifier_files import load_classifier
     from tgan_fast.metrics.evaluator import Evaluator
@@ -86,7 +87,6 @@ def main(arguments: Sequence[str]) -> None:
     from tgan_fast.precision import resolve_evaluation_precision
     from tgan_fast.provenance import provenance
     from tgan_fast.training.checkpoint import find, open_checkpoint
-    from tgan_fast.training.devices import resolve_device
     from tgan_fast.training.scoring import class_names
 
     device = resolve_device(command.device)

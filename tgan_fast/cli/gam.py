@@ -36,10 +36,10 @@ def main(arguments: Sequence[str]) -> None:
     check_range(command, "seed", 0, LARGEST_SEED)
     from tqdm import tqdm
 
+    from tgan_fast.devices import resolve_device
     from tgan_fast.metrics.generative_adversarial_metric import battle, errors_of_both
     from tgan_fast.models.sampling import refuse_non_finite
     from tgan_fast.training.checkpoint import find, open_checkpoint
-    from tgan_fast.training.devices import resolve_device
 
     device = resolve_device(command.device)
     checkpoints = [open_checkpoint(find(path)) for path in command.checkpoints]

@@ -62,12 +62,12 @@ def main(arguments: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from tgan_fast import allocator
+    from tgan_fast.devices import resolve_device
     from tgan_fast.models.projection import project
     from tgan_fast.models.sampling import not_finite, refuse_non_finite
     from tgan_fast.pixels import to_clips, to_videos
     from tgan_fast.precision import arithmetic
     from tgan_fast.training.checkpoint import find, load_generator
-    from tgan_fast.training.devices import resolve_device
     from tgan_fast.video_files import arrangement, check_format, check_videos, write_videos
 
     check_format(command.out, command.fps)

@@ -67,9 +67,9 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(SampleCommand, arguments, prog="python -m tgan_fast sample")
     _check(command)
     from tgan_fast import allocator
+    from tgan_fast.devices import resolve_device
     from tgan_fast.precision import resolve_precision
     from tgan_fast.training.checkpoint import find, load_generator
-    from tgan_fast.training.devices import resolve_device
     from tgan_fast.video_files import arrangement, check_format, check_videos, write_videos
 
     check_format(command.out, command.fps)

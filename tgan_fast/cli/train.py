@@ -64,7 +64,7 @@ class _Sources:
 def main(arguments: Sequence[str]) -> None:
     command, checkpoint = _read_command(arguments)
     from tgan_fast import allocator
-    from tgan_fast.training.devices import resolve_device
+    from tgan_fast.devices import resolve_device
     from tgan_fast.training.loop import train
 
     if command.keep_memory and resolve_device(command.training.device).type == "cpu":

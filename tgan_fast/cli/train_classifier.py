@@ -55,10 +55,10 @@ def main(arguments: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from tgan_fast import allocator
+    from tgan_fast.devices import resolve_device
     from tgan_fast.metrics.classifier import widened
     from tgan_fast.metrics.classifier_files import save_classifier
     from tgan_fast.metrics.classifier_training import train_classifier
-    from tgan_fast.training.devices import resolve_device
 
     device = resolve_device(command.device)
     if command.keep_memory and device.type == "cpu":

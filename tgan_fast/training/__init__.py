@@ -6,8 +6,8 @@ from tgan_fast.lazy import on_first_use
 from tgan_fast.training.config import PRESETS, TrainingConfig
 
 if TYPE_CHECKING:
+    from tgan_fast.processes import Processes
     from tgan_fast.training.loop import train
-    from tgan_fast.training.processes import Processes
     from tgan_fast.training.step import TrainingStep
 
 __all__ = ["PRESETS", "Processes", "TrainingConfig", "TrainingStep", "train"]

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 
 from tgan_fast.models import Discriminator, Generator
+from tgan_fast.processes import Processes
 from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.constraints import Constraint
-from tgan_fast.training.processes import Processes
 from tgan_fast.training.registry import lookup
 from tgan_fast.training.step import TrainingStep
 

@@ -10,8 +10,8 @@ from tgan_fast.data.idx import read_digits
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.real_clips import read_clips
 from tgan_fast.precision import compute_dtype, resolve_precision
+from tgan_fast.processes import Processes
 from tgan_fast.training.config import OF_DIGITS, TrainingConfig
-from tgan_fast.training.processes import Processes
 
 # Settings of evaluations during training.
 _OF_EVALUATION = "evaluate_every", "classifier"

@@ -8,7 +8,7 @@ from tgan_fast.choices import Transform
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.models.conditions import check_labels
 from tgan_fast.ops.augmentation import RANDOM_NUMBERS, augment_videos
-from tgan_fast.training.processes import Processes
+from tgan_fast.processes import Processes
 
 
 class Inputs:

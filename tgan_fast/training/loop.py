@@ -7,6 +7,7 @@ from pathlib import Path
 from tgan_fast.data import ClipDataset, VideoFrames
 from tgan_fast.errors import InputError, NonFiniteError, counted, is_out_of_memory, may_be_too_large
 from tgan_fast.precision import resolve_precision
+from tgan_fast.processes import joined
 from tgan_fast.provenance import provenance
 from tgan_fast.stop_signals import stop_signals
 from tgan_fast.training.brief_waits import BriefWaits
@@ -15,7 +16,6 @@ from tgan_fast.training.config import TrainingConfig
 from tgan_fast.training.dataset import classes_of, fingerprint_and_summary, open_data, open_run_feed
 from tgan_fast.training.fine_tuning import start_from
 from tgan_fast.training.memory import largest_batch, refuse_too_large_a_batch, too_large
-from tgan_fast.training.processes import joined
 from tgan_fast.training.resume import changed_settings, notices_on_data, open_saved, restore_step, take_over
 from tgan_fast.training.run_folder import RunFolder
 from tgan_fast.training.scoring import open_evaluator

@@ -11,9 +11,9 @@ from tgan_fast.models.layout import to_channels_last_
 from tgan_fast.models.spectral_norm import SpectralNorm
 from tgan_fast.nn import BATCH_NORMS
 from tgan_fast.precision import Precision
+from tgan_fast.processes import Processes
 from tgan_fast.training.flat_parameters import FlatParameters
 from tgan_fast.training.optimizers import FlatOptimizer
-from tgan_fast.training.processes import Processes
 
 
 class TrainedNetwork:

@@ -10,9 +10,9 @@ from torch import nn
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.models.batch_statistics import estimate_statistics_
 from tgan_fast.precision import PrecisionOption, arithmetic, compute_dtype, resolve_precision
+from tgan_fast.processes import Processes
 from tgan_fast.training.network import TrainedNetwork, running_statistics
 from tgan_fast.training.optimizers import FlatOptimizer
-from tgan_fast.training.processes import Processes
 
 # Names of the scalars that an iteration returns, in this order.
 SCALARS = ("loss_discriminator", "loss_generator", "score_real", "score_fake")

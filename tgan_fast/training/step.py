@@ -9,11 +9,11 @@ from tgan_fast.choices import Transform
 from tgan_fast.cuda_graph import CudaGraphMode, GraphRunner, run_eagerly, use_cuda_graph
 from tgan_fast.models import Discriminator, Generator
 from tgan_fast.precision import PrecisionOption, arithmetic
+from tgan_fast.processes import Processes
 from tgan_fast.training.constraints import Constraint, SpectralClipping
 from tgan_fast.training.inputs import Draws, Inputs
 from tgan_fast.training.objectives import Objective, Wasserstein
 from tgan_fast.training.optimizers import FlatOptimizer, RMSprop
-from tgan_fast.training.processes import Processes
 from tgan_fast.training.state import SCALARS, TrainingState
 from tgan_fast.training.variants import variant_of
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 import torch.distributed as dist
 
+from tgan_fast.devices import resolve_device
 from tgan_fast.errors import InputError
-from tgan_fast.training.devices import resolve_device
 
 if dist.is_available():
     # Its functions take the group of all processes at import as a default argument. Imported here, before there is a

@@ -16,11 +16,11 @@ from support.two_processes import outcomes_of_two
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.data.order import BatchOrder
 from tgan_fast.errors import InputError
+from tgan_fast.processes import Processes, joined
 from tgan_fast.training import PRESETS, TrainingConfig, TrainingStep, train
 from tgan_fast.training.checkpoint import read_run
 from tgan_fast.training.objectives import Vanilla
 from tgan_fast.training.optimizers import Adam
-from tgan_fast.training.processes import Processes, joined
 
 WIDTH, LATENT, BATCH, ITERATIONS = 0.03125, 6, 4, 4
 SIZES = {"clip_frames": 8, "image_size": 16}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from tgan_fast.devices import resolve_device
 from tgan_fast.errors import InputError
-from tgan_fast.training.devices import resolve_device
 
 
 def test_auto_is_a_gpu_if_there_is_one():
