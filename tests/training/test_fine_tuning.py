@@ -76,6 +76,15 @@ def test_optimizers_come_along_on_request_with_the_learning_rate_of_the_new_run(
     assert optimizer["param_groups"][0]["lr"] == 0.125
 
 
+def test_options_of_optimizers_are_those_of_the_new_run(tmp_path):
+    train(config_of(optimizer="adam", adam_beta1=0.25, steps=1), tmp_path / "run")
+    options = {"optimizer": "adam", "adam_beta1": 0.75, "init_optimizers": True}
+    step, _ = started(init_from=str(tmp_path / "run"), **options)
+    optimizer = step.state_dict()["discriminator_optimizer"]
+    assert optimizer["param_groups"][0]["betas"] == (0.75, 0.999)
+    assert optimizer["state"][0]["step"] == 1
+
+
 def test_without_averaged_weights_the_average_starts_with_the_generator(tmp_path):
     train(config_of(ema_decay=None, steps=1), tmp_path / "run")
     step, _ = started(init_from=str(tmp_path / "run"))

@@ -69,7 +69,7 @@ def start_from(step: TrainingStep, config: TrainingConfig) -> list[str]:
         except InputError:
             raise InputError(f"{path} has no optimizers: leave out init_optimizers") from None
         try:
-            step.load_optimizers(saved["step"])
+            step.load_optimizers(saved["step"], own_options=True)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"init_optimizers: the optimizers in {path} do not fit: {error}") from None
     return [notice for notice in notices if notice is not None]

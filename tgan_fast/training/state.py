@@ -153,8 +153,12 @@ class TrainingState:
         if self._ema is not None:
             self._ema.load_state_dict(states["ema"])
 
-    def load_optimizers(self, states: Mapping[str, dict]) -> None:
+    def load_optimizers(self, states: Mapping[str, dict], *, own_options: bool = False) -> None:
         """Load the state dicts of `generator_optimizer` and `discriminator_optimizer`, but no learning rates.
+
+        Args:
+            states: State dicts by name.
+            own_options: Whether other options, such as Adam's betas, stay as they are, too.
 
         Raises:
             ValueError: A state does not fit; the message says why.
@@ -163,7 +167,7 @@ class TrainingState:
         self._discriminator.optimizer.load_state_dict(states["discriminator_optimizer"])
         for optimizer, rate in self._learning_rates:
             (group,) = optimizer.param_groups
-            group["lr"] = rate
+            group.update({**(optimizer.defaults if own_options else {}), "lr": rate})
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from what `state_dict` returned, at this object's own learning rate.
