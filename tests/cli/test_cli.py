@@ -66,6 +66,7 @@ print(codes, {"h5py", "matplotlib", "onnx", "onnxscript", "safetensors", "sklear
 WRONG = {
     "train": (["--resume", "nothing.pt"], "there is no checkpoint nothing.pt"),
     "sample": (["--checkpoint", "nothing.pt", "--out", "x.gif"], "there is no checkpoint nothing.pt"),
+    "project": (["x.mp4", "--checkpoint", "nothing.pt", "--out", "x.gif"], "there is no checkpoint nothing.pt"),
     "evaluate": (["--checkpoint", "nothing.pt"], "there is no checkpoint nothing.pt"),
     "export": (["--checkpoint", "nothing.pt", "--out", "x", "--format", "onnx"], "cannot write x: with --format"),
     "prepare": (["nothing", "store"], "there is no nothing"),

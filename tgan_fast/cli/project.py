@@ -42,7 +42,7 @@ class ProjectCommand:
     """Number of random latents to begin with; the best four continue after a third of the steps."""
     steps: int = 300
     """Number of steps for the latent, and again for the frame latents."""
-    learning_rate: float = 0.2
+    learning_rate: float = 0.1
     """Learning rate of Adam at the beginning."""
     seed: int = 0
     """Seed of the first latents."""
