@@ -78,5 +78,5 @@ def test_wrong_arguments_are_refused():
     generator = VideoGenerator(0.0625, 4, clip_frames=8, image_size=16)
     with pytest.raises(ValueError, match=r"makes videos \[3, 8, 16, 16\], and the given one is \[3, 9, 16, 16\]"):
         project(generator, torch.zeros(3, 9, 16, 16))
-    with pytest.raises(ValueError, match="must be at least 1, and are 0 and 300"):
+    with pytest.raises(ValueError, match="must be at least 1, and are 0 and 900"):
         project(generator, torch.zeros(3, 8, 16, 16), restarts=0)

@@ -40,7 +40,7 @@ class ProjectCommand:
     """Conditional run: number of the class, from 0; by default the class that fits best is found."""
     restarts: int = 20
     """Number of random latents to begin with; the best four continue after a third of the steps."""
-    steps: int = 300
+    steps: int = 900
     """Number of steps for the latent, and again for the frame latents."""
     learning_rate: float = 0.1
     """Learning rate of Adam at the beginning."""

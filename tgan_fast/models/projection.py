@@ -10,7 +10,7 @@ from tgan_fast.models.folding import FoldedGenerator
 from tgan_fast.models.generator import Generator
 from tgan_fast.models.sampling import draw_latents
 
-RESTARTS, STEPS, LEARNING_RATE = 20, 300, 0.1
+RESTARTS, STEPS, LEARNING_RATE = 20, 900, 0.1
 # Restarts that continue after the first third of the steps.
 _KEPT = 4
 # Smaller steps than for the latent, because the frame latents begin near their goal.
