@@ -31,7 +31,7 @@ def real_videos(seed=2):
 
 def draws():
     """Yield latents of a batch, and the random numbers of its augmentation, real videos first, as a step draws them."""
-    latents, numbers = torch.Generator().manual_seed(SEED), torch.Generator().manual_seed(SEED + 2**32)
+    latents, numbers = torch.Generator().manual_seed(SEED), torch.Generator().manual_seed(SEED + 2**31)
     for kinds in (2, 1):
         z = torch.rand(BATCH, LATENT, generator=latents) * 2 - 1
         yield z.double(), torch.rand(kinds * BATCH, 7, generator=numbers)

@@ -68,8 +68,8 @@ class TrainingState:
         self._discriminator = trained(discriminator, optimizer=of_discriminator, allreduce_extra=statistics[1])
         self._learning_rates = [(self._generator.optimizer, rates[0]), (self._discriminator.optimizer, rates[1])]
         self._random = torch.Generator(self.device).manual_seed(seed)
-        # A generator of its own, so that augmented and other runs draw the same latents.
-        self._augmentation_random = torch.Generator(self.device).manual_seed(seed + (1 << 32))
+        # A generator of its own, so that augmented and other runs draw the same latents. A CPU reads 32 bits of a seed.
+        self._augmentation_random = torch.Generator(self.device).manual_seed(seed + (1 << 31))
         self._ema_decay = ema_decay
         self._ema: Generator | None = None
         # Iteration after which the running statistics of `_ema` were estimated; at first they are the generator's.
