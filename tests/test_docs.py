@@ -33,7 +33,10 @@ QUICK = {
     "train-classifier": "--steps 2 --batch-size 2 --architecture small",
 }
 PREPARE = ["prepare", "UCF-101", "ucf"]
-RUN_BEFORE = {"export.md": [["train", "--preset", "quick", *QUICK["train"].split()]]}
+RUN_BEFORE = {
+    "export.md": [["train", "--preset", "quick", *QUICK["train"].split()]],
+    "training.md": [["train", "--preset", "quick", "--out", "runs/first", *QUICK["train"].split()]],
+}
 
 
 class Block(NamedTuple):
@@ -85,7 +88,7 @@ def quickened(command):
     if command[0] == "train":
         if "state_normal81000.ckpt" in command:
             return [*command, "--steps", "81001"]
-        if "--resume" not in command:  # a checkpoint says how wide its networks are
+        if not {"--resume", "--init-from"} & set(command):  # a checkpoint says how wide its networks are
             command += ["--width", "0.03"]
         if "tiny" in command:
             command += ["--evaluate-every", "1"]

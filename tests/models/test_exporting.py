@@ -228,7 +228,7 @@ def test_exporting_is_quiet_and_only_reads_the_generator(file_format, capfd):
     before = copy.deepcopy(generator)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        file_format.write(generator, {})
+        file_format.write(generator, describe(generator))
     assert capfd.readouterr() == ("", "")
     assert [module.training for module in generator.modules()] == [module.training for module in before.modules()]
     assert all(parameter.requires_grad for parameter in generator.parameters())
