@@ -33,7 +33,8 @@ class PrepareCommand:
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
-    """Folder of videos (such as UCF-101), image folders or arrays; or a video, a list of videos, .npy, .npz or .h5."""
+    """Folder of videos (such as UCF-101), image folders or arrays; ZIP or TAR of videos or image folders; or a video,
+    a list of videos, .npy, .npz or .h5."""
     store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
     """Folder of the clip store."""
     size: int = 64

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from tgan_fast.errors import UnreadableVideoError
+from tgan_fast.preparation.archives import ArchivedFile
 
 # Only containers that hold video: FFmpeg would open the files or addresses that playlists name.
 _FORMATS = (
@@ -26,20 +27,21 @@ _DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(path: Path | ArchivedFile) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video file and its first video stream that is not a cover picture.
 
     Raises:
         UnreadableVideoError: The file is missing, cannot be opened, or has no video.
     """
     head = _head(path)
-    try:
-        # Without "file:", a name with a colon would be an address.
-        container = av.open(f"file:{path}", container_options=_SAFE, **_LENIENT)
-    except av.error.FFmpegError as error:
-        raise UnreadableVideoError(_why_not_opened(error, head)) from None
-    with container:
-        yield container, _video_stream(container)
+    # Without "file:", a name with a colon would be an address.
+    with path.open("rb") if isinstance(path, ArchivedFile) else nullcontext(f"file:{path}") as file:
+        try:
+            container = av.open(file, container_options=_SAFE, **_LENIENT)
+        except av.error.FFmpegError as error:
+            raise UnreadableVideoError(_why_not_opened(error, head)) from None
+        with container:
+            yield container, _video_stream(container)
 
 
 def promised_seconds(container: InputContainer, stream: VideoStream) -> float | None:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tgan_fast.errors import UnreadableVideoError
+from tgan_fast.preparation.archives import ArchivedFile
 from tgan_fast.preparation.decoding.fit import Fitter, FrameFormat, in_batches
 
 # Pillow starts programs for some other formats, or reads files that are not images.
@@ -17,7 +18,7 @@ _GRAY = ("1", "L", "LA", "La")
 _GRAY_OF_16_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def read_images(paths: Sequence[Path], frame_format: FrameFormat) -> Iterator[np.ndarray]:
+def read_images(paths: Sequence[Path | ArchivedFile], frame_format: FrameFormat) -> Iterator[np.ndarray]:
     """Yield the frames to store of a video whose frames are image files.
 
     Images are rotated according to their orientation tag, and transparency is ignored.
@@ -60,7 +61,7 @@ def _read(path):
             warnings.simplefilter("ignore")
             # Decoding an image that large would fill the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
+            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
                 return _to_uint8(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableVideoError(f"{path.name} has too many pixels") from None

@@ -6,6 +6,8 @@ from pathlib import Path
 import av
 from av.video.stream import VideoStream
 
+from tgan_fast.preparation.archives import ArchivedFile
+
 # This many frames, or this share, may be missing: headers round durations, and may count packets that hold no frame.
 _FRAMES, _SHARE = 2, 0.01
 
@@ -40,7 +42,7 @@ class Extent:
             if packet.dts is not None:
                 self._end = max(self._end, packet.dts + (packet.duration or 0))
 
-    def missing(self, path: Path, stream: VideoStream, promised: float | None) -> int:
+    def missing(self, path: Path | ArchivedFile, stream: VideoStream, promised: float | None) -> int:
         """Estimate how many frames of a video that has been read are missing; 0 if it is probably complete.
 
         Args:

@@ -11,6 +11,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from tgan_fast.errors import UnreadableVideoError
+from tgan_fast.preparation.archives import ArchivedFile
 from tgan_fast.preparation.decoding.container import opened, promised_seconds
 from tgan_fast.preparation.decoding.fit import Fitter, FrameFormat, in_batches
 from tgan_fast.preparation.decoding.resample import resampled
@@ -20,7 +21,7 @@ from tgan_fast.preparation.decoding.truncation import Extent
 _USUAL_RATE = 25
 
 
-def read_video(path: Path, frame_format: FrameFormat, *, threads: int = 1) -> Iterator[np.ndarray]:
+def read_video(path: Path | ArchivedFile, frame_format: FrameFormat, *, threads: int = 1) -> Iterator[np.ndarray]:
     """Yield the frames to store of a video file, in display order.
 
     Args:
@@ -47,7 +48,7 @@ def read_video(path: Path, frame_format: FrameFormat, *, threads: int = 1) -> It
             raise UnreadableVideoError(f"its frames cannot be converted: {error.strerror}") from None
 
 
-def count_frames(path: Path, frame_format: FrameFormat) -> int:
+def count_frames(path: Path | ArchivedFile, frame_format: FrameFormat) -> int:
     """Estimate how many frames `read_video` will yield, from the header if it says, and without decoding any.
 
     Raises:
@@ -63,7 +64,9 @@ class _DamageError(Exception):
     """Error about an incomplete frame."""
 
 
-def _decode_or_refuse(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+def _decode_or_refuse(
+    path: Path | ArchivedFile, container: InputContainer, stream: VideoStream
+) -> Iterator[av.VideoFrame]:
     """Yield the frames of a video up to the first damaged one; then raise an error if frames are damaged or missing."""
     extent, damaged = Extent(), False
     try:

@@ -1,4 +1,4 @@
-"""Sources of videos: files, folders, lists and arrays, recognized by their names and contents."""
+"""Sources of videos: files, folders, archives, lists and arrays, recognized by their names and contents."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from tgan_fast.data.array_files import ARRAY_SUFFIXES, checked_axes
 from tgan_fast.data.clip_store import ClipStore
 from tgan_fast.data.hdf5_files import HDF5_SUFFIXES
 from tgan_fast.errors import InputError, counted
+from tgan_fast.preparation.archives import open_archive
 from tgan_fast.preparation.sources.arrays import ArrayVideo, array_videos, channels_of
 from tgan_fast.preparation.sources.collection import Collection, SourceVideo, collect
 from tgan_fast.preparation.sources.hdf5 import read_hdf5
@@ -20,8 +21,8 @@ def recognize(source: Path, axes: str | None = None) -> Collection:
     """Return all videos of a source.
 
     Args:
-        source: Folder of videos, arrays or images, such as UCF-101's; list of videos; video; file of NumPy arrays, such
-            as Moving MNIST; or the HDF5 file of TGAN's authors.
+        source: Folder of videos, arrays or images, such as UCF-101's; ZIP or TAR archive of videos or images; list of
+            videos; video; file of NumPy arrays, such as Moving MNIST; or the HDF5 file of TGAN's authors.
         axes: Order of the axes of arrays, such as "NTHW", as in `read_arrays`; None: inferred from shapes or labels.
 
     Raises:
@@ -57,10 +58,13 @@ def _collection(source, axes):
         return read_list(source)
     if suffix in (".pkl", ".pickle"):
         raise InputError(f"{source} is a pickle, and loading one runs code: give the .h5 file beside it")
+    root = open_archive(source)
+    if root is not None:
+        return read_tree(root, axes)
     reason = UNREADABLE.get(suffix) or REFUSED.get(suffix)
     if reason is not None:
         raise InputError(f"{source} cannot be prepared: {reason}")
     raise InputError(
-        f"{source} is of no known kind: give a folder, a list (.txt), a video, an array "
+        f"{source} is of no known kind: give a folder, a list (.txt), a video, a ZIP or TAR archive, an array "
         f"({' '.join(sorted(ARRAY_SUFFIXES))}) or HDF5 ({' '.join(sorted(HDF5_SUFFIXES))})"
     )

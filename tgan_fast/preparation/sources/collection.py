@@ -11,6 +11,7 @@ import numpy as np
 
 from tgan_fast.data.clip_store import UNCLASSIFIED
 from tgan_fast.errors import InputError, UnreadableVideoError
+from tgan_fast.preparation.archives import ArchivedFile
 from tgan_fast.preparation.decoding import FrameFormat
 
 _AT_ONCE = 1 << 20
@@ -139,7 +140,7 @@ def unofficial(labels: Iterable[str], classes: Iterable[str]) -> list[str]:
     return sorted(label for label in labels if label.lower() not in official)
 
 
-def digest_of_files(paths: Iterable[Path]) -> str:
+def digest_of_files(paths: Iterable[Path | ArchivedFile]) -> str:
     """Return the SHA-256 of files one after another, in hexadecimal.
 
     Raises:

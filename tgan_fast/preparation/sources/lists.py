@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tgan_fast.data.clip_store import UNCLASSIFIED
 from tgan_fast.errors import InputError, counted
+from tgan_fast.preparation.archives import ArchivedFile, ArchiveFolder
 from tgan_fast.preparation.sources.collection import Collection, SourceVideo, collect, unofficial
 from tgan_fast.preparation.sources.media import path_of, video_file
 
@@ -66,7 +67,9 @@ def only_of_split(collection: Collection, path: Path) -> Collection:
     )
 
 
-def official_classes(videos: Sequence[SourceVideo], folder: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+def official_classes(
+    videos: Sequence[SourceVideo], folder: Path | ArchiveFolder
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Return the classes of the class index near a folder, if it has the classes of all videos.
 
     Returns:
@@ -85,14 +88,14 @@ def official_classes(videos: Sequence[SourceVideo], folder: Path) -> tuple[tuple
     return classes, ()
 
 
-def find_class_index(folder: Path) -> Path | None:
+def find_class_index(folder: Path | ArchiveFolder) -> Path | ArchivedFile | None:
     """Find UCF-101's class index in, beside or below a folder."""
     near = (folder, folder.parent)
-    places = [place / below / CLASS_INDEX for place in near for below in (".", "ucfTrainTestlist")]
+    places = [place.joinpath(below, CLASS_INDEX) for place in near for below in (".", "ucfTrainTestlist")]
     return next((place for place in places if place.is_file()), None)
 
 
-def read_class_index(path: Path) -> tuple[str, ...]:
+def read_class_index(path: Path | ArchivedFile) -> tuple[str, ...]:
     """Read the names of classes, in the order of their numbers.
 
     Raises:

@@ -4,10 +4,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
+from tgan_fast.preparation.archives import ArchivedFile
 from tgan_fast.preparation.decoding import FrameFormat, count_frames, read_images, read_video
 from tgan_fast.preparation.sources.collection import SourceVideo, digest_of_files
 
@@ -57,7 +58,7 @@ _UCF = re.compile(r"v_(?P<label>\w+)_g(?P<group>\d+)_c(?P<scene>\d+)")
 class VideoFile(SourceVideo):
     """A file in some video format."""
 
-    path: Path
+    path: Path | ArchivedFile
 
     has_times = True
 
@@ -75,7 +76,7 @@ class VideoFile(SourceVideo):
 class ImageSequence(SourceVideo):
     """Images that are the frames of a video."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Path | ArchivedFile, ...]
 
     def read(self, frame_format: FrameFormat, threads: int = 1) -> Iterator[np.ndarray]:
         return read_images(self.paths, frame_format)
@@ -87,14 +88,14 @@ class ImageSequence(SourceVideo):
         return digest_of_files(self.paths)
 
 
-def video_file(path: Path, name: str, label: str | None = None) -> VideoFile:
+def video_file(path: Path | ArchivedFile, name: str, label: str | None = None) -> VideoFile:
     """Return the video in a file, labeled by UCF-101's naming unless a label is given."""
     ucf = _UCF.fullmatch(text_of(path.stem))
     group, scene = (int(ucf["group"]), int(ucf["scene"])) if ucf else (None, None)
     return VideoFile(name, size_of(path), label or (ucf["label"] if ucf else None), group, scene, path)
 
 
-def image_sequence(paths: Iterable[Path], name: str, label: str | None = None) -> ImageSequence:
+def image_sequence(paths: Iterable[Path | ArchivedFile], name: str, label: str | None = None) -> ImageSequence:
     """Return the video whose frames are images, in the order of the numbers in their names."""
     paths = tuple(sorted(paths, key=_natural_key))
     return ImageSequence(name, sum(map(size_of, paths)), label, None, None, paths)
@@ -105,7 +106,7 @@ def is_of_ucf_101(video: SourceVideo) -> bool:
     return video.scene is not None and _UCF.fullmatch(Path(video.name).stem) is not None
 
 
-def is_company(path: Path) -> bool:
+def is_company(path: Path | ArchivedFile) -> bool:
     """Return whether a file that is not a video is usual beside videos: sound, documents, and text of any kind."""
     if path.suffix.lower() in _COMPANY:
         return True
@@ -116,7 +117,7 @@ def is_company(path: Path) -> bool:
         return False
 
 
-def text_of(path: str | Path) -> str:
+def text_of(path: str | PurePath) -> str:
     """Return a path as text, independent of the locale: UTF-8, with other bytes as surrogates."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
@@ -126,7 +127,7 @@ def path_of(text: str) -> Path:
     return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
-def size_of(path: Path) -> int:
+def size_of(path: Path | ArchivedFile) -> int:
     """Return the size of a file in bytes; 0 if it is unknown, since opening the file will report the error."""
     try:
         return path.stat().st_size

@@ -9,6 +9,7 @@ from pathlib import Path
 from tgan_fast.data.array_files import ARRAY_SUFFIXES, AmbiguousAxesError
 from tgan_fast.data.hdf5_files import HDF5_SUFFIXES
 from tgan_fast.errors import InputError, counted
+from tgan_fast.preparation.archives import ArchiveFolder
 from tgan_fast.preparation.sources.arrays import array_videos, channels_of
 from tgan_fast.preparation.sources.collection import Collection, UnreadableSource, collect
 from tgan_fast.preparation.sources.lists import official_classes
@@ -28,8 +29,8 @@ from tgan_fast.preparation.sources.media import (
 _KNOWN = VIDEO_SUFFIXES | ARRAY_SUFFIXES | IMAGE_SUFFIXES | HDF5_SUFFIXES
 
 
-def read_tree(root: Path, axes: str | None = None) -> Collection:
-    """Return all videos below a folder; the class of a video in a subfolder is the name of the folder that it is in.
+def read_tree(root: Path | ArchiveFolder, axes: str | None = None) -> Collection:
+    """Return all videos below a folder, which may be in an archive; the class of a video in a subfolder is the name of the folder that it is in.
 
     If there are video files, only these count; otherwise arrays; otherwise images, where each folder is a video.
 
@@ -38,21 +39,24 @@ def read_tree(root: Path, axes: str | None = None) -> Collection:
         axes: Order of the axes of all arrays, as in `read_arrays`.
 
     Raises:
-        InputError: There are no videos, or the order of an array's axes is needed.
+        InputError: There are no videos, or only arrays in an archive, or the order of an array's axes is needed.
     """
-    files = sorted(_files_below(root))
+    archived = isinstance(root, ArchiveFolder)
+    files = sorted(root.files.values() if archived else _files_below(root))
     for kind, suffixes in (("videos", VIDEO_SUFFIXES), ("arrays", ARRAY_SUFFIXES), ("images", IMAGE_SUFFIXES)):
         if not any(_suffix(path) in suffixes for path in files):
             continue
         if kind == "videos":
             suffixes = suffixes | UNREADABLE.keys()
+        if kind == "arrays" and archived:
+            raise InputError(f"arrays are not read from archives such as {root}: unpack it, and give the folder")
         found = [path for path in files if _suffix(path) in suffixes]
         others = [path for path in files if _suffix(path) not in suffixes]
         collection = _READERS[kind](root, found, axes)
         return replace(
             collection,
             notices=(*_notice_of_other_kinds(others, kind), *collection.notices),
-            left_out=tuple(_files_left_out(others, root)),
+            left_out=(*_members_left_out(root), *_files_left_out(others, root)),
         )
     refused = next((f"; {path}: {reason}" for path in files if (reason := _why_refused(path))), "")
     raise InputError(
@@ -87,7 +91,7 @@ def _video_files(root, paths, axes):
     ]
     files = [video for video in videos if not isinstance(video, UnreadableSource)]
     if not all(map(is_of_ucf_101, files)):
-        return collect(f"a folder: {counted(len(videos), 'video file')}", videos)
+        return collect(f"{_kind(root)}: {counted(len(videos), 'video file')}", videos)
     classes, notices = official_classes(files, root)
     return collect(f"UCF-101: {counted(len(videos), 'video file')}", videos, classes=classes, notices=notices)
 
@@ -112,14 +116,13 @@ def _videos_of_array(path, root, axes):
 def _image_folders(root, paths, axes):
     folders = defaultdict(list)
     for path in paths:
-        folders[path.parent].append(path)
+        folders[path.relative_to(root).parent].append(path)
+    own_name = root.name if isinstance(root, ArchiveFolder) else root.resolve().name
     videos = [
-        image_sequence(
-            images, _name(folder, root) if folder != root else text_of(root.resolve().name), _class_of(folder, root)
-        )
+        image_sequence(images, text_of(folder if folder.name else own_name), text_of(folder.parent.name) or None)
         for folder, images in folders.items()
     ]
-    return collect(f"a folder: {counted(len(videos), 'folder')} of images", videos)
+    return collect(f"{_kind(root)}: {counted(len(videos), 'folder')} of images", videos)
 
 
 _READERS = {"videos": _video_files, "arrays": _arrays, "images": _image_folders}
@@ -130,6 +133,13 @@ def _notice_of_other_kinds(paths, kind):
     counts = Counter(suffix for suffix in map(_suffix, paths) if suffix in _KNOWN)
     if counts:
         yield f"only the {kind} are prepared, not " + ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
+
+
+def _members_left_out(root) -> Iterator[UnreadableSource]:
+    """Yield the members of an archive that are links, or whose paths lead out of it."""
+    if isinstance(root, ArchiveFolder):
+        for path, reason in sorted(root.left_out.items()):
+            yield UnreadableSource(text_of(path), 0, None, None, None, reason)
 
 
 def _files_left_out(paths, root) -> Iterator[UnreadableSource]:
@@ -157,7 +167,11 @@ def _name(path, root):
 
 
 def _class_of(path, root):
-    return None if root in (path, path.parent) else text_of(path.parent.name)
+    return text_of(path.relative_to(root).parent.name) or None
+
+
+def _kind(root):
+    return "an archive" if isinstance(root, ArchiveFolder) else "a folder"
 
 
 def _join_suffixes(suffixes):
