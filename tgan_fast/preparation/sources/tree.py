@@ -30,8 +30,9 @@ _KNOWN = VIDEO_SUFFIXES | ARRAY_SUFFIXES | IMAGE_SUFFIXES | HDF5_SUFFIXES
 
 
 def read_tree(root: Path | ArchiveFolder, axes: str | None = None) -> Collection:
-    """Return all videos below a folder, which may be in an archive; the class of a video in a subfolder is the name of the folder that it is in.
+    """Return all videos below a folder, which may be in an archive.
 
+    The class of a video in a subfolder is the name of the folder that it is in.
     If there are video files, only these count; otherwise arrays; otherwise images, where each folder is a video.
 
     Args:
