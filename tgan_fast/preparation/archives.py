@@ -135,7 +135,7 @@ class ArchiveFolder:
 
 
 def open_archive(path: Path) -> ArchiveFolder | None:
-    """Return the root folder of a ZIP or uncompressed TAR archive; None if a file is, by its content, neither.
+    """Return the root folder of a ZIP or uncompressed TAR archive; None if a file is neither.
 
     If everything lies in one folder, that folder is the root.
 
@@ -162,16 +162,17 @@ def open_archive(path: Path) -> ArchiveFolder | None:
 
 
 def _kind(path, file, head):
-    """Return the function that lists an archive's files; None if a file is no archive."""
+    """Return the function that lists an archive's files; None if a file is, by content and name, no archive."""
     for magic, program in _COMPRESSED.items():
         if head.startswith(magic):
             raise InputError(
                 f"{path} is compressed as a whole, so its files cannot be read one by one: "
                 f"decompress it with {program}, and give the result"
             )
-    if head[_TAR_MAGIC] == b"ustar" or (path.suffix.lower() == ".tar" and head):
+    suffix = path.suffix.lower()
+    if head[_TAR_MAGIC] == b"ustar" or suffix == ".tar":
         return _tar_files
-    if head.startswith(_ZIP) or zipfile.is_zipfile(file):
+    if head.startswith(_ZIP) or suffix == ".zip" or zipfile.is_zipfile(file):
         return _zip_files
     return None
 
@@ -211,6 +212,9 @@ def _tar_files(path, file, identity) -> Iterator[tuple[PurePosixPath, ArchivedFi
         for info in archive:
             # The list of members, which tarfile keeps, would fill the memory.
             archive.members.clear()
+            # A negative size leads back to an earlier header, without end.
+            if info.size < 0:
+                raise tarfile.ReadError(f"bad header at byte {info.offset:,}")
             name = _path(info.name)
             if info.issparse():
                 yield name, "it is stored as a sparse file: pack it without --sparse"
@@ -283,6 +287,10 @@ def _decompress(archive, info):
         content = zipfile.ZipExtFile(archive, "r", info).read()
     except MemoryError:
         raise
+    except NotImplementedError:
+        raise OSError(
+            errno.ENOTSUP, "its compression method is not supported: unpack the archive, and give the folder"
+        ) from None
     # Damaged data make decompressors raise errors of many types.
     except Exception as error:
         raise OSError(errno.EIO, f"its data in the archive are damaged ({first_line(error)})") from None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,11 +33,11 @@ def opened(path: Path | ArchivedFile) -> Iterator[tuple[InputContainer, VideoStr
     Raises:
         UnreadableVideoError: The file is missing, cannot be opened, or has no video.
     """
-    head = _head(path)
-    # Without "file:", a name with a colon would be an address.
-    with path.open("rb") if isinstance(path, ArchivedFile) else nullcontext(f"file:{path}") as file:
+    with _opened_file(path) as file:
+        head = _head(file)
         try:
-            container = av.open(file, container_options=_SAFE, **_LENIENT)
+            # FFmpeg opens files of the disk itself. Without "file:", a name with a colon would be an address.
+            container = av.open(f"file:{path}" if isinstance(path, Path) else file, container_options=_SAFE, **_LENIENT)
         except av.error.FFmpegError as error:
             raise UnreadableVideoError(_why_not_opened(error, head)) from None
         with container:
@@ -59,10 +59,17 @@ def promised_seconds(container: InputContainer, stream: VideoStream) -> float | 
     return float(seconds) or None
 
 
-def _head(path):
+def _opened_file(path):
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
+        return path.open("rb")
+    except OSError as error:
+        raise UnreadableVideoError(f"it cannot be read: {error.strerror}") from None
+
+
+def _head(file):
+    try:
+        head = file.read(8)
+        file.seek(0)
     except OSError as error:
         raise UnreadableVideoError(f"it cannot be read: {error.strerror}") from None
     if not head:

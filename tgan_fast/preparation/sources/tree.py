@@ -59,7 +59,8 @@ def read_tree(root: Path | ArchiveFolder, axes: str | None = None) -> Collection
             notices=(*_notice_of_other_kinds(others, kind), *collection.notices),
             left_out=(*_members_left_out(root), *_files_left_out(others, root)),
         )
-    refused = next((f"; {path}: {reason}" for path in files if (reason := _why_refused(path))), "")
+    left_out = (*_members_left_out(root), *_files_left_out(files, root))
+    refused = f"; {root}/{left_out[0].name}: {left_out[0].reason}" if left_out else ""
     raise InputError(
         f"no videos in {root}: looked at {counted(len(files), 'file')} for videos ({_join_suffixes(VIDEO_SUFFIXES)}), "
         f"arrays ({_join_suffixes(ARRAY_SUFFIXES)}) and images ({_join_suffixes(IMAGE_SUFFIXES)}){refused}"
