@@ -1,8 +1,10 @@
-"""Processes that train together, one for each GPU, started by torchrun; usually only one."""
+"""Processes that work together, one for each GPU, started by torchrun; usually only one."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,10 @@ if dist.is_available():
     # Its functions take the group of all processes at import as a default argument. Imported here, before there is a
     # group, they take None. If torch._dynamo imported it later, they would keep gloo's threads alive beyond Python.
     import torch.distributed.nn.functional
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Processes:
@@ -49,6 +55,28 @@ class Processes:
         numbers[self.rank] = number
         dist.all_reduce(numbers, group=self.group)
         return numbers.tolist()
+
+    def any(self, condition: bool) -> bool:
+        """Return whether a condition holds in any process. Waits for all of them."""
+        device = torch.device("cuda" if self.backend == "nccl" else "cpu")
+        return any(self.gather(int(condition), device))
+
+    def share(self, items: Iterable[Item], compute: Callable[[Item], Result]) -> Iterator[Result]:
+        """Yield the results for all items in order. The processes take turns, and each gets all results.
+
+        Args:
+            items: The same items in every process.
+            compute: Function of an item; its results must be picklable and hold no tensors of a GPU.
+        """
+        if self.size == 1:
+            yield from map(compute, items)
+            return
+        remaining = iter(items)
+        while turn := list(islice(remaining, self.size)):
+            own = compute(turn[self.rank]) if self.rank < len(turn) else None
+            results: list = [None] * self.size
+            dist.all_gather_object(results, own, group=self.group)
+            yield from results[: len(turn)]
 
     def different(self, tensors: Sequence[torch.Tensor]) -> list[int]:
         """Return the ranks of the processes whose tensors differ from those of process 0. Waits for all of them."""

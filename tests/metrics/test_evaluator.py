@@ -1,5 +1,7 @@
 """Scores of a generator, against their definitions on its videos; evaluation changes nothing."""
 
+import functools
+import itertools
 import random
 import statistics
 from dataclasses import replace
@@ -7,18 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.classifiers import CPU, Means, random_classifier, scripted, seen_by, small_generator
+import torch.distributed as dist
+from support.classifiers import CPU, FrameMeans, Means, random_classifier, scripted, seen_by, small_generator
+from support.two_processes import outcomes_of_two
 
 from tgan_fast.data import MovingDigits
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.metrics.evaluator import Evaluator
-from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
-from tgan_fast.metrics.frechet import frechet_distance
+from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures, InceptionFeatures
+from tgan_fast.metrics.frechet import Moments, frechet_distance
 from tgan_fast.metrics.inception_score import inception_score
 from tgan_fast.metrics.protocols import PROTOCOLS
-from tgan_fast.metrics.real_statistics import RealClips
+from tgan_fast.metrics.real_statistics import RealClips, StatisticsCache
 from tgan_fast.models.sampling import draw_latents
 from tgan_fast.pixels import to_clips
+from tgan_fast.processes import Processes
 
 PROTOCOL = replace(PROTOCOLS["plain"], samples=16, runs=3, real_clips=40)
 SEE = seen_by(random_classifier())
@@ -71,12 +76,83 @@ def test_the_frechet_video_distance_is_that_of_rounded_videos(tmp_path):
     assert got["frechet_video_distance"].mean == pytest.approx(expected, rel=1e-5)
 
 
+def features_of(dataset):
+    clips = np.stack([dataset[number][0] for number in range(len(dataset))])
+    return SEE.of_real(torch.from_numpy(clips))
+
+
+def test_given_clips_are_scored_in_place_of_generated_ones():
+    dataset = MovingDigits(12, seed=9)
+    got, seen = evaluator_of().of_clips(dataset), features_of(dataset)
+    gaussian = REAL.statistics(SEE, PROTOCOL, None, int).gaussian
+    # There are fewer clips than a run takes, so that each run scores all of them.
+    distance = frechet_distance(seen.features, gaussian)
+    assert got["frechet_distance"].mean == pytest.approx(distance, rel=1e-5)
+    assert got["frechet_distance"].std < 1e-5 * distance
+    assert got["frechet_distance"].real_clips == 40
+    assert got["inception_score"].mean == pytest.approx(inception_score(seen.probabilities, epsilon=1e-20), rel=1e-5)
+    # Each run takes others of more clips.
+    assert evaluator_of().of_clips(MovingDigits(100, seed=9))["frechet_distance"].std > 1e-3 * distance
+
+
+def test_halves_share_no_video_and_each_run_divides_anew():
+    dataset = MovingDigits(5, seed=9)
+    features = features_of(dataset).features
+    possible = []
+    for second in itertools.combinations(range(5), 2):
+        moments = Moments()
+        moments.add(features[list(second)])
+        first = [number for number in range(5) if number not in second]
+        possible.append(frechet_distance(features[first], moments.gaussian()))
+    found = set()
+    for seed in range(8):
+        evaluator = Evaluator(["fid"], replace(PROTOCOL, runs=1), classifier=SEE, device=CPU, seed=seed)
+        score = evaluator.of_halves(dataset)["frechet_distance"]
+        assert (score.real, score.real_clips, score.layer) == (None, 2, "mean")
+        found.add(min(possible, key=lambda distance: abs(distance - score.mean)))
+        assert min(abs(distance / score.mean - 1) for distance in possible) < 1e-4
+    assert len(found) > 2
+    several = Evaluator(["is", "fid"], PROTOCOL, classifier=SEE, device=CPU).of_halves(MovingDigits(100))
+    assert several["frechet_distance"].real_clips == PROTOCOL.samples
+    assert several["frechet_distance"].std > 0
+    assert several["inception_score"].record().keys() == {"mean", "std"}
+
+
+def scores_of_a_process(folder, rank):
+    torch.set_num_threads(1)
+    processes = None if rank is None else Processes(dist.group.WORLD)
+    evaluator = Evaluator(
+        ["is", "fid", "frame-fid"],
+        replace(PROTOCOL, samples=200),
+        classifier=SEE,
+        inception=InceptionFeatures(folder / "inception.pt", CPU),
+        real=REAL,
+        device=CPU,
+        # The caches of two machines: only one has the statistics after the first evaluation.
+        cache=StatisticsCache(folder / f"cache{rank}"),
+        processes=processes,
+    )
+    evaluator.prepare()
+    evaluator.prepare()
+    dataset = MovingDigits(150)
+    scores = evaluator(small_generator()), evaluator.of_clips(dataset), evaluator.of_halves(dataset)
+    return [{name: score.record() for name, score in found.items()} for found in scores]
+
+
+def test_two_processes_get_the_scores_of_one(tmp_path):
+    scripted(FrameMeans(), tmp_path / "inception.pt")
+    alone = scores_of_a_process(tmp_path, None)
+    assert [list(found) for found in alone] == [["inception_score", "frechet_distance", "frame_frechet_distance"]] * 3
+    assert outcomes_of_two(functools.partial(scores_of_a_process, tmp_path), tmp_path) == [alone, alone]
+    assert [(tmp_path / f"cache{rank}").exists() for rank in range(2)] == [True, False]
+
+
 def test_without_real_clips_there_is_an_inception_score_alone():
     (score,) = evaluator_of(["is"], real=None)(small_generator()).values()
     assert score.record().keys() == {"mean", "std"}
-    with pytest.raises(ValueError, match="need a classifier, I3D or real clips"):
+    with pytest.raises(ValueError, match="Fréchet distances need real clips"):
         evaluator_of(["is", "fid"], real=None)
-    with pytest.raises(ValueError, match="need a classifier, I3D or real clips"):
+    with pytest.raises(ValueError, match="need a classifier, I3D or Inception that was not given"):
         evaluator_of(["fvd"])
 
 
@@ -131,5 +207,5 @@ def test_nothing_is_disturbed(training):
 def test_videos_that_are_not_finite_are_named():
     generator = small_generator()
     generator.model[0].weight.data[0, 0, 0, 0] = torch.nan
-    with pytest.raises(NonFiniteError, match="the features of generated video 0 are not finite"):
+    with pytest.raises(NonFiniteError, match="the features of video 0 are not finite"):
         evaluator_of()(generator)

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.classifiers import Means, scripted
+from support.classifiers import FrameMeans, Means, scripted
 from torch import nn
 
 from tgan_fast.errors import InputError
 from tgan_fast.metrics.classifier import Classifier, build_network, widened
-from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
+from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures, InceptionFeatures
 from tgan_fast.metrics.protocols import PROTOCOLS
 from tgan_fast.pixels import to_clips, to_videos
 
@@ -121,6 +121,30 @@ def test_i3d_gets_levels_of_three_channels(tmp_path):
     videos = to_videos(clips) + 0.4 / 127.5
     assert torch.equal(to_clips(videos), clips.where(clips < 255, 255))
     torch.testing.assert_close(see.of_generated(videos).features, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inception_gets_the_levels_of_all_frames_in_order(tmp_path, channels):
+    see = InceptionFeatures(scripted(FrameMeans(), tmp_path / "inception.pt"), CPU)
+    clips = torch.randint(256, (5, 16, 32, 32, channels), dtype=torch.uint8)
+    frames = clips.double().flatten(0, 1)
+    means = [part.mean((1, 2)).expand(-1, 3) for part in (frames, frames[:, :16])]
+    seen = see.of_real(clips)
+    assert seen.probabilities is None
+    torch.testing.assert_close(seen.features.double(), torch.cat(means, 1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(see.of_generated(to_videos(clips)).features, seen.features)
+    picked = seen.of_videos(torch.tensor([3, 0]), 5).features
+    assert torch.equal(picked, torch.cat([seen.features[48:64], seen.features[:16]]))
+
+
+def test_scripts_that_are_not_inception_are_refused(tmp_path):
+    clips = torch.zeros(2, 16, 64, 64, 1, dtype=torch.uint8)
+    with pytest.raises(
+        InputError, match=r"there is no .*nothing\.pt: inception-2015-12-05\.pt is needed for frame-fid"
+    ):
+        InceptionFeatures(tmp_path / "nothing.pt", CPU)
+    with pytest.raises(InputError, match=r"i3d\.pt does not take videos as inception-2015-12-05\.pt does"):
+        InceptionFeatures(scripted(Means(), tmp_path / "i3d.pt"), CPU).of_real(clips)
 
 
 def test_scripts_that_are_not_i3d_are_refused(tmp_path):

@@ -21,11 +21,12 @@ def test_all_that_a_run_has_recorded_is_read(tmp_path):
 
 def test_the_best_is_the_highest_inception_score_and_the_lowest_distance(tmp_path):
     run = open_run(write_run(tmp_path / "run"))
-    inception_score, frechet_distance, video_distance = SCORE_KINDS
+    inception_score, frechet_distance, video_distance, frame_distance = SCORE_KINDS
     assert best_of(run.evaluations, inception_score).iteration == 20
     assert best_of(run.evaluations, frechet_distance).frechet_distance == 70.5
     assert last_of(run.evaluations, frechet_distance).frechet_distance == 80.0
     assert best_of(run.evaluations, video_distance) is None
+    assert best_of(run.evaluations, frame_distance) is None
 
 
 def test_an_empty_run_and_an_unfinished_line_are_no_damage(tmp_path):

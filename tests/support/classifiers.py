@@ -1,4 +1,4 @@
-"""A small classifier with random weights, a small generator, and a script with I3D's interface."""
+"""A small classifier with random weights, a small generator, and scripts with the interfaces of I3D and Inception."""
 
 import torch
 from support.generators import as_if_trained_
@@ -43,6 +43,16 @@ class Means(nn.Module):
         assert resize
         assert return_features
         return x.mean([3, 4]).flatten(1)
+
+
+class FrameMeans(nn.Module):
+    """Module with Inception's interface, whose features are the means of every channel and of the upper half."""
+
+    def forward(self, img: torch.Tensor, return_features: bool) -> torch.Tensor:
+        assert return_features
+        assert img.dtype == torch.uint8
+        levels = img.float()
+        return torch.cat([levels.mean([2, 3]), levels[:, :, : img.shape[2] // 2].mean([2, 3])], 1)
 
 
 def scripted(module, path):

@@ -17,7 +17,7 @@ from tgan_fast.errors import InputError, counted, printable
 from tgan_fast.extras import require_package
 from tgan_fast.stop_signals import stop_signals
 
-_PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Upper bound of every numeric option: larger values overflow.
 _LARGEST = 1_000_000
 
@@ -53,7 +53,7 @@ class PrepareCommand:
     axes: str | None = None
     """Order of an array's axes, such as NTHW (TNHW for Moving MNIST), if its shape is ambiguous:
     N videos, T frames, H rows, W columns, C channels."""
-    workers: int = _PROCESSORS
+    workers: int = PROCESSORS
     """Number of processes that decode videos."""
     strict: bool = False
     """Stop at the first video that cannot be read instead of skipping it."""
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     for notice in collection.notices:
         print(printable(notice))
     _check_space(collection, command.store, frame_format, command.workers)
-    with stop_signals() as stop, _progress(collection, command.store) as bar:
+    with stop_signals() as stop, progress_bar(collection, command.store) as bar:
         result = prepare(
             collection,
             command.store,
@@ -131,7 +131,7 @@ def _check_space(collection, folder: Path, frame_format, workers: int) -> None:
         )
 
 
-def _progress(collection, folder):
+def progress_bar(collection, folder):
     from tqdm import tqdm
 
     return tqdm(

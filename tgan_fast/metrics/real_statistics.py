@@ -18,11 +18,12 @@ from tqdm import tqdm
 from tgan_fast.data import ClipDataset, VideoFrames
 from tgan_fast.errors import InputError, NonFiniteError
 from tgan_fast.files import write_atomically
-from tgan_fast.metrics.features import ClassifierFeatures, I3DFeatures
+from tgan_fast.metrics.features import ClassifierFeatures, ScriptFeatures
 from tgan_fast.metrics.frechet import Gaussian, Moments, frechet_distance
 from tgan_fast.metrics.inception_score import inception_score
 from tgan_fast.metrics.protocols import Protocol
 from tgan_fast.metrics.real_clips import distinct_clips, draw_clips, fingerprint_of
+from tgan_fast.processes import Processes
 
 FEWEST_REAL_CLIPS = 256
 
@@ -147,10 +148,11 @@ class RealClips:
 
     def statistics(
         self,
-        network: ClassifierFeatures | I3DFeatures,
+        network: ClassifierFeatures | ScriptFeatures,
         protocol: Protocol,
         cache: StatisticsCache | None,
         advance: Callable[[int], object],
+        processes: Processes | None = None,
     ) -> RealStatistics:
         """Return the statistics, from the cache if it has them.
 
@@ -159,17 +161,21 @@ class RealClips:
             protocol: Protocol, for the number of clips in a run.
             cache: Cache to read from and write to; not used for data sets without a fingerprint.
             advance: Function called with the number of clips after each batch.
+            processes: Processes that share the work; None: this process alone.
 
         Raises:
             NonFiniteError: Features are not finite.
         """
+        processes = processes or Processes()
         if cache is None or self.fingerprint is None:
-            return _from_arrays(self._compute(network, protocol, advance))
+            return _from_arrays(self._compute(network, protocol, advance, processes))
         key = self._key(network, protocol)
         known = cache.read(key, _ARRAYS)
-        if known is None:
-            known = self._compute(network, protocol, advance)
-            _write_or_warn(cache, key, known)
+        # The processes may have caches of their own.
+        if processes.any(known is None):
+            known = self._compute(network, protocol, advance, processes)
+            if processes.rank == 0:
+                _write_or_warn(cache, key, known)
         return _from_arrays(known)
 
     def _key(self, network, protocol) -> dict[str, Any]:
@@ -181,28 +187,35 @@ class RealClips:
             **network.identity,
         }
 
-    def _compute(self, network, protocol, advance):
+    def _compute(self, network, protocol, advance, processes):
         moments, probabilities = Moments(), []
-        for found in self._features(network, self.count_for(protocol), self.seed, advance):
+        for found in self._features(network, self.count_for(protocol), self.seed, advance, processes):
             moments.add(found.features)
             probabilities.append(found.probabilities)
         gaussian = moments.gaussian()
         if not gaussian.covariance.isfinite().all():
             raise NonFiniteError("the features of real clips are not finite: the classifier's weights do not fit")
-        others = [found.features for found in self._features(network, protocol.samples, (self.seed, _OTHERS), advance)]
+        drawn = self._features(network, protocol.samples, (self.seed, _OTHERS), advance, processes)
+        others = [found.features for found in drawn]
         scores = [] if probabilities[0] is None else _scores(torch.cat(probabilities), protocol)
         return {
             "mean": gaussian.mean.cpu().numpy(),
             "covariance": gaussian.covariance.cpu().numpy(),
-            "clips": np.array(moments.count),
+            "clips": np.array(self.count_for(protocol)),
             "frechet_distance": np.array(frechet_distance(torch.cat(others), gaussian)),
             "inception_scores": np.array(scores),
         }
 
-    def _features(self, network, count, seed, advance):
-        for clips, _ in draw_clips(self.dataset, count, seed=seed, batch_size=_BATCH):
-            yield network.of_real(clips)
-            advance(len(clips))
+    def _features(self, network, count, seed, advance, processes):
+        batches = draw_clips(self.dataset, count, seed=seed, batch_size=_BATCH)
+
+        def features_and_count(batch):
+            clips, _ = batch
+            return network.of_real(clips).movable(processes), len(clips)
+
+        for found, clips in processes.share(batches, features_and_count):
+            yield found
+            advance(clips)
 
 
 def _write_or_warn(cache, key, arrays):

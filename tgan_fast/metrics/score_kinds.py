@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-Metric = Literal["is", "fid", "fvd"]
+Metric = Literal["is", "fid", "fvd", "frame-fid"]
 
 
 class ScoreKind(NamedTuple):
@@ -20,7 +20,7 @@ class ScoreKind(NamedTuple):
     metric: Metric
     name: str
     title: str
-    network: Literal["classifier", "i3d"]
+    network: Literal["classifier", "i3d", "inception"]
     best: Callable[..., Any]
 
     @property
@@ -42,6 +42,7 @@ SCORE_KINDS = (
     ScoreKind("is", "inception_score", "inception score", "classifier", max),
     ScoreKind("fid", "frechet_distance", "Fréchet distance", "classifier", min),
     ScoreKind("fvd", "frechet_video_distance", "Fréchet video distance", "i3d", min),
+    ScoreKind("frame-fid", "frame_frechet_distance", "frame Fréchet distance", "inception", min),
 )
 
 KIND_OF: dict[Metric, ScoreKind] = {kind.metric: kind for kind in SCORE_KINDS}

@@ -76,6 +76,7 @@ class ScoreRecord(_Line):
     inception_score: RecordedScore | None = None
     frechet_distance: RecordedScore | None = None
     frechet_video_distance: RecordedScore | None = None
+    frame_frechet_distance: RecordedScore | None = None
     notices: list[str] = Field([], alias="remarks")
 
     def score(self, kind: ScoreKind) -> RecordedScore | None:
