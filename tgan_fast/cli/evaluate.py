@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
 from tgan_fast.choices import PrecisionOption
@@ -20,18 +19,13 @@ from tgan_fast.cli.options import (
     parse,
 )
 from tgan_fast.cli.outputs import check_folder
-from tgan_fast.errors import InputError, counted, nearest, refuse_out_of_memory
-from tgan_fast.extras import require_package
+from tgan_fast.cli.scored_videos import GeneratedVideos, GivenVideos
+from tgan_fast.errors import InputError, nearest, refuse_out_of_memory
 from tgan_fast.files import append_line, write_atomically
 from tgan_fast.metrics.score_kinds import KIND_OF, SCORE_KINDS, Metric
-from tgan_fast.sizes import FEWEST_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_SIZES
 
 _MOST_RUNS = 1000
 _METRICS = ",".join(get_args(Metric))
-_NO_CLASSIFIER = (
-    "is and fid need --classifier, except for moving digits: conv3d_deepnetA_ucf.npz with --mean mean2.npz, or "
-    "a file made by python -m tgan_fast train-classifier"
-)
 
 
 @dataclass
@@ -108,14 +102,18 @@ def _evaluate(command, metrics, processes, device):
     from tgan_fast.metrics.real_statistics import RealClips, default_cache
     from tgan_fast.precision import resolve_evaluation_precision
     from tgan_fast.provenance import provenance
+    from tgan_fast.training.checkpoint import find, open_checkpoint
     from tgan_fast.training.scoring import class_names
 
     precision = resolve_evaluation_precision(command.precision, device)
-    subject = _Generated(command, device) if command.videos is None else _Given(command)
+    checkpoint = None if command.checkpoint is None else open_checkpoint(find(command.checkpoint))
     classifier = None
     if any(KIND_OF[metric].network == "classifier" for metric in metrics):
-        classifier = load_classifier(subject.classifier_path(), command.mean)
+        classifier = load_classifier(_classifier_path(command, checkpoint), command.mean)
     protocol = _protocol(command, classifier)
+    i3d = I3DFeatures(command.i3d, device) if "fvd" in metrics else None
+    inception = InceptionFeatures(command.inception, device) if "frame-fid" in metrics else None
+    subject = GivenVideos(command) if checkpoint is None else GeneratedVideos(command, checkpoint, device)
     clip_frames, image_size, channels = subject.size
     if classifier is not None:
         check_size(clip_frames, image_size, protocol)
@@ -132,8 +130,8 @@ def _evaluate(command, metrics, processes, device):
         metrics,
         protocol,
         classifier=seen_by,
-        i3d=I3DFeatures(command.i3d, device) if "fvd" in metrics else None,
-        inception=InceptionFeatures(command.inception, device) if "frame-fid" in metrics else None,
+        i3d=i3d,
+        inception=inception,
         real=None if dataset is None else RealClips(dataset, command.real_clips, command.force),
         device=device,
         precision=precision,
@@ -145,7 +143,7 @@ def _evaluate(command, metrics, processes, device):
     notices = [*subject.notices, *evaluator.notices]
     if classifier is not None and dataset is not None:
         notices += filter(None, [notice_on_classes(classifier, class_names(dataset))])
-    if classifier is not None and precision != "fp32" and command.videos is None:
+    if classifier is not None and precision != "fp32" and checkpoint is not None:
         exact = ClassifierFeatures(classifier, protocol, device, "fp32")
         notices.append(_difference(subject.generator, seen_by, exact))
     for notice in notices if processes.rank == 0 else ():
@@ -168,181 +166,6 @@ def _evaluate(command, metrics, processes, device):
     }
     _print(record, scores, subject.kind)
     _write(command, subject.run_folder(), record)
-
-
-class _Generated:
-    """Videos of a checkpoint's generator.
-
-    Attributes:
-        kind: Name of the videos.
-        has: Beginning of a sentence about them.
-        notices: Sentences on them.
-        size: Frames of a clip, side of a frame in pixels, and channels.
-    """
-
-    kind, has, notices = "generated videos", "the generator makes", ()
-
-    def __init__(self, command, device):
-        from tgan_fast.models.sampling import refuse_non_finite
-        from tgan_fast.training.checkpoint import find, open_checkpoint
-
-        self._command = command
-        self._checkpoint = open_checkpoint(find(command.checkpoint))
-        self.generator = self._checkpoint.generator(command.weights).to(device)
-        refuse_non_finite(self.generator, self._checkpoint.path)
-        self.size = self.generator.clip_frames, self.generator.image_size, self.generator.channels
-
-    def classifier_path(self) -> Path:
-        from tgan_fast.metrics.classifier_files import DIGITS_CLASSIFIER
-
-        command, checkpoint = self._command, self._checkpoint
-        if command.classifier is not None:
-            return _classifier_file(command)
-        if command.data is None and checkpoint.tells_data:
-            # The run's own classifier, so that scores can be compared with those during its training.
-            if checkpoint.config.classifier is not None:
-                return Path(checkpoint.config.classifier)
-            if checkpoint.config.data is None:
-                return DIGITS_CLASSIFIER
-        raise InputError(_NO_CLASSIFIER)
-
-    def real_data(self, metrics):
-        from tgan_fast.training import TrainingConfig
-        from tgan_fast.training.dataset import open_data, with_data
-
-        command, checkpoint = self._command, self._checkpoint
-        if command.data is None and not checkpoint.tells_data:
-            if metrics == ("is",):
-                return None
-            raise InputError(f"{checkpoint.path} does not say what it was trained on: give --data")
-        return open_data(with_data(checkpoint.config or TrainingConfig(), command.data))
-
-    def scores(self, evaluator):
-        evaluator.prepare()
-        return evaluator(self.generator)
-
-    def clips_per_run(self, protocol) -> int:
-        return protocol.samples
-
-    def record(self) -> dict:
-        return {
-            "checkpoint": self._checkpoint.path.name,
-            "iteration": self._checkpoint.iteration,
-            "weights": self._checkpoint.kind(self._command.weights),
-        }
-
-    def run_folder(self) -> Path | None:
-        from tgan_fast.training.checkpoint import run_folder_of
-
-        return run_folder_of(self._checkpoint.path)
-
-
-class _Given:
-    """Videos from files, with the attributes and methods of `_Generated`."""
-
-    kind, has = "videos", "there are"
-
-    def __init__(self, command):
-        from tgan_fast.data import VideoFrames
-
-        self._command, self.notices = command, []
-        paths = [path for path in (command.videos, command.data) if path is not None]
-        opened = self._open_all(paths)
-        longest = min(int(videos.length.max()) for videos in opened)
-        if longest < FEWEST_FRAMES:
-            raise InputError(f"the videos have at most {longest} frames, but scores need {FEWEST_FRAMES} or more")
-        sides = [videos.frames.shape[1] for videos in opened]
-        if len(set(sides)) > 1:
-            raise InputError(
-                f"the frames of {paths[0]} are {sides[0]} pixels high and those of {paths[1]} {sides[1]}: "
-                "prepare both with the same --size"
-            )
-        if sides[0] not in IMAGE_SIZES:
-            *sizes, last = IMAGE_SIZES
-            raise InputError(
-                f"the frames of {paths[0]} are {sides[0]} pixels high: prepare the videos with a --size of "
-                f"{', '.join(map(str, sizes))} or {last}"
-            )
-        clips = [VideoFrames(videos, clip_frames=min(FRAMES, longest), image_size=sides[0]) for videos in opened]
-        self._videos, self._real = clips[0], clips[1] if len(clips) == 2 else None
-        if self._real is None and len(self._videos) < 4:
-            raise InputError(f"{command.videos} has too few videos for two halves: give 4 or more, or give --data")
-        for videos, kept in zip(opened, clips, strict=True):
-            if len(videos.length) > len(kept):
-                short = counted(len(videos.length) - len(kept), "video")
-                self.notices.append(f"{short} of {videos.name} left out: shorter than {kept.clip_frames} frames")
-        self.size = self._videos.clip_frames, sides[0], max(videos.frames.shape[3] for videos in opened)
-
-    def _open_all(self, paths):
-        """Open prepared videos; prepare the others in their size, for as long as they are open."""
-        from tgan_fast.data import read_videos
-        from tgan_fast.data.array_files import ARRAY_SUFFIXES
-        from tgan_fast.data.clip_store import ClipStore
-        from tgan_fast.data.hdf5_files import HDF5_SUFFIXES
-
-        suffixes = ARRAY_SUFFIXES | HDF5_SUFFIXES
-        opened = {
-            path: read_videos(path)
-            for path in paths
-            if ClipStore.is_at(path) or path.suffix.lower() in suffixes or not path.exists()
-        }
-        size = next((videos.frames.shape[1] for videos in opened.values()), IMAGE_SIZE)
-        for path in paths:
-            opened[path] = opened.get(path) or self._prepare(path, size)
-        return [opened[path] for path in paths]
-
-    def _prepare(self, path, size):
-        require_package("av", "evaluate needs PyAV for videos that are not prepared")
-        from tgan_fast.cli.prepare import PROCESSORS, progress_bar
-        from tgan_fast.data import read_videos
-        from tgan_fast.preparation import prepare
-        from tgan_fast.preparation.decoding import FrameFormat
-        from tgan_fast.preparation.sources import recognize
-
-        collection = recognize(path)
-        # The frames stay readable after the folder is gone, since they are mapped.
-        with TemporaryDirectory() as store, progress_bar(collection, path) as bar:
-            result = prepare(
-                collection,
-                Path(store),
-                FrameFormat(size, size, collection.channels),
-                workers=PROCESSORS,
-                fewest=FEWEST_FRAMES,
-                progress=lambda _, nbytes: bar.update(nbytes),
-            )
-            for video in result.skipped[:1]:
-                count = counted(len(result.skipped), "video")
-                self.notices.append(f"{count} of {path} left out, such as {video.video}: {video.reason}")
-            if not result.stored:
-                raise InputError(f"no video of {path} can be used: {result.skipped[0].reason}")
-            return replace(read_videos(store), name=str(path))
-
-    def classifier_path(self) -> Path:
-        if self._command.classifier is None:
-            raise InputError(_NO_CLASSIFIER)
-        return _classifier_file(self._command)
-
-    def real_data(self, metrics):
-        return self._real
-
-    def scores(self, evaluator):
-        if self._real is None:
-            return evaluator.of_halves(self._videos)
-        evaluator.prepare()
-        return evaluator.of_clips(self._videos)
-
-    def clips_per_run(self, protocol) -> int:
-        from tgan_fast.metrics.real_clips import distinct_clips
-
-        most = len(self._videos) // 2 if self._real is None else distinct_clips(self._videos)
-        return min(protocol.samples, most)
-
-    def record(self) -> dict:
-        data = self._command.data
-        return {"videos": str(self._command.videos), "data": None if data is None else str(data)}
-
-    def run_folder(self) -> Path | None:
-        return None
 
 
 def _metrics(command) -> tuple[Metric, ...]:
@@ -374,11 +197,22 @@ def _check(command: EvaluateCommand, metrics) -> None:
         check_folder(command.out)
 
 
-def _classifier_file(command) -> Path:
+def _classifier_path(command, checkpoint) -> Path:
     from tgan_fast.metrics.classifier_files import DIGITS_CLASSIFIER
 
-    named = str(command.classifier) == "digits" and not command.classifier.exists()
-    return DIGITS_CLASSIFIER if named else command.classifier
+    if command.classifier is not None:
+        named = str(command.classifier) == "digits" and not command.classifier.exists()
+        return DIGITS_CLASSIFIER if named else command.classifier
+    if checkpoint is not None and command.data is None and checkpoint.tells_data:
+        # The run's own classifier, so that scores can be compared with those during its training.
+        if checkpoint.config.classifier is not None:
+            return Path(checkpoint.config.classifier)
+        if checkpoint.config.data is None:
+            return DIGITS_CLASSIFIER
+    raise InputError(
+        "is and fid need --classifier: conv3d_deepnetA_ucf.npz with --mean mean2.npz, a file made by "
+        "python -m tgan_fast train-classifier, or digits for moving digits"
+    )
 
 
 def _protocol(command, classifier):
