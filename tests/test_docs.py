@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ RUNNER = ROOT / "tests" / "support" / "run_document.py"
 # Arguments that make a command quick; where an option is given twice, the last one counts.
 QUICK = {
     "train": "--steps 2 --batch-size 4 --workers 1 --evaluate-samples 8 --device cpu",
-    "evaluate": "--samples 8 --runs 1 --real-clips 8 --force",
+    "evaluate": "--samples 8 --runs 1 --force",
     "gam": "--samples 8",
     "project": "--restarts 2 --steps 2",
     "train-classifier": "--steps 2 --batch-size 2 --architecture small",
@@ -85,6 +86,8 @@ def quickened(command):
     if "--help" in command:
         return command
     command = [*command, *QUICK.get(command[0], "").split()]
+    if command[0] == "evaluate" and ("--videos" not in command or "--data" in command):
+        command += ["--real-clips", "8"]
     if command[0] == "train":
         if "state_normal81000.ckpt" in command:
             return [*command, "--steps", "81001"]
@@ -103,6 +106,7 @@ def folder(tmp_path):
         for group in range(10):  # as many as the critic steps of an iteration take
             path = tmp_path / "UCF-101" / name / f"v_{name}_g{group + 1:02}_c01.avi"
             encode(path, moving_picture(40, 72, 96, seed=10 * number + group), codec="mpeg4")
+    shutil.copytree(tmp_path / "UCF-101" / "Archery", tmp_path / "other_model")
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     for name, array in {"images-idx3": images, "labels-idx1": np.arange(20, dtype=np.uint8) % 10}.items():
         header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)

@@ -1,4 +1,4 @@
-"""What `python -m tgan_fast evaluate` scores: the videos of a generator, or videos from files."""
+"""Videos that `python -m tgan_fast evaluate` scores: those of a generator, or videos from files."""
 
 from dataclasses import replace
 from pathlib import Path
