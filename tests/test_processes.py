@@ -220,7 +220,7 @@ def test_one_process_is_alone():
     with joined("cpu") as (processes, device):
         assert (processes.rank, processes.size, processes.group, processes.backend) == (0, 1, None, None)
         assert device == torch.device("cpu")
-        assert processes.gather(7, device) == [7]
+        assert processes.gather(7) == [7]
         tensor = torch.ones(3)
         processes.average_(tensor)
         assert tensor.tolist() == [1, 1, 1]

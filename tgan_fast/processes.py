@@ -47,10 +47,11 @@ class Processes:
             dist.all_reduce(tensor, group=self.group)
             tensor.div_(self.size)
 
-    def gather(self, number: int, device: torch.device) -> list[int]:
+    def gather(self, number: int) -> list[int]:
         """Return one number of every process, in the order of ranks. Waits for all of them."""
         if self.size == 1:
             return [number]
+        device = "cuda" if self.backend == "nccl" else "cpu"
         numbers = torch.zeros(self.size, dtype=torch.int64, device=device)
         numbers[self.rank] = number
         dist.all_reduce(numbers, group=self.group)
@@ -58,8 +59,7 @@ class Processes:
 
     def any(self, condition: bool) -> bool:
         """Return whether a condition holds in any process. Waits for all of them."""
-        device = torch.device("cuda" if self.backend == "nccl" else "cpu")
-        return any(self.gather(int(condition), device))
+        return any(self.gather(int(condition)))
 
     def share(self, items: Iterable[Item], compute: Callable[[Item], Result]) -> Iterator[Result]:
         """Yield the results for all items in order. The processes take turns, and each gets all results.
@@ -81,7 +81,7 @@ class Processes:
     def different(self, tensors: Sequence[torch.Tensor]) -> list[int]:
         """Return the ranks of the processes whose tensors differ from those of process 0. Waits for all of them."""
         checksum = int(sum(tensor.view(torch.int32).sum(dtype=torch.int64) for tensor in tensors))
-        checksums = self.gather(checksum, tensors[0].device)
+        checksums = self.gather(checksum)
         return [rank for rank, number in enumerate(checksums) if number != checksums[0]]
 
 

@@ -85,13 +85,13 @@ def _train(config, out, dataset, resume, processes, device):
 
     folder = evaluator = None
     notices = [*changes, *notices_on_data(config, dataset, data_fingerprint, saved)]
-    with _agreed(processes, device):
+    with _agreed(processes):
         if processes.rank == 0:
             evaluator = open_evaluator(config, dataset, device) if config.evaluate_every else None
             folder = RunFolder(out, config.keep_checkpoints)
     session = Session(config, step, folder, evaluator, processes, dataset, data_fingerprint)
     try:
-        with _agreed(processes, device):
+        with _agreed(processes):
             if folder is not None:
                 notices += take_over(folder, resume, step.iteration)
                 folder.start(config, provenance(device), step.iteration)
@@ -130,14 +130,14 @@ def _train(config, out, dataset, resume, processes, device):
 
 
 @contextmanager
-def _agreed(processes, device):
+def _agreed(processes):
     """Raise an error in every process if the block raised one in any, since the others would wait for it forever."""
     problem = None
     try:
         yield
     except Exception as error:
         problem = error
-    if any(processes.gather(int(problem is not None), device)):
+    if processes.any(problem is not None):
         raise problem or InputError("process 0 cannot start; its own error says why")
 
 

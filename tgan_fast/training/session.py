@@ -92,7 +92,7 @@ class Session:
         if self.processes.size == 1:
             return requested.is_set()
         if self.step.iteration % self.config.log_interval == 0:
-            self.stopping = any(self.processes.gather(int(requested.is_set()), self.step.device))
+            self.stopping = self.processes.any(requested.is_set())
         return self.stopping
 
     def log(self) -> None:
