@@ -98,6 +98,16 @@ def check_range(command: object, name: str, least: int, most: float = math.inf) 
         raise InputError(f"{option} is {value}, but must be at most {most:,}")
 
 
+def check_class(command, generator) -> None:
+    """Raise an InputError unless the option --class of a command is None or a class of the generator."""
+    if command.class_ is None:
+        return
+    if not generator.classes:
+        raise InputError(f"{command.checkpoint} was trained without classes: leave out --class")
+    if not 0 <= command.class_ < generator.classes:
+        raise InputError(f"--class is {command.class_}, but the classes are 0 to {generator.classes - 1}")
+
+
 # Messages of tyro, and the package's wording of them: "name is value, but must be …".
 _KINDS = {"INT": "an integer", "FLOAT": "a number"}
 _PHRASES = (

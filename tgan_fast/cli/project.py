@@ -10,7 +10,16 @@ from typing import Annotated
 
 import tyro
 
-from tgan_fast.cli.options import LARGEST_SEED, CheckpointPath, Device, KeepMemory, Weights, check_range, parse
+from tgan_fast.cli.options import (
+    LARGEST_SEED,
+    CheckpointPath,
+    Device,
+    KeepMemory,
+    Weights,
+    check_class,
+    check_range,
+    parse,
+)
 from tgan_fast.cli.outputs import check_folder, writing
 from tgan_fast.errors import InputError, NonFiniteError, UnreadableVideoError, counted, printable, refuse_out_of_memory
 from tgan_fast.extras import require_package
@@ -77,11 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint = find(command.checkpoint)
     generator = load_generator(checkpoint, weights=command.weights).to(device)
     refuse_non_finite(generator, checkpoint)
-    if command.class_ is not None:
-        if not generator.classes:
-            raise InputError(f"{command.checkpoint} was trained without classes: leave out --class")
-        if not 0 <= command.class_ < generator.classes:
-            raise InputError(f"--class is {command.class_}, but the classes are 0 to {generator.classes - 1}")
+    check_class(command, generator)
     clip = _read_clip(command, generator)
     check_videos(command.out, (3, *clip.shape), fps=command.fps, columns=3)
     labels = None if command.class_ is None else torch.full((command.restarts,), command.class_)

@@ -17,6 +17,7 @@ from tgan_fast.cli.options import (
     Device,
     KeepMemory,
     Weights,
+    check_class,
     check_range,
     parse,
 )
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     precision = resolve_precision(command.precision, device)
     checkpoint = find(command.checkpoint)
     generator = load_generator(checkpoint, weights=command.weights).to(device)
-    _check_class(command, generator)
+    check_class(command, generator)
     rows, columns = _rows_and_columns(command, generator)
     size, frames = generator.image_size, _frames(command, generator) * command.interpolate
     shape = rows * columns, frames, size, size, generator.channels
@@ -172,12 +173,3 @@ def _latents(command, generator, rows, columns):
 
 def _shows_all_classes(command, generator):
     return generator.classes > 0 and command.class_ is None
-
-
-def _check_class(command, generator) -> None:
-    if command.class_ is None:
-        return
-    if not generator.classes:
-        raise InputError(f"{command.checkpoint} was trained without classes: leave out --class")
-    if not 0 <= command.class_ < generator.classes:
-        raise InputError(f"--class is {command.class_}, but the classes are 0 to {generator.classes - 1}")
