@@ -146,8 +146,7 @@ def _exported_program(generator, frames) -> torch.export.ExportedProgram:
 
 def _examples(generator, frames) -> dict[str, torch.Tensor]:
     """Return inputs for two videos, by name."""
-    windows = generator.windows(frames)
-    examples = {"latents": torch.zeros(2, *[windows] * (windows > 1), generator.latent_dim)}
+    examples = {"latents": torch.zeros(2, *generator.input_shape(frames)[:-1], generator.latent_dim)}
     if generator.classes:
         examples["labels"] = torch.zeros(2, dtype=torch.int64)
     return examples

@@ -117,10 +117,14 @@ class Generator(nn.Module, ABC):
             ).mT
         return self.images(inputs if inputs.dim() == 2 else inputs[:, 0], latents)
 
+    def input_shape(self, length: int | None = None) -> tuple[int, ...]:
+        """Return the shape of the inputs for one video of `length` frames: (inputs,), or (windows, inputs)."""
+        windows = self.windows(length or self.clip_frames)
+        return (self.inputs,) if windows == 1 else (windows, self.inputs)
+
     def check_inputs(self, inputs: torch.Tensor, length: int | None = None) -> None:
         """Raise a ValueError unless `inputs` has the shape that `frames` takes for videos of `length` frames."""
-        windows = self.windows(length or self.clip_frames)
-        expected = (self.inputs,) if windows == 1 else (windows, self.inputs)
+        expected = self.input_shape(length)
         if inputs.dim() < 2 or inputs.shape[1:] != expected:
             named = "latents and one-hot labels" if self.classes else "latents"
             shape = ", ".join(map(str, ("N", *expected)))

@@ -117,8 +117,7 @@ class Sampler:
         # A longer video takes the place of several in memory.
         self.batch_size = max(1, batch_size * generator.clip_frames // max(length, generator.clip_frames))
         self._check = partial(generator.check_inputs, length=length)
-        # Of the shape of a batch; every batch replaces the values.
-        self._inputs = draw_inputs(generator, self.batch_size, 0, length).to(weight)
+        self._inputs = weight.detach().new_zeros(self.batch_size, *generator.input_shape(length))
         self._clip_frames, self._interpolate, self._length = length * interpolate, interpolate, length
         self._clip_shape = self._clip_frames, generator.image_size, generator.image_size, generator.channels
         self._precision = resolve_precision(precision, weight.device)
