@@ -1,17 +1,14 @@
 """Training in several processes equals training in one: two on a CPU, joined by gloo."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from support.two_processes import outcomes_of_two
+from support.two_processes import outcomes_of_two, torchrun
 
 from tgan_fast import VideoDiscriminator, VideoGenerator
 from tgan_fast.data.order import BatchOrder
@@ -153,13 +150,6 @@ def test_a_batch_that_processes_cannot_share_is_refused(results, runs):
     for result in results:
         assert "batch_size is 5, but 2 processes must share it evenly: choose a multiple" in result["uneven batch"]
     assert not (runs / "refused").exists()
-
-
-def torchrun(program, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [*program, *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def losses_of(folder):

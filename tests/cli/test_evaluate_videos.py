@@ -1,15 +1,13 @@
 """`python -m tgan_fast evaluate --videos` as its users run it: videos against others, or against their own halves."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from support.classifiers import FrameMeans, random_classifier, scripted
 from support.encoding import encode
+from support.two_processes import torchrun
 
 from tgan_fast.cli import evaluate as command
 from tgan_fast.data import MovingDigits
@@ -114,12 +112,7 @@ def test_single_frames_are_compared(evaluate, digits, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_processes_of_torchrun_get_the_scores_of_one(evaluate, digits, tmp_path):
     arguments = ["--videos", str(digits / "files"), "--data", str(digits / "b.npy"), "--force", *QUICK]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    program = ["-m", "tgan_fast", "evaluate", *arguments, "--out", str(tmp_path / "two.json")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*launcher, *program], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    result = torchrun(["-m", "tgan_fast"], "evaluate", *arguments, "--out", tmp_path / "two.json")
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("Fréchet distance") == 1
     one = evaluate(*arguments)
