@@ -22,7 +22,7 @@ COMMANDS = {
     "train": "Train on videos or moving digits.",
     "sample": "Sample videos from a checkpoint.",
     "project": "Find the latents with which a generator reproduces a video.",
-    "evaluate": "Compute the inception score, FID and FVD of a checkpoint.",
+    "evaluate": "Compute the inception score, FID and FVD of a checkpoint or of videos.",
     "export": "Export a generator for use in other programs.",
     "prepare": "Turn videos into a clip store to train on.",
     "store": "Verify, preview or export a clip store.",

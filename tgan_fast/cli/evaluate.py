@@ -164,7 +164,7 @@ def _evaluate(command, metrics, processes, device):
         "remarks": notices,
         "environment": provenance(device),
     }
-    _print(record, scores, subject.kind)
+    _print(record, scores, subject)
     _write(command, subject.run_folder(), record)
 
 
@@ -237,16 +237,15 @@ def _difference(generator, rounded, exact) -> str:
     ).difference(exact.of_generated(videos))
 
 
-def _print(record, scores, kind) -> None:
+def _print(record, scores, subject) -> None:
     print(
-        f"protocol {record['protocol']}: {record['runs']} × {record['samples']:,} {kind}, "
+        f"protocol {record['protocol']}: {record['runs']} × {record['samples']:,} {subject.kind}, "
         f"seed {record['seed']}, {record['precision']}, classifier {record['classifier']}"
     )
     titles = {kind.name: kind.title for kind in SCORE_KINDS}
-    compared = "clips of the other half" if record.get("data", "") is None else "real clips"
     for name, score in scores.items():
         real = "" if score.real is None else f"   real clips: {score.real:.4g}"
-        of = "" if score.layer is None else f"   {score.layer}, against {score.real_clips:,} {compared}"
+        of = "" if score.layer is None else f"   {score.layer}, against {score.real_clips:,} {subject.compared}"
         print(f"{titles[name]:24}{score.mean:10.4g} ± {score.std:.2g}{real}{of}")
 
 

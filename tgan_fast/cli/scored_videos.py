@@ -14,12 +14,13 @@ class GeneratedVideos:
 
     Attributes:
         kind: Name of the videos.
+        compared: Name of the clips that they are compared with.
         has: Beginning of a sentence about them.
         notices: Sentences on them.
         size: Frames of a clip, side of a frame in pixels, and channels.
     """
 
-    kind, has, notices = "generated videos", "the generator makes", ()
+    kind, compared, has, notices = "generated videos", "real clips", "the generator makes", ()
 
     def __init__(self, command, checkpoint, device):
         from tgan_fast.models.sampling import refuse_non_finite
@@ -30,6 +31,7 @@ class GeneratedVideos:
         self.size = self.generator.clip_frames, self.generator.image_size, self.generator.channels
 
     def real_data(self, metrics):
+        """Return the data set to compare with, or None for none."""
         from tgan_fast.training import TrainingConfig
         from tgan_fast.training.dataset import open_data, with_data
 
@@ -41,13 +43,16 @@ class GeneratedVideos:
         return open_data(with_data(checkpoint.config or TrainingConfig(), command.data))
 
     def scores(self, evaluator):
+        """Return the score of every metric by its name in files."""
         evaluator.prepare()
         return evaluator(self.generator)
 
     def clips_per_run(self, protocol) -> int:
+        """Return the number of clips that a run scores."""
         return protocol.samples
 
     def record(self) -> dict:
+        """Return entries for files that say what was scored."""
         return {
             "checkpoint": self._checkpoint.path.name,
             "iteration": self._checkpoint.iteration,
@@ -55,6 +60,7 @@ class GeneratedVideos:
         }
 
     def run_folder(self) -> Path | None:
+        """Return the run folder whose file of scores gets a line, or None for none."""
         from tgan_fast.training.checkpoint import run_folder_of
 
         return run_folder_of(self._checkpoint.path)
@@ -88,6 +94,7 @@ class GivenVideos:
             )
         clips = [VideoFrames(videos, clip_frames=min(FRAMES, longest), image_size=sides[0]) for videos in opened]
         self._videos, self._real = clips[0], clips[1] if len(clips) == 2 else None
+        self.compared = "clips of the other half" if self._real is None else "real clips"
         if self._real is None and len(self._videos) < 4:
             raise InputError(f"{command.videos} has too few videos for two halves: give 4 or more, or give --data")
         for videos, kept in zip(opened, clips, strict=True):
@@ -97,7 +104,7 @@ class GivenVideos:
         self.size = self._videos.clip_frames, sides[0], max(videos.frames.shape[3] for videos in opened)
 
     def _open_all(self, paths):
-        """Open prepared videos; prepare the others in their size, for as long as they are open."""
+        """Open prepared videos; prepare the others in the size of those, and open them."""
         from tgan_fast.data import read_videos
         from tgan_fast.data.array_files import ARRAY_SUFFIXES
         from tgan_fast.data.clip_store import ClipStore

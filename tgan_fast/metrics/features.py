@@ -19,7 +19,6 @@ from tgan_fast.pixels import to_clips
 from tgan_fast.precision import Precision, arithmetic, compute_dtype
 from tgan_fast.processes import Processes
 
-INCEPTION_FEATURES = 2048
 _FRAMES_AT_ONCE = 64
 
 
@@ -201,7 +200,7 @@ class InceptionFeatures(ScriptFeatures):
 
     metric = "frame-fid"
     file = "inception-2015-12-05.pt"
-    result = f"[frames, {INCEPTION_FEATURES:,}]"
+    result = "[frames, 2,048]"
 
     def _inputs(self, levels):
         # All frames of a batch at once would take gigabytes, since the network enlarges them to 299×299 pixels.
