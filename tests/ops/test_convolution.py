@@ -226,7 +226,7 @@ def test_gradients_of_gradients_are_refused(name):
     case = CASES[name]
     x, *parameters = inputs(case)
     (dx,) = torch.autograd.grad(case.call(x, *parameters).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match=r"for gradients of gradients, .*native_ops"):
         dx.sum().backward()
 
 

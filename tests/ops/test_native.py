@@ -77,6 +77,25 @@ def differentiate_twice(operation, x, *parameters):
     dx.square().sum().backward()
 
 
+def assert_differentiable_once(operation, x, *parameters):
+    """Check that second derivatives raise: of a constant upstream gradient, and of one that depends on the input.
+
+    The derivatives by a parameter alone need no gradient of what arrives.
+    """
+    upstream = channels_last(torch.randn_like(operation(x, *parameters)))
+    refused = pytest.raises(RuntimeError, match=r"for gradients of gradients, .*native_ops")
+    for value in (lambda y: (y * upstream).sum(), lambda y: (y.square() * upstream).sum()):
+        first, again = (
+            torch.autograd.grad(value(operation(x, *parameters)), (x, *parameters), create_graph=create_graph)
+            for create_graph in (False, True)
+        )
+        for gradient, same in zip(first, again, strict=True):
+            assert torch.equal(gradient, same)
+        for leaf in (x, *parameters):
+            with refused:
+                torch.autograd.grad(again[0].square().sum() + leaf.sum(), leaf)
+
+
 @every_convolution
 def test_convolutions_are_what_they_are_outside(case, device):
     for with_bias in (True, False):
@@ -93,8 +112,7 @@ def test_convolutions_are_differentiable_twice_inside_alone(case, device):
     tensors = case.tensors(device)
     with native_ops():
         assert torch.autograd.gradgradcheck(case.operation, tensors)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        differentiate_twice(case.operation, *tensors)
+    assert_differentiable_once(case.operation, *tensors[:2])
 
 
 @every_convolution
@@ -148,10 +166,15 @@ def test_batch_norm_is_differentiable_twice_inside(options, device):
             assert torch.autograd.gradgradcheck(partial(batch_norm_act, negative_slope=slope, **options), leaves)
 
 
-def test_batch_norm_in_training_is_differentiable_once_outside():
-    leaves, _ = of_batch_norm((4, 2, 2, 3))
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        differentiate_twice(batch_norm_act, *leaves)
+@every_mode
+def test_batch_norm_is_differentiable_once_outside(options):
+    leaves, statistics = of_batch_norm((4, 2, 2, 3))
+    if not options.get("training", True):
+        options = {**options, "running_mean": statistics[0], "running_var": statistics[1]}
+    operation = partial(batch_norm_act, backend="cpu", activation="silu", **options)
+    assert_differentiable_once(operation, *leaves)
+    residual = torch.randn_like(leaves[0]).requires_grad_()
+    assert_differentiable_once(lambda x, residual: operation(x, *leaves[1:], residual=residual), leaves[0], residual)
 
 
 def test_triton_is_refused_for_batch_norm():
@@ -196,7 +219,7 @@ def test_still_and_moving_channels_are_what_they_are_outside_and_differentiable_
         assert got.grad_fn.name() != "_AddToFramesBackward"
         assert_same(got, expected, [still, moving, layer.weight])
         assert torch.autograd.gradgradcheck(layer.on_still_and_moving, (still, moving))
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match=r"for gradients of gradients, .*native_ops"):
         differentiate_twice(lambda moving: layer.on_still_and_moving(still, moving), moving)
 
 

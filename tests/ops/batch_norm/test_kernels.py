@@ -618,7 +618,7 @@ def test_activation_checkpointing(backend, device):
 def test_gradients_cannot_be_differentiated_again(backend, device):
     x = values((4, 6), torch.float32, device).requires_grad_()
     (grad,) = torch.autograd.grad(batch_norm_act(x, None, None, backend=backend).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match=r"for gradients of gradients, .*native_ops"):
         grad.sum().backward()
 
 

@@ -8,11 +8,11 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tgan_fast.ops.batch_norm import cpu
 from tgan_fast.ops.batch_norm.activation import IDENTITY, Activation
 from tgan_fast.ops.batch_norm.geometry import empty_gradient, empty_output, to_walkable
+from tgan_fast.ops.native import differentiable_once
 
 
 def launchers(backend: str) -> ModuleType:
@@ -77,9 +77,9 @@ class _BatchNormAct(torch.autograd.Function):
         return (y,)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        wanted, tensors = ctx.needs_input_grad[1:5], ctx.saved_tensors  # which may be read once under checkpointing
+    @differentiable_once
+    def backward(ctx, tensors, dy):
+        wanted = ctx.needs_input_grad[1:5]
         backward = _backward_operation if torch.compiler.is_compiling() else _backward
         *grads, dresidual = backward(ctx.backend, dy, *tensors, *ctx.options, *wanted[:3])
         grads.append(dy if tensors[-1] is None else dresidual)

@@ -7,10 +7,10 @@ zeros, because the others wait for it.
 
 import torch
 import torch.distributed as dist
-from torch.autograd.function import once_differentiable
 
 from tgan_fast.ops.batch_norm.activation import IDENTITY
 from tgan_fast.ops.batch_norm.geometry import to_walkable
+from tgan_fast.ops.native import differentiable_once
 
 
 def batch_norm_act_sync(
@@ -57,9 +57,9 @@ class _SyncBatchNormAct(torch.autograd.Function):
         return impl.normalize(x, mean, rstd, weight, bias, residual, activation), mean, var, count
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, dy, *_):
-        *tensors, residual, count = ctx.saved_tensors
+    @differentiable_once
+    def backward(ctx, saved, dy, *_):
+        *tensors, residual, count = saved
         want_x, want_weight, want_bias, want_residual = ctx.needs_input_grad[:4]
         activation = ctx.activation
         sums, dweight, dbias, g = ctx.impl.gradient_sums(dy, *tensors, residual, activation, want_weight, want_bias)

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from tgan_fast.ops.native import uses_native_ops
+from tgan_fast.ops.native import differentiable_once, uses_native_ops
 
 
 class PerDirection(NamedTuple):
@@ -192,9 +191,9 @@ class _Convolution(torch.autograd.Function):
         return algorithm.forward(prepared, weight, bias).data
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        x, weight, prepared = ctx.saved_tensors
+    @differentiable_once
+    def backward(ctx, saved, dy):
+        x, weight, prepared = saved
         dx_algorithm, algorithm = ctx.algorithms
         dx = dx_algorithm.input_gradient(dy, x, weight) if ctx.needs_input_grad[0] else None
         wanted = ctx.needs_input_grad[1:3]
