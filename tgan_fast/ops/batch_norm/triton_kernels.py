@@ -120,21 +120,6 @@ def _tile_offsets(row_stride, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 
 
 @triton.jit
-def _optional_tile(
-    pointer, group, first_row, first_col, block, rows, row_stride, channel_stride,
-    CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-):  # fmt: skip
-    """Return pointers to the elements of a tile, or None if there is no such tensor."""
-    if pointer is None:
-        return None
-    else:
-        start = _tile_pointer(
-            pointer, group, first_row, first_col, block, rows, row_stride, channel_stride, CHANNELS_LAST, ALIGNMENT
-        )
-        return start + _tile_offsets(row_stride, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
-
-
-@triton.jit
 def _aligned(number, ALIGNMENT: tl.constexpr):
     """Return the number in a form that shows the compiler that it may load ALIGNMENT values at once."""
     return number // ALIGNMENT * ALIGNMENT
@@ -424,10 +409,12 @@ def normalize_kernel(
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
         start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
         values = tl.load(start + within_x, mask, other=0.0).to(tl.float32)
-        residual_tile = _optional_tile(
-            residual, group, row, col, block, rows, residual_row, residual_channel,
-            CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS,
-        )  # fmt: skip
+        residual_tile = None
+        if residual is not None:
+            start = _tile_pointer(
+                residual, group, row, col, block, rows, residual_row, residual_channel, CHANNELS_LAST, ALIGNMENT
+            )
+            residual_tile = start + _tile_offsets(residual_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
         v = _add_residual((values - mean_value[None, :]) * scale[None, :] + shift[None, :], residual_tile, mask)
         start = _tile_pointer(y, group, row, col, block, rows, y_row, y_channel, CHANNELS_LAST, ALIGNMENT)
         tl.store(start + within_y, _activate(v, ACTIVATION, NEGATIVE_SLOPE), mask)
@@ -456,10 +443,12 @@ def gradient_sums_kernel(
         mask = _mask(row, col, rows, cols, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
         x_start = _tile_pointer(x, group, row, col, block, rows, x_row, x_channel, CHANNELS_LAST, ALIGNMENT)
         dy_start = _tile_pointer(dy, group, row, col, block, rows, dy_row, dy_channel, CHANNELS_LAST, ALIGNMENT)
-        residual_tile = _optional_tile(
-            residual, group, row, col, block, rows, residual_row, residual_channel,
-            CHANNELS_LAST, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS,
-        )  # fmt: skip
+        residual_tile = None
+        if residual is not None:
+            start = _tile_pointer(
+                residual, group, row, col, block, rows, residual_row, residual_channel, CHANNELS_LAST, ALIGNMENT
+            )
+            residual_tile = start + _tile_offsets(residual_row, ALIGNMENT, BLOCK_ROWS, BLOCK_COLS)
         centered, g = _load_gradient(
             x_start + within_x, dy_start + within_dy, residual_tile, mask, mean_value, scale, shift,
             ACTIVATION, NEGATIVE_SLOPE,
