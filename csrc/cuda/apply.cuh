@@ -151,6 +151,35 @@ __device__ __forceinline__ void multiply_strip(char* shared, const char* strip, 
     add_groups(shared, sums, warp);
 }
 
+// Subtracts a finished tile of products from W. A thread loads several elements before it writes the first, because
+// each load waits for the L2 cache.
+template <int Width, typename Value>
+__device__ __forceinline__ void subtract_tile(const MatrixPlan& m, int first_row, std::int64_t first_column,
+                                              const Value* products, double unit) {
+    constexpr int kElements = kBlock * Width / kApplyThreads<Width>, kAtOnce = 8;
+#pragma unroll 1
+    for (int first = 0; first < kElements; first += kAtOnce) {
+        const auto for_each = [&](auto function) {
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+                const int index = threadIdx.x + (first + i) * kApplyThreads<Width>;
+                at_position(m, kBlock, Width, index, [&](int row, int column) {
+                    if (first_row + row >= m.rows || first_column + column >= m.columns) return;
+                    function(i, (first_row + row) * m.row_stride + (first_column + column) * m.column_stride,
+                             row * (Width + 1) + column);
+                });
+            }
+        };
+        float values[kAtOnce];
+        for_each([&](int i, std::int64_t offset, int) { values[i] = m.data[offset]; });
+        for_each([&](int i, std::int64_t offset, int product) {
+            const float value = static_cast<float>(values[i] - products[product] * unit);
+            m.data[offset] = value;
+            write_copy(m, offset, value);
+        });
+    }
+}
+
 template <int Width, typename Arithmetic>
 __device__ __forceinline__ void clip_strip(const ApplyArguments& arguments, const MatrixPlan& m,
                                            double unit_of_shrinkage, std::int64_t first_column) {
@@ -165,13 +194,7 @@ __device__ __forceinline__ void clip_strip(const ApplyArguments& arguments, cons
         const std::int64_t offset = static_cast<std::int64_t>(first_row) * padded(m) * Arithmetic::kNumberBytes;
         multiply_strip<Width, Arithmetic>(shared, strip, slot(arguments.workspace, m, kR) + offset, padded(m));
         const auto* const products = reinterpret_cast<const typename Arithmetic::Value*>(shared);
-        for_each_of_strip<Width>(m, kBlock, [&](int row, int column) {
-            if (first_row + row >= m.rows || first_column + column >= m.columns) return;
-            const std::int64_t offset = (first_row + row) * m.row_stride + (first_column + column) * m.column_stride;
-            const float value = static_cast<float>(m.data[offset] - products[row * (Width + 1) + column] * unit);
-            m.data[offset] = value;
-            write_copy(m, offset, value);
-        });
+        subtract_tile<Width>(m, first_row, first_column, products, unit);
     }
 }
 

@@ -24,18 +24,22 @@ __device__ __forceinline__ float largest_of_block(float* shared, float value) {
     return reduce_over_block<Threads>(shared, value, [](float a, float b) { return fmaxf(a, b); });
 }
 
-// Calls function(row, column) for this thread's share of a part of W, counted from its first row and column; adjacent
-// threads get elements that are adjacent in memory.
+// Calls function(row, column) with the position of an element in a part of W, counted from its first row and column.
+// Adjacent indices are adjacent in memory.
+template <typename Function>
+__device__ __forceinline__ void at_position(const MatrixPlan& m, int rows, int columns, int index, Function function) {
+    if (m.row_stride < m.column_stride)
+        function(index % rows, index / rows);
+    else
+        function(index / columns, index % columns);
+}
+
+// Calls function(row, column) for this thread's share of a part of W.
 template <int Threads, typename Function>
 __device__ __forceinline__ void for_each_in_memory_order(const MatrixPlan& m, int rows, int columns,
                                                          Function function) {
-    const bool down = m.row_stride < m.column_stride;
-    for (int index = threadIdx.x; index < rows * columns; index += Threads) {
-        if (down)
-            function(index % rows, index / rows);
-        else
-            function(index / columns, index % columns);
-    }
+    for (int index = threadIdx.x; index < rows * columns; index += Threads)
+        at_position(m, rows, columns, index, function);
 }
 
 }  // namespace tgan_fast

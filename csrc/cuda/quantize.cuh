@@ -15,7 +15,7 @@ struct QuantizeArguments {
     double* workspace;
 };
 
-constexpr int kQuantizeThreads = 256;
+constexpr int kQuantizeThreads = 1024;  // each has one load in flight
 constexpr int kQuantizeShared = kQuantizeThreads * sizeof(float);
 constexpr double kLargestElement = 8;  // times t
 

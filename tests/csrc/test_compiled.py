@@ -19,7 +19,7 @@ BUILD = run_path(str(ROOT / "setup.py"))
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
 # threads per block, and blocks per multiprocessor that its registers must leave room for
 LAUNCHES = {
-    "quantize_kernel": (256, 4),
+    "quantize_kernel": (1024, 2),
     "gram_kernel": (256, 1),
     "shrinkage_kernel": (256, 1),
     "apply_kernel<64>": (256, 1),
