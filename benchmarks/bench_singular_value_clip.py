@@ -247,6 +247,8 @@ def measure(run: Run, case: Case | Size) -> dict:
         return measure_size(run, case)
     torch.manual_seed(0)
     contenders, first = contenders_for(run.device), make_inputs(case, run.device)
+    if run.own_only:  # the errors of the others are compared with that of "svd"
+        contenders = {name: clip for name, clip in contenders.items() if name not in RIVALS or name == "svd"}
     errors, left_out = check(case, contenders, first)
     nbytes = sum(weight.nbytes for weight in first.weights)
     count = run.input_set_count(nbytes)

@@ -38,8 +38,10 @@ def environment(device: str) -> Iterator[Check]:
     }
     yield "versions", lambda: ", ".join(f"{name} {value}" for name, value in described.items())
     for operation, states in backends().items():
+        # The backend "cpu" has no state on a GPU.
         for name, text in states.items():
-            yield f"{operation}: {name}", partial(backend, text)
+            if name != "cpu" or device == "cpu":
+                yield f"{operation}: {name}", partial(backend, text)
 
 
 def step(device: str) -> Iterator[Check]:

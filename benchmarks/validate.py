@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -42,11 +42,11 @@ MOST_PROCESSES = 8  # of tests: each takes half a gigabyte of the GPU's memory
 PASSED, FAILED, CUT, NOT_REACHED = "passed", "FAILED", "cut off", "not reached"
 # Seconds for each section, by itself and with its rivals.
 OWN_SECONDS = {
-    "step": 90, "breakdown": 90, "singular_value_clip": 150, "batch_norm_act": 120, "convolutions": 180,
+    "step": 90, "breakdown": 90, "singular_value_clip": 150, "batch_norm_act": 160, "convolutions": 180,
     "optimizer": 60, "sampling": 60,
 }  # fmt: skip
 RIVAL_SECONDS = {
-    "step": 500, "singular_value_clip": 400, "batch_norm_act": 240, "optimizer": 90, "sampling": 120, "data": 120,
+    "step": 540, "singular_value_clip": 400, "batch_norm_act": 300, "optimizer": 90, "sampling": 120, "data": 120,
     "startup": 180,
 }  # fmt: skip
 
@@ -60,6 +60,7 @@ class Part(NamedTuple):
     # At the time limit, SIGTERM makes a training save and exit, and SIGINT makes tests report their results.
     stop: signal.Signals = signal.SIGABRT
     summary: Callable[[], str] | None = None  # None: the last line of the log
+    environment: Mapping[str, str] = {}  # variables to add
 
 
 class PartOutcome(NamedTuple):
@@ -82,7 +83,8 @@ def parts_for(device: str, out: Path) -> list[Part]:
         command += ["-o", "faulthandler_timeout=90", *selection]
         if on_gpu and not alone and importlib.util.find_spec("xdist"):
             command += ["-n", str(max(1, min(MOST_PROCESSES, (os.cpu_count() or 1) // 2)))]
-        return Part(name, command, seconds, signal.SIGINT)
+        # Processes with many threads each would slow each other down.
+        return Part(name, command, seconds, signal.SIGINT, environment={"OMP_NUM_THREADS": "1"})
 
     def figures(section, seconds, rivals=False):
         module = section if section == "breakdown" else f"bench_{section}"
@@ -155,7 +157,7 @@ def run_part(part: Part, out: Path, seconds: float) -> PartOutcome:
     log.parent.mkdir(exist_ok=True)
     environment = {"TRITON_CACHE_DIR": str(out / "triton")} | os.environ
     # Pytest cuts its messages on failed tests to the width of the terminal.
-    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "250"}
+    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "250", **part.environment}
     begin = time.monotonic()
     with log.open("w") as lines:
         # The process gets its own session, so that its children can be killed with it.

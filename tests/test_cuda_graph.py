@@ -216,6 +216,15 @@ def test_two_graphs_share_a_pool():
         assert (doubled == 2 ** (turn + 1)).all()
 
 
+@pytest.mark.gpu
+def test_a_graph_may_be_empty():
+    replayed = Replayed(GPU, warm_up=1, required=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            replayed(lambda: None)
+
+
 FAILS_ON_PURPOSE = """
 import warnings
 from unittest.mock import Mock

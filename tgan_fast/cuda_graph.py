@@ -48,7 +48,10 @@ def capture(
     with torch.cuda.stream(torch.cuda.current_stream()), _no_garbage_collection():
         try:
             # Only calls of this thread are checked, because other threads copy batches meanwhile.
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            with (
+                _empty_graphs_allowed(),
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+            ):
                 try:
                     result = function()
                 except Exception as error:
@@ -79,6 +82,14 @@ def empty_cache() -> None:
     """Return the GPU's unused memory to the system; do nothing after a failed capture, when PyTorch cannot."""
     if _failure is None:
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def _empty_graphs_allowed() -> Iterator[None]:
+    """Suppress PyTorch's warning of an empty graph: some constraints change no weight, so nothing is launched."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
+        yield
 
 
 @contextmanager

@@ -17,10 +17,12 @@ def test_a_failed_check_is_reported_and_the_others_still_run(monkeypatch, capsys
 
 
 def test_a_gpu_without_a_backend_is_wrong(monkeypatch):
-    states = {"rmsprop": {"triton": "Triton is not installed", "torch": "available"}}
+    on_a_cpu = "the CPU extension runs on a CPU, not on cuda:0"
+    states = {"rmsprop": {"triton": "Triton is not installed", "cpu": on_a_cpu, "torch": "available"}}
     monkeypatch.setattr(check_device, "backends", lambda: states)
     monkeypatch.setattr(check_device.result_files, "describe_environment", lambda device: {})
     found = dict(check_device.environment("cuda"))
+    assert found.keys() == {"versions", "rmsprop: triton", "rmsprop: torch"}
     assert found["rmsprop: torch"]() == "available"
     with pytest.raises(RuntimeError, match="Triton is not installed"):
         found["rmsprop: triton"]()

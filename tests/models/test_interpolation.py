@@ -140,7 +140,8 @@ def test_every_weight_of_a_folded_generator_is_refreshed(generator):
         torch.testing.assert_close(got, itself(generator, inputs), rtol=1e-9, atol=1e-10, msg=name)
 
 
-def test_a_sampler_takes_over_what_the_generator_has_now(device):
+def test_a_sampler_takes_over_what_the_generator_has_now(device, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     generator = trained("video-gru-classes", device)
     inputs = inputs_of(generator, 3)
     sampler = Sampler(generator, precision="fp32", interpolate=3, output="videos")

@@ -38,7 +38,7 @@ def train(
         config: Settings of the run.
         out: Folder of the run; `RunFolder` lists its files.
         dataset: Data set to train on; by default the one that `config` describes.
-        resume: Checkpoint to continue from, bit for bit on the same kind of device.
+        resume: Checkpoint to continue from; on a CPU bit for bit.
 
     Returns:
         The step in its last state; `iteration` is the number of iterations done.
