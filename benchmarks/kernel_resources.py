@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from runpy import run_path
@@ -211,22 +211,22 @@ def compile_ahead(launch: Launch, architecture: int) -> dict:
     }
 
 
-def triton_resources() -> Iterator[dict]:
+def triton_resources(architectures: Sequence[int]) -> Iterator[dict]:
     """Yield the resources that every Triton kernel needs on every architecture."""
     found = launches()
     with ProcessPoolExecutor() as pool:
-        jobs = found * len(TRITON_ARCHITECTURES), [each for each in TRITON_ARCHITECTURES for _ in found]
+        jobs = found * len(architectures), [each for each in architectures for _ in found]
         yield from pool.map(compile_ahead, *jobs, chunksize=8)
 
 
-def cuda_resources() -> Iterator[dict]:
+def cuda_resources(architectures: Sequence[int]) -> Iterator[dict]:
     """Yield the resources that every CUDA kernel needs on every architecture."""
     setup = run_path(str(ROOT / "setup.py"))
     if reason := setup["why_without_cuda"]():
         sys.exit(f"the CUDA extension cannot be built here: {reason}")
     shared = dict(extension().shared_bytes(SIDE))
     source, command = ROOT / "csrc" / "cuda" / "singular_value_clip.cu", [setup["find_nvcc"](), *setup["COMPILE_FLAGS"]]
-    for architecture in CUDA_ARCHITECTURES:
+    for architecture in architectures:
         with tempfile.NamedTemporaryFile(suffix=".o") as file:
             options = [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-c", "-o", file.name, str(source)]
             result = subprocess.run([*command, *options], capture_output=True, text=True)
@@ -238,13 +238,18 @@ def cuda_resources() -> Iterator[dict]:
             yield {"kernel": kernel, "architecture": architecture, **needs}
 
 
-def main(kernels: Literal["triton", "cuda"], /) -> None:
+def main(kernels: Literal["triton", "cuda"], /, architectures: tuple[int, ...] = ()) -> None:
     """Print a line with a JSON object for every kernel and architecture.
 
     Args:
         kernels: Kernels in Triton or in CUDA C++.
+        architectures: Compute capabilities without the point, such as 90; by default all that the tests cover.
     """
-    for entry in triton_resources() if kernels == "triton" else cuda_resources():
+    if kernels == "triton":
+        found = triton_resources(architectures or TRITON_ARCHITECTURES)
+    else:
+        found = cuda_resources(architectures or CUDA_ARCHITECTURES)
+    for entry in found:
         print(json.dumps(entry))
 
 

@@ -25,7 +25,7 @@ test_images, test_labels, train = images[order[:500]], F.one_hot(labels[order[:5
 
 class MaxMin(nn.Module):
     def forward(self, x):
-        return torch.cat(x.unflatten(1, (2, -1)).aminmax(dim=1), 1)  # sorts pairs
+        return torch.cat(x.unflatten(1, (2, -1)).sort(1).values.unbind(1), 1)  # sorts pairs
 
 
 def margins(x):

@@ -82,7 +82,7 @@ class _BatchNormAct(torch.autograd.Function):
         wanted = ctx.needs_input_grad[1:5]
         backward = _backward_operation if torch.compiler.is_compiling() else _backward
         *grads, dresidual = backward(ctx.backend, dy, *tensors, *ctx.options, *wanted[:3])
-        grads.append(dy if tensors[-1] is None else dresidual)
+        grads = *grads, dy if tensors[-1] is None else dresidual
         return None, *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 9
 
 
