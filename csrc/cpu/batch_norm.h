@@ -335,7 +335,7 @@ class BatchNormKernel {
     // Adds up the slices of these channels, and writes dweight, dbias, and the constants of
     // dx = (g + (x − mean)·factor + offset)·scale.
     void finish_gradients(const BatchNormBackward& call, std::int64_t begin, std::int64_t end) const {
-        const double inverse = call_.training ? 1 / static_cast<double>(slices_.values()) : 0;
+        const double inverse = 1 / static_cast<double>(slices_.values());
         double *const dbias = sums(0, 0), *const dweight = dbias + channels_;
         for (std::int64_t group = 0; group < groups_; ++group) {
             double *const sums_g = sums(group, 0), *const sums_gx = sums_g + channels_;
@@ -350,9 +350,10 @@ class BatchNormKernel {
             Value* __restrict const offsets = constants(group, kOffset);
             for (std::int64_t c = begin; c < end; ++c) {
                 const double rounding = mean[c] - means[c], sum_g = sums_g[c], sum_gx = sums_gx[c] - rounding * sum_g;
-                const double factor = -sum_gx * rstd[c] * rstd[c] * inverse;
+                // In evaluation dx does not depend on the sums, which may be infinite.
+                const double factor = call_.training ? -sum_gx * rstd[c] * rstd[c] * inverse : 0;
                 factors[c] = static_cast<Value>(factor);
-                offsets[c] = static_cast<Value>(-sum_g * inverse - rounding * factor);
+                offsets[c] = static_cast<Value>(call_.training ? -sum_g * inverse - rounding * factor : 0);
                 dbias[c] = group == 0 ? sum_g : dbias[c] + sum_g;
                 dweight[c] = group == 0 ? sum_gx * rstd[c] : dweight[c] + sum_gx * rstd[c];
             }

@@ -555,6 +555,18 @@ def test_not_a_number_and_infinity_come_through(shape, backend, device):
     assert got[:, 1:].isfinite().all()
 
 
+def test_in_evaluation_other_gradients_do_not_depend_on_infinity(backend, device):
+    x = values((4, 6, 5, 3), torch.float32, device)
+    x[0, 0, 0, :2] = torch.tensor([torch.inf, -torch.inf])
+    finite, x = x.isfinite(), x.requires_grad_()
+    statistics, upstream = running(6, device), torch.randn(x.shape, device=device)
+    got, expected = (
+        torch.autograd.grad(batch_norm_act(x, None, None, *statistics, training=False, backend=name), x, upstream)[0]
+        for name in (backend, "torch")
+    )
+    torch.testing.assert_close(got[finite], expected[finite])
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 3), (2, 4, 0)], ids=str)
 def test_an_empty_batch(shape, backend, device):
     for layout, training in product(LAYOUTS.values(), (True, False)):
