@@ -288,6 +288,7 @@ def test_what_does_not_fit_is_refused():
         refused(
             "step must be one float32 on cpu|step must be a floating-point tensor", p, g, v, v, step, operation=adam_
         )
+    refused("step is 0: pass 1 for the first step", p, g, v, v, torch.zeros(()), operation=adam_)
     assert torch.equal(p, torch.zeros(6))
 
 

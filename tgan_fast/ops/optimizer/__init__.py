@@ -90,6 +90,8 @@ def adam_(
     """
     _check(parameter, gradient, copy, average=average, square_average=square_average)
     _check_scalar("step", step, parameter)
+    if step.is_cpu and not step.item() >= 1:
+        raise ValueError(f"step is {step.item():g}: pass 1 for the first step")
     learning_rate = _number_or_scalar("learning_rate", learning_rate, parameter)
     beta1, beta2, eps = number("beta1", beta1, 0, 1), number("beta2", beta2, 0, 1), number("eps", eps)
     update = _implementation("adam", backend, parameter, gradient, copy)
