@@ -1,8 +1,9 @@
-"""Short checks of a device: its backends, and whether iterations agree with float64.
+"""Short checks of a device: its backends, and whether operations and iterations agree with float64.
 
     python -m benchmarks.check_device step --device cuda
+    compute-sanitizer --tool memcheck python -m benchmarks.check_device operations --device cuda
 
-Each result is printed as a line; the exit code is 1 if one is wrong. `benchmarks.validate` runs both checks first.
+Each result is printed as a line; the exit code is 1 if one is wrong. `benchmarks.validate` runs all checks first.
 """
 
 import operator
@@ -15,11 +16,13 @@ from typing import Literal
 import torch
 import tyro
 
+from benchmarks import accuracy, harness, result_files
 from benchmarks import bench_step as bench
-from benchmarks import harness, result_files
 from benchmarks.contenders import CLIP_INTERVAL, NOTEBOOK, NOTEBOOK_FP32, TUNED
 from benchmarks.suite import Run, choose_device
-from tgan_fast.ops import backends
+from tgan_fast.ops import adam_, augment_videos, backends, batch_norm_act, rmsprop_, singular_value_clip, tanh_to_levels
+from tgan_fast.ops.clipping import CUDA_BACKENDS
+from tgan_fast.ops.windows import read_windows
 
 # Name of a check, and a function that returns a sentence on its result or raises an error.
 Check = tuple[str, Callable[[], str]]
@@ -42,6 +45,67 @@ def environment(device: str) -> Iterator[Check]:
         for name, text in states.items():
             if name != "cpu" or device == "cpu":
                 yield f"{operation}: {name}", partial(backend, text)
+
+
+def operations(device: str) -> Iterator[Check]:
+    """Yield the errors of every kernel on small tensors, relative to PyTorch's operations in float64."""
+    torch.manual_seed(0)
+    own = "triton" if device == "cuda" else "auto"
+    few, many = torch.randn(4, 24, 5, 5), torch.randn(16, 24, 20, 20)
+    weight, bias = torch.rand(2, 24) + 0.5
+    flat, frames, videos = torch.randn(3, 5000), torch.randint(256, (40, 20, 26, 3)), torch.randn(4, 3, 5, 16, 16)
+    start, numbers = torch.tensor([[[[3, 1, 2, 1]]], [[[7, 4, 20, -1]]]]), torch.rand(4, 7)
+
+    def batch_norm(backend, *tensors):
+        x, weight, bias, residual = (tensor.requires_grad_() for tensor in tensors)
+        y = batch_norm_act(x, weight, bias, residual=residual, activation="silu", backend=backend)
+        return y, *torch.autograd.grad(y.square().sum(), (x, weight, bias, residual))
+
+    def rmsprop(backend, parameter, gradient, average):
+        rmsprop_(parameter, gradient, average, learning_rate=1e-2, backend=backend)
+        return parameter, average
+
+    def adam(backend, parameter, gradient, average):
+        square, number = average.square(), torch.ones((), device=parameter.device)
+        adam_(parameter, gradient, average, square, number, learning_rate=1e-2, backend=backend)
+        return parameter, average, square
+
+    def windows(backend, frames):
+        wanted = (start + torch.arange(16).view(16, 1) * torch.tensor([1, 0, 0, 0])).to(frames.device)
+        return (read_windows(frames.byte(), wanted, image_size=16, backend=backend),)
+
+    def augmentation(backend, videos):
+        result = augment_videos(videos.requires_grad_(), numbers.to(videos.device), backend=backend)
+        return result, *torch.autograd.grad(result.square().sum(), videos)
+
+    def levels(backend, x):
+        return (tanh_to_levels(x, backend).float(),)
+
+    def clipping(backend, *weights):
+        return [singular_value_clip(weight, backend="svd" if backend == "torch" else backend) for weight in weights]
+
+    def error(operation, backend, allowed, tensors):
+        truth = operation("torch", *(tensor.double() for tensor in tensors))
+        got = operation(backend, *(tensor.to(device, copy=True) for tensor in tensors))
+        found = accuracy.relative([tensor.cpu() for tensor in got], truth)
+        if not found <= allowed:
+            raise RuntimeError(f"off by {found:.1e} (allowed {allowed:.1e})")
+        return f"off by {found:.1e}"
+
+    for values, x in (("few", few), ("many", many)):
+        for layout, memory_format in (("first", torch.contiguous_format), ("last", torch.channels_last)):
+            tensors = [each.contiguous(memory_format=memory_format) for each in (x, torch.randn_like(x))]
+            tensors = tensors[0], weight, bias, tensors[1]
+            yield f"batch norm of {values} values, channels {layout}", partial(error, batch_norm, own, 1e-5, tensors)
+    yield "rmsprop", partial(error, rmsprop, own, 1e-6, flat.abs())
+    yield "adam", partial(error, adam, own, 1e-6, flat)
+    yield "windows", partial(error, windows, own, 1e-6, [frames])
+    yield "augmentation", partial(error, augmentation, own, 1e-6, [videos])
+    # Rounding to float32 moves a few values to the next level.
+    yield "levels", partial(error, levels, own, 1e-3, [flat[0]])
+    weights = torch.randn(70, 150) / 10, torch.randn(33, 40), torch.randn(300, 64) / 8
+    for backend in CUDA_BACKENDS if device == "cuda" else ("auto",):
+        yield f"clipping, backend {backend}", partial(error, clipping, backend, 1e-7, weights)
 
 
 def step(device: str) -> Iterator[Check]:
@@ -81,10 +145,12 @@ def step(device: str) -> Iterator[Check]:
         yield f"with clipping, CUDA graph {mode}", partial(constraint, mode)
 
 
-CHECKS = {"environment": environment, "step": step}
+CHECKS = {"environment": environment, "operations": operations, "step": step}
 
 
-def main(check: Literal["environment", "step"], /, device: Literal["auto", "cpu", "cuda"] = "auto") -> None:
+def main(
+    check: Literal["environment", "operations", "step"], /, device: Literal["auto", "cpu", "cuda"] = "auto"
+) -> None:
     """Run one check and print a line for each result; exit with code 1 if one is wrong.
 
     Args:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from shutil import which
 from typing import Literal, NamedTuple
 
 import tyro
@@ -61,6 +62,7 @@ class Part(NamedTuple):
     stop: signal.Signals = signal.SIGABRT
     summary: Callable[[], str] | None = None  # None: the last line of the log
     environment: Mapping[str, str] = {}  # variables to add
+    prefix: Sequence[str] = ()  # program that runs Python, with its options
 
 
 class PartOutcome(NamedTuple):
@@ -100,6 +102,15 @@ def parts_for(device: str, out: Path) -> list[Part]:
         progress = partial(_progress_of, out / "run" / "stats.jsonl")
         return Part(name, command, seconds if on_gpu else 20, signal.SIGTERM, progress)
 
+    def sanitizer(tool, *options):
+        prefix = ["compute-sanitizer", "--error-exitcode", "1", "--tool", tool, *options]
+        command = ["-m", "benchmarks.check_device", "operations", "--device", device]
+        # The caching allocator would hide accesses beyond a tensor's end.
+        environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        return Part(f"sanitizer {tool}", command, 90, environment=environment, prefix=prefix)
+
+    # PyTorch makes calls that return errors.
+    sanitizers = [sanitizer("memcheck", "--report-api-errors", "no"), sanitizer("racecheck"), sanitizer("synccheck")]
     suites = [
         tests("quick tests", 300, "-m", "gpu and not slow and not alone"),
         tests("slow tests", 120, "-m", "gpu and slow and not alone"),
@@ -109,6 +120,7 @@ def parts_for(device: str, out: Path) -> list[Part]:
         *(Part(f"check {name}", ["-m", "benchmarks.check_device", name, "--device", device], 120) for name in CHECKS),
         *(suites if on_gpu else [tests("quick tests", 60, "tests/ops/test_dispatch.py", "tests/test_precision.py")]),
         *(figures(section, seconds) for section, seconds in OWN_SECONDS.items()),
+        *(sanitizers if on_gpu and which("compute-sanitizer") else []),
         training("training", 60, "--preset", "paper" if on_gpu else "tiny", "--device", device),
         *(figures(section, seconds, rivals=True) for section, seconds in RIVAL_SECONDS.items() if on_gpu),
         training("more training", 3600, "--resume", str(out / "run")),
@@ -162,8 +174,8 @@ def run_part(part: Part, out: Path, seconds: float) -> PartOutcome:
     with log.open("w") as lines:
         # The process gets its own session, so that its children can be killed with it.
         process = subprocess.Popen(
-            [sys.executable, *part.command], cwd=ROOT, env=environment, stdout=lines, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, start_new_session=True,
+            [*part.prefix, sys.executable, *part.command], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+            stdout=lines, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
             code = _exit_code(process, part.stop, seconds)
@@ -249,7 +261,8 @@ def main(
         minutes: Time for all parts together; saving may take one more minute. The page lists parts not reached.
         out: Folder of the results, new or empty; by default a new one in runs/.
         device: Device; auto is the GPU if there is one. A CPU runs small versions of most parts.
-        only: Run only parts with one of these texts in their names, such as check, tests, time, rivals or training.
+        only: Run only parts with one of these texts in their names, such as check, tests, sanitizer, time, rivals or
+            training.
     """
     if not 0 < minutes < math.inf:
         raise SystemExit(f"error: --minutes is {minutes:g}: choose more than 0")

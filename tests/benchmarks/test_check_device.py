@@ -16,6 +16,16 @@ def test_a_failed_check_is_reported_and_the_others_still_run(monkeypatch, capsys
     assert counted.endswith(" of 2 right")
 
 
+def test_of_the_operations_only_a_wrong_one_is_reported(monkeypatch, capsys):
+    monkeypatch.setattr(check_device, "rmsprop_", lambda p, *_, backend, **__: p.add_(backend != "torch"))
+    with pytest.raises(SystemExit):
+        check_device.main("operations", device="cpu")
+    *lines, counted = capsys.readouterr().out.splitlines()
+    wrong = [line for line in lines if line.startswith("WRONG ")]
+    assert wrong == [line for line in lines if "rmsprop: off by" in line] != []
+    assert counted == f"{len(lines) - 1} of {len(lines)} right"
+
+
 def test_a_gpu_without_a_backend_is_wrong(monkeypatch):
     on_a_cpu = "the CPU extension runs on a CPU, not on cuda:0"
     states = {"rmsprop": {"triton": "Triton is not installed", "cpu": on_a_cpu, "torch": "available"}}

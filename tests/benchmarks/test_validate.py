@@ -59,6 +59,12 @@ def test_a_part_that_crashes_hangs_or_fails_leaves_the_others_alone(tmp_path, ca
         time.sleep(0.05)
 
 
+def test_a_part_runs_under_its_program_with_its_variables(tmp_path):
+    source = "import os; print(os.environ['A'], os.environ['B'])"
+    (outcome,) = run_all([program("works", source, environment={"A": "a"}, prefix=("env", "B=b"))], tmp_path, 60)
+    assert (outcome.verdict, outcome.text) == (PASSED, "a b")
+
+
 def test_a_validation_that_is_terminated_ends_its_part(tmp_path):
     out = tmp_path / "validation"
     source = (
@@ -113,7 +119,7 @@ def test_what_makes_no_sense_is_refused(tmp_path):
     (tmp_path / "precious").touch()
     with pytest.raises(SystemExit, match="is not empty: choose another --out"):
         validate.main(out=tmp_path, device="cpu")
-    with pytest.raises(SystemExit, match="no part has speed in its name: check environment, check step"):
+    with pytest.raises(SystemExit, match="no part has speed in its name: check environment, check operations, "):
         validate.main(out=tmp_path / "new", device="cpu", only=("speed",))
 
 
