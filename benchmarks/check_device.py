@@ -41,7 +41,7 @@ def environment(device: str) -> Iterator[Check]:
     }
     yield "versions", lambda: ", ".join(f"{name} {value}" for name, value in described.items())
     for operation, states in backends().items():
-        # The backend "cpu" has no state on a GPU.
+        # On a GPU, the state of the backend "cpu" says only that it runs on a CPU.
         for name, text in states.items():
             if name != "cpu" or device == "cpu":
                 yield f"{operation}: {name}", partial(backend, text)

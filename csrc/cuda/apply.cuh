@@ -152,7 +152,7 @@ __device__ __forceinline__ void multiply_strip(char* shared, const char* strip, 
 }
 
 // Subtracts a finished tile of products from W. A thread loads several elements before it writes the first, because
-// each load waits for the L2 cache.
+// each load waits for the L2 cache; all of its elements would not fit into registers.
 template <int Width, typename Value>
 __device__ __forceinline__ void subtract_tile(const MatrixPlan& m, int first_row, std::int64_t first_column,
                                               const Value* products, double unit) {
